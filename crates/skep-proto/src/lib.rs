@@ -5,18 +5,33 @@
 //!
 //! [`inference`] holds the protocol (package `inference`), [`onnx`] the model file format. [`descriptors`] gives the
 //! protocol's descriptors, from which `config.pbtxt` is parsed and the JSON form of a configuration is written.
-#![allow(missing_docs, reason = "generated messages carry the protocol's names; docs/ explains them")]
+#![allow(
+    missing_docs,
+    reason = "generated messages carry the protocol's names; docs/ explains them"
+)]
 
 use std::sync::LazyLock;
 
 /// Open Inference Protocol with Triton's extensions, and Triton's model configuration.
-#[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod inference {
     include!("generated/inference.rs");
 }
 
 /// ONNX model files.
-#[allow(clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod onnx {
     include!("generated/onnx.rs");
 }
@@ -31,7 +46,8 @@ pub const INFERENCE_DESCRIPTORS: &[u8] = include_bytes!("generated/inference.bin
 #[must_use]
 pub fn descriptors() -> &'static prost_reflect::DescriptorPool {
     static POOL: LazyLock<prost_reflect::DescriptorPool> = LazyLock::new(|| {
-        prost_reflect::DescriptorPool::decode(INFERENCE_DESCRIPTORS).expect("the committed descriptor set decodes")
+        prost_reflect::DescriptorPool::decode(INFERENCE_DESCRIPTORS)
+            .expect("the committed descriptor set decodes")
     });
     &POOL
 }
@@ -43,9 +59,19 @@ mod tests {
     #[test]
     fn descriptors_hold_the_service_and_the_model_configuration() {
         let pool = descriptors();
-        let service = pool.get_service_by_name("inference.GRPCInferenceService").expect("service");
+        let service = pool
+            .get_service_by_name("inference.GRPCInferenceService")
+            .expect("service");
         assert_eq!(service.methods().count(), 20);
-        let config = pool.get_message_by_name("inference.ModelConfig").expect("message");
-        assert_eq!(config.get_field_by_name("max_batch_size").expect("field").number(), 4);
+        let config = pool
+            .get_message_by_name("inference.ModelConfig")
+            .expect("message");
+        assert_eq!(
+            config
+                .get_field_by_name("max_batch_size")
+                .expect("field")
+                .number(),
+            4
+        );
     }
 }

@@ -37,7 +37,9 @@ pub enum DataType {
 
 /// A datatype's name that is none of the protocol's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown datatype `{0}`, expected one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES")]
+#[error(
+    "unknown datatype `{0}`, expected one of BOOL, UINT8, UINT16, UINT32, UINT64, INT8, INT16, INT32, INT64, FP16, BF16, FP32, FP64, BYTES"
+)]
 pub struct UnknownDataType(pub String);
 
 impl DataType {
@@ -106,7 +108,10 @@ impl DataType {
     /// # Errors
     /// [`UnknownDataType`] for any other name; names are upper case.
     pub fn from_protocol_name(name: &str) -> Result<Self, UnknownDataType> {
-        Self::ALL.into_iter().find(|d| d.protocol_name() == name).ok_or_else(|| UnknownDataType(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|d| d.protocol_name() == name)
+            .ok_or_else(|| UnknownDataType(name.to_owned()))
     }
 
     /// Bytes an element, `None` for [`DataType::Bytes`], whose elements differ in length.
@@ -135,7 +140,10 @@ mod tests {
     #[test]
     fn names_are_distinct_and_read_back() {
         for datatype in DataType::ALL {
-            assert_eq!(DataType::from_protocol_name(datatype.protocol_name()), Ok(datatype));
+            assert_eq!(
+                DataType::from_protocol_name(datatype.protocol_name()),
+                Ok(datatype)
+            );
         }
         assert!(DataType::from_protocol_name("fp32").is_err());
     }

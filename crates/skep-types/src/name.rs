@@ -22,8 +22,14 @@ impl ModelName {
         let bad = name.is_empty()
             || name == "."
             || name == ".."
-            || name.chars().any(|c| c == '/' || c == '\\' || c.is_control());
-        if bad { Err(InvalidModelName(name.to_owned())) } else { Ok(Self(name.into())) }
+            || name
+                .chars()
+                .any(|c| c == '/' || c == '\\' || c.is_control());
+        if bad {
+            Err(InvalidModelName(name.to_owned()))
+        } else {
+            Ok(Self(name.into()))
+        }
     }
 
     /// The name as text.
@@ -75,8 +81,14 @@ impl ModelVersion {
     /// [`InvalidModelVersion`] unless the text is a positive integer in decimal digits without leading zeros.
     pub fn parse(text: &str) -> Result<Self, InvalidModelVersion> {
         let canonical = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-        let number = if canonical { text.parse::<u64>().ok() } else { None };
-        number.and_then(|n| Self::new(n).ok()).ok_or_else(|| InvalidModelVersion(text.to_owned()))
+        let number = if canonical {
+            text.parse::<u64>().ok()
+        } else {
+            None
+        };
+        number
+            .and_then(|n| Self::new(n).ok())
+            .ok_or_else(|| InvalidModelVersion(text.to_owned()))
     }
 
     /// The number.
@@ -108,9 +120,22 @@ mod tests {
 
     #[test]
     fn versions_are_positive_integers_without_leading_zero() {
-        for bad in ["", "0", "01", "-1", "+1", "1.0", "abc", " 1", "9223372036854775808"] {
+        for bad in [
+            "",
+            "0",
+            "01",
+            "-1",
+            "+1",
+            "1.0",
+            "abc",
+            " 1",
+            "9223372036854775808",
+        ] {
             assert!(ModelVersion::parse(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(ModelVersion::parse("9223372036854775807").map(ModelVersion::get), Ok(i64::MAX.unsigned_abs()));
+        assert_eq!(
+            ModelVersion::parse("9223372036854775807").map(ModelVersion::get),
+            Ok(i64::MAX.unsigned_abs())
+        );
     }
 }

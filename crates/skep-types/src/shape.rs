@@ -30,7 +30,10 @@ impl Shape {
     pub fn new(dims: &[usize]) -> Result<Self, ShapeError> {
         // Zero dimensions are left out of the product on purpose: [0, 2^63, 2^63] must not become valid memory
         // arithmetic by its zero alone.
-        let product = dims.iter().filter(|&&d| d != 0).try_fold(1usize, |n, &d| n.checked_mul(d));
+        let product = dims
+            .iter()
+            .filter(|&&d| d != 0)
+            .try_fold(1usize, |n, &d| n.checked_mul(d));
         // The largest element has 8 bytes: a byte size must fit `isize`, the limit of any allocation.
         if product.is_none_or(|n| n > usize::MAX >> 4) {
             return Err(ShapeError::TooLarge(list(dims)));
@@ -43,7 +46,8 @@ impl Shape {
     /// # Errors
     /// [`ShapeError::Negative`] for a dimension below zero, [`ShapeError::TooLarge`] as in [`Shape::new`].
     pub fn from_wire(dims: &[i64]) -> Result<Self, ShapeError> {
-        let unsigned: Option<SmallVec<[usize; INLINE_RANK]>> = dims.iter().map(|&d| usize::try_from(d).ok()).collect();
+        let unsigned: Option<SmallVec<[usize; INLINE_RANK]>> =
+            dims.iter().map(|&d| usize::try_from(d).ok()).collect();
         Self::new(&unsigned.ok_or_else(|| ShapeError::Negative(list(dims)))?)
     }
 
@@ -87,7 +91,10 @@ impl Shape {
     #[must_use]
     pub fn to_wire(&self) -> Vec<i64> {
         // A shape's element count fits `isize`, so each of its dimensions fits `i64` unless another is zero.
-        self.0.iter().map(|&d| i64::try_from(d).unwrap_or(i64::MAX)).collect()
+        self.0
+            .iter()
+            .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
+            .collect()
     }
 }
 
@@ -149,7 +156,11 @@ impl Dims {
     #[must_use]
     pub fn accepts(&self, shape: &[usize]) -> bool {
         self.0.len() == shape.len()
-            && self.0.iter().zip(shape).all(|(&d, &s)| d == -1 || usize::try_from(d).is_ok_and(|d| d == s))
+            && self
+                .0
+                .iter()
+                .zip(shape)
+                .all(|(&d, &s)| d == -1 || usize::try_from(d).is_ok_and(|d| d == s))
     }
 
     /// The concrete shape, if nothing is variable.

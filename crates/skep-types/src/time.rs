@@ -36,6 +36,9 @@ impl ops::Add<Duration> for Time {
 
     /// Saturates: 584 years after the epoch nothing is due any more.
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }

@@ -1,0 +1,42 @@
+//! A backend's failures.
+
+/// What kind of failure it was; the edge turns it into a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request's values are at fault.
+    InvalidArgument,
+    /// The model's file is at fault.
+    InvalidModel,
+    /// The model or a setting is beyond this backend.
+    Unsupported,
+    /// The backend's library is not there.
+    Unavailable,
+    /// The backend failed.
+    Internal,
+}
+
+/// A failure: its kind and a text for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl BackendError {
+    /// A failure with a text that says what, where, expected and got.
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}

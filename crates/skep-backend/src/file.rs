@@ -1,0 +1,74 @@
+//! A model's file, mapped.
+#![allow(
+    unsafe_code,
+    reason = "mapping a file is an unsafe promise about that file (invariant 6)"
+)]
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use crate::{BackendError, ErrorKind};
+
+/// A model's file: where it lies, and its bytes as a read-only mapping that lives as long as anyone holds a slice.
+#[derive(Debug, Clone)]
+pub struct ModelFile {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+impl ModelFile {
+    /// Maps the file at `path`. Files with external data beside it are the backend's to open.
+    ///
+    /// The file must not be overwritten in place while the model is loaded (replace it by renaming instead), as with
+    /// any server that maps its models.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] when the file cannot be opened or mapped.
+    pub fn open(path: &Path) -> Result<Self, BackendError> {
+        let error = |e: std::io::Error| {
+            BackendError::new(
+                ErrorKind::InvalidModel,
+                format!("cannot read `{}`: {e}", path.display()),
+            )
+        };
+        let file = File::open(path).map_err(error)?;
+        let length = file.metadata().map_err(error)?.len();
+        let bytes = if length == 0 {
+            Bytes::new()
+        } else {
+            // SAFETY: the mapping is private and read-only; the repository's files are replaced, not rewritten, while
+            // they are served (documented above and for users in docs/model-repository.md).
+            Bytes::from_owner(unsafe { Mmap::map(&file) }.map_err(error)?)
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+        })
+    }
+
+    /// A model that has no file: what the `mock` backend serves.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            path: PathBuf::new(),
+            bytes: Bytes::new(),
+        }
+    }
+
+    /// Where the file lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}

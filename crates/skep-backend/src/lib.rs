@@ -1,0 +1,110 @@
+//! What a backend is to Skep.
+//!
+//! Three traits, from the library down to one executable copy:
+//!
+//! ```text
+//! Backend   a library that can load models        one a process
+//!   load()     -> Model      weights, shared      one a model version
+//!   instance() -> Instance   everything private   one a thread: its run's scratch memory, bindings, plan
+//! ```
+//!
+//! *Weights* belong to the [`Model`] and are read-only; many instances run on one copy of them at once. They come out
+//! of [`ModelFile`], whose bytes are a mapping that the caller owns: a backend with [`Capabilities::weights_in_place`]
+//! uses them where they lie. *Memory of a run* belongs to the [`Instance`], of which exactly one run is in flight at a
+//! time, so that a later allocator or memory plan has its room there. *Inputs* are views of memory that the caller
+//! filled, *outputs* go into [`OutputSlot`]s, into memory of the caller wherever the shapes are known beforehand
+//! ([`Model::output_shapes`]).
+//!
+//! A backend may panic; the caller catches it, answers the batch with an error and replaces the instance. It must not
+//! block on anything but its own computation.
+
+mod error;
+mod file;
+mod slot;
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+pub use error::{BackendError, ErrorKind};
+pub use file::ModelFile;
+use skep_config::ModelConfig;
+use skep_tensor::TensorView;
+use skep_types::{ModelSignature, Shape};
+pub use slot::OutputSlot;
+
+/// What a backend can do beyond the contract; users see it in `skep doctor`, callers choose their path by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Weights are used where [`ModelFile`] mapped them, not copied.
+    pub weights_in_place: bool,
+    /// Outputs of known shape are written into the caller's memory.
+    pub prepared_outputs: bool,
+    /// The datatypes of inputs and outputs that it serves.
+    pub datatypes: &'static [skep_types::DataType],
+}
+
+/// What a model is loaded from and how.
+#[derive(Debug, Clone)]
+pub struct LoadRequest<'a> {
+    /// The model's file, mapped.
+    pub file: &'a ModelFile,
+    /// The validated configuration: execution options, batch size, parameters.
+    pub config: &'a ModelConfig,
+    /// Threads that one run may use when the configuration does not say.
+    pub threads: NonZeroUsize,
+}
+
+/// A library that loads models.
+pub trait Backend: Send + Sync {
+    /// The name in a configuration's `backend` field.
+    fn name(&self) -> &'static str;
+
+    /// What it can do, and where its library came from, for people.
+    fn describe(&self) -> String;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether models are read from a file; one that is not (`mock`) takes its signature from the configuration.
+    fn needs_file(&self) -> bool {
+        true
+    }
+
+    /// Loads the weights once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] for a broken file, [`ErrorKind::Unsupported`] for one that this backend would not
+    /// compute rightly.
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError>;
+}
+
+/// A loaded model: weights in memory, shared by its instances.
+pub trait Model: Send + Sync {
+    /// Inputs and outputs as the loaded model has them; a run's slices follow this order.
+    fn signature(&self) -> &ModelSignature;
+
+    /// The shapes of all outputs for inputs of these shapes, `None` where they are not known before the run or where
+    /// the backend does not write into prepared memory.
+    fn output_shapes(&self, inputs: &[&Shape]) -> Option<Vec<Shape>>;
+
+    /// Makes one executable copy.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when resources are short.
+    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError>;
+}
+
+/// One executable copy of a model: runs one batch at a time, on the calling thread.
+pub trait Instance: Send {
+    /// Runs the model.
+    ///
+    /// `inputs`: one view for each input of the signature, in its order, of the signature's datatype and a shape that
+    /// its dims accept. `outputs`: the wanted outputs; each slot is filled, in place where it was prepared.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for values that this model cannot take, [`ErrorKind::Internal`] for a failed run.
+    fn execute(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<(), BackendError>;
+}

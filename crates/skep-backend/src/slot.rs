@@ -1,0 +1,74 @@
+//! Where a run's output goes.
+
+use skep_tensor::{AlignedBuffer, Tensor, TensorError};
+use skep_types::{DataType, Shape};
+
+/// One wanted output of a run: which, the memory it should go into if that could be prepared, and the result.
+#[derive(Debug)]
+pub struct OutputSlot {
+    index: usize,
+    prepared: Option<(DataType, Shape, AlignedBuffer)>,
+    tensor: Option<Tensor>,
+}
+
+impl OutputSlot {
+    /// Output `index` of the signature, in memory of the backend's own choice.
+    #[must_use]
+    pub const fn new(index: usize) -> Self {
+        Self {
+            index,
+            prepared: None,
+            tensor: None,
+        }
+    }
+
+    /// Output `index` of the signature, to be written into fresh memory of exactly this datatype and shape.
+    ///
+    /// `BYTES` has no size beforehand: the slot is then as [`OutputSlot::new`] makes it.
+    #[must_use]
+    pub fn prepared(index: usize, datatype: DataType, shape: Shape) -> Self {
+        let prepared = datatype
+            .element_size()
+            .map(|size| AlignedBuffer::zeroed(shape.element_count() * size));
+        Self {
+            index,
+            prepared: prepared.map(|buffer| (datatype, shape, buffer)),
+            tensor: None,
+        }
+    }
+
+    /// Which output of the signature.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The prepared memory, if any.
+    pub fn prepared_mut(&mut self) -> Option<(DataType, &Shape, &mut [u8])> {
+        self.prepared
+            .as_mut()
+            .map(|(datatype, shape, buffer)| (*datatype, &*shape, &mut **buffer))
+    }
+
+    /// Declares that the prepared memory now holds the output.
+    ///
+    /// # Errors
+    /// Never for a slot that was prepared; a slot without memory stays empty.
+    pub fn finish_prepared(&mut self) -> Result<(), TensorError> {
+        if let Some((datatype, shape, buffer)) = self.prepared.take() {
+            self.tensor = Some(Tensor::new(datatype, shape, buffer.freeze())?);
+        }
+        Ok(())
+    }
+
+    /// Puts an output that lies in memory of the backend's own.
+    pub fn fill(&mut self, tensor: Tensor) {
+        self.tensor = Some(tensor);
+    }
+
+    /// The output, `None` if the run did not fill the slot.
+    #[must_use]
+    pub fn into_tensor(self) -> Option<Tensor> {
+        self.tensor
+    }
+}

@@ -1,0 +1,319 @@
+//! What an ONNX file says of itself.
+//!
+//! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
+//! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
+//! datatypes, the operators, the files with external data. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use skep_proto::onnx::{
+    GraphProto, ModelProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto, tensor_shape_proto, type_proto,
+};
+use skep_types::{DataType, Dims, ModelSignature, TensorSpec};
+
+/// A decoded ONNX file.
+#[derive(Debug, Clone)]
+pub struct OnnxModel {
+    proto: ModelProto,
+}
+
+/// Why a file is no usable ONNX model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OnnxError {
+    /// No protocol-buffer message, or a truncated one.
+    #[error("not an ONNX file: {0}")]
+    Decode(String),
+    /// A message without a graph.
+    #[error("not an ONNX file: it holds no graph")]
+    NoGraph,
+    /// An input or output that is no tensor, or of a datatype that cannot be served.
+    #[error(
+        "{role} `{name}` is {got}, expected a tensor of a datatype that the protocol can carry"
+    )]
+    Unservable {
+        /// `input` or `output`.
+        role: &'static str,
+        /// The tensor's name.
+        name: String,
+        /// What it is.
+        got: String,
+    },
+    /// A declared shape with a negative dimension.
+    #[error("{role} `{name}` declares a dimension of {got}, expected at least 0")]
+    Dimension {
+        /// `input` or `output`.
+        role: &'static str,
+        /// The tensor's name.
+        name: String,
+        /// The dimension.
+        got: i64,
+    },
+}
+
+impl OnnxModel {
+    /// Decodes a file's bytes.
+    ///
+    /// # Errors
+    /// [`OnnxError::Decode`] for anything that is no ONNX message, [`OnnxError::NoGraph`] for an empty one.
+    pub fn decode(bytes: Bytes) -> Result<Self, OnnxError> {
+        let proto = ModelProto::decode(bytes).map_err(|e| OnnxError::Decode(e.to_string()))?;
+        if proto.graph.as_ref().is_none_or(|g| g.output.is_empty()) {
+            return Err(OnnxError::NoGraph);
+        }
+        Ok(Self { proto })
+    }
+
+    /// The whole message.
+    #[must_use]
+    pub const fn proto(&self) -> &ModelProto {
+        &self.proto
+    }
+
+    /// The main graph.
+    #[must_use]
+    pub fn graph(&self) -> &GraphProto {
+        self.proto.graph.as_ref().expect("checked when decoded")
+    }
+
+    /// Inputs (without initializers) and outputs, with their true datatypes and dims.
+    ///
+    /// # Errors
+    /// [`OnnxError::Unservable`] for sequences, maps, optionals, and complex or packed datatypes;
+    /// [`OnnxError::Dimension`] for negative sizes.
+    pub fn signature(&self) -> Result<ModelSignature, OnnxError> {
+        let graph = self.graph();
+        let initializers: BTreeSet<&str> =
+            graph.initializer.iter().map(TensorProto::name).collect();
+        let inputs = graph
+            .input
+            .iter()
+            .filter(|v| !initializers.contains(v.name()));
+        Ok(ModelSignature {
+            inputs: inputs.map(|v| spec("input", v)).collect::<Result<_, _>>()?,
+            outputs: graph
+                .output
+                .iter()
+                .map(|v| spec("output", v))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// How often each operator occurs, subgraphs and functions included, by `domain:type` (`Conv` for ONNX's own).
+    #[must_use]
+    pub fn operators(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        self.visit(&mut |graph| {
+            for node in &graph.node {
+                let name = match node.domain() {
+                    "" | "ai.onnx" => node.op_type().to_owned(),
+                    domain => format!("{domain}:{}", node.op_type()),
+                };
+                *counts.entry(name).or_default() += 1;
+            }
+        });
+        counts
+    }
+
+    /// Calls `visit` for the main graph and each graph inside a node's attribute.
+    pub fn visit<'a>(&'a self, visit: &mut dyn FnMut(&'a GraphProto)) {
+        let mut pending = vec![self.graph()];
+        while let Some(graph) = pending.pop() {
+            visit(graph);
+            for attribute in graph.node.iter().flat_map(|n| &n.attribute) {
+                match attribute.r#type() {
+                    AttributeType::Graph => pending.extend(&attribute.g),
+                    AttributeType::Graphs => pending.extend(&attribute.graphs),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The files, relative to the model's directory, in which initializers lie.
+    #[must_use]
+    pub fn external_files(&self) -> BTreeSet<String> {
+        let mut files = BTreeSet::new();
+        self.visit(&mut |graph| {
+            for tensor in &graph.initializer {
+                if tensor.data_location() == tensor_proto::DataLocation::External {
+                    let location = tensor.external_data.iter().find(|e| e.key() == "location");
+                    files.extend(location.map(|e| e.value().to_owned()));
+                }
+            }
+        });
+        files
+    }
+}
+
+/// The protocol's datatype for an ONNX element type.
+#[must_use]
+pub fn datatype(element: i32) -> Option<DataType> {
+    use tensor_proto::DataType as Onnx;
+    Some(match Onnx::try_from(element).ok()? {
+        Onnx::Float => DataType::Fp32,
+        Onnx::Uint8 => DataType::Uint8,
+        Onnx::Int8 => DataType::Int8,
+        Onnx::Uint16 => DataType::Uint16,
+        Onnx::Int16 => DataType::Int16,
+        Onnx::Int32 => DataType::Int32,
+        Onnx::Int64 => DataType::Int64,
+        Onnx::String => DataType::Bytes,
+        Onnx::Bool => DataType::Bool,
+        Onnx::Float16 => DataType::Fp16,
+        Onnx::Double => DataType::Fp64,
+        Onnx::Uint32 => DataType::Uint32,
+        Onnx::Uint64 => DataType::Uint64,
+        Onnx::Bfloat16 => DataType::Bf16,
+        _ => return None,
+    })
+}
+
+fn spec(role: &'static str, value: &ValueInfoProto) -> Result<TensorSpec, OnnxError> {
+    let name = value.name().to_owned();
+    let unservable = |got: &str| OnnxError::Unservable {
+        role,
+        name: name.clone(),
+        got: got.to_owned(),
+    };
+    let tensor = match value.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => tensor,
+        Some(type_proto::Value::SequenceType(_)) => return Err(unservable("a sequence")),
+        Some(type_proto::Value::MapType(_)) => return Err(unservable("a map")),
+        Some(type_proto::Value::OptionalType(_)) => return Err(unservable("an optional")),
+        Some(type_proto::Value::SparseTensorType(_)) => return Err(unservable("a sparse tensor")),
+        Some(type_proto::Value::OpaqueType(_)) => return Err(unservable("opaque")),
+        None => return Err(unservable("of no declared type")),
+    };
+    let element = tensor.elem_type();
+    let datatype = datatype(element).ok_or_else(|| {
+        let known =
+            tensor_proto::DataType::try_from(element).map_or("of an unknown", |t| t.as_str_name());
+        unservable(&format!("a tensor of element type {element} ({known})"))
+    })?;
+    let mut dims = Vec::new();
+    for dim in tensor.shape.iter().flat_map(|s| &s.dim) {
+        dims.push(match dim.value {
+            Some(tensor_shape_proto::dimension::Value::DimValue(size)) if size < -1 => {
+                return Err(OnnxError::Dimension {
+                    role,
+                    name,
+                    got: size,
+                });
+            }
+            // Some exporters write 0 or -1 for "unknown"; a real size of zero could carry nothing.
+            Some(tensor_shape_proto::dimension::Value::DimValue(size)) if size > 0 => size,
+            _ => -1,
+        });
+    }
+    let dims = tensor
+        .shape
+        .as_ref()
+        .map(|_| Dims::new(&dims).expect("sizes are at least -1"));
+    Ok(TensorSpec {
+        name,
+        datatype,
+        dims,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_proto::onnx::{TensorShapeProto, TypeProto};
+
+    fn value(name: &str, element: tensor_proto::DataType, dims: &[i64]) -> ValueInfoProto {
+        let dim = |&d: &i64| tensor_shape_proto::Dimension {
+            value: Some(if d < 0 {
+                tensor_shape_proto::dimension::Value::DimParam("n".into())
+            } else {
+                tensor_shape_proto::dimension::Value::DimValue(d)
+            }),
+            denotation: None,
+        };
+        let tensor = type_proto::Tensor {
+            elem_type: Some(element.into()),
+            shape: Some(TensorShapeProto {
+                dim: dims.iter().map(dim).collect(),
+            }),
+        };
+        ValueInfoProto {
+            name: Some(name.into()),
+            r#type: Some(TypeProto {
+                denotation: None,
+                value: Some(type_proto::Value::TensorType(tensor)),
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn model(inputs: Vec<ValueInfoProto>, initializers: &[&str]) -> OnnxModel {
+        let graph = GraphProto {
+            input: inputs,
+            output: vec![value("y", tensor_proto::DataType::Float16, &[-1])],
+            initializer: initializers
+                .iter()
+                .map(|n| TensorProto {
+                    name: Some((*n).to_owned()),
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let proto = ModelProto {
+            graph: Some(graph),
+            ..Default::default()
+        };
+        OnnxModel::decode(proto.encode_to_vec().into()).expect("decodes")
+    }
+
+    #[test]
+    fn initializers_are_no_inputs_and_datatypes_are_true() {
+        let model = model(
+            vec![
+                value("x", tensor_proto::DataType::Bfloat16, &[-1, 3]),
+                value("w", tensor_proto::DataType::Float, &[3]),
+            ],
+            &["w"],
+        );
+        let signature = model.signature().expect("servable");
+        assert_eq!(signature.inputs.len(), 1);
+        let x = signature.input("x").expect("x");
+        assert_eq!(
+            (x.datatype, x.dims.clone()),
+            (DataType::Bf16, Some(Dims::new(&[-1, 3]).expect("dims")))
+        );
+        assert_eq!(
+            signature.output("y").map(|y| y.datatype),
+            Some(DataType::Fp16)
+        );
+    }
+
+    #[test]
+    fn garbage_and_emptiness_are_refused() {
+        assert!(matches!(
+            OnnxModel::decode(Bytes::from_static(b"garbage!")),
+            Err(OnnxError::Decode(_))
+        ));
+        assert_eq!(
+            OnnxModel::decode(Bytes::new()).map(|_| ()),
+            Err(OnnxError::NoGraph)
+        );
+    }
+
+    #[test]
+    fn a_datatype_that_cannot_travel_is_named() {
+        let model = model(
+            vec![value("x", tensor_proto::DataType::Complex64, &[1])],
+            &[],
+        );
+        let error = model.signature().expect_err("complex").to_string();
+        assert!(
+            error.contains("`x`") && error.contains("COMPLEX64"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Tensors over shared bytes.
+//!
+//! A [`Tensor`] is a datatype, a shape and a reference-counted slice of bytes, so that the body of a request, the
+//! mapping of a file and a part of a batch's output are the same type and travel without copies. [`AlignedBuffer`] is
+//! memory that Skep owns and fills: the input of a batch is gathered into one, and a backend writes the output of a
+//! batch into another, which is then frozen and split into views, one a request.
+//!
+//! Elements lie in row-major order, little-endian. `BYTES` tensors hold the protocol's encoding: for each element its
+//! length (u32, little-endian) and then its bytes.
+
+mod batch;
+mod buffer;
+mod strings;
+mod tensor;
+
+pub use batch::{gather, split};
+pub use buffer::{ALIGNMENT, AlignedBuffer};
+pub use strings::{StringElements, encode_strings};
+pub use tensor::{Tensor, TensorError, TensorView};
