@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The policy today is Triton's *default scheduler*: no merging, the oldest request to any free instance. Every
-//! request that is enqueued leaves exactly once, by a dispatch, by a reject, or by its cancellation.
+//! request that is enqueued leaves exactly once, by a dispatch or by a reject.
 //!
 //! Source: Triton Inference Server, user guide, "Schedulers" (default scheduler).
 

@@ -85,6 +85,8 @@ pub enum RejectReason {
     QueueFull,
     /// The scheduler drains.
     Draining,
+    /// Nobody waits for the answer any more.
+    Cancelled,
 }
 
 /// What one call decided; a call rarely decides more than one thing, so the list stays off the heap.
@@ -124,7 +126,7 @@ impl<P> Scheduler<P> {
     pub fn handle(&mut self, _now: Time, input: Input<P>, outputs: &mut Outputs<P>) {
         match input {
             Input::Enqueue(request) => self.enqueue(request, outputs),
-            Input::Cancel(id) => drop(self.queue.remove(id)),
+            Input::Cancel(id) => self.cancel(id, outputs),
             Input::InstanceReady(instance) | Input::Finished { instance, .. } => {
                 self.instances.set_free(instance)
             }
@@ -160,6 +162,15 @@ impl<P> Scheduler<P> {
             });
         } else {
             self.queue.push(request);
+        }
+    }
+
+    fn cancel(&mut self, id: RequestId, outputs: &mut Outputs<P>) {
+        if let Some(request) = self.queue.remove(id) {
+            outputs.push(Output::Reject {
+                request,
+                reason: RejectReason::Cancelled,
+            });
         }
     }
 

@@ -45,6 +45,10 @@ fn run(max_queue_size: usize, script: &str) -> String {
                     request,
                     reason: RejectReason::Draining,
                 } => write!(trace, "{}:drain ", request.id.0),
+                Output::Reject {
+                    request,
+                    reason: RejectReason::Cancelled,
+                } => write!(trace, "{}:cancelled ", request.id.0),
             }
             .expect("a string takes all");
         }
@@ -84,7 +88,7 @@ fn scenarios() {
             "a cancelled request never runs",
             9,
             "+0 1 2 3 x2 .0",
-            "1@0 3@0 w0",
+            "1@0 2:cancelled 3@0 w0",
         ),
         (
             "cancelling what runs changes nothing",
@@ -92,7 +96,12 @@ fn scenarios() {
             "+0 1 x1 2 .0",
             "1@0 2@0 w0",
         ),
-        ("a cancelled request makes room", 1, "1 x1 2 3", "3:full w1"),
+        (
+            "a cancelled request makes room",
+            1,
+            "1 x1 2 3",
+            "1:cancelled 3:full w1",
+        ),
         (
             "draining serves what waits and refuses what comes",
             9,
@@ -164,10 +173,7 @@ proptest! {
                     next += 1;
                     Input::Enqueue(Request { id: RequestId(next - 1), batch_size: 1, payload: next - 1 })
                 }
-                Step::Cancel(id) => {
-                    waiting.remove(&id);
-                    Input::Cancel(RequestId(id))
-                }
+                Step::Cancel(id) => Input::Cancel(RequestId(id)),
                 Step::Join(i) if !busy.contains(&i) => {
                     free.insert(i);
                     Input::InstanceReady(InstanceId(i))
