@@ -1,0 +1,204 @@
+//! Why a configuration is refused.
+
+use std::fmt;
+
+/// A place in a text file; lines and columns start at 1, columns count characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The file, as the caller named it.
+    pub file: Box<str>,
+    /// The line.
+    pub line: u32,
+    /// The column.
+    pub column: u32,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// Why a configuration, or a flag about one, is refused.
+///
+/// Texts are Triton's where its users look for them (they name the tensor or group in single quotes); a hint, where
+/// there is one, is a line of its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The text is not protobuf text format of the expected message.
+    #[error("{at}: {}expected {expected}, got {got}{}", in_field(.field), hint_line(.hint.as_ref()))]
+    Syntax {
+        /// Where.
+        at: Position,
+        /// The path of the field whose value is read, such as `input[1].dims`; empty outside of any field.
+        field: String,
+        /// What would have been right.
+        expected: String,
+        /// What stands there.
+        got: String,
+        /// What was probably meant.
+        hint: Option<String>,
+    },
+    /// A field that its message does not have.
+    #[error("{at}: unknown field `{field}` in `{message}`{}", hint_line(.hint.as_ref()))]
+    UnknownField {
+        /// Where.
+        at: Position,
+        /// The field as written.
+        field: String,
+        /// The message it was written in.
+        message: String,
+        /// What was probably meant.
+        hint: Option<String>,
+    },
+    /// A field set more often than it can be, or beside another member of its `oneof`.
+    #[error("{at}: {reason}")]
+    Repeated {
+        /// Where the second setting is.
+        at: Position,
+        /// The path of the field.
+        field: String,
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// A value that the field, or the model as a whole, does not allow.
+    #[error("{reason}{}", hint_line(.hint.as_ref()))]
+    Invalid {
+        /// The model.
+        model: String,
+        /// The path of the field.
+        field: String,
+        /// The rule, and what broke it.
+        reason: String,
+        /// What to write instead.
+        hint: Option<String>,
+    },
+    /// A valid setting that this version of Skep cannot honour; it is refused rather than ignored.
+    #[error("`{field}` of model `{model}` is not supported yet{}", hint_line(.hint.as_ref()))]
+    Unsupported {
+        /// The model.
+        model: String,
+        /// The path of the field.
+        field: String,
+        /// What can be done instead.
+        hint: Option<String>,
+    },
+    /// The configuration and the model's own file disagree.
+    #[error("{reason}{}", hint_line(.hint.as_ref()))]
+    Signature {
+        /// The model.
+        model: String,
+        /// The tensor; empty when the disagreement is about the whole list.
+        tensor: String,
+        /// Both sides.
+        reason: String,
+        /// What to write instead.
+        hint: Option<String>,
+    },
+    /// A value in the `parameters` map that its key does not allow.
+    #[error("parameter `{key}` of model `{model}` is `{got}`, expected {expected}")]
+    Parameter {
+        /// The model.
+        model: String,
+        /// The key.
+        key: String,
+        /// What the key takes.
+        expected: String,
+        /// The value.
+        got: String,
+    },
+    /// A `--backend-config` argument that cannot be read or honoured.
+    #[error("`--backend-config={argument}`: {reason}{}", hint_line(.hint.as_ref()))]
+    BackendFlag {
+        /// The argument.
+        argument: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What was probably meant.
+        hint: Option<String>,
+    },
+}
+
+/// The kind of a [`ConfigError`], for callers that map errors to codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The text cannot be read: syntax, unknown or repeated fields.
+    Syntax,
+    /// It can be read but is wrong.
+    Invalid,
+    /// It is right but not supported yet.
+    Unsupported,
+    /// It contradicts the model's file.
+    Mismatch,
+}
+
+impl ConfigError {
+    /// The kind of error.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Syntax { .. } | Self::UnknownField { .. } | Self::Repeated { .. } => {
+                ErrorKind::Syntax
+            }
+            Self::Invalid { .. } | Self::Parameter { .. } | Self::BackendFlag { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Signature { .. } => ErrorKind::Mismatch,
+        }
+    }
+
+    /// The model that the error is about, if one was known.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { model, .. }
+            | Self::Unsupported { model, .. }
+            | Self::Signature { model, .. }
+            | Self::Parameter { model, .. } => Some(model),
+            _ => None,
+        }
+    }
+
+    /// An [`ConfigError::Invalid`] without a hint.
+    pub(crate) fn invalid(
+        model: &str,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self::Invalid {
+            model: model.to_owned(),
+            field: field.into(),
+            reason: reason.into(),
+            hint: None,
+        }
+    }
+
+    /// An [`ConfigError::Unsupported`] without a hint.
+    pub(crate) fn unsupported(model: &str, field: impl Into<String>) -> Self {
+        Self::Unsupported {
+            model: model.to_owned(),
+            field: field.into(),
+            hint: None,
+        }
+    }
+}
+
+fn in_field(field: &str) -> String {
+    if field.is_empty() {
+        String::new()
+    } else {
+        format!("field `{field}`: ")
+    }
+}
+
+fn hint_line(hint: Option<&String>) -> String {
+    hint.map_or_else(String::new, |hint| format!("\n{hint}"))
+}
+
+/// The hint that a misspelt name gets.
+pub(crate) fn did_you_mean(name: Option<String>) -> Option<String> {
+    name.map(|name| format!("did you mean `{name}`?"))
+}

@@ -1,0 +1,197 @@
+//! Instance groups: how many instances of a model there are, and on what.
+
+use skep_proto::inference::{self, model_instance_group::Kind};
+
+use crate::{error::ConfigError, model::backends};
+
+/// Most instances of one group: each has a thread, so a larger number is a mistake.
+const MAX_INSTANCES: i32 = 1024;
+
+/// Where the instances of a group run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstanceKind {
+    /// On the CPU.
+    Cpu,
+    /// Where the backend decides; every backend decides for the CPU today.
+    Model,
+}
+
+/// Instances of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceGroup {
+    /// The group's name.
+    pub name: String,
+    /// How many instances; at least 1.
+    pub count: u32,
+    /// Where they run.
+    pub kind: InstanceKind,
+}
+
+/// Fills in what a configuration leaves open, as Triton does on a machine without GPUs, and refuses what it refuses.
+///
+/// `proto.name` and `proto.backend` are already set: the default count follows the configured backend's name.
+pub(crate) fn read(proto: &mut inference::ModelConfig) -> Result<Vec<InstanceGroup>, ConfigError> {
+    let model = proto.name.clone();
+    if proto.instance_group.is_empty() {
+        let group = inference::ModelInstanceGroup {
+            name: model.clone(),
+            ..Default::default()
+        };
+        proto.instance_group.push(group);
+    }
+    let mut typed = Vec::with_capacity(proto.instance_group.len());
+    for (index, group) in proto.instance_group.iter_mut().enumerate() {
+        if group.name.is_empty() {
+            group.name = format!("{model}_{index}");
+        }
+        typed.push(read_group(&model, &proto.backend, index, group)?);
+    }
+    Ok(typed)
+}
+
+fn read_group(
+    model: &str,
+    backend: &str,
+    index: usize,
+    group: &mut inference::ModelInstanceGroup,
+) -> Result<InstanceGroup, ConfigError> {
+    let error = |field: &str, name: &str, text: &str| {
+        let reason = format!("instance group {name} of model {model} {text}");
+        Err(ConfigError::invalid(
+            model,
+            format!("instance_group[{index}].{field}"),
+            reason,
+        ))
+    };
+    let kind = match Kind::try_from(group.kind) {
+        Ok(Kind::Auto | Kind::Cpu) => InstanceKind::Cpu,
+        Ok(Kind::Model) => InstanceKind::Model,
+        Ok(Kind::Gpu) => {
+            return error(
+                "kind",
+                &group.name,
+                "has kind KIND_GPU but server does not support GPUs",
+            );
+        }
+        Err(_) => {
+            return error(
+                "kind",
+                &group.name,
+                &format!("has unknown kind {}", group.kind),
+            );
+        }
+    };
+    let kind_name = if kind == InstanceKind::Cpu {
+        Kind::Cpu
+    } else {
+        Kind::Model
+    };
+    if !group.gpus.is_empty() {
+        let text = format!(
+            "has kind {} but specifies one or more GPUs",
+            kind_name.as_str_name()
+        );
+        return error("gpus", &group.name, &text);
+    }
+    if !(0..=MAX_INSTANCES).contains(&group.count) {
+        let text = format!(
+            "has count {}, expected an integer from 0 (default) to {MAX_INSTANCES}",
+            group.count
+        );
+        return error("count", &group.name, &text);
+    }
+    if group.count == 0 {
+        group.count = if kind == InstanceKind::Cpu && backend == backends::ONNXRUNTIME {
+            2
+        } else {
+            1
+        };
+    }
+    group.set_kind(kind_name);
+    Ok(InstanceGroup {
+        name: group.name.clone(),
+        count: group.count.unsigned_abs(),
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+    use crate::parse_pbtxt;
+
+    fn groups(backend: &str, text: &str) -> Result<String, String> {
+        let text = format!("name: 'm' backend: '{backend}' {text}");
+        let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+        let typed = read(&mut config).map_err(|error| error.to_string())?;
+        for (group, proto) in typed.iter().zip(&config.instance_group) {
+            assert_eq!(
+                (&group.name, i64::from(group.count)),
+                (&proto.name, i64::from(proto.count))
+            );
+        }
+        let shown: Vec<String> = config
+            .instance_group
+            .iter()
+            .map(|g| format!("{} {} {}", g.name, g.count, g.kind().as_str_name()))
+            .collect();
+        Ok(shown.join("; "))
+    }
+
+    #[test]
+    fn defaults_are_tritons() {
+        for (backend, text, expected) in [
+            ("onnxruntime", "", "m 2 KIND_CPU"),
+            ("embedded", "", "m 1 KIND_CPU"),
+            ("mock", "instance_group {}", "m_0 1 KIND_CPU"),
+            (
+                "onnxruntime",
+                "instance_group [ {}, { name: 'g' count: 3 }, { kind: KIND_MODEL } ]",
+                "m_0 2 KIND_CPU; g 3 KIND_CPU; m_2 1 KIND_MODEL",
+            ),
+        ] {
+            assert_eq!(
+                groups(backend, text).as_deref(),
+                Ok(expected),
+                "{backend} {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_triton_refuses_is_refused_in_its_words() {
+        for (text, expected) in [
+            (
+                "kind: KIND_GPU",
+                "instance group m_0 of model m has kind KIND_GPU but server does not support GPUs",
+            ),
+            (
+                "kind: KIND_CPU gpus: 0",
+                "instance group m_0 of model m has kind KIND_CPU but specifies one or more GPUs",
+            ),
+            (
+                "gpus: [0]",
+                "instance group m_0 of model m has kind KIND_CPU but specifies one or more GPUs",
+            ),
+            (
+                "kind: KIND_MODEL gpus: 0",
+                "instance group m_0 of model m has kind KIND_MODEL but specifies one or more GPUs",
+            ),
+            (
+                "count: -1",
+                "instance group m_0 of model m has count -1, expected an integer from 0 (default) to 1024",
+            ),
+            (
+                "count: 1025",
+                "instance group m_0 of model m has count 1025, expected an integer from 0 (default) to 1024",
+            ),
+        ] {
+            assert_eq!(
+                groups("mock", &format!("instance_group {{ {text} }}")),
+                Err(expected.to_owned()),
+                "{text}"
+            );
+        }
+    }
+}

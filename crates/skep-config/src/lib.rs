@@ -1,0 +1,43 @@
+//! Model configurations: out of `config.pbtxt`, completed from the model file, validated, typed.
+//!
+//! Layer 0: no I/O and no clock. The caller reads files and model signatures; this crate says what they mean, and each
+//! rejection names the file or model, the field, what was expected and what was got. A configuration passes three doors:
+//!
+//! 1. [`parse_pbtxt`] reads protobuf text format into the wire's `inference::ModelConfig`, with file, line and column in
+//!    every error.
+//! 2. [`complete`] fills in what the model's file tells: name, backend, tensors, batching.
+//! 3. [`ModelConfig::from_proto`] refuses what is invalid or not supported yet, collects [`Notice`]s about what has no
+//!    effect, fills in defaults, and keeps both the normalised message (what a client is shown) and a typed view (what
+//!    the server reads). [`ModelConfig::with_signature`] then holds it against the model itself.
+//!
+//! [`PARAMETERS`] is the one table of the keys of the `parameters` map; `docs/model-parameters.md` is written from it.
+//! `docs/model-configuration.md` says of every field whether it is honoured.
+
+mod backend_flag;
+mod complete;
+mod error;
+mod instances;
+mod model;
+mod normalize;
+mod options;
+mod parameters;
+mod pbtxt;
+mod review;
+mod signature;
+mod suggest;
+mod tensors;
+mod version_policy;
+mod warmup;
+
+pub use backend_flag::{BackendSetting, parse_backend_config};
+pub use complete::{Completion, complete, configured_backend};
+pub use error::{ConfigError, ErrorKind, Position};
+pub use instances::{InstanceGroup, InstanceKind};
+pub use model::{BACKENDS, Context, ModelConfig, Notice, Scheduler};
+pub use options::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
+pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
+pub use pbtxt::parse_pbtxt;
+pub use signature::check_signature;
+pub use tensors::{InputConfig, OutputConfig, TensorConfig};
+pub use version_policy::VersionPolicy;
+pub use warmup::{Warmup, WarmupData, WarmupInput};

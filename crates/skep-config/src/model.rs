@@ -1,0 +1,306 @@
+//! A model's configuration, validated: the message that clients are shown, and the typed view that the server reads.
+
+use std::{collections::BTreeMap, fmt};
+
+use skep_proto::inference;
+use skep_types::{Dims, ModelName, ModelSignature};
+
+use crate::{
+    error::ConfigError,
+    instances::{self, InstanceGroup},
+    normalize,
+    options::{ExecutionOptions, MockOptions},
+    parameters::Parameters,
+    review::{self, Review},
+    signature::{check_signature, is_scalar},
+    tensors::{self, InputConfig, OutputConfig},
+    version_policy::{self, VersionPolicy},
+    warmup::{self, Warmup},
+};
+
+/// Names of the backends, as a configuration spells them.
+pub(crate) mod backends {
+    pub(crate) const ONNXRUNTIME: &str = "onnxruntime";
+    pub(crate) const EMBEDDED: &str = "embedded";
+    pub(crate) const MOCK: &str = "mock";
+}
+
+/// Every backend that a configuration may name.
+pub const BACKENDS: &[&str] = &[backends::ONNXRUNTIME, backends::EMBEDDED, backends::MOCK];
+
+/// What the server knows about a model apart from its configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The model's directory's name; the configuration must not say another.
+    pub model: &'a ModelName,
+    /// Threads an operator for models that set no `intra_op_thread_count` (`--backend-config`).
+    pub intra_op_threads: Option<u32>,
+    /// Threads across operators for models that set no `inter_op_thread_count` (`--backend-config`).
+    pub inter_op_threads: Option<u32>,
+}
+
+impl<'a> Context<'a> {
+    /// The context of a model on a server without defaults of its own.
+    #[must_use]
+    pub const fn new(model: &'a ModelName) -> Self {
+        Self {
+            model,
+            intra_op_threads: None,
+            inter_op_threads: None,
+        }
+    }
+}
+
+/// A setting that is accepted and has no effect, or a warning about one. The caller logs each once when it loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The path of the field, such as `instance_group[0].secondary_devices`.
+    pub field: String,
+    /// Why it has no effect, or what is odd about it.
+    pub text: String,
+}
+
+impl Notice {
+    pub(crate) fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}", self.field, self.text)
+    }
+}
+
+/// How requests come to instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Scheduler {
+    /// In order of arrival, each on its own, to any free instance.
+    #[default]
+    Default,
+}
+
+/// A validated configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    proto: inference::ModelConfig,
+    name: ModelName,
+    max_batch_size: usize,
+    inputs: Vec<InputConfig>,
+    outputs: Vec<OutputConfig>,
+    instance_groups: Vec<InstanceGroup>,
+    version_policy: VersionPolicy,
+    warmups: Vec<Warmup>,
+    execution: ExecutionOptions,
+    mock: MockOptions,
+    max_queue_size: usize,
+    parameters: BTreeMap<String, String>,
+    notices: Vec<Notice>,
+}
+
+impl ModelConfig {
+    /// Validates a configuration and fills in its defaults; [`complete`](crate::complete()) comes before.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], [`ConfigError::Parameter`], or [`ConfigError::Unsupported`] for a setting that cannot be
+    /// honoured.
+    pub fn from_proto(
+        mut proto: inference::ModelConfig,
+        context: &Context<'_>,
+    ) -> Result<Self, ConfigError> {
+        normalize::check_name(&mut proto, context.model)?;
+        let mut notices = Vec::new();
+        // Before the defaults are written: only what the user set is worth a line.
+        Review::new(context.model.as_str(), &proto.platform, &mut notices).config(&proto)?;
+        normalize::check_backend(&mut proto)?;
+        normalize::check_filename(&mut proto)?;
+        let max_batch_size = usize::try_from(proto.max_batch_size).map_err(|_| {
+            let reason = format!(
+                "'max_batch_size' must be non-negative value for {}",
+                proto.name
+            );
+            ConfigError::invalid(&proto.name, "max_batch_size", reason)
+        })?;
+        let inputs = tensors::inputs(&proto)?;
+        let outputs = tensors::outputs(&proto)?;
+        normalize::check_has_tensors(&proto)?;
+        let (version_policy, normal_policy) =
+            version_policy::read(&proto.name, proto.version_policy.as_ref())?;
+        proto.version_policy = Some(normal_policy);
+        let instance_groups = instances::read(&mut proto)?;
+        let warmups = warmup::read(&proto, &inputs, &mut notices)?;
+        let parameters: BTreeMap<String, String> = proto
+            .parameters
+            .iter()
+            .map(|(key, p)| (key.clone(), review::parameter_text(p).to_owned()))
+            .collect();
+        let Parameters {
+            mut execution,
+            mock,
+            max_queue_size,
+        } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
+        execution.graph_optimization = review::graph_optimization(&proto, &mut notices);
+        execution.intra_op_threads = execution.intra_op_threads.or(context.intra_op_threads);
+        execution.inter_op_threads = execution.inter_op_threads.or(context.inter_op_threads);
+        normalize::write_defaults(&mut proto);
+        Ok(Self {
+            name: context.model.clone(),
+            proto,
+            max_batch_size,
+            inputs,
+            outputs,
+            instance_groups,
+            version_policy,
+            warmups,
+            execution,
+            mock,
+            max_queue_size,
+            parameters,
+            notices,
+        })
+    }
+
+    /// Holds the configuration against the model itself ([`check_signature`]) and learns which tensors are scalars
+    /// there: those have dims `[1]` for clients and an empty `reshape` here (the message keeps Triton's form, which has
+    /// none without batching).
+    ///
+    /// # Errors
+    /// [`ConfigError::Signature`], as [`check_signature`].
+    pub fn with_signature(mut self, signature: &ModelSignature) -> Result<Self, ConfigError> {
+        check_signature(&self, signature)?;
+        for (tensors, specs) in [
+            (&mut self.inputs, &signature.inputs),
+            (&mut self.outputs, &signature.outputs),
+        ] {
+            for tensor in tensors {
+                let spec = specs.iter().find(|spec| spec.name == tensor.name);
+                if tensor.reshape.is_none() && spec.is_some_and(is_scalar) {
+                    tensor.reshape = Some(Dims::default());
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// The normalised message: what a client that asks for the configuration is shown.
+    #[must_use]
+    pub const fn proto(&self) -> &inference::ModelConfig {
+        &self.proto
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub const fn name(&self) -> &ModelName {
+        &self.name
+    }
+
+    /// The configured backend's name, one of [`BACKENDS`].
+    #[must_use]
+    pub fn backend(&self) -> &str {
+        &self.proto.backend
+    }
+
+    /// The largest batch of a request; 0 when tensors have no batch dimension.
+    #[must_use]
+    pub const fn max_batch_size(&self) -> usize {
+        self.max_batch_size
+    }
+
+    /// Whether tensors have a batch dimension.
+    #[must_use]
+    pub const fn is_batched(&self) -> bool {
+        self.max_batch_size > 0
+    }
+
+    /// The inputs, in the configuration's order.
+    #[must_use]
+    pub fn inputs(&self) -> &[InputConfig] {
+        &self.inputs
+    }
+
+    /// The outputs, in the configuration's order.
+    #[must_use]
+    pub fn outputs(&self) -> &[OutputConfig] {
+        &self.outputs
+    }
+
+    /// The input called `name`.
+    #[must_use]
+    pub fn input(&self, name: &str) -> Option<&InputConfig> {
+        self.inputs.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// The output called `name`.
+    #[must_use]
+    pub fn output(&self, name: &str) -> Option<&OutputConfig> {
+        self.outputs.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// The instance groups; at least one.
+    #[must_use]
+    pub fn instance_groups(&self) -> &[InstanceGroup] {
+        &self.instance_groups
+    }
+
+    /// Which versions are served.
+    #[must_use]
+    pub const fn version_policy(&self) -> &VersionPolicy {
+        &self.version_policy
+    }
+
+    /// The model file's (or folder's) name in a version's directory; a relative path that stays inside.
+    #[must_use]
+    pub fn model_filename(&self) -> &str {
+        &self.proto.default_model_filename
+    }
+
+    /// What each instance runs before it is ready.
+    #[must_use]
+    pub fn warmups(&self) -> &[Warmup] {
+        &self.warmups
+    }
+
+    /// How the backend runs the model.
+    #[must_use]
+    pub const fn execution(&self) -> &ExecutionOptions {
+        &self.execution
+    }
+
+    /// The script of the mock backend.
+    #[must_use]
+    pub const fn mock(&self) -> &MockOptions {
+        &self.mock
+    }
+
+    /// How requests come to instances.
+    #[must_use]
+    pub const fn scheduler(&self) -> Scheduler {
+        Scheduler::Default
+    }
+
+    /// Requests that may wait in the queue; at least 1.
+    #[must_use]
+    pub const fn max_queue_size(&self) -> usize {
+        self.max_queue_size
+    }
+
+    /// Every parameter, the user's own included.
+    #[must_use]
+    pub const fn parameters(&self) -> &BTreeMap<String, String> {
+        &self.parameters
+    }
+
+    /// What has no effect or looks odd.
+    #[must_use]
+    pub fn notices(&self) -> &[Notice] {
+        &self.notices
+    }
+}
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

@@ -1,0 +1,153 @@
+//! What the `parameters` map says to backends, typed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::parameters::{PARAMETERS, boolean};
+
+/// Whether a model's operators run one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExecutionMode {
+    /// One after another.
+    #[default]
+    Sequential,
+    /// Independent operators in parallel.
+    Parallel,
+}
+
+/// How far the runtime rewrites the graph (`optimization.graph.level`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GraphOptimization {
+    /// Not at all (level 2).
+    Disable,
+    /// Redundant nodes only (level -1).
+    Basic,
+    /// Also fusions (level 1).
+    Extended,
+    /// Also layouts (level 0).
+    #[default]
+    All,
+}
+
+/// How a backend runs the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutionOptions {
+    /// Threads that compute one operator; `None` when nobody said, `Some(0)` leaves it to the runtime.
+    pub intra_op_threads: Option<u32>,
+    /// Threads that compute independent operators; `None` when nobody said, `Some(0)` leaves it to the runtime.
+    pub inter_op_threads: Option<u32>,
+    /// Sequential or parallel.
+    pub execution_mode: ExecutionMode,
+    /// How far the graph is rewritten.
+    pub graph_optimization: GraphOptimization,
+    /// Whether intermediate tensors come from the runtime's arena.
+    pub memory_arena: bool,
+    /// Whether the runtime lays out intermediate tensors in advance.
+    pub memory_pattern: bool,
+    /// Whether the arena gives unused memory back after every run.
+    pub arena_shrinkage: bool,
+    /// Whether initializers are allocated outside of the arena.
+    pub device_allocator_for_initializers: bool,
+    /// Whether idle threads spin.
+    pub spinning: bool,
+}
+
+impl Default for ExecutionOptions {
+    fn default() -> Self {
+        Values(&BTreeMap::new()).execution()
+    }
+}
+
+/// What the mock backend gives as outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MockOutput {
+    /// Zeros.
+    #[default]
+    Zero,
+    /// A copy of the input at the same position.
+    Echo,
+    /// 0, 1, 2, ...
+    Ramp,
+}
+
+/// The mock backend's script.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MockOptions {
+    /// What every execution takes.
+    pub latency: Duration,
+    /// What it takes in addition for each inference in its batch.
+    pub latency_per_item: Duration,
+    /// What outputs hold.
+    pub output: MockOutput,
+    /// Every n-th execution fails; 0: none.
+    pub fail_every: u64,
+    /// Every n-th execution panics; 0: none.
+    pub panic_every: u64,
+    /// Loading fails with this text.
+    pub load_error: Option<String>,
+}
+
+/// Checked values, with the table's defaults behind them.
+pub(crate) struct Values<'a>(pub(crate) &'a BTreeMap<String, String>);
+
+impl Values<'_> {
+    /// The value of a key of the table, or its default. A key that the table lacks reads as empty; a test asks for all.
+    fn get(&self, key: &str) -> &str {
+        let default = || {
+            PARAMETERS
+                .iter()
+                .find(|spec| spec.key == key)
+                .map_or("", |spec| spec.default)
+        };
+        self.0.get(key).map_or_else(default, |value| value.trim())
+    }
+
+    pub(crate) fn bool(&self, key: &str) -> bool {
+        boolean(self.get(key)).unwrap_or_default()
+    }
+
+    pub(crate) fn integer(&self, key: &str) -> u64 {
+        self.get(key).parse().unwrap_or_default()
+    }
+
+    /// A number of threads, if the map says one: the default depends on more than this map.
+    fn threads(&self, key: &str) -> Option<u32> {
+        self.0.get(key).and_then(|value| value.trim().parse().ok())
+    }
+
+    pub(crate) fn execution(&self) -> ExecutionOptions {
+        ExecutionOptions {
+            intra_op_threads: self.threads("intra_op_thread_count"),
+            inter_op_threads: self.threads("inter_op_thread_count"),
+            execution_mode: match self.get("execution_mode") {
+                "1" => ExecutionMode::Parallel,
+                _ => ExecutionMode::Sequential,
+            },
+            graph_optimization: GraphOptimization::All,
+            memory_arena: self.bool("enable_mem_arena"),
+            memory_pattern: self.bool("enable_mem_pattern"),
+            arena_shrinkage: self
+                .get("memory.enable_memory_arena_shrinkage")
+                .split(';')
+                .any(|d| d.trim() == "cpu:0"),
+            device_allocator_for_initializers: self
+                .bool("session.use_device_allocator_for_initializers"),
+            spinning: self.bool("thread_spinning"),
+        }
+    }
+
+    pub(crate) fn mock(&self) -> MockOptions {
+        MockOptions {
+            latency: Duration::from_micros(self.integer("mock.latency_us")),
+            latency_per_item: Duration::from_micros(self.integer("mock.latency_us_per_item")),
+            output: match self.get("mock.output") {
+                "echo" => MockOutput::Echo,
+                "ramp" => MockOutput::Ramp,
+                _ => MockOutput::Zero,
+            },
+            fail_every: self.integer("mock.fail_every"),
+            panic_every: self.integer("mock.panic_every"),
+            load_error: Some(self.get("mock.load_error").to_owned())
+                .filter(|text| !text.is_empty()),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The keys of the `parameters` map: one table, from which values are read, checked and documented.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use crate::{
+    error::ConfigError,
+    model::{Notice, backends},
+    options::{ExecutionOptions, MockOptions, Values},
+    suggest,
+};
+
+/// What a key's value must look like. Values are always strings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueType {
+    /// `1`, `0`, `true` or `false`.
+    Bool,
+    /// A decimal integer within bounds.
+    Integer {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// `device:id` pairs, separated by semicolons.
+    Devices,
+    /// Anything.
+    Text,
+}
+
+/// What a key does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Honoured by every backend.
+    Honoured,
+    /// Honoured by these backends, without effect on others.
+    HonouredBy(&'static [&'static str]),
+    /// Accepted without effect, for this reason.
+    None(&'static str),
+    /// Refused: not supported yet.
+    Unsupported,
+}
+
+/// One row of the table of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// The key.
+    pub key: &'static str,
+    /// What its value must look like.
+    pub value: ValueType,
+    /// The value when the key is absent.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// What it does.
+    pub effect: Effect,
+}
+
+const NO_GPU: &str = "GPUs are not used";
+/// An hour: a longer scripted latency is a mistake in units.
+const MAX_LATENCY: u64 = 3_600_000_000;
+/// More threads than any machine has processors.
+const MAX_THREADS: u64 = 4096;
+const ANY: u64 = u64::MAX;
+const MOCK: Effect = Effect::HonouredBy(&[backends::MOCK]);
+const ORT: Effect = Effect::HonouredBy(&[backends::ONNXRUNTIME]);
+const THREADED: Effect = Effect::HonouredBy(&[backends::ONNXRUNTIME, backends::EMBEDDED]);
+
+macro_rules! parameters {
+    ($($key:literal, $value:expr, $default:literal, $effect:expr, $meaning:literal;)*) => {
+        &[$(ParameterSpec { key: $key, value: $value, default: $default, meaning: $meaning, effect: $effect }),*]
+    };
+}
+
+/// Every key that means something to Skep; any other key is the user's own and is only kept.
+pub const PARAMETERS: &[ParameterSpec] = parameters! {
+    "max_queue_size", ValueType::Integer { min: 1, max: 1 << 32 }, "16384", Effect::Honoured,
+        "requests that may wait in the model's queue; a full queue refuses the next one at once";
+    "thread_spinning", ValueType::Bool, "0", ORT,
+        "whether idle threads of an instance wait for work by spinning: lower latency at back-to-back load, but they use a processor while they wait";
+    "mock.latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
+        "microseconds that every execution takes";
+    "mock.latency_us_per_item", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
+        "microseconds that an execution takes in addition for each inference in its batch";
+    "mock.output", ValueType::OneOf(&["zero", "echo", "ramp"]), "zero", MOCK,
+        "what outputs hold: zeros, a copy of the input at the same position, or 0, 1, 2, ...";
+    "mock.fail_every", ValueType::Integer { min: 0, max: ANY }, "0", MOCK,
+        "every n-th execution fails with an error; 0: none";
+    "mock.panic_every", ValueType::Integer { min: 0, max: ANY }, "0", MOCK,
+        "every n-th execution panics; 0: none";
+    "mock.load_error", ValueType::Text, "", MOCK,
+        "a text: loading the model fails with it";
+    "intra_op_thread_count", ValueType::Integer { min: 0, max: MAX_THREADS }, "1", THREADED,
+        "threads that compute one operator together; 0: as many as the runtime likes";
+    "inter_op_thread_count", ValueType::Integer { min: 0, max: MAX_THREADS }, "1", ORT,
+        "threads that compute independent operators in parallel (`execution_mode` 1); 0: as many as the runtime likes";
+    "execution_mode", ValueType::OneOf(&["0", "1"]), "0", ORT,
+        "0: operators run one after another, 1: independent operators run in parallel";
+    "enable_mem_arena", ValueType::Bool, "1", ORT,
+        "whether intermediate tensors come from an arena that keeps its memory between runs";
+    "enable_mem_pattern", ValueType::Bool, "1", ORT,
+        "whether intermediate tensors of runs with equal shapes are laid out in advance";
+    "memory.enable_memory_arena_shrinkage", ValueType::Devices, "", ORT,
+        "`cpu:0`: the arena gives unused memory back after every run; entries for GPUs have no effect";
+    "session.use_device_allocator_for_initializers", ValueType::Bool, "0", ORT,
+        "whether initializers are allocated outside of the arena";
+    "cudnn_conv_algo_search", ValueType::Text, "", Effect::None(NO_GPU), "how cuDNN chooses convolution algorithms";
+    "cudnn_conv_use_max_workspace", ValueType::Text, "", Effect::None(NO_GPU), "cuDNN's workspace for convolutions";
+    "gpu_mem_limit", ValueType::Text, "", Effect::None(NO_GPU), "size of the GPU arena";
+    "arena_extend_strategy", ValueType::Text, "", Effect::None(NO_GPU), "how the GPU arena grows";
+    "do_copy_in_default_stream", ValueType::Text, "", Effect::None(NO_GPU), "which CUDA stream copies";
+    "TRITON_BATCH_STRATEGY_PATH", ValueType::Text, "", Effect::Unsupported, "a library that forms batches";
+};
+
+/// What the `parameters` map says, typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    pub(crate) execution: ExecutionOptions,
+    pub(crate) mock: MockOptions,
+    pub(crate) max_queue_size: usize,
+}
+
+impl Parameters {
+    /// Checks every value, then reads the known keys. `backend` decides which of them have an effect.
+    pub(crate) fn read(
+        model: &str,
+        backend: &str,
+        map: &BTreeMap<String, String>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Self, ConfigError> {
+        for (key, value) in map {
+            match PARAMETERS.iter().find(|spec| spec.key == key) {
+                Some(spec) => spec.check(model, backend, value, notices)?,
+                None => notices.extend(misspelt(key)),
+            }
+        }
+        let values = Values(map);
+        let max_queue_size =
+            usize::try_from(values.integer("max_queue_size")).unwrap_or(usize::MAX);
+        Ok(Self {
+            execution: values.execution(),
+            mock: values.mock(),
+            max_queue_size,
+        })
+    }
+}
+
+/// A warning about a key that is nearly one of the table's; any other key is the user's own.
+fn misspelt(key: &str) -> Option<Notice> {
+    let nearest = suggest::within(key, PARAMETERS.iter().map(|spec| spec.key), 2)?;
+    let text = format!("unknown key, kept without effect; did you mean `{nearest}`?");
+    Some(Notice::new(format!("parameters.{key}"), text))
+}
+
+impl ParameterSpec {
+    fn check(
+        &self,
+        model: &str,
+        backend: &str,
+        value: &str,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), ConfigError> {
+        let field = format!("parameters.{}", self.key);
+        if !self.value.accepts(value) {
+            let (model, key) = (model.to_owned(), self.key.to_owned());
+            return Err(ConfigError::Parameter {
+                model,
+                key,
+                expected: self.value.describe(),
+                got: value.to_owned(),
+            });
+        }
+        match self.effect {
+            Effect::Unsupported => return Err(ConfigError::unsupported(model, field)),
+            Effect::None(why) => notices.push(Notice::new(field, format!("no effect: {why}"))),
+            Effect::HonouredBy(backends) if !backends.contains(&backend) => {
+                let names = backends.join("`, `");
+                notices.push(Notice::new(
+                    field,
+                    format!("no effect with backend `{backend}`: honoured by `{names}`"),
+                ));
+            }
+            Effect::Honoured | Effect::HonouredBy(_) => {
+                if self.value == ValueType::Devices
+                    && value
+                        .split(';')
+                        .any(|device| device.trim().starts_with("gpu"))
+                {
+                    notices.push(Notice::new(field, format!("no effect on GPUs: {NO_GPU}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ValueType {
+    fn accepts(self, value: &str) -> bool {
+        match self {
+            Self::Bool => boolean(value).is_some(),
+            Self::Integer { min, max } => value
+                .trim()
+                .parse::<u64>()
+                .is_ok_and(|n| (min..=max).contains(&n)),
+            Self::OneOf(words) => words.contains(&value.trim()),
+            Self::Devices => value.split(';').all(|device| {
+                let device = device.trim();
+                let id = device
+                    .strip_prefix("cpu:")
+                    .or_else(|| device.strip_prefix("gpu:"));
+                id.is_some_and(|id| id.parse::<u32>().is_ok())
+            }),
+            Self::Text => true,
+        }
+    }
+
+    /// What it takes, for errors and the documentation.
+    fn describe(self) -> String {
+        match self {
+            Self::Bool => "`1`, `0`, `true` or `false`".to_owned(),
+            Self::Integer { min, max: ANY } => format!("an integer of at least {min}"),
+            Self::Integer { min, max } => format!("an integer from {min} to {max}"),
+            Self::OneOf(words) => format!("one of `{}`", words.join("`, `")),
+            Self::Devices => "devices such as `cpu:0`, separated by `;`".to_owned(),
+            Self::Text => "any text".to_owned(),
+        }
+    }
+}
+
+/// A boolean as Triton's backends read one.
+pub(crate) fn boolean(value: &str) -> Option<bool> {
+    match value.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// `docs/model-parameters.md`, written from [`PARAMETERS`].
+#[must_use]
+pub fn parameters_markdown() -> String {
+    let mut page = String::from(
+        "# Keys of `parameters`\n\n\
+         <!-- Written from the table in crates/skep-config/src/parameters.rs: change that, then run\n\
+         SKEP_UPDATE_DOCS=1 cargo test -p skep-config. -->\n\n\
+         Every value is a string:\n\n\
+         ```text\n\
+         parameters { key: \"max_queue_size\" value { string_value: \"100\" } }\n\
+         ```\n\n\
+         A value that its key does not allow fails the load. A key that is nearly one of these is warned about; any\n\
+         other key is yours, and is only kept.\n\n\
+         | key | value | default | meaning | effect |\n|---|---|---|---|---|\n",
+    );
+    for spec in PARAMETERS {
+        let default = if spec.default.is_empty() {
+            "none".to_owned()
+        } else {
+            format!("`{}`", spec.default)
+        };
+        let effect = match spec.effect {
+            Effect::Honoured => "honoured".to_owned(),
+            Effect::HonouredBy(backends) => format!("honoured by `{}`", backends.join("`, `")),
+            Effect::None(why) => format!("accepted, no effect: {why}"),
+            Effect::Unsupported => "refused: not supported yet".to_owned(),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {default} | {} | {effect} |",
+            spec.key,
+            spec.value.describe(),
+            spec.meaning
+        );
+    }
+    page
+}
+
+#[cfg(test)]
+#[path = "parameters_tests.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+//! `config.pbtxt`: protobuf text format into the wire's model configuration.
+//!
+//! prost-reflect's own text format refuses lists without a colon (`input [ {..} ]`, the usual spelling), a byte-order
+//! mark and `TRUE`, and gives no positions; so the parser here is written over its descriptors.
+
+mod lexer;
+mod parser;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use skep_proto::inference;
+
+use crate::error::ConfigError;
+
+/// Largest text that is read. Real configurations have a few kilobytes; the limit bounds what a hostile one costs.
+const MAX_CONFIG_BYTES: usize = 16 << 20;
+
+/// Reads a model configuration in protobuf text format. `file` names the text in errors.
+///
+/// # Errors
+/// [`ConfigError::Syntax`], [`ConfigError::UnknownField`] or [`ConfigError::Repeated`], with file, line and column.
+pub fn parse_pbtxt(text: &[u8], file: &str) -> Result<inference::ModelConfig, ConfigError> {
+    if text.len() > MAX_CONFIG_BYTES {
+        return Err(whole_file(
+            file,
+            format!("at most {MAX_CONFIG_BYTES} bytes"),
+            format!("{} bytes", text.len()),
+        ));
+    }
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let valid = String::from_utf8_lossy(&text[..error.valid_up_to()]);
+        ConfigError::Syntax {
+            at: lexer::position(&valid, valid.len(), file),
+            field: String::new(),
+            expected: "text in UTF-8".to_owned(),
+            got: format!(
+                "the byte 0x{:02x}",
+                text.get(error.valid_up_to()).copied().unwrap_or_default()
+            ),
+            hint: None,
+        }
+    })?;
+    let descriptor = skep_proto::descriptors()
+        .get_message_by_name("inference.ModelConfig")
+        .ok_or_else(|| {
+            whole_file(
+                file,
+                "a schema with `ModelConfig`".to_owned(),
+                "none".to_owned(),
+            )
+        })?;
+    let message = parser::Parser::new(text, file)?.parse(&descriptor)?;
+    // Descriptors and generated types come out of the same files, so what one encodes the other decodes.
+    message
+        .transcode_to()
+        .map_err(|error| whole_file(file, "a model configuration".to_owned(), error.to_string()))
+}
+
+fn whole_file(file: &str, expected: String, got: String) -> ConfigError {
+    ConfigError::Syntax {
+        at: lexer::position("", 0, file),
+        field: String::new(),
+        expected,
+        got,
+        hint: None,
+    }
+}

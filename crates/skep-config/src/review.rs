@@ -1,0 +1,406 @@
+//! The decision about every field: read elsewhere, accepted without effect (a notice), or refused as not supported yet.
+//!
+//! Each message is taken apart without `..`, so a field added to the `.proto` does not compile until somebody decides
+//! about it here. `docs/model-configuration.md` says the same to users; a test compares the two.
+
+use skep_proto::inference::{self, model_config::SchedulingChoice};
+
+use crate::{error::ConfigError, model::Notice, options::GraphOptimization};
+
+const TENSORRT_ONLY: &str = "no effect: it is for TensorRT models";
+const NO_GPU: &str = "no effect: GPUs are not used";
+
+/// What goes through the fields of one configuration.
+pub(crate) struct Review<'a> {
+    model: &'a str,
+    platform: &'a str,
+    notices: &'a mut Vec<Notice>,
+}
+
+impl<'a> Review<'a> {
+    pub(crate) fn new(model: &'a str, platform: &'a str, notices: &'a mut Vec<Notice>) -> Self {
+        Self {
+            model,
+            platform,
+            notices,
+        }
+    }
+
+    /// Refuses what is not supported yet; notes what has no effect.
+    pub(crate) fn config(mut self, proto: &inference::ModelConfig) -> Result<(), ConfigError> {
+        let inference::ModelConfig {
+            // Read and checked in model.rs.
+            name: _,
+            platform: _,
+            backend: _,
+            max_batch_size,
+            default_model_filename: _,
+            // Checked in version_policy.rs.
+            version_policy: _,
+            runtime,
+            input,
+            output,
+            batch_input,
+            batch_output,
+            optimization,
+            scheduling_choice,
+            instance_group,
+            cc_model_filenames,
+            metric_tags,
+            // Checked in parameters.rs; each value is a string and nothing else, see `parameter_text`.
+            parameters: _,
+            // Taken apart in warmup.rs.
+            model_warmup: _,
+            model_operations,
+            model_transaction_policy,
+            model_repository_agents,
+            response_cache,
+            model_metrics,
+        } = proto;
+        self.no_effect(
+            !runtime.is_empty(),
+            "runtime",
+            "no effect: backends are built in, no library is loaded by name",
+        );
+        self.inputs(input)?;
+        self.outputs(output)?;
+        self.unsupported(!batch_input.is_empty(), "batch_input")?;
+        self.unsupported(!batch_output.is_empty(), "batch_output")?;
+        if let Some(optimization) = optimization {
+            self.optimization(optimization)?;
+        }
+        self.scheduling(scheduling_choice.as_ref(), *max_batch_size)?;
+        for (index, group) in instance_group.iter().enumerate() {
+            self.instance_group(index, group)?;
+        }
+        self.no_effect(!cc_model_filenames.is_empty(), "cc_model_filenames", NO_GPU);
+        self.unsupported(!metric_tags.is_empty(), "metric_tags")?;
+        self.rest(
+            model_operations.as_ref(),
+            *model_transaction_policy,
+            model_repository_agents.as_ref(),
+            *response_cache,
+            model_metrics.as_ref(),
+        )
+    }
+
+    fn unsupported(&self, set: bool, field: impl Into<String>) -> Result<(), ConfigError> {
+        if set {
+            Err(ConfigError::unsupported(self.model, field))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn no_effect(&mut self, set: bool, field: impl Into<String>, why: &str) {
+        if set {
+            self.notices.push(Notice::new(field, why.to_owned()));
+        }
+    }
+
+    fn inputs(&mut self, inputs: &[inference::ModelInput]) -> Result<(), ConfigError> {
+        for (index, input) in inputs.iter().enumerate() {
+            let inference::ModelInput {
+                // Checked in tensors.rs.
+                name: _,
+                data_type: _,
+                dims: _,
+                reshape: _,
+                format,
+                is_shape_tensor,
+                allow_ragged_batch,
+                optional,
+                is_non_linear_format_io,
+            } = input;
+            let field = |name: &str| format!("input[{index}].{name}");
+            self.tensorrt_io(&field, *is_shape_tensor, *is_non_linear_format_io)?;
+            self.unsupported(*allow_ragged_batch, field("allow_ragged_batch"))?;
+            self.unsupported(*optional, field("optional"))?;
+            self.no_effect(
+                *format != 0,
+                field("format"),
+                "informative: data is passed on as it is",
+            );
+        }
+        Ok(())
+    }
+
+    fn outputs(&mut self, outputs: &[inference::ModelOutput]) -> Result<(), ConfigError> {
+        for (index, output) in outputs.iter().enumerate() {
+            let inference::ModelOutput {
+                // Checked in tensors.rs.
+                name: _,
+                data_type: _,
+                dims: _,
+                reshape: _,
+                label_filename,
+                is_shape_tensor,
+                is_non_linear_format_io,
+            } = output;
+            let field = |name: &str| format!("output[{index}].{name}");
+            self.tensorrt_io(&field, *is_shape_tensor, *is_non_linear_format_io)?;
+            self.no_effect(
+                !label_filename.is_empty(),
+                field("label_filename"),
+                "no effect: classification is not served yet",
+            );
+        }
+        Ok(())
+    }
+
+    /// Triton refuses these two, in these words, for anything but TensorRT.
+    fn tensorrt_io(
+        &self,
+        field: &dyn Fn(&str) -> String,
+        shape: bool,
+        non_linear: bool,
+    ) -> Result<(), ConfigError> {
+        let refuse = |name: &str, text: &str| {
+            Err(ConfigError::invalid(
+                self.model,
+                field(name),
+                format!("{text} for {}", self.model),
+            ))
+        };
+        if shape {
+            return refuse(
+                "is_shape_tensor",
+                "shape tensors are only supported for TensorRT platform",
+            );
+        }
+        if non_linear {
+            let text = "Non-linear IO format is only supported for the TensorRT platform";
+            return refuse("is_non_linear_format_io", text);
+        }
+        Ok(())
+    }
+
+    fn optimization(
+        &mut self,
+        policy: &inference::ModelOptimizationPolicy,
+    ) -> Result<(), ConfigError> {
+        let inference::ModelOptimizationPolicy {
+            // Its level is read by `graph_optimization`.
+            graph: _,
+            priority,
+            cuda,
+            execution_accelerators,
+            input_pinned_memory,
+            output_pinned_memory,
+            gather_kernel_buffer_threshold,
+            eager_batching,
+        } = policy;
+        self.no_effect(*priority != 0, "optimization.priority", TENSORRT_ONLY);
+        self.no_effect(cuda.is_some(), "optimization.cuda", NO_GPU);
+        if let Some(accelerators) = execution_accelerators {
+            let inference::model_optimization_policy::ExecutionAccelerators {
+                gpu_execution_accelerator,
+                cpu_execution_accelerator,
+            } = accelerators;
+            let field = |side: &str| {
+                format!("optimization.execution_accelerators.{side}_execution_accelerator")
+            };
+            self.unsupported(!gpu_execution_accelerator.is_empty(), field("gpu"))?;
+            self.unsupported(!cpu_execution_accelerator.is_empty(), field("cpu"))?;
+        }
+        // Only what differs from Triton's default is worth a line: a configuration read back from a server holds the
+        // default written out.
+        for (side, buffer) in [
+            ("input", input_pinned_memory),
+            ("output", output_pinned_memory),
+        ] {
+            if let Some(inference::model_optimization_policy::PinnedMemoryBuffer { enable }) =
+                buffer
+            {
+                self.no_effect(
+                    !enable,
+                    format!("optimization.{side}_pinned_memory"),
+                    NO_GPU,
+                );
+            }
+        }
+        self.no_effect(
+            *gather_kernel_buffer_threshold != 0,
+            "optimization.gather_kernel_buffer_threshold",
+            NO_GPU,
+        );
+        self.no_effect(
+            *eager_batching,
+            "optimization.eager_batching",
+            TENSORRT_ONLY,
+        );
+        Ok(())
+    }
+
+    fn scheduling(
+        &mut self,
+        choice: Option<&SchedulingChoice>,
+        max_batch_size: i32,
+    ) -> Result<(), ConfigError> {
+        match choice {
+            None => Ok(()),
+            Some(SchedulingChoice::SequenceBatching(_)) => {
+                self.unsupported(true, "sequence_batching")
+            }
+            Some(SchedulingChoice::EnsembleScheduling(_)) => {
+                self.unsupported(true, "ensemble_scheduling")
+            }
+            Some(SchedulingChoice::DynamicBatching(batching)) => {
+                self.dynamic_batching(batching, max_batch_size)
+            }
+        }
+    }
+
+    fn dynamic_batching(
+        &mut self,
+        batching: &inference::ModelDynamicBatching,
+        max_batch_size: i32,
+    ) -> Result<(), ConfigError> {
+        let inference::ModelDynamicBatching {
+            preferred_batch_size,
+            max_queue_delay_microseconds,
+            preserve_ordering,
+            priority_levels,
+            default_priority_level,
+            default_queue_policy,
+            priority_queue_policy,
+        } = batching;
+        let field = |name: &str| format!("dynamic_batching.{name}");
+        // `[max_batch_size]` is the default, and what a server shows for an empty list.
+        let preferred =
+            !preferred_batch_size.is_empty() && *preferred_batch_size != [max_batch_size];
+        self.unsupported(preferred, field("preferred_batch_size"))?;
+        self.unsupported(
+            *max_queue_delay_microseconds != 0,
+            field("max_queue_delay_microseconds"),
+        )?;
+        self.unsupported(*preserve_ordering, field("preserve_ordering"))?;
+        self.unsupported(*priority_levels != 0, field("priority_levels"))?;
+        self.unsupported(
+            *default_priority_level != 0,
+            field("default_priority_level"),
+        )?;
+        self.unsupported(
+            default_queue_policy.is_some_and(|p| p != Default::default()),
+            field("default_queue_policy"),
+        )?;
+        self.unsupported(
+            !priority_queue_policy.is_empty(),
+            field("priority_queue_policy"),
+        )?;
+        let why = "no effect yet: there is no batcher, requests are executed one by one";
+        self.no_effect(true, "dynamic_batching", why);
+        Ok(())
+    }
+
+    fn instance_group(
+        &mut self,
+        index: usize,
+        group: &inference::ModelInstanceGroup,
+    ) -> Result<(), ConfigError> {
+        let inference::ModelInstanceGroup {
+            // Checked in instances.rs.
+            name,
+            kind: _,
+            count: _,
+            gpus: _,
+            rate_limiter,
+            secondary_devices,
+            profile,
+            passive,
+            host_policy,
+        } = group;
+        let field = |name: &str| format!("instance_group[{index}].{name}");
+        if !profile.is_empty() {
+            let reason = format!(
+                "instance group {name} of model {} and platform {} specifies profile field which is only supported for \
+                 TensorRT models",
+                self.model, self.platform
+            );
+            return Err(ConfigError::invalid(self.model, field("profile"), reason));
+        }
+        if let Some(inference::ModelRateLimiter {
+            resources,
+            priority,
+        }) = rate_limiter
+        {
+            self.unsupported(
+                !resources.is_empty() || *priority != 0,
+                field("rate_limiter"),
+            )?;
+        }
+        self.unsupported(*passive, field("passive"))?;
+        self.unsupported(!host_policy.is_empty(), field("host_policy"))?;
+        self.no_effect(
+            !secondary_devices.is_empty(),
+            field("secondary_devices"),
+            TENSORRT_ONLY,
+        );
+        Ok(())
+    }
+
+    fn rest(
+        &self,
+        operations: Option<&inference::ModelOperations>,
+        transaction: Option<inference::ModelTransactionPolicy>,
+        agents: Option<&inference::ModelRepositoryAgents>,
+        cache: Option<inference::ModelResponseCache>,
+        metrics: Option<&inference::ModelMetrics>,
+    ) -> Result<(), ConfigError> {
+        if let Some(inference::ModelOperations {
+            op_library_filename,
+        }) = operations
+        {
+            self.unsupported(
+                !op_library_filename.is_empty(),
+                "model_operations.op_library_filename",
+            )?;
+        }
+        if let Some(inference::ModelTransactionPolicy { decoupled }) = transaction {
+            self.unsupported(decoupled, "model_transaction_policy.decoupled")?;
+        }
+        if let Some(inference::ModelRepositoryAgents { agents }) = agents {
+            self.unsupported(!agents.is_empty(), "model_repository_agents")?;
+        }
+        if let Some(inference::ModelResponseCache { enable }) = cache {
+            self.unsupported(enable, "response_cache.enable")?;
+        }
+        if let Some(inference::ModelMetrics { metric_control }) = metrics {
+            self.unsupported(!metric_control.is_empty(), "model_metrics")?;
+        }
+        Ok(())
+    }
+}
+
+/// The text of one parameter.
+pub(crate) fn parameter_text(parameter: &inference::ModelParameter) -> &str {
+    let inference::ModelParameter { string_value } = parameter;
+    string_value
+}
+
+/// How far the graph is rewritten; a level that ONNX Runtime's backend does not know means all, as in Triton.
+pub(crate) fn graph_optimization(
+    proto: &inference::ModelConfig,
+    notices: &mut Vec<Notice>,
+) -> GraphOptimization {
+    let graph = proto
+        .optimization
+        .as_ref()
+        .and_then(|optimization| optimization.graph);
+    let Some(inference::model_optimization_policy::Graph { level }) = graph else {
+        return GraphOptimization::All;
+    };
+    match level {
+        0 => GraphOptimization::All,
+        -1 => GraphOptimization::Basic,
+        1 => GraphOptimization::Extended,
+        2 => GraphOptimization::Disable,
+        other => {
+            let text = format!(
+                "level {other} is none of -1, 0, 1, 2; it is taken as 0, all optimizations"
+            );
+            notices.push(Notice::new("optimization.graph.level", text));
+            GraphOptimization::All
+        }
+    }
+}
