@@ -32,8 +32,10 @@ const GLOBAL_POOL: &str = "enable-global-threadpool";
 const KEYS: &[&str] = &[DEFAULT_MAX_BATCH_SIZE, INTRA_OP, INTER_OP, GLOBAL_POOL];
 /// Keys that Triton reads for the server as a whole and that say nothing here.
 const GLOBAL_WITHOUT_EFFECT: &[&str] = &["backend-directory", "min-compute-capability"];
-/// More than any batch or number of threads: a larger one is a mistake.
-const MAX_NUMBER: u32 = 1 << 24;
+/// More than any batch: a larger one is a mistake.
+const MAX_BATCH_SIZE: u32 = 1 << 24;
+/// More than any machine has processors.
+const MAX_THREADS: u32 = 4096;
 
 /// Reads the argument of `--backend-config`.
 ///
@@ -58,7 +60,7 @@ pub fn parse_backend_config(arg: &str) -> Result<BackendSetting, ConfigError> {
         ))),
         _ if key == DEFAULT_MAX_BATCH_SIZE => Ok(BackendSetting::DefaultMaxBatchSize {
             backend: backend.map(str::to_owned),
-            size: flag.number(value)?,
+            size: flag.number(value, MAX_BATCH_SIZE)?,
         }),
         Some(backends::ONNXRUNTIME) => flag.onnxruntime(key, value),
         None if GLOBAL_WITHOUT_EFFECT.contains(&key) => {
@@ -73,8 +75,12 @@ struct Flag<'a>(&'a str);
 impl Flag<'_> {
     fn onnxruntime(&self, key: &str, value: &str) -> Result<BackendSetting, ConfigError> {
         match key {
-            INTRA_OP => self.number(value).map(BackendSetting::IntraOpThreads),
-            INTER_OP => self.number(value).map(BackendSetting::InterOpThreads),
+            INTRA_OP => self
+                .number(value, MAX_THREADS)
+                .map(BackendSetting::IntraOpThreads),
+            INTER_OP => self
+                .number(value, MAX_THREADS)
+                .map(BackendSetting::InterOpThreads),
             GLOBAL_POOL => match value.trim() {
                 "0" | "false" => {
                     Ok(self.no_effect("it is the default: every model has threads of its own"))
@@ -86,11 +92,11 @@ impl Flag<'_> {
         }
     }
 
-    fn number(&self, value: &str) -> Result<u32, ConfigError> {
-        let number = value.trim().parse().ok().filter(|n| *n <= MAX_NUMBER);
+    fn number(&self, value: &str, max: u32) -> Result<u32, ConfigError> {
+        let number = value.trim().parse().ok().filter(|n| *n <= max);
         number.ok_or_else(|| {
             self.error(&format!(
-                "expected an integer from 0 to {MAX_NUMBER}, got `{value}`"
+                "expected an integer from 0 to {max}, got `{value}`"
             ))
         })
     }
@@ -191,6 +197,10 @@ mod tests {
             (
                 "default-max-batch-size=-1",
                 "`--backend-config=default-max-batch-size=-1`: expected an integer from 0 to 16777216, got `-1`",
+            ),
+            (
+                "onnxruntime,intra_op_thread_count=4097",
+                "`--backend-config=onnxruntime,intra_op_thread_count=4097`: expected an integer from 0 to 4096, got `4097`",
             ),
             (
                 "onnxruntime,enable-global-threadpool=1",

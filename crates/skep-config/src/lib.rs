@@ -34,6 +34,7 @@ pub use complete::{Completion, complete, configured_backend};
 pub use error::{ConfigError, ErrorKind, Position};
 pub use instances::{InstanceGroup, InstanceKind};
 pub use model::{BACKENDS, Context, ModelConfig, Notice, Scheduler};
+pub use normalize::model_filename;
 pub use options::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
 pub use pbtxt::parse_pbtxt;

@@ -8,7 +8,7 @@ use skep_types::{Dims, ModelName, ModelSignature};
 use crate::{
     error::ConfigError,
     instances::{self, InstanceGroup},
-    normalize,
+    normalize::{self, model_filename},
     options::{ExecutionOptions, MockOptions},
     parameters::Parameters,
     review::{self, Review},
@@ -117,7 +117,7 @@ impl ModelConfig {
         // Before the defaults are written: only what the user set is worth a line.
         Review::new(context.model.as_str(), &proto.platform, &mut notices).config(&proto)?;
         normalize::check_backend(&mut proto)?;
-        normalize::check_filename(&mut proto)?;
+        proto.default_model_filename = model_filename(&proto, context.model)?.to_owned();
         let max_batch_size = usize::try_from(proto.max_batch_size).map_err(|_| {
             let reason = format!(
                 "'max_batch_size' must be non-negative value for {}",

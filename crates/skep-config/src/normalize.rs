@@ -82,23 +82,27 @@ pub(crate) fn check_backend(proto: &mut inference::ModelConfig) -> Result<(), Co
     Ok(())
 }
 
-/// The model's file lies in the version's directory.
-pub(crate) fn check_filename(proto: &mut inference::ModelConfig) -> Result<(), ConfigError> {
-    if proto.default_model_filename.is_empty() {
-        DEFAULT_MODEL_FILENAME.clone_into(&mut proto.default_model_filename);
+/// The model file's name that a configuration gives, `model.onnx` if none: for callers that open the file before
+/// [`ModelConfig::from_proto`](crate::ModelConfig::from_proto) has checked it.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] unless it is a relative path that stays inside the version's directory.
+pub fn model_filename<'a>(
+    config: &'a inference::ModelConfig,
+    model: &ModelName,
+) -> Result<&'a str, ConfigError> {
+    match config.default_model_filename.as_str() {
+        "" => Ok(DEFAULT_MODEL_FILENAME),
+        given if stays_inside(given) => Ok(given),
+        given => {
+            let what = format!("default_model_filename '{given}' of model '{model}'");
+            Err(ConfigError::invalid(
+                model.as_str(),
+                "default_model_filename",
+                leaves(&what),
+            ))
+        }
     }
-    if stays_inside(&proto.default_model_filename) {
-        return Ok(());
-    }
-    let what = format!(
-        "default_model_filename '{}' of model '{}'",
-        proto.default_model_filename, proto.name
-    );
-    Err(ConfigError::invalid(
-        &proto.name,
-        "default_model_filename",
-        leaves(&what),
-    ))
 }
 
 /// A model without outputs answers nothing; a batch size without inputs cannot be told.

@@ -89,6 +89,14 @@ fn every_honoured_key_reaches_its_option() {
     let parameters = parameters.expect("valid");
     assert_eq!(parameters.execution, expected);
     assert_eq!(parameters.max_queue_size, 1);
+    let pattern = read("onnxruntime", &[("enable_mem_pattern", "0")])
+        .0
+        .expect("valid")
+        .execution;
+    assert_eq!(
+        (pattern.memory_arena, pattern.memory_pattern),
+        (true, false)
+    );
     assert_eq!(
         notices,
         ["`parameters.memory.enable_memory_arena_shrinkage`: no effect on GPUs: GPUs are not used"]

@@ -258,6 +258,25 @@ mod tests {
         }
     }
 
+    /// What a model leaves variable an input may narrow, but an output may not promise.
+    #[test]
+    fn outputs_are_exact() {
+        let variable = ModelSignature {
+            inputs: vec![spec("a", DataType::Fp32, Some(&[-1]))],
+            outputs: vec![spec("y", DataType::Fp32, Some(&[-1]))],
+        };
+        let text = |a: i64, y: i64| {
+            format!(
+                "input {{ name: 'a' data_type: TYPE_FP32 dims: {a} }} output {{ name: 'y' data_type: TYPE_FP32 dims: {y} }}"
+            )
+        };
+        assert!(check(&text(7, -1), &variable).is_ok());
+        assert_eq!(
+            check(&text(-1, 7), &variable).map(|_| ()),
+            Err("model 'm', tensor 'y': the model expects 1 dimensions (shape [-1]) but the model configuration specifies 1 dimensions (shape [7])".to_owned())
+        );
+    }
+
     #[test]
     fn scalars_and_models_without_a_batch_dimension() {
         let scalar = ModelSignature {

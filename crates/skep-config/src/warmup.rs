@@ -11,6 +11,9 @@ use crate::{
     tensors::{InputConfig, datatype, leaves, stays_inside},
 };
 
+/// Most elements of one input of a sample, its batch included: a warm-up must not take the machine's memory.
+const MAX_ELEMENTS: usize = 1 << 30;
+
 /// One sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warmup {
@@ -86,7 +89,7 @@ pub(crate) fn read(
             field,
             sample,
         }
-        .inputs(inputs)?;
+        .inputs(inputs, batch_size)?;
         // The default, 0, runs the sample once.
         samples.push(Warmup {
             name: name.clone(),
@@ -116,6 +119,7 @@ impl Sample<'_> {
     fn inputs(
         &self,
         expected: &[InputConfig],
+        batch_size: usize,
     ) -> Result<BTreeMap<String, WarmupInput>, ConfigError> {
         let mut typed = BTreeMap::new();
         for (name, input) in &self.sample.inputs {
@@ -127,7 +131,20 @@ impl Sample<'_> {
                 );
                 return Err(self.error(name, &text));
             };
-            typed.insert(name.clone(), self.input(config, input)?);
+            let input = self.input(config, input)?;
+            if input
+                .dims
+                .element_count()
+                .checked_mul(batch_size)
+                .is_none_or(|n| n > MAX_ELEMENTS)
+            {
+                let text = format!(
+                    "input '{name}' has dims {} at batch size {batch_size}, expected at most {MAX_ELEMENTS} elements",
+                    input.dims
+                );
+                return Err(self.error(name, &text));
+            }
+            typed.insert(name.clone(), input);
         }
         let missing = expected
             .iter()
@@ -276,6 +293,10 @@ mod tests {
             (
                 x("data_type: TYPE_FP32 dims: [3,-7] zero_data: true"),
                 ": input 'x': shape [3,-7] has a negative dimension",
+            ),
+            (
+                x("data_type: TYPE_FP32 dims: [3,1073741824] zero_data: true"),
+                ": input 'x' has dims [3,1073741824] at batch size 1, expected at most 1073741824 elements",
             ),
             (
                 x("data_type: TYPE_FP32 dims: [3,1]"),

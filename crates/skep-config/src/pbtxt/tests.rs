@@ -5,7 +5,7 @@ use skep_proto::inference::{
     self, model_config::SchedulingChoice, model_warmup::input::InputDataType,
 };
 
-use super::parse_pbtxt;
+use super::{parse_pbtxt, parser::Parser};
 use crate::error::ConfigError;
 
 fn parse(text: &str) -> inference::ModelConfig {
@@ -247,6 +247,32 @@ fn numbers_that_are_none_are_refused() {
         let text = format!("sequence_batching {{ direct {{ minimum_slot_utilization: {bad} }} }}");
         assert!(parse_pbtxt(text.as_bytes(), "c").is_err(), "{bad}");
     }
+}
+
+/// The model configuration's messages do not nest in themselves; a schema that does stays off the end of the stack.
+#[test]
+fn nesting_is_bounded() {
+    let pool = prost_reflect::DescriptorPool::global();
+    let value = pool
+        .get_message_by_name("google.protobuf.Value")
+        .expect("well-known type");
+    let parse = |levels: usize| {
+        let text = format!(
+            "{}{}",
+            "list_value { values { ".repeat(levels),
+            "} }".repeat(levels)
+        );
+        Parser::new(&text, "c")
+            .and_then(|parser| parser.parse(&value))
+            .map_err(|error| error.to_string())
+    };
+    assert!(parse(16).is_ok());
+    let error = parse(100_000).expect_err("too deep");
+    assert!(
+        error.ends_with("expected messages nested less deeply, got `{`"),
+        "{}",
+        &error[error.len() - 80..]
+    );
 }
 
 proptest! {
