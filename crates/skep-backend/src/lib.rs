@@ -18,12 +18,16 @@
 //! A backend may panic; the caller catches it, answers the batch with an error and replaces the instance. It must not
 //! block on anything but its own computation.
 
+mod check;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod file;
 mod slot;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
+pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
 pub use file::ModelFile;
 use skep_config::ModelConfig;

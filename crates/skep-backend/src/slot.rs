@@ -61,8 +61,9 @@ impl OutputSlot {
         Ok(())
     }
 
-    /// Puts an output that lies in memory of the backend's own.
+    /// Puts an output that lies in memory of the backend's own. Prepared memory, if any, is given up.
     pub fn fill(&mut self, tensor: Tensor) {
+        self.prepared = None;
         self.tensor = Some(tensor);
     }
 

@@ -2,12 +2,16 @@
 //!
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
-//! datatypes, the operators, the files with external data. No I/O.
+//! datatypes, the operators, the files with external data. [`ShapeRules`] says which output shapes follow from input
+//! shapes. No I/O.
+
+mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
+pub use shapes::ShapeRules;
 use skep_proto::onnx::{
     GraphProto, ModelProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_proto, tensor_shape_proto, type_proto,
@@ -149,6 +153,28 @@ impl OnnxModel {
     }
 }
 
+/// The ONNX element type for a datatype of the protocol.
+#[must_use]
+pub const fn element_type(datatype: DataType) -> i32 {
+    use tensor_proto::DataType as Onnx;
+    (match datatype {
+        DataType::Fp32 => Onnx::Float,
+        DataType::Uint8 => Onnx::Uint8,
+        DataType::Int8 => Onnx::Int8,
+        DataType::Uint16 => Onnx::Uint16,
+        DataType::Int16 => Onnx::Int16,
+        DataType::Int32 => Onnx::Int32,
+        DataType::Int64 => Onnx::Int64,
+        DataType::Bytes => Onnx::String,
+        DataType::Bool => Onnx::Bool,
+        DataType::Fp16 => Onnx::Float16,
+        DataType::Fp64 => Onnx::Double,
+        DataType::Uint32 => Onnx::Uint32,
+        DataType::Uint64 => Onnx::Uint64,
+        DataType::Bf16 => Onnx::Bfloat16,
+    }) as i32
+}
+
 /// The protocol's datatype for an ONNX element type.
 #[must_use]
 pub fn datatype(element: i32) -> Option<DataType> {
@@ -268,6 +294,13 @@ mod tests {
             ..Default::default()
         };
         OnnxModel::decode(proto.encode_to_vec().into()).expect("decodes")
+    }
+
+    #[test]
+    fn element_types_read_back() {
+        for each in DataType::ALL {
+            assert_eq!(datatype(element_type(each)), Some(each));
+        }
     }
 
     #[test]

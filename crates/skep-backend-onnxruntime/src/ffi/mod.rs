@@ -1,0 +1,83 @@
+//! A thin safe layer over ONNX Runtime's C API: the only place of this crate with `unsafe`.
+//!
+//! [`Runtime`] is the opened library with its one environment; it is never closed, so everything made of it holds a
+//! `&'static Runtime` and cannot outlive it. [`Session`] and [`Value`] release what they own when dropped; a value over
+//! borrowed memory carries that memory's lifetime. Every status is turned into an [`ApiError`] at once.
+//!
+//! Enumerations that the library *returns* are read as plain integers: a later version may know more of them than the
+//! declarations, and a Rust enum must never hold a value outside of its list.
+#![allow(
+    unsafe_code,
+    reason = "this module is the crate's FFI (invariant 6): everything outside of it is safe"
+)]
+
+mod environment;
+mod heap;
+mod library;
+mod session;
+mod value;
+
+use std::ffi::{CStr, c_char};
+
+use ort_sys::{OrtApi, OrtErrorCode, OrtStatus, OrtStatusPtr};
+
+pub(crate) use environment::Runtime;
+pub(crate) use heap::give_back_freed_memory;
+pub(crate) use library::Library;
+pub(crate) use session::{List, RunOptions, Session, SessionOptions};
+pub(crate) use value::Value;
+
+/// An error code of the C API, as the number that the library returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Code(i32);
+
+impl Code {
+    pub(crate) const FAIL: Self = Self(OrtErrorCode::ORT_FAIL as i32);
+    pub(crate) const INVALID_ARGUMENT: Self = Self(OrtErrorCode::ORT_INVALID_ARGUMENT as i32);
+    pub(crate) const NOT_IMPLEMENTED: Self = Self(OrtErrorCode::ORT_NOT_IMPLEMENTED as i32);
+}
+
+/// A status other than success.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ApiError {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+}
+
+/// Turns a status into a result and releases it.
+fn check(api: &OrtApi, status: OrtStatusPtr) -> Result<(), ApiError> {
+    let status: *mut OrtStatus = status.0;
+    if status.is_null() {
+        return Ok(());
+    }
+    // The declared return type is an enum; read it as the integer it is (see the module's documentation).
+    // SAFETY: both types are functions of one pointer that return a 32-bit integer in the same calling convention.
+    let code_of = unsafe {
+        std::mem::transmute::<
+            unsafe extern "system" fn(*const OrtStatus) -> OrtErrorCode,
+            unsafe extern "system" fn(*const OrtStatus) -> i32,
+        >(api.GetErrorCode)
+    };
+    // SAFETY: the status is not null, comes from the API, and is released only below.
+    let code = Code(unsafe { code_of(status) });
+    // SAFETY: as above; the text belongs to the status and is copied before that is released.
+    let message = unsafe { text((api.GetErrorMessage)(status)) };
+    // SAFETY: the status is ours and is not used again.
+    unsafe { (api.ReleaseStatus)(status) };
+    Err(ApiError { code, message })
+}
+
+/// Copies a C string; null reads as empty.
+///
+/// # Safety
+/// `pointer` is null, or points at a string that ends in a zero byte and lives during the call.
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: promised by the caller.
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
+}

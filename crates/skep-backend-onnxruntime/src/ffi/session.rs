@@ -1,0 +1,256 @@
+//! Sessions: a model in the library, and a run of it.
+
+use std::{
+    ffi::{CStr, CString, c_char, c_int},
+    path::Path,
+    ptr::{self, NonNull},
+};
+
+use ort_sys::{
+    ExecutionMode, GraphOptimizationLevel, OrtRunOptions, OrtSession, OrtSessionOptions,
+    OrtStatusPtr, OrtValue,
+};
+use smallvec::SmallVec;
+
+use super::{ApiError, Code, Runtime, Value, check, value::filled};
+
+/// Tensors up to this number travel to the library in lists on the stack.
+const INLINE_TENSORS: usize = 8;
+/// A list of a run's tensors.
+pub(crate) type List<T> = SmallVec<[T; INLINE_TENSORS]>;
+
+/// How a session is made.
+#[derive(Debug)]
+pub(crate) struct SessionOptions {
+    runtime: &'static Runtime,
+    raw: NonNull<OrtSessionOptions>,
+}
+
+impl Drop for SessionOptions {
+    fn drop(&mut self) {
+        // SAFETY: the options are ours and are not used again; sessions copied them.
+        unsafe { (self.runtime.api().ReleaseSessionOptions)(self.raw.as_ptr()) }
+    }
+}
+
+impl SessionOptions {
+    /// The library's defaults.
+    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
+        let mut raw: *mut OrtSessionOptions = ptr::null_mut();
+        // SAFETY: the out parameter is valid for writing.
+        let status = unsafe { (runtime.api().CreateSessionOptions)(&raw mut raw) };
+        check(runtime.api(), status)?;
+        Ok(Self {
+            runtime,
+            raw: filled(raw),
+        })
+    }
+
+    /// Calls a function that changes the options.
+    fn set(
+        &mut self,
+        call: impl FnOnce(*mut OrtSessionOptions) -> OrtStatusPtr,
+    ) -> Result<(), ApiError> {
+        check(self.runtime.api(), call(self.raw.as_ptr()))
+    }
+
+    /// Threads inside an operator, and among operators; 0 leaves it to the library.
+    pub(crate) fn threads(&mut self, intra: u32, inter: u32) -> Result<(), ApiError> {
+        let [intra, inter] = [intra, inter].map(|n| c_int::try_from(n).unwrap_or(c_int::MAX));
+        let api = self.runtime.api();
+        // SAFETY: the options are live, here and below.
+        self.set(|raw| unsafe { (api.SetIntraOpNumThreads)(raw, intra) })?;
+        // SAFETY: as above.
+        self.set(|raw| unsafe { (api.SetInterOpNumThreads)(raw, inter) })
+    }
+
+    /// Whether independent operators run in parallel.
+    pub(crate) fn parallel(&mut self, parallel: bool) -> Result<(), ApiError> {
+        let mode = if parallel {
+            ExecutionMode::ORT_PARALLEL
+        } else {
+            ExecutionMode::ORT_SEQUENTIAL
+        };
+        let api = self.runtime.api();
+        // SAFETY: the options are live.
+        self.set(|raw| unsafe { (api.SetSessionExecutionMode)(raw, mode) })
+    }
+
+    /// How far the graph is rewritten.
+    pub(crate) fn optimization(&mut self, level: GraphOptimizationLevel) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: the options are live.
+        self.set(|raw| unsafe { (api.SetSessionGraphOptimizationLevel)(raw, level) })
+    }
+
+    /// Whether intermediate tensors come from an arena, and whether they are laid out in advance.
+    pub(crate) fn memory(&mut self, arena: bool, pattern: bool) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: the options are live, here and below.
+        self.set(|raw| unsafe {
+            if arena {
+                (api.EnableCpuMemArena)(raw)
+            } else {
+                (api.DisableCpuMemArena)(raw)
+            }
+        })?;
+        // SAFETY: as above.
+        self.set(|raw| unsafe {
+            if pattern {
+                (api.EnableMemPattern)(raw)
+            } else {
+                (api.DisableMemPattern)(raw)
+            }
+        })
+    }
+
+    /// One of the library's configuration entries.
+    pub(crate) fn entry(&mut self, key: &CStr, value: &CStr) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: the options are live; both texts are copied by the call.
+        self.set(|raw| unsafe { (api.AddSessionConfigEntry)(raw, key.as_ptr(), value.as_ptr()) })
+    }
+}
+
+/// A model in the library. Runs on any number of threads at once.
+#[derive(Debug)]
+pub(crate) struct Session {
+    runtime: &'static Runtime,
+    raw: NonNull<OrtSession>,
+}
+
+// SAFETY: a session is not bound to a thread.
+unsafe impl Send for Session {}
+// SAFETY: the C API allows concurrent calls of `Run` on one session, the only call made through a shared reference.
+unsafe impl Sync for Session {}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: the session is ours and is not used again; a run in flight would hold a reference to it.
+        unsafe { (self.runtime.api().ReleaseSession)(self.raw.as_ptr()) }
+    }
+}
+
+impl Session {
+    /// Loads the model at `path`, and files with external data beside it.
+    pub(crate) fn from_file(
+        runtime: &'static Runtime,
+        path: &Path,
+        options: &SessionOptions,
+    ) -> Result<Self, ApiError> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| ApiError {
+            code: Code::INVALID_ARGUMENT,
+            message: "the model's path holds a zero byte".to_owned(),
+        })?;
+        let mut raw: *mut OrtSession = ptr::null_mut();
+        // SAFETY: environment and options are live; the path is a C string that lives during the call.
+        let status = unsafe {
+            (runtime.api().CreateSession)(
+                runtime.environment.as_ptr(),
+                path.as_ptr(),
+                options.raw.as_ptr(),
+                &raw mut raw,
+            )
+        };
+        check(runtime.api(), status)?;
+        Ok(Self {
+            runtime,
+            raw: filled(raw),
+        })
+    }
+
+    /// The library with its environment.
+    pub(crate) const fn runtime(&self) -> &'static Runtime {
+        self.runtime
+    }
+
+    /// Runs the model. An output that is `Some` in `prepared` is written where it lies; for each that is `None` the
+    /// result holds a value in memory of the library's own.
+    ///
+    /// # Panics
+    /// When names and values differ in number.
+    pub(crate) fn run<'n>(
+        &self,
+        options: Option<&RunOptions>,
+        input_names: impl Iterator<Item = &'n CStr>,
+        inputs: &[Value<'_>],
+        output_names: impl Iterator<Item = &'n CStr>,
+        prepared: &[Option<Value<'_>>],
+    ) -> Result<List<Option<Value<'static>>>, ApiError> {
+        let input_names: List<*const c_char> = input_names.map(CStr::as_ptr).collect();
+        let output_names: List<*const c_char> = output_names.map(CStr::as_ptr).collect();
+        assert_eq!(input_names.len(), inputs.len());
+        assert_eq!(output_names.len(), prepared.len());
+        let inputs: List<*const OrtValue> =
+            inputs.iter().map(|v| v.raw.as_ptr().cast_const()).collect();
+        let mut outputs: List<*mut OrtValue> = prepared
+            .iter()
+            .map(|v| v.as_ref().map_or(ptr::null_mut(), |v| v.raw.as_ptr()))
+            .collect();
+        // SAFETY: the session is live and may run on several threads; each list holds as many entries as is said, of
+        // live names and values; a value that is written lies over memory that it borrows exclusively.
+        let status = unsafe {
+            (self.runtime.api().Run)(
+                self.raw.as_ptr(),
+                options.map_or(ptr::null(), |o| o.raw.as_ptr().cast_const()),
+                input_names.as_ptr(),
+                inputs.as_ptr(),
+                inputs.len(),
+                output_names.as_ptr(),
+                output_names.len(),
+                outputs.as_mut_ptr(),
+            )
+        };
+        let result = check(self.runtime.api(), status);
+        // Taken even after a failure, so that nothing leaks.
+        let made = prepared.iter().zip(outputs).map(|(prepared, raw)| {
+            let raw = NonNull::new(raw).filter(|_| prepared.is_none());
+            raw.map(|raw| Value::owned(self.runtime, raw))
+        });
+        let made: List<_> = made.collect();
+        result.map(|()| made)
+    }
+}
+
+/// How a run is made.
+#[derive(Debug)]
+pub(crate) struct RunOptions {
+    runtime: &'static Runtime,
+    raw: NonNull<OrtRunOptions>,
+}
+
+// SAFETY: run options are not bound to a thread.
+unsafe impl Send for RunOptions {}
+// SAFETY: runs only read their options, but for the termination flag, which is atomic.
+unsafe impl Sync for RunOptions {}
+
+impl Drop for RunOptions {
+    fn drop(&mut self) {
+        // SAFETY: the options are ours and are not used again.
+        unsafe { (self.runtime.api().ReleaseRunOptions)(self.raw.as_ptr()) }
+    }
+}
+
+impl RunOptions {
+    /// Options with one configuration entry.
+    pub(crate) fn with_entry(
+        runtime: &'static Runtime,
+        key: &CStr,
+        value: &CStr,
+    ) -> Result<Self, ApiError> {
+        let api = runtime.api();
+        let mut raw: *mut OrtRunOptions = ptr::null_mut();
+        // SAFETY: the out parameter is valid for writing.
+        check(api, unsafe { (api.CreateRunOptions)(&raw mut raw) })?;
+        let options = Self {
+            runtime,
+            raw: filled(raw),
+        };
+        // SAFETY: the options are live; both texts are copied by the call.
+        check(api, unsafe {
+            (api.AddRunConfigEntry)(options.raw.as_ptr(), key.as_ptr(), value.as_ptr())
+        })?;
+        Ok(options)
+    }
+}

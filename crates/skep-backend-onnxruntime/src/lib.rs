@@ -1,0 +1,143 @@
+//! The ONNX Runtime backend.
+//!
+//! The library is no part of the build: [`OnnxRuntime::start`] looks for it ([`Search`] says where), opens it and makes
+//! the process's one environment; [`Report`] says what was found where. A library that is missing, too old or something
+//! else is an error with a remedy, never a panic. The library's log goes to `tracing`, target `onnxruntime`.
+//!
+//! ```text
+//! Search -> candidates -> Library -> Runtime (one a process, never closed)
+//!                                      |
+//!                        OnnxRuntime --+-- load -> OrtModel (one session) -- instance -> OrtInstance, many at once
+//! ```
+//!
+//! A run copies nothing but strings: inputs are bound where the caller has them, outputs are written into prepared
+//! memory where their shapes follow from the file's declarations, and are shared out of the library's memory where they
+//! do not. Declarations can lie; the first run that shows it falls back, and the model is remembered as one that does.
+
+mod error;
+mod ffi;
+mod find;
+mod model;
+mod open;
+mod options;
+
+use std::{
+    collections::BTreeSet,
+    ffi::CString,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+pub use find::{LIBRARY_VARIABLE, Origin, Search};
+pub use open::{FindError, Finding, Place, Report};
+use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
+use skep_onnx::{OnnxModel, ShapeRules};
+use skep_types::{DataType, TensorSpec};
+
+use crate::{
+    ffi::{Runtime, Session},
+    model::OrtModel,
+};
+
+/// The backend's name in configurations.
+pub const NAME: &str = "onnxruntime";
+
+/// ONNX Runtime, started.
+#[derive(Debug, Clone, Copy)]
+pub struct OnnxRuntime {
+    runtime: &'static Runtime,
+}
+
+impl OnnxRuntime {
+    /// Finds the library and starts it. A process uses one library: a second call gives the same, or fails if it would
+    /// find another.
+    ///
+    /// # Errors
+    /// [`FindError`], which says what was found where and what to install.
+    pub fn start(search: &Search) -> Result<(Self, Report), FindError> {
+        let (runtime, report) = open::start(search)?;
+        Ok((Self { runtime }, report))
+    }
+
+    /// The library's version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.runtime.version()
+    }
+
+    /// The library's file.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        self.runtime.path()
+    }
+}
+
+impl Backend for OnnxRuntime {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "ONNX Runtime {} from `{}`",
+            self.version(),
+            self.path().display()
+        )
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            weights_in_place: false,
+            prepared_outputs: true,
+            datatypes: &DataType::ALL,
+        }
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
+        let path = request.file.path();
+        let invalid = |reason: String| {
+            let message = format!("cannot load `{}`: {reason}", path.display());
+            BackendError::new(ErrorKind::InvalidModel, message)
+        };
+        let onnx =
+            OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
+        let signature = onnx.signature().map_err(|e| invalid(e.to_string()))?;
+        let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
+            let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
+            let names: Result<_, _> = specs.iter().map(name).collect();
+            names.map_err(|_| invalid("a tensor's name holds a zero byte".to_owned()))
+        };
+        let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
+        let shapes = ShapeRules::of(&onnx).filter(|_| every_output_is_computed(&onnx));
+        drop(onnx);
+        let execution = request.config.execution();
+        let load = |e| error::load(path, e);
+        let options =
+            options::session_options(self.runtime, execution, request.threads).map_err(load)?;
+        let session = Session::from_file(self.runtime, path, &options).map_err(load)?;
+        ffi::give_back_freed_memory();
+        Ok(Arc::new(OrtModel {
+            session: Arc::new(session),
+            run_options: options::run_options(self.runtime, execution).map_err(load)?,
+            signature,
+            input_names,
+            output_names,
+            shapes,
+            shapes_lie: AtomicBool::new(false),
+        }))
+    }
+}
+
+/// Whether no output is an input, an initializer or a constant as it is: such an output would not be written into
+/// prepared memory.
+fn every_output_is_computed(onnx: &OnnxModel) -> bool {
+    let graph = onnx.graph();
+    let nodes = graph
+        .node
+        .iter()
+        .filter(|node| node.op_type() != "Constant");
+    let computed: BTreeSet<&str> = nodes.flat_map(|n| &n.output).map(String::as_str).collect();
+    graph
+        .output
+        .iter()
+        .all(|output| computed.contains(output.name()))
+}

@@ -1,0 +1,202 @@
+//! A loaded model, and its instances.
+
+use std::{
+    ffi::CString,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use skep_backend::{BackendError, Instance, Model, OutputSlot, check_run};
+use skep_onnx::ShapeRules;
+use skep_tensor::{Tensor, TensorView};
+use skep_types::{DataType, ModelSignature, Shape};
+use smallvec::SmallVec;
+
+use crate::{
+    error,
+    ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
+};
+
+/// One session, which all instances share: it may run on any number of threads at once.
+#[derive(Debug)]
+pub(crate) struct OrtModel {
+    pub(crate) session: Arc<Session>,
+    pub(crate) run_options: Option<RunOptions>,
+    pub(crate) signature: ModelSignature,
+    pub(crate) input_names: Vec<CString>,
+    pub(crate) output_names: Vec<CString>,
+    pub(crate) shapes: Option<ShapeRules>,
+    /// Set when an output came out in another shape than the file declares.
+    pub(crate) shapes_lie: AtomicBool,
+}
+
+impl Model for OrtModel {
+    fn signature(&self) -> &ModelSignature {
+        &self.signature
+    }
+
+    fn output_shapes(&self, inputs: &[&Shape]) -> Option<Vec<Shape>> {
+        if self.shapes_lie.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.shapes.as_ref()?.output_shapes(inputs)
+    }
+
+    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+        Ok(Box::new(OrtInstance { model: self }))
+    }
+}
+
+/// An executable copy. It owns nothing yet: a run's lists are on the stack, its scratch memory is the session's arena.
+#[derive(Debug)]
+struct OrtInstance {
+    model: Arc<OrtModel>,
+}
+
+impl Instance for OrtInstance {
+    fn execute(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<(), BackendError> {
+        let model = &*self.model;
+        check_run(&model.signature, inputs, outputs)?;
+        let runtime = model.session.runtime();
+        let values = inputs.iter().map(|view| input(runtime, *view));
+        let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let Some(first) = model.run_prepared(&values, inputs, outputs)? else {
+            return Ok(());
+        };
+        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
+        model
+            .run(&values, inputs, outputs, false)
+            .map_err(error::run)?;
+        if !model.shapes_lie.swap(true, Ordering::Relaxed) {
+            let reason = first.message;
+            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+        }
+        Ok(())
+    }
+}
+
+impl OrtModel {
+    /// Runs into prepared memory where slots have some. `Ok(Some(_))` is a failure that prepared memory of a wrong
+    /// shape may be the reason for.
+    fn run_prepared(
+        &self,
+        values: &[Value<'_>],
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<Option<ApiError>, BackendError> {
+        let prepared = outputs.iter_mut().any(|slot| slot.prepared_mut().is_some());
+        match self.run(values, inputs, outputs, true) {
+            Ok(()) => Ok(None),
+            Err(failure) if prepared && error::may_be_output_shape(&failure) => Ok(Some(failure)),
+            Err(failure) => Err(error::run(failure)),
+        }
+    }
+
+    /// Runs once and fills the slots, into prepared memory where there is some and `in_place` allows.
+    fn run(
+        &self,
+        values: &[Value<'_>],
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+        in_place: bool,
+    ) -> Result<(), ApiError> {
+        let runtime = self.session.runtime();
+        let wanted: List<usize> = outputs.iter().map(OutputSlot::index).collect();
+        let made = {
+            let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
+                Some((datatype, shape, memory)) if in_place => {
+                    Value::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
+                }
+                _ => Ok(None),
+            });
+            let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
+            self.session.run(
+                self.run_options.as_ref(),
+                self.input_names.iter().map(CString::as_c_str),
+                values,
+                wanted
+                    .iter()
+                    .map(|&index| self.output_names[index].as_c_str()),
+                &prepared,
+            )?
+        };
+        for (slot, value) in outputs.iter_mut().zip(made) {
+            match value {
+                Some(value) => slot.fill(self.tensor(value, inputs)?),
+                None => slot.finish_prepared().map_err(error::inconsistent)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An output in the library's memory as a tensor, without a copy but for strings.
+    fn tensor(&self, value: Value<'static>, inputs: &[TensorView<'_>]) -> Result<Tensor, ApiError> {
+        let (datatype, dims) = value.datatype_and_dims()?;
+        let shape = Shape::new(&dims).map_err(error::inconsistent)?;
+        let data = if datatype == DataType::Bytes {
+            Bytes::from(value.encoded_strings(shape.element_count())?)
+        } else {
+            self.share(value, datatype, &dims, inputs)?
+        };
+        Tensor::new(datatype, shape, data).map_err(error::inconsistent)
+    }
+
+    fn share(
+        &self,
+        value: Value<'static>,
+        datatype: DataType,
+        dims: &SmallVec<[usize; 6]>,
+        inputs: &[TensorView<'_>],
+    ) -> Result<Bytes, ApiError> {
+        let bytes = value.bytes(datatype, dims)?;
+        // An output that the graph connects to an input directly is that input's memory, which ends with the run.
+        let range = bytes.as_ptr_range();
+        let borrowed = inputs.iter().any(|view| {
+            let input = view.data().as_ptr_range();
+            input.start < range.end && range.start < input.end
+        });
+        if bytes.is_empty() || borrowed {
+            return Ok(Bytes::copy_from_slice(bytes));
+        }
+        Ok(Bytes::from_owner(SharedOutput {
+            datatype,
+            dims: dims.clone(),
+            value,
+            _session: Arc::clone(&self.session),
+        }))
+    }
+}
+
+/// An output in the library's memory, shared by whoever holds a part of it.
+struct SharedOutput {
+    datatype: DataType,
+    dims: SmallVec<[usize; 6]>,
+    value: Value<'static>,
+    /// The memory comes from the session's arena, or is an initializer of it. Declared last: dropped last.
+    _session: Arc<Session>,
+}
+
+impl AsRef<[u8]> for SharedOutput {
+    fn as_ref(&self) -> &[u8] {
+        // The same call succeeded when the output was taken.
+        self.value
+            .bytes(self.datatype, &self.dims)
+            .unwrap_or_default()
+    }
+}
+
+/// An input's value: over the caller's memory, but for strings, which the library must own.
+fn input<'a>(runtime: &'static Runtime, view: TensorView<'a>) -> Result<Value<'a>, ApiError> {
+    let dims = view.shape().dims();
+    match view.datatype() {
+        DataType::Bytes => Value::strings(runtime, dims, view.strings()),
+        datatype => Value::over(runtime, datatype, dims, view.data()),
+    }
+}

@@ -1,0 +1,53 @@
+//! A configuration's execution options as a session's.
+
+use std::num::NonZeroUsize;
+
+use ort_sys::GraphOptimizationLevel;
+use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization};
+
+use crate::ffi::{ApiError, RunOptions, Runtime, SessionOptions};
+
+/// What a configuration asks of the session.
+///
+/// `threads` is what a run may use where the configuration does not say.
+pub(crate) fn session_options(
+    runtime: &'static Runtime,
+    execution: &ExecutionOptions,
+    threads: NonZeroUsize,
+) -> Result<SessionOptions, ApiError> {
+    let threads = u32::try_from(threads.get()).unwrap_or(u32::MAX);
+    let parallel = execution.execution_mode == ExecutionMode::Parallel;
+    let inter = execution
+        .inter_op_threads
+        .unwrap_or(if parallel { threads } else { 1 });
+    let mut options = SessionOptions::new(runtime)?;
+    options.threads(execution.intra_op_threads.unwrap_or(threads), inter)?;
+    options.parallel(parallel)?;
+    options.optimization(match execution.graph_optimization {
+        GraphOptimization::Disable => GraphOptimizationLevel::ORT_DISABLE_ALL,
+        GraphOptimization::Basic => GraphOptimizationLevel::ORT_ENABLE_BASIC,
+        GraphOptimization::Extended => GraphOptimizationLevel::ORT_ENABLE_EXTENDED,
+        GraphOptimization::All => GraphOptimizationLevel::ORT_ENABLE_ALL,
+    })?;
+    options.memory(execution.memory_arena, execution.memory_pattern)?;
+    // Idle threads that spin take the processor from other models' instances: 3.5 times the CPU time at 20 ms gaps.
+    let spinning = if execution.spinning { c"1" } else { c"0" };
+    options.entry(c"session.intra_op.allow_spinning", spinning)?;
+    options.entry(c"session.inter_op.allow_spinning", spinning)?;
+    if execution.device_allocator_for_initializers {
+        options.entry(c"session.use_device_allocator_for_initializers", c"1")?;
+    }
+    Ok(options)
+}
+
+/// Options of every run, `None` for the library's defaults.
+pub(crate) fn run_options(
+    runtime: &'static Runtime,
+    execution: &ExecutionOptions,
+) -> Result<Option<RunOptions>, ApiError> {
+    if !(execution.arena_shrinkage && execution.memory_arena) {
+        return Ok(None);
+    }
+    let key = c"memory.enable_memory_arena_shrinkage";
+    RunOptions::with_entry(runtime, key, c"cpu:0").map(Some)
+}

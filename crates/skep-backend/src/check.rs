@@ -1,0 +1,60 @@
+//! What every backend checks before a run, so that a wrong input is an error and never a crash.
+
+use skep_tensor::TensorView;
+use skep_types::{DataType, ModelSignature};
+
+use crate::{BackendError, ErrorKind, OutputSlot};
+
+/// Holds a run's inputs and wanted outputs against the model's signature: number, datatypes, shapes, and that `BOOL`
+/// elements are 0 or 1 (native code may count true elements by adding bytes up, and write that many results).
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`], naming the tensor, what was expected and what was got.
+pub fn check_run(
+    signature: &ModelSignature,
+    inputs: &[TensorView<'_>],
+    outputs: &[OutputSlot],
+) -> Result<(), BackendError> {
+    let invalid = |message: String| Err(BackendError::new(ErrorKind::InvalidArgument, message));
+    if inputs.len() != signature.inputs.len() {
+        return invalid(format!(
+            "got {} inputs, expected {}",
+            inputs.len(),
+            signature.inputs.len()
+        ));
+    }
+    for (spec, view) in signature.inputs.iter().zip(inputs) {
+        let name = &spec.name;
+        if view.datatype() != spec.datatype {
+            return invalid(format!(
+                "input `{name}` has datatype {}, expected {}",
+                view.datatype(),
+                spec.datatype
+            ));
+        }
+        if let Some(dims) = &spec.dims
+            && !dims.accepts(view.shape().dims())
+        {
+            return invalid(format!(
+                "input `{name}` has shape {}, expected {dims}",
+                view.shape()
+            ));
+        }
+        if view.datatype() == DataType::Bool
+            && let Some(index) = view.data().iter().position(|&byte| byte > 1)
+        {
+            return invalid(format!(
+                "input `{name}` holds {} at index {index}, expected 0 or 1 for a BOOL",
+                view.data()[index]
+            ));
+        }
+    }
+    let count = signature.outputs.len();
+    match outputs.iter().find(|slot| slot.index() >= count) {
+        Some(slot) => invalid(format!(
+            "output {} is wanted, expected one below {count}",
+            slot.index()
+        )),
+        None => Ok(()),
+    }
+}
