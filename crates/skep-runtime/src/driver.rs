@@ -1,0 +1,228 @@
+//! The driver of a scheduler: applies inputs and carries out outputs, on whichever thread has the input.
+//!
+//! The critical section is `Scheduler::handle` alone. Instances get their batches through a mailbox of capacity one,
+//! which never blocks: an instance has at most one batch at a time. A finished instance that is given its next batch
+//! takes it directly.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::SyncSender,
+    },
+    time::Instant,
+};
+
+use skep_scheduler::{
+    Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler, SchedulerOptions,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    ErrorKind, FailureReason, InferResponse, RuntimeError, clock, statistics::Statistics, validate::Prepared,
+};
+
+/// A request on its way: what to run, and who waits.
+pub(crate) struct Job {
+    pub(crate) prepared: Prepared,
+    pub(crate) reply: oneshot::Sender<Result<InferResponse, RuntimeError>>,
+    /// When it arrived in the runtime.
+    pub(crate) arrived: Instant,
+}
+
+impl Job {
+    /// Answers with an error; nobody may be listening any more.
+    pub(crate) fn fail(self, error: RuntimeError) {
+        drop(self.reply.send(Err(error)));
+    }
+}
+
+/// A scheduler with its lock, its instances' mailboxes and its statistics.
+pub(crate) struct Driver {
+    state: Mutex<State>,
+    statistics: Statistics,
+    waiting: AtomicUsize,
+    alive_instances: AtomicUsize,
+    /// Set when no instance could be kept alive.
+    broken: AtomicBool,
+}
+
+struct State {
+    scheduler: Scheduler<Job>,
+    mailboxes: Vec<Option<SyncSender<Batch<Job>>>>,
+    next_request: u64,
+}
+
+impl Driver {
+    pub(crate) fn new(max_queue_size: usize) -> Self {
+        let scheduler = Scheduler::new(SchedulerOptions { max_queue_size });
+        Self {
+            state: Mutex::new(State { scheduler, mailboxes: Vec::new(), next_request: 0 }),
+            statistics: Statistics::default(),
+            waiting: AtomicUsize::new(0),
+            alive_instances: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Requests that wait for an instance.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.alive_instances.load(Ordering::Relaxed) > 0 && !self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Gives an instance's mailbox; batches come once the instance has said that it is ready.
+    pub(crate) fn connect(&self, instance: InstanceId, mailbox: SyncSender<Batch<Job>>) {
+        let mut state = self.lock();
+        let index = index(instance);
+        if state.mailboxes.len() <= index {
+            state.mailboxes.resize_with(index + 1, || None);
+        }
+        state.mailboxes[index] = Some(mailbox);
+    }
+
+    /// Takes a request in; it is dispatched, queued or answered with an error.
+    pub(crate) fn enqueue(self: &Arc<Self>, batch_size: usize, job: Job) -> RequestId {
+        let mut state = self.lock();
+        let id = RequestId(state.next_request);
+        state.next_request += 1;
+        let request = Request { id, batch_size, payload: job };
+        let rest = self.apply(state, Input::Enqueue(request), None);
+        debug_assert!(rest.is_none(), "only an instance keeps a batch");
+        id
+    }
+
+    /// Takes a request out of the queue if it is still there.
+    pub(crate) fn cancel(&self, id: RequestId) {
+        self.apply(self.lock(), Input::Cancel(id), None);
+    }
+
+    /// An instance is ready for its first batch.
+    pub(crate) fn ready(&self, instance: InstanceId) -> Option<Batch<Job>> {
+        self.alive_instances.fetch_add(1, Ordering::Relaxed);
+        self.apply(self.lock(), Input::InstanceReady(instance), Some(instance))
+    }
+
+    /// An instance finished; what it should run next, if anything waits.
+    pub(crate) fn finished(&self, instance: InstanceId, duration: std::time::Duration) -> Option<Batch<Job>> {
+        self.apply(self.lock(), Input::Finished { instance, duration }, Some(instance))
+    }
+
+    /// An instance died. What waits goes on waiting for the others or for its replacement.
+    pub(crate) fn gone(&self, instance: InstanceId) {
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        self.apply(self.lock(), Input::InstanceGone(instance), None);
+    }
+
+    /// No instance can be replaced: when the last one is gone, what waits is answered and nothing more is taken.
+    pub(crate) fn give_up(&self) {
+        if self.alive_instances.load(Ordering::Relaxed) == 0 {
+            self.broken.store(true, Ordering::Relaxed);
+            self.drain();
+        }
+    }
+
+    /// Takes no new requests; what waits is still served.
+    pub(crate) fn drain(&self) {
+        self.apply(self.lock(), Input::Drain, None);
+    }
+
+    /// Ends the instances once they have finished what they run. Only when nobody can enqueue any more.
+    pub(crate) fn close(&self) {
+        self.drain();
+        self.lock().mailboxes.clear();
+    }
+
+    /// Applies one input under the lock, then carries out the outputs without it. A batch for `own` is given back.
+    fn apply(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        input: Input<Job>,
+        own: Option<InstanceId>,
+    ) -> Option<Batch<Job>> {
+        let mut outputs = Outputs::new();
+        state.scheduler.handle(clock::now(), input, &mut outputs);
+        self.waiting.store(state.scheduler.waiting(), Ordering::Relaxed);
+        let mut kept = None;
+        let mut rejected: Outputs<Job> = Outputs::new();
+        for output in outputs {
+            match output {
+                Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
+                // The mailbox of an instance that is free is empty: this neither blocks nor allocates.
+                Output::Dispatch { instance, batch } => send(&state.mailboxes, instance, batch),
+                reject @ Output::Reject { .. } => rejected.push(reject),
+            }
+        }
+        let broken = self.broken.load(Ordering::Relaxed);
+        drop(state);
+        for output in rejected {
+            if let Output::Reject { request, reason } = output {
+                self.reject(request.payload, reason, broken);
+            }
+        }
+        kept
+    }
+
+    fn reject(&self, job: Job, reason: RejectReason, broken: bool) {
+        let label = match reason {
+            RejectReason::QueueFull | RejectReason::Draining => FailureReason::Rejected,
+            RejectReason::Cancelled => FailureReason::Canceled,
+        };
+        self.statistics.failed(label, job.arrived.elapsed());
+        let text = match reason {
+            RejectReason::QueueFull => "Exceeds maximum queue size",
+            RejectReason::Draining if broken => "no instance of the model is alive: each one failed and could not be restarted",
+            RejectReason::Draining => {
+                "Server is stopping, scheduler for model has stopped accepting new inference requests"
+            }
+            RejectReason::Cancelled => "the request was cancelled",
+        };
+        job.fail(RuntimeError::new(ErrorKind::Unavailable, text));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // `handle` does not panic on any input; a poisoned lock still holds a whole state.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn send(mailboxes: &[Option<SyncSender<Batch<Job>>>], instance: InstanceId, batch: Batch<Job>) {
+    let Some(Some(mailbox)) = mailboxes.get(index(instance)) else {
+        return fail_all(batch);
+    };
+    if let Err(error) = mailbox.try_send(batch) {
+        let (std::sync::mpsc::TrySendError::Full(batch) | std::sync::mpsc::TrySendError::Disconnected(batch)) = error;
+        fail_all(batch);
+    }
+}
+
+/// Answers a batch that no instance took; reached only by an instance that ended without saying so.
+fn fail_all(batch: Batch<Job>) {
+    for request in batch.requests {
+        request.payload.fail(RuntimeError::internal("the instance ended before it took the request"));
+    }
+}
+
+fn index(instance: InstanceId) -> usize {
+    usize::try_from(instance.0).unwrap_or(usize::MAX)
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("batch_size", &self.prepared.batch_size).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,36 @@
+//! A node's models at work: the repository they come from, their loading and unloading, their instances, their
+//! statistics. Knows neither HTTP nor gRPC.
+//!
+//! ```text
+//! Runtime::resolve(name, version) -> Arc<LoadedVersion>        a lock-free look at the routing table
+//! LoadedVersion::infer(request)                                validate -> Driver -> await the answer
+//!   Driver: the version's Scheduler behind a mutex             whoever brings an input carries out the outputs
+//!     instance thread: gather -> Instance::execute -> split    takes its next batch itself, no thread in between
+//! ```
+//!
+//! A [`LoadedVersion`] lives as long as anyone holds it: a reload or an unload takes it out of the routing table, the
+//! requests that already hold it finish, and the last one to let go ends its instances. So nothing that was accepted
+//! is lost, and a version's memory is given back when its last request is answered.
+
+mod backends;
+mod clock;
+mod driver;
+mod error;
+mod instance;
+mod loader;
+mod registry;
+mod repository;
+mod request;
+mod statistics;
+mod validate;
+mod version;
+mod warmup;
+
+pub use backends::{BackendEntry, Backends};
+pub use error::{ErrorKind, RuntimeError};
+pub use loader::LoadOptions;
+pub use registry::{IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
+pub use repository::Repository;
+pub use request::{InferRequest, InferResponse, NamedTensor};
+pub use statistics::{BatchStatistics, DurationStatistic, FailureReason, StatisticsSnapshot};
+pub use version::LoadedVersion;

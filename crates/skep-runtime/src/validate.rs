@@ -1,0 +1,216 @@
+//! A request against a model's configuration, in Triton's words.
+//!
+//! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`; its clients' users search for them.
+
+use skep_config::TensorConfig;
+use skep_tensor::Tensor;
+use skep_types::{Dims, Shape};
+use smallvec::SmallVec;
+
+use crate::{InferRequest, RuntimeError, version::Interface};
+
+/// A request that a batch can be made of.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// In the order of the loaded model's inputs, shaped as the model sees them.
+    pub(crate) inputs: SmallVec<[Tensor; 4]>,
+    /// Indices into the interface's outputs, in the order that the client wants.
+    pub(crate) outputs: SmallVec<[usize; 4]>,
+    /// The inferences it counts for.
+    pub(crate) batch_size: usize,
+}
+
+/// Checks a request and brings its tensors into the model's order and shape.
+pub(crate) fn prepare(request: &InferRequest, interface: &Interface) -> Result<Prepared, RuntimeError> {
+    let check = Check { request, interface };
+    let mut inputs: SmallVec<[Option<Tensor>; 4]> = SmallVec::new();
+    inputs.resize(interface.inputs.len(), None);
+    check.count()?;
+    let mut batch_size = None;
+    for (name, tensor) in &request.inputs {
+        let index = check.index(name)?;
+        let port = &interface.inputs[index];
+        check.datatype(&port.config, tensor)?;
+        check.batch(&port.config, tensor, &mut batch_size)?;
+        let shaped = check.shape(&port.config, tensor)?;
+        let slot = &mut inputs[port.position];
+        if slot.replace(shaped).is_some() {
+            return Err(check.error(format!("input '{name}' already exists in request")));
+        }
+    }
+    // As many inputs as the model has, all known, none twice: so none is missing.
+    let inputs = inputs.into_iter().flatten().collect();
+    Ok(Prepared { inputs, outputs: check.outputs()?, batch_size: batch_size.unwrap_or(1) })
+}
+
+struct Check<'a> {
+    request: &'a InferRequest,
+    interface: &'a Interface,
+}
+
+impl Check<'_> {
+    fn error(&self, text: impl AsRef<str>) -> RuntimeError {
+        let id = if self.request.id.is_empty() { "<id_unknown>" } else { &self.request.id };
+        RuntimeError::invalid(format!("[request id: {id}] {}", text.as_ref()))
+    }
+
+    fn model(&self) -> &str {
+        self.interface.model.as_str()
+    }
+
+    fn count(&self) -> Result<(), RuntimeError> {
+        let (expected, got) = (self.interface.inputs.len(), self.request.inputs.len());
+        if expected == got {
+            return Ok(());
+        }
+        // An unknown name says more than a wrong count.
+        for (name, _) in &self.request.inputs {
+            self.index(name)?;
+        }
+        let given: Vec<&str> = self.request.inputs.iter().map(|(name, _)| name.as_str()).collect();
+        let missing: Vec<&str> = self
+            .interface
+            .inputs
+            .iter()
+            .map(|port| port.config.name.as_str())
+            .filter(|name| !given.contains(name))
+            .collect();
+        let mut text = format!("expected {expected} inputs but got {got} inputs for model '{}'.", self.model());
+        text += &format!(" Got input(s) {}", quoted(&given));
+        if missing.is_empty() {
+            text += ".";
+        } else {
+            text += &format!(
+                ", but missing required input(s) {}. Please provide all required input(s).",
+                quoted(&missing)
+            );
+        }
+        Err(self.error(text))
+    }
+
+    fn index(&self, name: &str) -> Result<usize, RuntimeError> {
+        let found = self.interface.inputs.iter().position(|port| port.config.name == name);
+        found.ok_or_else(|| {
+            let known: Vec<&str> = self.interface.inputs.iter().map(|p| p.config.name.as_str()).collect();
+            self.error(format!(
+                "unexpected inference input '{name}' for model '{}', expected {}",
+                self.model(),
+                quoted(&known)
+            ))
+        })
+    }
+
+    fn datatype(&self, config: &TensorConfig, tensor: &Tensor) -> Result<(), RuntimeError> {
+        if tensor.datatype() == config.datatype {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "inference input '{}' data-type is '{}', but model '{}' expects '{}'",
+            config.name,
+            tensor.datatype(),
+            self.model(),
+            config.datatype
+        )))
+    }
+
+    /// Checks the input's batch size against the model's bound and against the other inputs.
+    fn batch(
+        &self,
+        config: &TensorConfig,
+        tensor: &Tensor,
+        batch_size: &mut Option<usize>,
+    ) -> Result<(), RuntimeError> {
+        let max = self.interface.max_batch_size;
+        if max == 0 {
+            return Ok(());
+        }
+        let Some(&size) = tensor.shape().dims().first() else {
+            return Err(self.unexpected_shape(config, tensor));
+        };
+        if *batch_size.get_or_insert(size) != size {
+            return Err(self.error(format!(
+                "input '{}' batch size does not match other inputs for '{}'",
+                config.name,
+                self.model()
+            )));
+        }
+        if size > max {
+            return Err(
+                self.error(format!("inference request batch-size must be <= {max} for '{}'", self.model()))
+            );
+        }
+        if size == 0 {
+            return Err(self.unexpected_shape(config, tensor));
+        }
+        Ok(())
+    }
+
+    /// Checks the shape and gives the tensor the shape that the model sees.
+    fn shape(&self, config: &TensorConfig, tensor: &Tensor) -> Result<Tensor, RuntimeError> {
+        let (batch, inner) = tensor.shape().dims().split_at(usize::from(config.batched).min(tensor.shape().rank()));
+        if !config.dims.accepts(inner) {
+            return Err(self.unexpected_shape(config, tensor));
+        }
+        let Some(reshape) = &config.reshape else { return Ok(tensor.clone()) };
+        reshaped(&config.dims, reshape, batch, inner)
+            .and_then(|shape| tensor.clone().reshape(shape).ok())
+            .ok_or_else(|| self.unexpected_shape(config, tensor))
+    }
+
+    fn unexpected_shape(&self, config: &TensorConfig, tensor: &Tensor) -> RuntimeError {
+        self.error(format!(
+            "unexpected shape for input '{}' for model '{}'. Expected {}, got {}",
+            config.name,
+            self.model(),
+            config.client_dims(),
+            tensor.shape()
+        ))
+    }
+
+    fn outputs(&self) -> Result<SmallVec<[usize; 4]>, RuntimeError> {
+        if self.request.outputs.is_empty() {
+            return Ok((0..self.interface.outputs.len()).collect());
+        }
+        let mut indices = SmallVec::new();
+        for name in &self.request.outputs {
+            let index = self.interface.outputs.iter().position(|port| port.config.name == *name).ok_or_else(|| {
+                self.error(format!("unexpected inference output '{name}' for model '{}'", self.model()))
+            })?;
+            if !indices.contains(&index) {
+                indices.push(index);
+            }
+        }
+        Ok(indices)
+    }
+}
+
+/// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values that the variable
+/// entries of `from` have in `inner`. `None` when `to` has more variable entries, or the result is too large.
+pub(crate) fn reshaped(from: &Dims, to: &Dims, batch: &[usize], inner: &[usize]) -> Option<Shape> {
+    let mut variable = from.as_slice().iter().zip(inner).filter(|(dim, _)| **dim == -1).map(|(_, size)| *size);
+    let mut dims: SmallVec<[usize; 6]> = batch.into();
+    for &dim in to.as_slice() {
+        dims.push(if dim == -1 { variable.next()? } else { usize::try_from(dim).ok()? });
+    }
+    Shape::new(&dims).ok()
+}
+
+/// `['a','b']`, as Triton lists names.
+fn quoted(names: &[&str]) -> String {
+    let inner: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    format!("[{}]", inner.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_dims_keep_their_order_in_a_reshape() {
+        let dims = |d: &[i64]| Dims::new(d).expect("dims");
+        let shape = |d: &[usize]| Some(Shape::new(d).expect("shape"));
+        assert_eq!(reshaped(&dims(&[1]), &dims(&[]), &[4], &[1]), shape(&[4]));
+        assert_eq!(reshaped(&dims(&[-1, 6]), &dims(&[-1, 2, 3]), &[], &[5, 6]), shape(&[5, 2, 3]));
+        assert_eq!(reshaped(&dims(&[2]), &dims(&[-1]), &[], &[2]), None);
+    }
+}

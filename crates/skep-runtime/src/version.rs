@@ -1,0 +1,144 @@
+//! A loaded model version: what requests are sent to.
+
+use std::{sync::Arc, time::Instant};
+
+use skep_backend::Model;
+use skep_config::{ModelConfig, TensorConfig};
+use skep_types::{ModelName, ModelVersion};
+use tokio::sync::oneshot;
+
+use crate::{
+    ErrorKind, InferRequest, InferResponse, RuntimeError, StatisticsSnapshot,
+    driver::{Driver, Job},
+    validate,
+};
+
+/// An input or output of the configuration, and where the loaded model has it.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) config: TensorConfig,
+    /// Index in the loaded model's signature.
+    pub(crate) position: usize,
+    /// The name, shared with every answer.
+    pub(crate) name: Arc<str>,
+}
+
+/// What a model takes and gives: the configuration's view, tied to the loaded model's order.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    pub(crate) model: ModelName,
+    pub(crate) version: ModelVersion,
+    pub(crate) max_batch_size: usize,
+    pub(crate) inputs: Vec<Port>,
+    pub(crate) outputs: Vec<Port>,
+}
+
+impl Interface {
+    /// Ties a checked configuration to the model that was loaded for it.
+    pub(crate) fn new(config: &ModelConfig, version: ModelVersion, model: &dyn Model) -> Self {
+        let signature = model.signature();
+        let port = |names: &[skep_types::TensorSpec], tensor: &TensorConfig| {
+            let position = names.iter().position(|spec| spec.name == tensor.name)?;
+            Some(Port { config: tensor.clone(), position, name: tensor.name.as_str().into() })
+        };
+        Self {
+            model: config.name().clone(),
+            version,
+            max_batch_size: config.max_batch_size(),
+            inputs: config.inputs().iter().filter_map(|t| port(&signature.inputs, t)).collect(),
+            outputs: config.outputs().iter().filter_map(|t| port(&signature.outputs, t)).collect(),
+        }
+    }
+}
+
+/// A model version that is ready for requests.
+///
+/// Whoever holds one may send requests to it; it is unloaded when the last holder lets go.
+#[derive(Debug)]
+pub struct LoadedVersion {
+    pub(crate) interface: Arc<Interface>,
+    pub(crate) config: Arc<ModelConfig>,
+    pub(crate) backend: &'static str,
+    pub(crate) driver: Arc<Driver>,
+}
+
+impl LoadedVersion {
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &ModelName {
+        &self.interface.model
+    }
+
+    /// The version.
+    #[must_use]
+    pub fn version(&self) -> ModelVersion {
+        self.interface.version
+    }
+
+    /// The configuration, completed and normalised.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The backend that runs it; another one than the configuration names under a fallback.
+    #[must_use]
+    pub fn backend(&self) -> &'static str {
+        self.backend
+    }
+
+    /// Whether any instance is alive.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.driver.is_healthy()
+    }
+
+    /// Counts and durations so far.
+    #[must_use]
+    pub fn statistics(&self) -> StatisticsSnapshot {
+        self.driver.statistics().snapshot()
+    }
+
+    /// Requests that wait for an instance.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.driver.waiting()
+    }
+
+    /// Runs a request. Dropping the future cancels it: it does not run if it still waits.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] when the request does not fit the model, [`ErrorKind::Unavailable`] when the
+    /// queue is full or the server stops, the backend's error when the run fails.
+    pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, RuntimeError> {
+        let arrived = Instant::now();
+        let prepared = validate::prepare(&request, &self.interface)?;
+        let batch_size = prepared.batch_size;
+        let (reply, answer) = oneshot::channel();
+        let id = self.driver.enqueue(batch_size, Job { prepared, reply, arrived });
+        let mut guard = CancelOnDrop { driver: &self.driver, id: Some(id) };
+        let answer = answer.await;
+        guard.id = None;
+        answer.unwrap_or_else(|_| Err(RuntimeError::new(ErrorKind::Internal, "the instance ended without an answer")))
+    }
+}
+
+impl Drop for LoadedVersion {
+    fn drop(&mut self) {
+        self.driver.close();
+    }
+}
+
+/// Takes a request back when nobody waits for its answer any more.
+struct CancelOnDrop<'a> {
+    driver: &'a Arc<Driver>,
+    id: Option<skep_scheduler::RequestId>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.driver.cancel(id);
+        }
+    }
+}

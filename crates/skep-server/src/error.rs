@@ -1,0 +1,88 @@
+//! The one table from kinds of failure to HTTP statuses and gRPC codes, and Triton's error body.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use skep_runtime::{ErrorKind, RuntimeError};
+
+/// A failure at the edge: what the client is told.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidArgument, message)
+    }
+
+    pub(crate) fn unsupported(what: &str) -> Self {
+        Self::new(ErrorKind::Unsupported, format!("{what} is not supported yet"))
+    }
+
+    fn http_status(&self) -> StatusCode {
+        match self.kind {
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl From<RuntimeError> for ApiError {
+    fn from(error: RuntimeError) -> Self {
+        Self::new(error.kind(), error.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// `{"error":"..."}`, as Triton answers; 503 says when to try again.
+    fn into_response(self) -> Response {
+        let status = self.http_status();
+        let body = serde_json::json!({ "error": self.message }).to_string();
+        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<ApiError> for tonic::Status {
+    fn from(error: ApiError) -> Self {
+        let code = match error.kind {
+            ErrorKind::NotFound => tonic::Code::NotFound,
+            ErrorKind::Unavailable => tonic::Code::Unavailable,
+            ErrorKind::Unsupported => tonic::Code::Unimplemented,
+            ErrorKind::Internal => tonic::Code::Internal,
+            _ => tonic::Code::InvalidArgument,
+        };
+        Self::new(code, error.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_map_as_on_triton() {
+        for (kind, status, code) in [
+            (ErrorKind::InvalidArgument, 400, tonic::Code::InvalidArgument),
+            (ErrorKind::NotFound, 404, tonic::Code::NotFound),
+            (ErrorKind::Unavailable, 503, tonic::Code::Unavailable),
+            (ErrorKind::Unsupported, 501, tonic::Code::Unimplemented),
+            (ErrorKind::Internal, 500, tonic::Code::Internal),
+        ] {
+            let error = ApiError::new(kind, "text");
+            assert_eq!(error.http_status().as_u16(), status);
+            assert_eq!(tonic::Status::from(error).code(), code);
+        }
+    }
+}

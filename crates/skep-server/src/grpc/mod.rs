@@ -1,0 +1,55 @@
+//! gRPC: `inference.GRPCInferenceService`, the health service, reflection.
+
+mod health;
+mod infer;
+mod service;
+
+use std::{future::Future, sync::Arc};
+
+use skep_proto::{INFERENCE_DESCRIPTORS, inference::grpc_inference_service_server::GrpcInferenceServiceServer};
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::server::{Shared, no_delay};
+
+/// Why gRPC cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error("gRPC: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("gRPC reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves on an open port until `stop`, then lets the calls in flight finish.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    // Triton bounds messages by the protocol alone.
+    let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&shared)))
+        .max_decoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let connections = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|connection| {
+        connection.map(|mut stream| {
+            no_delay(&mut stream);
+            stream
+        })
+    });
+    Server::builder()
+        .add_service(inference)
+        .add_service(HealthServer::new(health::Health::new(shared)))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .serve_with_incoming_shutdown(connections, stop)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The service's calls.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use skep_proto::inference::{
+    self as pb, grpc_inference_service_server::GrpcInferenceService, model_metadata_response::TensorMetadata,
+    model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
+};
+use skep_runtime::{DurationStatistic, ErrorKind, LoadedVersion, RuntimeError};
+use tonic::{Request, Response, Status};
+
+use super::infer;
+use crate::{api, error::ApiError, server::Shared};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+pub(super) struct Service {
+    shared: Arc<Shared>,
+}
+
+impl Service {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn resolve(&self, name: &str, version: &str) -> Result<Arc<LoadedVersion>, Status> {
+        self.shared.runtime.resolve(name, Some(version)).map_err(status)
+    }
+}
+
+fn status(error: RuntimeError) -> Status {
+    ApiError::from(error).into()
+}
+
+fn unsupported(what: &str) -> Status {
+    ApiError::unsupported(what).into()
+}
+
+/// Runs what may block (files, loading) off the reactor.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))?.map_err(status)
+}
+
+fn refuse_named_repository(name: &str) -> Result<(), Status> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    Err(Status::unimplemented("'repository_name' specification is not supported"))
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Service {
+    async fn server_live(&self, _: Request<pb::ServerLiveRequest>) -> Reply<pb::ServerLiveResponse> {
+        Ok(Response::new(pb::ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<pb::ServerReadyRequest>) -> Reply<pb::ServerReadyResponse> {
+        Ok(Response::new(pb::ServerReadyResponse { ready: self.shared.runtime.is_ready() }))
+    }
+
+    async fn model_ready(&self, request: Request<pb::ModelReadyRequest>) -> Reply<pb::ModelReadyResponse> {
+        let request = request.into_inner();
+        let ready = self.resolve(&request.name, &request.version).is_ok_and(|loaded| loaded.is_healthy());
+        Ok(Response::new(pb::ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(&self, _: Request<pb::ServerMetadataRequest>) -> Reply<pb::ServerMetadataResponse> {
+        Ok(Response::new(pb::ServerMetadataResponse {
+            name: self.shared.server_name.clone(),
+            version: api::PROTOCOL_VERSION.to_owned(),
+            extensions: api::EXTENSIONS.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn model_metadata(&self, request: Request<pb::ModelMetadataRequest>) -> Reply<pb::ModelMetadataResponse> {
+        let request = request.into_inner();
+        let loaded = self.resolve(&request.name, &request.version)?;
+        let metadata = api::metadata(&self.shared.runtime, &loaded, Some(&request.version));
+        let tensors = |tensors: Vec<api::TensorMetadata>| {
+            let tensor = |t: api::TensorMetadata| TensorMetadata {
+                name: t.name,
+                datatype: t.datatype.protocol_name().to_owned(),
+                shape: t.shape,
+            };
+            tensors.into_iter().map(tensor).collect()
+        };
+        Ok(Response::new(pb::ModelMetadataResponse {
+            name: metadata.name,
+            versions: metadata.versions,
+            platform: metadata.platform,
+            inputs: tensors(metadata.inputs),
+            outputs: tensors(metadata.outputs),
+        }))
+    }
+
+    async fn model_infer(&self, request: Request<pb::ModelInferRequest>) -> Reply<pb::ModelInferResponse> {
+        let message = request.into_inner();
+        let loaded = self.resolve(&message.model_name, &message.model_version)?;
+        let request = infer::decode(message)?;
+        let id = request.id.clone();
+        let answer = loaded.infer(request).await.map_err(|error| {
+            if error.kind() == ErrorKind::Internal {
+                tracing::error!("[request id: {}] {error}", if id.is_empty() { "<id_unknown>" } else { &id });
+            }
+            status(error)
+        })?;
+        Ok(Response::new(infer::encode(answer, id)))
+    }
+
+    type ModelStreamInferStream = Pin<Box<dyn Stream<Item = Result<pb::ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        _: Request<tonic::Streaming<pb::ModelInferRequest>>,
+    ) -> Reply<Self::ModelStreamInferStream> {
+        Err(unsupported("ModelStreamInfer"))
+    }
+
+    async fn model_config(&self, request: Request<pb::ModelConfigRequest>) -> Reply<pb::ModelConfigResponse> {
+        let request = request.into_inner();
+        let loaded = self.resolve(&request.name, &request.version)?;
+        Ok(Response::new(pb::ModelConfigResponse { config: Some(loaded.config().proto().clone()) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<pb::ModelStatisticsRequest>,
+    ) -> Reply<pb::ModelStatisticsResponse> {
+        let request = request.into_inner();
+        let mut versions = self.shared.runtime.loaded();
+        if !request.name.is_empty() {
+            let chosen = self.resolve(&request.name, &request.version)?;
+            versions.retain(|loaded| {
+                loaded.name() == chosen.name()
+                    && (request.version.is_empty() || loaded.version() == chosen.version())
+            });
+        }
+        let model_stats = versions.iter().map(|loaded| statistics(loaded)).collect();
+        Ok(Response::new(pb::ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<pb::RepositoryIndexRequest>,
+    ) -> Reply<pb::RepositoryIndexResponse> {
+        let request = request.into_inner();
+        refuse_named_repository(&request.repository_name)?;
+        let runtime = Arc::clone(&self.shared.runtime);
+        let rows = blocking(move || Ok(runtime.index(request.ready))).await?;
+        let models = rows
+            .into_iter()
+            .map(|row| ModelIndex {
+                name: row.name.to_string(),
+                version: row.version.map(|v| v.to_string()).unwrap_or_default(),
+                state: row.state.map(|s| s.name().to_owned()).unwrap_or_default(),
+                reason: row.reason,
+            })
+            .collect();
+        Ok(Response::new(pb::RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<pb::RepositoryModelLoadRequest>,
+    ) -> Reply<pb::RepositoryModelLoadResponse> {
+        let request = request.into_inner();
+        refuse_named_repository(&request.repository_name)?;
+        if let Some(key) = request.parameters.keys().next() {
+            return Err(match key.as_str() {
+                "config" => unsupported("overriding a configuration by load parameter `config`"),
+                key if key.starts_with("file:") => unsupported("overriding a model's files by load parameters"),
+                key => Status::invalid_argument(format!("unexpected load parameter `{key}`")),
+            });
+        }
+        let runtime = Arc::clone(&self.shared.runtime);
+        blocking(move || runtime.load(&request.model_name)).await?;
+        Ok(Response::new(pb::RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<pb::RepositoryModelUnloadRequest>,
+    ) -> Reply<pb::RepositoryModelUnloadResponse> {
+        let request = request.into_inner();
+        refuse_named_repository(&request.repository_name)?;
+        for (key, parameter) in &request.parameters {
+            // Without ensembles a model has no dependents: true and false mean the same.
+            let boolean = matches!(parameter.parameter_choice, Some(ParameterChoice::BoolParam(_)));
+            if key != "unload_dependents" || !boolean {
+                return Err(Status::invalid_argument(format!(
+                    "unexpected unload parameter `{key}`, expected `unload_dependents` of true or false"
+                )));
+            }
+        }
+        let runtime = Arc::clone(&self.shared.runtime);
+        blocking(move || runtime.unload(&request.model_name)).await?;
+        Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<pb::SystemSharedMemoryStatusRequest>,
+    ) -> Reply<pb::SystemSharedMemoryStatusResponse> {
+        Err(unsupported("shared memory"))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<pb::SystemSharedMemoryRegisterRequest>,
+    ) -> Reply<pb::SystemSharedMemoryRegisterResponse> {
+        Err(unsupported("shared memory"))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<pb::SystemSharedMemoryUnregisterRequest>,
+    ) -> Reply<pb::SystemSharedMemoryUnregisterResponse> {
+        Err(unsupported("shared memory"))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<pb::CudaSharedMemoryStatusRequest>,
+    ) -> Reply<pb::CudaSharedMemoryStatusResponse> {
+        Err(unsupported("shared memory"))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<pb::CudaSharedMemoryRegisterRequest>,
+    ) -> Reply<pb::CudaSharedMemoryRegisterResponse> {
+        Err(unsupported("shared memory"))
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<pb::CudaSharedMemoryUnregisterRequest>,
+    ) -> Reply<pb::CudaSharedMemoryUnregisterResponse> {
+        Err(unsupported("shared memory"))
+    }
+
+    async fn trace_setting(&self, _: Request<pb::TraceSettingRequest>) -> Reply<pb::TraceSettingResponse> {
+        Err(unsupported("tracing"))
+    }
+
+    async fn log_settings(&self, _: Request<pb::LogSettingsRequest>) -> Reply<pb::LogSettingsResponse> {
+        Err(unsupported("changing log settings by request"))
+    }
+}
+
+fn statistics(loaded: &LoadedVersion) -> pb::ModelStatistics {
+    let figures = loaded.statistics();
+    pb::ModelStatistics {
+        name: loaded.name().to_string(),
+        version: loaded.version().to_string(),
+        last_inference: figures.last_inference_ms,
+        inference_count: figures.inference_count,
+        execution_count: figures.execution_count,
+        inference_stats: Some(pb::InferStatistics {
+            success: duration(figures.success),
+            fail: duration(figures.fail),
+            queue: duration(figures.queue),
+            compute_input: duration(figures.compute_input),
+            compute_infer: duration(figures.compute_infer),
+            compute_output: duration(figures.compute_output),
+            cache_hit: duration(DurationStatistic::default()),
+            cache_miss: duration(DurationStatistic::default()),
+        }),
+        batch_stats: figures
+            .batches
+            .iter()
+            .map(|(size, batch)| pb::InferBatchStatistics {
+                batch_size: *size as u64,
+                compute_input: duration(batch.compute_input),
+                compute_infer: duration(batch.compute_infer),
+                compute_output: duration(batch.compute_output),
+            })
+            .collect(),
+        memory_usage: Vec::new(),
+        response_stats: BTreeMap::new(),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "message fields are optional")]
+fn duration(statistic: DurationStatistic) -> Option<pb::StatisticDuration> {
+    Some(pb::StatisticDuration { count: statistic.count, ns: statistic.ns })
+}

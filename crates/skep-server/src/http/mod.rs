@@ -1,0 +1,69 @@
+//! HTTP: the Open Inference Protocol with Triton's extensions, and the web page.
+
+mod data;
+mod infer;
+mod management;
+mod request;
+mod response;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+
+use crate::server::Shared;
+
+/// The page at `/`.
+const PAGE: &str = include_str!("page.html");
+
+/// All routes.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    let model = |suffix: &str| format!("/v2/models/{{model}}{suffix}");
+    let version = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
+    let mut router = Router::new()
+        .route("/", get(|| async { Html(PAGE) }))
+        .route("/v2/health/live", get(|| async { StatusCode::OK }))
+        .route("/v2/health/ready", get(management::server_ready))
+        .route("/v2", get(management::server_metadata))
+        .route("/v2/", get(management::server_metadata))
+        .route("/v2/models/stats", get(management::all_statistics))
+        .route("/v2/repository/index", post(management::index))
+        .route("/v2/repository/models/{model}/load", post(management::load))
+        .route("/v2/repository/models/{model}/unload", post(management::unload))
+        .route("/v2/repository/{repository}/index", post(management::named_repository))
+        .route("/v2/repository/{repository}/models/{model}/load", post(management::named_repository))
+        .route("/v2/repository/{repository}/models/{model}/unload", post(management::named_repository));
+    for path in [model(""), version("")] {
+        router = router.route(&path, get(management::model_metadata));
+    }
+    for path in [model("/ready"), version("/ready")] {
+        router = router.route(&path, get(management::model_ready));
+    }
+    for path in [model("/config"), version("/config")] {
+        router = router.route(&path, get(management::model_config));
+    }
+    for path in [model("/stats"), version("/stats")] {
+        router = router.route(&path, get(management::model_statistics));
+    }
+    for path in [model("/infer"), version("/infer")] {
+        router = router.route(&path, post(infer::infer));
+    }
+    router
+        .fallback(|| async { plain(StatusCode::NOT_FOUND, "Not Found") })
+        .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+        .with_state(shared)
+}
+
+/// A status with its text as Triton's HTTP library words it, in the body of an error.
+fn plain(status: StatusCode, text: &str) -> Response {
+    json_response(status, serde_json::json!({ "error": text }).to_string())
+}
+
+fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}

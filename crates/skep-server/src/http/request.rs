@@ -1,0 +1,294 @@
+//! An inference request out of its JSON and binary parts.
+//!
+//! Source: Open Inference Protocol, "Inference Request JSON Object"; Triton's "Binary Tensor Data Extension".
+
+use std::{borrow::Cow, collections::HashMap};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Map, Value, value::RawValue};
+use skep_runtime::InferRequest;
+use skep_tensor::{Tensor, TensorError};
+use skep_types::{DataType, Shape};
+
+use super::data;
+use crate::error::ApiError;
+
+/// A decoded request, and how its outputs are to be sent.
+pub(super) struct Decoded {
+    pub(super) request: InferRequest,
+    pub(super) wanted: Wanted,
+}
+
+/// Which outputs travel as binary data.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// For outputs that say nothing themselves.
+    pub(super) binary_by_default: bool,
+    /// What an output says of itself.
+    pub(super) binary: HashMap<String, bool>,
+}
+
+#[derive(Deserialize)]
+struct RequestJson<'a> {
+    #[serde(borrow, default)]
+    id: Option<Id<'a>>,
+    #[serde(default)]
+    parameters: Option<Map<String, Value>>,
+    #[serde(borrow)]
+    inputs: Vec<InputJson<'a>>,
+    #[serde(borrow, default)]
+    outputs: Option<Vec<OutputJson<'a>>>,
+}
+
+/// Triton takes a number for an id as well.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Id<'a> {
+    Text(#[serde(borrow)] Cow<'a, str>),
+    Number(u64),
+}
+
+#[derive(Deserialize)]
+struct InputJson<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    shape: Vec<i64>,
+    #[serde(borrow)]
+    datatype: Cow<'a, str>,
+    #[serde(default)]
+    parameters: Option<Map<String, Value>>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct OutputJson<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(default)]
+    parameters: Option<Map<String, Value>>,
+}
+
+/// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied.
+pub(super) fn decode(body: &Bytes, header_length: Option<usize>, model: &str) -> Result<Decoded, ApiError> {
+    let json_bytes = header_length.unwrap_or(body.len());
+    let json = body.get(..json_bytes).ok_or_else(|| {
+        ApiError::invalid(format!(
+            "the request's body has {} bytes, Inference-Header-Content-Length says that its JSON part alone has {json_bytes}",
+            body.len()
+        ))
+    })?;
+    let parsed: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| json_error(&error))?;
+    let mut binary = Binary { rest: body.slice(json_bytes..), announced: header_length.is_some(), model };
+    let mut request = InferRequest {
+        id: match parsed.id {
+            Some(Id::Text(text)) => text.into_owned(),
+            Some(Id::Number(number)) => number.to_string(),
+            None => String::new(),
+        },
+        ..Default::default()
+    };
+    for input in parsed.inputs {
+        let tensor = tensor(&input, &mut binary)?;
+        request.inputs.push((input.name.into_owned(), tensor));
+    }
+    if !binary.rest.is_empty() {
+        return Err(ApiError::invalid(format!("unexpected additional input data for model '{model}'")));
+    }
+    let mut wanted = Wanted::default();
+    for (key, value) in parsed.parameters.iter().flatten() {
+        match key.as_str() {
+            "binary_data_output" => wanted.binary_by_default = boolean(key, value)?,
+            key if key.starts_with("triton_") => {
+                return Err(ApiError::invalid(format!("parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'")));
+            }
+            key => scalar(key, value)?,
+        }
+    }
+    for output in parsed.outputs.into_iter().flatten() {
+        output_parameters(&output, &mut wanted)?;
+        request.outputs.push(output.name.into_owned());
+    }
+    Ok(Decoded { request, wanted })
+}
+
+fn json_error(error: &serde_json::Error) -> ApiError {
+    ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
+}
+
+/// The binary part of a body, taken from front to back.
+struct Binary<'a> {
+    rest: Bytes,
+    announced: bool,
+    model: &'a str,
+}
+
+impl Binary<'_> {
+    fn take(&mut self, input: &str, size: usize) -> Result<Bytes, ApiError> {
+        if !self.announced {
+            return Err(ApiError::invalid(
+                "must specify valid 'Inference-Header-Content-Length' in request header and 'binary_data_size' when passing inputs in binary data format",
+            ));
+        }
+        if let Some(missing) = size.checked_sub(self.rest.len()).filter(|missing| *missing > 0) {
+            return Err(ApiError::invalid(format!(
+                "unexpected size for input '{input}', expecting {missing} additional bytes for model '{}'",
+                self.model
+            )));
+        }
+        Ok(self.rest.split_to(size))
+    }
+}
+
+fn tensor(input: &InputJson<'_>, binary: &mut Binary<'_>) -> Result<Tensor, ApiError> {
+    let name = &input.name;
+    let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
+    let datatype = DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
+    let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
+    let binary_size = input_parameters(input)?;
+    let bytes = match (input.data, binary_size) {
+        (Some(_), Some(_)) => {
+            return Err(invalid("has both 'data' and 'binary_data_size', expected one of them".to_owned()));
+        }
+        (None, Some(size)) => binary.take(name, size)?,
+        (Some(raw), None) => data::parse(raw.get(), datatype, shape.element_count(), name)?,
+        (None, None) => return Err(invalid("has no data: expected 'data' or parameter 'binary_data_size'".to_owned())),
+    };
+    Tensor::new(datatype, shape, bytes).map_err(|error| {
+        ApiError::invalid(match error {
+            TensorError::ByteSize { expected, got, .. } => format!(
+                "input byte size mismatch for input '{name}' for model '{}'. Expected {expected}, got {got}",
+                binary.model
+            ),
+            TensorError::Elements { expected, got, .. } => format!(
+                "expected {expected} strings for inference input '{name}' for model '{}', got {got}",
+                binary.model
+            ),
+            other => format!("input '{name}': {other}"),
+        })
+    })
+}
+
+/// The size of an input's binary data, if its parameters announce any.
+fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
+    let mut binary_size = None;
+    for (key, value) in input.parameters.iter().flatten() {
+        match key.as_str() {
+            "binary_data_size" => {
+                let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
+                binary_size = Some(size.ok_or_else(|| {
+                    ApiError::invalid(format!(
+                        "input '{}': 'binary_data_size' must be a number of bytes, got {value}",
+                        input.name
+                    ))
+                })?);
+            }
+            "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
+                return Err(ApiError::unsupported("shared memory"));
+            }
+            key => scalar(key, value)?,
+        }
+    }
+    Ok(binary_size)
+}
+
+fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(), ApiError> {
+    for (key, value) in output.parameters.iter().flatten() {
+        match key.as_str() {
+            "binary_data" => {
+                wanted.binary.insert(output.name.clone().into_owned(), boolean(key, value)?);
+            }
+            "classification" => return Err(ApiError::unsupported("output parameter `classification`")),
+            "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
+                return Err(ApiError::unsupported("shared memory"));
+            }
+            key => scalar(key, value)?,
+        }
+    }
+    Ok(())
+}
+
+fn boolean(key: &str, value: &Value) -> Result<bool, ApiError> {
+    value.as_bool().ok_or_else(|| ApiError::invalid(format!("parameter '{key}' must be true or false, got {value}")))
+}
+
+/// Any other parameter is the user's own, but it must be one value.
+fn scalar(key: &str, value: &Value) -> Result<(), ApiError> {
+    if value.is_string() || value.is_number() || value.is_boolean() {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!("parameter '{key}' has invalid type, expected a string, a number or a boolean")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode_json(json: &str) -> Result<Decoded, ApiError> {
+        decode(&Bytes::copy_from_slice(json.as_bytes()), None, "m")
+    }
+
+    fn message(result: Result<Decoded, ApiError>) -> String {
+        match result {
+            Ok(_) => "ok".to_owned(),
+            Err(error) => tonic::Status::from(error).message().to_owned(),
+        }
+    }
+
+    #[test]
+    fn data_may_come_before_its_datatype() {
+        let decoded = decode_json(
+            r#"{"outputs":[{"name":"y","parameters":{"binary_data":true}}],"id":7,
+                "inputs":[{"data":[[1,2],[3,4]],"shape":[2,2],"datatype":"INT16","name":"x"}]}"#,
+        )
+        .unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(decoded.request.id, "7");
+        assert_eq!(decoded.request.inputs[0].1.data().as_ref(), [1, 0, 2, 0, 3, 0, 4, 0]);
+        assert_eq!(decoded.wanted.binary.get("y"), Some(&true));
+    }
+
+    #[test]
+    fn binary_data_is_taken_in_order_and_counted() {
+        let json = r#"{"inputs":[
+            {"name":"a","shape":[2],"datatype":"UINT8","parameters":{"binary_data_size":2}},
+            {"name":"b","shape":[1],"datatype":"UINT8","data":[9]},
+            {"name":"c","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}}]}"#;
+        let body = |tail: &[u8]| Bytes::from([json.as_bytes(), tail].concat());
+        let decoded = decode(&body(&[1, 2, 3]), Some(json.len()), "m").unwrap_or_else(|e| panic!("{e:?}"));
+        let data: Vec<&[u8]> = decoded.request.inputs.iter().map(|(_, t)| t.data().as_ref()).collect();
+        assert_eq!(data, [&[1u8, 2][..], &[9], &[3]]);
+        for (tail, expected) in [
+            (&[1u8][..], "unexpected size for input 'a', expecting 1 additional bytes for model 'm'"),
+            (&[1, 2, 3, 4], "unexpected additional input data for model 'm'"),
+        ] {
+            assert_eq!(message(decode(&body(tail), Some(json.len()), "m")), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (json, part) in [
+            ("{", "failed to parse the request JSON buffer"),
+            ("[]", "failed to parse the request JSON buffer"),
+            (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP31","data":[1]}]}"#, "unknown datatype `FP31`"),
+            (r#"{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32","data":[1]}]}"#, "negative"),
+            (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#, "has no data"),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}"#,
+                "must specify valid 'Inference-Header-Content-Length'",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","shape":[9223372036854775807,9],"datatype":"FP32","data":[]}]}"#,
+                "more elements than can be addressed",
+            ),
+            (
+                r#"{"inputs":[],"parameters":{"triton_x":1}}"#,
+                "reserved",
+            ),
+        ] {
+            let text = message(decode_json(json));
+            assert!(text.contains(part), "{json}: {text}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! An answer as JSON, with binary tensor data behind it where that was asked for.
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use skep_runtime::{InferResponse, NamedTensor};
+
+use super::{data, json_response, request::Wanted};
+use crate::error::ApiError;
+
+/// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Encodes an answer: members in Triton's order, binary data in the outputs' order.
+pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Response {
+    let is_binary = |output: &NamedTensor| {
+        wanted.binary.get(&*output.name).copied().unwrap_or(wanted.binary_by_default)
+    };
+    let mut json: Vec<u8> = Vec::with_capacity(256);
+    json.push(b'{');
+    if !id.is_empty() {
+        json.extend_from_slice(format!("\"id\":{},", json!(id)).as_bytes());
+    }
+    json.extend_from_slice(
+        format!(
+            "\"model_name\":{},\"model_version\":\"{}\",\"outputs\":[",
+            json!(answer.model.as_str()),
+            answer.version
+        )
+        .as_bytes(),
+    );
+    let mut binary_bytes = 0usize;
+    for (index, output) in answer.outputs.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        if let Err(error) = encode_output(output, is_binary(output), &mut json) {
+            return error.into_response();
+        }
+        if is_binary(output) {
+            binary_bytes += output.tensor.data().len();
+        }
+    }
+    json.extend_from_slice(b"]}");
+    if !answer.outputs.iter().any(is_binary) {
+        return json_response(StatusCode::OK, json);
+    }
+    let header_length = json.len();
+    json.reserve_exact(binary_bytes);
+    for output in answer.outputs.iter().filter(|output| is_binary(output)) {
+        json.extend_from_slice(output.tensor.data());
+    }
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (HEADER_LENGTH, HeaderValue::from(header_length)),
+    ];
+    (StatusCode::OK, headers, Body::from(json)).into_response()
+}
+
+fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Result<(), ApiError> {
+    let tensor = &output.tensor;
+    json.extend_from_slice(
+        format!(
+            "{{\"name\":{},\"datatype\":\"{}\",\"shape\":{}",
+            json!(&*output.name),
+            tensor.datatype(),
+            tensor.shape()
+        )
+        .as_bytes(),
+    );
+    if binary {
+        json.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", tensor.data().len()).as_bytes());
+        return Ok(());
+    }
+    json.extend_from_slice(b",\"data\":");
+    data::write(tensor.view(), json).ok_or_else(|| {
+        ApiError::invalid(format!(
+            "sending {} data via JSON is not supported. Please use the binary data format for output {}",
+            tensor.datatype(),
+            output.name
+        ))
+    })?;
+    json.push(b'}');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use skep_tensor::Tensor;
+    use skep_types::{DataType, ModelName, ModelVersion, Shape};
+
+    async fn encoded(datatype: DataType, binary: bool) -> (StatusCode, Option<HeaderValue>, Bytes) {
+        let size = datatype.element_size().expect("sized");
+        let tensor = Tensor::new(datatype, Shape::new(&[1, 2]).expect("shape"), Bytes::from(vec![0; 2 * size]));
+        let answer = InferResponse {
+            model: ModelName::new("m").expect("name"),
+            version: ModelVersion::ONE,
+            outputs: vec![NamedTensor { name: "y".into(), tensor: tensor.expect("tensor") }],
+        };
+        let response = encode(&answer, "i\"d", &Wanted { binary_by_default: binary, ..Default::default() });
+        let (status, header) = (response.status(), response.headers().get(HEADER_LENGTH).cloned());
+        (status, header, axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body"))
+    }
+
+    #[tokio::test]
+    async fn members_come_in_tritons_order() {
+        let (_, header, body) = encoded(DataType::Int32, false).await;
+        assert_eq!(header, None);
+        assert_eq!(
+            body,
+            r#"{"id":"i\"d","model_name":"m","model_version":"1","outputs":[{"name":"y","datatype":"INT32","shape":[1,2],"data":[0,0]}]}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn binary_data_follows_the_json_part() {
+        let (_, header, body) = encoded(DataType::Bf16, true).await;
+        let length: usize = header.and_then(|h| h.to_str().ok()?.parse().ok()).expect("header");
+        assert_eq!(&body[length..], [0; 4]);
+        assert!(body[..length].ends_with(br#""parameters":{"binary_data_size":4}}]}"#));
+    }
+
+    #[tokio::test]
+    async fn half_precision_has_no_json_form() {
+        let (status, _, body) = encoded(DataType::Fp16, false).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(String::from_utf8_lossy(&body).contains("FP16"));
+    }
+}

@@ -1,0 +1,16 @@
+//! The edges of a node: the only crate that knows HTTP, gRPC servers, JSON, status codes, the metrics text and the
+//! web page.
+//!
+//! [`Server::bind`] opens the ports, so that addresses are known and liveness answers before any model is loaded;
+//! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `http` and `grpc` decode
+//! into `skep_runtime`'s request, `metrics` writes its figures as text, `error` is the one table from kinds of failure
+//! to statuses.
+
+mod api;
+mod error;
+mod grpc;
+mod http;
+mod metrics;
+mod server;
+
+pub use server::{Addresses, BindError, Endpoint, Server, ServerOptions, StopOutcome};
