@@ -1,0 +1,57 @@
+//! Files that must be refused, each with what is wrong with it: models in [`onnx_files`], configurations in
+//! [`config_files`].
+//!
+//! A server meets them as a model directory among good ones. It must name the file and the fault, serve the other
+//! models, and neither crash nor hang nor take memory in proportion to a number that a file merely claims.
+
+mod config;
+mod onnx;
+
+use std::{fs, path::Path};
+
+pub use config::config_files;
+pub use onnx::onnx_files;
+
+use crate::error::TestkitError;
+
+/// A file with a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenFile {
+    /// A name for tests and directories: lower case, hyphens.
+    pub name: &'static str,
+    /// What is wrong with it.
+    pub fault: &'static str,
+    /// Who must refuse it.
+    pub refused: Refused,
+    /// A word that a useful message holds, empty where only the fact can be told.
+    pub mentions: &'static str,
+    /// The file itself.
+    pub bytes: Vec<u8>,
+}
+
+/// Who must refuse a [`BrokenFile`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Every backend.
+    Always,
+    /// The embedded backend alone: the file is valid, but that backend would compute something else.
+    ByEmbedded,
+}
+
+impl BrokenFile {
+    /// Writes the file into the directory of a model called [`BrokenFile::name`]: a model as `1/model.onnx`, a
+    /// configuration as `config.pbtxt` (the caller adds the model that it configures).
+    ///
+    /// # Errors
+    /// [`TestkitError::Io`].
+    pub fn write(
+        &self,
+        repository: impl AsRef<Path>,
+        relative_path: &str,
+    ) -> Result<(), TestkitError> {
+        let path = repository.as_ref().join(self.name).join(relative_path);
+        let directory = path.parent().unwrap_or(&path);
+        fs::create_dir_all(directory).map_err(TestkitError::io(directory))?;
+        fs::write(&path, &self.bytes).map_err(TestkitError::io(&path))
+    }
+}

@@ -1,0 +1,47 @@
+//! How a model is made, whatever its kind.
+
+use std::num::NonZeroU32;
+
+use crate::graph::Dim;
+
+/// How a model is made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Decides every weight.
+    pub seed: u64,
+    /// Whether the batch dimension is variable.
+    pub batch: Batch,
+    /// Weights of 1 KiB and more go into a side file, `<file>.data`.
+    pub external_data: bool,
+    /// Another seed for the end of the network.
+    pub variant: Option<Variant>,
+}
+
+/// The first dimension of inputs and outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Batch {
+    /// Any batch size: a dimension called `batch`.
+    #[default]
+    Variable,
+    /// This batch size and no other.
+    Fixed(NonZeroU32),
+}
+
+impl Batch {
+    pub(crate) fn dim(self) -> Dim {
+        match self {
+            Self::Variable => Dim::Variable("batch"),
+            Self::Fixed(size) => Dim::Fixed(i64::from(size.get())),
+        }
+    }
+}
+
+/// The same body with another end, as fine-tuning makes it: all weights before are those of [`Options::seed`], byte for
+/// byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// Decides the weights of the end.
+    pub seed: u64,
+    /// How many of the last blocks (residual blocks, encoder layers) belong to the end; with 0 it is the head alone.
+    pub blocks: usize,
+}
