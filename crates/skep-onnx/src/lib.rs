@@ -77,6 +77,17 @@ impl OnnxModel {
         &self.proto
     }
 
+    /// The whole message, to be changed by a backend before it hands it on; it must keep its graph.
+    pub const fn proto_mut(&mut self) -> &mut ModelProto {
+        &mut self.proto
+    }
+
+    /// The whole message, owned.
+    #[must_use]
+    pub fn into_proto(self) -> ModelProto {
+        self.proto
+    }
+
     /// The main graph.
     #[must_use]
     pub fn graph(&self) -> &GraphProto {

@@ -1,0 +1,127 @@
+//! The embedded backend: ONNX models in pure Rust, with nothing installed.
+//!
+//! The engine is rten. It is fast on the large networks and sparing with memory (one copy of the weights, in the mapped
+//! file where that is possible), but it knows fewer datatypes and operators than ONNX, and takes some of what it does not
+//! know for something else. This backend never approximates: what would be computed wrongly is refused, at load where the
+//! file shows it (`audit`, `refusals`), per request where the values do.
+//!
+//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. INT64 inputs beyond 32 bits are refused by
+//! request; constants beyond 32 bits are refused at load, unless they only bound slices. One thing cannot be seen: INT64
+//! arithmetic whose intermediate results leave 32 bits wraps around.
+
+mod audit;
+mod convert;
+mod model;
+mod normalize;
+mod refusals;
+mod weights;
+
+use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
+
+use rten::{LoadErrorKind, NodeId};
+use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
+use skep_onnx::OnnxModel;
+use skep_types::{ModelSignature, TensorSpec};
+
+use crate::{model::EmbeddedModel, weights::LoadedModel};
+
+/// The backend's name in configurations.
+pub const NAME: &str = "embedded";
+
+/// The embedded engine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Embedded;
+
+impl Backend for Embedded {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn describe(&self) -> String {
+        "embedded engine (rten)".to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            weights_in_place: true,
+            prepared_outputs: false,
+            datatypes: convert::DATATYPES,
+        }
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
+        let path = request.file.path();
+        let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
+        let unsupported = |reason: String| {
+            failure(
+                ErrorKind::Unsupported,
+                path,
+                &format!("{reason}\n{}", audit::HINT),
+            )
+        };
+        let mut onnx =
+            OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
+        let signature = onnx.signature().map_err(|e| invalid(e.to_string()))?;
+        weights::resolve_external(onnx.proto_mut(), path).map_err(invalid)?;
+        audit::audit(&onnx).map_err(unsupported)?;
+        normalize::write_defaults(onnx.proto_mut());
+        let loaded = LoadedModel::load(onnx.into_proto()).map_err(|error| match error.kind() {
+            LoadErrorKind::OperatorInvalid => unsupported(error.to_string()),
+            _ => invalid(error.to_string()),
+        })?;
+        let (inputs, outputs) = nodes(&loaded, &signature).map_err(invalid)?;
+        Ok(Arc::new(EmbeddedModel {
+            threads: threads(request),
+            loaded,
+            signature,
+            inputs,
+            outputs,
+        }))
+    }
+}
+
+fn failure(kind: ErrorKind, path: &Path, reason: &str) -> BackendError {
+    BackendError::new(
+        kind,
+        format!(
+            "embedded backend cannot load `{}`: {reason}",
+            path.display()
+        ),
+    )
+}
+
+/// Threads of a run: what the configuration says, where 0 means all.
+fn threads(request: &LoadRequest<'_>) -> usize {
+    match request.config.execution().intra_op_threads {
+        None => request.threads.get(),
+        Some(0) => thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        Some(threads) => usize::try_from(threads).unwrap_or(usize::MAX),
+    }
+}
+
+/// The engine's names for inputs and outputs.
+fn nodes(
+    loaded: &LoadedModel,
+    signature: &ModelSignature,
+) -> Result<(Vec<NodeId>, Vec<NodeId>), String> {
+    let engine = loaded.engine();
+    let find = |spec: &TensorSpec| {
+        engine
+            .find_node(&spec.name)
+            .ok_or_else(|| format!("tensor `{}` is not computed by any node", spec.name))
+    };
+    let outputs = engine.output_ids();
+    if outputs.len() != signature.outputs.len() {
+        return Err(format!(
+            "the engine sees {} outputs, expected {}",
+            outputs.len(),
+            signature.outputs.len()
+        ));
+    }
+    let inputs = signature
+        .inputs
+        .iter()
+        .map(find)
+        .collect::<Result<_, _>>()?;
+    Ok((inputs, outputs.to_vec()))
+}

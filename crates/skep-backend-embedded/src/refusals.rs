@@ -1,0 +1,219 @@
+//! Operators that the engine is known to compute wrongly.
+//!
+//! The table comes from ONNX's own node tests (`examples/node_tests.rs`): whatever gave wrong values there, instead of an
+//! error, is refused. Each row says what is refused and why.
+
+use std::collections::BTreeMap;
+
+use skep_proto::onnx::{AttributeProto, NodeProto};
+
+/// A row: an operator, when it is refused, and why.
+struct Refusal {
+    operator: &'static str,
+    when: fn(&Context<'_>) -> bool,
+    why: &'static str,
+}
+
+/// A node and what is known around it.
+struct Context<'a> {
+    node: &'a NodeProto,
+    opset: i64,
+    ranks: &'a BTreeMap<&'a str, usize>,
+}
+
+/// The table.
+const REFUSALS: &[Refusal] = &[
+    Refusal {
+        operator: "Sign",
+        when: always,
+        why: "its engine gives 1 for 0",
+    },
+    Refusal {
+        operator: "NonMaxSuppression",
+        when: always,
+        why: "its engine compares boxes across classes and batches, and misreads flipped coordinates",
+    },
+    Refusal {
+        operator: "Resize",
+        when: |c| c.text_is("mode", "cubic"),
+        why: "its engine interpolates linearly where `mode` is `cubic`",
+    },
+    Refusal {
+        operator: "Upsample",
+        when: |c| c.text_is("mode", "cubic"),
+        why: "its engine interpolates linearly where `mode` is `cubic`",
+    },
+    Refusal {
+        operator: "QuantizeLinear",
+        when: always,
+        why: QUANTIZATION,
+    },
+    Refusal {
+        operator: "DynamicQuantizeLinear",
+        when: always,
+        why: QUANTIZATION,
+    },
+    Refusal {
+        operator: "Softmax",
+        when: flattens,
+        why: FLATTENING,
+    },
+    Refusal {
+        operator: "LogSoftmax",
+        when: flattens,
+        why: FLATTENING,
+    },
+    Refusal {
+        operator: "AveragePool",
+        when: same_lower,
+        why: SAME_LOWER,
+    },
+    Refusal {
+        operator: "Conv",
+        when: same_lower,
+        why: SAME_LOWER,
+    },
+    Refusal {
+        operator: "ConvInteger",
+        when: same_lower,
+        why: SAME_LOWER,
+    },
+    Refusal {
+        operator: "ConvTranspose",
+        when: same_lower,
+        why: SAME_LOWER,
+    },
+    Refusal {
+        operator: "MaxPool",
+        when: same_lower,
+        why: SAME_LOWER,
+    },
+];
+
+const SAME_LOWER: &str =
+    "its engine puts the odd row of padding at the end where `auto_pad` is `SAME_LOWER`";
+const QUANTIZATION: &str = "its engine multiplies by the reciprocal of the scale, which is one step off where a quotient ends in one half";
+const FLATTENING: &str =
+    "before opset 13 it normalises over all axes from `axis` on, its engine over that axis alone";
+
+fn same_lower(context: &Context<'_>) -> bool {
+    context.text_is("auto_pad", "SAME_LOWER")
+}
+
+fn always(_: &Context<'_>) -> bool {
+    true
+}
+
+/// Before opset 13, from `axis` (default 1) on all axes were one; only for the last axis that makes no difference.
+fn flattens(context: &Context<'_>) -> bool {
+    if context.opset >= 13 {
+        return false;
+    }
+    let tensors = context.node.input.iter().chain(&context.node.output);
+    let rank = tensors.filter_map(|t| context.ranks.get(t.as_str())).next();
+    let rank = rank.and_then(|&rank| i64::try_from(rank).ok());
+    match (context.int("axis"), rank) {
+        (Some(-1), _) | (None, Some(2)) => false,
+        (Some(axis), Some(rank)) => axis != rank - 1,
+        (_, None) | (None, Some(_)) => true,
+    }
+}
+
+/// Refuses a node that a row of the table is about.
+///
+/// # Errors
+/// A text naming the operator, the node and the reason.
+pub(crate) fn check(
+    node: &NodeProto,
+    opset: i64,
+    ranks: &BTreeMap<&str, usize>,
+) -> Result<(), String> {
+    let context = Context { node, opset, ranks };
+    let row = REFUSALS
+        .iter()
+        .find(|row| row.operator == node.op_type() && (row.when)(&context));
+    match row {
+        Some(row) => Err(format!(
+            "operator `{}` of node `{}` is not served by the embedded backend: {}",
+            row.operator,
+            node.name(),
+            row.why
+        )),
+        None => Ok(()),
+    }
+}
+
+impl Context<'_> {
+    fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+        self.node.attribute.iter().find(|a| a.name() == name)
+    }
+
+    fn int(&self, name: &str) -> Option<i64> {
+        self.attribute(name).map(AttributeProto::i)
+    }
+
+    fn text_is(&self, name: &str, text: &str) -> bool {
+        self.attribute(name)
+            .is_some_and(|a| a.s() == text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(operator: &str, attributes: Vec<AttributeProto>) -> NodeProto {
+        NodeProto {
+            op_type: Some(operator.to_owned()),
+            name: Some("n".to_owned()),
+            input: vec!["x".to_owned()],
+            attribute: attributes,
+            ..NodeProto::default()
+        }
+    }
+
+    fn axis(axis: i64) -> AttributeProto {
+        AttributeProto {
+            name: Some("axis".to_owned()),
+            i: Some(axis),
+            ..AttributeProto::default()
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_operator_node_and_reason() {
+        let error = check(&node("Sign", Vec::new()), 22, &BTreeMap::new()).expect_err("wrong");
+        assert_eq!(
+            error,
+            "operator `Sign` of node `n` is not served by the embedded backend: its engine gives 1 for 0"
+        );
+    }
+
+    #[test]
+    fn cubic_interpolation_is_refused_and_linear_is_not() {
+        let mode = |mode: &str| AttributeProto {
+            name: Some("mode".to_owned()),
+            s: Some(mode.to_owned().into()),
+            ..AttributeProto::default()
+        };
+        let resize = |attributes| check(&node("Resize", attributes), 22, &BTreeMap::new());
+        assert!(resize(vec![mode("cubic")]).is_err());
+        assert!(resize(vec![mode("linear")]).is_ok());
+        assert!(resize(Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn old_softmax_is_served_over_the_last_axis_only() {
+        let softmax = |opset, attributes, rank: Option<usize>| {
+            let ranks = rank.map(|r| ("x", r)).into_iter().collect();
+            check(&node("Softmax", attributes), opset, &ranks).is_ok()
+        };
+        assert!(softmax(13, vec![axis(1)], Some(4)));
+        assert!(softmax(11, Vec::new(), Some(2)));
+        assert!(softmax(11, vec![axis(2)], Some(3)));
+        assert!(softmax(11, vec![axis(-1)], None));
+        assert!(!softmax(11, Vec::new(), Some(3)));
+        assert!(!softmax(11, vec![axis(1)], Some(4)));
+        assert!(!softmax(11, vec![axis(1)], None));
+    }
+}
