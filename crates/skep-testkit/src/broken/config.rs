@@ -150,12 +150,6 @@ pub fn config_files() -> Vec<BrokenFile> {
             ),
         ),
         (
-            "config-no-instances",
-            "an instance group of a negative count",
-            "instance_group",
-            with("instance_group { count: -1 }"),
-        ),
-        (
             "config-deep-nesting",
             "messages within messages, 100000 deep",
             "",
