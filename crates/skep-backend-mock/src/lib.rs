@@ -1,0 +1,227 @@
+//! The mock backend: scripted latency, output and failure, for tests of the server and for simulation.
+//!
+//! A model needs no file; inputs and outputs are those of its configuration, and its `parameters` are the script
+//! (`mock.latency_us` and so on, listed in docs/model-parameters.md). Counts of executions run through all instances of a
+//! model. A panic that the script asks for is deliberate: it tests that the server isolates it.
+
+mod fill;
+mod timer;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use skep_backend::{
+    Backend, BackendError, Capabilities, ErrorKind, Instance, LoadRequest, Model, OutputSlot,
+    check_run,
+};
+use skep_config::{MockOptions, MockOutput};
+use skep_config::{ModelConfig, TensorConfig};
+use skep_tensor::{AlignedBuffer, Tensor, TensorView};
+use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
+
+/// The backend's name in configurations.
+pub const NAME: &str = "mock";
+
+/// The mock backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mock;
+
+impl Backend for Mock {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn describe(&self) -> String {
+        "scripted latency, output and failure".to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            weights_in_place: true,
+            prepared_outputs: true,
+            datatypes: &DataType::ALL,
+        }
+    }
+
+    fn needs_file(&self) -> bool {
+        false
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
+        let script = request.config.mock().clone();
+        if let Some(text) = &script.load_error {
+            return Err(BackendError::new(ErrorKind::Internal, text.clone()));
+        }
+        let signature = signature(request.config);
+        if script.output == MockOutput::Echo {
+            check_echo(&signature)?;
+        }
+        Ok(Arc::new(MockModel {
+            signature,
+            script,
+            batched: request.config.max_batch_size() > 0,
+            executions: AtomicU64::new(0),
+        }))
+    }
+}
+
+/// Inputs and outputs as the configuration has them.
+fn signature(config: &ModelConfig) -> ModelSignature {
+    let spec = |tensor: &TensorConfig| TensorSpec {
+        name: tensor.name.clone(),
+        datatype: tensor.datatype,
+        dims: Some(tensor.full_dims()),
+    };
+    ModelSignature {
+        inputs: config.inputs().iter().map(spec).collect(),
+        outputs: config.outputs().iter().map(spec).collect(),
+    }
+}
+
+/// An output echoes the input at its position.
+fn check_echo(signature: &ModelSignature) -> Result<(), BackendError> {
+    for (index, output) in signature.outputs.iter().enumerate() {
+        let input = signature.inputs.get(index);
+        if input.is_none_or(|input| input.datatype != output.datatype) {
+            let got = input.map_or("no input".to_owned(), |i| i.datatype.to_string());
+            return Err(BackendError::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "`mock.output` is `echo`, but output `{}` of datatype {} stands opposite to {got}",
+                    output.name, output.datatype
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+struct MockModel {
+    signature: ModelSignature,
+    script: MockOptions,
+    batched: bool,
+    executions: AtomicU64,
+}
+
+impl Model for MockModel {
+    fn signature(&self) -> &ModelSignature {
+        &self.signature
+    }
+
+    fn output_shapes(&self, inputs: &[&Shape]) -> Option<Vec<Shape>> {
+        (0..self.signature.outputs.len())
+            .map(|index| self.shape(index, inputs))
+            .collect()
+    }
+
+    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+        Ok(Box::new(MockInstance { model: self }))
+    }
+}
+
+impl MockModel {
+    /// An output's shape: the echoed input's, or the configured dims with variable ones taken from the input at the same
+    /// position, the batch from the first input, and 1 where neither says.
+    fn shape(&self, index: usize, inputs: &[&Shape]) -> Option<Shape> {
+        let opposite = inputs.get(index);
+        if self.script.output == MockOutput::Echo {
+            return opposite.map(|&shape| shape.clone());
+        }
+        let dims = self.signature.outputs[index].dims.as_ref()?.as_slice();
+        let batch = inputs.first().and_then(|s| s.dims().first().copied());
+        let same_rank = opposite.filter(|s| s.rank() == dims.len());
+        let sizes = dims.iter().enumerate().map(|(axis, &dim)| match dim {
+            -1 if axis == 0 && self.batched => batch.unwrap_or(1),
+            -1 => same_rank.map_or(1, |s| s.dims()[axis]),
+            fixed => usize::try_from(fixed).unwrap_or(0),
+        });
+        Shape::new(&sizes.collect::<Vec<_>>()).ok()
+    }
+
+    /// Inferences in a batch.
+    fn items(&self, inputs: &[TensorView<'_>]) -> u32 {
+        let first = inputs.first().and_then(|view| view.shape().dims().first());
+        match first {
+            Some(&batch) if self.batched => u32::try_from(batch).unwrap_or(u32::MAX),
+            _ => 1,
+        }
+    }
+
+    /// Puts output `slot.index()` into the slot.
+    fn fill(&self, slot: &mut OutputSlot, inputs: &[TensorView<'_>]) -> Result<(), BackendError> {
+        let internal =
+            |e: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, e.to_string());
+        let index = slot.index();
+        let datatype = self.signature.outputs[index].datatype;
+        let shapes: Vec<&Shape> = inputs.iter().map(TensorView::shape).collect();
+        let shape = self.shape(index, &shapes).ok_or_else(|| {
+            let name = &self.signature.outputs[index].name;
+            BackendError::new(
+                ErrorKind::Internal,
+                format!("output `{name}` would be too large"),
+            )
+        })?;
+        let fixed = |memory: &mut [u8]| match self.script.output {
+            MockOutput::Zero => memory.fill(0),
+            MockOutput::Echo => memory.copy_from_slice(inputs[index].data()),
+            MockOutput::Ramp => fill::ramp(datatype, memory),
+        };
+        if let Some((prepared_datatype, prepared_shape, memory)) = slot.prepared_mut()
+            && prepared_datatype == datatype
+            && *prepared_shape == shape
+        {
+            fixed(memory);
+            return slot.finish_prepared().map_err(|e| internal(&e));
+        }
+        let elements = shape.element_count();
+        let data = match (datatype.element_size(), self.script.output) {
+            (Some(size), _) => {
+                let mut buffer = AlignedBuffer::zeroed(elements * size);
+                fixed(&mut buffer);
+                buffer.freeze()
+            }
+            (None, MockOutput::Zero) => fill::empty_strings(elements).into(),
+            (None, MockOutput::Echo) => inputs[index].data().to_vec().into(),
+            (None, MockOutput::Ramp) => fill::ramp_strings(elements).into(),
+        };
+        slot.fill(Tensor::new(datatype, shape, data).map_err(|e| internal(&e))?);
+        Ok(())
+    }
+}
+
+struct MockInstance {
+    model: Arc<MockModel>,
+}
+
+impl Instance for MockInstance {
+    fn execute(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<(), BackendError> {
+        let start = Instant::now();
+        let model = &*self.model;
+        check_run(&model.signature, inputs, outputs)?;
+        let script = &model.script;
+        let number = model.executions.fetch_add(1, Ordering::Relaxed) + 1;
+        let due = |every: u64| every != 0 && number.is_multiple_of(every);
+        let latency = script.latency + script.latency_per_item.saturating_mul(model.items(inputs));
+        timer::wait_until(start + latency);
+        assert!(
+            !due(script.panic_every),
+            "execution {number} panics, as `mock.panic_every` says"
+        );
+        if due(script.fail_every) {
+            let message = format!("execution {number} fails, as `mock.fail_every` says");
+            return Err(BackendError::new(ErrorKind::Internal, message));
+        }
+        outputs
+            .iter_mut()
+            .try_for_each(|slot| model.fill(slot, inputs))
+    }
+}

@@ -1,0 +1,42 @@
+//! Waiting until a point in time, more exactly than the system's sleep.
+
+use std::{
+    hint, thread,
+    time::{Duration, Instant},
+};
+
+/// How long before the deadline sleeping ends and spinning begins. Linux wakes a sleeping thread 50 us late by default
+/// (its timer slack) and a few more to switch to it.
+const SPIN: Duration = Duration::from_micros(80);
+
+/// Returns at `deadline`, never before; late by a microsecond or so where a processor is free, by a time slice where
+/// all are busy. Costs at most [`SPIN`] of processor time.
+pub(crate) fn wait_until(deadline: Instant) {
+    let now = Instant::now();
+    if let Some(sleep) = deadline.saturating_duration_since(now).checked_sub(SPIN) {
+        thread::sleep(sleep);
+    }
+    while Instant::now() < deadline {
+        hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_early() {
+        for micros in [0, 1, 30, 200, 1500] {
+            let deadline = Instant::now() + Duration::from_micros(micros);
+            wait_until(deadline);
+            assert!(Instant::now() >= deadline);
+        }
+        // A deadline in the past is no wait.
+        wait_until(
+            Instant::now()
+                .checked_sub(Duration::from_millis(1))
+                .unwrap_or_else(Instant::now),
+        );
+    }
+}
