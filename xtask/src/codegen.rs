@@ -30,7 +30,16 @@ pub(crate) fn digest_path(root: &Path) -> std::path::PathBuf {
 #[cfg(not(feature = "codegen"))]
 pub(crate) fn run(root: &Path) -> Result<()> {
     let status = std::process::Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"])
+        .args([
+            "run",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--features",
+            "codegen",
+            "--",
+            "codegen",
+        ])
         .current_dir(root)
         .status()?;
     anyhow::ensure!(status.success(), "code generation failed");

@@ -1,14 +1,82 @@
-//! Development tasks: `cargo xtask <task>`.
-#![allow(clippy::print_stdout, reason = "a command-line tool speaks on its standard output")]
+//! Development tasks: `cargo xtask <task>`. `cargo xtask help` lists them.
 
 mod codegen;
+mod setup;
+mod test;
+mod tidy;
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
 
-fn main() -> anyhow::Result<()> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    match std::env::args().nth(1).as_deref() {
-        Some("codegen") => codegen::run(&root),
-        _ => anyhow::bail!("usage: cargo xtask codegen"),
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+usage: cargo xtask <task>
+
+  setup [--all]   install what the wire tests need into target/venv; --all also what needs apt (Chromium, libb64)
+  test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire tests; --fast leaves the wire tests out
+  tidy            the checks that a program can make of ARCHITECTURE.md's invariants
+  codegen         write crates/skep-proto/src/generated from the .proto files";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run() -> Result<()> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()?;
+    let mut args = std::env::args().skip(1);
+    let task = args.next();
+    let flags: Vec<String> = args.collect();
+    match task.as_deref() {
+        Some("setup") => setup::run(&root, flag(&flags, "--all")?),
+        Some("test") => test::run(&root, flag(&flags, "--fast")?),
+        Some("tidy") => tidy::run(&root),
+        Some("codegen") => codegen::run(&root),
+        Some("help" | "--help" | "-h") | None => {
+            println!("{HELP}");
+            Ok(())
+        }
+        Some(other) => bail!("unknown task `{other}`\n{HELP}"),
+    }
+}
+
+/// Whether the one flag that a task knows was given.
+fn flag(given: &[String], known: &str) -> Result<bool> {
+    if let Some(unknown) = given.iter().find(|flag| *flag != known) {
+        bail!("unknown flag `{unknown}`, expected {known} or nothing");
+    }
+    Ok(!given.is_empty())
+}
+
+/// Runs a command in the repository's root, showing what it is; an error if it fails.
+fn step(root: &Path, command: &mut Command) -> Result<()> {
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let line = words.join(" ");
+    println!("\n==> {line}");
+    let status = command
+        .current_dir(root)
+        .status()
+        .with_context(|| format!("cannot run `{line}`"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("`{line}` failed: {status}")
+    }
+}
+
+fn cargo() -> Command {
+    Command::new(env!("CARGO"))
 }

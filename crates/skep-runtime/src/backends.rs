@@ -21,8 +21,13 @@ pub struct BackendEntry {
 impl BackendEntry {
     /// A backend that is opened by `open` when the first model wants it: a library takes tens of milliseconds to open.
     #[must_use]
-    pub fn new(open: impl Fn() -> Result<Arc<dyn Backend>, BackendError> + Send + Sync + 'static) -> Self {
-        Self { open: Box::new(open), opened: OnceLock::new() }
+    pub fn new(
+        open: impl Fn() -> Result<Arc<dyn Backend>, BackendError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            open: Box::new(open),
+            opened: OnceLock::new(),
+        }
     }
 
     fn get(&self) -> Result<Arc<dyn Backend>, BackendError> {
@@ -32,7 +37,9 @@ impl BackendEntry {
 
 impl std::fmt::Debug for BackendEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BackendEntry").field("opened", &self.opened.get().is_some()).finish()
+        f.debug_struct("BackendEntry")
+            .field("opened", &self.opened.get().is_some())
+            .finish()
     }
 }
 
@@ -74,15 +81,27 @@ impl Backends {
         };
         let Some(entry) = self.entries.get(name) else {
             let known: Vec<String> = self.entries.keys().map(|k| format!("`{k}`")).collect();
-            let message = format!("unknown backend `{name}`, expected one of {}", known.join(", "));
+            let message = format!(
+                "unknown backend `{name}`, expected one of {}",
+                known.join(", ")
+            );
             return Err(RuntimeError::invalid(message));
         };
         match (entry.get(), self.fallback) {
-            (Ok(backend), _) => Ok(Choice { backend, note: None }),
-            (Err(error), Some(fallback)) if error.kind() == skep_backend::ErrorKind::Unavailable => {
+            (Ok(backend), _) => Ok(Choice {
+                backend,
+                note: None,
+            }),
+            (Err(error), Some(fallback))
+                if error.kind() == skep_backend::ErrorKind::Unavailable =>
+            {
                 let backend = self.entries[fallback].get()?;
-                let note = format!("backend `{name}` is not available, `{fallback}` stands in: {error}");
-                Ok(Choice { backend, note: Some(note) })
+                let note =
+                    format!("backend `{name}` is not available, `{fallback}` stands in: {error}");
+                Ok(Choice {
+                    backend,
+                    note: Some(note),
+                })
             }
             (Err(error), _) => Err(error.into()),
         }
@@ -96,7 +115,10 @@ impl Backends {
                 Err(error) => note = Some(format!("backend `{name}` is not available: {error}")),
             }
         }
-        Err(RuntimeError::new(ErrorKind::Unavailable, note.unwrap_or_else(|| "no backend is available".to_owned())))
+        Err(RuntimeError::new(
+            ErrorKind::Unavailable,
+            note.unwrap_or_else(|| "no backend is available".to_owned()),
+        ))
     }
 
     /// The names of all backends.

@@ -15,12 +15,14 @@ use std::{
 };
 
 use skep_scheduler::{
-    Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler, SchedulerOptions,
+    Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler,
+    SchedulerOptions,
 };
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, FailureReason, InferResponse, RuntimeError, clock, statistics::Statistics, validate::Prepared,
+    ErrorKind, FailureReason, InferResponse, RuntimeError, clock, statistics::Statistics,
+    validate::Prepared,
 };
 
 /// A request on its way: what to run, and who waits.
@@ -58,7 +60,11 @@ impl Driver {
     pub(crate) fn new(max_queue_size: usize) -> Self {
         let scheduler = Scheduler::new(SchedulerOptions { max_queue_size });
         Self {
-            state: Mutex::new(State { scheduler, mailboxes: Vec::new(), next_request: 0 }),
+            state: Mutex::new(State {
+                scheduler,
+                mailboxes: Vec::new(),
+                next_request: 0,
+            }),
             statistics: Statistics::default(),
             waiting: AtomicUsize::new(0),
             alive_instances: AtomicUsize::new(0),
@@ -94,7 +100,11 @@ impl Driver {
         let mut state = self.lock();
         let id = RequestId(state.next_request);
         state.next_request += 1;
-        let request = Request { id, batch_size, payload: job };
+        let request = Request {
+            id,
+            batch_size,
+            payload: job,
+        };
         let rest = self.apply(state, Input::Enqueue(request), None);
         debug_assert!(rest.is_none(), "only an instance keeps a batch");
         id
@@ -112,8 +122,16 @@ impl Driver {
     }
 
     /// An instance finished; what it should run next, if anything waits.
-    pub(crate) fn finished(&self, instance: InstanceId, duration: std::time::Duration) -> Option<Batch<Job>> {
-        self.apply(self.lock(), Input::Finished { instance, duration }, Some(instance))
+    pub(crate) fn finished(
+        &self,
+        instance: InstanceId,
+        duration: std::time::Duration,
+    ) -> Option<Batch<Job>> {
+        self.apply(
+            self.lock(),
+            Input::Finished { instance, duration },
+            Some(instance),
+        )
     }
 
     /// An instance died. What waits goes on waiting for the others or for its replacement.
@@ -150,7 +168,8 @@ impl Driver {
     ) -> Option<Batch<Job>> {
         let mut outputs = Outputs::new();
         state.scheduler.handle(clock::now(), input, &mut outputs);
-        self.waiting.store(state.scheduler.waiting(), Ordering::Relaxed);
+        self.waiting
+            .store(state.scheduler.waiting(), Ordering::Relaxed);
         let mut kept = None;
         let mut rejected: Outputs<Job> = Outputs::new();
         for output in outputs {
@@ -179,7 +198,9 @@ impl Driver {
         self.statistics.failed(label, job.arrived.elapsed());
         let text = match reason {
             RejectReason::QueueFull => "Exceeds maximum queue size",
-            RejectReason::Draining if broken => "no instance of the model is alive: each one failed and could not be restarted",
+            RejectReason::Draining if broken => {
+                "no instance of the model is alive: each one failed and could not be restarted"
+            }
             RejectReason::Draining => {
                 "Server is stopping, scheduler for model has stopped accepting new inference requests"
             }
@@ -199,7 +220,8 @@ fn send(mailboxes: &[Option<SyncSender<Batch<Job>>>], instance: InstanceId, batc
         return fail_all(batch);
     };
     if let Err(error) = mailbox.try_send(batch) {
-        let (std::sync::mpsc::TrySendError::Full(batch) | std::sync::mpsc::TrySendError::Disconnected(batch)) = error;
+        let (std::sync::mpsc::TrySendError::Full(batch)
+        | std::sync::mpsc::TrySendError::Disconnected(batch)) = error;
         fail_all(batch);
     }
 }
@@ -207,7 +229,9 @@ fn send(mailboxes: &[Option<SyncSender<Batch<Job>>>], instance: InstanceId, batc
 /// Answers a batch that no instance took; reached only by an instance that ended without saying so.
 fn fail_all(batch: Batch<Job>) {
     for request in batch.requests {
-        request.payload.fail(RuntimeError::internal("the instance ended before it took the request"));
+        request.payload.fail(RuntimeError::internal(
+            "the instance ended before it took the request",
+        ));
     }
 }
 
@@ -217,12 +241,16 @@ fn index(instance: InstanceId) -> usize {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("waiting", &self.waiting()).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("batch_size", &self.prepared.batch_size).finish_non_exhaustive()
+        f.debug_struct("Job")
+            .field("batch_size", &self.prepared.batch_size)
+            .finish_non_exhaustive()
     }
 }

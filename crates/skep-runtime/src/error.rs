@@ -30,7 +30,10 @@ impl RuntimeError {
     /// A failure with a text for the client.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// What kind of failure it was.

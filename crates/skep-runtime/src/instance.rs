@@ -47,7 +47,11 @@ impl Worker {
         let made = catch_unwind(AssertUnwindSafe(|| Arc::clone(&self.model).instance()));
         match made {
             Ok(result) => result.map_err(Into::into),
-            Err(panic) => Err(RuntimeError::internal(format!("instance `{}` panicked: {}", self.name, text(&*panic)))),
+            Err(panic) => Err(RuntimeError::internal(format!(
+                "instance `{}` panicked: {}",
+                self.name,
+                text(&*panic)
+            ))),
         }
     }
 
@@ -56,7 +60,9 @@ impl Worker {
         let mut instance = Some(instance);
         let mut next = self.driver.ready(self.id);
         while let Some(current) = &mut instance {
-            let Some(batch) = next.take().or_else(|| mailbox.recv().ok()) else { return };
+            let Some(batch) = next.take().or_else(|| mailbox.recv().ok()) else {
+                return;
+            };
             let began = Instant::now();
             if self.run_and_answer(&mut **current, batch) {
                 next = self.driver.finished(self.id, began.elapsed());
@@ -88,7 +94,11 @@ impl Worker {
     fn run_and_answer(&self, instance: &mut dyn Instance, batch: Batch<Job>) -> bool {
         let taken = Instant::now();
         let size = batch.size();
-        let jobs: SmallVec<[Job; 4]> = batch.requests.into_iter().map(|request| request.payload).collect();
+        let jobs: SmallVec<[Job; 4]> = batch
+            .requests
+            .into_iter()
+            .map(|request| request.payload)
+            .collect();
         let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs)));
         match result {
             Ok(Ok(executed)) => {
@@ -102,7 +112,10 @@ impl Worker {
             Err(panic) => {
                 let text = text(&*panic);
                 tracing::error!("instance `{}` panicked: {text}", self.name);
-                self.fail(jobs, &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)));
+                self.fail(
+                    jobs,
+                    &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)),
+                );
                 false
             }
         }
@@ -121,14 +134,19 @@ impl Worker {
         instance.execute(&views, &mut slots)?;
         let ran = Instant::now();
         let outputs = self.split_outputs(slots, &wanted, jobs)?;
-        let times = ExecutionTimes { input: gathered - began, infer: ran - gathered, output: ran.elapsed() };
+        let times = ExecutionTimes {
+            input: gathered - began,
+            infer: ran - gathered,
+            output: ran.elapsed(),
+        };
         Ok(Executed { outputs, times })
     }
 
     /// Interface indices of the outputs that any request wants.
     fn wanted(&self, jobs: &[Job]) -> SmallVec<[usize; 4]> {
         let all = 0..self.interface.outputs.len();
-        all.filter(|index| jobs.iter().any(|job| job.prepared.outputs.contains(index))).collect()
+        all.filter(|index| jobs.iter().any(|job| job.prepared.outputs.contains(index)))
+            .collect()
     }
 
     fn slots(&self, inputs: &[Tensor], wanted: &[usize]) -> SmallVec<[OutputSlot; 4]> {
@@ -137,9 +155,11 @@ impl Worker {
         let slot = |&index: &usize| {
             let port = &self.interface.outputs[index];
             match &known {
-                Some(shapes) => {
-                    OutputSlot::prepared(port.position, port.config.datatype, shapes[port.position].clone())
-                }
+                Some(shapes) => OutputSlot::prepared(
+                    port.position,
+                    port.config.datatype,
+                    shapes[port.position].clone(),
+                ),
                 None => OutputSlot::new(port.position),
             }
         };
@@ -158,13 +178,17 @@ impl Worker {
         for (slot, &index) in slots.into_iter().zip(wanted) {
             let port = &self.interface.outputs[index];
             let tensor = slot.into_tensor().ok_or_else(|| {
-                RuntimeError::internal(format!("model `{}` gave no output `{}`", self.interface.model, port.name))
+                RuntimeError::internal(format!(
+                    "model `{}` gave no output `{}`",
+                    self.interface.model, port.name
+                ))
             })?;
             let tensor = self.client_shape(tensor, index)?;
             let parts = if self.interface.max_batch_size == 0 {
                 vec![tensor]
             } else {
-                split(&tensor, &sizes).map_err(|error| self.wrong_output(index, &error.to_string()))?
+                split(&tensor, &sizes)
+                    .map_err(|error| self.wrong_output(index, &error.to_string()))?
             };
             outputs[index] = Some(parts);
         }
@@ -180,10 +204,16 @@ impl Worker {
             let got = format!("the model gave {} {}", tensor.datatype(), tensor.shape());
             return Err(self.wrong_output(
                 index,
-                &format!("{got}, the configuration says {} {}", config.datatype, config.full_dims()),
+                &format!(
+                    "{got}, the configuration says {} {}",
+                    config.datatype,
+                    config.full_dims()
+                ),
             ));
         }
-        let Some(reshape) = &config.reshape else { return Ok(tensor) };
+        let Some(reshape) = &config.reshape else {
+            return Ok(tensor);
+        };
         reshaped(reshape, &config.dims, batch, inner)
             .and_then(|shape| tensor.reshape(shape).ok())
             .ok_or_else(|| self.wrong_output(index, "its shape cannot be reshaped to dims"))
@@ -191,25 +221,42 @@ impl Worker {
 
     fn wrong_output(&self, index: usize, what: &str) -> RuntimeError {
         let name = &self.interface.outputs[index].name;
-        RuntimeError::internal(format!("output `{name}` of model `{}`: {what}", self.interface.model))
+        RuntimeError::internal(format!(
+            "output `{name}` of model `{}`: {what}",
+            self.interface.model
+        ))
     }
 
-    fn answer(&self, jobs: SmallVec<[Job; 4]>, mut executed: Executed, size: usize, taken: Instant) {
+    fn answer(
+        &self,
+        jobs: SmallVec<[Job; 4]>,
+        mut executed: Executed,
+        size: usize,
+        taken: Instant,
+    ) {
         let requests = jobs.iter().map(|job| RequestTimes {
             total: job.arrived.elapsed(),
             queue: taken.saturating_duration_since(job.arrived),
         });
         // Before the answers, so that statistics never lag behind what a client has seen.
-        self.driver.statistics().executed(size, executed.times, requests);
+        self.driver
+            .statistics()
+            .executed(size, executed.times, requests);
         for (position, job) in jobs.into_iter().enumerate() {
             let mut outputs = Vec::with_capacity(job.prepared.outputs.len());
             for &index in &job.prepared.outputs {
-                let parts = executed.outputs[index].as_mut().map(|parts| parts[position].clone());
+                let parts = executed.outputs[index]
+                    .as_mut()
+                    .map(|parts| parts[position].clone());
                 let name = Arc::clone(&self.interface.outputs[index].name);
                 outputs.extend(parts.map(|tensor| NamedTensor { name, tensor }));
             }
             let model = self.interface.model.clone();
-            let response = InferResponse { model, version: self.interface.version, outputs };
+            let response = InferResponse {
+                model,
+                version: self.interface.version,
+                outputs,
+            };
             // A client that went away meanwhile is nobody's loss.
             drop(job.reply.send(Ok(response)));
         }
@@ -217,21 +264,37 @@ impl Worker {
 
     fn fail(&self, jobs: SmallVec<[Job; 4]>, error: &RuntimeError) {
         for job in jobs {
-            self.driver.statistics().failed(FailureReason::Backend, job.arrived.elapsed());
+            self.driver
+                .statistics()
+                .failed(FailureReason::Backend, job.arrived.elapsed());
             job.fail(error.clone());
         }
     }
 
     /// Runs a warm-up request before the instance is ready; it counts in the statistics, as on Triton.
-    pub(crate) fn warm_up(&self, instance: &mut dyn Instance, prepared: Prepared) -> Result<(), RuntimeError> {
+    pub(crate) fn warm_up(
+        &self,
+        instance: &mut dyn Instance,
+        prepared: Prepared,
+    ) -> Result<(), RuntimeError> {
         let taken = Instant::now();
         let size = prepared.batch_size;
         let (reply, _) = tokio::sync::oneshot::channel();
-        let jobs = [Job { prepared, reply, arrived: taken }];
-        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs)))
-            .map_err(|panic| RuntimeError::internal(format!("the backend panicked: {}", text(&*panic))))??;
-        let request = RequestTimes { total: taken.elapsed(), queue: Duration::ZERO };
-        self.driver.statistics().executed(size, executed.times, std::iter::once(request));
+        let jobs = [Job {
+            prepared,
+            reply,
+            arrived: taken,
+        }];
+        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs))).map_err(
+            |panic| RuntimeError::internal(format!("the backend panicked: {}", text(&*panic))),
+        )??;
+        let request = RequestTimes {
+            total: taken.elapsed(),
+            queue: Duration::ZERO,
+        };
+        self.driver
+            .statistics()
+            .executed(size, executed.times, std::iter::once(request));
         Ok(())
     }
 }
@@ -240,7 +303,10 @@ fn gather_input(jobs: &[Job], index: usize) -> Result<Tensor, RuntimeError> {
     if let [job] = jobs {
         return Ok(job.prepared.inputs[index].clone());
     }
-    let parts: SmallVec<[Tensor; 8]> = jobs.iter().map(|job| job.prepared.inputs[index].clone()).collect();
+    let parts: SmallVec<[Tensor; 8]> = jobs
+        .iter()
+        .map(|job| job.prepared.inputs[index].clone())
+        .collect();
     gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
 }
 

@@ -47,20 +47,33 @@ impl LoadOptions {
     /// The `max_batch_size` for a completed model; a setting for its backend goes before one for all.
     fn default_max_batch_size(&self, name: &str) -> u32 {
         let of = |wanted: Option<&str>| {
-            self.backend_settings.iter().rev().find_map(|setting| match setting {
-                BackendSetting::DefaultMaxBatchSize { backend, size } if backend.as_deref() == wanted => Some(*size),
-                _ => None,
-            })
+            self.backend_settings
+                .iter()
+                .rev()
+                .find_map(|setting| match setting {
+                    BackendSetting::DefaultMaxBatchSize { backend, size }
+                        if backend.as_deref() == wanted =>
+                    {
+                        Some(*size)
+                    }
+                    _ => None,
+                })
         };
-        of(Some(name)).or_else(|| of(None)).unwrap_or(DEFAULT_MAX_BATCH_SIZE)
+        of(Some(name))
+            .or_else(|| of(None))
+            .unwrap_or(DEFAULT_MAX_BATCH_SIZE)
     }
 
     fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
         let mut context = Context::new(model);
         for setting in &self.backend_settings {
             match setting {
-                BackendSetting::IntraOpThreads(threads) => context.intra_op_threads = Some(*threads),
-                BackendSetting::InterOpThreads(threads) => context.inter_op_threads = Some(*threads),
+                BackendSetting::IntraOpThreads(threads) => {
+                    context.intra_op_threads = Some(*threads)
+                }
+                BackendSetting::InterOpThreads(threads) => {
+                    context.inter_op_threads = Some(*threads)
+                }
                 _ => {}
             }
         }
@@ -108,8 +121,9 @@ impl Plan {
         if let Some(note) = note {
             tracing::warn!("model `{name}`: {note}");
         }
-        let available = repository::versions(directory)
-            .map_err(|e| RuntimeError::internal(format!("cannot read `{}`: {e}", directory.display())))?;
+        let available = repository::versions(directory).map_err(|e| {
+            RuntimeError::internal(format!("cannot read `{}`: {e}", directory.display()))
+        })?;
         let Some(latest) = available.last().copied() else {
             return Err(RuntimeError::invalid(format!(
                 "model '{name}' has no version: expected a directory named by a positive integer, such as `1`, in `{}`",
@@ -119,27 +133,54 @@ impl Plan {
         // The name that stays in the configuration is the one it gave: a fallback changes who runs the model, not what
         // the model says of itself.
         let shown = configured.as_deref().unwrap_or_else(|| backend.name());
-        complete(&mut proto, name, shown, &directory.join(latest.to_string()), backend.needs_file(), options)?;
+        complete(
+            &mut proto,
+            name,
+            shown,
+            &directory.join(latest.to_string()),
+            backend.needs_file(),
+            options,
+        )?;
         let config = ModelConfig::from_proto(proto, &options.context(name)).map_err(invalid)?;
-        let versions: Vec<ModelVersion> = config.version_policy().select(&available).into_iter().collect();
+        let versions: Vec<ModelVersion> = config
+            .version_policy()
+            .select(&available)
+            .into_iter()
+            .collect();
         if versions.is_empty() {
             return Err(RuntimeError::invalid(format!(
                 "model '{name}': the version policy selects none of the available versions {}",
-                available.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                available
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )));
         }
         for notice in config.notices() {
             tracing::warn!("model `{name}`: {notice}");
         }
-        Ok(Self { directory: directory.to_owned(), config: Arc::new(config), backend, versions })
+        Ok(Self {
+            directory: directory.to_owned(),
+            config: Arc::new(config),
+            backend,
+            versions,
+        })
     }
 
     /// Loads one version: weights once, then its instances, each warmed up.
-    pub(crate) fn load(&self, version: ModelVersion, options: &LoadOptions, on_gone: OnGone) -> VersionResult {
+    pub(crate) fn load(
+        &self,
+        version: ModelVersion,
+        options: &LoadOptions,
+        on_gone: OnGone,
+    ) -> VersionResult {
         let directory = self.directory.join(version.to_string());
         let (file, config) = if self.backend.needs_file() {
             let file = open(&directory, self.config.model_filename())?;
-            let config = ModelConfig::clone(&self.config).with_signature(&signature(&file)?).map_err(invalid)?;
+            let config = ModelConfig::clone(&self.config)
+                .with_signature(&signature(&file)?)
+                .map_err(invalid)?;
             (file, Arc::new(config))
         } else {
             (ModelFile::none(), Arc::clone(&self.config))
@@ -165,16 +206,31 @@ impl Plan {
         config: &ModelConfig,
         options: &LoadOptions,
     ) -> Result<Arc<dyn Model>, RuntimeError> {
-        let instances: u32 = config.instance_groups().iter().map(|group| group.count).sum();
+        let instances: u32 = config
+            .instance_groups()
+            .iter()
+            .map(|group| group.count)
+            .sum();
         let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
         // As many threads as cores over all instances: more would only take turns.
-        let threads = NonZeroUsize::new(options.cores.get() / instances).unwrap_or(NonZeroUsize::MIN);
-        let request = LoadRequest { file, config, threads };
+        let threads =
+            NonZeroUsize::new(options.cores.get() / instances).unwrap_or(NonZeroUsize::MIN);
+        let request = LoadRequest {
+            file,
+            config,
+            threads,
+        };
         // A broken file must not take the server down with it.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.backend.load(&request)))
             .unwrap_or_else(|_| {
-                let text = format!("backend `{}` panicked while loading the model", self.backend.name());
-                Err(skep_backend::BackendError::new(skep_backend::ErrorKind::Internal, text))
+                let text = format!(
+                    "backend `{}` panicked while loading the model",
+                    self.backend.name()
+                );
+                Err(skep_backend::BackendError::new(
+                    skep_backend::ErrorKind::Internal,
+                    text,
+                ))
             })
             .map_err(Into::into)
     }
@@ -188,7 +244,13 @@ impl Plan {
         warmups: &Arc<Vec<warmup::WarmupRun>>,
         life: &Arc<Life>,
     ) -> Result<(), RuntimeError> {
-        let (report, reports) = mpsc::channel();
+        let total: u32 = self
+            .config
+            .instance_groups()
+            .iter()
+            .map(|group| group.count)
+            .sum();
+        let (report, reports) = mpsc::sync_channel(usize::try_from(total).unwrap_or(usize::MAX));
         let mut count = 0u32;
         for group in self.config.instance_groups() {
             for index in 0..group.count {
@@ -201,7 +263,8 @@ impl Plan {
                 };
                 let (mailbox, batches) = mpsc::sync_channel(1);
                 driver.connect(worker.id, mailbox);
-                let (report, warmups, life) = (report.clone(), Arc::clone(warmups), Arc::clone(life));
+                let (report, warmups, life) =
+                    (report.clone(), Arc::clone(warmups), Arc::clone(life));
                 let body = move || {
                     // Declared first, dropped last: a version is gone when its instances and weights are.
                     let _life = life;
@@ -222,7 +285,9 @@ impl Plan {
                 thread::Builder::new()
                     .name(thread_name(&format!("{}_{index}", group.name)))
                     .spawn(body)
-                    .map_err(|e| RuntimeError::internal(format!("cannot start an instance's thread: {e}")))?;
+                    .map_err(|e| {
+                        RuntimeError::internal(format!("cannot start an instance's thread: {e}"))
+                    })?;
                 count += 1;
             }
         }
@@ -235,13 +300,20 @@ impl Plan {
         if alive == count && count > 0 {
             return Ok(());
         }
-        Err(RuntimeError::internal(format!("{alive} of {count} instances started")))
+        Err(RuntimeError::internal(format!(
+            "{alive} of {count} instances started"
+        )))
     }
 }
 
 /// Linux shows 15 bytes of a thread's name: the end tells instances apart.
 fn thread_name(instance: &str) -> String {
-    let tail: Vec<char> = instance.chars().filter(|c| *c != '\0').rev().take(15).collect();
+    let tail: Vec<char> = instance
+        .chars()
+        .filter(|c| *c != '\0')
+        .rev()
+        .take(15)
+        .collect();
     tail.into_iter().rev().collect()
 }
 
@@ -261,11 +333,16 @@ fn read_config(
         Err(error) if error.kind() == io::ErrorKind::NotFound && options.auto_complete => {
             Ok(inference::ModelConfig::default())
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(RuntimeError::invalid(format!(
-            "model '{name}' has no configuration: expected `{}`, since completing configurations is switched off",
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(RuntimeError::invalid(format!(
+                "model '{name}' has no configuration: expected `{}`, since completing configurations is switched off",
+                path.display()
+            )))
+        }
+        Err(error) => Err(RuntimeError::invalid(format!(
+            "cannot read `{}`: {error}",
             path.display()
         ))),
-        Err(error) => Err(RuntimeError::invalid(format!("cannot read `{}`: {error}", path.display()))),
     }
 }
 
@@ -278,9 +355,16 @@ fn complete(
     needs_file: bool,
     options: &LoadOptions,
 ) -> Result<(), RuntimeError> {
-    let filename = skep_config::model_filename(proto, name).map_err(invalid)?.to_owned();
-    let complete_tensors = needs_file && options.auto_complete && (proto.input.is_empty() || proto.output.is_empty());
-    let signature = if complete_tensors { Some(signature(&open(version_directory, &filename)?)?) } else { None };
+    let filename = skep_config::model_filename(proto, name)
+        .map_err(invalid)?
+        .to_owned();
+    let complete_tensors =
+        needs_file && options.auto_complete && (proto.input.is_empty() || proto.output.is_empty());
+    let signature = if complete_tensors {
+        Some(signature(&open(version_directory, &filename)?)?)
+    } else {
+        None
+    };
     let completion = Completion {
         model: name,
         backend,
@@ -304,8 +388,15 @@ fn open(version_directory: &Path, filename: &str) -> Result<ModelFile, RuntimeEr
             .filter_map(|entry| Some((format!("`{}`", entry.ok()?.file_name().to_str()?), ())))
             .collect();
         let there: Vec<String> = there.into_keys().collect();
-        let found = if there.is_empty() { "the directory is empty".to_owned() } else { format!("found {}", there.join(", ")) };
-        return Err(RuntimeError::invalid(format!("no model file: expected `{}`, {found}", path.display())));
+        let found = if there.is_empty() {
+            "the directory is empty".to_owned()
+        } else {
+            format!("found {}", there.join(", "))
+        };
+        return Err(RuntimeError::invalid(format!(
+            "no model file: expected `{}`, {found}",
+            path.display()
+        )));
     }
     ModelFile::open(&path).map_err(Into::into)
 }

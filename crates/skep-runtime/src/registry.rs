@@ -159,7 +159,10 @@ impl Runtime {
                 scope.spawn(|| {
                     while let Some(name) = take(&pending) {
                         let outcome = self.load_now(&name);
-                        report.lock().unwrap_or_else(PoisonError::into_inner).push((name, outcome));
+                        report
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push((name, outcome));
                     }
                 });
             }
@@ -179,9 +182,14 @@ impl Runtime {
         !self.options.strict_readiness || {
             let records = self.records();
             let routes = self.routes.load();
-            records.iter().filter(|(_, record)| record.wanted).all(|(name, _)| {
-                routes.get(name).is_some_and(|versions| versions.values().all(|version| version.is_healthy()))
-            })
+            records
+                .iter()
+                .filter(|(_, record)| record.wanted)
+                .all(|(name, _)| {
+                    routes.get(name).is_some_and(|versions| {
+                        versions.values().all(|version| version.is_healthy())
+                    })
+                })
         }
     }
 
@@ -189,11 +197,17 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for one that is not ready.
-    pub fn resolve(&self, name: &str, version: Option<&str>) -> Result<Arc<LoadedVersion>, RuntimeError> {
+    pub fn resolve(
+        &self,
+        name: &str,
+        version: Option<&str>,
+    ) -> Result<Arc<LoadedVersion>, RuntimeError> {
         let routes = self.routes.load();
         let versions = routes.get(name);
         let found = match version.filter(|v| !v.is_empty()) {
-            None => versions.and_then(|versions| versions.last_key_value().map(|(_, loaded)| loaded)),
+            None => {
+                versions.and_then(|versions| versions.last_key_value().map(|(_, loaded)| loaded))
+            }
             Some(text) => {
                 // Clients may send `-1` for the latest version, as the protocol's numbers have it.
                 let asked = match text {
@@ -213,7 +227,9 @@ impl Runtime {
     /// Why nothing was found, in Triton's words.
     fn not_found(&self, name: &str, version: Option<&str>) -> RuntimeError {
         let records = self.records();
-        let error = |kind, rest: String| RuntimeError::new(kind, format!("Request for unknown model: '{name}' {rest}"));
+        let error = |kind, rest: String| {
+            RuntimeError::new(kind, format!("Request for unknown model: '{name}' {rest}"))
+        };
         let Some(record) = records.get(name) else {
             return error(ErrorKind::NotFound, "is not found".to_owned());
         };
@@ -223,7 +239,10 @@ impl Runtime {
                     ErrorKind::Unavailable,
                     format!("version {version} is at {} state", status.state.name()),
                 ),
-                None => error(ErrorKind::NotFound, format!("version {version} is not found")),
+                None => error(
+                    ErrorKind::NotFound,
+                    format!("version {version} is not found"),
+                ),
             },
             None => error(ErrorKind::NotFound, "has no available versions".to_owned()),
         }
@@ -233,7 +252,11 @@ impl Runtime {
     #[must_use]
     pub fn loaded(&self) -> Vec<Arc<LoadedVersion>> {
         let routes = self.routes.load();
-        let mut all: Vec<Arc<LoadedVersion>> = routes.values().flat_map(BTreeMap::values).cloned().collect();
+        let mut all: Vec<Arc<LoadedVersion>> = routes
+            .values()
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect();
         all.sort_by(|a, b| (a.name(), a.version()).cmp(&(b.name(), b.version())));
         all
     }
@@ -241,7 +264,11 @@ impl Runtime {
     /// The versions of one model that take requests, ascending.
     #[must_use]
     pub fn versions(&self, name: &str) -> Vec<ModelVersion> {
-        self.routes.load().get(name).map(|versions| versions.keys().copied().collect()).unwrap_or_default()
+        self.routes
+            .load()
+            .get(name)
+            .map(|versions| versions.keys().copied().collect())
+            .unwrap_or_default()
     }
 
     /// Every model seen: those loaded or tried, and those that lie in the repository.
@@ -254,12 +281,23 @@ impl Runtime {
         names.dedup();
         let mut rows = Vec::new();
         for name in names {
-            let row = |version, state, reason: &str| IndexEntry { name: name.clone(), version, state, reason: reason.to_owned() };
+            let row = |version, state, reason: &str| IndexEntry {
+                name: name.clone(),
+                version,
+                state,
+                reason: reason.to_owned(),
+            };
             match records.get(name) {
                 Some(record) if !record.versions.is_empty() => rows.extend(
-                    record.versions.iter().map(|(version, s)| row(Some(*version), Some(s.state), &s.reason)),
+                    record
+                        .versions
+                        .iter()
+                        .map(|(version, s)| row(Some(*version), Some(s.state), &s.reason)),
                 ),
-                Some(Record { failure: Some(reason), .. }) => {
+                Some(Record {
+                    failure: Some(reason),
+                    ..
+                }) => {
                     rows.push(row(None, Some(VersionState::Unavailable), reason));
                 }
                 _ => rows.push(row(None, None, "")),
@@ -286,7 +324,9 @@ impl Runtime {
         self.explicit()?;
         let name = model_name(name, "unload")?;
         let turn = self.turn(&name).ok_or_else(|| {
-            RuntimeError::internal(format!("failed to unload '{name}', failed to poll from model repository"))
+            RuntimeError::internal(format!(
+                "failed to unload '{name}', failed to poll from model repository"
+            ))
         })?;
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = self.records().get_mut(&name) {
@@ -312,12 +352,18 @@ impl Runtime {
         let mut records = self.records();
         loop {
             let alive = records.values().flat_map(|record| record.versions.values());
-            let alive = alive.filter(|status| status.state == VersionState::Unloading).count();
+            let alive = alive
+                .filter(|status| status.state == VersionState::Unloading)
+                .count();
             let left = deadline.saturating_duration_since(Instant::now());
             if alive == 0 || left.is_zero() {
                 return alive;
             }
-            records = self.gone.wait_timeout(records, left).unwrap_or_else(PoisonError::into_inner).0;
+            records = self
+                .gone
+                .wait_timeout(records, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -342,23 +388,35 @@ impl Runtime {
         let began = Instant::now();
         let outcome = self.load_versions(name, directory);
         match &outcome {
-            Ok(()) => tracing::info!("loaded model `{name}` in {} ms", began.elapsed().as_millis()),
+            Ok(()) => tracing::info!(
+                "loaded model `{name}` in {} ms",
+                began.elapsed().as_millis()
+            ),
             Err(error) => tracing::error!("{error}"),
         }
         outcome
     }
 
-    fn load_versions(self: &Arc<Self>, name: &ModelName, directory: PathBuf) -> Result<(), RuntimeError> {
-        let plan = Plan::new(name, &directory, &self.options.load, &self.backends).map_err(|error| {
-            self.with_record(name, |record| record.failure = Some(error.to_string()));
-            RuntimeError::new(error.kind(), format!("failed to load '{name}': {error}"))
-        })?;
+    fn load_versions(
+        self: &Arc<Self>,
+        name: &ModelName,
+        directory: PathBuf,
+    ) -> Result<(), RuntimeError> {
+        let plan =
+            Plan::new(name, &directory, &self.options.load, &self.backends).map_err(|error| {
+                self.with_record(name, |record| record.failure = Some(error.to_string()));
+                RuntimeError::new(error.kind(), format!("failed to load '{name}': {error}"))
+            })?;
         self.with_record(name, |record| record.failure = None);
         let mut loaded = BTreeMap::new();
         let mut failures = Vec::new();
         for &version in &plan.versions {
             let generation = self.mark_loading(name, version);
-            match plan.load(version, &self.options.load, self.on_gone(name, version, generation)) {
+            match plan.load(
+                version,
+                &self.options.load,
+                self.on_gone(name, version, generation),
+            ) {
                 Ok(ready) => {
                     loaded.insert(version, (generation, Arc::new(ready)));
                 }
@@ -369,17 +427,27 @@ impl Runtime {
             }
         }
         if loaded.is_empty() {
-            let kind = failures.first().map_or(ErrorKind::Internal, |(_, error)| error.kind());
+            let kind = failures
+                .first()
+                .map_or(ErrorKind::Internal, |(_, error)| error.kind());
             let list: String = failures
                 .iter()
-                .map(|(version, error)| format!(" version {version} is at UNAVAILABLE state: {error};"))
+                .map(|(version, error)| {
+                    format!(" version {version} is at UNAVAILABLE state: {error};")
+                })
                 .collect();
-            return Err(RuntimeError::new(kind, format!("load failed for model '{name}':{list}")));
+            return Err(RuntimeError::new(
+                kind,
+                format!("load failed for model '{name}':{list}"),
+            ));
         }
         for (&version, &(generation, _)) in &loaded {
             self.mark_ready(name, version, generation);
         }
-        let loaded = loaded.into_iter().map(|(version, (_, ready))| (version, ready)).collect();
+        let loaded = loaded
+            .into_iter()
+            .map(|(version, (_, ready))| (version, ready))
+            .collect();
         self.retire(name, &loaded);
         Ok(())
     }
@@ -413,16 +481,27 @@ impl Runtime {
         let record = records.entry(name.clone()).or_default();
         record.loads += 1;
         let generation = record.loads;
-        let serving = record.versions.get(&version).is_some_and(|status| status.state == VersionState::Ready);
+        let serving = record
+            .versions
+            .get(&version)
+            .is_some_and(|status| status.state == VersionState::Ready);
         if !serving {
-            let status = Status { state: VersionState::Loading, reason: String::new(), generation };
+            let status = Status {
+                state: VersionState::Loading,
+                reason: String::new(),
+                generation,
+            };
             record.versions.insert(version, status);
         }
         generation
     }
 
     fn mark_ready(&self, name: &ModelName, version: ModelVersion, generation: u64) {
-        let status = Status { state: VersionState::Ready, reason: String::new(), generation };
+        let status = Status {
+            state: VersionState::Ready,
+            reason: String::new(),
+            generation,
+        };
         self.with_record(name, |record| drop(record.versions.insert(version, status)));
     }
 
@@ -439,10 +518,17 @@ impl Runtime {
     }
 
     /// What happens when a version's last instance and its weights are gone.
-    fn on_gone(self: &Arc<Self>, name: &ModelName, version: ModelVersion, generation: u64) -> OnGone {
+    fn on_gone(
+        self: &Arc<Self>,
+        name: &ModelName,
+        version: ModelVersion,
+        generation: u64,
+    ) -> OnGone {
         let (runtime, name): (Weak<Self>, ModelName) = (Arc::downgrade(self), name.clone());
         Box::new(move || {
-            let Some(runtime) = runtime.upgrade() else { return };
+            let Some(runtime) = runtime.upgrade() else {
+                return;
+            };
             runtime.with_record(&name, |record| {
                 if let Some(status) = record.versions.get_mut(&version)
                     && status.generation == generation
@@ -458,7 +544,9 @@ impl Runtime {
     }
 
     fn turn(&self, name: &ModelName) -> Option<Arc<Mutex<()>>> {
-        self.records().get(name).map(|record| Arc::clone(&record.turn))
+        self.records()
+            .get(name)
+            .map(|record| Arc::clone(&record.turn))
     }
 
     fn with_record(&self, name: &ModelName, change: impl FnOnce(&mut Record)) {
@@ -474,9 +562,13 @@ impl Runtime {
 }
 
 fn take(pending: &Mutex<std::vec::IntoIter<ModelName>>) -> Option<ModelName> {
-    pending.lock().unwrap_or_else(PoisonError::into_inner).next()
+    pending
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .next()
 }
 
 fn model_name(name: &str, action: &str) -> Result<ModelName, RuntimeError> {
-    ModelName::new(name).map_err(|error| RuntimeError::invalid(format!("failed to {action} '{name}': {error}")))
+    ModelName::new(name)
+        .map_err(|error| RuntimeError::invalid(format!("failed to {action} '{name}': {error}")))
 }

@@ -33,7 +33,8 @@ impl Repository {
     /// A text that names the directory which cannot be read.
     pub fn open(roots: Vec<PathBuf>) -> Result<Self, String> {
         for root in &roots {
-            fs::read_dir(root).map_err(|e| format!("cannot read model repository `{}`: {e}", root.display()))?;
+            fs::read_dir(root)
+                .map_err(|e| format!("cannot read model repository `{}`: {e}", root.display()))?;
         }
         Ok(Self { roots })
     }
@@ -56,11 +57,16 @@ impl Repository {
                                 models.entry(model).or_default().push(root.join(&name));
                             }
                             Ok(_) => {}
-                            Err(error) => tracing::warn!("ignored a directory of `{}`: {error}", root.display()),
+                            Err(error) => tracing::warn!(
+                                "ignored a directory of `{}`: {error}",
+                                root.display()
+                            ),
                         }
                     }
                 }
-                Err(error) => tracing::error!("cannot read model repository `{}`: {error}", root.display()),
+                Err(error) => {
+                    tracing::error!("cannot read model repository `{}`: {error}", root.display())
+                }
             }
         }
         models
@@ -68,13 +74,22 @@ impl Repository {
 
     /// The directory of one model.
     pub(crate) fn model(&self, name: &ModelName) -> Result<PathBuf, RuntimeError> {
-        let found: Vec<PathBuf> =
-            self.roots.iter().map(|root| root.join(name.as_str())).filter(|path| path.is_dir()).collect();
+        let found: Vec<PathBuf> = self
+            .roots
+            .iter()
+            .map(|root| root.join(name.as_str()))
+            .filter(|path| path.is_dir())
+            .collect();
         match found.as_slice() {
-            [] => Err(RuntimeError::internal(format!("failed to load '{name}', failed to poll from model repository"))),
+            [] => Err(RuntimeError::internal(format!(
+                "failed to load '{name}', failed to poll from model repository"
+            ))),
             [directory] => Ok(directory.clone()),
             several => {
-                let places: Vec<String> = several.iter().map(|p| format!("`{}`", p.display())).collect();
+                let places: Vec<String> = several
+                    .iter()
+                    .map(|p| format!("`{}`", p.display()))
+                    .collect();
                 Err(RuntimeError::internal(format!(
                     "failed to load '{name}': the name is not unique, it is in {}",
                     places.join(" and ")
@@ -86,7 +101,10 @@ impl Repository {
 
 /// The version directories of a model: names that are positive integers without a leading zero; others are ignored.
 pub(crate) fn versions(model: &Path) -> io::Result<BTreeSet<ModelVersion>> {
-    Ok(subdirectories(model)?.iter().filter_map(|name| ModelVersion::parse(name).ok()).collect())
+    Ok(subdirectories(model)?
+        .iter()
+        .filter_map(|name| ModelVersion::parse(name).ok())
+        .collect())
 }
 
 /// Names of the directories in `path`; links to directories count.

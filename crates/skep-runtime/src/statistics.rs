@@ -145,7 +145,10 @@ impl Statistics {
     pub(crate) fn failed(&self, reason: FailureReason, total: Duration) {
         let mut figures = self.lock();
         figures.fail.add(1, total);
-        let index = FailureReason::ALL.iter().position(|r| *r == reason).unwrap_or(FailureReason::ALL.len() - 1);
+        let index = FailureReason::ALL
+            .iter()
+            .position(|r| *r == reason)
+            .unwrap_or(FailureReason::ALL.len() - 1);
         figures.failures[index] += 1;
     }
 
@@ -167,16 +170,29 @@ mod tests {
     fn each_request_is_charged_its_batchs_time_and_a_batch_counts_once() {
         let statistics = Statistics::default();
         let ns = Duration::from_nanos;
-        let times = ExecutionTimes { input: ns(1), infer: ns(10), output: ns(2) };
-        let request = RequestTimes { total: ns(100), queue: ns(50) };
+        let times = ExecutionTimes {
+            input: ns(1),
+            infer: ns(10),
+            output: ns(2),
+        };
+        let request = RequestTimes {
+            total: ns(100),
+            queue: ns(50),
+        };
         statistics.executed(5, times, [request, request].into_iter());
         statistics.failed(FailureReason::Backend, ns(7));
         let figures = statistics.snapshot();
         assert_eq!(figures.inference_count, 5);
         assert_eq!(figures.execution_count, 1);
         assert_eq!(figures.success, DurationStatistic { count: 2, ns: 200 });
-        assert_eq!(figures.compute_infer, DurationStatistic { count: 2, ns: 20 });
-        assert_eq!(figures.batches[&5].compute_infer, DurationStatistic { count: 1, ns: 10 });
+        assert_eq!(
+            figures.compute_infer,
+            DurationStatistic { count: 2, ns: 20 }
+        );
+        assert_eq!(
+            figures.batches[&5].compute_infer,
+            DurationStatistic { count: 1, ns: 10 }
+        );
         assert_eq!(figures.failures, [0, 0, 1, 0]);
         assert_eq!(figures.fail, DurationStatistic { count: 1, ns: 7 });
     }

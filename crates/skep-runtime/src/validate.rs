@@ -21,7 +21,10 @@ pub(crate) struct Prepared {
 }
 
 /// Checks a request and brings its tensors into the model's order and shape.
-pub(crate) fn prepare(request: &InferRequest, interface: &Interface) -> Result<Prepared, RuntimeError> {
+pub(crate) fn prepare(
+    request: &InferRequest,
+    interface: &Interface,
+) -> Result<Prepared, RuntimeError> {
     let check = Check { request, interface };
     let mut inputs: SmallVec<[Option<Tensor>; 4]> = SmallVec::new();
     inputs.resize(interface.inputs.len(), None);
@@ -40,7 +43,11 @@ pub(crate) fn prepare(request: &InferRequest, interface: &Interface) -> Result<P
     }
     // As many inputs as the model has, all known, none twice: so none is missing.
     let inputs = inputs.into_iter().flatten().collect();
-    Ok(Prepared { inputs, outputs: check.outputs()?, batch_size: batch_size.unwrap_or(1) })
+    Ok(Prepared {
+        inputs,
+        outputs: check.outputs()?,
+        batch_size: batch_size.unwrap_or(1),
+    })
 }
 
 struct Check<'a> {
@@ -50,7 +57,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn error(&self, text: impl AsRef<str>) -> RuntimeError {
-        let id = if self.request.id.is_empty() { "<id_unknown>" } else { &self.request.id };
+        let id = if self.request.id.is_empty() {
+            "<id_unknown>"
+        } else {
+            &self.request.id
+        };
         RuntimeError::invalid(format!("[request id: {id}] {}", text.as_ref()))
     }
 
@@ -67,7 +78,12 @@ impl Check<'_> {
         for (name, _) in &self.request.inputs {
             self.index(name)?;
         }
-        let given: Vec<&str> = self.request.inputs.iter().map(|(name, _)| name.as_str()).collect();
+        let given: Vec<&str> = self
+            .request
+            .inputs
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         let missing: Vec<&str> = self
             .interface
             .inputs
@@ -75,7 +91,10 @@ impl Check<'_> {
             .map(|port| port.config.name.as_str())
             .filter(|name| !given.contains(name))
             .collect();
-        let mut text = format!("expected {expected} inputs but got {got} inputs for model '{}'.", self.model());
+        let mut text = format!(
+            "expected {expected} inputs but got {got} inputs for model '{}'.",
+            self.model()
+        );
         text += &format!(" Got input(s) {}", quoted(&given));
         if missing.is_empty() {
             text += ".";
@@ -89,9 +108,18 @@ impl Check<'_> {
     }
 
     fn index(&self, name: &str) -> Result<usize, RuntimeError> {
-        let found = self.interface.inputs.iter().position(|port| port.config.name == name);
+        let found = self
+            .interface
+            .inputs
+            .iter()
+            .position(|port| port.config.name == name);
         found.ok_or_else(|| {
-            let known: Vec<&str> = self.interface.inputs.iter().map(|p| p.config.name.as_str()).collect();
+            let known: Vec<&str> = self
+                .interface
+                .inputs
+                .iter()
+                .map(|p| p.config.name.as_str())
+                .collect();
             self.error(format!(
                 "unexpected inference input '{name}' for model '{}', expected {}",
                 self.model(),
@@ -135,9 +163,10 @@ impl Check<'_> {
             )));
         }
         if size > max {
-            return Err(
-                self.error(format!("inference request batch-size must be <= {max} for '{}'", self.model()))
-            );
+            return Err(self.error(format!(
+                "inference request batch-size must be <= {max} for '{}'",
+                self.model()
+            )));
         }
         if size == 0 {
             return Err(self.unexpected_shape(config, tensor));
@@ -147,11 +176,16 @@ impl Check<'_> {
 
     /// Checks the shape and gives the tensor the shape that the model sees.
     fn shape(&self, config: &TensorConfig, tensor: &Tensor) -> Result<Tensor, RuntimeError> {
-        let (batch, inner) = tensor.shape().dims().split_at(usize::from(config.batched).min(tensor.shape().rank()));
+        let (batch, inner) = tensor
+            .shape()
+            .dims()
+            .split_at(usize::from(config.batched).min(tensor.shape().rank()));
         if !config.dims.accepts(inner) {
             return Err(self.unexpected_shape(config, tensor));
         }
-        let Some(reshape) = &config.reshape else { return Ok(tensor.clone()) };
+        let Some(reshape) = &config.reshape else {
+            return Ok(tensor.clone());
+        };
         reshaped(&config.dims, reshape, batch, inner)
             .and_then(|shape| tensor.clone().reshape(shape).ok())
             .ok_or_else(|| self.unexpected_shape(config, tensor))
@@ -173,9 +207,17 @@ impl Check<'_> {
         }
         let mut indices = SmallVec::new();
         for name in &self.request.outputs {
-            let index = self.interface.outputs.iter().position(|port| port.config.name == *name).ok_or_else(|| {
-                self.error(format!("unexpected inference output '{name}' for model '{}'", self.model()))
-            })?;
+            let index = self
+                .interface
+                .outputs
+                .iter()
+                .position(|port| port.config.name == *name)
+                .ok_or_else(|| {
+                    self.error(format!(
+                        "unexpected inference output '{name}' for model '{}'",
+                        self.model()
+                    ))
+                })?;
             if !indices.contains(&index) {
                 indices.push(index);
             }
@@ -187,10 +229,19 @@ impl Check<'_> {
 /// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values that the variable
 /// entries of `from` have in `inner`. `None` when `to` has more variable entries, or the result is too large.
 pub(crate) fn reshaped(from: &Dims, to: &Dims, batch: &[usize], inner: &[usize]) -> Option<Shape> {
-    let mut variable = from.as_slice().iter().zip(inner).filter(|(dim, _)| **dim == -1).map(|(_, size)| *size);
+    let mut variable = from
+        .as_slice()
+        .iter()
+        .zip(inner)
+        .filter(|(dim, _)| **dim == -1)
+        .map(|(_, size)| *size);
     let mut dims: SmallVec<[usize; 6]> = batch.into();
     for &dim in to.as_slice() {
-        dims.push(if dim == -1 { variable.next()? } else { usize::try_from(dim).ok()? });
+        dims.push(if dim == -1 {
+            variable.next()?
+        } else {
+            usize::try_from(dim).ok()?
+        });
     }
     Shape::new(&dims).ok()
 }
@@ -210,7 +261,10 @@ mod tests {
         let dims = |d: &[i64]| Dims::new(d).expect("dims");
         let shape = |d: &[usize]| Some(Shape::new(d).expect("shape"));
         assert_eq!(reshaped(&dims(&[1]), &dims(&[]), &[4], &[1]), shape(&[4]));
-        assert_eq!(reshaped(&dims(&[-1, 6]), &dims(&[-1, 2, 3]), &[], &[5, 6]), shape(&[5, 2, 3]));
+        assert_eq!(
+            reshaped(&dims(&[-1, 6]), &dims(&[-1, 2, 3]), &[], &[5, 6]),
+            shape(&[5, 2, 3])
+        );
         assert_eq!(reshaped(&dims(&[2]), &dims(&[-1]), &[], &[2]), None);
     }
 }

@@ -39,14 +39,26 @@ impl Interface {
         let signature = model.signature();
         let port = |names: &[skep_types::TensorSpec], tensor: &TensorConfig| {
             let position = names.iter().position(|spec| spec.name == tensor.name)?;
-            Some(Port { config: tensor.clone(), position, name: tensor.name.as_str().into() })
+            Some(Port {
+                config: tensor.clone(),
+                position,
+                name: tensor.name.as_str().into(),
+            })
         };
         Self {
             model: config.name().clone(),
             version,
             max_batch_size: config.max_batch_size(),
-            inputs: config.inputs().iter().filter_map(|t| port(&signature.inputs, t)).collect(),
-            outputs: config.outputs().iter().filter_map(|t| port(&signature.outputs, t)).collect(),
+            inputs: config
+                .inputs()
+                .iter()
+                .filter_map(|t| port(&signature.inputs, t))
+                .collect(),
+            outputs: config
+                .outputs()
+                .iter()
+                .filter_map(|t| port(&signature.outputs, t))
+                .collect(),
         }
     }
 }
@@ -115,11 +127,26 @@ impl LoadedVersion {
         let prepared = validate::prepare(&request, &self.interface)?;
         let batch_size = prepared.batch_size;
         let (reply, answer) = oneshot::channel();
-        let id = self.driver.enqueue(batch_size, Job { prepared, reply, arrived });
-        let mut guard = CancelOnDrop { driver: &self.driver, id: Some(id) };
+        let id = self.driver.enqueue(
+            batch_size,
+            Job {
+                prepared,
+                reply,
+                arrived,
+            },
+        );
+        let mut guard = CancelOnDrop {
+            driver: &self.driver,
+            id: Some(id),
+        };
         let answer = answer.await;
         guard.id = None;
-        answer.unwrap_or_else(|_| Err(RuntimeError::new(ErrorKind::Internal, "the instance ended without an answer")))
+        answer.unwrap_or_else(|_| {
+            Err(RuntimeError::new(
+                ErrorKind::Internal,
+                "the instance ended without an answer",
+            ))
+        })
     }
 }
 

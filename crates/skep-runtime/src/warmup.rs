@@ -30,12 +30,22 @@ pub(crate) fn prepare(
 ) -> Result<Vec<WarmupRun>, RuntimeError> {
     let run = |warmup: &Warmup| {
         let build = || -> Result<WarmupRun, RuntimeError> {
-            let mut request = InferRequest { id: format!("warmup:{}", warmup.name), ..Default::default() };
+            let mut request = InferRequest {
+                id: format!("warmup:{}", warmup.name),
+                ..Default::default()
+            };
             for (name, input) in &warmup.inputs {
-                request.inputs.push((name.clone(), tensor(warmup, input, config.max_batch_size() > 0, directory)?));
+                request.inputs.push((
+                    name.clone(),
+                    tensor(warmup, input, config.max_batch_size() > 0, directory)?,
+                ));
             }
             validate::prepare(&request, interface)?;
-            Ok(WarmupRun { name: warmup.name.clone(), count: warmup.count, request })
+            Ok(WarmupRun {
+                name: warmup.name.clone(),
+                count: warmup.count,
+                request,
+            })
         };
         build().map_err(|error| failed(&warmup.name, &error))
     };
@@ -43,21 +53,35 @@ pub(crate) fn prepare(
 }
 
 /// Runs them all on one instance.
-pub(crate) fn run(worker: &Worker, instance: &mut dyn Instance, warmups: &[WarmupRun]) -> Result<(), RuntimeError> {
+pub(crate) fn run(
+    worker: &Worker,
+    instance: &mut dyn Instance,
+    warmups: &[WarmupRun],
+) -> Result<(), RuntimeError> {
     for warmup in warmups {
         for _ in 0..warmup.count {
             let prepared = validate::prepare(&warmup.request, &worker.interface)?;
-            worker.warm_up(instance, prepared).map_err(|error| failed(&warmup.name, &error))?;
+            worker
+                .warm_up(instance, prepared)
+                .map_err(|error| failed(&warmup.name, &error))?;
         }
     }
     Ok(())
 }
 
 fn failed(name: &str, error: &RuntimeError) -> RuntimeError {
-    RuntimeError::new(error.kind(), format!("failed to run warmup '{name}': {error}"))
+    RuntimeError::new(
+        error.kind(),
+        format!("failed to run warmup '{name}': {error}"),
+    )
 }
 
-fn tensor(warmup: &Warmup, input: &WarmupInput, batched: bool, directory: &Path) -> Result<Tensor, RuntimeError> {
+fn tensor(
+    warmup: &Warmup,
+    input: &WarmupInput,
+    batched: bool,
+    directory: &Path,
+) -> Result<Tensor, RuntimeError> {
     let mut dims = input.dims.dims().to_vec();
     if batched {
         dims.insert(0, warmup.batch_size.max(1));
@@ -69,10 +93,13 @@ fn tensor(warmup: &Warmup, input: &WarmupInput, batched: bool, directory: &Path)
         WarmupData::Random => random(input.datatype, count),
         WarmupData::File(name) => {
             let path = directory.join(DATA_DIRECTORY).join(name);
-            fs::read(&path).map_err(|e| RuntimeError::invalid(format!("cannot read `{}`: {e}", path.display())))?
+            fs::read(&path).map_err(|e| {
+                RuntimeError::invalid(format!("cannot read `{}`: {e}", path.display()))
+            })?
         }
     };
-    Tensor::new(input.datatype, shape, Bytes::from(data)).map_err(|e| RuntimeError::invalid(e.to_string()))
+    Tensor::new(input.datatype, shape, Bytes::from(data))
+        .map_err(|e| RuntimeError::invalid(e.to_string()))
 }
 
 fn zeros(datatype: DataType, count: usize) -> Vec<u8> {

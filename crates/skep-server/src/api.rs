@@ -37,7 +37,11 @@ pub(crate) struct TensorMetadata {
 }
 
 /// The metadata of a model; `version` is what the client asked for.
-pub(crate) fn metadata(runtime: &Runtime, loaded: &LoadedVersion, version: Option<&str>) -> ModelMetadata {
+pub(crate) fn metadata(
+    runtime: &Runtime,
+    loaded: &LoadedVersion,
+    version: Option<&str>,
+) -> ModelMetadata {
     let config = loaded.config();
     let tensor = |name: &str, datatype, dims: &skep_types::Dims| TensorMetadata {
         name: name.to_owned(),
@@ -46,15 +50,31 @@ pub(crate) fn metadata(runtime: &Runtime, loaded: &LoadedVersion, version: Optio
     };
     let versions = match version.filter(|v| !v.is_empty()) {
         Some(_) => vec![loaded.version().to_string()],
-        None => runtime.versions(loaded.name().as_str()).iter().map(ToString::to_string).collect(),
+        None => runtime
+            .versions(loaded.name().as_str())
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     };
     let proto = config.proto();
-    let platform = if proto.platform.is_empty() { &proto.backend } else { &proto.platform };
+    let platform = if proto.platform.is_empty() {
+        &proto.backend
+    } else {
+        &proto.platform
+    };
     ModelMetadata {
         name: loaded.name().to_string(),
         versions,
         platform: platform.clone(),
-        inputs: config.inputs().iter().map(|t| tensor(&t.name, t.datatype, &t.client_dims())).collect(),
-        outputs: config.outputs().iter().map(|t| tensor(&t.name, t.datatype, &t.client_dims())).collect(),
+        inputs: config
+            .inputs()
+            .iter()
+            .map(|t| tensor(&t.name, t.datatype, &t.client_dims()))
+            .collect(),
+        outputs: config
+            .outputs()
+            .iter()
+            .map(|t| tensor(&t.name, t.datatype, &t.client_dims()))
+            .collect(),
     }
 }

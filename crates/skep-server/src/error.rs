@@ -13,7 +13,10 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -21,7 +24,10 @@ impl ApiError {
     }
 
     pub(crate) fn unsupported(what: &str) -> Self {
-        Self::new(ErrorKind::Unsupported, format!("{what} is not supported yet"))
+        Self::new(
+            ErrorKind::Unsupported,
+            format!("{what} is not supported yet"),
+        )
     }
 
     fn http_status(&self) -> StatusCode {
@@ -46,9 +52,12 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.http_status();
         let body = serde_json::json!({ "error": self.message }).to_string();
-        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        let mut response =
+            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
@@ -74,7 +83,11 @@ mod tests {
     #[test]
     fn kinds_map_as_on_triton() {
         for (kind, status, code) in [
-            (ErrorKind::InvalidArgument, 400, tonic::Code::InvalidArgument),
+            (
+                ErrorKind::InvalidArgument,
+                400,
+                tonic::Code::InvalidArgument,
+            ),
             (ErrorKind::NotFound, 404, tonic::Code::NotFound),
             (ErrorKind::Unavailable, 503, tonic::Code::Unavailable),
             (ErrorKind::Unsupported, 501, tonic::Code::Unimplemented),

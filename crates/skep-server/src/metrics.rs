@@ -19,7 +19,11 @@ const NS_PER_US: u64 = 1_000;
 
 /// Triton's counters of one value a model version: name, help, figure.
 const COUNTERS: [(&str, &str, Figure); 8] = [
-    ("nv_inference_count", "Number of inferences performed (does not include cached requests)", |s| s.inference_count),
+    (
+        "nv_inference_count",
+        "Number of inferences performed (does not include cached requests)",
+        |s| s.inference_count,
+    ),
     (
         "nv_inference_exec_count",
         "Number of model executions performed (does not include cached requests)",
@@ -60,7 +64,10 @@ const COUNTERS: [(&str, &str, Figure); 8] = [
 /// All metrics of a node.
 pub(crate) fn render(runtime: &Runtime) -> String {
     let versions = runtime.loaded();
-    let figures: Vec<StatisticsSnapshot> = versions.iter().map(|version| version.statistics()).collect();
+    let figures: Vec<StatisticsSnapshot> = versions
+        .iter()
+        .map(|version| version.statistics())
+        .collect();
     let labels: Vec<String> = versions.iter().map(|version| labels(version)).collect();
     let mut text = String::new();
     for (name, help, figure) in COUNTERS {
@@ -70,14 +77,29 @@ pub(crate) fn render(runtime: &Runtime) -> String {
         }
     }
     let name = "nv_inference_request_failure";
-    header(&mut text, name, "Number of failed inference requests, all batch sizes", "counter");
+    header(
+        &mut text,
+        name,
+        "Number of failed inference requests, all batch sizes",
+        "counter",
+    );
     for (figures, labels) in figures.iter().zip(&labels) {
         for (reason, count) in FailureReason::ALL.iter().zip(figures.failures) {
-            line(&mut text, name, &format!("{labels},reason=\"{}\"", reason.label()), count);
+            line(
+                &mut text,
+                name,
+                &format!("{labels},reason=\"{}\"", reason.label()),
+                count,
+            );
         }
     }
     let name = "nv_inference_pending_request_count";
-    header(&mut text, name, "Instantaneous number of pending requests awaiting execution per-model.", "gauge");
+    header(
+        &mut text,
+        name,
+        "Instantaneous number of pending requests awaiting execution per-model.",
+        "gauge",
+    );
     for (version, labels) in versions.iter().zip(&labels) {
         line(&mut text, name, labels, version.pending() as u64);
     }
@@ -85,12 +107,19 @@ pub(crate) fn render(runtime: &Runtime) -> String {
 }
 
 fn labels(version: &LoadedVersion) -> String {
-    format!("model=\"{}\",version=\"{}\"", escape(version.name().as_str()), version.version())
+    format!(
+        "model=\"{}\",version=\"{}\"",
+        escape(version.name().as_str()),
+        version.version()
+    )
 }
 
 /// A label value: backslash, quote and line feed are escaped.
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn header(text: &mut String, name: &str, help: &str, kind: &str) {
@@ -115,6 +144,9 @@ mod tests {
         let mut text = String::new();
         header(&mut text, "x", "what it is", "gauge");
         line(&mut text, "x", "model=\"m\"", 3);
-        assert_eq!(text, "# HELP x what it is\n# TYPE x gauge\nx{model=\"m\"} 3\n");
+        assert_eq!(
+            text,
+            "# HELP x what it is\n# TYPE x gauge\nx{model=\"m\"} 3\n"
+        );
     }
 }

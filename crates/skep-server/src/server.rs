@@ -102,15 +102,38 @@ impl Server {
     /// # Errors
     /// [`BindError`] names the port that cannot be opened.
     pub fn bind(options: &ServerOptions, runtime: Arc<Runtime>) -> Result<Self, BindError> {
-        let open = |endpoint: &Option<Endpoint>, what| endpoint.as_ref().map(|e| listen(e, what)).transpose();
-        let (http, grpc, metrics) =
-            (open(&options.http, "HTTP")?, open(&options.grpc, "gRPC")?, open(&options.metrics, "metrics")?);
-        let address = |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
-        let addresses =
-            Addresses { http: address(&http), grpc: address(&grpc), metrics: address(&metrics) };
-        let server_name = options.id.clone().unwrap_or_else(|| api::DEFAULT_SERVER_NAME.to_owned());
-        let shared = Arc::new(Shared { runtime, server_name, max_json_bytes: options.max_json_bytes });
-        Ok(Self { shared, exit_timeout: options.exit_timeout, addresses, http, grpc, metrics })
+        let open = |endpoint: &Option<Endpoint>, what| {
+            endpoint.as_ref().map(|e| listen(e, what)).transpose()
+        };
+        let (http, grpc, metrics) = (
+            open(&options.http, "HTTP")?,
+            open(&options.grpc, "gRPC")?,
+            open(&options.metrics, "metrics")?,
+        );
+        let address =
+            |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
+        let addresses = Addresses {
+            http: address(&http),
+            grpc: address(&grpc),
+            metrics: address(&metrics),
+        };
+        let server_name = options
+            .id
+            .clone()
+            .unwrap_or_else(|| api::DEFAULT_SERVER_NAME.to_owned());
+        let shared = Arc::new(Shared {
+            runtime,
+            server_name,
+            max_json_bytes: options.max_json_bytes,
+        });
+        Ok(Self {
+            shared,
+            exit_timeout: options.exit_timeout,
+            addresses,
+            http,
+            grpc,
+            metrics,
+        })
     }
 
     /// The addresses that are served.
@@ -131,7 +154,8 @@ impl Server {
         if let Some(listener) = self.http {
             let listener = listener.tap_io(no_delay);
             let service = http::router(Arc::clone(&self.shared));
-            let serve = axum::serve(listener, service).with_graceful_shutdown(until(stopped.clone()));
+            let serve =
+                axum::serve(listener, service).with_graceful_shutdown(until(stopped.clone()));
             tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
         }
         if let Some(listener) = self.grpc {
@@ -142,7 +166,12 @@ impl Server {
             let runtime = Arc::clone(&self.shared.runtime);
             let text = move || {
                 let runtime = Arc::clone(&runtime);
-                async move { ([(::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&runtime)) }
+                async move {
+                    (
+                        [(::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+                        metrics::render(&runtime),
+                    )
+                }
             };
             let service = Router::new().route("/metrics", get(text));
             let serve = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
@@ -160,12 +189,19 @@ impl Server {
                 }
             }
         };
-        let connections_closed = tokio::time::timeout(self.exit_timeout, drained).await.is_ok();
+        let connections_closed = tokio::time::timeout(self.exit_timeout, drained)
+            .await
+            .is_ok();
         tasks.abort_all();
         let runtime = Arc::clone(&self.shared.runtime);
         let left = deadline.saturating_duration_since(Instant::now());
-        let models_left = tokio::task::spawn_blocking(move || runtime.stop(left)).await.unwrap_or(0);
-        StopOutcome { connections_closed, models_left }
+        let models_left = tokio::task::spawn_blocking(move || runtime.stop(left))
+            .await
+            .unwrap_or(0);
+        StopOutcome {
+            connections_closed,
+            models_left,
+        }
     }
 }
 
@@ -179,18 +215,28 @@ pub(crate) fn no_delay(stream: &mut tokio::net::TcpStream) {
 fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListener, BindError> {
     let address = SocketAddr::new(endpoint.address, endpoint.port);
     let open = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
         // A port that a stopped server has just left can be opened again at once.
         socket.set_reuseaddr(true)?;
         socket.set_reuseport(endpoint.reuse)?;
         socket.bind(address)?;
         socket.listen(LISTEN_BACKLOG)
     };
-    open().map_err(|source| BindError { what, address, source })
+    open().map_err(|source| BindError {
+        what,
+        address,
+        source,
+    })
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }

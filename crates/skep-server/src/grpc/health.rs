@@ -24,25 +24,40 @@ impl Health {
 }
 
 fn status(shared: &Shared) -> ServingStatus {
-    if shared.runtime.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing }
+    if shared.runtime.is_ready() {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
 }
 
 #[tonic::async_trait]
 impl health_server::Health for Health {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        Ok(Response::new(HealthCheckResponse { status: status(&self.shared).into() }))
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(HealthCheckResponse {
+            status: status(&self.shared).into(),
+        }))
     }
 
     /// The status now, and again each time it has changed.
-    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let shared = Arc::clone(&self.shared);
         let changes = stream::unfold((shared, None), |(shared, last)| async move {
             loop {
                 let now = status(&shared);
                 if last != Some(now) {
-                    return Some((Ok(HealthCheckResponse { status: now.into() }), (shared, Some(now))));
+                    return Some((
+                        Ok(HealthCheckResponse { status: now.into() }),
+                        (shared, Some(now)),
+                    ));
                 }
                 tokio::time::sleep(WATCH_INTERVAL).await;
             }

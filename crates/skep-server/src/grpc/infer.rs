@@ -28,7 +28,10 @@ pub(super) fn decode(message: ModelInferRequest) -> Result<InferRequest, ApiErro
         )));
     }
     let mut contents = message.raw_input_contents.into_iter();
-    let mut request = InferRequest { id: message.id, ..Default::default() };
+    let mut request = InferRequest {
+        id: message.id,
+        ..Default::default()
+    };
     for mut input in message.inputs {
         let tensor = tensor(&mut input, contents.next(), &model)?;
         request.inputs.push((input.name, tensor));
@@ -56,22 +59,36 @@ fn check_output(output: &InferRequestedOutputTensor) -> Result<(), ApiError> {
     for (key, parameter) in &output.parameters {
         match key.as_str() {
             // Zero classes means none, as Triton's clients send it.
-            "classification" if parameter.parameter_choice == Some(ParameterChoice::Int64Param(0)) => {}
-            "classification" => return Err(ApiError::unsupported("output parameter `classification`")),
-            key if key.starts_with("shared_memory_") => return Err(ApiError::unsupported("shared memory")),
+            "classification"
+                if parameter.parameter_choice == Some(ParameterChoice::Int64Param(0)) => {}
+            "classification" => {
+                return Err(ApiError::unsupported("output parameter `classification`"));
+            }
+            key if key.starts_with("shared_memory_") => {
+                return Err(ApiError::unsupported("shared memory"));
+            }
             key => check_parameter(key, parameter)?,
         }
     }
     Ok(())
 }
 
-fn tensor(input: &mut InferInputTensor, raw: Option<Bytes>, model: &str) -> Result<Tensor, ApiError> {
+fn tensor(
+    input: &mut InferInputTensor,
+    raw: Option<Bytes>,
+    model: &str,
+) -> Result<Tensor, ApiError> {
     let name = &input.name;
     let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
-    if input.parameters.keys().any(|key| key.starts_with("shared_memory_")) {
+    if input
+        .parameters
+        .keys()
+        .any(|key| key.starts_with("shared_memory_"))
+    {
         return Err(ApiError::unsupported("shared memory"));
     }
-    let datatype = DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
+    let datatype =
+        DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
     let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
     let data = match (raw, input.contents.take()) {
         (Some(_), Some(_)) => {
@@ -100,21 +117,30 @@ fn tensor(input: &mut InferInputTensor, raw: Option<Bytes>, model: &str) -> Resu
 fn typed(contents: &InferTensorContents, datatype: DataType) -> Result<Bytes, String> {
     macro_rules! copy {
         ($field:ident) => {
-            contents.$field.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()
+            contents
+                .$field
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .collect::<Vec<u8>>()
         };
     }
     macro_rules! narrow {
         ($field:ident, $type:ty) => {{
             let mut bytes = Vec::with_capacity(contents.$field.len() * size_of::<$type>());
             for value in &contents.$field {
-                let value = <$type>::try_from(*value).map_err(|_| format!("{value} is no {datatype}"))?;
+                let value =
+                    <$type>::try_from(*value).map_err(|_| format!("{value} is no {datatype}"))?;
                 bytes.extend_from_slice(&value.to_le_bytes());
             }
             bytes
         }};
     }
     Ok(Bytes::from(match datatype {
-        DataType::Bool => contents.bool_contents.iter().map(|v| u8::from(*v)).collect(),
+        DataType::Bool => contents
+            .bool_contents
+            .iter()
+            .map(|v| u8::from(*v))
+            .collect(),
         DataType::Int8 => narrow!(int_contents, i8),
         DataType::Int16 => narrow!(int_contents, i16),
         DataType::Int32 => copy!(int_contents),
@@ -127,7 +153,9 @@ fn typed(contents: &InferTensorContents, datatype: DataType) -> Result<Bytes, St
         DataType::Fp64 => copy!(fp64_contents),
         DataType::Bytes => encode_strings(contents.bytes_contents.iter().map(AsRef::as_ref)),
         DataType::Fp16 | DataType::Bf16 => {
-            return Err(format!("{datatype} has no typed contents, send it in raw_input_contents"));
+            return Err(format!(
+                "{datatype} has no typed contents, send it in raw_input_contents"
+            ));
         }
     }))
 }
@@ -147,7 +175,9 @@ pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
             shape: output.tensor.shape().to_wire(),
             ..Default::default()
         });
-        message.raw_output_contents.push(output.tensor.data().clone());
+        message
+            .raw_output_contents
+            .push(output.tensor.data().clone());
     }
     message
 }
@@ -156,9 +186,17 @@ pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
 mod tests {
     use super::*;
 
-    fn message(datatype: &str, contents: InferTensorContents, raw: Vec<Bytes>) -> ModelInferRequest {
-        let mut input =
-            InferInputTensor { name: "x".into(), datatype: datatype.into(), shape: vec![1, 2], ..Default::default() };
+    fn message(
+        datatype: &str,
+        contents: InferTensorContents,
+        raw: Vec<Bytes>,
+    ) -> ModelInferRequest {
+        let mut input = InferInputTensor {
+            name: "x".into(),
+            datatype: datatype.into(),
+            shape: vec![1, 2],
+            ..Default::default()
+        };
         input.contents = Some(contents).filter(|c| *c != InferTensorContents::default());
         ModelInferRequest {
             model_name: "m".into(),
@@ -176,14 +214,26 @@ mod tests {
 
     #[test]
     fn typed_contents_narrow_exactly() {
-        let ints = |values: &[i32]| InferTensorContents { int_contents: values.to_vec(), ..Default::default() };
-        assert_eq!(outcome(message("INT8", ints(&[-1, 127]), vec![])).as_deref(), Ok(&[255u8, 127][..]));
-        assert_eq!(outcome(message("INT8", ints(&[0, 128]), vec![])), Err("input 'x': 128 is no INT8".to_owned()));
+        let ints = |values: &[i32]| InferTensorContents {
+            int_contents: values.to_vec(),
+            ..Default::default()
+        };
+        assert_eq!(
+            outcome(message("INT8", ints(&[-1, 127]), vec![])).as_deref(),
+            Ok(&[255u8, 127][..])
+        );
+        assert_eq!(
+            outcome(message("INT8", ints(&[0, 128]), vec![])),
+            Err("input 'x': 128 is no INT8".to_owned())
+        );
     }
 
     #[test]
     fn raw_and_typed_contents_exclude_each_other() {
-        let typed = InferTensorContents { fp32_contents: vec![1.0, 2.0], ..Default::default() };
+        let typed = InferTensorContents {
+            fp32_contents: vec![1.0, 2.0],
+            ..Default::default()
+        };
         let raw = vec![Bytes::from(vec![0; 8])];
         assert!(outcome(message("FP32", InferTensorContents::default(), raw.clone())).is_ok());
         let error = outcome(message("FP32", typed, raw)).expect_err("both");
@@ -195,7 +245,10 @@ mod tests {
         let raw = vec![Bytes::from(vec![0; 7])];
         assert_eq!(
             outcome(message("FP32", InferTensorContents::default(), raw)),
-            Err("input byte size mismatch for input 'x' for model 'm'. Expected 8, got 7".to_owned())
+            Err(
+                "input byte size mismatch for input 'x' for model 'm'. Expected 8, got 7"
+                    .to_owned()
+            )
         );
     }
 }

@@ -6,7 +6,9 @@ mod service;
 
 use std::{future::Future, sync::Arc};
 
-use skep_proto::{INFERENCE_DESCRIPTORS, inference::grpc_inference_service_server::GrpcInferenceServiceServer};
+use skep_proto::{
+    INFERENCE_DESCRIPTORS, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
 use tonic::transport::Server;

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use skep_proto::inference::{
-    self as pb, grpc_inference_service_server::GrpcInferenceService, model_metadata_response::TensorMetadata,
-    model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
+    self as pb, grpc_inference_service_server::GrpcInferenceService,
+    model_metadata_response::TensorMetadata, model_repository_parameter::ParameterChoice,
+    repository_index_response::ModelIndex,
 };
 use skep_runtime::{DurationStatistic, ErrorKind, LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
@@ -25,7 +26,10 @@ impl Service {
     }
 
     fn resolve(&self, name: &str, version: &str) -> Result<Arc<LoadedVersion>, Status> {
-        self.shared.runtime.resolve(name, Some(version)).map_err(status)
+        self.shared
+            .runtime
+            .resolve(name, Some(version))
+            .map_err(status)
     }
 }
 
@@ -41,33 +45,54 @@ fn unsupported(what: &str) -> Status {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
 ) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))?.map_err(status)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?
+        .map_err(status)
 }
 
 fn refuse_named_repository(name: &str) -> Result<(), Status> {
     if name.is_empty() {
         return Ok(());
     }
-    Err(Status::unimplemented("'repository_name' specification is not supported"))
+    Err(Status::unimplemented(
+        "'repository_name' specification is not supported",
+    ))
 }
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Service {
-    async fn server_live(&self, _: Request<pb::ServerLiveRequest>) -> Reply<pb::ServerLiveResponse> {
+    async fn server_live(
+        &self,
+        _: Request<pb::ServerLiveRequest>,
+    ) -> Reply<pb::ServerLiveResponse> {
         Ok(Response::new(pb::ServerLiveResponse { live: true }))
     }
 
-    async fn server_ready(&self, _: Request<pb::ServerReadyRequest>) -> Reply<pb::ServerReadyResponse> {
-        Ok(Response::new(pb::ServerReadyResponse { ready: self.shared.runtime.is_ready() }))
+    async fn server_ready(
+        &self,
+        _: Request<pb::ServerReadyRequest>,
+    ) -> Reply<pb::ServerReadyResponse> {
+        Ok(Response::new(pb::ServerReadyResponse {
+            ready: self.shared.runtime.is_ready(),
+        }))
     }
 
-    async fn model_ready(&self, request: Request<pb::ModelReadyRequest>) -> Reply<pb::ModelReadyResponse> {
+    async fn model_ready(
+        &self,
+        request: Request<pb::ModelReadyRequest>,
+    ) -> Reply<pb::ModelReadyResponse> {
         let request = request.into_inner();
-        let ready = self.resolve(&request.name, &request.version).is_ok_and(|loaded| loaded.is_healthy());
+        let ready = self
+            .resolve(&request.name, &request.version)
+            .is_ok_and(|loaded| loaded.is_healthy());
         Ok(Response::new(pb::ModelReadyResponse { ready }))
     }
 
-    async fn server_metadata(&self, _: Request<pb::ServerMetadataRequest>) -> Reply<pb::ServerMetadataResponse> {
+    async fn server_metadata(
+        &self,
+        _: Request<pb::ServerMetadataRequest>,
+    ) -> Reply<pb::ServerMetadataResponse> {
         Ok(Response::new(pb::ServerMetadataResponse {
             name: self.shared.server_name.clone(),
             version: api::PROTOCOL_VERSION.to_owned(),
@@ -75,7 +100,10 @@ impl GrpcInferenceService for Service {
         }))
     }
 
-    async fn model_metadata(&self, request: Request<pb::ModelMetadataRequest>) -> Reply<pb::ModelMetadataResponse> {
+    async fn model_metadata(
+        &self,
+        request: Request<pb::ModelMetadataRequest>,
+    ) -> Reply<pb::ModelMetadataResponse> {
         let request = request.into_inner();
         let loaded = self.resolve(&request.name, &request.version)?;
         let metadata = api::metadata(&self.shared.runtime, &loaded, Some(&request.version));
@@ -96,21 +124,28 @@ impl GrpcInferenceService for Service {
         }))
     }
 
-    async fn model_infer(&self, request: Request<pb::ModelInferRequest>) -> Reply<pb::ModelInferResponse> {
+    async fn model_infer(
+        &self,
+        request: Request<pb::ModelInferRequest>,
+    ) -> Reply<pb::ModelInferResponse> {
         let message = request.into_inner();
         let loaded = self.resolve(&message.model_name, &message.model_version)?;
         let request = infer::decode(message)?;
         let id = request.id.clone();
         let answer = loaded.infer(request).await.map_err(|error| {
             if error.kind() == ErrorKind::Internal {
-                tracing::error!("[request id: {}] {error}", if id.is_empty() { "<id_unknown>" } else { &id });
+                tracing::error!(
+                    "[request id: {}] {error}",
+                    if id.is_empty() { "<id_unknown>" } else { &id }
+                );
             }
             status(error)
         })?;
         Ok(Response::new(infer::encode(answer, id)))
     }
 
-    type ModelStreamInferStream = Pin<Box<dyn Stream<Item = Result<pb::ModelStreamInferResponse, Status>> + Send>>;
+    type ModelStreamInferStream =
+        Pin<Box<dyn Stream<Item = Result<pb::ModelStreamInferResponse, Status>> + Send>>;
 
     async fn model_stream_infer(
         &self,
@@ -119,10 +154,15 @@ impl GrpcInferenceService for Service {
         Err(unsupported("ModelStreamInfer"))
     }
 
-    async fn model_config(&self, request: Request<pb::ModelConfigRequest>) -> Reply<pb::ModelConfigResponse> {
+    async fn model_config(
+        &self,
+        request: Request<pb::ModelConfigRequest>,
+    ) -> Reply<pb::ModelConfigResponse> {
         let request = request.into_inner();
         let loaded = self.resolve(&request.name, &request.version)?;
-        Ok(Response::new(pb::ModelConfigResponse { config: Some(loaded.config().proto().clone()) }))
+        Ok(Response::new(pb::ModelConfigResponse {
+            config: Some(loaded.config().proto().clone()),
+        }))
     }
 
     async fn model_statistics(
@@ -171,7 +211,9 @@ impl GrpcInferenceService for Service {
         if let Some(key) = request.parameters.keys().next() {
             return Err(match key.as_str() {
                 "config" => unsupported("overriding a configuration by load parameter `config`"),
-                key if key.starts_with("file:") => unsupported("overriding a model's files by load parameters"),
+                key if key.starts_with("file:") => {
+                    unsupported("overriding a model's files by load parameters")
+                }
                 key => Status::invalid_argument(format!("unexpected load parameter `{key}`")),
             });
         }
@@ -188,7 +230,10 @@ impl GrpcInferenceService for Service {
         refuse_named_repository(&request.repository_name)?;
         for (key, parameter) in &request.parameters {
             // Without ensembles a model has no dependents: true and false mean the same.
-            let boolean = matches!(parameter.parameter_choice, Some(ParameterChoice::BoolParam(_)));
+            let boolean = matches!(
+                parameter.parameter_choice,
+                Some(ParameterChoice::BoolParam(_))
+            );
             if key != "unload_dependents" || !boolean {
                 return Err(Status::invalid_argument(format!(
                     "unexpected unload parameter `{key}`, expected `unload_dependents` of true or false"
@@ -242,11 +287,17 @@ impl GrpcInferenceService for Service {
         Err(unsupported("shared memory"))
     }
 
-    async fn trace_setting(&self, _: Request<pb::TraceSettingRequest>) -> Reply<pb::TraceSettingResponse> {
+    async fn trace_setting(
+        &self,
+        _: Request<pb::TraceSettingRequest>,
+    ) -> Reply<pb::TraceSettingResponse> {
         Err(unsupported("tracing"))
     }
 
-    async fn log_settings(&self, _: Request<pb::LogSettingsRequest>) -> Reply<pb::LogSettingsResponse> {
+    async fn log_settings(
+        &self,
+        _: Request<pb::LogSettingsRequest>,
+    ) -> Reply<pb::LogSettingsResponse> {
         Err(unsupported("changing log settings by request"))
     }
 }
@@ -286,5 +337,8 @@ fn statistics(loaded: &LoadedVersion) -> pb::ModelStatistics {
 
 #[expect(clippy::unnecessary_wraps, reason = "message fields are optional")]
 fn duration(statistic: DurationStatistic) -> Option<pb::StatisticDuration> {
-    Some(pb::StatisticDuration { count: statistic.count, ns: statistic.ns })
+    Some(pb::StatisticDuration {
+        count: statistic.count,
+        ns: statistic.ns,
+    })
 }

@@ -12,18 +12,32 @@ use crate::error::ApiError;
 const MAX_DEPTH: usize = 100;
 
 /// Parses `data`, flat or nested in row-major order, into `count` elements of a datatype.
-pub(super) fn parse(text: &str, datatype: DataType, count: usize, name: &str) -> Result<Bytes, ApiError> {
-    let error = |what: String| ApiError::invalid(format!("Unable to parse 'data' of input '{name}': {what}"));
+pub(super) fn parse(
+    text: &str,
+    datatype: DataType,
+    count: usize,
+    name: &str,
+) -> Result<Bytes, ApiError> {
+    let error = |what: String| {
+        ApiError::invalid(format!("Unable to parse 'data' of input '{name}': {what}"))
+    };
     if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
-        return Err(error(format!("{datatype} has no JSON form, send it as binary data")));
+        return Err(error(format!(
+            "{datatype} has no JSON form, send it as binary data"
+        )));
     }
     // A number takes two bytes of text at least: more elements than that are not there.
-    let mut bytes = Vec::with_capacity(count.min(text.len()) * datatype.element_size().unwrap_or(8));
+    let mut bytes =
+        Vec::with_capacity(count.min(text.len()) * datatype.element_size().unwrap_or(8));
     let mut found = 0usize;
-    let values = Values { rest: text, depth: 0 };
+    let values = Values {
+        rest: text,
+        depth: 0,
+    };
     for value in values {
         let value = value.map_err(&error)?;
-        push(value, datatype, &mut bytes).ok_or_else(|| error(format!("{value} is no {datatype}")))?;
+        push(value, datatype, &mut bytes)
+            .ok_or_else(|| error(format!("{value} is no {datatype}")))?;
         found += 1;
     }
     if found != count {
@@ -65,7 +79,10 @@ impl<'a> Iterator for Values<'a> {
                 }
                 b'"' => return Some(Ok(self.split(string_end(self.rest)))),
                 _ => {
-                    let end = self.rest.find([',', ']', ' ', '\n', '\r', '\t']).unwrap_or(self.rest.len());
+                    let end = self
+                        .rest
+                        .find([',', ']', ' ', '\n', '\r', '\t'])
+                        .unwrap_or(self.rest.len());
                     return Some(Ok(self.split(end)));
                 }
             }
@@ -131,34 +148,45 @@ fn push(value: &str, datatype: DataType, bytes: &mut Vec<u8>) -> Option<()> {
 
 /// Rust would also parse `inf` and `nan` in quotes' absence; JSON has numbers only.
 fn is_number(value: &str) -> bool {
-    value.bytes().next().is_some_and(|b| b == b'-' || b.is_ascii_digit())
+    value
+        .bytes()
+        .next()
+        .is_some_and(|b| b == b'-' || b.is_ascii_digit())
 }
 
 /// Appends a tensor's elements as a flat JSON array; `None` for datatypes without a JSON form.
 pub(super) fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Option<()> {
     macro_rules! numbers {
         ($type:ty) => {
-            list(json, tensor.data().chunks_exact(size_of::<$type>()), |json, chunk| {
-                let value = <$type>::from_le_bytes(chunk.try_into().unwrap_or_default());
-                serde_json::to_writer(json, &value)
-            })
+            list(
+                json,
+                tensor.data().chunks_exact(size_of::<$type>()),
+                |json, chunk| {
+                    let value = <$type>::from_le_bytes(chunk.try_into().unwrap_or_default());
+                    serde_json::to_writer(json, &value)
+                },
+            )
         };
     }
     macro_rules! floats {
         ($type:ty) => {
-            list(json, tensor.data().chunks_exact(size_of::<$type>()), |json, chunk| {
-                let value = <$type>::from_le_bytes(chunk.try_into().unwrap_or_default());
-                if value.is_finite() {
-                    return serde_json::to_writer(json, &value);
-                }
-                // No JSON, but what Triton writes and its clients read.
-                json.extend_from_slice(match value {
-                    v if v.is_nan() => b"NaN",
-                    v if v > 0.0 => b"Infinity",
-                    _ => b"-Infinity",
-                });
-                Ok(())
-            })
+            list(
+                json,
+                tensor.data().chunks_exact(size_of::<$type>()),
+                |json, chunk| {
+                    let value = <$type>::from_le_bytes(chunk.try_into().unwrap_or_default());
+                    if value.is_finite() {
+                        return serde_json::to_writer(json, &value);
+                    }
+                    // No JSON, but what Triton writes and its clients read.
+                    json.extend_from_slice(match value {
+                        v if v.is_nan() => b"NaN",
+                        v if v > 0.0 => b"Infinity",
+                        _ => b"-Infinity",
+                    });
+                    Ok(())
+                },
+            )
         };
     }
     match tensor.datatype() {
@@ -209,8 +237,14 @@ mod tests {
 
     #[test]
     fn nested_data_is_flattened_in_order() {
-        assert_eq!(parsed("[[1, 2],\n [3,4]]", DataType::Uint8, 4).as_deref(), Ok(&[1u8, 2, 3, 4][..]));
-        assert_eq!(parsed("[true,[false]]", DataType::Bool, 2).as_deref(), Ok(&[1u8, 0][..]));
+        assert_eq!(
+            parsed("[[1, 2],\n [3,4]]", DataType::Uint8, 4).as_deref(),
+            Ok(&[1u8, 2, 3, 4][..])
+        );
+        assert_eq!(
+            parsed("[true,[false]]", DataType::Bool, 2).as_deref(),
+            Ok(&[1u8, 0][..])
+        );
         assert_eq!(parsed("5", DataType::Uint8, 1).as_deref(), Ok(&[5u8][..]));
         assert_eq!(parsed("[]", DataType::Uint8, 0).as_deref(), Ok(&[][..]));
     }
@@ -226,7 +260,10 @@ mod tests {
     #[test]
     fn strings_with_brackets_quotes_and_commas_stay_whole() {
         let bytes = parsed(r#"["a,]b\"\\", "é"]"#, DataType::Bytes, 2).expect("strings");
-        assert_eq!(bytes, skep_tensor::encode_strings([br#"a,]b"\"#.as_slice(), "é".as_bytes()]));
+        assert_eq!(
+            bytes,
+            skep_tensor::encode_strings([br#"a,]b"\"#.as_slice(), "é".as_bytes()])
+        );
     }
 
     #[test]
@@ -244,7 +281,10 @@ mod tests {
             ("[1]", DataType::Bytes, 1),
             ("[2]", DataType::Bool, 1),
         ] {
-            assert!(parsed(text, datatype, count).is_err(), "{text} as {datatype}");
+            assert!(
+                parsed(text, datatype, count).is_err(),
+                "{text} as {datatype}"
+            );
         }
         let deep = "[".repeat(101) + "1" + &"]".repeat(101);
         assert!(parsed(&deep, DataType::Fp32, 1).is_err());
@@ -256,17 +296,28 @@ mod tests {
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let shape = Shape::new(&[4]).expect("shape");
         let mut json = Vec::new();
-        write(TensorView::new(DataType::Fp32, &shape, &data).expect("tensor"), &mut json).expect("has a form");
+        write(
+            TensorView::new(DataType::Fp32, &shape, &data).expect("tensor"),
+            &mut json,
+        )
+        .expect("has a form");
         let text = String::from_utf8(json).expect("text");
         assert_eq!(parsed(&text, DataType::Fp32, 4).as_deref(), Ok(&data[..]));
     }
 
     #[test]
     fn nan_and_infinity_are_written_as_triton_does() {
-        let data: Vec<u8> = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let data: Vec<u8> = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
         let shape = Shape::new(&[3]).expect("shape");
         let mut json = Vec::new();
-        write(TensorView::new(DataType::Fp64, &shape, &data).expect("tensor"), &mut json).expect("has a form");
+        write(
+            TensorView::new(DataType::Fp64, &shape, &data).expect("tensor"),
+            &mut json,
+        )
+        .expect("has a form");
         assert_eq!(json, b"[NaN,Infinity,-Infinity]");
     }
 }

@@ -25,14 +25,20 @@ pub(super) async fn infer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    if let Some(encoding) = headers.get(::http::header::CONTENT_ENCODING).filter(|e| *e != "identity") {
-        let what = format!("content encoding `{}`", String::from_utf8_lossy(encoding.as_bytes()));
+    if let Some(encoding) = headers
+        .get(::http::header::CONTENT_ENCODING)
+        .filter(|e| *e != "identity")
+    {
+        let what = format!(
+            "content encoding `{}`",
+            String::from_utf8_lossy(encoding.as_bytes())
+        );
         return Err(ApiError::unsupported(&what));
     }
     let header_length = header_length(&headers)?;
-    let body = to_bytes(body, MAX_BODY_BYTES)
-        .await
-        .map_err(|error| ApiError::invalid(format!("the request's body could not be read: {error}")))?;
+    let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+        ApiError::invalid(format!("the request's body could not be read: {error}"))
+    })?;
     let json_bytes = header_length.unwrap_or(body.len());
     if json_bytes > shared.max_json_bytes {
         return Err(ApiError::invalid(format!(
@@ -41,23 +47,35 @@ pub(super) async fn infer(
         )));
     }
     // After the body: a version is held only while a request runs, never while a slow client sends.
-    let loaded = shared.runtime.resolve(&path.model, path.version.as_deref())?;
+    let loaded = shared
+        .runtime
+        .resolve(&path.model, path.version.as_deref())?;
     let decoded = request::decode(&body, header_length, &path.model)?;
     let wanted = decoded.wanted;
     let id = decoded.request.id.clone();
     let answer = loaded.infer(decoded.request).await.inspect_err(|error| {
         if error.kind() == ErrorKind::Internal {
-            tracing::error!("[request id: {}] {error}", if id.is_empty() { "<id_unknown>" } else { &id });
+            tracing::error!(
+                "[request id: {}] {error}",
+                if id.is_empty() { "<id_unknown>" } else { &id }
+            );
         }
     })?;
     Ok(response::encode(&answer, &id, &wanted))
 }
 
 fn header_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
-    let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
-    let length = value.to_str().ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let Some(value) = headers.get(HEADER_LENGTH) else {
+        return Ok(None);
+    };
+    let length = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok());
     match length {
-        Some(0) => Err(ApiError::unsupported("a raw binary request (Inference-Header-Content-Length: 0)")),
+        Some(0) => Err(ApiError::unsupported(
+            "a raw binary request (Inference-Header-Content-Length: 0)",
+        )),
         Some(length) => Ok(Some(length)),
         None => Err(ApiError::invalid(format!(
             "Unable to parse Inference-Header-Content-Length, got: {}",

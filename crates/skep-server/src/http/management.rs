@@ -11,7 +11,9 @@ use axum::{
 use prost::Message;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
-use skep_runtime::{BatchStatistics, DurationStatistic, LoadedVersion, RuntimeError, StatisticsSnapshot};
+use skep_runtime::{
+    BatchStatistics, DurationStatistic, LoadedVersion, RuntimeError, StatisticsSnapshot,
+};
 
 use super::json_response;
 use crate::{
@@ -28,7 +30,9 @@ pub(super) struct ModelPath {
 }
 
 fn resolve(shared: &Shared, path: &ModelPath) -> Result<Arc<LoadedVersion>, ApiError> {
-    Ok(shared.runtime.resolve(&path.model, path.version.as_deref())?)
+    Ok(shared
+        .runtime
+        .resolve(&path.model, path.version.as_deref())?)
 }
 
 fn ok(value: &Value) -> Response {
@@ -41,7 +45,11 @@ pub(super) async fn server_ready(State(shared): State<Arc<Shared>>) -> StatusCod
 
 /// Triton answers 400 where nothing is ready.
 fn ready(is_ready: bool) -> StatusCode {
-    if is_ready { StatusCode::OK } else { StatusCode::BAD_REQUEST }
+    if is_ready {
+        StatusCode::OK
+    } else {
+        StatusCode::BAD_REQUEST
+    }
 }
 
 pub(super) async fn server_metadata(State(shared): State<Arc<Shared>>) -> Response {
@@ -52,7 +60,10 @@ pub(super) async fn server_metadata(State(shared): State<Arc<Shared>>) -> Respon
     }))
 }
 
-pub(super) async fn model_ready(State(shared): State<Arc<Shared>>, Path(path): Path<ModelPath>) -> Response {
+pub(super) async fn model_ready(
+    State(shared): State<Arc<Shared>>,
+    Path(path): Path<ModelPath>,
+) -> Response {
     let healthy = resolve(&shared, &path).is_ok_and(|loaded| loaded.is_healthy());
     ready(healthy).into_response()
 }
@@ -89,20 +100,27 @@ pub(super) async fn model_config(
         .get_message_by_name("inference.ModelConfig")
         .ok_or_else(|| internal("no descriptor of the configuration".to_owned()))?;
     let encoded = loaded.config().proto().encode_to_vec();
-    let message =
-        DynamicMessage::decode(descriptor, encoded.as_slice()).map_err(|error| internal(error.to_string()))?;
+    let message = DynamicMessage::decode(descriptor, encoded.as_slice())
+        .map_err(|error| internal(error.to_string()))?;
     let options = SerializeOptions::new()
         .stringify_64_bit_integers(false)
         .use_proto_field_name(true)
         .skip_default_fields(false);
     let mut body = Vec::new();
     let mut serializer = serde_json::Serializer::new(&mut body);
-    message.serialize_with_options(&mut serializer, &options).map_err(|error| internal(error.to_string()))?;
+    message
+        .serialize_with_options(&mut serializer, &options)
+        .map_err(|error| internal(error.to_string()))?;
     Ok(json_response(StatusCode::OK, body))
 }
 
 pub(super) async fn all_statistics(State(shared): State<Arc<Shared>>) -> Response {
-    let all: Vec<Value> = shared.runtime.loaded().iter().map(|loaded| statistics(loaded)).collect();
+    let all: Vec<Value> = shared
+        .runtime
+        .loaded()
+        .iter()
+        .map(|loaded| statistics(loaded))
+        .collect();
     ok(&json!({ "model_stats": all }))
 }
 
@@ -115,7 +133,11 @@ pub(super) async fn model_statistics(
         Some(_) => vec![statistics(&chosen)],
         None => {
             let loaded = shared.runtime.loaded();
-            loaded.iter().filter(|loaded| loaded.name() == chosen.name()).map(|loaded| statistics(loaded)).collect()
+            loaded
+                .iter()
+                .filter(|loaded| loaded.name() == chosen.name())
+                .map(|loaded| statistics(loaded))
+                .collect()
         }
     };
     Ok(ok(&json!({ "model_stats": all })))
@@ -163,28 +185,43 @@ fn duration(statistic: DurationStatistic) -> Value {
 }
 
 /// The parameters of a repository call: an empty body means none.
-fn parameters(body: &Bytes, what: &str) -> Result<(Map<String, Value>, Map<String, Value>), ApiError> {
+fn parameters(
+    body: &Bytes,
+    what: &str,
+) -> Result<(Map<String, Value>, Map<String, Value>), ApiError> {
     if body.is_empty() {
         return Ok((Map::new(), Map::new()));
     }
-    let parsed: Value = serde_json::from_slice(body)
-        .map_err(|error| ApiError::invalid(format!("failed to parse the request JSON buffer: {error}")))?;
+    let parsed: Value = serde_json::from_slice(body).map_err(|error| {
+        ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
+    })?;
     let Value::Object(mut top) = parsed else {
-        return Err(ApiError::invalid(format!("the body of {what} must be a JSON object")));
+        return Err(ApiError::invalid(format!(
+            "the body of {what} must be a JSON object"
+        )));
     };
     match top.remove("parameters") {
         None => Ok((top, Map::new())),
         Some(Value::Object(parameters)) => Ok((top, parameters)),
-        Some(_) => Err(ApiError::invalid("Unable to parse 'parameters': attempt to access JSON non-object as object")),
+        Some(_) => Err(ApiError::invalid(
+            "Unable to parse 'parameters': attempt to access JSON non-object as object",
+        )),
     }
 }
 
-pub(super) async fn index(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Response, ApiError> {
+pub(super) async fn index(
+    State(shared): State<Arc<Shared>>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     let (top, _) = parameters(&body, "a repository index request")?;
     let ready_only = match top.get("ready") {
         None => false,
         Some(Value::Bool(ready)) => *ready,
-        Some(other) => return Err(ApiError::invalid(format!("`ready` must be true or false, got {other}"))),
+        Some(other) => {
+            return Err(ApiError::invalid(format!(
+                "`ready` must be true or false, got {other}"
+            )));
+        }
     };
     let runtime = Arc::clone(&shared.runtime);
     let rows = blocking(move || Ok(runtime.index(ready_only))).await?;
@@ -216,8 +253,12 @@ pub(super) async fn load(
     let (_, parameters) = parameters(&body, "a load request")?;
     if let Some(key) = parameters.keys().next() {
         return Err(match key.as_str() {
-            "config" => ApiError::unsupported("overriding a configuration by load parameter `config`"),
-            key if key.starts_with("file:") => ApiError::unsupported("overriding a model's files by load parameters"),
+            "config" => {
+                ApiError::unsupported("overriding a configuration by load parameter `config`")
+            }
+            key if key.starts_with("file:") => {
+                ApiError::unsupported("overriding a model's files by load parameters")
+            }
             key => ApiError::invalid(format!("unexpected load parameter `{key}`")),
         });
     }
@@ -246,7 +287,10 @@ pub(super) async fn unload(
 }
 
 pub(super) async fn named_repository() -> ApiError {
-    ApiError::new(skep_runtime::ErrorKind::Unsupported, "'repository_name' specification is not supported")
+    ApiError::new(
+        skep_runtime::ErrorKind::Unsupported,
+        "'repository_name' specification is not supported",
+    )
 }
 
 /// Runs what may block (files, loading) off the reactor.

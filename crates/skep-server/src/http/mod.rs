@@ -34,10 +34,22 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v2/models/stats", get(management::all_statistics))
         .route("/v2/repository/index", post(management::index))
         .route("/v2/repository/models/{model}/load", post(management::load))
-        .route("/v2/repository/models/{model}/unload", post(management::unload))
-        .route("/v2/repository/{repository}/index", post(management::named_repository))
-        .route("/v2/repository/{repository}/models/{model}/load", post(management::named_repository))
-        .route("/v2/repository/{repository}/models/{model}/unload", post(management::named_repository));
+        .route(
+            "/v2/repository/models/{model}/unload",
+            post(management::unload),
+        )
+        .route(
+            "/v2/repository/{repository}/index",
+            post(management::named_repository),
+        )
+        .route(
+            "/v2/repository/{repository}/models/{model}/load",
+            post(management::named_repository),
+        )
+        .route(
+            "/v2/repository/{repository}/models/{model}/unload",
+            post(management::named_repository),
+        );
     for path in [model(""), version("")] {
         router = router.route(&path, get(management::model_metadata));
     }
@@ -55,7 +67,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     }
     router
         .fallback(|| async { plain(StatusCode::NOT_FOUND, "Not Found") })
-        .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed") })
+        .method_not_allowed_fallback(|| async {
+            plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+        })
         .with_state(shared)
 }
 
@@ -65,5 +79,10 @@ fn plain(status: StatusCode, text: &str) -> Response {
 }
 
 fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.into(),
+    )
+        .into_response()
 }

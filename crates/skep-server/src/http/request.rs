@@ -71,7 +71,11 @@ struct OutputJson<'a> {
 }
 
 /// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied.
-pub(super) fn decode(body: &Bytes, header_length: Option<usize>, model: &str) -> Result<Decoded, ApiError> {
+pub(super) fn decode(
+    body: &Bytes,
+    header_length: Option<usize>,
+    model: &str,
+) -> Result<Decoded, ApiError> {
     let json_bytes = header_length.unwrap_or(body.len());
     let json = body.get(..json_bytes).ok_or_else(|| {
         ApiError::invalid(format!(
@@ -79,8 +83,13 @@ pub(super) fn decode(body: &Bytes, header_length: Option<usize>, model: &str) ->
             body.len()
         ))
     })?;
-    let parsed: RequestJson<'_> = serde_json::from_slice(json).map_err(|error| json_error(&error))?;
-    let mut binary = Binary { rest: body.slice(json_bytes..), announced: header_length.is_some(), model };
+    let parsed: RequestJson<'_> =
+        serde_json::from_slice(json).map_err(|error| json_error(&error))?;
+    let mut binary = Binary {
+        rest: body.slice(json_bytes..),
+        announced: header_length.is_some(),
+        model,
+    };
     let mut request = InferRequest {
         id: match parsed.id {
             Some(Id::Text(text)) => text.into_owned(),
@@ -94,14 +103,18 @@ pub(super) fn decode(body: &Bytes, header_length: Option<usize>, model: &str) ->
         request.inputs.push((input.name.into_owned(), tensor));
     }
     if !binary.rest.is_empty() {
-        return Err(ApiError::invalid(format!("unexpected additional input data for model '{model}'")));
+        return Err(ApiError::invalid(format!(
+            "unexpected additional input data for model '{model}'"
+        )));
     }
     let mut wanted = Wanted::default();
     for (key, value) in parsed.parameters.iter().flatten() {
         match key.as_str() {
             "binary_data_output" => wanted.binary_by_default = boolean(key, value)?,
             key if key.starts_with("triton_") => {
-                return Err(ApiError::invalid(format!("parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'")));
+                return Err(ApiError::invalid(format!(
+                    "parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'"
+                )));
             }
             key => scalar(key, value)?,
         }
@@ -131,7 +144,10 @@ impl Binary<'_> {
                 "must specify valid 'Inference-Header-Content-Length' in request header and 'binary_data_size' when passing inputs in binary data format",
             ));
         }
-        if let Some(missing) = size.checked_sub(self.rest.len()).filter(|missing| *missing > 0) {
+        if let Some(missing) = size
+            .checked_sub(self.rest.len())
+            .filter(|missing| *missing > 0)
+        {
             return Err(ApiError::invalid(format!(
                 "unexpected size for input '{input}', expecting {missing} additional bytes for model '{}'",
                 self.model
@@ -144,16 +160,23 @@ impl Binary<'_> {
 fn tensor(input: &InputJson<'_>, binary: &mut Binary<'_>) -> Result<Tensor, ApiError> {
     let name = &input.name;
     let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
-    let datatype = DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
+    let datatype =
+        DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
     let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
     let binary_size = input_parameters(input)?;
     let bytes = match (input.data, binary_size) {
         (Some(_), Some(_)) => {
-            return Err(invalid("has both 'data' and 'binary_data_size', expected one of them".to_owned()));
+            return Err(invalid(
+                "has both 'data' and 'binary_data_size', expected one of them".to_owned(),
+            ));
         }
         (None, Some(size)) => binary.take(name, size)?,
         (Some(raw), None) => data::parse(raw.get(), datatype, shape.element_count(), name)?,
-        (None, None) => return Err(invalid("has no data: expected 'data' or parameter 'binary_data_size'".to_owned())),
+        (None, None) => {
+            return Err(invalid(
+                "has no data: expected 'data' or parameter 'binary_data_size'".to_owned(),
+            ));
+        }
     };
     Tensor::new(datatype, shape, bytes).map_err(|error| {
         ApiError::invalid(match error {
@@ -197,9 +220,13 @@ fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(),
     for (key, value) in output.parameters.iter().flatten() {
         match key.as_str() {
             "binary_data" => {
-                wanted.binary.insert(output.name.clone().into_owned(), boolean(key, value)?);
+                wanted
+                    .binary
+                    .insert(output.name.clone().into_owned(), boolean(key, value)?);
             }
-            "classification" => return Err(ApiError::unsupported("output parameter `classification`")),
+            "classification" => {
+                return Err(ApiError::unsupported("output parameter `classification`"));
+            }
             "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
                 return Err(ApiError::unsupported("shared memory"));
             }
@@ -210,7 +237,11 @@ fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(),
 }
 
 fn boolean(key: &str, value: &Value) -> Result<bool, ApiError> {
-    value.as_bool().ok_or_else(|| ApiError::invalid(format!("parameter '{key}' must be true or false, got {value}")))
+    value.as_bool().ok_or_else(|| {
+        ApiError::invalid(format!(
+            "parameter '{key}' must be true or false, got {value}"
+        ))
+    })
 }
 
 /// Any other parameter is the user's own, but it must be one value.
@@ -218,7 +249,9 @@ fn scalar(key: &str, value: &Value) -> Result<(), ApiError> {
     if value.is_string() || value.is_number() || value.is_boolean() {
         return Ok(());
     }
-    Err(ApiError::invalid(format!("parameter '{key}' has invalid type, expected a string, a number or a boolean")))
+    Err(ApiError::invalid(format!(
+        "parameter '{key}' has invalid type, expected a string, a number or a boolean"
+    )))
 }
 
 #[cfg(test)]
@@ -244,7 +277,10 @@ mod tests {
         )
         .unwrap_or_else(|e| panic!("{e:?}"));
         assert_eq!(decoded.request.id, "7");
-        assert_eq!(decoded.request.inputs[0].1.data().as_ref(), [1, 0, 2, 0, 3, 0, 4, 0]);
+        assert_eq!(
+            decoded.request.inputs[0].1.data().as_ref(),
+            [1, 0, 2, 0, 3, 0, 4, 0]
+        );
         assert_eq!(decoded.wanted.binary.get("y"), Some(&true));
     }
 
@@ -255,14 +291,29 @@ mod tests {
             {"name":"b","shape":[1],"datatype":"UINT8","data":[9]},
             {"name":"c","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}}]}"#;
         let body = |tail: &[u8]| Bytes::from([json.as_bytes(), tail].concat());
-        let decoded = decode(&body(&[1, 2, 3]), Some(json.len()), "m").unwrap_or_else(|e| panic!("{e:?}"));
-        let data: Vec<&[u8]> = decoded.request.inputs.iter().map(|(_, t)| t.data().as_ref()).collect();
+        let decoded =
+            decode(&body(&[1, 2, 3]), Some(json.len()), "m").unwrap_or_else(|e| panic!("{e:?}"));
+        let data: Vec<&[u8]> = decoded
+            .request
+            .inputs
+            .iter()
+            .map(|(_, t)| t.data().as_ref())
+            .collect();
         assert_eq!(data, [&[1u8, 2][..], &[9], &[3]]);
         for (tail, expected) in [
-            (&[1u8][..], "unexpected size for input 'a', expecting 1 additional bytes for model 'm'"),
-            (&[1, 2, 3, 4], "unexpected additional input data for model 'm'"),
+            (
+                &[1u8][..],
+                "unexpected size for input 'a', expecting 1 additional bytes for model 'm'",
+            ),
+            (
+                &[1, 2, 3, 4],
+                "unexpected additional input data for model 'm'",
+            ),
         ] {
-            assert_eq!(message(decode(&body(tail), Some(json.len()), "m")), expected);
+            assert_eq!(
+                message(decode(&body(tail), Some(json.len()), "m")),
+                expected
+            );
         }
     }
 
@@ -271,9 +322,18 @@ mod tests {
         for (json, part) in [
             ("{", "failed to parse the request JSON buffer"),
             ("[]", "failed to parse the request JSON buffer"),
-            (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP31","data":[1]}]}"#, "unknown datatype `FP31`"),
-            (r#"{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32","data":[1]}]}"#, "negative"),
-            (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#, "has no data"),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP31","data":[1]}]}"#,
+                "unknown datatype `FP31`",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32","data":[1]}]}"#,
+                "negative",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#,
+                "has no data",
+            ),
             (
                 r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}"#,
                 "must specify valid 'Inference-Header-Content-Length'",
@@ -282,10 +342,7 @@ mod tests {
                 r#"{"inputs":[{"name":"x","shape":[9223372036854775807,9],"datatype":"FP32","data":[]}]}"#,
                 "more elements than can be addressed",
             ),
-            (
-                r#"{"inputs":[],"parameters":{"triton_x":1}}"#,
-                "reserved",
-            ),
+            (r#"{"inputs":[],"parameters":{"triton_x":1}}"#, "reserved"),
         ] {
             let text = message(decode_json(json));
             assert!(text.contains(part), "{json}: {text}");

@@ -17,7 +17,11 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 /// Encodes an answer: members in Triton's order, binary data in the outputs' order.
 pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Response {
     let is_binary = |output: &NamedTensor| {
-        wanted.binary.get(&*output.name).copied().unwrap_or(wanted.binary_by_default)
+        wanted
+            .binary
+            .get(&*output.name)
+            .copied()
+            .unwrap_or(wanted.binary_by_default)
     };
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
@@ -54,7 +58,10 @@ pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Respo
         json.extend_from_slice(output.tensor.data());
     }
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        ),
         (HEADER_LENGTH, HeaderValue::from(header_length)),
     ];
     (StatusCode::OK, headers, Body::from(json)).into_response()
@@ -72,7 +79,13 @@ fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Resu
         .as_bytes(),
     );
     if binary {
-        json.extend_from_slice(format!(",\"parameters\":{{\"binary_data_size\":{}}}}}", tensor.data().len()).as_bytes());
+        json.extend_from_slice(
+            format!(
+                ",\"parameters\":{{\"binary_data_size\":{}}}}}",
+                tensor.data().len()
+            )
+            .as_bytes(),
+        );
         return Ok(());
     }
     json.extend_from_slice(b",\"data\":");
@@ -96,15 +109,38 @@ mod tests {
 
     async fn encoded(datatype: DataType, binary: bool) -> (StatusCode, Option<HeaderValue>, Bytes) {
         let size = datatype.element_size().expect("sized");
-        let tensor = Tensor::new(datatype, Shape::new(&[1, 2]).expect("shape"), Bytes::from(vec![0; 2 * size]));
+        let tensor = Tensor::new(
+            datatype,
+            Shape::new(&[1, 2]).expect("shape"),
+            Bytes::from(vec![0; 2 * size]),
+        );
         let answer = InferResponse {
             model: ModelName::new("m").expect("name"),
             version: ModelVersion::ONE,
-            outputs: vec![NamedTensor { name: "y".into(), tensor: tensor.expect("tensor") }],
+            outputs: vec![NamedTensor {
+                name: "y".into(),
+                tensor: tensor.expect("tensor"),
+            }],
         };
-        let response = encode(&answer, "i\"d", &Wanted { binary_by_default: binary, ..Default::default() });
-        let (status, header) = (response.status(), response.headers().get(HEADER_LENGTH).cloned());
-        (status, header, axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body"))
+        let response = encode(
+            &answer,
+            "i\"d",
+            &Wanted {
+                binary_by_default: binary,
+                ..Default::default()
+            },
+        );
+        let (status, header) = (
+            response.status(),
+            response.headers().get(HEADER_LENGTH).cloned(),
+        );
+        (
+            status,
+            header,
+            axum::body::to_bytes(response.into_body(), 1 << 20)
+                .await
+                .expect("body"),
+        )
     }
 
     #[tokio::test]
@@ -120,7 +156,9 @@ mod tests {
     #[tokio::test]
     async fn binary_data_follows_the_json_part() {
         let (_, header, body) = encoded(DataType::Bf16, true).await;
-        let length: usize = header.and_then(|h| h.to_str().ok()?.parse().ok()).expect("header");
+        let length: usize = header
+            .and_then(|h| h.to_str().ok()?.parse().ok())
+            .expect("header");
         assert_eq!(&body[length..], [0; 4]);
         assert!(body[..length].ends_with(br#""parameters":{"binary_data_size":4}}]}"#));
     }

@@ -1,0 +1,52 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::{doctor::DoctorArgs, generate::GenerateArgs, serve::ServeArgs};
+
+/// Skep, an inference server: many models, one node, nothing wasted.
+#[derive(Debug, Parser)]
+#[command(name = "skep", version, about, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model repository over HTTP and gRPC
+    Serve(Box<ServeArgs>),
+    /// Say what this machine offers: backends, libraries, cores
+    Doctor(DoctorArgs),
+    /// Write a generated ONNX model
+    Generate(GenerateArgs),
+}
+
+/// Triton's booleans: true, false, 1, 0, in any case.
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "on" => Ok(true),
+        "false" | "0" | "off" => Ok(false),
+        _ => Err(format!("expected true or false, got `{text}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn tritons_spellings_of_booleans() {
+        for text in ["true", "True", "1", "TRUE"] {
+            assert_eq!(boolean(text), Ok(true));
+        }
+        assert_eq!(boolean("false"), Ok(false));
+        assert!(boolean("yes please").is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! `skep doctor`: what this machine offers.
+
+use std::{path::PathBuf, process::ExitCode, thread};
+
+use clap::Args;
+use skep_backend::Backend;
+use skep_backend_embedded::Embedded;
+use skep_backend_onnxruntime::{OnnxRuntime, Search};
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The ONNX Runtime library, or a directory that holds it, instead of the usual places
+    #[arg(long, value_name = "PATH")]
+    onnxruntime_library: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    println!("skep {}", env!("CARGO_PKG_VERSION"));
+    println!("cores: {}", thread::available_parallelism()?);
+    println!();
+    print_backend(&Embedded);
+    println!();
+    let search = Search::from_environment().with_flag(args.onnxruntime_library.clone());
+    match OnnxRuntime::start(&search) {
+        Ok((backend, report)) => {
+            print_backend(&backend);
+            println!("  looked at:");
+            for place in &report.places {
+                println!("    {place}");
+            }
+        }
+        Err(error) => {
+            println!("backend `onnxruntime`: not available");
+            for line in error.to_string().lines() {
+                println!("  {line}");
+            }
+            println!("  models that name no backend run on `embedded`");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_backend(backend: &dyn Backend) {
+    let capabilities = backend.capabilities();
+    let datatypes: Vec<&str> = capabilities
+        .datatypes
+        .iter()
+        .map(|d| d.protocol_name())
+        .collect();
+    println!("backend `{}`: {}", backend.name(), backend.describe());
+    println!("  datatypes: {}", datatypes.join(" "));
+    println!(
+        "  weights used where the model's file is mapped: {}",
+        yes(capabilities.weights_in_place)
+    );
+    println!(
+        "  outputs written into the server's memory: {}",
+        yes(capabilities.prepared_outputs)
+    );
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}

@@ -1,0 +1,473 @@
+//! `skep serve`: a model repository, served. Flags are Triton's; Skep's own are marked as such in their help.
+
+use std::{
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    num::NonZeroUsize,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use skep_config::{BackendSetting, parse_backend_config};
+use skep_runtime::{LoadOptions, Repository, Runtime, RuntimeOptions, StartReport, VersionState};
+use skep_server::{Addresses, Endpoint, Server, ServerOptions};
+use skep_types::ModelName;
+use tokio::sync::oneshot;
+
+use crate::{
+    backends,
+    cli::boolean,
+    logging::{self, LogFormat, LogOptions},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ControlMode {
+    None,
+    Poll,
+    Explicit,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Model repositories (the same as --model-repository)
+    #[arg(value_name = "REPOSITORY")]
+    repositories: Vec<PathBuf>,
+    /// A model repository; may be given several times
+    #[arg(
+        long = "model-repository",
+        visible_alias = "model-store",
+        value_name = "PATH"
+    )]
+    model_repository: Vec<PathBuf>,
+    /// Which models are loaded: all at the start (none), or those named and by request (explicit)
+    #[arg(long, value_name = "MODE", default_value = "none")]
+    model_control_mode: ControlMode,
+    /// A model to load at the start in mode explicit; `*` alone for all; may be given several times
+    #[arg(long, value_name = "NAME")]
+    load_model: Vec<String>,
+    /// How many models load at once
+    #[arg(long, value_name = "N", default_value = "4")]
+    model_load_thread_count: NonZeroUsize,
+    /// Whether a model that fails to load at the start ends the server
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    exit_on_error: bool,
+    /// How long a stop waits for what is in flight, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    exit_timeout_secs: u64,
+    /// Whether the server is ready only when every model is
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    strict_readiness: bool,
+    /// Do not complete configurations from the models' files
+    #[arg(long)]
+    disable_auto_complete_config: bool,
+    /// Triton's older form of the same: true is --disable-auto-complete-config
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
+    strict_model_config: Option<bool>,
+    /// A backend's setting, `<backend>,<key>=<value>` or `<key>=<value>`; may be given several times
+    #[arg(long, value_name = "SETTING", value_parser = |text: &str| parse_backend_config(text))]
+    backend_config: Vec<BackendSetting>,
+    /// The ONNX Runtime library, or a directory that holds it, instead of the usual places (Skep's own)
+    #[arg(long, value_name = "PATH")]
+    onnxruntime_library: Option<PathBuf>,
+    /// Run models that ask for a missing backend on the embedded one (Skep's own)
+    #[arg(long)]
+    allow_backend_fallback: bool,
+    /// The server's name in its metadata
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+    #[command(flatten)]
+    ports: PortArgs,
+    #[command(flatten)]
+    logs: LogArgs,
+    #[command(flatten)]
+    without_effect: WithoutEffect,
+}
+
+#[derive(Debug, Args)]
+struct PortArgs {
+    /// Whether HTTP is served
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_http: bool,
+    /// The address of HTTP
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    http_address: String,
+    /// The port of HTTP; 0 for any free one, named in the start line
+    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    http_port: u16,
+    /// Whether other processes may open the HTTP port too
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
+    reuse_http_port: bool,
+    /// The largest JSON part of a request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    http_max_input_size: usize,
+    /// Whether gRPC is served
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_grpc: bool,
+    /// The address of gRPC
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    grpc_address: String,
+    /// The port of gRPC; 0 for any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8001)]
+    grpc_port: u16,
+    /// Whether other processes may open the gRPC port too
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
+    reuse_grpc_port: bool,
+    /// Whether metrics are served
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    allow_metrics: bool,
+    /// The address of metrics; that of HTTP by default
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
+    /// The port of metrics; 0 for any free one
+    #[arg(long, value_name = "PORT", default_value_t = 8002)]
+    metrics_port: u16,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// How much more is logged: 0 nothing, 1 details, 2 everything
+    #[arg(long, value_name = "LEVEL", default_value_t = 0)]
+    log_verbose: u32,
+    /// Whether information is logged
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    log_info: bool,
+    /// Whether warnings are logged
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    log_warning: bool,
+    /// Whether errors are logged
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    log_error: bool,
+    /// The form of log lines; `json` is Skep's own
+    #[arg(long, value_name = "FORMAT", default_value = "default")]
+    log_format: LogFormat,
+    /// Log to this file instead of standard error
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+}
+
+/// Triton's flags that scripts pass and that mean nothing here: each one given is named once at the start.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Accepted without effect")]
+struct WithoutEffect {
+    /// Connections are served by an asynchronous runtime with a thread a core
+    #[arg(long, value_name = "N")]
+    http_thread_count: Option<u32>,
+    /// Backends are part of the binary
+    #[arg(long, value_name = "PATH")]
+    backend_directory: Option<String>,
+    /// Repository agents are not served
+    #[arg(long, value_name = "PATH")]
+    repoagent_directory: Option<String>,
+    /// Caches are not served yet
+    #[arg(long, value_name = "PATH")]
+    cache_directory: Option<String>,
+    /// Metrics are computed when they are asked for
+    #[arg(long, value_name = "MS")]
+    metrics_interval_ms: Option<u64>,
+    /// There are no GPU metrics yet
+    #[arg(long, value_name = "BOOL")]
+    allow_gpu_metrics: Option<String>,
+    /// There are no CPU metrics yet
+    #[arg(long, value_name = "BOOL")]
+    allow_cpu_metrics: Option<String>,
+}
+
+impl WithoutEffect {
+    /// The flags that were given, each with why it means nothing.
+    fn given(&self) -> Vec<&'static str> {
+        [
+            (self.http_thread_count.is_some(), "--http-thread-count: connections are served by an asynchronous runtime with a thread a core"),
+            (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
+            (self.repoagent_directory.is_some(), "--repoagent-directory: repository agents are not served"),
+            (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
+            (self.metrics_interval_ms.is_some(), "--metrics-interval-ms: metrics are computed when they are asked for"),
+            (self.allow_gpu_metrics.is_some(), "--allow-gpu-metrics: there are no GPU metrics yet"),
+            (self.allow_cpu_metrics.is_some(), "--allow-cpu-metrics: there are no CPU metrics yet"),
+        ]
+        .into_iter()
+        .filter_map(|(given, text)| given.then_some(text))
+        .collect()
+    }
+}
+
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    logging::start(LogOptions {
+        verbose: args.logs.log_verbose,
+        info: args.logs.log_info,
+        warning: args.logs.log_warning,
+        error: args.logs.log_error,
+        file: args.logs.log_file.clone(),
+        format: args.logs.log_format,
+    })?;
+    for flag in args.without_effect.given() {
+        tracing::warn!("accepted without effect: {flag}");
+    }
+    for setting in &args.backend_config {
+        if let BackendSetting::NoEffect(notice) = setting {
+            tracing::warn!("accepted without effect: {notice}");
+        }
+    }
+    let server_options = args.server_options()?;
+    let start_models = args.start_models()?;
+    let runtime = Runtime::new(
+        args.runtime_options()?,
+        backends::all(
+            args.onnxruntime_library.clone(),
+            args.allow_backend_fallback,
+        ),
+    );
+    let reactor = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("reactor")
+        .build()?;
+    reactor.block_on(serve(
+        runtime,
+        server_options,
+        start_models,
+        args.exit_on_error,
+    ))
+}
+
+/// Opens the ports, loads the models while liveness is already answered, serves until a signal, stops.
+async fn serve(
+    runtime: Arc<Runtime>,
+    options: ServerOptions,
+    models: StartModels,
+    exit_on_error: bool,
+) -> anyhow::Result<ExitCode> {
+    let server = Server::bind(&options, Arc::clone(&runtime))?;
+    let addresses = server.addresses();
+    announce(addresses);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(async move {
+        // The sender's end is a stop as well.
+        drop(stopped.await);
+    }));
+    let mut signal = std::pin::pin!(signal()?);
+    let loading = Arc::clone(&runtime);
+    let mut load = tokio::task::spawn_blocking(move || models.load(&loading));
+    let report = tokio::select! {
+        report = &mut load => Some(report?),
+        name = &mut signal => {
+            tracing::info!("received {name} while loading models");
+            None
+        }
+    };
+    let mut failed = false;
+    let mut waiting = report.is_some();
+    if let Some(report) = report {
+        failed = summarise(&runtime, &report) && exit_on_error;
+        if failed {
+            tracing::error!(
+                "stopping, since a model failed to load; `--exit-on-error=false` serves the others"
+            );
+        } else {
+            tracing::info!("started, ready for requests");
+        }
+        waiting = !failed;
+    }
+    if waiting {
+        let name = signal.await;
+        tracing::info!("received {name}, stopping");
+    }
+    drop(stop);
+    let outcome = serving.await?;
+    if !outcome.connections_closed {
+        tracing::error!(
+            "stopped with connections still open after {} s",
+            options.exit_timeout.as_secs()
+        );
+    }
+    if outcome.models_left > 0 {
+        tracing::error!(
+            "stopped with {} model versions still running",
+            outcome.models_left
+        );
+    }
+    let clean = !failed && outcome.connections_closed && outcome.models_left == 0;
+    tracing::info!("stopped");
+    Ok(if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The start lines: one a port, with the port that was really opened.
+fn announce(addresses: Addresses) {
+    let line = |what: &str, address: Option<SocketAddr>| {
+        if let Some(address) = address {
+            tracing::info!("Started {what} at {address}");
+        }
+    };
+    line("GRPCInferenceService", addresses.grpc);
+    line("HTTPService", addresses.http);
+    line("Metrics Service", addresses.metrics);
+}
+
+/// Logs what became of each model; whether any failed.
+fn summarise(runtime: &Runtime, report: &StartReport) -> bool {
+    for row in runtime.index(false) {
+        let (Some(state), version) = (row.state, row.version) else {
+            continue;
+        };
+        let version = version.map_or_else(String::new, |version| format!(" version {version}"));
+        match state {
+            VersionState::Ready => {
+                tracing::info!("model `{}`{version}: {}", row.name, state.name())
+            }
+            _ => tracing::error!(
+                "model `{}`{version}: {}: {}",
+                row.name,
+                state.name(),
+                row.reason
+            ),
+        }
+    }
+    report.iter().any(|(_, outcome)| outcome.is_err())
+}
+
+/// Which models are loaded at the start.
+enum StartModels {
+    All,
+    Named(Vec<ModelName>),
+}
+
+impl StartModels {
+    fn load(&self, runtime: &Arc<Runtime>) -> StartReport {
+        match self {
+            Self::All => runtime.start(None),
+            Self::Named(names) => runtime.start(Some(names)),
+        }
+    }
+}
+
+impl ServeArgs {
+    fn start_models(&self) -> anyhow::Result<StartModels> {
+        match self.model_control_mode {
+            ControlMode::Poll => {
+                bail!("--model-control-mode=poll is not supported yet, use none or explicit")
+            }
+            ControlMode::None if !self.load_model.is_empty() => {
+                bail!(
+                    "--load-model needs --model-control-mode=explicit: mode none loads every model"
+                )
+            }
+            ControlMode::None => Ok(StartModels::All),
+            ControlMode::Explicit if self.load_model == ["*"] => Ok(StartModels::All),
+            ControlMode::Explicit => {
+                if self.load_model.iter().any(|name| name == "*") {
+                    bail!("--load-model=* loads all models, it cannot stand beside others");
+                }
+                let names = self
+                    .load_model
+                    .iter()
+                    .map(|name| ModelName::new(name))
+                    .collect::<Result<_, _>>();
+                Ok(StartModels::Named(names.context("--load-model")?))
+            }
+        }
+    }
+
+    fn runtime_options(&self) -> anyhow::Result<RuntimeOptions> {
+        let roots: Vec<PathBuf> = self
+            .repositories
+            .iter()
+            .chain(&self.model_repository)
+            .cloned()
+            .collect();
+        if roots.is_empty() {
+            bail!("no model repository given\n  try: skep serve examples/models");
+        }
+        Ok(RuntimeOptions {
+            repository: Repository::open(roots).map_err(anyhow::Error::msg)?,
+            load: LoadOptions {
+                auto_complete: !self.disable_auto_complete_config
+                    && self.strict_model_config != Some(true),
+                backend_settings: self.backend_config.clone(),
+                // Counts the cgroup's quota and the affinity mask.
+                cores: thread::available_parallelism()?,
+            },
+            load_threads: self.model_load_thread_count.get(),
+            explicit_control: self.model_control_mode == ControlMode::Explicit,
+            strict_readiness: self.strict_readiness,
+        })
+    }
+
+    fn server_options(&self) -> anyhow::Result<ServerOptions> {
+        let ports = &self.ports;
+        let endpoint =
+            |allowed: bool, address: &str, port, reuse| -> anyhow::Result<Option<Endpoint>> {
+                Ok(if allowed {
+                    Some(Endpoint {
+                        address: resolve(address)?,
+                        port,
+                        reuse,
+                    })
+                } else {
+                    None
+                })
+            };
+        let metrics_address = ports
+            .metrics_address
+            .as_ref()
+            .unwrap_or(&ports.http_address);
+        Ok(ServerOptions {
+            http: endpoint(
+                ports.allow_http,
+                &ports.http_address,
+                ports.http_port,
+                ports.reuse_http_port,
+            )?,
+            grpc: endpoint(
+                ports.allow_grpc,
+                &ports.grpc_address,
+                ports.grpc_port,
+                ports.reuse_grpc_port,
+            )?,
+            metrics: endpoint(
+                ports.allow_metrics,
+                metrics_address,
+                ports.metrics_port,
+                false,
+            )?,
+            id: self.id.clone(),
+            max_json_bytes: ports.http_max_input_size,
+            exit_timeout: Duration::from_secs(self.exit_timeout_secs),
+        })
+    }
+}
+
+/// An address as text, `[::]` and host names included.
+fn resolve(address: &str) -> anyhow::Result<IpAddr> {
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse() {
+        return Ok(address);
+    }
+    let found = (bare, 0)
+        .to_socket_addrs()
+        .with_context(|| format!("cannot resolve address `{address}`"))?;
+    found
+        .map(|found| found.ip())
+        .next()
+        .with_context(|| format!("address `{address}` resolves to nothing"))
+}
+
+/// Done when the process is asked to stop; the name of the signal.
+fn signal() -> std::io::Result<impl Future<Output = &'static str>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
