@@ -261,12 +261,10 @@ fn plus_large(weights: TensorProto) -> Graph {
 #[test]
 fn weights_are_right_at_every_alignment_in_the_file() {
     for padding in 0..4 {
-        let mut weights = initializer("w", &large());
-        weights.doc_string = Some("p".repeat(padding));
-        let y = run(
-            instance(plus_large(weights)).as_mut(),
-            &[fp32(&[1, 1], &[0.0])],
-        );
+        let mut graph = plus_large(initializer("w", &large()));
+        let before = initializer("p", &tensor(DataType::Uint8, &[padding], vec![0; padding]));
+        graph.proto_mut().initializer.insert(0, before);
+        let y = run(instance(graph).as_mut(), &[fp32(&[1, 1], &[0.0])]);
         assert_eq!(
             y.map(|y| y.data().clone()),
             Ok(large().data().clone()),
