@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use skep_backend::{Backend, BackendError, ErrorKind};
 use skep_backend_embedded::Embedded;
+use skep_backend_mock::Mock;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_runtime::{BackendEntry, Backends};
 
@@ -23,6 +24,10 @@ pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Backends {
     backends.add(
         skep_backend_embedded::NAME,
         BackendEntry::new(|| Ok(Arc::new(Embedded))),
+    );
+    backends.add(
+        skep_backend_mock::NAME,
+        BackendEntry::new(|| Ok(Arc::new(Mock))),
     );
     backends.prefer(&[skep_backend_onnxruntime::NAME, skep_backend_embedded::NAME]);
     if allow_fallback {

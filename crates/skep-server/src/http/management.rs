@@ -184,13 +184,12 @@ fn duration(statistic: DurationStatistic) -> Value {
     json!({ "count": statistic.count, "ns": statistic.ns })
 }
 
-/// The parameters of a repository call: an empty body means none.
-fn parameters(
-    body: &Bytes,
-    what: &str,
-) -> Result<(Map<String, Value>, Map<String, Value>), ApiError> {
+type Object = Map<String, Value>;
+
+/// The members of a repository call's body other than `parameters`, and the parameters: an empty body means none.
+fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), ApiError> {
     if body.is_empty() {
-        return Ok((Map::new(), Map::new()));
+        return Ok((Object::new(), Object::new()));
     }
     let parsed: Value = serde_json::from_slice(body).map_err(|error| {
         ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
