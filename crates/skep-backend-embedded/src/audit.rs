@@ -32,7 +32,7 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
     let mut graphs = Vec::new();
     model.visit(&mut |graph| graphs.push(graph));
     let uses = Uses::of(&graphs);
-    let ranks = ranks(&graphs);
+    let declared = Declared::of(&graphs);
     for graph in &graphs {
         values(graph)?;
         for tensor in &graph.initializer {
@@ -45,30 +45,47 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
         }
         for node in &graph.node {
             self::node(node, &uses)?;
-            refusals::check(node, opset, &ranks)?;
+            refusals::check(node, opset, &declared)?;
         }
     }
     Ok(())
 }
 
-/// Declared ranks of tensors.
-fn ranks<'a>(graphs: &[&'a GraphProto]) -> BTreeMap<&'a str, usize> {
-    let mut ranks = BTreeMap::new();
-    for graph in graphs {
-        for value in graph
-            .input
-            .iter()
-            .chain(&graph.output)
-            .chain(&graph.value_info)
-        {
-            if let Some(Value::TensorType(t)) = value.r#type.as_ref().and_then(|t| t.value.as_ref())
-                && let Some(shape) = &t.shape
+/// What files declare of tensors, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Declared<'a> {
+    /// Numbers of dimensions.
+    pub(crate) ranks: BTreeMap<&'a str, usize>,
+    /// Element types.
+    pub(crate) types: BTreeMap<&'a str, i32>,
+}
+
+impl<'a> Declared<'a> {
+    fn of(graphs: &[&'a GraphProto]) -> Self {
+        let mut declared = Self::default();
+        for graph in graphs {
+            for tensor in &graph.initializer {
+                declared.ranks.insert(tensor.name(), tensor.dims.len());
+                declared.types.insert(tensor.name(), tensor.data_type());
+            }
+            for value in graph
+                .input
+                .iter()
+                .chain(&graph.output)
+                .chain(&graph.value_info)
             {
-                ranks.insert(value.name(), shape.dim.len());
+                let value_type = value.r#type.as_ref().and_then(|t| t.value.as_ref());
+                let Some(Value::TensorType(tensor)) = value_type else {
+                    continue;
+                };
+                declared.types.insert(value.name(), tensor.elem_type());
+                if let Some(shape) = &tensor.shape {
+                    declared.ranks.insert(value.name(), shape.dim.len());
+                }
             }
         }
+        declared
     }
-    ranks
 }
 
 fn values(graph: &GraphProto) -> Result<(), String> {

@@ -7,7 +7,7 @@
 //!
 //! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. INT64 inputs beyond 32 bits are refused by
 //! request; constants beyond 32 bits are refused at load, unless they only bound slices. One thing cannot be seen: INT64
-//! arithmetic whose intermediate results leave 32 bits wraps around.
+//! arithmetic whose intermediate results leave 32 bits wraps around. And `Relu` and `Clip` do not pass NaN on.
 
 mod audit;
 mod convert;

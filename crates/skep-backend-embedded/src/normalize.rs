@@ -1,15 +1,16 @@
-//! Defaults that the engine does not know, written into the model.
+//! What the engine does not know, written into the model in words that it knows.
 //!
 //! ONNX lets `strides`, `dilations` and `pads` be left out, which then are 1, 1 and 0 along every spatial axis. The engine
-//! takes that for some operators only, and fails for the others when they run.
+//! takes that for some operators only, and fails for the others when they run. And it has no BOOL, so that a cast to it must
+//! be spelt out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use skep_proto::onnx::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType,
+    AttributeProto, GraphProto, ModelProto, NodeProto, attribute_proto::AttributeType, tensor_proto,
 };
 
-/// Writes the defaults of pooling and convolution attributes where their number of axes is known.
+/// Writes the defaults of pooling and convolution attributes, and casts to BOOL, in the engine's words.
 pub(crate) fn write_defaults(proto: &mut ModelProto) {
     let Some(graph) = &mut proto.graph else {
         return;
@@ -31,26 +32,63 @@ pub(crate) fn write_defaults(proto: &mut ModelProto) {
 
 fn in_graph(graph: &mut GraphProto, ranks: &BTreeMap<String, usize>) {
     for node in &mut graph.node {
-        let missing: &[&str] = match node.op_type() {
-            "MaxPool" | "AveragePool" => &["strides"],
-            "ConvTranspose" | "ConvInteger" => &["strides", "dilations"],
-            _ => &[],
-        };
-        if let (false, Some(axes)) = (missing.is_empty(), spatial_axes(node, ranks)) {
-            for name in missing {
-                add(node, name, vec![1; axes]);
-            }
-            // Explicit pads exclude automatic ones.
-            if node.op_type().starts_with("Conv") && !has(node, "auto_pad") {
-                add(node, "pads", vec![0; 2 * axes]);
-            }
-        }
+        spatial_defaults(node, ranks);
         for attribute in &mut node.attribute {
             for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
                 in_graph(graph, ranks);
             }
         }
     }
+    let nodes = mem::take(&mut graph.node);
+    graph.node = nodes.into_iter().flat_map(cast_to_bool).collect();
+}
+
+/// Writes the attributes that are left out and whose number of axes is known.
+fn spatial_defaults(node: &mut NodeProto, ranks: &BTreeMap<String, usize>) {
+    let convolution = matches!(node.op_type(), "Conv" | "ConvTranspose" | "ConvInteger");
+    if !convolution && !matches!(node.op_type(), "MaxPool" | "AveragePool") {
+        return;
+    }
+    let Some(axes) = spatial_axes(node, ranks) else {
+        return;
+    };
+    add(node, "strides", vec![1; axes]);
+    if convolution {
+        add(node, "dilations", vec![1; axes]);
+        // Explicit pads exclude automatic ones, unless those are none.
+        let explicit = |a: &AttributeProto| matches!(a.s(), b"" | b"NOTSET" | b"VALID");
+        node.attribute
+            .retain(|a| a.name() != "auto_pad" || !explicit(a));
+        if !has(node, "auto_pad") {
+            add(node, "pads", vec![0; 2 * axes]);
+        }
+    }
+}
+
+/// A `Cast` to BOOL as two negations: the engine's own would keep 2 as 2, and make 0.2 false. From floating-point numbers
+/// the engine then refuses to run.
+fn cast_to_bool(node: NodeProto) -> Vec<NodeProto> {
+    let to = node
+        .attribute
+        .iter()
+        .find(|a| a.name() == "to")
+        .map(AttributeProto::i);
+    let ([input], [output]) = (node.input.as_slice(), node.output.as_slice()) else {
+        return vec![node];
+    };
+    if node.op_type() != "Cast" || to != Some(tensor_proto::DataType::Bool as i64) {
+        return vec![node];
+    }
+    // Unlike any name that an exporter writes; a clash would be a load error.
+    let between = format!("{output}\u{1}not");
+    let not = |input: &str, output: &str| NodeProto {
+        name: Some(format!("{} as Not", node.name())),
+        op_type: Some("Not".to_owned()),
+        input: vec![input.to_owned()],
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    vec![not(input, &between), not(&between, output)]
 }
 
 /// Spatial axes, by the kernel's shape or the weights' rank.
@@ -115,7 +153,7 @@ mod tests {
             written("MaxPool", &[kernel])[1],
             ("strides".to_owned(), vec![1])
         );
-        assert_eq!(written("Conv", &[]), []);
+        assert_eq!(written("Relu", &[]), []);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Operators that the engine is known to compute wrongly.
 //!
-//! The table comes from ONNX's own node tests (`examples/node_tests.rs`): whatever gave wrong values there, instead of an
-//! error, is refused. Each row says what is refused and why.
+//! The table comes from ONNX's own node tests (`examples/node_tests.rs`) and from comparisons with ONNX Runtime over older
+//! opsets, attributes and edge values: whatever gave wrong values there, instead of an error, is refused. Each row says what
+//! is refused and why. Known and let through: `Relu` and `Clip` give 0 or a bound for NaN, and a `Cast` of a number that its
+//! target cannot hold, which ONNX leaves undefined, saturates.
 
-use std::collections::BTreeMap;
+use skep_proto::onnx::{AttributeProto, NodeProto, tensor_proto::DataType as Onnx};
 
-use skep_proto::onnx::{AttributeProto, NodeProto};
+use crate::audit::Declared;
 
 /// A row: an operator, when it is refused, and why.
 struct Refusal {
@@ -18,7 +20,7 @@ struct Refusal {
 struct Context<'a> {
     node: &'a NodeProto,
     opset: i64,
-    ranks: &'a BTreeMap<&'a str, usize>,
+    declared: &'a Declared<'a>,
 }
 
 /// The table.
@@ -88,13 +90,54 @@ const REFUSALS: &[Refusal] = &[
         when: same_lower,
         why: SAME_LOWER,
     },
+    Refusal {
+        operator: "ArgMax",
+        when: always,
+        why: "its engine gives the last of several equal maxima, not the first",
+    },
+    Refusal {
+        operator: "CastLike",
+        when: may_cast_to_bool,
+        why: "its engine cannot tell BOOL from integers",
+    },
+    Refusal {
+        operator: "GRU",
+        when: has_sequence_lengths,
+        why: SEQUENCE_LENGTHS,
+    },
+    Refusal {
+        operator: "LSTM",
+        when: has_sequence_lengths,
+        why: SEQUENCE_LENGTHS,
+    },
+    Refusal {
+        operator: "Resize",
+        when: |c| c.text_is("nearest_mode", "round_prefer_ceil"),
+        why: "its engine rounds otherwise where `nearest_mode` is `round_prefer_ceil`",
+    },
 ];
 
+const SEQUENCE_LENGTHS: &str = "its engine ignores `sequence_lens`";
 const SAME_LOWER: &str =
     "its engine puts the odd row of padding at the end where `auto_pad` is `SAME_LOWER`";
 const QUANTIZATION: &str = "its engine multiplies by the reciprocal of the scale, which is one step off where a quotient ends in one half";
 const FLATTENING: &str =
     "before opset 13 it normalises over all axes from `axis` on, its engine over that axis alone";
+
+fn has_sequence_lengths(context: &Context<'_>) -> bool {
+    context
+        .node
+        .input
+        .get(4)
+        .is_some_and(|name| !name.is_empty())
+}
+
+/// Whether the tensor whose datatype is taken is BOOL, or of a datatype that the file does not declare.
+fn may_cast_to_bool(context: &Context<'_>) -> bool {
+    let like = context.node.input.get(1).map_or("", String::as_str);
+    let datatype = context.declared.types.get(like);
+    datatype.is_none_or(|&t| t == Onnx::Bool as i32 || t == Onnx::Undefined as i32)
+}
 
 fn same_lower(context: &Context<'_>) -> bool {
     context.text_is("auto_pad", "SAME_LOWER")
@@ -110,7 +153,9 @@ fn flattens(context: &Context<'_>) -> bool {
         return false;
     }
     let tensors = context.node.input.iter().chain(&context.node.output);
-    let rank = tensors.filter_map(|t| context.ranks.get(t.as_str())).next();
+    let rank = tensors
+        .filter_map(|t| context.declared.ranks.get(t.as_str()))
+        .next();
     let rank = rank.and_then(|&rank| i64::try_from(rank).ok());
     match (context.int("axis"), rank) {
         (Some(-1), _) | (None, Some(2)) => false,
@@ -123,12 +168,12 @@ fn flattens(context: &Context<'_>) -> bool {
 ///
 /// # Errors
 /// A text naming the operator, the node and the reason.
-pub(crate) fn check(
-    node: &NodeProto,
-    opset: i64,
-    ranks: &BTreeMap<&str, usize>,
-) -> Result<(), String> {
-    let context = Context { node, opset, ranks };
+pub(crate) fn check(node: &NodeProto, opset: i64, declared: &Declared<'_>) -> Result<(), String> {
+    let context = Context {
+        node,
+        opset,
+        declared,
+    };
     let row = REFUSALS
         .iter()
         .find(|row| row.operator == node.op_type() && (row.when)(&context));
@@ -182,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_operator_node_and_reason() {
-        let error = check(&node("Sign", Vec::new()), 22, &BTreeMap::new()).expect_err("wrong");
+        let error = check(&node("Sign", Vec::new()), 22, &Declared::default()).expect_err("wrong");
         assert_eq!(
             error,
             "operator `Sign` of node `n` is not served by the embedded backend: its engine gives 1 for 0"
@@ -196,17 +241,46 @@ mod tests {
             s: Some(mode.to_owned().into()),
             ..AttributeProto::default()
         };
-        let resize = |attributes| check(&node("Resize", attributes), 22, &BTreeMap::new());
+        let resize = |attributes| check(&node("Resize", attributes), 22, &Declared::default());
         assert!(resize(vec![mode("cubic")]).is_err());
         assert!(resize(vec![mode("linear")]).is_ok());
         assert!(resize(Vec::new()).is_ok());
     }
 
     #[test]
+    fn a_cast_like_a_boolean_or_the_unknown_is_refused() {
+        let like = |datatype: Option<Onnx>| {
+            let mut cast = node("CastLike", Vec::new());
+            cast.input.push("like".to_owned());
+            let declared = Declared {
+                types: datatype.map(|t| ("like", t as i32)).into_iter().collect(),
+                ..Declared::default()
+            };
+            check(&cast, 22, &declared).is_ok()
+        };
+        assert!(like(Some(Onnx::Float)));
+        assert!(!like(Some(Onnx::Bool)));
+        assert!(!like(None));
+    }
+
+    #[test]
+    fn sequence_lengths_are_refused_where_they_are_given() {
+        let mut gru = node("GRU", Vec::new());
+        gru.input = ["x", "w", "r", "b", ""].map(str::to_owned).to_vec();
+        assert!(check(&gru, 22, &Declared::default()).is_ok());
+        gru.input[4] = "lengths".to_owned();
+        assert!(check(&gru, 22, &Declared::default()).is_err());
+    }
+
+    #[test]
     fn old_softmax_is_served_over_the_last_axis_only() {
         let softmax = |opset, attributes, rank: Option<usize>| {
             let ranks = rank.map(|r| ("x", r)).into_iter().collect();
-            check(&node("Softmax", attributes), opset, &ranks).is_ok()
+            let declared = Declared {
+                ranks,
+                ..Declared::default()
+            };
+            check(&node("Softmax", attributes), opset, &declared).is_ok()
         };
         assert!(softmax(13, vec![axis(1)], Some(4)));
         assert!(softmax(11, Vec::new(), Some(2)));

@@ -240,6 +240,27 @@ fn operators_that_are_computed_wrongly_or_unknown_are_refused_by_name() {
     }
 }
 
+#[test]
+fn a_cast_to_bool_gives_zero_and_one_or_an_error() {
+    let through = |datatype| {
+        Graph::new()
+            .input("x", datatype, &["n"])
+            .output("y", DataType::Int64, &["n"])
+            .node("Cast", &["x"], &["b"], &[("to", Attribute::Int(9))])
+            .node("Cast", &["b"], &["y"], &[("to", Attribute::Int(7))])
+    };
+    let y = run(
+        instance(through(DataType::Int64)).as_mut(),
+        &[int64(&[3], &[-3, 0, 2])],
+    );
+    assert_eq!(y, Ok(int64(&[3], &[1, 0, 1])));
+    let y = run(
+        instance(through(DataType::Fp32)).as_mut(),
+        &[fp32(&[2], &[0.2, 0.0])],
+    );
+    assert!(y.is_err(), "{y:?}");
+}
+
 /// Large enough to be cut out of the message.
 const LARGE: usize = 512;
 

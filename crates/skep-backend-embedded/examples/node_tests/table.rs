@@ -13,7 +13,9 @@ pub(crate) fn markdown(backends: &[String], table: &Table) -> String {
          tests. Counted are tests of inference whose inputs and outputs are FP32, INT32, INT64, INT8, UINT8 or BOOL;\n\
          training and random numbers are left out. The tolerance is ONNX's own: 0.001 of the value plus 1e-7.\n\n\
          The embedded backend refuses what its engine is known to compute wrongly: what does not pass there is refused\n\
-         when the model is loaded, ends in an error, or differs from the test as ONNX Runtime does, to the same value.\n\n",
+         when the model is loaded, ends in an error, or differs from the test as ONNX Runtime does, to the same value.\n\
+         It says so instead of answering: INT64 beyond 32 bits is refused too. What it cannot see: INT64 arithmetic whose\n\
+         intermediate results leave 32 bits wraps around, and `Relu` and `Clip` do not pass NaN on.\n\n",
     );
     // Writing to a string cannot fail.
     let _ = writeln!(page, "| operator | {} |", backends.join(" | "));
