@@ -1,0 +1,161 @@
+//! URLs of servers, and how a client behaves towards them.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Uri;
+use skep_types::ModelName;
+
+use crate::Error;
+
+/// Limits of a client.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// The largest answer that is taken in, in bytes.
+    pub max_answer_bytes: usize,
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            // Tensors of 2 GiB and more travel no sane network in one answer.
+            max_answer_bytes: 2 << 30,
+            // Long enough for a lost packet or two, short enough for a person who waits.
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The protocol that a URL names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Grpc,
+}
+
+impl Scheme {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// Triton's port.
+    const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 8000,
+            Self::Grpc => 8001,
+        }
+    }
+}
+
+/// A server: protocol and `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) scheme: Scheme,
+    pub(crate) authority: Arc<str>,
+}
+
+impl Address {
+    pub(crate) fn parse(url: &str) -> Result<Self, Error> {
+        let invalid = |why: &str| {
+            Error::invalid(format!(
+                "invalid server URL `{url}`: {why}, expected `http://host:8000` or `grpc://host:8001`"
+            ))
+        };
+        let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("grpc") => Scheme::Grpc,
+            Some("https" | "grpcs") => return Err(invalid("TLS is not supported")),
+            Some(_) => return Err(invalid("the scheme is unknown")),
+            None => return Err(invalid("it has no scheme")),
+        };
+        let authority = uri.authority().ok_or_else(|| invalid("it has no host"))?;
+        let host = authority.host();
+        if host.is_empty() || authority.as_str().contains('@') {
+            return Err(invalid("it has no plain host"));
+        }
+        let port = match authority.as_str().strip_prefix(host) {
+            Some("") => scheme.default_port(),
+            rest => rest
+                .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
+                .ok_or_else(|| invalid("the port is no number up to 65535"))?,
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(invalid("it has a path"));
+        }
+        Ok(Self {
+            scheme,
+            authority: format!("{host}:{port}").into(),
+        })
+    }
+
+    /// As [`Address::parse`], for a client that speaks one protocol only.
+    pub(crate) fn parse_as(url: &str, scheme: Scheme) -> Result<Self, Error> {
+        let address = Self::parse(url)?;
+        if address.scheme == scheme {
+            return Ok(address);
+        }
+        Err(Error::invalid(format!(
+            "server URL `{url}` has scheme `{}`, expected `{}`",
+            address.scheme.name(),
+            scheme.name()
+        )))
+    }
+}
+
+/// Refuses what cannot name a model, before it becomes part of a path or means all models.
+pub(crate) fn check_model(name: &str) -> Result<(), Error> {
+    match ModelName::new(name) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::invalid(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_decides_the_protocol_and_the_default_port() {
+        for (url, scheme, authority) in [
+            ("http://localhost", Scheme::Http, "localhost:8000"),
+            ("http://localhost/", Scheme::Http, "localhost:8000"),
+            ("grpc://10.0.0.1", Scheme::Grpc, "10.0.0.1:8001"),
+            ("grpc://h:9", Scheme::Grpc, "h:9"),
+            ("http://[::1]", Scheme::Http, "[::1]:8000"),
+            ("http://[::1]:80", Scheme::Http, "[::1]:80"),
+        ] {
+            let address = Address::parse(url).expect(url);
+            assert_eq!(
+                (address.scheme, &*address.authority),
+                (scheme, authority),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_server_is_refused() {
+        for (url, why) in [
+            ("", "no URL"),
+            ("localhost", "no scheme"),
+            ("localhost:8000", "no scheme"),
+            ("https://h", "TLS"),
+            ("ftp://h", "unknown"),
+            ("http://h:65536", "port"),
+            ("http://h:x", "port"),
+            ("http://h:", "port"),
+            ("http://u@h", "plain host"),
+            ("http://h/v2", "path"),
+            ("http://h?a=b", "path"),
+        ] {
+            let text = Address::parse(url).expect_err(url).to_string();
+            assert!(text.contains(why), "{url}: {text}");
+        }
+        assert!(Address::parse_as("grpc://h", Scheme::Http).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! What can go wrong with a call.
+
+use std::fmt;
+
+/// A call without an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No connection could be made.
+    #[error("could not reach `{address}`: {reason}\nis the server running?")]
+    Connect {
+        /// `host:port`.
+        address: String,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// The connection ended before the answer did.
+    #[error("the connection to `{address}` was lost: {reason}")]
+    Disconnected {
+        /// `host:port`.
+        address: String,
+        /// What is known of it.
+        reason: String,
+    },
+    /// The server answered that it will not or cannot.
+    #[error("{message} ({code})")]
+    Status {
+        /// The status.
+        code: Code,
+        /// The server's words.
+        message: String,
+    },
+    /// The answer breaks the protocol.
+    #[error("malformed answer of `{address}`: {reason}")]
+    Protocol {
+        /// `host:port`.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The request cannot be sent as it is.
+    #[error("{reason}")]
+    InvalidArgument {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The kinds of [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Error::Connect`].
+    Connect,
+    /// [`Error::Disconnected`].
+    Disconnected,
+    /// [`Error::Status`].
+    Status,
+    /// [`Error::Protocol`].
+    Protocol,
+    /// [`Error::InvalidArgument`].
+    InvalidArgument,
+}
+
+impl Error {
+    /// The kind of failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Connect { .. } => ErrorKind::Connect,
+            Self::Disconnected { .. } => ErrorKind::Disconnected,
+            Self::Status { .. } => ErrorKind::Status,
+            Self::Protocol { .. } => ErrorKind::Protocol,
+            Self::InvalidArgument { .. } => ErrorKind::InvalidArgument,
+        }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::InvalidArgument {
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn protocol(address: &str, reason: impl Into<String>) -> Self {
+        Self::Protocol {
+            address: address.to_owned(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn too_large(address: &str, limit_bytes: usize) -> Self {
+        Self::protocol(
+            address,
+            format!("it is larger than the limit of {limit_bytes} bytes"),
+        )
+    }
+}
+
+/// A status that a server answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// An HTTP status.
+    Http(u16),
+    /// A gRPC code.
+    Grpc(i32),
+}
+
+/// What a status means, whichever protocol it came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Meaning {
+    /// The request is wrong.
+    InvalidArgument,
+    /// There is no such model or version.
+    NotFound,
+    /// Not now: the model is not ready, or its queue is full.
+    Unavailable,
+    /// The server cannot do this.
+    Unsupported,
+    /// The server failed.
+    Internal,
+    /// Anything else.
+    Other,
+}
+
+impl Code {
+    /// What the status means.
+    #[must_use]
+    pub const fn meaning(self) -> Meaning {
+        match self {
+            Self::Http(400) | Self::Grpc(3) => Meaning::InvalidArgument,
+            Self::Http(404) | Self::Grpc(5) => Meaning::NotFound,
+            Self::Http(503) | Self::Grpc(14) => Meaning::Unavailable,
+            Self::Http(501) | Self::Grpc(12) => Meaning::Unsupported,
+            Self::Http(500) | Self::Grpc(13) => Meaning::Internal,
+            _ => Meaning::Other,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Http(status) => write!(f, "HTTP {status}"),
+            // `NotFound`: the library has the names as identifiers only.
+            Self::Grpc(code) => write!(f, "gRPC {:?}", tonic::Code::from_i32(code)),
+        }
+    }
+}
+
+/// The innermost cause; the libraries' outer layers only say that something failed.
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error).last().unwrap_or(error).to_string()
+}
+
+/// An error and its sources, outermost first.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_protocols_codes_mean_the_same() {
+        for (http, grpc, meaning) in [
+            (400, tonic::Code::InvalidArgument, Meaning::InvalidArgument),
+            (404, tonic::Code::NotFound, Meaning::NotFound),
+            (503, tonic::Code::Unavailable, Meaning::Unavailable),
+            (501, tonic::Code::Unimplemented, Meaning::Unsupported),
+            (500, tonic::Code::Internal, Meaning::Internal),
+            (418, tonic::Code::DataLoss, Meaning::Other),
+        ] {
+            assert_eq!(Code::Http(http).meaning(), meaning);
+            assert_eq!(Code::Grpc(grpc.into()).meaning(), meaning);
+        }
+    }
+
+    #[test]
+    fn texts_say_where_and_what() {
+        let status = Error::Status {
+            code: Code::Grpc(5),
+            message: "no `m`".to_owned(),
+        };
+        assert_eq!(status.to_string(), "no `m` (gRPC NotFound)");
+        let connect = Error::Connect {
+            address: "h:1".to_owned(),
+            reason: "refused".to_owned(),
+        };
+        assert_eq!(
+            connect.to_string(),
+            "could not reach `h:1`: refused\nis the server running?"
+        );
+    }
+}

@@ -1,0 +1,283 @@
+//! gRPC: the calls of `inference.GRPCInferenceService`.
+
+mod answers;
+mod contents;
+mod infer;
+
+use std::{error::Error as _, sync::Arc};
+
+use serde_json::Value;
+use skep_proto::inference::{
+    self as pb, grpc_inference_service_client::GrpcInferenceServiceClient,
+};
+use skep_types::ModelVersion;
+use tonic::{
+    Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    ClientOptions, Code, Error, IndexRow, InferRequest, InferResponse, Meaning, ModelMetadata,
+    ModelStatistics, ServerMetadata,
+    address::{Address, Scheme, check_model},
+    error::{chain, root_cause},
+};
+
+/// How the library's own words begin where an answer could not be read; it gives them the form of a server's status.
+const UNREADABLE: [&str; 2] = [
+    "failed to decode Protobuf message",
+    "Missing response message",
+];
+
+/// As [`UNREADABLE`], for an answer above the limit.
+const TOO_LARGE: &str = "Error, decoded message length too large";
+
+/// A client over gRPC.
+#[derive(Debug, Clone)]
+pub struct GrpcClient {
+    service: GrpcInferenceServiceClient<Channel>,
+    authority: Arc<str>,
+    max_answer_bytes: usize,
+}
+
+impl GrpcClient {
+    /// A client connected to the server at `grpc://host[:8001]`. A connection that is lost later is made again by the
+    /// next call.
+    ///
+    /// # Errors
+    /// Of kind `InvalidArgument` for any other URL, of kind `Connect` where the server cannot be reached.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Self::connect_with(url, &ClientOptions::default()).await
+    }
+
+    /// As [`GrpcClient::connect`], with limits of the caller's.
+    ///
+    /// # Errors
+    /// As [`GrpcClient::connect`].
+    pub async fn connect_with(url: &str, options: &ClientOptions) -> Result<Self, Error> {
+        let authority = Address::parse_as(url, Scheme::Grpc)?.authority;
+        let channel = Endpoint::from_shared(format!("http://{authority}"))
+            .map_err(|error| Error::invalid(error.to_string()))?
+            .tcp_nodelay(true)
+            .connect_timeout(options.connect_timeout)
+            .connect()
+            .await
+            .map_err(|error| Error::Connect {
+                address: authority.to_string(),
+                reason: root_cause(&error),
+            })?;
+        let service = GrpcInferenceServiceClient::new(channel)
+            .max_decoding_message_size(options.max_answer_bytes)
+            .max_encoding_message_size(usize::MAX);
+        Ok(Self {
+            service,
+            authority,
+            max_answer_bytes: options.max_answer_bytes,
+        })
+    }
+
+    /// Whether the server is alive.
+    ///
+    /// # Errors
+    /// Where the server could not be asked.
+    pub async fn live(&self) -> Result<bool, Error> {
+        let answer = self.service().server_live(pb::ServerLiveRequest {}).await;
+        Ok(self.answer(answer)?.live)
+    }
+
+    /// Whether the server is ready for inference.
+    ///
+    /// # Errors
+    /// Where the server could not be asked.
+    pub async fn ready(&self) -> Result<bool, Error> {
+        let answer = self.service().server_ready(pb::ServerReadyRequest {}).await;
+        Ok(self.answer(answer)?.ready)
+    }
+
+    /// The server's metadata.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn server_metadata(&self) -> Result<ServerMetadata, Error> {
+        let request = pb::ServerMetadataRequest {};
+        let answer = self.answer(self.service().server_metadata(request).await)?;
+        Ok(ServerMetadata {
+            name: answer.name,
+            version: answer.version,
+            extensions: answer.extensions,
+        })
+    }
+
+    /// Whether a model is ready for inference; false for one that the server does not know.
+    ///
+    /// # Errors
+    /// Where the server could not be asked.
+    pub async fn model_ready(
+        &self,
+        model: &str,
+        version: Option<ModelVersion>,
+    ) -> Result<bool, Error> {
+        let (name, version) = named(model, version)?;
+        let request = pb::ModelReadyRequest { name, version };
+        match self.answer(self.service().model_ready(request).await) {
+            Ok(answer) => Ok(answer.ready),
+            Err(Error::Status { code, .. })
+                if matches!(code.meaning(), Meaning::NotFound | Meaning::Unavailable) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A model's metadata.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn model_metadata(
+        &self,
+        model: &str,
+        version: Option<ModelVersion>,
+    ) -> Result<ModelMetadata, Error> {
+        let (name, version) = named(model, version)?;
+        let request = pb::ModelMetadataRequest { name, version };
+        let answer = self.answer(self.service().model_metadata(request).await)?;
+        answers::metadata(answer).map_err(|reason| self.malformed(reason))
+    }
+
+    /// A model's configuration in its JSON form; see [`Client::model_config`](crate::Client::model_config).
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn model_config(
+        &self,
+        model: &str,
+        version: Option<ModelVersion>,
+    ) -> Result<Value, Error> {
+        let (name, version) = named(model, version)?;
+        let request = pb::ModelConfigRequest { name, version };
+        let answer = self.answer(self.service().model_config(request).await)?;
+        let config = answer
+            .config
+            .ok_or_else(|| self.malformed("it holds no configuration"))?;
+        answers::config(&config).map_err(|reason| self.malformed(reason))
+    }
+
+    /// The statistics of a model's versions or one of them, or of all models.
+    ///
+    /// # Errors
+    /// Any kind; a version without a model is an invalid argument.
+    pub async fn statistics(
+        &self,
+        model: Option<&str>,
+        version: Option<ModelVersion>,
+    ) -> Result<Vec<ModelStatistics>, Error> {
+        let (name, version) = match (model, version) {
+            (Some(model), version) => named(model, version)?,
+            (None, None) => Default::default(),
+            (None, Some(_)) => return Err(Error::invalid("a version without a model")),
+        };
+        let request = pb::ModelStatisticsRequest { name, version };
+        let answer = self.answer(self.service().model_statistics(request).await)?;
+        Ok(answer
+            .model_stats
+            .into_iter()
+            .map(answers::statistics)
+            .collect())
+    }
+
+    /// The model repository's index: all models, or those that are ready.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
+        let request = pb::RepositoryIndexRequest {
+            ready: ready_only,
+            ..Default::default()
+        };
+        let answer = self.answer(self.service().repository_index(request).await)?;
+        Ok(answer.models.into_iter().map(answers::index_row).collect())
+    }
+
+    /// Loads a model, or loads it again.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn load(&self, model: &str) -> Result<(), Error> {
+        check_model(model)?;
+        let request = pb::RepositoryModelLoadRequest {
+            model_name: model.to_owned(),
+            ..Default::default()
+        };
+        self.answer(self.service().repository_model_load(request).await)?;
+        Ok(())
+    }
+
+    /// Unloads a model.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn unload(&self, model: &str) -> Result<(), Error> {
+        check_model(model)?;
+        let request = pb::RepositoryModelUnloadRequest {
+            model_name: model.to_owned(),
+            ..Default::default()
+        };
+        self.answer(self.service().repository_model_unload(request).await)?;
+        Ok(())
+    }
+
+    /// Runs an inference.
+    ///
+    /// # Errors
+    /// Any kind.
+    pub async fn infer(&self, request: &InferRequest) -> Result<InferResponse, Error> {
+        check_model(&request.model)?;
+        let message = infer::encode(request)?;
+        let answer = self.answer(self.service().model_infer(message).await)?;
+        infer::decode(answer).map_err(|reason| self.malformed(reason))
+    }
+
+    /// A handle for one call; handles share the connection.
+    fn service(&self) -> GrpcInferenceServiceClient<Channel> {
+        self.service.clone()
+    }
+
+    fn malformed(&self, reason: impl Into<String>) -> Error {
+        Error::protocol(&self.authority, reason)
+    }
+
+    fn answer<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, Error> {
+        answer
+            .map(Response::into_inner)
+            .map_err(|status| self.failure(&status))
+    }
+
+    /// Sorts statuses: the server's own, and those that the library makes where no answer came.
+    fn failure(&self, status: &Status) -> Error {
+        if let Some(source) = status.source() {
+            let (address, reason) = (self.authority.to_string(), root_cause(source));
+            if chain(source).any(|error| error.is::<tonic::ConnectError>()) {
+                return Error::Connect { address, reason };
+            }
+            return Error::Disconnected { address, reason };
+        }
+        if status.message().starts_with(TOO_LARGE) {
+            return Error::too_large(&self.authority, self.max_answer_bytes);
+        }
+        if UNREADABLE.iter().any(|u| status.message().starts_with(u)) {
+            return self.malformed(status.message());
+        }
+        Error::Status {
+            code: Code::Grpc(status.code().into()),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+/// Name and version as messages hold them.
+fn named(model: &str, version: Option<ModelVersion>) -> Result<(String, String), Error> {
+    check_model(model)?;
+    let version = version.map_or_else(String::new, |version| version.to_string());
+    Ok((model.to_owned(), version))
+}

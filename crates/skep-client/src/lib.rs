@@ -1,0 +1,40 @@
+//! Client of the Open Inference Protocol with Triton's extensions, over HTTP and gRPC.
+//!
+//! [`HttpClient`] and [`GrpcClient`] have the same methods and return the same types; [`Client`] is either, picked by
+//! the scheme of a URL: `http://host:8000`, `grpc://host:8001`. A client is cheap to clone, keeps its connections and
+//! serves any number of calls at once.
+//!
+//! ```no_run
+//! # async fn example(image: skep_tensor::Tensor) -> Result<(), skep_client::Error> {
+//! use skep_client::{Client, InferRequest};
+//!
+//! let client = Client::connect("grpc://localhost").await?;
+//! let mut request = InferRequest::new("digits");
+//! request.inputs.push(("image".to_owned(), image));
+//! let response = client.infer(&request).await?;
+//! println!("{:?}", response.output("scores"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What a server sends is not trusted: an answer is bounded in size, and one that contradicts itself is an
+//! [`Error::Protocol`]. Nothing is retried, and a call takes as long as the server takes: dropping its future ends it.
+
+mod address;
+mod answers;
+mod client;
+mod error;
+mod grpc;
+mod http;
+mod infer;
+
+pub use address::ClientOptions;
+pub use answers::{
+    BatchStatistics, DurationStatistic, IndexRow, InferenceStatistics, MemoryUsage, ModelMetadata,
+    ModelStatistics, ServerMetadata, TensorMetadata,
+};
+pub use client::Client;
+pub use error::{Code, Error, ErrorKind, Meaning};
+pub use grpc::GrpcClient;
+pub use http::HttpClient;
+pub use infer::{Encoding, InferRequest, InferResponse, Parameter, WantedOutput};
