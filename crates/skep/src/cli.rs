@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{doctor::DoctorArgs, generate::GenerateArgs, serve::ServeArgs};
+use crate::{doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs, serve::ServeArgs};
 
 /// Skep, an inference server: many models, one node, nothing wasted.
 #[derive(Debug, Parser)]
@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Say what this machine offers: backends, libraries, cores
     Doctor(DoctorArgs),
+    /// Ask a running server, and print what it sees
+    Infer(InferArgs),
     /// Write a generated ONNX model
     Generate(GenerateArgs),
 }

@@ -4,6 +4,7 @@ mod backends;
 mod cli;
 mod doctor;
 mod generate;
+mod infer;
 mod logging;
 mod serve;
 
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
         cli::Command::Serve(args) => serve::run(*args),
         cli::Command::Doctor(args) => doctor::run(&args),
+        cli::Command::Infer(args) => infer::run(&args),
         cli::Command::Generate(args) => generate::run(&args),
     };
     outcome.unwrap_or_else(|error| {
