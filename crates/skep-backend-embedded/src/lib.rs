@@ -20,6 +20,7 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
+use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
 use skep_types::{ModelSignature, TensorSpec};
 
@@ -65,10 +66,14 @@ impl Backend for Embedded {
         weights::resolve_external(onnx.proto_mut(), path).map_err(invalid)?;
         audit::audit(&onnx).map_err(unsupported)?;
         normalize::write_defaults(onnx.proto_mut());
-        let loaded = LoadedModel::load(onnx.into_proto()).map_err(|error| match error.kind() {
-            LoadErrorKind::OperatorInvalid => unsupported(error.to_string()),
-            _ => invalid(error.to_string()),
-        })?;
+        // The engine knows all or nothing.
+        let level = request.config.execution().graph_optimization;
+        let optimize = level != GraphOptimization::Disable;
+        let loaded =
+            LoadedModel::load(onnx.into_proto(), optimize).map_err(|error| match error.kind() {
+                LoadErrorKind::OperatorInvalid => unsupported(error.to_string()),
+                _ => invalid(error.to_string()),
+            })?;
         let (inputs, outputs) = nodes(&loaded, &signature).map_err(invalid)?;
         Ok(Arc::new(EmbeddedModel {
             threads: threads(request),

@@ -41,7 +41,10 @@ pub(crate) struct LoadedModel {
 
 impl LoadedModel {
     /// Loads a model whose external tensors were [resolved](resolve_external).
-    pub(crate) fn load(mut proto: ModelProto) -> Result<Self, LoadError> {
+    ///
+    /// `optimize` lets the engine rewrite the graph. Where that folds a normalisation into a convolution, the folded
+    /// weights are new, private memory, and those in the file are not used any more.
+    pub(crate) fn load(mut proto: ModelProto, optimize: bool) -> Result<Self, LoadError> {
         let mut weights = Vec::new();
         if let Some(graph) = &mut proto.graph {
             for_each_initializer(graph, &mut |tensor| {
@@ -53,6 +56,7 @@ impl LoadedModel {
             .unwrap_or_else(|never| match never {});
         }
         let mut options = ModelOptions::with_all_ops();
+        options.enable_optimization(optimize);
         for (index, data) in weights.iter().enumerate() {
             // SAFETY: the memory behind a `Bytes` neither moves nor changes while a clone of it lives. The engine's
             // model, the only holder of this slice after `options`, is dropped before `_weights` (see the fields), and
