@@ -1,5 +1,6 @@
 //! Development tasks: `cargo xtask <task>`. `cargo xtask help` lists them.
 
+mod bench;
 mod codegen;
 mod setup;
 mod test;
@@ -18,6 +19,8 @@ usage: cargo xtask <task>
   setup [--all]   install what the wire tests need into target/venv; --all also what needs apt (Chromium, libb64)
   test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire tests; --fast leaves the wire tests out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
+  bench NAME      run a benchmark and write its folder under benchmarks/results
+  operators       run ONNX's own node tests on each backend and write docs/operators.md
   codegen         write crates/skep-proto/src/generated from the .proto files";
 
 fn main() -> ExitCode {
@@ -41,6 +44,8 @@ fn run() -> Result<()> {
         Some("setup") => setup::run(&root, flag(&flags, "--all")?),
         Some("test") => test::run(&root, flag(&flags, "--fast")?),
         Some("tidy") => tidy::run(&root),
+        Some("bench") => bench::run(&root, flags.first().map(String::as_str)),
+        Some("operators") => operators(&root),
         Some("codegen") => codegen::run(&root),
         Some("help" | "--help" | "-h") | None => {
             println!("{HELP}");
@@ -48,6 +53,29 @@ fn run() -> Result<()> {
         }
         Some(other) => bail!("unknown task `{other}`\n{HELP}"),
     }
+}
+
+/// ONNX's node tests come with its Python package.
+fn operators(root: &Path) -> Result<()> {
+    setup::run(root, false)?;
+    let find = "import onnx, os; print(os.path.join(os.path.dirname(onnx.__file__), 'backend/test/data/node'))";
+    let found = Command::new(setup::python(root))
+        .args(["-c", find])
+        .output()
+        .context("cannot run Python")?;
+    let data = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--release",
+        "--package",
+        "skep-backend-embedded",
+        "--example",
+        "node_tests",
+        "--",
+        &data,
+    ]);
+    step(root, command.args(["--markdown", "docs/operators.md"]))
 }
 
 /// Whether the one flag that a task knows was given.

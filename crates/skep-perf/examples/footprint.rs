@@ -1,0 +1,51 @@
+//! What a node costs before it does anything: `cargo xtask bench footprint`.
+//!
+//! Starts the server without models, over and over; measures the time from its start to its being ready, its private
+//! memory when idle, and the size of the binary. Printed: a JSON object.
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use skep_perf::{Server, median};
+
+const ROUNDS: usize = 20;
+
+fn main() -> Result<()> {
+    let binary: PathBuf = std::env::args()
+        .nth(1)
+        .context("usage: footprint SKEP_BINARY")?
+        .into();
+    let root = tempfile::tempdir()?;
+    let (mut ready_ms, mut private_kib, mut pss_kib) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let server = Server::start(&binary, root.path())?;
+        ready_ms.push(began.elapsed().as_secs_f64() * 1e3);
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid()))?;
+        private_kib.push(kib(&rollup, "Private_Clean:")? + kib(&rollup, "Private_Dirty:")?);
+        pss_kib.push(kib(&rollup, "Pss:")?);
+    }
+    println!(
+        "{}",
+        json!({
+            "binary_mib": fs::metadata(&binary)?.len() as f64 / f64::from(1 << 20),
+            "ready_ms": median(&ready_ms), "ready_ms_rounds": ready_ms,
+            "private_mib": median(&private_kib) / 1024.0, "private_kib_rounds": private_kib,
+            "pss_mib": median(&pss_kib) / 1024.0,
+        })
+    );
+    Ok(())
+}
+
+fn kib(rollup: &str, field: &str) -> Result<f64> {
+    let line = rollup
+        .lines()
+        .find(|line| line.starts_with(field))
+        .with_context(|| format!("no {field} in smaps"))?;
+    Ok(line
+        .split_whitespace()
+        .nth(1)
+        .context("a number")?
+        .parse()?)
+}

@@ -1,0 +1,251 @@
+//! Served throughput at saturation beside the bare runtime's: `cargo xtask bench saturation`.
+//!
+//! What the machine allows: a served request costs its execution, and on the same cores the server's and the client's
+//! work on bytes. For a request of `c` microseconds of CPU on `n` cores the ratio cannot pass `c / (c + overhead)`;
+//! so it nears 1 where the model computes for milliseconds and falls where it computes for microseconds.
+//!
+//! One run: the best of threads and concurrent runs is searched for the bare runtime (ONNX Runtime called directly, no
+//! server); then rounds of bare and served alternate, the server with that best setting. Printed: a JSON object a row.
+
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use serde_json::json;
+use skep_backend::{Backend, LoadRequest, ModelFile, OutputSlot};
+use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_client::InferRequest;
+use skep_config::{Completion, Context as ConfigContext, ModelConfig};
+use skep_perf::{ClosedLoop, Server, closed_loop, median};
+use skep_tensor::{Tensor, TensorView};
+use skep_testkit::{Inputs, Kind, Options};
+use skep_types::{ModelName, Shape};
+
+const ROUNDS: usize = 5;
+const SEARCH: Duration = Duration::from_secs(2);
+const WINDOW: Duration = Duration::from_secs(5);
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Kind and rows a request.
+const SUBJECTS: [(&str, usize); 6] = [
+    ("mlp", 1),
+    ("mlp", 8),
+    ("mlp", 64),
+    ("mlp", 256),
+    ("mobilenetv2", 1),
+    ("text-recogniser", 1),
+];
+
+struct Subject {
+    name: String,
+    directory: PathBuf,
+    inputs: Vec<(String, Tensor)>,
+}
+
+/// Threads an execution and concurrent executions.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    threads: u32,
+    concurrent: usize,
+}
+
+fn main() -> Result<()> {
+    let binary: PathBuf = std::env::args()
+        .nth(1)
+        .context("usage: saturation SKEP_BINARY")?
+        .into();
+    let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
+    let cores = thread::available_parallelism()?.get();
+    let reactor = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    for (kind, batch) in SUBJECTS {
+        let root = tempfile::tempdir()?;
+        let subject = subject(kind, batch, root.path())?;
+        let mut settings = Vec::new();
+        for threads in 1..=u32::try_from(cores)? {
+            for concurrent in 1..=cores {
+                settings.push(Setting {
+                    threads,
+                    concurrent,
+                });
+            }
+        }
+        let mut best = (0.0, settings[0]);
+        for setting in settings {
+            let rate = bare(&runtime, &subject, setting, SEARCH)?;
+            eprintln!("{kind} batch {batch}: bare {setting:?}: {rate:.1} requests/s");
+            if rate > best.0 {
+                best = (rate, setting);
+            }
+        }
+        let setting = best.1;
+        write_config(&subject, setting)?;
+        let server = Server::start(&binary, root.path())?;
+        let mut request = InferRequest::new(&subject.name);
+        request.inputs.clone_from(&subject.inputs);
+        // One request more than run at once waits at the server, so that no instance ever waits for the client.
+        let plan = ClosedLoop {
+            concurrency: 2 * setting.concurrent + 2,
+            warm_up: WARM_UP,
+            duration: WINDOW,
+        };
+        let (mut bares, mut https, mut grpcs) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            bares.push(bare(&runtime, &subject, setting, WINDOW)?);
+            https.push(
+                reactor
+                    .block_on(closed_loop(server.http(), &request, plan))?
+                    .rate(),
+            );
+            grpcs.push(
+                reactor
+                    .block_on(closed_loop(server.grpc(), &request, plan))?
+                    .rate(),
+            );
+        }
+        let ratio = |rates: &[f64]| {
+            let ratios: Vec<f64> = rates
+                .iter()
+                .zip(&bares)
+                .map(|(served, bare)| served / bare)
+                .collect();
+            (median(&ratios), ratios)
+        };
+        let ((http, http_ratios), (grpc, grpc_ratios)) = (ratio(&https), ratio(&grpcs));
+        let row = json!({
+            "model": kind, "batch": batch, "threads": setting.threads, "instances": setting.concurrent,
+            "bare": median(&bares), "http": median(&https), "grpc": median(&grpcs),
+            "http_ratio": http, "grpc_ratio": grpc,
+            "bare_rounds": bares, "http_rounds": https, "grpc_rounds": grpcs,
+            "http_ratios": http_ratios, "grpc_ratios": grpc_ratios,
+        });
+        println!("{row}");
+    }
+    Ok(())
+}
+
+fn subject(kind: &str, batch: usize, root: &std::path::Path) -> Result<Subject> {
+    let kind: Kind = kind.parse()?;
+    let name = kind.name();
+    skep_testkit::generate(&kind, &Options::default())?.write_repository(root, &name, None)?;
+    let inputs = skep_testkit::inputs(
+        &kind,
+        Inputs {
+            seed: 1,
+            batch,
+            sequence: 1,
+        },
+    );
+    let tensor = |input: skep_testkit::InputTensor| -> Result<(String, Tensor)> {
+        Ok((
+            input.name.to_string(),
+            Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?,
+        ))
+    };
+    let inputs = inputs.into_iter().map(tensor).collect::<Result<_>>()?;
+    Ok(Subject {
+        directory: root.join(&name),
+        name,
+        inputs,
+    })
+}
+
+fn config_text(setting: Setting) -> String {
+    format!(
+        "backend: \"onnxruntime\"
+         max_batch_size: 256
+         instance_group {{ count: {} kind: KIND_CPU }}
+         parameters {{ key: \"intra_op_thread_count\" value {{ string_value: \"{}\" }} }}",
+        setting.concurrent, setting.threads
+    )
+}
+
+fn write_config(subject: &Subject, setting: Setting) -> Result<()> {
+    Ok(std::fs::write(
+        subject.directory.join("config.pbtxt"),
+        config_text(setting),
+    )?)
+}
+
+/// Runs a second of the model without any server: `concurrent` threads over one session.
+fn bare(
+    runtime: &OnnxRuntime,
+    subject: &Subject,
+    setting: Setting,
+    window: Duration,
+) -> Result<f64> {
+    let file = ModelFile::open(&subject.directory.join("1/model.onnx"))?;
+    let signature = signature_of(&file)?;
+    let name = ModelName::new(&subject.name)?;
+    let mut proto = skep_config::parse_pbtxt(config_text(setting).as_bytes(), "bare")?;
+    let completion = Completion {
+        model: &name,
+        backend: "onnxruntime",
+        model_filename: "",
+        default_max_batch_size: 4,
+        signature: Some(&signature),
+    };
+    skep_config::complete(&mut proto, &completion)?;
+    let config =
+        ModelConfig::from_proto(proto, &ConfigContext::new(&name))?.with_signature(&signature)?;
+    let model = runtime.load(&LoadRequest {
+        file: &file,
+        config: &config,
+        threads: NonZeroUsize::MIN,
+    })?;
+    let (count, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let shapes: Vec<&Shape> = subject
+        .inputs
+        .iter()
+        .map(|(_, tensor)| tensor.shape())
+        .collect();
+    let known = model.output_shapes(&shapes);
+    let mut instances = Vec::new();
+    for _ in 0..setting.concurrent {
+        instances.push(model.clone().instance()?);
+    }
+    let rate = thread::scope(|scope| {
+        for mut instance in instances {
+            let (count, stop, known, model) = (&count, &stop, &known, &model);
+            scope.spawn(move || {
+                let views: Vec<TensorView<'_>> = subject
+                    .inputs
+                    .iter()
+                    .map(|(_, tensor)| tensor.view())
+                    .collect();
+                while !stop.load(Ordering::Relaxed) {
+                    let outputs = &model.signature().outputs;
+                    let slot = |(index, spec): (usize, &skep_types::TensorSpec)| match known {
+                        Some(shapes) => {
+                            OutputSlot::prepared(index, spec.datatype, shapes[index].clone())
+                        }
+                        None => OutputSlot::new(index),
+                    };
+                    let mut slots: Vec<OutputSlot> = outputs.iter().enumerate().map(slot).collect();
+                    instance
+                        .execute(&views, &mut slots)
+                        .expect("the model runs");
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        thread::sleep(WARM_UP);
+        let (before, began) = (count.load(Ordering::Relaxed), Instant::now());
+        thread::sleep(window);
+        let (after, elapsed) = (count.load(Ordering::Relaxed), began.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        (after - before) as f64 / elapsed.as_secs_f64()
+    });
+    Ok(rate)
+}
+
+fn signature_of(file: &ModelFile) -> Result<skep_types::ModelSignature> {
+    Ok(skep_onnx::OnnxModel::decode(file.bytes().clone())?.signature()?)
+}

@@ -1,0 +1,108 @@
+//! A `skep serve` of one's own, on free ports, ended when it is dropped.
+
+use std::{
+    io::{self, BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    http: String,
+    grpc: String,
+}
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum ServerError {
+    /// The binary cannot be run.
+    Spawn(io::Error),
+    /// It ended before it was ready; what it logged.
+    Ended(String),
+}
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Spawn(error) => write!(f, "cannot run the server: {error}"),
+            Self::Ended(log) => write!(f, "the server ended before it was ready:\n{log}"),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl Server {
+    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`ServerError`] when it cannot be run or does not become ready.
+    pub fn start(binary: &Path, repository: &Path) -> Result<Self, ServerError> {
+        let mut command = Command::new(binary);
+        command.arg("serve").arg(repository);
+        for port in ["--http-port", "--grpc-port", "--metrics-port"] {
+            command.args([port, "0"]);
+        }
+        command.args(["--http-address", "127.0.0.1", "--grpc-address", "127.0.0.1"]);
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(ServerError::Spawn)?;
+        let mut log = String::new();
+        let (mut http, mut grpc) = (None, None);
+        let mut lines = BufReader::new(child.stderr.take().expect("piped above")).lines();
+        for line in lines.by_ref().map_while(Result::ok) {
+            http = http.or_else(|| address(&line, "Started HTTPService at "));
+            grpc = grpc.or_else(|| address(&line, "Started GRPCInferenceService at "));
+            log.push_str(&line);
+            log.push('\n');
+            if line.contains("ready for requests") {
+                break;
+            }
+        }
+        // Whatever it logs from now on is read and dropped, so that it never waits for a reader.
+        thread::spawn(move || lines.for_each(drop));
+        match (http, grpc, child.try_wait()) {
+            (Some(http), Some(grpc), Ok(None)) => Ok(Self {
+                child,
+                http: format!("http://{http}"),
+                grpc: format!("grpc://{grpc}"),
+            }),
+            _ => Err(ServerError::Ended(log)),
+        }
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub fn grpc(&self) -> &str {
+        &self.grpc
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nobody waits for its answers any more; an error means that it has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn address(line: &str, before: &str) -> Option<String> {
+    line.split_once(before)
+        .map(|(_, rest)| rest.trim_end_matches('"').to_owned())
+}

@@ -1,0 +1,156 @@
+//! Runs a benchmark and writes its folder under `benchmarks/results/`: raw figures, and a README made from them.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{cargo, setup, step};
+
+/// A benchmark: its name, what it measures, the columns of its summary.
+struct Bench {
+    name: &'static str,
+    title: &'static str,
+    /// Heading, field, decimals.
+    columns: &'static [(&'static str, &'static str, usize)],
+}
+
+const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "saturation",
+        title: "Served throughput at saturation beside the bare runtime's",
+        columns: &[
+            ("model", "model", 0),
+            ("rows a request", "batch", 0),
+            ("threads", "threads", 0),
+            ("instances", "instances", 0),
+            ("bare runs/s", "bare", 1),
+            ("HTTP requests/s", "http", 1),
+            ("gRPC requests/s", "grpc", 1),
+            ("HTTP / bare", "http_ratio", 3),
+            ("gRPC / bare", "grpc_ratio", 3),
+        ],
+    },
+    Bench {
+        name: "footprint",
+        title: "What a node costs before it does anything",
+        columns: &[
+            ("binary MiB", "binary_mib", 1),
+            ("start to ready ms", "ready_ms", 1),
+            ("private MiB", "private_mib", 1),
+            ("PSS MiB", "pss_mib", 1),
+        ],
+    },
+];
+
+/// Runs the benchmark called `name`.
+pub(crate) fn run(root: &Path, name: Option<&str>) -> Result<()> {
+    let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
+    let Some(bench) = BENCHES.iter().find(|bench| Some(bench.name) == name) else {
+        bail!("usage: cargo xtask bench {}", names.join("|"));
+    };
+    setup::run(root, false)?;
+    step(
+        root,
+        cargo().args(["build", "--release", "--locked", "--package", "skep"]),
+    )?;
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--release",
+        "--locked",
+        "--package",
+        "skep-perf",
+        "--example",
+        bench.name,
+        "--",
+    ]);
+    command
+        .arg(root.join("target/release/skep"))
+        .current_dir(root)
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot run the benchmark")?;
+    if !output.status.success() {
+        bail!("the benchmark failed: {}", output.status);
+    }
+    let raw = String::from_utf8(output.stdout)?;
+    let rows: Vec<Value> = raw
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let folder =
+        root.join("benchmarks/results")
+            .join(format!("{}-{}", text("date", &["+%F"])?, bench.name));
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("raw.jsonl"), &raw)?;
+    fs::write(folder.join("README.md"), readme(bench, &rows)?)?;
+    println!("wrote {}", folder.display());
+    Ok(())
+}
+
+fn readme(bench: &Bench, rows: &[Value]) -> Result<String> {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("unknown");
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let mut page = format!("# {}\n\n", bench.title);
+    writeln!(page, "- command: `cargo xtask bench {}`", bench.name)?;
+    writeln!(page, "- date: {}", text("date", &["+%F"])?)?;
+    writeln!(
+        page,
+        "- commit: {}",
+        text("git", &["describe", "--always", "--dirty"])?
+    )?;
+    writeln!(
+        page,
+        "- machine: {} cores of {model}, shared; Linux {}",
+        text("nproc", &[])?,
+        text("uname", &["-r"])?
+    )?;
+    writeln!(page, "- compiler: {}", text("rustc", &["--version"])?)?;
+    writeln!(
+        page,
+        "\nMedians; every round is in `raw.jsonl`. Ratios are medians of the rounds' ratios.\n"
+    )?;
+    let headings: Vec<&str> = bench.columns.iter().map(|(heading, ..)| *heading).collect();
+    writeln!(
+        page,
+        "| {} |\n|{}",
+        headings.join(" | "),
+        "---|".repeat(headings.len())
+    )?;
+    for row in rows {
+        let cells: Vec<String> = bench
+            .columns
+            .iter()
+            .map(|(_, field, decimals)| cell(&row[*field], *decimals))
+            .collect();
+        writeln!(page, "| {} |", cells.join(" | "))?;
+    }
+    Ok(page)
+}
+
+fn cell(value: &Value, decimals: usize) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other
+            .as_f64()
+            .map_or_else(|| "-".to_owned(), |number| format!("{number:.decimals$}")),
+    }
+}
+
+/// A command's output, trimmed.
+fn text(program: &str, args: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run `{program}`"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
