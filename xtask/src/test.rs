@@ -64,7 +64,7 @@ fn wire(root: &Path) -> Result<()> {
         cargo().args(["build", "--package", "skep", "--locked"]),
     )?;
     let mut pytest = Command::new(setup::python(root));
-    pytest.args(["-m", "pytest", "-q", "-ra", "tests/wire"]);
+    pytest.args(["-m", "pytest", "-q", "-ra", "tests"]);
     pytest
         .env("SKEP_BINARY", root.join("target/debug/skep"))
         .env("PYTHONDONTWRITEBYTECODE", "1");
