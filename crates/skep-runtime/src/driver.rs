@@ -7,9 +7,9 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::SyncSender,
+        mpsc::{SyncSender, TrySendError},
     },
     time::Instant,
 };
@@ -43,6 +43,8 @@ impl Job {
 /// A scheduler with its lock, its instances' mailboxes and its statistics.
 pub(crate) struct Driver {
     state: Mutex<State>,
+    /// By instance. Apart from the state, so that waking an instance's thread is outside of the critical section.
+    mailboxes: RwLock<Vec<Option<SyncSender<Batch<Job>>>>>,
     statistics: Statistics,
     waiting: AtomicUsize,
     alive_instances: AtomicUsize,
@@ -52,7 +54,6 @@ pub(crate) struct Driver {
 
 struct State {
     scheduler: Scheduler<Job>,
-    mailboxes: Vec<Option<SyncSender<Batch<Job>>>>,
     next_request: u64,
 }
 
@@ -62,9 +63,9 @@ impl Driver {
         Self {
             state: Mutex::new(State {
                 scheduler,
-                mailboxes: Vec::new(),
                 next_request: 0,
             }),
+            mailboxes: RwLock::default(),
             statistics: Statistics::default(),
             waiting: AtomicUsize::new(0),
             alive_instances: AtomicUsize::new(0),
@@ -87,12 +88,15 @@ impl Driver {
 
     /// Gives an instance's mailbox; batches come once the instance has said that it is ready.
     pub(crate) fn connect(&self, instance: InstanceId, mailbox: SyncSender<Batch<Job>>) {
-        let mut state = self.lock();
+        let mut mailboxes = self
+            .mailboxes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let index = index(instance);
-        if state.mailboxes.len() <= index {
-            state.mailboxes.resize_with(index + 1, || None);
+        if mailboxes.len() <= index {
+            mailboxes.resize_with(index + 1, || None);
         }
-        state.mailboxes[index] = Some(mailbox);
+        mailboxes[index] = Some(mailbox);
     }
 
     /// Takes a request in; it is dispatched, queued or answered with an error.
@@ -156,7 +160,10 @@ impl Driver {
     /// Ends the instances once they have finished what they run. Only when nobody can enqueue any more.
     pub(crate) fn close(&self) {
         self.drain();
-        self.lock().mailboxes.clear();
+        self.mailboxes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// Applies one input under the lock, then carries out the outputs without it. A batch for `own` is given back.
@@ -170,27 +177,41 @@ impl Driver {
         state.scheduler.handle(clock::now(), input, &mut outputs);
         self.waiting
             .store(state.scheduler.waiting(), Ordering::Relaxed);
+        drop(state);
         let mut kept = None;
-        let mut rejected: Outputs<Job> = Outputs::new();
         for output in outputs {
             match output {
                 Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
-                // The mailbox of an instance that is free is empty: this neither blocks nor allocates.
-                Output::Dispatch { instance, batch } => send(&state.mailboxes, instance, batch),
-                reject @ Output::Reject { .. } => rejected.push(reject),
-            }
-        }
-        let broken = self.broken.load(Ordering::Relaxed);
-        drop(state);
-        for output in rejected {
-            if let Output::Reject { request, reason } = output {
-                self.reject(request.payload, reason, broken);
+                Output::Dispatch { instance, batch } => self.send(instance, batch),
+                Output::Reject { request, reason } => self.reject(request.payload, reason),
             }
         }
         kept
     }
 
-    fn reject(&self, job: Job, reason: RejectReason, broken: bool) {
+    /// Gives a batch to an instance. The mailbox of one that was free is empty: this neither blocks nor allocates.
+    fn send(&self, instance: InstanceId, batch: Batch<Job>) {
+        let mailboxes = self
+            .mailboxes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let refused = match mailboxes.get(index(instance)) {
+            Some(Some(mailbox)) => match mailbox.try_send(batch) {
+                Ok(()) => return,
+                Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => batch,
+            },
+            _ => batch,
+        };
+        drop(mailboxes);
+        // Reached only by an instance that ended without saying so.
+        for request in refused.requests {
+            request.payload.fail(RuntimeError::internal(
+                "the instance ended before it took the request",
+            ));
+        }
+    }
+
+    fn reject(&self, job: Job, reason: RejectReason) {
         let label = match reason {
             RejectReason::QueueFull | RejectReason::Draining => FailureReason::Rejected,
             RejectReason::Cancelled => FailureReason::Canceled,
@@ -198,7 +219,7 @@ impl Driver {
         self.statistics.failed(label, job.arrived.elapsed());
         let text = match reason {
             RejectReason::QueueFull => "Exceeds maximum queue size",
-            RejectReason::Draining if broken => {
+            RejectReason::Draining if self.broken.load(Ordering::Relaxed) => {
                 "no instance of the model is alive: each one failed and could not be restarted"
             }
             RejectReason::Draining => {
@@ -212,26 +233,6 @@ impl Driver {
     fn lock(&self) -> MutexGuard<'_, State> {
         // `handle` does not panic on any input; a poisoned lock still holds a whole state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn send(mailboxes: &[Option<SyncSender<Batch<Job>>>], instance: InstanceId, batch: Batch<Job>) {
-    let Some(Some(mailbox)) = mailboxes.get(index(instance)) else {
-        return fail_all(batch);
-    };
-    if let Err(error) = mailbox.try_send(batch) {
-        let (std::sync::mpsc::TrySendError::Full(batch)
-        | std::sync::mpsc::TrySendError::Disconnected(batch)) = error;
-        fail_all(batch);
-    }
-}
-
-/// Answers a batch that no instance took; reached only by an instance that ended without saying so.
-fn fail_all(batch: Batch<Job>) {
-    for request in batch.requests {
-        request.payload.fail(RuntimeError::internal(
-            "the instance ended before it took the request",
-        ));
     }
 }
 

@@ -381,7 +381,15 @@ impl Runtime {
     }
 
     fn load_now(self: &Arc<Self>, name: &ModelName) -> Result<(), RuntimeError> {
-        let directory = self.options.repository.model(name)?;
+        let directory = self.options.repository.model(name).inspect_err(|error| {
+            tracing::error!("{error}");
+            // A name that several directories claim is seen, and wanted, and not there.
+            if self.options.repository.models().contains_key(name) {
+                let mut records = self.records();
+                let record = records.entry(name.clone()).or_default();
+                (record.wanted, record.failure) = (true, Some(error.to_string()));
+            }
+        })?;
         let turn = Arc::clone(&self.records().entry(name.clone()).or_default().turn);
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.with_record(name, |record| record.wanted = true);

@@ -16,7 +16,10 @@ use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{LoadOptions, Repository, Runtime, RuntimeOptions, StartReport, VersionState};
 use skep_server::{Addresses, Endpoint, Server, ServerOptions};
 use skep_types::ModelName;
-use tokio::sync::oneshot;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::{
     backends,
@@ -224,12 +227,15 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .thread_name("reactor")
         .build()?;
-    reactor.block_on(serve(
+    let outcome = reactor.block_on(serve(
         runtime,
         server_options,
         start_models,
         args.exit_on_error,
-    ))
+    ));
+    // A load that a signal interrupted is not waited for.
+    reactor.shutdown_background();
+    outcome
 }
 
 /// Opens the ports, loads the models while liveness is already answered, serves until a signal, stops.
@@ -247,12 +253,12 @@ async fn serve(
         // The sender's end is a stop as well.
         drop(stopped.await);
     }));
-    let mut signal = std::pin::pin!(signal()?);
+    let mut signals = Signals::new()?;
     let loading = Arc::clone(&runtime);
     let mut load = tokio::task::spawn_blocking(move || models.load(&loading));
     let report = tokio::select! {
         report = &mut load => Some(report?),
-        name = &mut signal => {
+        name = signals.next() => {
             tracing::info!("received {name} while loading models");
             None
         }
@@ -271,11 +277,17 @@ async fn serve(
         waiting = !failed;
     }
     if waiting {
-        let name = signal.await;
+        let name = signals.next().await;
         tracing::info!("received {name}, stopping");
     }
     drop(stop);
-    let outcome = serving.await?;
+    let outcome = tokio::select! {
+        outcome = serving => outcome?,
+        name = signals.next() => {
+            tracing::error!("received {name} again, stopping at once");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     if !outcome.connections_closed {
         tracing::error!(
             "stopped with connections still open after {} s",
@@ -457,17 +469,25 @@ fn resolve(address: &str) -> anyhow::Result<IpAddr> {
         .with_context(|| format!("address `{address}` resolves to nothing"))
 }
 
-/// Done when the process is asked to stop; the name of the signal.
-fn signal() -> std::io::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    Ok(async move {
+/// The signals that ask the process to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
-    })
+    }
 }
