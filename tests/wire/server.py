@@ -1,0 +1,147 @@
+"""A `skep serve` process under test: started on free ports, watched through its log, stopped by a signal."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = ROOT / os.environ.get("SKEP_BINARY", "target/debug/skep")
+
+# Nothing here takes seconds; a server that is still silent after this long hangs.
+DEADLINE_S = 60
+
+START_LINES = {
+    "http": re.compile(r"Started HTTPService at ([^\"]+)\""),
+    "grpc": re.compile(r"Started GRPCInferenceService at ([^\"]+)\""),
+    "metrics": re.compile(r"Started Metrics Service at ([^\"]+)\""),
+}
+READY = "started, ready for requests"
+LOCAL_PORTS = [f"--{name}-{what}" for name in ("http", "grpc", "metrics") for what in ("address=127.0.0.1", "port=0")]
+
+
+class Server:
+    """One process. As a context manager it is ready on entry and gone on exit.
+
+    `until` is the log line to wait for on entry; `None` returns at once.
+    """
+
+    running = []
+
+    def __init__(self, *args, until=READY, env=None, ports=None):
+        self.args = [str(arg) for arg in args] + (LOCAL_PORTS if ports is None else ports)
+        self.until = until
+        self.env = {**os.environ, **(env or {})}
+        self.lines = []
+        self.changed = threading.Condition()
+        self.ended = False
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            [BINARY, "serve", *self.args],
+            cwd=ROOT,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        Server.running.append(self)
+        try:
+            if self.until:
+                self.wait_for(self.until)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+        if self in Server.running:
+            Server.running.remove(self)
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.changed:
+                self.lines.append(line.rstrip("\n"))
+                self.changed.notify_all()
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    @property
+    def log(self):
+        return "\n".join(self.lines)
+
+    def wait_for(self, text, deadline_s=DEADLINE_S):
+        """Waits until a log line holds `text`; fails at once when the process ends without it."""
+
+        def found():
+            return any(text in line for line in self.lines)
+
+        with self.changed:
+            self.changed.wait_for(lambda: found() or self.ended, deadline_s)
+            assert found(), f"no log line holds {text!r}:\n{self.log}"
+
+    def _address(self, name):
+        for line in self.lines:
+            if match := START_LINES[name].search(line):
+                return match.group(1)
+        raise AssertionError(f"no start line for {name}:\n{self.log}")
+
+    @property
+    def http(self):
+        return self._address("http")
+
+    @property
+    def grpc(self):
+        return self._address("grpc")
+
+    @property
+    def metrics(self):
+        return self._address("metrics")
+
+    def send_signal(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+
+    def wait(self, deadline_s=DEADLINE_S):
+        """The exit code, once the process has ended by itself."""
+        try:
+            code = self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {deadline_s} s:\n{self.log}") from None
+        self.reader.join(DEADLINE_S)
+        return code
+
+    def stop(self, number=signal.SIGTERM, deadline_s=DEADLINE_S):
+        self.send_signal(number)
+        return self.wait(deadline_s)
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.reader.join(DEADLINE_S)
+
+
+def run(*args, env=None):
+    """Runs a `skep` command that ends by itself."""
+    return subprocess.run(
+        [BINARY, *[str(arg) for arg in args]],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+
+
+def serve_and_fail(*args, env=None):
+    """Runs a server that cannot start: its exit code and its log."""
+    outcome = run("serve", *args, *LOCAL_PORTS, env=env)
+    return outcome.returncode, outcome.stderr

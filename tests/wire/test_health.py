@@ -1,0 +1,80 @@
+"""Health and readiness, on HTTP and gRPC, before, while and after models load."""
+
+import grpc
+import pytest
+import tritonclient.grpc
+
+from http_client import get, request
+from repository import FOREVER_US, WARMUP, identity
+from server import Server
+
+# grpc.health.v1.HealthCheckResponse { status } on the wire: field 1, a varint.
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
+
+
+def check_health(address, service=b""):
+    with grpc.insecure_channel(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        return check(b"\x0a" + bytes([len(service)]) + service if service else b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v2/health/live", "/v2/health/ready", "/v2/models/addsub/ready", "/v2/models/addsub/versions/1/ready"],
+)
+def test_h1_health_is_200_with_an_empty_body(simple, path):
+    answer = get(simple, path)
+    assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["/v2/models/nosuch/ready", "/v2/models/addsub/versions/9/ready"])
+def test_h1_what_is_not_there_is_not_ready(simple, path):
+    assert get(simple, path).status == 400
+
+
+@pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/addsub/ready", "/v2"])
+def test_h1_h32_other_methods_are_405(simple, path):
+    answer = request(simple.http, "POST", path, b"")
+    assert (answer.status, answer.error) == (405, "Method Not Allowed")
+
+
+def test_h32_get_on_infer_is_405_and_unknown_paths_are_404(simple):
+    assert get(simple, "/v2/models/addsub/infer").status == 405
+    for path in ("/v1/models", "/v2/nosuch", "/v2/models/addsub/nosuch"):
+        answer = get(simple, path)
+        assert (answer.status, answer.error) == (404, "Not Found")
+
+
+@pytest.mark.parametrize("service", [b"", b"inference.GRPCInferenceService", b"anything"])
+def test_g8_health_service_is_serving_whatever_is_asked_for(simple, service):
+    assert check_health(simple.grpc, service) == SERVING
+
+
+def test_c38_an_empty_repository_is_ready(repository):
+    with Server(repository) as server:
+        assert get(server, "/v2/health/ready").status == 200
+        assert check_health(server.grpc) == SERVING
+
+
+def test_c32_endpoints_answer_while_models_load(repository):
+    repository.mock(config=WARMUP, latency_us=FOREVER_US)
+    with Server(repository, until="Started Metrics Service") as server:
+        assert get(server, "/v2/health/live").status == 200
+        assert get(server, "/v2/health/ready").status == 400
+        assert get(server, "/v2/models/mock/ready").status == 400
+        assert check_health(server.grpc) == NOT_SERVING
+        with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+            assert client.is_server_live()
+            assert not client.is_server_ready()
+            assert not client.is_model_ready("mock")
+
+
+@pytest.mark.parametrize(("strict", "status"), [("true", 400), ("false", 200)])
+def test_c4_strict_readiness_wants_every_model(repository, strict, status):
+    repository.onnx("good", identity())
+    repository.onnx("bad", b"no ONNX")
+    with Server(repository, "--exit-on-error=false", f"--strict-readiness={strict}") as server:
+        assert get(server, "/v2/health/ready").status == status
+        assert check_health(server.grpc) == (SERVING if status == 200 else NOT_SERVING)
+        assert get(server, "/v2/models/good/ready").status == 200
+        assert get(server, "/v2/models/bad/ready").status == 400

@@ -1,0 +1,262 @@
+"""Bad HTTP requests: each gets a clear error in JSON, and the server answers the next request."""
+
+import json
+import math
+
+import pytest
+
+from http_client import HEADER_LENGTH, get, infer, post, raw, tensor
+from repository import Repository, identity
+from server import Server
+
+PATH = "/v2/models/addsub/infer"
+ONES = [1] * 16
+GOOD = [tensor("INPUT0", "INT32", [1, 16], ONES), tensor("INPUT1", "INT32", [1, 16], ONES)]
+
+
+@pytest.fixture(autouse=True)
+def server_lives_on(simple):
+    """After each test a good request is answered."""
+    yield
+    answer = infer(simple, "addsub", GOOD)
+    assert (answer.status, answer.json["outputs"][0]["data"]) == (200, [2] * 16)
+
+
+def swap(**members):
+    """The good inputs, the first one with other members; `None` takes a member out."""
+    first = {**GOOD[0], **members}
+    return [{key: value for key, value in first.items() if value is not None}, GOOD[1]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"inputs":3}',
+        b'{"inputs":[3]}',
+        b'{"inputs":[{}]}',
+        b'{"inputs":[]} trailing',
+        b'{"inputs":[],}',
+        b"{'inputs':[]}",
+        b"\xff\xfe\x00",
+        b'{"inputs":[],"outputs":[{"nam":"OUTPUT0"}]}',
+        b'{"inputs":[],"id":{}}',
+        b"[" * 100_000,
+        b'{"parameters":' + b'{"a":' * 10_000,
+    ],
+    ids=lambda body: body[:24].decode("latin-1"),
+)
+def test_h24_malformed_json_is_400(simple, body):
+    answer = post(simple, PATH, body)
+    assert answer.status == 400
+    assert "failed to parse the request JSON buffer" in answer.error
+
+
+@pytest.mark.parametrize("member", ["name", "shape", "datatype", "data"])
+def test_h24_missing_members_are_400_and_named(simple, member):
+    answer = infer(simple, "addsub", swap(**{member: None}))
+    assert answer.status == 400
+    assert member in answer.error
+
+
+@pytest.mark.parametrize("depth", [101, 5000])
+def test_h6_h41_deep_nesting_is_refused(simple, depth):
+    body = (
+        '{"inputs":[{"name":"INPUT0","datatype":"INT32","shape":[1,1],"data":' + "[" * depth + "1" + "]" * depth + "}]}"
+    )
+    answer = post(simple, PATH, body.encode())
+    assert answer.status == 400
+    assert "100" in answer.error or "recursion" in answer.error
+
+
+def test_h25_unknown_model(simple):
+    answer = infer(simple, "nosuch", GOOD)
+    assert (answer.status, answer.error) == (404, "Request for unknown model: 'nosuch' is not found")
+
+
+def test_h25_f3_unexpected_shape(simple):
+    for shape in ([1, 15], [1, 4, 4], [3], []):
+        answer = infer(simple, "addsub", swap(shape=shape, data=[1] * math.prod(shape)))
+        got = str(shape).replace(" ", "")
+        assert answer.status == 400
+        assert f"unexpected shape for input 'INPUT0' for model 'addsub'. Expected [-1,16], got {got}" in answer.error
+
+
+def test_h25_f2_batch_size_beyond_the_maximum(simple):
+    inputs = [tensor(name, "INT32", [5, 16], [1] * 80) for name in ("INPUT0", "INPUT1")]
+    answer = infer(simple, "addsub", inputs)
+    assert answer.status == 400
+    assert "inference request batch-size must be <= 4 for 'addsub'" in answer.error
+
+
+def test_f2_batch_sizes_that_differ(simple):
+    inputs = [GOOD[0], tensor("INPUT1", "INT32", [2, 16], [1] * 32)]
+    answer = infer(simple, "addsub", inputs)
+    assert answer.status == 400
+    assert "input 'INPUT1' batch size does not match other inputs for 'addsub'" in answer.error
+
+
+def test_f2_a_batch_of_none(simple):
+    inputs = [tensor(name, "INT32", [0, 16], []) for name in ("INPUT0", "INPUT1")]
+    answer = infer(simple, "addsub", inputs)
+    assert answer.status == 400
+    assert "INPUT0" in answer.error
+
+
+def test_h25_wrong_number_of_inputs(simple):
+    answer = infer(simple, "addsub", GOOD[:1])
+    assert answer.status == 400
+    assert "expected 2 inputs but got 1 inputs for model 'addsub'" in answer.error
+    assert "missing required input(s) ['INPUT1']" in answer.error
+
+
+def test_h25_wrong_datatype(simple):
+    answer = infer(simple, "addsub", swap(datatype="FP32"))
+    assert answer.status == 400
+    assert "inference input 'INPUT0' data-type is 'FP32', but model 'addsub' expects 'INT32'" in answer.error
+
+
+def test_h24_unknown_datatype_is_named(simple):
+    answer = infer(simple, "addsub", swap(datatype="FP31"))
+    assert answer.status == 400
+    assert "FP31" in answer.error and "INPUT0" in answer.error
+
+
+def test_h24_unknown_input_is_named_with_the_known_ones(simple):
+    answer = infer(simple, "addsub", swap(name="INPUT7"))
+    assert answer.status == 400
+    assert "unexpected inference input 'INPUT7' for model 'addsub'" in answer.error
+    assert "INPUT0" in answer.error and "INPUT1" in answer.error
+
+
+def test_h24_an_input_given_twice(simple):
+    answer = infer(simple, "addsub", [GOOD[0], GOOD[0]])
+    assert answer.status == 400
+    assert "INPUT0" in answer.error
+
+
+def test_h24_unknown_output_is_named(simple):
+    answer = infer(simple, "addsub", GOOD, outputs=[{"name": "OUTPUT7"}])
+    assert answer.status == 400
+    assert "unexpected inference output 'OUTPUT7' for model 'addsub'" in answer.error
+
+
+IMPOSSIBLE_SHAPES = [
+    [-1, 16],
+    [1, -16],
+    [2**62, 16],
+    [2**63 - 1, 2**63 - 1],
+    [2**31, 2**31, 2**31],
+    [1] * 100_000,
+    [2**63, 1],
+    [1.5, 16],
+    ["1", 16],
+    None,
+    16,
+]
+
+
+@pytest.mark.parametrize("shape", IMPOSSIBLE_SHAPES, ids=lambda shape: str(shape)[:24])
+def test_h41_shapes_that_cannot_be_are_400(simple, shape):
+    inputs = [{**GOOD[0], "shape": shape}, GOOD[1]]
+    assert infer(simple, "addsub", inputs).status == 400
+    inputs = [{**tensor("INPUT0", "INT32", None, binary_data_size=64), "shape": shape}, GOOD[1]]
+    answer = infer(simple, "addsub", inputs, b"\0" * 64)
+    assert answer.status == 400
+    assert answer.error
+
+
+def test_h26_ids_are_in_errors_and_in_the_log(repository):
+    repository.mock(fail_every=1)
+    with Server(repository) as server:
+        answer = infer(server, "mock", [tensor("x", "FP32", [1, 4], [0] * 4)], id="order-66")
+        assert answer.status == 500
+        server.wait_for("[request id: order-66]")
+        answer = infer(server, "mock", [tensor("x", "FP32", [1, 5], [0] * 5)], id="order-67")
+        assert answer.error.startswith("[request id: order-67] unexpected shape for input 'x'")
+
+
+def test_h24_codes_by_kind(simple):
+    load = post(simple, "/v2/repository/models/addsub/load")
+    assert (load.status, load.error) == (503, "explicit model load / unload is not allowed if polling is enabled")
+    named = post(simple, "/v2/repository/elsewhere/models/addsub/load")
+    assert named.status == 501
+    assert "repository_name" in named.error
+
+
+def head(length, *more):
+    lines = [f"POST {PATH} HTTP/1.1", "Host: x", f"Content-Length: {length}", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@pytest.mark.parametrize("sent", [0, 1, 50])
+def test_h41_truncated_bodies_do_not_hang_or_harm(simple, sent):
+    body = json.dumps({"inputs": GOOD}).encode()
+    assert b"200 OK" not in raw(simple.http, head(len(body)) + body[:sent], half_close=True)
+
+
+def test_h41_truncated_binary_body(simple):
+    inputs = [tensor(name, "INT32", [1, 16], binary_data_size=64) for name in ("INPUT0", "INPUT1")]
+    body = json.dumps({"inputs": inputs}).encode()
+    sent = head(len(body) + 128, f"{HEADER_LENGTH}: {len(body)}") + body + b"\0" * 100
+    assert b"200 OK" not in raw(simple.http, sent, half_close=True)
+
+
+def test_h41_truncated_chunked_body(simple):
+    sent = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n".encode() + b'{"inputs"'
+    assert b"200 OK" not in raw(simple.http, sent, half_close=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\0" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+    ids=["zeros", "no path", "HTTP 9.9", "HTTP 2"],
+)
+def test_h41_what_is_no_http_is_refused(simple, data):
+    assert b"200 OK" not in raw(simple.http, data, half_close=True)
+
+
+def test_h31_json_beyond_the_limit_is_refused(repository):
+    repository.onnx("echo", identity())
+    with Server(repository, "--http-max-input-size=300") as server:
+        small = [tensor("INPUT0", "FP32", [1, 4], [0] * 4)]
+        assert infer(server, "echo", small).status == 200
+        answer = infer(server, "echo", small, id="x" * 300)
+        assert answer.status == 400
+        assert "300" in answer.error and "--http-max-input-size" in answer.error
+        binary = [tensor("INPUT0", "FP32", [4, 4], binary_data_size=64)]
+        assert infer(server, "echo", binary, b"\0" * 64).status == 200
+
+
+def test_h23_every_route_answers_errors_in_json(simple):
+    for answer in (
+        get(simple, "/nosuch"),
+        post(simple, "/v2"),
+        post(simple, "/v2/repository/index", b"{"),
+        post(simple, "/v2/repository/index", b"[]"),
+        post(simple, "/v2/repository/index", {"ready": 1}),
+        post(simple, "/v2/repository/models/addsub/load", {"parameters": 3}),
+        post(simple, "/v2/repository/models/addsub/unload", {"parameters": {"unload_dependents": 3}}),
+    ):
+        assert answer.status >= 400
+        assert answer.error
+
+
+def test_h23_a_long_body_of_a_repository_call_gets_an_error_in_json(simple):
+    body = b" " * (3 << 20)
+    start = f"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    answer = raw(simple.http, start.encode() + body)
+    assert b" 200 OK" in answer or b'{"error":' in answer
+
+
+def test_r5_mode_none_ignores_repository(tmp_path):
+    """A model that appears after the start is not served."""
+    repository = Repository(tmp_path)
+    with Server(repository) as server:
+        repository.onnx("late", identity())
+        assert get(server, "/v2/models/late").status == 404
