@@ -168,7 +168,8 @@ def test_f10_instance_groups(repository):
         "m",
         plus(1),
         config="""
-        instance_group [ { count: 3 kind: KIND_CPU }, { name: "mine" kind: KIND_AUTO }, { count: 1 kind: KIND_MODEL } ]""",
+        instance_group [
+            { count: 3 kind: KIND_CPU }, { name: "mine" kind: KIND_AUTO }, { count: 1 kind: KIND_MODEL } ]""",
     )
     with Server(repository) as server:
         groups = get(server, "/v2/models/m/config").json["instance_group"]

@@ -1,4 +1,4 @@
-"""Every datatype through ONNX Runtime and through the embedded backend, on both protocols; scalars and empty tensors."""
+"""Every datatype through ONNX Runtime and the embedded backend, on both protocols; scalars and empty tensors."""
 
 import numpy as np
 import pytest
@@ -173,6 +173,15 @@ def test_embedded_refuses_int64_beyond_32_bits_by_request(embedded, protocol, va
     assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
     data[0, 5] = 2**31 - 1
     assert np.array_equal(call(embedded, protocol, "identity-int64", "INT64", {"INPUT0": data})["OUTPUT0"], data)
+
+
+@pytest.mark.parametrize("protocol", CLIENTS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "embedded"])
+def test_int32_wraps_around_on_both_backends(request, backend, protocol):
+    server = request.getfixturevalue(backend)
+    first, second = np.full([1, 16], 2**31 - 1, np.int32), np.full([1, 16], 2, np.int32)
+    got = call(server, protocol, "addsub-int32", "INT32", {"INPUT0": first, "INPUT1": second})
+    assert np.array_equal(got["OUTPUT0"], first + second)
 
 
 def test_embedded_refuses_int64_constants_beyond_32_bits_at_load(repository):

@@ -126,6 +126,15 @@ def test_h6_h41_data_that_does_not_fit_is_400_and_named(identities, datatype, sh
     assert echo(identities, datatype, [0, 1], [])["data"] == []
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("number", ["1e400", "-1e400"])
+def test_h6_h41_numbers_beyond_all_floats_are_400(identities, datatype, number):
+    body = f'{{"inputs":[{{"name":"INPUT0","datatype":"{datatype}","shape":[1,1],"data":[{number}]}}]}}'
+    answer = post(identities, f"/v2/models/{datatype}/infer", body.encode())
+    assert answer.status == 400
+    assert answer.error
+
+
 def test_h6_wrong_count_says_expected_and_got(identities):
     error = infer(identities, "FP32", [tensor("INPUT0", "FP32", [1, 3], [1, 2])]).error
     assert "expected 3 elements, got 2" in error

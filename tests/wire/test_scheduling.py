@@ -1,4 +1,4 @@
-"""The default scheduler: first in, first out, on any free instance; cancelled requests do not run; reloads lose none."""
+"""The default scheduler: first in, first out, any free instance; cancelled requests do not run; reloads lose none."""
 
 import json
 import socket

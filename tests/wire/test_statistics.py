@@ -158,6 +158,7 @@ def test_m2_a_full_queue_rejects(repository):
         answer = infer(server, "m", [tensor("x", "FP32", [1, 4], [0] * 4)])
         assert answer.status == 503
         assert "Exceeds maximum queue size" in answer.error
+        assert answer.headers["retry-after"]
         first.result(), second.result()
         assert metric(server, "request_failure", reason="REJECTED") == 1
         assert metric(server, "request_success") == 2

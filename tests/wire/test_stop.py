@@ -1,5 +1,7 @@
 """Stopping: not ready first, requests in flight are answered, idle connections are no obstacle, exit code 0."""
 
+import contextlib
+import json
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from http_client import connect, get, infer, request, send, tensor
-from metrics import wait_pending
+from metrics import metric, wait_pending
 from repository import FOREVER_US, WARMUP, plus
 from server import DEADLINE_S, Server
 
@@ -137,6 +139,40 @@ def test_c11_a_signal_while_models_load_stops_the_server(repository):
         server.send_signal(signal.SIGTERM)
         server.wait(deadline_s=10)
         assert "received SIGTERM while loading models" in server.log
+
+
+def test_c11_a_second_signal_stops_at_once(repository):
+    repository.mock(latency_us=FOREVER_US)
+    with Server(repository) as server, ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(infer, server, "mock", ZEROS) for _ in range(2)]
+        wait_pending(server, "mock", 1)
+        server.send_signal(signal.SIGTERM)
+        server.wait_for("received SIGTERM, stopping")
+        assert server.stop(signal.SIGINT) == 1
+        assert all(future.exception() is not None for future in running)
+
+
+def test_c11_under_load_every_answer_is_whole_or_the_connection_is_closed(repository):
+    repository.mock(config="instance_group { count: 2 }", output="echo", latency_us=2000)
+    body = json.dumps({"inputs": [tensor("x", "FP32", [1, 4], [1, 2, 3, 4])]})
+
+    def client(address):
+        """Sends on one connection until it is closed; how many answers came."""
+        answers = 0
+        with contextlib.suppress(ConnectionError), connect(address) as connection:
+            while True:
+                answer = send(connection, "POST", "/v2/models/mock/infer", body)
+                assert (answer.status, answer.json["outputs"][0]["data"]) == (200, [1, 2, 3, 4])
+                answers += 1
+        return answers
+
+    with Server(repository, EXIT_TIMEOUT) as server, ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client, server.http) for _ in range(8)]
+        deadline = time.monotonic() + DEADLINE_S
+        while metric(server, "request_success", "mock") < 100:
+            assert time.monotonic() < deadline
+        assert server.stop() == 0
+        assert sum(future.result() for future in clients) >= 100
 
 
 def test_c11_a_second_start_on_the_same_port(repository):
