@@ -18,6 +18,9 @@ use crate::refusals;
 pub(crate) const HINT: &str =
     "the onnxruntime backend serves such models: `pip install onnxruntime`";
 
+/// The operator set of ONNX 1.17, whose node tests decided what is refused: a newer one may mean something else.
+const NEWEST_OPSET: i64 = 22;
+
 /// Looks through a model whose external tensors were resolved.
 ///
 /// # Errors
@@ -28,7 +31,14 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
         .opset_import
         .iter()
         .find(|o| matches!(o.domain(), "" | "ai.onnx"));
-    let opset = opset.map_or(i64::MAX, |o| o.version());
+    let opset = opset
+        .map(|o| o.version())
+        .ok_or("it imports no operator set of ONNX's own")?;
+    if opset > NEWEST_OPSET {
+        return Err(format!(
+            "it imports operator set {opset}, expected at most {NEWEST_OPSET}, the newest that the embedded backend was held against"
+        ));
+    }
     let mut graphs = Vec::new();
     model.visit(&mut |graph| graphs.push(graph));
     let uses = Uses::of(&graphs);

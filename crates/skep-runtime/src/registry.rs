@@ -372,6 +372,12 @@ impl Runtime {
         self.stopping.store(true, Ordering::Release);
     }
 
+    /// Whether a stop has begun.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     fn explicit(&self) -> Result<(), RuntimeError> {
         if self.options.explicit_control {
             return Ok(());
@@ -383,8 +389,9 @@ impl Runtime {
     fn load_now(self: &Arc<Self>, name: &ModelName) -> Result<(), RuntimeError> {
         let directory = self.options.repository.model(name).inspect_err(|error| {
             tracing::error!("{error}");
-            // A name that several directories claim is seen, and wanted, and not there.
-            if self.options.repository.models().contains_key(name) {
+            // Wanted and not there: named for the start and missing, or claimed by several directories.
+            let at_start = !self.started.load(Ordering::Acquire);
+            if at_start || self.options.repository.models().contains_key(name) {
                 let mut records = self.records();
                 let record = records.entry(name.clone()).or_default();
                 (record.wanted, record.failure) = (true, Some(error.to_string()));

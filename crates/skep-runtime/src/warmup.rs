@@ -93,9 +93,12 @@ fn tensor(
         WarmupData::Random => random(input.datatype, count),
         WarmupData::File(name) => {
             let path = directory.join(DATA_DIRECTORY).join(name);
-            fs::read(&path).map_err(|e| {
+            let rows = if batched { warmup.batch_size.max(1) } else { 1 };
+            let row = fs::read(&path).map_err(|e| {
                 RuntimeError::invalid(format!("cannot read `{}`: {e}", path.display()))
-            })?
+            })?;
+            // A file holds the data of one row, whatever the batch size.
+            row.repeat(rows)
         }
     };
     Tensor::new(input.datatype, shape, Bytes::from(data))

@@ -59,6 +59,10 @@ impl health_server::Health for Health {
                         (shared, Some(now)),
                     ));
                 }
+                // A stop does not wait for those who watch it.
+                if shared.runtime.is_stopping() {
+                    return None;
+                }
                 tokio::time::sleep(WATCH_INTERVAL).await;
             }
         });

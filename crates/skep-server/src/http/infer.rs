@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{Path, State},
+    extract::State,
     http::HeaderMap,
     response::Response,
 };
 use skep_runtime::ErrorKind;
 
-use super::{management::ModelPath, request, response};
+use super::{extract::ModelPath, request, response};
 use crate::{error::ApiError, server::Shared};
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
@@ -21,7 +21,7 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 
 pub(super) async fn infer(
     State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
+    path: ModelPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use axum::{
-    body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use prost::Message;
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
@@ -15,19 +15,15 @@ use skep_runtime::{
     BatchStatistics, DurationStatistic, LoadedVersion, RuntimeError, StatisticsSnapshot,
 };
 
-use super::json_response;
+use super::{
+    extract::{JsonBody, ModelPath},
+    json_response,
+};
 use crate::{
     api::{self, TensorMetadata},
     error::ApiError,
     server::Shared,
 };
-
-/// `{model}` and, if the route has it, `{version}`.
-#[derive(Debug, serde::Deserialize)]
-pub(super) struct ModelPath {
-    pub(super) model: String,
-    pub(super) version: Option<String>,
-}
 
 fn resolve(shared: &Shared, path: &ModelPath) -> Result<Arc<LoadedVersion>, ApiError> {
     Ok(shared
@@ -60,17 +56,14 @@ pub(super) async fn server_metadata(State(shared): State<Arc<Shared>>) -> Respon
     }))
 }
 
-pub(super) async fn model_ready(
-    State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
-) -> Response {
+pub(super) async fn model_ready(State(shared): State<Arc<Shared>>, path: ModelPath) -> Response {
     let healthy = resolve(&shared, &path).is_ok_and(|loaded| loaded.is_healthy());
     ready(healthy).into_response()
 }
 
 pub(super) async fn model_metadata(
     State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
+    path: ModelPath,
 ) -> Result<Response, ApiError> {
     let loaded = resolve(&shared, &path)?;
     let metadata = api::metadata(&shared.runtime, &loaded, path.version.as_deref());
@@ -92,7 +85,7 @@ pub(super) async fn model_metadata(
 /// The configuration as JSON: numbers as numbers, enums by name, defaults present, as Triton writes it.
 pub(super) async fn model_config(
     State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
+    path: ModelPath,
 ) -> Result<Response, ApiError> {
     let loaded = resolve(&shared, &path)?;
     let internal = |what: String| ApiError::new(skep_runtime::ErrorKind::Internal, what);
@@ -126,7 +119,7 @@ pub(super) async fn all_statistics(State(shared): State<Arc<Shared>>) -> Respons
 
 pub(super) async fn model_statistics(
     State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
+    path: ModelPath,
 ) -> Result<Response, ApiError> {
     let chosen = resolve(&shared, &path)?;
     let all: Vec<Value> = match path.version {
@@ -210,7 +203,7 @@ fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), ApiError> {
 
 pub(super) async fn index(
     State(shared): State<Arc<Shared>>,
-    body: Bytes,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let (top, _) = parameters(&body, "a repository index request")?;
     let ready_only = match top.get("ready") {
@@ -246,8 +239,8 @@ pub(super) async fn index(
 
 pub(super) async fn load(
     State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
-    body: Bytes,
+    path: ModelPath,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "a load request")?;
     if let Some(key) = parameters.keys().next() {
@@ -268,8 +261,8 @@ pub(super) async fn load(
 
 pub(super) async fn unload(
     State(shared): State<Arc<Shared>>,
-    Path(path): Path<ModelPath>,
-    body: Bytes,
+    path: ModelPath,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "an unload request")?;
     for (key, value) in &parameters {
