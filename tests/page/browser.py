@@ -87,7 +87,7 @@ def pixels(page):
 
 
 def wait_until(page, condition):
-    """Waits for an expression of the page's own variables. (Playwright's way to is against the page's content policy.)"""
+    """Waits for an expression of the page's own variables. (The page's content policy forbids what Playwright has.)"""
     page.evaluate(
         """deadline => new Promise((done, fail) => {
             const look = () => CONDITION ? done()
@@ -103,9 +103,9 @@ def settle(page):
     wait_until(page, "!asking && lookTimer === null")
 
 
-def hold(page, held):
-    """Keeps the first request for inference back, in `held`."""
-    page.route("**/infer", lambda route: route.continue_() if held else held.append(route))
+def hold(page, held, address="**/infer"):
+    """Keeps the first request to an address back, in `held`."""
+    page.route(address, lambda route: route.continue_() if held else held.append(route))
 
 
 def fits_the_width(page):

@@ -1,6 +1,7 @@
 """Fixtures of the page's tests: servers, and Debian's Chromium to look at their page with."""
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from repository import Repository  # noqa: E402
 from server import ROOT, Server  # noqa: E402
 
 expect.set_options(timeout=DEADLINE_MS)
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """The browser, with an empty profile of its own."""
@@ -26,8 +29,18 @@ def chromium():
 
 
 @pytest.fixture
-def visit(chromium):
-    """Opens the page of a server; keywords are those of the browser's context (width, colours, touch)."""
+def serve(chromium):
+    """Starts servers: the arguments are those of `Server`."""
+    with ExitStack() as servers:
+        yield lambda *args, **options: servers.enter_context(Server(*args, **options))
+
+
+@pytest.fixture
+def visit(chromium, serve):
+    """Opens the page of a server; keywords are those of the browser's context (width, colours, touch).
+
+    Visits end before the servers do, or the page would rightly complain of that.
+    """
     visits = []
 
     def start(server, **settings):
@@ -41,7 +54,7 @@ def visit(chromium):
 
 @pytest.fixture(scope="module")
 def digits(chromium):
-    """A server over the example repository. Starts only where there is a browser to look at it."""
+    """A server over the example repository, shared by the tests; none is started where there is no browser."""
     with Server(ROOT / "examples/models") as server:
         yield server
 
