@@ -16,6 +16,16 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::server::{Shared, no_delay};
 
+/// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
+/// sixteen round trips.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The same over all requests of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The largest frame: fewer, larger frames cost less work a byte.
+const FRAME_BYTES: u32 = 1 << 20;
+
 /// Why gRPC cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
@@ -47,6 +57,9 @@ pub(crate) async fn serve(
         })
     });
     Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .add_service(inference)
         .add_service(HealthServer::new(health::Health::new(shared)))
         .add_service(reflection().build_v1()?)
