@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 17] = [
+const ORDER: [(u8, &str); 18] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -22,6 +22,7 @@ const ORDER: [(u8, &str); 17] = [
     (3, "skep-backend-embedded"),
     (3, "skep-backend-mock"),
     (3, "skep-runtime"),
+    (4, "skep-wire"),
     (4, "skep-server"),
     (4, "skep-client"),
     (4, "skep-perf"),

@@ -1,5 +1,5 @@
-//! The edges of a node: the only crate that knows HTTP, gRPC servers, JSON, status codes, the metrics text and the
-//! web page.
+//! The edges of a node: the only crate that knows HTTP and gRPC servers, requests and answers in JSON, status codes,
+//! the metrics text and the web page. Tensor data in JSON and in typed contents is `skep_wire`'s.
 //!
 //! [`Server::bind`] opens the ports, so that addresses are known and liveness answers before any model is loaded;
 //! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `http` and `grpc` decode

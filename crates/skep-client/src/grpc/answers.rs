@@ -1,8 +1,5 @@
 //! Messages about servers and models, as the crate's types.
 
-use prost::Message;
-use prost_reflect::{DynamicMessage, SerializeOptions};
-use serde_json::Value;
 use skep_proto::inference::{
     self as pb, model_metadata_response::TensorMetadata as TensorMessage,
     repository_index_response::ModelIndex,
@@ -35,22 +32,6 @@ fn tensor(message: TensorMessage) -> Result<TensorMetadata, String> {
         shape: Dims::new(&message.shape).map_err(|error| named(error.to_string()))?,
         name: message.name,
     })
-}
-
-/// A configuration in the JSON form that Triton gives it over HTTP.
-pub(super) fn config(message: &pb::ModelConfig) -> Result<Value, String> {
-    let descriptor = skep_proto::descriptors()
-        .get_message_by_name("inference.ModelConfig")
-        .expect("the committed descriptors hold the configuration");
-    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
-        .map_err(|error| error.to_string())?;
-    let options = SerializeOptions::new()
-        .stringify_64_bit_integers(false)
-        .use_proto_field_name(true)
-        .skip_default_fields(false);
-    message
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_err(|error| error.to_string())
 }
 
 pub(super) fn statistics(message: pb::ModelStatistics) -> ModelStatistics {
@@ -113,26 +94,6 @@ pub(super) fn index_row(message: ModelIndex) -> IndexRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn configurations_take_tritons_json_form() {
-        let message = pb::ModelConfig {
-            name: "m".to_owned(),
-            max_batch_size: 8,
-            input: vec![pb::ModelInput {
-                name: "x".to_owned(),
-                data_type: pb::DataType::TypeFp32.into(),
-                dims: vec![-1, 3],
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let json = config(&message).expect("JSON");
-        assert_eq!(json["max_batch_size"], 8);
-        assert_eq!(json["platform"], "");
-        assert_eq!(json["input"][0]["data_type"], "TYPE_FP32");
-        assert_eq!(json["input"][0]["dims"], serde_json::json!([-1, 3]));
-    }
 
     #[test]
     fn impossible_metadata_is_refused() {

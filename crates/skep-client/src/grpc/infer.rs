@@ -9,8 +9,8 @@ use skep_proto::inference::{
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
+use skep_wire::typed;
 
-use super::contents;
 use crate::{Encoding, Error, InferRequest, InferResponse, Parameter};
 
 /// Encodes a request; raw data is not copied.
@@ -36,8 +36,9 @@ pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error>
         match request.encoding {
             Encoding::Binary => message.raw_input_contents.push(tensor.data().clone()),
             Encoding::Typed => {
-                let contents = contents::write(tensor.view())
-                    .map_err(|reason| Error::invalid(format!("input `{name}`: {reason}")))?;
+                let contents = typed::write(tensor.view()).map_err(|error| {
+                    Error::invalid(format!("input `{name}`: {error}, send it as raw contents"))
+                })?;
                 input.contents = Some(contents);
             }
         }
@@ -95,9 +96,11 @@ fn tensor(output: &InferOutputTensor, raw: Option<Bytes>) -> Result<Tensor, Stri
     let data = match (raw, &output.contents) {
         (Some(_), Some(_)) => return Err("has both raw and typed contents".to_owned()),
         (Some(raw), None) => raw,
-        (None, Some(contents)) => contents::read(contents, datatype)?,
+        (None, Some(contents)) => typed::read(contents, datatype).map_err(|e| e.to_string())?,
         // Absent contents are empty ones: right for a tensor without elements.
-        (None, None) => contents::read(&InferTensorContents::default(), datatype)?,
+        (None, None) => {
+            typed::read(&InferTensorContents::default(), datatype).map_err(|e| e.to_string())?
+        }
     };
     Tensor::new(datatype, shape, data).map_err(|error| error.to_string())
 }
@@ -208,7 +211,7 @@ mod tests {
             ),
             (answer(vec![bytes(3)], None), "3 bytes of data, expected 2"),
             (answer(vec![bytes(2)], Some(ints(&[]))), "both"),
-            (answer(vec![], Some(ints(&[1, 128]))), "`128` is no INT8"),
+            (answer(vec![], Some(ints(&[1, 128]))), "128 is no INT8"),
             (answer(vec![], None), "0 bytes of data"),
             (negative, "negative"),
             (huge, "more elements"),

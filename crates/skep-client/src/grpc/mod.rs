@@ -1,7 +1,6 @@
 //! gRPC: the calls of `inference.GRPCInferenceService`.
 
 mod answers;
-mod contents;
 mod infer;
 
 use std::{error::Error as _, sync::Arc};
@@ -160,7 +159,8 @@ impl GrpcClient {
         let config = answer
             .config
             .ok_or_else(|| self.malformed("it holds no configuration"))?;
-        answers::config(&config).map_err(|reason| self.malformed(reason))
+        serde_json::from_slice(&skep_wire::config::to_json(&config))
+            .map_err(|error| self.malformed(error.to_string()))
     }
 
     /// The statistics of a model's versions or one of them, or of all models.

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
+use skep_wire::json::{self, Document};
 
-use super::data;
 use crate::InferResponse;
 
 #[derive(Deserialize)]
@@ -57,22 +57,14 @@ pub(super) fn decode(
             body.len()
         )
     })?;
-    let binary = body.slice(json_bytes..);
-    match serde_json::from_slice(json) {
-        Ok(answer) => assemble(answer, binary),
-        // Triton writes NaN and infinities bare, which is no JSON.
-        Err(error) => {
-            let quoted = data::quote_specials(json).ok_or_else(|| error.to_string())?;
-            let answer = serde_json::from_slice(&quoted).map_err(|error| error.to_string())?;
-            assemble(answer, binary)
-        }
-    }
-}
-
-fn assemble(answer: AnswerJson<'_>, mut binary: Bytes) -> Result<InferResponse, String> {
+    let mut binary = body.slice(json_bytes..);
+    let document = Document::new(json);
+    let answer: AnswerJson<'_> = document
+        .parse(serde_json::from_slice)
+        .map_err(|error| error.to_string())?;
     let mut outputs = Vec::with_capacity(answer.outputs.len());
     for output in answer.outputs {
-        let tensor = tensor(&output, &mut binary)
+        let tensor = tensor(&output, &document, &mut binary)
             .map_err(|reason| format!("output `{}`: {reason}", output.name))?;
         outputs.push((output.name, tensor));
     }
@@ -90,11 +82,16 @@ fn assemble(answer: AnswerJson<'_>, mut binary: Bytes) -> Result<InferResponse, 
     })
 }
 
-fn tensor(output: &OutputJson<'_>, binary: &mut Bytes) -> Result<Tensor, String> {
+fn tensor(
+    output: &OutputJson<'_>,
+    document: &Document<'_>,
+    binary: &mut Bytes,
+) -> Result<Tensor, String> {
     let datatype = DataType::from_protocol_name(&output.datatype).map_err(|e| e.to_string())?;
     let shape = Shape::from_wire(&output.shape).map_err(|e| e.to_string())?;
     let bytes = match (output.data, output.parameters.binary_data_size) {
-        (Some(raw), None) => data::read(raw.get(), datatype, shape.element_count())?,
+        (Some(raw), None) => json::read(document.text(raw), datatype, shape.element_count())
+            .map_err(|error| error.to_string())?,
         (None, Some(size)) if size <= binary.len() => binary.split_to(size),
         (None, Some(size)) => {
             return Err(format!(
@@ -165,7 +162,16 @@ mod tests {
                 &[],
                 "expected 2",
             ),
-            (output(r#""datatype":"UINT8","data":[1,NaN]"#), &[], "NaN"),
+            (
+                output(r#""datatype":"UINT8","data":[1,NaN]"#),
+                &[],
+                "NaN is no UINT8",
+            ),
+            (
+                output(r#""datatype":"FP32","data":[NaN,"NaN"]"#),
+                &[],
+                "\"NaN\" is no FP32",
+            ),
             (
                 output(r#""datatype":"UINT8","parameters":{"binary_data_size":3}"#),
                 &[1, 2],

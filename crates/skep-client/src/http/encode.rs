@@ -8,7 +8,6 @@ use bytes::Bytes;
 use serde_json::{Map, Number, Value, json};
 use skep_tensor::Tensor;
 
-use super::data;
 use crate::{Encoding, Error, InferRequest, Parameter};
 
 /// The request's parameter by which outputs come as binary data.
@@ -95,8 +94,9 @@ fn input(name: &str, tensor: &Tensor, encoding: Encoding, json: &mut Vec<u8>) ->
         }
         Encoding::Typed => {
             extend(json, "\"data\":");
-            data::write(tensor.view(), json)
-                .map_err(|reason| Error::invalid(format!("input `{name}`: {reason}")))?;
+            skep_wire::json::write(tensor.view(), json).map_err(|error| {
+                Error::invalid(format!("input `{name}`: {error}, send it as binary data"))
+            })?;
         }
     }
     json.push(b'}');
@@ -199,6 +199,14 @@ mod tests {
         let shape = Shape::new(&[1]).expect("shape");
         let tensor = Tensor::new(DataType::Fp16, shape, Bytes::from_static(&[0, 0]));
         half.inputs[0].1 = tensor.expect("tensor");
+        let mut binary = request(Encoding::Typed);
+        let shape = Shape::new(&[1]).expect("shape");
+        let tensor = Tensor::new(
+            DataType::Bytes,
+            shape,
+            Bytes::from_static(b"\x01\0\0\0\xff"),
+        );
+        binary.inputs[1].1 = tensor.expect("tensor");
         let mut infinite = request(Encoding::Binary);
         infinite
             .parameters
@@ -208,7 +216,14 @@ mod tests {
             .parameters
             .insert(BINARY_OUTPUT.to_owned(), Parameter::Bool(false));
         for (request, part) in [
-            (half, "input `a`: FP16"),
+            (
+                half,
+                "input `a`: FP16 has no JSON form, send it as binary data",
+            ),
+            (
+                binary,
+                "input `b`: holds bytes that are not UTF-8, send it as binary data",
+            ),
             (infinite, "`p`"),
             (twice, BINARY_OUTPUT),
         ] {

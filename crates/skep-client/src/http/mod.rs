@@ -1,6 +1,5 @@
 //! HTTP: the calls, each a method and a path.
 
-mod data;
 mod decode;
 mod encode;
 mod transport;

@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use skep_proto::inference::{
-    InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
+    InferParameter, ModelInferRequest, ModelInferResponse,
     infer_parameter::ParameterChoice,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
 use skep_runtime::{InferRequest, InferResponse};
-use skep_tensor::{Tensor, TensorError, encode_strings};
+use skep_tensor::{Tensor, TensorError};
 use skep_types::{DataType, Shape};
+use skep_wire::{WireError, typed};
 
 use crate::error::ApiError;
 
@@ -97,8 +98,9 @@ fn tensor(
             )));
         }
         (Some(raw), None) => raw,
-        (None, Some(contents)) => typed(&contents, datatype).map_err(invalid)?,
-        (None, None) => typed(&InferTensorContents::default(), datatype).map_err(invalid)?,
+        // Absent contents are empty ones: right for a tensor without elements.
+        (None, contents) => typed::read(&contents.unwrap_or_default(), datatype)
+            .map_err(|error| invalid(contents_error(&error)))?,
     };
     Tensor::new(datatype, shape, data).map_err(|error| {
         ApiError::invalid(match error {
@@ -113,51 +115,11 @@ fn tensor(
     })
 }
 
-/// Typed contents as the tensor's bytes. Small integers travel in wider fields: what does not fit is refused.
-fn typed(contents: &InferTensorContents, datatype: DataType) -> Result<Bytes, String> {
-    macro_rules! copy {
-        ($field:ident) => {
-            contents
-                .$field
-                .iter()
-                .flat_map(|v| v.to_le_bytes())
-                .collect::<Vec<u8>>()
-        };
+fn contents_error(error: &WireError) -> String {
+    match error {
+        WireError::NoTypedForm(_) => format!("{error}, send it in raw_input_contents"),
+        _ => error.to_string(),
     }
-    macro_rules! narrow {
-        ($field:ident, $type:ty) => {{
-            let mut bytes = Vec::with_capacity(contents.$field.len() * size_of::<$type>());
-            for value in &contents.$field {
-                let value =
-                    <$type>::try_from(*value).map_err(|_| format!("{value} is no {datatype}"))?;
-                bytes.extend_from_slice(&value.to_le_bytes());
-            }
-            bytes
-        }};
-    }
-    Ok(Bytes::from(match datatype {
-        DataType::Bool => contents
-            .bool_contents
-            .iter()
-            .map(|v| u8::from(*v))
-            .collect(),
-        DataType::Int8 => narrow!(int_contents, i8),
-        DataType::Int16 => narrow!(int_contents, i16),
-        DataType::Int32 => copy!(int_contents),
-        DataType::Int64 => copy!(int64_contents),
-        DataType::Uint8 => narrow!(uint_contents, u8),
-        DataType::Uint16 => narrow!(uint_contents, u16),
-        DataType::Uint32 => copy!(uint_contents),
-        DataType::Uint64 => copy!(uint64_contents),
-        DataType::Fp32 => copy!(fp32_contents),
-        DataType::Fp64 => copy!(fp64_contents),
-        DataType::Bytes => encode_strings(contents.bytes_contents.iter().map(AsRef::as_ref)),
-        DataType::Fp16 | DataType::Bf16 => {
-            return Err(format!(
-                "{datatype} has no typed contents, send it in raw_input_contents"
-            ));
-        }
-    }))
 }
 
 /// Encodes an answer: always raw contents, as on Triton.
@@ -185,6 +147,7 @@ pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skep_proto::inference::InferTensorContents;
 
     fn message(
         datatype: &str,
@@ -225,6 +188,14 @@ mod tests {
         assert_eq!(
             outcome(message("INT8", ints(&[0, 128]), vec![])),
             Err("input 'x': 128 is no INT8".to_owned())
+        );
+    }
+
+    #[test]
+    fn half_precision_has_no_typed_contents() {
+        assert_eq!(
+            outcome(message("FP16", InferTensorContents::default(), vec![])),
+            Err("input 'x': FP16 has no typed contents, send it in raw_input_contents".to_owned())
         );
     }
 

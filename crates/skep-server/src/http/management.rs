@@ -8,8 +8,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use prost::Message;
-use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
 use skep_runtime::{
     BatchStatistics, DurationStatistic, LoadedVersion, RuntimeError, StatisticsSnapshot,
@@ -82,28 +80,12 @@ pub(super) async fn model_metadata(
     })))
 }
 
-/// The configuration as JSON: numbers as numbers, enums by name, defaults present, as Triton writes it.
 pub(super) async fn model_config(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
 ) -> Result<Response, ApiError> {
     let loaded = resolve(&shared, &path)?;
-    let internal = |what: String| ApiError::new(skep_runtime::ErrorKind::Internal, what);
-    let descriptor = skep_proto::descriptors()
-        .get_message_by_name("inference.ModelConfig")
-        .ok_or_else(|| internal("no descriptor of the configuration".to_owned()))?;
-    let encoded = loaded.config().proto().encode_to_vec();
-    let message = DynamicMessage::decode(descriptor, encoded.as_slice())
-        .map_err(|error| internal(error.to_string()))?;
-    let options = SerializeOptions::new()
-        .stringify_64_bit_integers(false)
-        .use_proto_field_name(true)
-        .skip_default_fields(false);
-    let mut body = Vec::new();
-    let mut serializer = serde_json::Serializer::new(&mut body);
-    message
-        .serialize_with_options(&mut serializer, &options)
-        .map_err(|error| internal(error.to_string()))?;
+    let body = skep_wire::config::to_json(loaded.config().proto());
     Ok(json_response(StatusCode::OK, body))
 }
 

@@ -1,6 +1,5 @@
 //! HTTP: the Open Inference Protocol with Triton's extensions, and the web page.
 
-mod data;
 mod extract;
 mod infer;
 mod management;

@@ -10,8 +10,11 @@ use serde_json::{Map, Value, value::RawValue};
 use skep_runtime::InferRequest;
 use skep_tensor::{Tensor, TensorError};
 use skep_types::{DataType, Shape};
+use skep_wire::{
+    WireError,
+    json::{self, Document},
+};
 
-use super::data;
 use crate::error::ApiError;
 
 /// A decoded request, and how its outputs are to be sent.
@@ -83,8 +86,10 @@ pub(super) fn decode(
             body.len()
         ))
     })?;
-    let parsed: RequestJson<'_> =
-        serde_json::from_slice(json).map_err(|error| json_error(&error))?;
+    let document = Document::new(json);
+    let parsed: RequestJson<'_> = document
+        .parse(serde_json::from_slice)
+        .map_err(|error| json_error(&error))?;
     let mut binary = Binary {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
@@ -99,7 +104,7 @@ pub(super) fn decode(
         ..Default::default()
     };
     for input in parsed.inputs {
-        let tensor = tensor(&input, &mut binary)?;
+        let tensor = tensor(&input, &document, &mut binary)?;
         request.inputs.push((input.name.into_owned(), tensor));
     }
     if !binary.rest.is_empty() {
@@ -130,6 +135,16 @@ fn json_error(error: &serde_json::Error) -> ApiError {
     ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
 }
 
+fn data_error(input: &str, error: &WireError) -> ApiError {
+    let hint = match error {
+        WireError::NoJsonForm(_) => ", send it as binary data",
+        _ => "",
+    };
+    ApiError::invalid(format!(
+        "Unable to parse 'data' of input '{input}': {error}{hint}"
+    ))
+}
+
 /// The binary part of a body, taken from front to back.
 struct Binary<'a> {
     rest: Bytes,
@@ -157,7 +172,11 @@ impl Binary<'_> {
     }
 }
 
-fn tensor(input: &InputJson<'_>, binary: &mut Binary<'_>) -> Result<Tensor, ApiError> {
+fn tensor(
+    input: &InputJson<'_>,
+    document: &Document<'_>,
+    binary: &mut Binary<'_>,
+) -> Result<Tensor, ApiError> {
     let name = &input.name;
     let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
     let datatype =
@@ -171,7 +190,8 @@ fn tensor(input: &InputJson<'_>, binary: &mut Binary<'_>) -> Result<Tensor, ApiE
             ));
         }
         (None, Some(size)) => binary.take(name, size)?,
-        (Some(raw), None) => data::parse(raw.get(), datatype, shape.element_count(), name)?,
+        (Some(raw), None) => json::read(document.text(raw), datatype, shape.element_count())
+            .map_err(|error| data_error(name, &error))?,
         (None, None) => {
             return Err(invalid(
                 "has no data: expected 'data' or parameter 'binary_data_size'".to_owned(),
@@ -313,6 +333,73 @@ mod tests {
             assert_eq!(
                 message(decode(&body(tail), Some(json.len()), "m")),
                 expected
+            );
+        }
+    }
+
+    #[test]
+    fn bare_nan_and_infinity_are_numbers() {
+        let json = r#"{"id":"NaN","parameters":{"mine":NaN},"inputs":[
+            {"data":[NaN,-Infinity],"name":"x NaN","shape":[2],"datatype":"FP64"},
+            {"name":"b","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}},
+            {"name":"s","shape":[2],"datatype":"BYTES","data":["NaN","[Infinity"]}]}"#;
+        let body = Bytes::from([json.as_bytes(), &[7]].concat());
+        let decoded = decode(&body, Some(json.len()), "m").unwrap_or_else(|e| panic!("{e:?}"));
+        let inputs = &decoded.request.inputs;
+        assert_eq!(
+            (&*decoded.request.id, &*inputs[0].0),
+            ("NaN", "x NaN"),
+            "strings stay strings"
+        );
+        assert_eq!(
+            inputs[0].1.data(),
+            &[f64::NAN.to_le_bytes(), f64::NEG_INFINITY.to_le_bytes()].concat()
+        );
+        assert_eq!(inputs[1].1.data().as_ref(), [7]);
+        let texts = [b"NaN".as_slice(), b"[Infinity"];
+        assert_eq!(inputs[2].1.data(), &skep_tensor::encode_strings(texts));
+
+        for json in [
+            r#"{"inputs":[],"id":NaN}"#,
+            r#"{"inputs":[],"parameters":NaN}"#,
+            r#"{"inputs":NaN}"#,
+            r#"{"inputs":[NaN]}"#,
+            r#"{"inputs":[{"name":NaN,"shape":[1],"datatype":"FP32","data":[1]}]}"#,
+            r#"{"inputs":[{"name":"x","shape":[Infinity],"datatype":"FP32","data":[1]}]}"#,
+            r#"{"inputs":[],"outputs":NaN}"#,
+            r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1NaN]}]}"#,
+        ] {
+            let text = message(decode_json(json));
+            assert!(text.starts_with("failed to parse"), "{json}: {text}");
+        }
+    }
+
+    #[test]
+    fn data_that_cannot_be_is_named_in_tritons_words() {
+        for (datatype, data, expected) in [
+            (
+                "FP32",
+                "[1,2]",
+                "Shape does not match true shape of 'data' field: expected 1 elements, got 2",
+            ),
+            ("FP32", "[1e39]", "1e39 is no FP32"),
+            ("FP64", "[-1e400]", "-1e400 is no FP64"),
+            ("FP32", "[\"NaN\"]", "\"NaN\" is no FP32"),
+            ("FP32", "[NaN,\"NaN\"]", "\"NaN\" is no FP32"),
+            ("INT32", "[NaN]", "NaN is no INT32"),
+            ("BYTES", "[NaN]", "NaN is no BYTES"),
+            (
+                "FP16",
+                "[1]",
+                "FP16 has no JSON form, send it as binary data",
+            ),
+        ] {
+            let json = format!(
+                r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","data":{data}}}]}}"#
+            );
+            assert_eq!(
+                message(decode_json(&json)),
+                format!("Unable to parse 'data' of input 'x': {expected}")
             );
         }
     }

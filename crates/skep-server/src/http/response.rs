@@ -7,8 +7,9 @@ use axum::{
 };
 use serde_json::json;
 use skep_runtime::{InferResponse, NamedTensor};
+use skep_wire::WireError;
 
-use super::{data, json_response, request::Wanted};
+use super::{json_response, request::Wanted};
 use crate::error::ApiError;
 
 /// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
@@ -89,12 +90,14 @@ fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Resu
         return Ok(());
     }
     json.extend_from_slice(b",\"data\":");
-    data::write(tensor.view(), json).ok_or_else(|| {
-        ApiError::invalid(format!(
-            "sending {} data via JSON is not supported. Please use the binary data format for output {}",
-            tensor.datatype(),
-            output.name
-        ))
+    skep_wire::json::write(tensor.view(), json).map_err(|error| {
+        let name = &output.name;
+        ApiError::invalid(match error {
+            WireError::NoJsonForm(datatype) => format!(
+                "sending {datatype} data via JSON is not supported. Please use the binary data format for output {name}"
+            ),
+            other => format!("output '{name}' {other}, ask for it as binary data"),
+        })
     })?;
     json.push(b'}');
     Ok(())
@@ -109,11 +112,16 @@ mod tests {
 
     async fn encoded(datatype: DataType, binary: bool) -> (StatusCode, Option<HeaderValue>, Bytes) {
         let size = datatype.element_size().expect("sized");
-        let tensor = Tensor::new(
-            datatype,
-            Shape::new(&[1, 2]).expect("shape"),
-            Bytes::from(vec![0; 2 * size]),
-        );
+        encoded_data(datatype, Bytes::from(vec![0; 2 * size]), binary).await
+    }
+
+    /// Of an answer with one output of shape `[1,2]`.
+    async fn encoded_data(
+        datatype: DataType,
+        data: Bytes,
+        binary: bool,
+    ) -> (StatusCode, Option<HeaderValue>, Bytes) {
+        let tensor = Tensor::new(datatype, Shape::new(&[1, 2]).expect("shape"), data);
         let answer = InferResponse {
             model: ModelName::new("m").expect("name"),
             version: ModelVersion::ONE,
@@ -167,6 +175,23 @@ mod tests {
     async fn half_precision_has_no_json_form() {
         let (status, _, body) = encoded(DataType::Fp16, false).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
-        assert!(String::from_utf8_lossy(&body).contains("FP16"));
+        assert_eq!(
+            body,
+            r#"{"error":"sending FP16 data via JSON is not supported. Please use the binary data format for output y"}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_text_are_not_made_one() {
+        let data = Bytes::from(skep_tensor::encode_strings([b"a".as_slice(), b"\xff"]));
+        let (status, _, body) = encoded_data(DataType::Bytes, data.clone(), false).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            body,
+            r#"{"error":"output 'y' holds bytes that are not UTF-8, ask for it as binary data"}"#
+        );
+        let (status, _, body) = encoded_data(DataType::Bytes, data.clone(), true).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(body.ends_with(&data));
     }
 }

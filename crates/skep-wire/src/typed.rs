@@ -5,12 +5,13 @@ use skep_proto::inference::InferTensorContents;
 use skep_tensor::{TensorView, encode_strings};
 use skep_types::DataType;
 
-fn no_form(datatype: DataType) -> String {
-    format!("{datatype} has no typed contents, it travels as raw contents only")
-}
+use crate::WireError;
 
 /// A tensor's elements in the field of its datatype.
-pub(super) fn write(tensor: TensorView<'_>) -> Result<InferTensorContents, String> {
+///
+/// # Errors
+/// [`WireError::NoTypedForm`] for FP16 and BF16.
+pub fn write(tensor: TensorView<'_>) -> Result<InferTensorContents, WireError> {
     let data = tensor.data();
     let mut contents = InferTensorContents::default();
     macro_rules! fill {
@@ -35,19 +36,25 @@ pub(super) fn write(tensor: TensorView<'_>) -> Result<InferTensorContents, Strin
         DataType::Bytes => {
             contents.bytes_contents = tensor.strings().map(Bytes::copy_from_slice).collect();
         }
-        datatype @ (DataType::Fp16 | DataType::Bf16) => return Err(no_form(datatype)),
+        datatype @ (DataType::Fp16 | DataType::Bf16) => {
+            return Err(WireError::NoTypedForm(datatype));
+        }
     }
     Ok(contents)
 }
 
-/// The bytes of a tensor whose elements came in the field of its datatype.
-pub(super) fn read(contents: &InferTensorContents, datatype: DataType) -> Result<Bytes, String> {
+/// The bytes of a tensor whose elements came in the field of its datatype; other fields are not looked at. How many
+/// elements there must be is for [`skep_tensor::Tensor::new`] to check.
+///
+/// # Errors
+/// [`WireError::Value`] for a number that its datatype does not hold, [`WireError::NoTypedForm`] for FP16 and BF16.
+pub fn read(contents: &InferTensorContents, datatype: DataType) -> Result<Bytes, WireError> {
     macro_rules! collect {
         ($field:ident, $type:ty) => {{
             let mut bytes = Vec::with_capacity(contents.$field.len() * size_of::<$type>());
             for value in &contents.$field {
-                let value =
-                    <$type>::try_from(*value).map_err(|_| format!("`{value}` is no {datatype}"))?;
+                let value = <$type>::try_from(*value)
+                    .map_err(|_| WireError::value(&value.to_string(), datatype))?;
                 bytes.extend_from_slice(&value.to_le_bytes());
             }
             bytes
@@ -71,7 +78,7 @@ pub(super) fn read(contents: &InferTensorContents, datatype: DataType) -> Result
         DataType::Fp64 => collect!(fp64_contents, f64),
         // Each element came within one message, whose length is a u32.
         DataType::Bytes => encode_strings(contents.bytes_contents.iter().map(AsRef::as_ref)),
-        DataType::Fp16 | DataType::Bf16 => return Err(no_form(datatype)),
+        DataType::Fp16 | DataType::Bf16 => return Err(WireError::NoTypedForm(datatype)),
     }))
 }
 
@@ -94,10 +101,10 @@ mod tests {
                 Ok(contents) => {
                     assert_eq!(read(&contents, datatype).as_deref(), Ok(&data[..]));
                 }
-                Err(reason) => assert!(
-                    matches!(datatype, DataType::Fp16 | DataType::Bf16),
-                    "{reason}"
-                ),
+                Err(error) => {
+                    assert!(matches!(datatype, DataType::Fp16 | DataType::Bf16));
+                    assert_eq!(error, WireError::NoTypedForm(datatype));
+                }
             }
         }
     }
@@ -105,16 +112,30 @@ mod tests {
     #[test]
     fn numbers_beyond_their_datatype_are_refused() {
         let contents = InferTensorContents {
-            int_contents: vec![128],
-            uint_contents: vec![65536],
+            int_contents: vec![-1, 128],
+            uint_contents: vec![255, 65_536],
             ..Default::default()
         };
+        let text = |datatype| read(&contents, datatype).map_err(|error| error.to_string());
+        assert_eq!(text(DataType::Int8), Err("128 is no INT8".to_owned()));
+        assert_eq!(text(DataType::Uint16), Err("65536 is no UINT16".to_owned()));
         assert_eq!(
-            read(&contents, DataType::Int8),
-            Err("`128` is no INT8".to_owned())
+            text(DataType::Int16).as_deref(),
+            Ok(&[255, 255, 128, 0][..])
         );
-        assert!(read(&contents, DataType::Uint16).is_err());
         assert!(read(&contents, DataType::Uint32).is_ok());
-        assert!(read(&contents, DataType::Bf16).is_err());
+        assert_eq!(
+            text(DataType::Bf16),
+            Err("BF16 has no typed contents".to_owned())
+        );
+    }
+
+    #[test]
+    fn contents_in_another_field_are_none() {
+        let contents = InferTensorContents {
+            int_contents: vec![1, 2],
+            ..Default::default()
+        };
+        assert_eq!(read(&contents, DataType::Fp32).as_deref(), Ok(&[][..]));
     }
 }

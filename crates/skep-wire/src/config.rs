@@ -1,0 +1,93 @@
+//! A model configuration as JSON.
+
+use prost::Message;
+use prost_reflect::{DynamicMessage, SerializeOptions};
+use skep_proto::inference::ModelConfig;
+
+/// A configuration in the JSON form that Triton gives it: numbers as numbers, enums by name, members by the names of
+/// the configuration file, defaults present.
+///
+/// # Panics
+/// Never in practice: the descriptors are of the same source as the message.
+#[must_use]
+pub fn to_json(config: &ModelConfig) -> Vec<u8> {
+    let descriptor = skep_proto::descriptors()
+        .get_message_by_name("inference.ModelConfig")
+        .expect("the committed descriptors hold the configuration");
+    let message = DynamicMessage::decode(descriptor, config.encode_to_vec().as_slice())
+        .expect("a message decodes by its own descriptor");
+    let options = SerializeOptions::new()
+        .stringify_64_bit_integers(false)
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
+    let mut json = Vec::new();
+    message
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)
+        .expect("numbers, texts and lists have a JSON form, and a vector takes all");
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_proto::inference::{
+        DataType, ModelInput, ModelInstanceGroup, ModelSequenceBatching,
+        model_config::SchedulingChoice,
+        model_instance_group::Kind,
+        model_sequence_batching::{StrategyChoice, StrategyDirect},
+    };
+
+    #[test]
+    fn configurations_take_tritons_json_form() {
+        let direct = StrategyDirect {
+            max_queue_delay_microseconds: 1 << 53,
+            minimum_slot_utilization: 0.1,
+        };
+        let config = ModelConfig {
+            name: "m\"".to_owned(),
+            max_batch_size: 8,
+            input: vec![ModelInput {
+                name: "x".to_owned(),
+                data_type: DataType::TypeFp32.into(),
+                dims: vec![-1, 3],
+                ..Default::default()
+            }],
+            instance_group: vec![ModelInstanceGroup {
+                kind: Kind::Cpu.into(),
+                ..Default::default()
+            }],
+            scheduling_choice: Some(SchedulingChoice::SequenceBatching(ModelSequenceBatching {
+                strategy_choice: Some(StrategyChoice::Direct(direct)),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let json = String::from_utf8(to_json(&config)).expect("text");
+        for part in [
+            r#""name":"m\"""#,
+            r#""platform":"""#,
+            r#""max_batch_size":8"#,
+            r#""data_type":"TYPE_FP32""#,
+            r#""dims":[-1,3]"#,
+            r#""kind":"KIND_CPU""#,
+            r#""max_queue_delay_microseconds":9007199254740992"#,
+            r#""minimum_slot_utilization":0.1}"#,
+            r#""output":[]"#,
+        ] {
+            assert!(json.contains(part), "{part}: {json}");
+        }
+    }
+
+    #[test]
+    fn numbers_outside_of_their_enum_do_not_panic() {
+        let config = ModelConfig {
+            input: vec![ModelInput {
+                data_type: 12_345,
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let json = String::from_utf8(to_json(&config)).expect("text");
+        assert!(json.contains(r#""data_type":12345"#), "{json}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Why tensor data cannot be read or written in a form.
+
+use skep_types::DataType;
+
+use crate::json::MAX_DEPTH;
+
+/// Why tensor data cannot be read or written in a form.
+///
+/// The texts say what is wrong. What to do about it depends on who sends and who receives, and is said by them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// A datatype that JSON does not carry.
+    #[error("{0} has no JSON form")]
+    NoJsonForm(DataType),
+    /// A datatype that typed contents do not carry.
+    #[error("{0} has no typed contents")]
+    NoTypedForm(DataType),
+    /// A value that is none of the datatype, or beyond its range.
+    #[error("{value} is no {datatype}")]
+    Value {
+        /// The value as it was sent, cut short where it is long.
+        value: String,
+        /// The datatype it should have.
+        datatype: DataType,
+    },
+    /// More or fewer values than the shape says; the text is Triton's.
+    #[error(
+        "Shape does not match true shape of 'data' field: expected {expected} elements, got {got}"
+    )]
+    Count {
+        /// Elements that the shape demands.
+        expected: usize,
+        /// Values there are.
+        got: usize,
+    },
+    /// Arrays within arrays beyond [`MAX_DEPTH`].
+    #[error("arrays nest deeper than {MAX_DEPTH}")]
+    Depth,
+    /// An object among the values.
+    #[error("expected arrays and values, got an object")]
+    Object,
+    /// A `BYTES` element that no JSON string can hold as it is.
+    #[error("holds bytes that are not UTF-8")]
+    NotUtf8,
+}
+
+/// Values longer than this, in bytes, are cut short in errors, which would repeat a request to its sender otherwise.
+const MAX_SHOWN_BYTES: usize = 64;
+
+impl WireError {
+    pub(crate) fn value(value: &str, datatype: DataType) -> Self {
+        let shown = value.floor_char_boundary(MAX_SHOWN_BYTES);
+        let mut shown = value[..shown].to_owned();
+        if shown.len() < value.len() {
+            shown.push_str("...");
+        }
+        Self::Value {
+            value: shown,
+            datatype,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_cut_between_characters() {
+        let text = |value: &str| WireError::value(value, DataType::Fp32).to_string();
+        assert_eq!(text("null"), "null is no FP32");
+        let long = "x".repeat(63) + "éé";
+        assert_eq!(text(&long), format!("{}... is no FP32", "x".repeat(63)));
+        assert_eq!(text(&long[..63]), format!("{} is no FP32", &long[..63]));
+    }
+}

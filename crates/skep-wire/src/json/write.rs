@@ -1,0 +1,146 @@
+//! Tensor data into JSON: written straight out of its bytes.
+
+use skep_tensor::TensorView;
+use skep_types::DataType;
+
+use super::SPECIALS;
+use crate::WireError;
+
+/// Appends a tensor's elements as a flat array. Not-a-number and infinities are written bare, as Triton writes them.
+///
+/// # Errors
+/// [`WireError::NoJsonForm`] for FP16 and BF16; [`WireError::NotUtf8`] for a `BYTES` element that would arrive as
+/// another text than it is, and `json` then ends anywhere.
+pub fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Result<(), WireError> {
+    macro_rules! numbers {
+        ($type:ty) => {
+            list(json, tensor.data().as_chunks().0, |json, bytes| {
+                put!(json, <$type>::from_le_bytes(*bytes))
+            })
+        };
+    }
+    macro_rules! floats {
+        ($type:ty) => {
+            list(json, tensor.data().as_chunks().0, |json, bytes| {
+                let value = <$type>::from_le_bytes(*bytes);
+                if value.is_finite() {
+                    return put!(json, value);
+                }
+                let same = |(_, special): &&(&str, f32)| <$type>::from(*special) == value;
+                let (name, _) = SPECIALS.iter().find(same).unwrap_or(&SPECIALS[0]);
+                json.extend_from_slice(name.as_bytes());
+                Ok(())
+            })
+        };
+    }
+    macro_rules! put {
+        ($json:ident, $value:expr) => {{
+            serde_json::to_writer($json, &$value)
+                .expect("numbers and strings have a JSON form, and a vector takes all");
+            Ok(())
+        }};
+    }
+    match tensor.datatype() {
+        DataType::Bool => list(json, tensor.data(), |json, byte| put!(json, *byte != 0)),
+        DataType::Uint8 => numbers!(u8),
+        DataType::Uint16 => numbers!(u16),
+        DataType::Uint32 => numbers!(u32),
+        DataType::Uint64 => numbers!(u64),
+        DataType::Int8 => numbers!(i8),
+        DataType::Int16 => numbers!(i16),
+        DataType::Int32 => numbers!(i32),
+        DataType::Int64 => numbers!(i64),
+        DataType::Fp32 => floats!(f32),
+        DataType::Fp64 => floats!(f64),
+        DataType::Bytes => list(json, tensor.strings(), |json, element| {
+            let text = str::from_utf8(element).map_err(|_| WireError::NotUtf8)?;
+            put!(json, text)
+        }),
+        datatype @ (DataType::Fp16 | DataType::Bf16) => Err(WireError::NoJsonForm(datatype)),
+    }
+}
+
+fn list<T>(
+    json: &mut Vec<u8>,
+    elements: impl IntoIterator<Item = T>,
+    put: impl Fn(&mut Vec<u8>, T) -> Result<(), WireError>,
+) -> Result<(), WireError> {
+    json.push(b'[');
+    for (index, element) in elements.into_iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        put(json, element)?;
+    }
+    json.push(b']');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use DataType as D;
+    use skep_types::Shape;
+
+    fn written(datatype: DataType, count: usize, data: &[u8]) -> Result<String, WireError> {
+        let shape = Shape::new(&[count]).expect("shape");
+        let tensor = TensorView::new(datatype, &shape, data).expect("tensor");
+        let mut json = b">".to_vec();
+        write(tensor, &mut json)?;
+        Ok(String::from_utf8(json).expect("text"))
+    }
+
+    #[test]
+    fn every_datatype_is_written_in_its_form() {
+        for (datatype, data, expected) in [
+            (D::Bool, &[0, 2][..], ">[false,true]"),
+            (D::Uint8, &[0, 255], ">[0,255]"),
+            (D::Uint16, &[0, 1, 255, 255], ">[256,65535]"),
+            (
+                D::Uint32,
+                &[255, 255, 255, 255, 1, 0, 0, 0],
+                ">[4294967295,1]",
+            ),
+            (
+                D::Uint64,
+                &[255; 16],
+                ">[18446744073709551615,18446744073709551615]",
+            ),
+            (D::Int8, &[0, 255], ">[0,-1]"),
+            (D::Int16, &[0, 128, 255, 127], ">[-32768,32767]"),
+            (D::Int32, &[255, 255, 255, 255, 1, 0, 0, 0], ">[-1,1]"),
+            (D::Int64, &[255; 16], ">[-1,-1]"),
+            (D::Fp32, &[205, 204, 204, 61, 0, 0, 0, 128], ">[0.1,-0.0]"),
+            (D::Bytes, &[1, 0, 0, 0, b'"', 0, 0, 0, 0], r#">["\"",""]"#),
+        ] {
+            assert_eq!(written(datatype, 2, data).as_deref(), Ok(expected));
+        }
+        assert_eq!(written(D::Int32, 0, &[]).as_deref(), Ok(">[]"));
+        let double = [0.1f64.to_le_bytes(), 1e300f64.to_le_bytes()].concat();
+        assert_eq!(written(D::Fp64, 2, &double).as_deref(), Ok(">[0.1,1e+300]"));
+    }
+
+    #[test]
+    fn nan_and_infinity_are_written_as_triton_does() {
+        let values = [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1.0];
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let expected = ">[NaN,NaN,Infinity,-Infinity,1.0]";
+        assert_eq!(written(D::Fp64, 5, &data).as_deref(), Ok(expected));
+        #[expect(clippy::cast_possible_truncation, reason = "values that FP32 holds")]
+        let data: Vec<u8> = values
+            .iter()
+            .flat_map(|v| (*v as f32).to_le_bytes())
+            .collect();
+        assert_eq!(written(D::Fp32, 5, &data).as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn what_json_cannot_say_is_refused() {
+        assert_eq!(
+            written(D::Bf16, 1, &[0, 0]),
+            Err(WireError::NoJsonForm(D::Bf16))
+        );
+        let data = skep_tensor::encode_strings([b"a".as_slice(), b"\xff"]);
+        assert_eq!(written(D::Bytes, 2, &data), Err(WireError::NotUtf8));
+    }
+}

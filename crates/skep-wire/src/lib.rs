@@ -1,0 +1,16 @@
+//! The wire forms that server and client share, each read and written in one place.
+//!
+//! [`json`] holds tensor data as JSON arrays, with the bare `NaN` and `Infinity` that are no JSON but that Triton
+//! reads and writes. [`typed`] holds it as `InferTensorContents`, gRPC's element-by-element form. [`config`] gives a
+//! model configuration the JSON form that Triton answers with. Requests and answers themselves are the edges' own.
+//!
+//! Elements are read into and written from a tensor's bytes: row-major, little-endian, `BYTES` as the protocol encodes
+//! it. FP16 and BF16 have neither form. What is read here was sent by somebody else: nothing in it panics, and the
+//! memory it takes is bounded by its own length.
+
+pub mod config;
+mod error;
+pub mod json;
+pub mod typed;
+
+pub use error::WireError;
