@@ -31,6 +31,13 @@ const UNREADABLE: [&str; 2] = [
 /// As [`UNREADABLE`], for an answer above the limit.
 const TOO_LARGE: &str = "Error, decoded message length too large";
 
+/// What the server may send of one answer before it is read: with HTTP/2's 64 KiB a large tensor would take many round
+/// trips.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The same over all answers of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
 /// A client over gRPC.
 #[derive(Debug, Clone)]
 pub struct GrpcClient {
@@ -58,6 +65,8 @@ impl GrpcClient {
         let channel = Endpoint::from_shared(format!("http://{authority}"))
             .map_err(|error| Error::invalid(error.to_string()))?
             .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_timeout(options.connect_timeout)
             .connect()
             .await
