@@ -55,10 +55,15 @@ impl Worker {
         }
     }
 
-    /// Serves batches until the mailbox closes.
-    pub(crate) fn serve(&self, instance: Box<dyn Instance>, mailbox: &Receiver<Batch<Job>>) {
+    /// Serves batches until the mailbox closes, `first` before any. The instance has been declared ready.
+    pub(crate) fn serve(
+        &self,
+        instance: Box<dyn Instance>,
+        first: Option<Batch<Job>>,
+        mailbox: &Receiver<Batch<Job>>,
+    ) {
         let mut instance = Some(instance);
-        let mut next = self.driver.ready(self.id);
+        let mut next = first;
         while let Some(current) = &mut instance {
             let Some(batch) = next.take().or_else(|| mailbox.recv().ok()) else {
                 return;

@@ -275,9 +275,11 @@ impl Plan {
                     });
                     match ready {
                         Ok(instance) => {
+                            // Ready before it is reported: a model that is loaded takes its first request at once.
+                            let first = worker.driver.ready(worker.id);
                             drop(report.send(Ok(())));
                             drop(report);
-                            worker.serve(instance, &batches);
+                            worker.serve(instance, first, &batches);
                         }
                         Err(error) => drop(report.send(Err(error))),
                     }
