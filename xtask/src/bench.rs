@@ -34,6 +34,10 @@ const BENCHES: [Bench; 2] = [
             ("gRPC requests/s", "grpc", 1),
             ("HTTP / bare", "http_ratio", 3),
             ("gRPC / bare", "grpc_ratio", 3),
+            ("bare CPU us/run", "bare_cpu_us", 0),
+            ("server CPU us/request, HTTP", "server_cpu_us", 0),
+            ("client CPU us/request, HTTP", "client_cpu_us", 0),
+            ("bare / server CPU", "cpu_ratio", 3),
         ],
     },
     Bench {

@@ -5,7 +5,9 @@
 //! so it nears 1 where the model computes for milliseconds and falls where it computes for microseconds.
 //!
 //! One run: the best of threads and concurrent runs is searched for the bare runtime (ONNX Runtime called directly, no
-//! server); then rounds of bare and served alternate, the server with that best setting. Printed: a JSON object a row.
+//! server); then rounds of bare and served alternate, the server with that best setting. CPU time is counted too,
+//! since it does not depend on who else shares the cores: of a bare run, and of a request at the server and at
+//! the client. Printed: a JSON object a row.
 
 use std::{
     num::NonZeroUsize,
@@ -22,7 +24,7 @@ use skep_backend::{Backend, LoadRequest, ModelFile, OutputSlot};
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_client::InferRequest;
 use skep_config::{Completion, Context as ConfigContext, ModelConfig};
-use skep_perf::{ClosedLoop, Server, closed_loop, median};
+use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
 use skep_tensor::{Tensor, TensorView};
 use skep_testkit::{Inputs, Kind, Options};
 use skep_types::{ModelName, Shape};
@@ -58,14 +60,18 @@ struct Setting {
 fn main() -> Result<()> {
     let binary: PathBuf = std::env::args()
         .nth(1)
-        .context("usage: saturation SKEP_BINARY")?
+        .context("usage: saturation SKEP_BINARY [KIND]")?
         .into();
     let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
     let cores = thread::available_parallelism()?.get();
     let reactor = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    for (kind, batch) in SUBJECTS {
+    let only = std::env::args().nth(2);
+    for (kind, batch) in SUBJECTS
+        .into_iter()
+        .filter(|(kind, _)| only.as_deref().is_none_or(|only| only == *kind))
+    {
         let root = tempfile::tempdir()?;
         let subject = subject(kind, batch, root.path())?;
         let mut settings = Vec::new();
@@ -79,7 +85,7 @@ fn main() -> Result<()> {
         }
         let mut best = (0.0, settings[0]);
         for setting in settings {
-            let rate = bare(&runtime, &subject, setting, SEARCH)?;
+            let (rate, _) = bare(&runtime, &subject, setting, SEARCH)?;
             eprintln!("{kind} batch {batch}: bare {setting:?}: {rate:.1} requests/s");
             if rate > best.0 {
                 best = (rate, setting);
@@ -97,13 +103,19 @@ fn main() -> Result<()> {
             duration: WINDOW,
         };
         let (mut bares, mut https, mut grpcs) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bare_us, mut server_us, mut client_us) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            bares.push(bare(&runtime, &subject, setting, WINDOW)?);
-            https.push(
-                reactor
-                    .block_on(closed_loop(server.http(), &request, plan))?
-                    .rate(),
-            );
+            let (rate, cpu_us) = bare(&runtime, &subject, setting, WINDOW)?;
+            bares.push(rate);
+            bare_us.push(cpu_us);
+            let before = (cpu_time(server.pid())?, cpu_time(std::process::id())?);
+            let rate = reactor
+                .block_on(closed_loop(server.http(), &request, plan))?
+                .rate();
+            let after = (cpu_time(server.pid())?, cpu_time(std::process::id())?);
+            https.push(rate);
+            server_us.push(per_run(after.0 - before.0, rate, WARM_UP + WINDOW));
+            client_us.push(per_run(after.1 - before.1, rate, WARM_UP + WINDOW));
             grpcs.push(
                 reactor
                     .block_on(closed_loop(server.grpc(), &request, plan))?
@@ -123,12 +135,19 @@ fn main() -> Result<()> {
             "model": kind, "batch": batch, "threads": setting.threads, "instances": setting.concurrent,
             "bare": median(&bares), "http": median(&https), "grpc": median(&grpcs),
             "http_ratio": http, "grpc_ratio": grpc,
+            "bare_cpu_us": median(&bare_us), "server_cpu_us": median(&server_us), "client_cpu_us": median(&client_us),
+            "cpu_ratio": median(&bare_us) / median(&server_us),
             "bare_rounds": bares, "http_rounds": https, "grpc_rounds": grpcs,
             "http_ratios": http_ratios, "grpc_ratios": grpc_ratios,
         });
         println!("{row}");
     }
     Ok(())
+}
+
+/// Microseconds of CPU a run.
+fn per_run(cpu: Duration, rate: f64, time: Duration) -> f64 {
+    cpu.as_secs_f64() * 1e6 / (rate * time.as_secs_f64())
 }
 
 fn subject(kind: &str, batch: usize, root: &std::path::Path) -> Result<Subject> {
@@ -174,13 +193,13 @@ fn write_config(subject: &Subject, setting: Setting) -> Result<()> {
     )?)
 }
 
-/// Runs a second of the model without any server: `concurrent` threads over one session.
+/// Runs the model without any server, for its rate a second and its CPU time a run in microseconds: `concurrent` threads over one session.
 fn bare(
     runtime: &OnnxRuntime,
     subject: &Subject,
     setting: Setting,
     window: Duration,
-) -> Result<f64> {
+) -> Result<(f64, f64)> {
     let file = ModelFile::open(&subject.directory.join("1/model.onnx"))?;
     let signature = signature_of(&file)?;
     let name = ModelName::new(&subject.name)?;
@@ -211,7 +230,7 @@ fn bare(
     for _ in 0..setting.concurrent {
         instances.push(model.clone().instance()?);
     }
-    let rate = thread::scope(|scope| {
+    thread::scope(|scope| {
         for mut instance in instances {
             let (count, stop, known, model) = (&count, &stop, &known, &model);
             scope.spawn(move || {
@@ -237,13 +256,18 @@ fn bare(
             });
         }
         thread::sleep(WARM_UP);
-        let (before, began) = (count.load(Ordering::Relaxed), Instant::now());
+        let own = std::process::id();
+        let (before, began, cpu) = (
+            count.load(Ordering::Relaxed),
+            Instant::now(),
+            cpu_time(own)?,
+        );
         thread::sleep(window);
         let (after, elapsed) = (count.load(Ordering::Relaxed), began.elapsed());
         stop.store(true, Ordering::Relaxed);
-        (after - before) as f64 / elapsed.as_secs_f64()
-    });
-    Ok(rate)
+        let rate = (after - before) as f64 / elapsed.as_secs_f64();
+        Ok((rate, per_run(cpu_time(own)? - cpu, rate, elapsed)))
+    })
 }
 
 fn signature_of(file: &ModelFile) -> Result<skep_types::ModelSignature> {

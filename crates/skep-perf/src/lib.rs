@@ -8,7 +8,7 @@ mod load;
 mod server;
 
 pub use load::{ClosedLoop, Measurement, closed_loop};
-pub use server::{Server, ServerError};
+pub use server::{Server, ServerError, cpu_time};
 
 /// The median; the mean of the middle two for an even number. NaN for none.
 #[must_use]

@@ -73,7 +73,8 @@ pub async fn closed_loop(
                 }
                 client.infer(&request).await?;
                 let answered = Instant::now();
-                if sent >= begin && answered <= end {
+                // By the answer: counting only what was also sent in the window would lose what was outstanding then.
+                if (begin..=end).contains(&answered) {
                     latencies.push(answered - sent);
                 }
             }

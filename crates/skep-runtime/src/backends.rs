@@ -49,6 +49,8 @@ pub struct Backends {
     entries: BTreeMap<&'static str, BackendEntry>,
     preferred: Vec<&'static str>,
     fallback: Option<&'static str>,
+    /// Said once, not once a model: that the first choice is not there.
+    second_choice: OnceLock<()>,
 }
 
 /// The backend that a model gets.
@@ -108,17 +110,28 @@ impl Backends {
     }
 
     fn choose_preferred(&self) -> Result<Choice, RuntimeError> {
-        let mut note = None;
+        let mut missing = Vec::new();
         for name in &self.preferred {
             match self.entries[name].get() {
-                Ok(backend) => return Ok(Choice { backend, note }),
-                Err(error) => note = Some(format!("backend `{name}` is not available: {error}")),
+                Ok(backend) => {
+                    if !missing.is_empty() {
+                        self.second_choice.get_or_init(|| {
+                            tracing::info!(
+                                "models that name no backend run on `{name}`: {}",
+                                missing.join("; ")
+                            );
+                        });
+                    }
+                    return Ok(Choice {
+                        backend,
+                        note: None,
+                    });
+                }
+                Err(error) => missing.push(error.to_string().replace('\n', "; ")),
             }
         }
-        Err(RuntimeError::new(
-            ErrorKind::Unavailable,
-            note.unwrap_or_else(|| "no backend is available".to_owned()),
-        ))
+        let text = format!("no backend is available: {}", missing.join("; "));
+        Err(RuntimeError::new(ErrorKind::Unavailable, text))
     }
 
     /// The names of all backends.

@@ -319,6 +319,9 @@ fn announce(addresses: Addresses) {
     line("GRPCInferenceService", addresses.grpc);
     line("HTTPService", addresses.http);
     line("Metrics Service", addresses.metrics);
+    if let Some(address) = addresses.http {
+        tracing::info!("page at http://localhost:{}/", address.port());
+    }
 }
 
 /// Logs what became of each model; whether any failed.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::{
-    body::to_bytes,
+    body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::request::Parts,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use serde::Deserialize;
 
 use crate::{error::ApiError, server::Shared};
@@ -30,6 +31,45 @@ impl FromRequestParts<Arc<Shared>> for ModelPath {
     }
 }
 
+/// What is reserved for a body before any of it has come; a longer one grows as it comes.
+const MAX_RESERVED_BYTES: usize = 16 << 20;
+
+/// Reads a whole body of at most `limit` bytes into one piece.
+///
+/// Each frame is copied and let go before the next is read, so that the connection reads into the same memory again and
+/// again; a body of one frame is not copied.
+pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let unreadable =
+        |what: String| ApiError::invalid(format!("the request's body could not be read: {what}"));
+    let too_long = || unreadable(format!("it is longer than {limit} bytes"));
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > limit {
+        return Err(too_long());
+    }
+    let mut stream = body.into_data_stream();
+    let Some(first) = stream.next().await else {
+        return Ok(Bytes::new());
+    };
+    let first = first.map_err(|error| unreadable(error.to_string()))?;
+    if first.len() > limit {
+        return Err(too_long());
+    }
+    if first.len() == expected {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(expected.min(MAX_RESERVED_BYTES).max(first.len()));
+    whole.extend_from_slice(&first);
+    drop(first);
+    while let Some(frame) = stream.next().await {
+        let frame = frame.map_err(|error| unreadable(error.to_string()))?;
+        if whole.len() + frame.len() > limit {
+            return Err(too_long());
+        }
+        whole.extend_from_slice(&frame);
+    }
+    Ok(whole.freeze())
+}
+
 /// A body that is JSON as a whole: bounded as the JSON part of an inference request is.
 pub(super) struct JsonBody(pub(super) Bytes);
 
@@ -37,14 +77,37 @@ impl FromRequest<Arc<Shared>> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let limit = shared.max_json_bytes;
-        let body = to_bytes(request.into_body(), limit)
-            .await
-            .map_err(|error| {
-                ApiError::invalid(format!(
-                    "the request's body could not be read, or is longer than {limit} bytes: {error}"
-                ))
-            })?;
+        let body = read_body(request.into_body(), shared.max_json_bytes).await?;
         Ok(Self(body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    fn chunked(chunks: &'static [&'static str]) -> Body {
+        let chunks = chunks
+            .iter()
+            .map(|chunk| Ok::<_, std::io::Error>(Bytes::from_static(chunk.as_bytes())));
+        Body::from_stream(stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_put_together_within_the_limit() {
+        let read = async |body, limit| read_body(body, limit).await.map_err(|_| "refused");
+        assert_eq!(read(Body::empty(), 4).await.as_deref(), Ok(&b""[..]));
+        assert_eq!(
+            read(Body::from("abcd"), 4).await.as_deref(),
+            Ok(&b"abcd"[..])
+        );
+        assert_eq!(
+            read(chunked(&["ab", "", "cd"]), 4).await.as_deref(),
+            Ok(&b"abcd"[..])
+        );
+        assert_eq!(read(Body::from("abcde"), 4).await, Err("refused"));
+        assert_eq!(read(chunked(&["abc", "de"]), 4).await, Err("refused"));
+        assert_eq!(read(chunked(&["abcde"]), 4).await, Err("refused"));
     }
 }

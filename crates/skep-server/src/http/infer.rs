@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::{
-    body::{Body, to_bytes},
-    extract::State,
-    http::HeaderMap,
-    response::Response,
-};
+use axum::{body::Body, extract::State, http::HeaderMap, response::Response};
 use skep_runtime::ErrorKind;
 
-use super::{extract::ModelPath, request, response};
+use super::{
+    extract::{ModelPath, read_body},
+    request, response,
+};
 use crate::{error::ApiError, server::Shared};
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
@@ -36,9 +34,7 @@ pub(super) async fn infer(
         return Err(ApiError::unsupported(&what));
     }
     let header_length = header_length(&headers)?;
-    let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
-        ApiError::invalid(format!("the request's body could not be read: {error}"))
-    })?;
+    let body = read_body(body, MAX_BODY_BYTES).await?;
     let json_bytes = header_length.unwrap_or(body.len());
     if json_bytes > shared.max_json_bytes {
         return Err(ApiError::invalid(format!(
