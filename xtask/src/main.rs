@@ -16,8 +16,8 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 usage: cargo xtask <task>
 
-  setup [--all]   install what the wire tests need into target/venv; --all also what needs apt (Chromium, libb64)
-  test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire tests; --fast leaves the wire tests out
+  setup [--all]   install what the wire and page tests need into target/venv; --all also what needs apt (Chromium, libb64)
+  test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire and page tests; --fast leaves those two out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
   bench NAME      run a benchmark and write its folder under benchmarks/results
   operators       run ONNX's own node tests on each backend and write docs/operators.md
