@@ -323,11 +323,14 @@ impl Runtime {
     pub fn unload(&self, name: &str) -> Result<(), RuntimeError> {
         self.explicit()?;
         let name = model_name(name, "unload")?;
-        let turn = self.turn(&name).ok_or_else(|| {
-            RuntimeError::internal(format!(
-                "failed to unload '{name}', failed to poll from model repository"
-            ))
-        })?;
+        let Some(turn) = self.turn(&name) else {
+            // Seen but never loaded: it is unloaded already.
+            return self.options.repository.model(&name).map(drop).map_err(|_| {
+                RuntimeError::internal(format!(
+                    "failed to unload '{name}', failed to poll from model repository"
+                ))
+            });
+        };
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = self.records().get_mut(&name) {
             record.wanted = false;

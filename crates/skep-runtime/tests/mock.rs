@@ -244,6 +244,8 @@ async fn an_unload_lets_what_runs_finish_and_then_frees() {
     let runtime = runtime(root.path(), true);
     runtime.start(Some(&[]));
     assert_eq!(runtime.index(false)[0].state, None, "seen, never loaded");
+    runtime.unload("slow").expect("is unloaded already");
+    assert!(runtime.unload("nosuch").is_err(), "there is no such model");
     runtime.load("slow").expect("loads");
     let slow = first("slow", &runtime);
     let mut running = Box::pin(async move { slow.infer(request(1, 9)).await });
