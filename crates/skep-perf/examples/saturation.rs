@@ -64,7 +64,9 @@ fn main() -> Result<()> {
         .into();
     let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
     let cores = thread::available_parallelism()?.get();
+    // One thread: the client should take as little of the machine as it can.
     let reactor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()?;
     let only = std::env::args().nth(2);

@@ -47,7 +47,10 @@ pub(crate) struct Driver {
     mailboxes: RwLock<Vec<Option<SyncSender<Batch<Job>>>>>,
     statistics: Statistics,
     waiting: AtomicUsize,
+    /// Instances that take batches now.
     alive_instances: AtomicUsize,
+    /// Instances that take batches or are being made anew.
+    possible_instances: AtomicUsize,
     /// Set when no instance could be kept alive.
     broken: AtomicBool,
 }
@@ -69,6 +72,7 @@ impl Driver {
             statistics: Statistics::default(),
             waiting: AtomicUsize::new(0),
             alive_instances: AtomicUsize::new(0),
+            possible_instances: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
         }
     }
@@ -97,6 +101,7 @@ impl Driver {
             mailboxes.resize_with(index + 1, || None);
         }
         mailboxes[index] = Some(mailbox);
+        self.possible_instances.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a request in; it is dispatched, queued or answered with an error.
@@ -144,9 +149,9 @@ impl Driver {
         self.apply(self.lock(), Input::InstanceGone(instance), None);
     }
 
-    /// No instance can be replaced: when the last one is gone, what waits is answered and nothing more is taken.
+    /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
     pub(crate) fn give_up(&self) {
-        if self.alive_instances.load(Ordering::Relaxed) == 0 {
+        if self.possible_instances.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.broken.store(true, Ordering::Relaxed);
             self.drain();
         }

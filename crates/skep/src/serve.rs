@@ -156,7 +156,7 @@ struct LogArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Accepted without effect")]
 struct WithoutEffect {
-    /// Connections are served by an asynchronous runtime with a thread a core
+    /// Connections are served by an asynchronous runtime of its own size
     #[arg(long, value_name = "N")]
     http_thread_count: Option<u32>,
     /// Backends are part of the binary
@@ -183,7 +183,7 @@ impl WithoutEffect {
     /// The flags that were given, each with why it means nothing.
     fn given(&self) -> Vec<&'static str> {
         [
-            (self.http_thread_count.is_some(), "--http-thread-count: connections are served by an asynchronous runtime with a thread a core"),
+            (self.http_thread_count.is_some(), "--http-thread-count: connections are served by an asynchronous runtime of its own size"),
             (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
             (self.repoagent_directory.is_some(), "--repoagent-directory: repository agents are not served"),
             (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
@@ -223,7 +223,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             args.allow_backend_fallback,
         ),
     );
+    let cores = thread::available_parallelism()?.get();
     let reactor = tokio::runtime::Builder::new_multi_thread()
+        // Half of the cores: models compute on all of them, and each further reactor thread takes turns with one. On two
+        // cores under MobileNetV2 one thread instead of two saved 3 % of the server's CPU time.
+        .worker_threads((cores / 2).max(1))
         .enable_all()
         .thread_name("reactor")
         .build()?;
