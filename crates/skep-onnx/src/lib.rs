@@ -2,12 +2,12 @@
 //!
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
-//! datatypes, the operators, the files with external data. [`ShapeRules`] says which output shapes follow from input
+//! datatypes, and the graphs within graphs. [`ShapeRules`] says which output shapes follow from input
 //! shapes. No I/O.
 
 mod shapes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use prost::Message;
@@ -117,22 +117,6 @@ impl OnnxModel {
         })
     }
 
-    /// How often each operator occurs, subgraphs and functions included, by `domain:type` (`Conv` for ONNX's own).
-    #[must_use]
-    pub fn operators(&self) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        self.visit(&mut |graph| {
-            for node in &graph.node {
-                let name = match node.domain() {
-                    "" | "ai.onnx" => node.op_type().to_owned(),
-                    domain => format!("{domain}:{}", node.op_type()),
-                };
-                *counts.entry(name).or_default() += 1;
-            }
-        });
-        counts
-    }
-
     /// Calls `visit` for the main graph and each graph inside a node's attribute.
     pub fn visit<'a>(&'a self, visit: &mut dyn FnMut(&'a GraphProto)) {
         let mut pending = vec![self.graph()];
@@ -146,21 +130,6 @@ impl OnnxModel {
                 }
             }
         }
-    }
-
-    /// The files, relative to the model's directory, in which initializers lie.
-    #[must_use]
-    pub fn external_files(&self) -> BTreeSet<String> {
-        let mut files = BTreeSet::new();
-        self.visit(&mut |graph| {
-            for tensor in &graph.initializer {
-                if tensor.data_location() == tensor_proto::DataLocation::External {
-                    let location = tensor.external_data.iter().find(|e| e.key() == "location");
-                    files.extend(location.map(|e| e.value().to_owned()));
-                }
-            }
-        });
-        files
     }
 }
 

@@ -133,9 +133,4 @@ impl Backends {
         let text = format!("no backend is available: {}", missing.join("; "));
         Err(RuntimeError::new(ErrorKind::Unavailable, text))
     }
-
-    /// The names of all backends.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.entries.keys().copied()
-    }
 }

@@ -134,18 +134,6 @@ impl Runtime {
         })
     }
 
-    /// The backends of this node.
-    #[must_use]
-    pub const fn backends(&self) -> &Backends {
-        &self.backends
-    }
-
-    /// What the runtime was made with.
-    #[must_use]
-    pub const fn options(&self) -> &RuntimeOptions {
-        &self.options
-    }
-
     /// Loads the models of the start, several at once: those named, or all of the repository. Blocks.
     pub fn start(self: &Arc<Self>, names: Option<&[ModelName]>) -> StartReport {
         let models: Vec<ModelName> = match names {

@@ -39,12 +39,6 @@ impl Repository {
         Ok(Self { roots })
     }
 
-    /// The directories.
-    #[must_use]
-    pub fn roots(&self) -> &[PathBuf] {
-        &self.roots
-    }
-
     /// All models, each with the directories that claim its name. Hidden directories are no models.
     pub(crate) fn models(&self) -> BTreeMap<ModelName, Vec<PathBuf>> {
         let mut models: BTreeMap<ModelName, Vec<PathBuf>> = BTreeMap::new();

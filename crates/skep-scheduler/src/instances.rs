@@ -44,8 +44,4 @@ impl Instances {
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
-
-    pub(crate) fn all_free(&self) -> bool {
-        self.known.iter().all(|(_, state)| *state == State::Free)
-    }
 }

@@ -143,12 +143,6 @@ impl<P> Scheduler<P> {
         self.queue.len()
     }
 
-    /// Whether nothing waits and nothing runs.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.queue.len() == 0 && self.instances.all_free()
-    }
-
     fn enqueue(&mut self, request: Request<P>, outputs: &mut Outputs<P>) {
         if self.draining {
             outputs.push(Output::Reject {

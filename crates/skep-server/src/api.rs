@@ -1,7 +1,11 @@
-//! What both protocols say of the server and its models, before either encodes it.
+//! What both protocols say of the server, its models and their requests, before either encodes it.
 
-use skep_runtime::{LoadedVersion, Runtime};
-use skep_types::DataType;
+use bytes::Bytes;
+use skep_runtime::{ErrorKind, LoadedVersion, Runtime, RuntimeError};
+use skep_tensor::{Tensor, TensorError};
+use skep_types::{DataType, Shape};
+
+use crate::error::ApiError;
 
 /// The server's name in its metadata, unless `--id` says another; Triton's, since tools compare it.
 pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
@@ -77,4 +81,61 @@ pub(crate) fn metadata(
             .map(|t| tensor(&t.name, t.datatype, &t.client_dims()))
             .collect(),
     }
+}
+
+/// Runs what may block (files, loading) off the reactor.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?
+        .map_err(Into::into)
+}
+
+/// Logs a failure that is not the client's, with the request's id.
+pub(crate) fn log_failure(id: &str, error: &RuntimeError) {
+    if error.kind() == ErrorKind::Internal {
+        let id = if id.is_empty() { "<id_unknown>" } else { id };
+        tracing::error!("[request id: {id}] {error}");
+    }
+}
+
+/// Why a parameter of a load request is not taken.
+pub(crate) fn refused_load_parameter(key: &str) -> ApiError {
+    match key {
+        "config" => ApiError::unsupported("overriding a configuration by load parameter `config`"),
+        key if key.starts_with("file:") => {
+            ApiError::unsupported("overriding a model's files by load parameters")
+        }
+        key => ApiError::invalid(format!("unexpected load parameter `{key}`")),
+    }
+}
+
+/// Why a request parameter is not taken: its name is Triton's own.
+pub(crate) fn reserved_parameter(key: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'"
+    ))
+}
+
+/// An input's tensor; data that does not fill it is refused in Triton's words.
+pub(crate) fn input_tensor(
+    name: &str,
+    model: &str,
+    datatype: DataType,
+    shape: Shape,
+    data: Bytes,
+) -> Result<Tensor, ApiError> {
+    Tensor::new(datatype, shape, data).map_err(|error| {
+        ApiError::invalid(match error {
+            TensorError::ByteSize { expected, got, .. } => format!(
+                "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
+            ),
+            TensorError::Elements { expected, got, .. } => format!(
+                "expected {expected} strings for inference input '{name}' for model '{model}', got {got}"
+            ),
+            other => format!("input '{name}': {other}"),
+        })
+    })
 }

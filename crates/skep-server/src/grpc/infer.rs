@@ -8,11 +8,11 @@ use skep_proto::inference::{
     model_infer_response::InferOutputTensor,
 };
 use skep_runtime::{InferRequest, InferResponse};
-use skep_tensor::{Tensor, TensorError};
+use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{WireError, typed};
 
-use crate::error::ApiError;
+use crate::{api, error::ApiError};
 
 /// Decodes a message; raw tensor data is not copied.
 pub(super) fn decode(message: ModelInferRequest) -> Result<InferRequest, ApiError> {
@@ -46,9 +46,7 @@ pub(super) fn decode(message: ModelInferRequest) -> Result<InferRequest, ApiErro
 
 fn check_parameter(key: &str, parameter: &InferParameter) -> Result<(), ApiError> {
     if key.starts_with("triton_") && key != "triton_enable_empty_final_response" {
-        return Err(ApiError::invalid(format!(
-            "parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'"
-        )));
+        return Err(api::reserved_parameter(key));
     }
     match parameter.parameter_choice {
         Some(_) => Ok(()),
@@ -102,17 +100,7 @@ fn tensor(
         (None, contents) => typed::read(&contents.unwrap_or_default(), datatype)
             .map_err(|error| invalid(contents_error(&error)))?,
     };
-    Tensor::new(datatype, shape, data).map_err(|error| {
-        ApiError::invalid(match error {
-            TensorError::ByteSize { expected, got, .. } => format!(
-                "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
-            ),
-            TensorError::Elements { expected, got, .. } => {
-                format!("expected {expected} strings for inference input '{name}' for model '{model}', got {got}")
-            }
-            other => format!("input '{name}': {other}"),
-        })
-    })
+    api::input_tensor(name, model, datatype, shape, data)
 }
 
 fn contents_error(error: &WireError) -> String {

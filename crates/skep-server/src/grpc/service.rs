@@ -8,7 +8,7 @@ use skep_proto::inference::{
     model_metadata_response::TensorMetadata, model_repository_parameter::ParameterChoice,
     repository_index_response::ModelIndex,
 };
-use skep_runtime::{DurationStatistic, ErrorKind, LoadedVersion, RuntimeError};
+use skep_runtime::{DurationStatistic, LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
 
 use super::infer;
@@ -39,16 +39,6 @@ fn status(error: RuntimeError) -> Status {
 
 fn unsupported(what: &str) -> Status {
     ApiError::unsupported(what).into()
-}
-
-/// Runs what may block (files, loading) off the reactor.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> Result<T, Status> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Status::internal(error.to_string()))?
-        .map_err(status)
 }
 
 fn refuse_named_repository(name: &str) -> Result<(), Status> {
@@ -132,15 +122,10 @@ impl GrpcInferenceService for Service {
         let loaded = self.resolve(&message.model_name, &message.model_version)?;
         let request = infer::decode(message)?;
         let id = request.id.clone();
-        let answer = loaded.infer(request).await.map_err(|error| {
-            if error.kind() == ErrorKind::Internal {
-                tracing::error!(
-                    "[request id: {}] {error}",
-                    if id.is_empty() { "<id_unknown>" } else { &id }
-                );
-            }
-            status(error)
-        })?;
+        let answer = loaded.infer(request).await;
+        let answer = answer
+            .inspect_err(|error| api::log_failure(&id, error))
+            .map_err(status)?;
         Ok(Response::new(infer::encode(answer, id)))
     }
 
@@ -189,7 +174,7 @@ impl GrpcInferenceService for Service {
         let request = request.into_inner();
         refuse_named_repository(&request.repository_name)?;
         let runtime = Arc::clone(&self.shared.runtime);
-        let rows = blocking(move || Ok(runtime.index(request.ready))).await?;
+        let rows = api::blocking(move || Ok(runtime.index(request.ready))).await?;
         let models = rows
             .into_iter()
             .map(|row| ModelIndex {
@@ -209,16 +194,10 @@ impl GrpcInferenceService for Service {
         let request = request.into_inner();
         refuse_named_repository(&request.repository_name)?;
         if let Some(key) = request.parameters.keys().next() {
-            return Err(match key.as_str() {
-                "config" => unsupported("overriding a configuration by load parameter `config`"),
-                key if key.starts_with("file:") => {
-                    unsupported("overriding a model's files by load parameters")
-                }
-                key => Status::invalid_argument(format!("unexpected load parameter `{key}`")),
-            });
+            return Err(api::refused_load_parameter(key).into());
         }
         let runtime = Arc::clone(&self.shared.runtime);
-        blocking(move || runtime.load(&request.model_name)).await?;
+        api::blocking(move || runtime.load(&request.model_name)).await?;
         Ok(Response::new(pb::RepositoryModelLoadResponse {}))
     }
 
@@ -241,7 +220,7 @@ impl GrpcInferenceService for Service {
             }
         }
         let runtime = Arc::clone(&self.shared.runtime);
-        blocking(move || runtime.unload(&request.model_name)).await?;
+        api::blocking(move || runtime.unload(&request.model_name)).await?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
     }
 

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use axum::{body::Body, extract::State, http::HeaderMap, response::Response};
-use skep_runtime::ErrorKind;
 
 use super::{
     extract::{ModelPath, read_body},
     request, response,
 };
-use crate::{error::ApiError, server::Shared};
+use crate::{api, error::ApiError, server::Shared};
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
 const MAX_BODY_BYTES: usize = 2 << 30;
@@ -49,14 +48,8 @@ pub(super) async fn infer(
     let decoded = request::decode(&body, header_length, &path.model)?;
     let wanted = decoded.wanted;
     let id = decoded.request.id.clone();
-    let answer = loaded.infer(decoded.request).await.inspect_err(|error| {
-        if error.kind() == ErrorKind::Internal {
-            tracing::error!(
-                "[request id: {}] {error}",
-                if id.is_empty() { "<id_unknown>" } else { &id }
-            );
-        }
-    })?;
+    let answer = loaded.infer(decoded.request).await;
+    let answer = answer.inspect_err(|error| api::log_failure(&id, error))?;
     Ok(response::encode(&answer, &id, &wanted))
 }
 

@@ -9,9 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use skep_runtime::{
-    BatchStatistics, DurationStatistic, LoadedVersion, RuntimeError, StatisticsSnapshot,
-};
+use skep_runtime::{BatchStatistics, DurationStatistic, LoadedVersion, StatisticsSnapshot};
 
 use super::{
     extract::{JsonBody, ModelPath},
@@ -198,7 +196,7 @@ pub(super) async fn index(
         }
     };
     let runtime = Arc::clone(&shared.runtime);
-    let rows = blocking(move || Ok(runtime.index(ready_only))).await?;
+    let rows = api::blocking(move || Ok(runtime.index(ready_only))).await?;
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -226,18 +224,10 @@ pub(super) async fn load(
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "a load request")?;
     if let Some(key) = parameters.keys().next() {
-        return Err(match key.as_str() {
-            "config" => {
-                ApiError::unsupported("overriding a configuration by load parameter `config`")
-            }
-            key if key.starts_with("file:") => {
-                ApiError::unsupported("overriding a model's files by load parameters")
-            }
-            key => ApiError::invalid(format!("unexpected load parameter `{key}`")),
-        });
+        return Err(api::refused_load_parameter(key));
     }
     let runtime = Arc::clone(&shared.runtime);
-    blocking(move || runtime.load(&path.model)).await?;
+    api::blocking(move || runtime.load(&path.model)).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 
@@ -256,7 +246,7 @@ pub(super) async fn unload(
         }
     }
     let runtime = Arc::clone(&shared.runtime);
-    blocking(move || runtime.unload(&path.model)).await?;
+    api::blocking(move || runtime.unload(&path.model)).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 
@@ -265,14 +255,4 @@ pub(super) async fn named_repository() -> ApiError {
         skep_runtime::ErrorKind::Unsupported,
         "'repository_name' specification is not supported",
     )
-}
-
-/// Runs what may block (files, loading) off the reactor.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ApiError::new(skep_runtime::ErrorKind::Internal, error.to_string()))?
-        .map_err(Into::into)
 }

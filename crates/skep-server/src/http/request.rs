@@ -8,14 +8,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 use skep_runtime::InferRequest;
-use skep_tensor::{Tensor, TensorError};
+use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{
     WireError,
     json::{self, Document},
 };
 
-use crate::error::ApiError;
+use crate::{api, error::ApiError};
 
 /// A decoded request, and how its outputs are to be sent.
 pub(super) struct Decoded {
@@ -117,9 +117,7 @@ pub(super) fn decode(
         match key.as_str() {
             "binary_data_output" => wanted.binary_by_default = boolean(key, value)?,
             key if key.starts_with("triton_") => {
-                return Err(ApiError::invalid(format!(
-                    "parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'"
-                )));
+                return Err(api::reserved_parameter(key));
             }
             key => scalar(key, value)?,
         }
@@ -198,19 +196,7 @@ fn tensor(
             ));
         }
     };
-    Tensor::new(datatype, shape, bytes).map_err(|error| {
-        ApiError::invalid(match error {
-            TensorError::ByteSize { expected, got, .. } => format!(
-                "input byte size mismatch for input '{name}' for model '{}'. Expected {expected}, got {got}",
-                binary.model
-            ),
-            TensorError::Elements { expected, got, .. } => format!(
-                "expected {expected} strings for inference input '{name}' for model '{}', got {got}",
-                binary.model
-            ),
-            other => format!("input '{name}': {other}"),
-        })
-    })
+    api::input_tensor(name, binary.model, datatype, shape, bytes)
 }
 
 /// The size of an input's binary data, if its parameters announce any.
