@@ -11,17 +11,17 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
-    time::Instant,
 };
 
 use skep_scheduler::{
     Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler,
     SchedulerOptions,
 };
+use skep_types::Time;
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, FailureReason, InferResponse, RuntimeError, clock, statistics::Statistics,
+    ErrorKind, FailureReason, InferResponse, RuntimeError, clock, recorder::Statistics,
     validate::Prepared,
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct Job {
     pub(crate) prepared: Prepared,
     pub(crate) reply: oneshot::Sender<Result<InferResponse, RuntimeError>>,
     /// When it arrived in the runtime.
-    pub(crate) arrived: Instant,
+    pub(crate) arrived: Time,
 }
 
 impl Job {
@@ -221,7 +221,8 @@ impl Driver {
             RejectReason::QueueFull | RejectReason::Draining => FailureReason::Rejected,
             RejectReason::Cancelled => FailureReason::Canceled,
         };
-        self.statistics.failed(label, job.arrived.elapsed());
+        self.statistics
+            .failed(label, clock::now().since(job.arrived));
         let text = match reason {
             RejectReason::QueueFull => "Exceeds maximum queue size",
             RejectReason::Draining if self.broken.load(Ordering::Relaxed) => {

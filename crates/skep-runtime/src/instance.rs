@@ -7,19 +7,18 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc::Receiver},
-    time::{Duration, Instant},
 };
 
 use skep_backend::{Instance, Model, OutputSlot};
 use skep_scheduler::{Batch, InstanceId};
 use skep_tensor::{Tensor, TensorView, gather, split};
-use skep_types::Shape;
+use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    FailureReason, InferResponse, NamedTensor, RuntimeError,
+    FailureReason, InferResponse, NamedTensor, RuntimeError, clock,
     driver::{Driver, Job},
-    statistics::{ExecutionTimes, RequestTimes},
+    recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
     version::Interface,
 };
@@ -32,13 +31,14 @@ pub(crate) struct Worker {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) interface: Arc<Interface>,
     pub(crate) driver: Arc<Driver>,
+    pub(crate) recorder: Arc<Recorder>,
 }
 
-/// A batch's outputs, and how long each phase took.
+/// A batch's outputs, and when each phase ended.
 struct Executed {
     /// By interface output index; `None` where nobody wants it.
     outputs: SmallVec<[Option<Vec<Tensor>>; 4]>,
-    times: ExecutionTimes,
+    at: Execution,
 }
 
 impl Worker {
@@ -68,9 +68,9 @@ impl Worker {
             let Some(batch) = next.take().or_else(|| mailbox.recv().ok()) else {
                 return;
             };
-            let began = Instant::now();
+            let began = clock::now();
             if self.run_and_answer(&mut **current, batch) {
-                next = self.driver.finished(self.id, began.elapsed());
+                next = self.driver.finished(self.id, clock::now().since(began));
             } else {
                 self.driver.gone(self.id);
                 instance = self.restart();
@@ -97,21 +97,22 @@ impl Worker {
 
     /// Runs a batch and answers each of its requests; `false` if the backend panicked.
     fn run_and_answer(&self, instance: &mut dyn Instance, batch: Batch<Job>) -> bool {
-        let taken = Instant::now();
+        let taken = clock::now();
+        self.recorder.began(taken);
         let size = batch.size();
         let jobs: SmallVec<[Job; 4]> = batch
             .requests
             .into_iter()
             .map(|request| request.payload)
             .collect();
-        let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs)));
+        let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
         match result {
             Ok(Ok(executed)) => {
-                self.answer(jobs, executed, size, taken);
+                self.answer(jobs, executed, size);
                 true
             }
             Ok(Err(error)) => {
-                self.fail(jobs, &error);
+                self.fail(jobs, &error, taken);
                 true
             }
             Err(panic) => {
@@ -120,31 +121,37 @@ impl Worker {
                 self.fail(
                     jobs,
                     &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)),
+                    taken,
                 );
                 false
             }
         }
     }
 
-    fn execute(&self, instance: &mut dyn Instance, jobs: &[Job]) -> Result<Executed, RuntimeError> {
-        let began = Instant::now();
+    fn execute(
+        &self,
+        instance: &mut dyn Instance,
+        jobs: &[Job],
+        taken: Time,
+    ) -> Result<Executed, RuntimeError> {
         let mut inputs: SmallVec<[Tensor; 4]> = SmallVec::new();
         for index in 0..self.interface.inputs.len() {
             inputs.push(gather_input(jobs, index)?);
         }
-        let gathered = Instant::now();
+        let gathered = clock::now();
         let wanted = self.wanted(jobs);
         let mut slots = self.slots(&inputs, &wanted);
         let views: SmallVec<[TensorView<'_>; 4]> = inputs.iter().map(Tensor::view).collect();
         instance.execute(&views, &mut slots)?;
-        let ran = Instant::now();
+        let ran = clock::now();
         let outputs = self.split_outputs(slots, &wanted, jobs)?;
-        let times = ExecutionTimes {
-            input: gathered - began,
-            infer: ran - gathered,
-            output: ran.elapsed(),
+        let at = Execution {
+            taken,
+            gathered,
+            ran,
+            ended: clock::now(),
         };
-        Ok(Executed { outputs, times })
+        Ok(Executed { outputs, at })
     }
 
     /// Interface indices of the outputs that any request wants.
@@ -232,21 +239,10 @@ impl Worker {
         ))
     }
 
-    fn answer(
-        &self,
-        jobs: SmallVec<[Job; 4]>,
-        mut executed: Executed,
-        size: usize,
-        taken: Instant,
-    ) {
-        let requests = jobs.iter().map(|job| RequestTimes {
-            total: job.arrived.elapsed(),
-            queue: taken.saturating_duration_since(job.arrived),
-        });
+    fn answer(&self, jobs: SmallVec<[Job; 4]>, mut executed: Executed, size: usize) {
         // Before the answers, so that statistics never lag behind what a client has seen.
-        self.driver
-            .statistics()
-            .executed(size, executed.times, requests);
+        let arrivals = jobs.iter().map(|job| job.arrived);
+        self.recorder.executed(size, &executed.at, arrivals);
         for (position, job) in jobs.into_iter().enumerate() {
             let mut outputs = Vec::with_capacity(job.prepared.outputs.len());
             for &index in &job.prepared.outputs {
@@ -267,11 +263,14 @@ impl Worker {
         }
     }
 
-    fn fail(&self, jobs: SmallVec<[Job; 4]>, error: &RuntimeError) {
+    fn fail(&self, jobs: SmallVec<[Job; 4]>, error: &RuntimeError, taken: Time) {
+        let ended = clock::now();
+        self.recorder.gave_up(taken, ended);
         for job in jobs {
+            let total = ended.since(job.arrived);
             self.driver
                 .statistics()
-                .failed(FailureReason::Backend, job.arrived.elapsed());
+                .failed(FailureReason::Backend, total);
             job.fail(error.clone());
         }
     }
@@ -282,7 +281,7 @@ impl Worker {
         instance: &mut dyn Instance,
         prepared: Prepared,
     ) -> Result<(), RuntimeError> {
-        let taken = Instant::now();
+        let taken = clock::now();
         let size = prepared.batch_size;
         let (reply, _) = tokio::sync::oneshot::channel();
         let jobs = [Job {
@@ -290,16 +289,12 @@ impl Worker {
             reply,
             arrived: taken,
         }];
-        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs))).map_err(
-            |panic| RuntimeError::internal(format!("the backend panicked: {}", text(&*panic))),
-        )??;
-        let request = RequestTimes {
-            total: taken.elapsed(),
-            queue: Duration::ZERO,
-        };
-        self.driver
-            .statistics()
-            .executed(size, executed.times, std::iter::once(request));
+        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)))
+            .map_err(|panic| {
+            RuntimeError::internal(format!("the backend panicked: {}", text(&*panic)))
+        })??;
+        self.recorder
+            .executed(size, &executed.at, std::iter::once(taken));
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ mod driver;
 mod error;
 mod instance;
 mod loader;
+mod recorder;
 mod registry;
 mod repository;
 mod request;
@@ -32,5 +33,7 @@ pub use loader::LoadOptions;
 pub use registry::{IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor};
-pub use statistics::{BatchStatistics, DurationStatistic, FailureReason, StatisticsSnapshot};
+pub use statistics::{
+    BatchStatistics, DurationStatistic, FailureReason, InstanceStatistics, StatisticsSnapshot,
+};
 pub use version::LoadedVersion;

@@ -254,9 +254,11 @@ impl Plan {
         let mut count = 0u32;
         for group in self.config.instance_groups() {
             for index in 0..group.count {
+                let name = format!("{}_{index}", group.name);
                 let worker = Worker {
                     id: InstanceId(count),
-                    name: format!("{}_{index}", group.name),
+                    recorder: driver.statistics().recorder(&name),
+                    name,
                     model: Arc::clone(model),
                     interface: Arc::clone(interface),
                     driver: Arc::clone(driver),

@@ -1,6 +1,6 @@
 //! A loaded model version: what requests are sent to.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use skep_backend::Model;
 use skep_config::{ModelConfig, TensorConfig};
@@ -8,7 +8,7 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, InferRequest, InferResponse, RuntimeError, StatisticsSnapshot,
+    ErrorKind, InferRequest, InferResponse, RuntimeError, StatisticsSnapshot, clock,
     driver::{Driver, Job},
     validate,
 };
@@ -123,7 +123,7 @@ impl LoadedVersion {
     /// [`ErrorKind::InvalidArgument`] when the request does not fit the model, [`ErrorKind::Unavailable`] when the
     /// queue is full or the server stops, the backend's error when the run fails.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, RuntimeError> {
-        let arrived = Instant::now();
+        let arrived = clock::now();
         let prepared = validate::prepare(&request, &self.interface)?;
         let batch_size = prepared.batch_size;
         let (reply, answer) = oneshot::channel();

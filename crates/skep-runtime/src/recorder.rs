@@ -1,0 +1,334 @@
+//! The live figures of a model version: one shard an instance, summed up when somebody looks.
+//!
+//! An instance records a whole batch under its own lock, which nobody contends for but a reader now and then, from
+//! instants that it has anyway; nothing is allocated once a batch size has been seen. On the request path this costs one
+//! lock and some additions a batch and two subtractions a request.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use skep_types::Time;
+
+use crate::{
+    BatchStatistics, FailureReason, InstanceStatistics, StatisticsSnapshot, clock,
+    statistics::DurationStatistic,
+};
+
+/// When the phases of one execution ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Execution {
+    /// The instance took the batch.
+    pub(crate) taken: Time,
+    /// The inputs were gathered.
+    pub(crate) gathered: Time,
+    /// The model had run.
+    pub(crate) ran: Time,
+    /// The outputs were split.
+    pub(crate) ended: Time,
+}
+
+/// The live figures of one model version.
+#[derive(Debug, Default)]
+pub(crate) struct Statistics {
+    recorders: Mutex<Vec<Arc<Recorder>>>,
+    failed: Mutex<Failed>,
+    /// The last execution that was looked at, and the time of day that it was given then: the same at every look.
+    last_inference: Mutex<Option<(Time, u64)>>,
+}
+
+/// The figures of one instance. Only its own thread records.
+///
+/// In a cache line of its own (two, since processors fetch lines in pairs): instances must not slow each other down.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Recorder {
+    figures: Mutex<Figures>,
+    /// When the batch that runs now was taken, on the process's clock; [`IDLE`] without one.
+    running_since_ns: AtomicU64,
+    name: Arc<str>,
+}
+
+/// No batch runs.
+const IDLE: u64 = u64::MAX;
+
+#[derive(Debug, Default)]
+struct Figures {
+    success: DurationStatistic,
+    queue: DurationStatistic,
+    compute_input: DurationStatistic,
+    compute_infer: DurationStatistic,
+    compute_output: DurationStatistic,
+    inference_count: u64,
+    execution_count: u64,
+    busy_ns: u64,
+    last_inference: Option<Time>,
+    /// By batch size, ascending. A handful: looking one up is a few comparisons.
+    batches: Vec<(usize, BatchStatistics)>,
+}
+
+#[derive(Debug, Default)]
+struct Failed {
+    requests: DurationStatistic,
+    /// In the order of [`FailureReason::ALL`].
+    reasons: [u64; 4],
+}
+
+impl Recorder {
+    /// Notes that the instance took a batch.
+    pub(crate) fn began(&self, taken: Time) {
+        self.running_since_ns
+            .store(taken.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Notes that the batch ended without figures: it failed.
+    pub(crate) fn gave_up(&self, taken: Time, ended: Time) {
+        let mut figures = lock(&self.figures);
+        figures.busy_ns += ns(ended, taken);
+        self.running_since_ns.store(IDLE, Ordering::Relaxed);
+    }
+
+    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`.
+    ///
+    /// Before the answers are sent, so that statistics never lag behind what a client has seen.
+    pub(crate) fn executed(
+        &self,
+        batch_size: usize,
+        at: &Execution,
+        arrivals: impl Iterator<Item = Time>,
+    ) {
+        let input = ns(at.gathered, at.taken);
+        let infer = ns(at.ran, at.gathered);
+        let output = ns(at.ended, at.ran);
+        let mut figures = lock(&self.figures);
+        let mut requests = 0;
+        for arrived in arrivals {
+            requests += 1;
+            figures.success.ns += ns(at.ended, arrived);
+            figures.queue.ns += ns(at.taken, arrived);
+        }
+        figures.success.count += requests;
+        figures.queue.count += requests;
+        figures.compute_input.add(requests, input * requests);
+        figures.compute_infer.add(requests, infer * requests);
+        figures.compute_output.add(requests, output * requests);
+        figures.inference_count += batch_size as u64;
+        figures.execution_count += 1;
+        figures.busy_ns += input + infer + output;
+        figures.last_inference = Some(at.ended);
+        let batch = figures.batch(batch_size);
+        batch.compute_input.add(1, input);
+        batch.compute_infer.add(1, infer);
+        batch.compute_output.add(1, output);
+        // Under the lock: a reader counts the batch either as running or as done.
+        self.running_since_ns.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+impl Figures {
+    fn batch(&mut self, size: usize) -> &mut BatchStatistics {
+        let index = match self.batches.binary_search_by_key(&size, |(size, _)| *size) {
+            Ok(index) => index,
+            Err(index) => {
+                self.batches
+                    .insert(index, (size, BatchStatistics::default()));
+                index
+            }
+        };
+        &mut self.batches[index].1
+    }
+}
+
+impl Statistics {
+    /// A shard for an instance.
+    pub(crate) fn recorder(&self, name: &str) -> Arc<Recorder> {
+        let recorder = Arc::new(Recorder {
+            figures: Mutex::default(),
+            running_since_ns: AtomicU64::new(IDLE),
+            name: name.into(),
+        });
+        lock(&self.recorders).push(Arc::clone(&recorder));
+        recorder
+    }
+
+    /// Records a request that failed after it was enqueued.
+    pub(crate) fn failed(&self, reason: FailureReason, total: Duration) {
+        let mut failed = lock(&self.failed);
+        failed
+            .requests
+            .add(1, u64::try_from(total.as_nanos()).unwrap_or(u64::MAX));
+        failed.reasons[reason.index()] += 1;
+    }
+
+    /// The figures now. Each instance's are whole: they hold all of a batch or nothing.
+    pub(crate) fn snapshot(&self) -> StatisticsSnapshot {
+        let recorders = lock(&self.recorders).clone();
+        let mut sum = StatisticsSnapshot::default();
+        let mut last = None;
+        for recorder in recorders {
+            let figures = lock(&recorder.figures);
+            let since = recorder.running_since_ns.load(Ordering::Relaxed);
+            let running_ns = match since {
+                IDLE => 0,
+                since => clock::now().as_nanos().saturating_sub(since),
+            };
+            sum.instances.push(InstanceStatistics {
+                name: Arc::clone(&recorder.name),
+                busy_ns: figures.busy_ns + running_ns,
+            });
+            last = last.max(figures.last_inference);
+            sum.inference_count += figures.inference_count;
+            sum.execution_count += figures.execution_count;
+            sum.success.merge(figures.success);
+            sum.queue.merge(figures.queue);
+            sum.compute_input.merge(figures.compute_input);
+            sum.compute_infer.merge(figures.compute_infer);
+            sum.compute_output.merge(figures.compute_output);
+            for (size, batch) in &figures.batches {
+                sum.batches.entry(*size).or_default().merge(batch);
+            }
+        }
+        sum.last_inference_ms = self.unix_millis(last);
+        let failed = lock(&self.failed);
+        sum.fail = failed.requests;
+        sum.failures = failed.reasons;
+        sum
+    }
+
+    /// The time of day of an instant, 0 for never. The clock is read here, never on the request path.
+    fn unix_millis(&self, instant: Option<Time>) -> u64 {
+        let Some(instant) = instant else {
+            return 0;
+        };
+        let mut known = lock(&self.last_inference);
+        // Another look may have seen a later execution meanwhile.
+        match *known {
+            Some((at, millis)) if at >= instant => millis,
+            _ => {
+                // The monotonic clock first: neither before the instant nor after now.
+                let ago = clock::now().since(instant);
+                let now = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                let millis = u64::try_from(now.saturating_sub(ago).as_millis()).unwrap_or(u64::MAX);
+                *known = Some((instant, millis));
+                millis
+            }
+        }
+    }
+}
+
+/// Nanoseconds from `earlier` to `later`.
+fn ns(later: Time, earlier: Time) -> u64 {
+    later.as_nanos().saturating_sub(earlier.as_nanos())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The figures are plain numbers: a panic elsewhere cannot leave them half-written in a way that matters.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An execution of 1 + 10 + 2 ns, `taken` at the given instant.
+    fn execution(taken: Time) -> Execution {
+        let after = |ns| taken + Duration::from_nanos(ns);
+        Execution {
+            taken,
+            gathered: after(1),
+            ran: after(11),
+            ended: after(13),
+        }
+    }
+
+    #[test]
+    fn each_request_is_charged_its_batchs_time_and_a_batch_counts_once() {
+        let statistics = Statistics::default();
+        let arrived = clock::now();
+        let taken = arrived + Duration::from_nanos(50);
+        let recorder = statistics.recorder("m_0");
+        recorder.executed(5, &execution(taken), [arrived, arrived].into_iter());
+        statistics.failed(FailureReason::Backend, Duration::from_nanos(7));
+        let figures = statistics.snapshot();
+        assert_eq!(figures.inference_count, 5);
+        assert_eq!(figures.execution_count, 1);
+        let statistic = |count, ns| DurationStatistic { count, ns };
+        assert_eq!(figures.success, statistic(2, 126));
+        assert_eq!(figures.queue, statistic(2, 100));
+        assert_eq!(figures.compute_input, statistic(2, 2));
+        assert_eq!(figures.compute_infer, statistic(2, 20));
+        assert_eq!(figures.compute_output, statistic(2, 4));
+        let batch = BatchStatistics {
+            compute_input: statistic(1, 1),
+            compute_infer: statistic(1, 10),
+            compute_output: statistic(1, 2),
+        };
+        assert_eq!(figures.batches, [(5, batch)].into());
+        assert_eq!(figures.failures, [0, 0, 1, 0]);
+        assert_eq!(figures.fail, statistic(1, 7));
+        assert_eq!(figures.instances[0].busy_ns, 13);
+    }
+
+    #[test]
+    fn instances_are_summed_up() {
+        let statistics = Statistics::default();
+        let (a, b) = (statistics.recorder("m_0"), statistics.recorder("m_1"));
+        let now = clock::now();
+        for (recorder, sizes) in [(&a, [3, 1, 3]), (&b, [8, 3, 1])] {
+            for size in sizes {
+                recorder.executed(size, &execution(now), [now].into_iter());
+            }
+        }
+        let figures = statistics.snapshot();
+        assert_eq!((figures.inference_count, figures.execution_count), (19, 6));
+        let counts: Vec<(usize, u64)> = figures
+            .batches
+            .iter()
+            .map(|(size, batch)| (*size, batch.compute_infer.count))
+            .collect();
+        assert_eq!(counts, [(1, 2), (3, 3), (8, 1)]);
+        let names: Vec<&str> = figures.instances.iter().map(|i| &*i.name).collect();
+        assert_eq!(names, ["m_0", "m_1"]);
+    }
+
+    #[test]
+    fn a_batch_that_runs_is_busy_time_already_and_counted_once() {
+        let statistics = Statistics::default();
+        let recorder = statistics.recorder("m_0");
+        let busy = || statistics.snapshot().instances[0].busy_ns;
+        assert_eq!(busy(), 0);
+        let taken = clock::now();
+        recorder.began(taken);
+        let running = loop {
+            match busy() {
+                0 => std::hint::spin_loop(),
+                busy => break busy,
+            }
+        };
+        assert!(u128::from(running) <= clock::now().since(taken).as_nanos());
+        recorder.gave_up(taken, taken + Duration::from_nanos(70));
+        assert_eq!(busy(), 70);
+    }
+
+    #[test]
+    fn the_time_of_the_last_inference_is_the_same_at_every_look() {
+        let statistics = Statistics::default();
+        assert_eq!(statistics.snapshot().last_inference_ms, 0);
+        let recorder = statistics.recorder("m_0");
+        let unix = || SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
+        let before = unix().as_millis();
+        let taken = clock::now();
+        recorder.executed(1, &execution(taken), [taken].into_iter());
+        let first = statistics.snapshot().last_inference_ms;
+        assert!(before <= u128::from(first) && u128::from(first) <= unix().as_millis());
+        for _ in 0..1000 {
+            assert_eq!(statistics.snapshot().last_inference_ms, first);
+        }
+    }
+}
