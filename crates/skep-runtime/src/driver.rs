@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
@@ -35,16 +35,19 @@ pub(crate) struct Job {
 
 impl Job {
     /// Answers with an error; nobody may be listening any more.
-    pub(crate) fn fail(self, error: RuntimeError) {
+    pub(crate) fn fail(self: Box<Self>, error: RuntimeError) {
         drop(self.reply.send(Err(error)));
     }
 }
+
+/// What an instance gets: boxed, since a job is handed on from the caller through the queue to the instance.
+pub(crate) type Work = Batch<Box<Job>>;
 
 /// A scheduler with its lock, its instances' mailboxes and its statistics.
 pub(crate) struct Driver {
     state: Mutex<State>,
     /// By instance. Apart from the state, so that waking an instance's thread is outside of the critical section.
-    mailboxes: RwLock<Vec<Option<SyncSender<Batch<Job>>>>>,
+    mailboxes: RwLock<Vec<Option<SyncSender<Work>>>>,
     statistics: Statistics,
     waiting: AtomicUsize,
     /// Instances that take batches now.
@@ -56,8 +59,10 @@ pub(crate) struct Driver {
 }
 
 struct State {
-    scheduler: Scheduler<Job>,
+    scheduler: Scheduler<Box<Job>>,
     next_request: u64,
+    /// The latest moment that the scheduler was told: moments are taken before the lock, and it must not see time go back.
+    now: Time,
 }
 
 impl Driver {
@@ -67,6 +72,7 @@ impl Driver {
             state: Mutex::new(State {
                 scheduler,
                 next_request: 0,
+                now: Time::ZERO,
             }),
             mailboxes: RwLock::default(),
             statistics: Statistics::default(),
@@ -91,7 +97,7 @@ impl Driver {
     }
 
     /// Gives an instance's mailbox; batches come once the instance has said that it is ready.
-    pub(crate) fn connect(&self, instance: InstanceId, mailbox: SyncSender<Batch<Job>>) {
+    pub(crate) fn connect(&self, instance: InstanceId, mailbox: SyncSender<Work>) {
         let mut mailboxes = self
             .mailboxes
             .write()
@@ -105,7 +111,8 @@ impl Driver {
     }
 
     /// Takes a request in; it is dispatched, queued or answered with an error.
-    pub(crate) fn enqueue(self: &Arc<Self>, batch_size: usize, job: Job) -> RequestId {
+    pub(crate) fn enqueue(&self, job: Box<Job>) -> RequestId {
+        let (now, batch_size) = (job.arrived, job.prepared.batch_size);
         let mut state = self.lock();
         let id = RequestId(state.next_request);
         state.next_request += 1;
@@ -114,39 +121,35 @@ impl Driver {
             batch_size,
             payload: job,
         };
-        let rest = self.apply(state, Input::Enqueue(request), None);
+        let rest = self.apply(now, state, Input::Enqueue(request), None);
         debug_assert!(rest.is_none(), "only an instance keeps a batch");
         id
     }
 
     /// Takes a request out of the queue if it is still there.
     pub(crate) fn cancel(&self, id: RequestId) {
-        self.apply(self.lock(), Input::Cancel(id), None);
+        self.apply(clock::now(), self.lock(), Input::Cancel(id), None);
     }
 
     /// An instance is ready for its first batch.
-    pub(crate) fn ready(&self, instance: InstanceId) -> Option<Batch<Job>> {
+    pub(crate) fn ready(&self, instance: InstanceId) -> Option<Work> {
         self.alive_instances.fetch_add(1, Ordering::Relaxed);
-        self.apply(self.lock(), Input::InstanceReady(instance), Some(instance))
+        let input = Input::InstanceReady(instance);
+        self.apply(clock::now(), self.lock(), input, Some(instance))
     }
 
-    /// An instance finished; what it should run next, if anything waits.
-    pub(crate) fn finished(
-        &self,
-        instance: InstanceId,
-        duration: std::time::Duration,
-    ) -> Option<Batch<Job>> {
-        self.apply(
-            self.lock(),
-            Input::Finished { instance, duration },
-            Some(instance),
-        )
+    /// An instance that began at `taken` finished at `now`; what it should run next, if anything waits.
+    pub(crate) fn finished(&self, instance: InstanceId, taken: Time, now: Time) -> Option<Work> {
+        let duration = now.since(taken);
+        let input = Input::Finished { instance, duration };
+        self.apply(now, self.lock(), input, Some(instance))
     }
 
     /// An instance died. What waits goes on waiting for the others or for its replacement.
     pub(crate) fn gone(&self, instance: InstanceId) {
         self.alive_instances.fetch_sub(1, Ordering::Relaxed);
-        self.apply(self.lock(), Input::InstanceGone(instance), None);
+        let input = Input::InstanceGone(instance);
+        self.apply(clock::now(), self.lock(), input, None);
     }
 
     /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
@@ -159,7 +162,7 @@ impl Driver {
 
     /// Takes no new requests; what waits is still served.
     pub(crate) fn drain(&self) {
-        self.apply(self.lock(), Input::Drain, None);
+        self.apply(clock::now(), self.lock(), Input::Drain, None);
     }
 
     /// Ends the instances once they have finished what they run. Only when nobody can enqueue any more.
@@ -174,12 +177,15 @@ impl Driver {
     /// Applies one input under the lock, then carries out the outputs without it. A batch for `own` is given back.
     fn apply(
         &self,
+        now: Time,
         mut state: MutexGuard<'_, State>,
-        input: Input<Job>,
+        input: Input<Box<Job>>,
         own: Option<InstanceId>,
-    ) -> Option<Batch<Job>> {
+    ) -> Option<Work> {
         let mut outputs = Outputs::new();
-        state.scheduler.handle(clock::now(), input, &mut outputs);
+        state.now = state.now.max(now);
+        let now = state.now;
+        state.scheduler.handle(now, input, &mut outputs);
         self.waiting
             .store(state.scheduler.waiting(), Ordering::Relaxed);
         drop(state);
@@ -195,7 +201,7 @@ impl Driver {
     }
 
     /// Gives a batch to an instance. The mailbox of one that was free is empty: this neither blocks nor allocates.
-    fn send(&self, instance: InstanceId, batch: Batch<Job>) {
+    fn send(&self, instance: InstanceId, batch: Work) {
         let mailboxes = self
             .mailboxes
             .read()
@@ -216,7 +222,7 @@ impl Driver {
         }
     }
 
-    fn reject(&self, job: Job, reason: RejectReason) {
+    fn reject(&self, job: Box<Job>, reason: RejectReason) {
         let label = match reason {
             RejectReason::QueueFull | RejectReason::Draining => FailureReason::Rejected,
             RejectReason::Cancelled => FailureReason::Canceled,

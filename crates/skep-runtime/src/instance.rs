@@ -10,14 +10,14 @@ use std::{
 };
 
 use skep_backend::{Instance, Model, OutputSlot};
-use skep_scheduler::{Batch, InstanceId};
+use skep_scheduler::InstanceId;
 use skep_tensor::{Tensor, TensorView, gather, split};
 use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
     FailureReason, InferResponse, NamedTensor, RuntimeError, clock,
-    driver::{Driver, Job},
+    driver::{Driver, Job, Work},
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
     version::Interface,
@@ -34,10 +34,16 @@ pub(crate) struct Worker {
     pub(crate) recorder: Arc<Recorder>,
 }
 
-/// A batch's outputs, and when each phase ended.
+/// The jobs of a batch; one is the usual number under light load.
+type Jobs = SmallVec<[Box<Job>; 4]>;
+
+/// A batch's output, a part a job.
+type Parts = SmallVec<[Tensor; 1]>;
+
+/// A batch's answers, and when each phase ended.
 struct Executed {
-    /// By interface output index; `None` where nobody wants it.
-    outputs: SmallVec<[Option<Vec<Tensor>>; 4]>,
+    /// The outputs of each job, in the order that its client wants.
+    answers: SmallVec<[Vec<NamedTensor>; 4]>,
     at: Execution,
 }
 
@@ -59,8 +65,8 @@ impl Worker {
     pub(crate) fn serve(
         &self,
         instance: Box<dyn Instance>,
-        first: Option<Batch<Job>>,
-        mailbox: &Receiver<Batch<Job>>,
+        first: Option<Work>,
+        mailbox: &Receiver<Work>,
     ) {
         let mut instance = Some(instance);
         let mut next = first;
@@ -68,9 +74,9 @@ impl Worker {
             let Some(batch) = next.take().or_else(|| mailbox.recv().ok()) else {
                 return;
             };
-            let began = clock::now();
-            if self.run_and_answer(&mut **current, batch) {
-                next = self.driver.finished(self.id, clock::now().since(began));
+            let taken = clock::now();
+            if let Some(ended) = self.run_and_answer(&mut **current, batch, taken) {
+                next = self.driver.finished(self.id, taken, ended);
             } else {
                 self.driver.gone(self.id);
                 instance = self.restart();
@@ -95,12 +101,16 @@ impl Worker {
         }
     }
 
-    /// Runs a batch and answers each of its requests; `false` if the backend panicked.
-    fn run_and_answer(&self, instance: &mut dyn Instance, batch: Batch<Job>) -> bool {
-        let taken = clock::now();
+    /// Runs a batch taken at `taken` and answers each of its requests. When it ended; `None` if the backend panicked.
+    fn run_and_answer(
+        &self,
+        instance: &mut dyn Instance,
+        batch: Work,
+        taken: Time,
+    ) -> Option<Time> {
         self.recorder.began(taken);
         let size = batch.size();
-        let jobs: SmallVec<[Job; 4]> = batch
+        let jobs: Jobs = batch
             .requests
             .into_iter()
             .map(|request| request.payload)
@@ -108,13 +118,11 @@ impl Worker {
         let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
         match result {
             Ok(Ok(executed)) => {
+                let ended = executed.at.ended;
                 self.answer(jobs, executed, size);
-                true
+                Some(ended)
             }
-            Ok(Err(error)) => {
-                self.fail(jobs, &error, taken);
-                true
-            }
+            Ok(Err(error)) => Some(self.fail(jobs, &error, taken)),
             Err(panic) => {
                 let text = text(&*panic);
                 tracing::error!("instance `{}` panicked: {text}", self.name);
@@ -123,7 +131,7 @@ impl Worker {
                     &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)),
                     taken,
                 );
-                false
+                None
             }
         }
     }
@@ -131,31 +139,47 @@ impl Worker {
     fn execute(
         &self,
         instance: &mut dyn Instance,
-        jobs: &[Job],
+        jobs: &[Box<Job>],
         taken: Time,
     ) -> Result<Executed, RuntimeError> {
-        let mut inputs: SmallVec<[Tensor; 4]> = SmallVec::new();
-        for index in 0..self.interface.inputs.len() {
-            inputs.push(gather_input(jobs, index)?);
-        }
+        let joined;
+        let inputs: &[Tensor] = if let [job] = jobs {
+            // A batch of one runs on the request's own memory.
+            &job.prepared.inputs
+        } else {
+            joined = self.gather(jobs)?;
+            &joined
+        };
         let gathered = clock::now();
         let wanted = self.wanted(jobs);
-        let mut slots = self.slots(&inputs, &wanted);
+        let mut slots = self.slots(inputs, &wanted);
         let views: SmallVec<[TensorView<'_>; 4]> = inputs.iter().map(Tensor::view).collect();
         instance.execute(&views, &mut slots)?;
         let ran = clock::now();
-        let outputs = self.split_outputs(slots, &wanted, jobs)?;
+        let answers = self.split_outputs(slots, &wanted, jobs)?;
         let at = Execution {
             taken,
             gathered,
             ran,
             ended: clock::now(),
         };
-        Ok(Executed { outputs, at })
+        Ok(Executed { answers, at })
+    }
+
+    /// The inputs of all jobs, each joined along the batch axis with one copy.
+    fn gather(&self, jobs: &[Box<Job>]) -> Result<SmallVec<[Tensor; 4]>, RuntimeError> {
+        let one = |index: usize| {
+            let parts: SmallVec<[Tensor; 8]> = jobs
+                .iter()
+                .map(|job| job.prepared.inputs[index].clone())
+                .collect();
+            gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
+        };
+        (0..self.interface.inputs.len()).map(one).collect()
     }
 
     /// Interface indices of the outputs that any request wants.
-    fn wanted(&self, jobs: &[Job]) -> SmallVec<[usize; 4]> {
+    fn wanted(&self, jobs: &[Box<Job>]) -> SmallVec<[usize; 4]> {
         let all = 0..self.interface.outputs.len();
         all.filter(|index| jobs.iter().any(|job| job.prepared.outputs.contains(index)))
             .collect()
@@ -178,15 +202,16 @@ impl Worker {
         wanted.iter().map(slot).collect()
     }
 
+    /// The outputs of each job, in the order that its client wants.
     fn split_outputs(
         &self,
         slots: SmallVec<[OutputSlot; 4]>,
         wanted: &[usize],
-        jobs: &[Job],
-    ) -> Result<SmallVec<[Option<Vec<Tensor>>; 4]>, RuntimeError> {
-        let mut outputs: SmallVec<[Option<Vec<Tensor>>; 4]> = SmallVec::new();
-        outputs.resize(self.interface.outputs.len(), None);
-        let sizes: SmallVec<[usize; 4]> = jobs.iter().map(|job| job.prepared.batch_size).collect();
+        jobs: &[Box<Job>],
+    ) -> Result<SmallVec<[Vec<NamedTensor>; 4]>, RuntimeError> {
+        // By interface output index; empty where nobody wants it.
+        let mut parts: SmallVec<[Parts; 4]> = SmallVec::new();
+        parts.resize(self.interface.outputs.len(), Parts::new());
         for (slot, &index) in slots.into_iter().zip(wanted) {
             let port = &self.interface.outputs[index];
             let tensor = slot.into_tensor().ok_or_else(|| {
@@ -196,15 +221,35 @@ impl Worker {
                 ))
             })?;
             let tensor = self.client_shape(tensor, index)?;
-            let parts = if self.interface.max_batch_size == 0 {
-                vec![tensor]
-            } else {
-                split(&tensor, &sizes)
-                    .map_err(|error| self.wrong_output(index, &error.to_string()))?
-            };
-            outputs[index] = Some(parts);
+            parts[index] = self.parts(tensor, index, jobs)?;
         }
-        Ok(outputs)
+        let named = |index: usize, position: usize| NamedTensor {
+            name: Arc::clone(&self.interface.outputs[index].name),
+            tensor: parts[index][position].clone(),
+        };
+        let answers = jobs.iter().enumerate().map(|(position, job)| {
+            let outputs = job.prepared.outputs.iter();
+            outputs.map(|&index| named(index, position)).collect()
+        });
+        Ok(answers.collect())
+    }
+
+    /// An output's part of each job.
+    fn parts(
+        &self,
+        tensor: Tensor,
+        index: usize,
+        jobs: &[Box<Job>],
+    ) -> Result<Parts, RuntimeError> {
+        let sizes: SmallVec<[usize; 8]> = jobs.iter().map(|job| job.prepared.batch_size).collect();
+        let whole = self.interface.max_batch_size == 0
+            || (jobs.len() == 1 && tensor.shape().dims().first() == sizes.first());
+        if whole {
+            return Ok(SmallVec::from_buf([tensor]));
+        }
+        split(&tensor, &sizes)
+            .map(SmallVec::from_vec)
+            .map_err(|error| self.wrong_output(index, &error.to_string()))
     }
 
     /// Checks an output against the configuration and gives it the shape that clients see.
@@ -239,22 +284,13 @@ impl Worker {
         ))
     }
 
-    fn answer(&self, jobs: SmallVec<[Job; 4]>, mut executed: Executed, size: usize) {
+    fn answer(&self, jobs: Jobs, executed: Executed, size: usize) {
         // Before the answers, so that statistics never lag behind what a client has seen.
         let arrivals = jobs.iter().map(|job| job.arrived);
         self.recorder.executed(size, &executed.at, arrivals);
-        for (position, job) in jobs.into_iter().enumerate() {
-            let mut outputs = Vec::with_capacity(job.prepared.outputs.len());
-            for &index in &job.prepared.outputs {
-                let parts = executed.outputs[index]
-                    .as_mut()
-                    .map(|parts| parts[position].clone());
-                let name = Arc::clone(&self.interface.outputs[index].name);
-                outputs.extend(parts.map(|tensor| NamedTensor { name, tensor }));
-            }
-            let model = self.interface.model.clone();
+        for (job, outputs) in jobs.into_iter().zip(executed.answers) {
             let response = InferResponse {
-                model,
+                model: self.interface.model.clone(),
                 version: self.interface.version,
                 outputs,
             };
@@ -263,7 +299,8 @@ impl Worker {
         }
     }
 
-    fn fail(&self, jobs: SmallVec<[Job; 4]>, error: &RuntimeError, taken: Time) {
+    /// Answers a failed batch; when that was.
+    fn fail(&self, jobs: Jobs, error: &RuntimeError, taken: Time) -> Time {
         let ended = clock::now();
         self.recorder.gave_up(taken, ended);
         for job in jobs {
@@ -273,6 +310,7 @@ impl Worker {
                 .failed(FailureReason::Backend, total);
             job.fail(error.clone());
         }
+        ended
     }
 
     /// Runs a warm-up request before the instance is ready; it counts in the statistics, as on Triton.
@@ -284,11 +322,11 @@ impl Worker {
         let taken = clock::now();
         let size = prepared.batch_size;
         let (reply, _) = tokio::sync::oneshot::channel();
-        let jobs = [Job {
+        let jobs = [Box::new(Job {
             prepared,
             reply,
             arrived: taken,
-        }];
+        })];
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)))
             .map_err(|panic| {
             RuntimeError::internal(format!("the backend panicked: {}", text(&*panic)))
@@ -297,17 +335,6 @@ impl Worker {
             .executed(size, &executed.at, std::iter::once(taken));
         Ok(())
     }
-}
-
-fn gather_input(jobs: &[Job], index: usize) -> Result<Tensor, RuntimeError> {
-    if let [job] = jobs {
-        return Ok(job.prepared.inputs[index].clone());
-    }
-    let parts: SmallVec<[Tensor; 8]> = jobs
-        .iter()
-        .map(|job| job.prepared.inputs[index].clone())
-        .collect();
-    gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
 }
 
 /// What a panic said.

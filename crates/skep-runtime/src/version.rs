@@ -125,16 +125,12 @@ impl LoadedVersion {
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, RuntimeError> {
         let arrived = clock::now();
         let prepared = validate::prepare(&request, &self.interface)?;
-        let batch_size = prepared.batch_size;
         let (reply, answer) = oneshot::channel();
-        let id = self.driver.enqueue(
-            batch_size,
-            Job {
-                prepared,
-                reply,
-                arrived,
-            },
-        );
+        let id = self.driver.enqueue(Box::new(Job {
+            prepared,
+            reply,
+            arrived,
+        }));
         let mut guard = CancelOnDrop {
             driver: &self.driver,
             id: Some(id),

@@ -1,51 +1,64 @@
-//! The waiting requests: first in, first out, with cancellation in constant time.
+//! The waiting requests: first in, first out, from which any can be taken out by its id.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::{Request, RequestId};
 
-/// A FIFO from which any request can be taken out by its id.
+/// A FIFO whose requests are ordered by their ids as well, so that one is found by bisection and no index beside the
+/// queue has to be kept.
 ///
-/// A cancelled request leaves a hole that is dropped when it reaches the head; holes never outnumber the requests by
-/// more than the bound on the queue, because a queue that is mostly holes is compacted.
+/// A cancelled request leaves a hole that is dropped when it reaches the head; a queue that is mostly holes is
+/// compacted, so holes never outnumber the requests by more than a constant.
 #[derive(Debug)]
 pub(crate) struct Queue<P> {
-    /// Requests in order of arrival; `None` where one was cancelled.
-    slots: VecDeque<Option<Request<P>>>,
-    /// Position of each waiting request, counted from the first request ever. Only looked up, never iterated.
-    positions: HashMap<RequestId, u64>,
-    /// The position of `slots[0]`.
-    head: u64,
+    /// In order of arrival, which is the order of their ids.
+    slots: VecDeque<Slot<P>>,
+    /// Slots that hold a request.
+    waiting: usize,
 }
+
+#[derive(Debug)]
+struct Slot<P> {
+    id: RequestId,
+    /// `None` where the request was cancelled.
+    request: Option<Request<P>>,
+}
+
+/// Holes up to this number are left alone: below it a compaction costs more than it saves.
+const HOLES_LEFT_ALONE: usize = 64;
 
 impl<P> Queue<P> {
     pub(crate) fn new() -> Self {
         Self {
             slots: VecDeque::new(),
-            positions: HashMap::new(),
-            head: 0,
+            waiting: 0,
         }
     }
 
     /// How many requests wait.
     pub(crate) fn len(&self) -> usize {
-        self.positions.len()
+        self.waiting
     }
 
+    /// Takes in a request, whose id is above that of all before it.
     pub(crate) fn push(&mut self, request: Request<P>) {
-        let position = self.head + self.slots.len() as u64;
-        let previous = self.positions.insert(request.id, position);
-        debug_assert!(previous.is_none(), "request ids are unique");
-        self.slots.push_back(Some(request));
+        debug_assert!(
+            self.slots.back().is_none_or(|last| last.id < request.id),
+            "ids ascend"
+        );
+        self.slots.push_back(Slot {
+            id: request.id,
+            request: Some(request),
+        });
+        self.waiting += 1;
     }
 
     /// Takes the oldest request.
     pub(crate) fn pop(&mut self) -> Option<Request<P>> {
         while let Some(slot) = self.slots.pop_front() {
-            self.head += 1;
-            if let Some(request) = slot {
-                self.positions.remove(&request.id);
-                return Some(request);
+            if slot.request.is_some() {
+                self.waiting -= 1;
+                return slot.request;
             }
         }
         None
@@ -53,20 +66,13 @@ impl<P> Queue<P> {
 
     /// Takes a waiting request out of the middle.
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request<P>> {
-        let position = self.positions.remove(&id)?;
-        let index = usize::try_from(position - self.head).ok()?;
-        let request = self.slots.get_mut(index).and_then(Option::take);
-        if self.slots.len() > 64 && self.slots.len() > 2 * self.positions.len() {
-            self.compact();
+        let index = self.slots.binary_search_by_key(&id, |slot| slot.id).ok()?;
+        let request = self.slots[index].request.take()?;
+        self.waiting -= 1;
+        // A pass over the queue, of which at least half were holes since the last one.
+        if self.slots.len() > HOLES_LEFT_ALONE && self.slots.len() > 2 * self.waiting {
+            self.slots.retain(|slot| slot.request.is_some());
         }
-        request
-    }
-
-    /// Drops the holes; costs a pass over the queue, and at least half of it were holes since the last time.
-    fn compact(&mut self) {
-        self.slots.retain(Option::is_some);
-        for (index, request) in self.slots.iter().flatten().enumerate() {
-            self.positions.insert(request.id, self.head + index as u64);
-        }
+        Some(request)
     }
 }

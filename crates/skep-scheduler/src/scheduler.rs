@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::{InstanceId, instances::Instances, queue::Queue};
 
-/// Identifies a request within one scheduler; never used twice.
+/// Identifies a request within one scheduler: each request's is above those of all enqueued before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 

@@ -13,12 +13,25 @@ use bytes::Bytes;
 /// The alignment of every buffer, in bytes: a cache line, and the widest vector register of today's processors.
 pub const ALIGNMENT: usize = 64;
 
+/// What the allocator aligns to by itself. Asked for more it clears the memory by hand; asked for this it takes pages
+/// from the system, which come zeroed, so that a large buffer is touched first by whoever fills it.
+const NATURAL_ALIGNMENT: usize = 16;
+
 /// Zeroed memory aligned to [`ALIGNMENT`].
+///
+/// ```text
+/// start          pointer                          start + length + SLACK
+///   |<- padding ->|<---------- length ---------->|...|
+/// ```
 #[derive(Debug)]
 pub struct AlignedBuffer {
     pointer: NonNull<u8>,
     length: usize,
+    padding: usize,
 }
+
+/// Room to move from the natural alignment to the wanted one.
+const SLACK: usize = ALIGNMENT - NATURAL_ALIGNMENT;
 
 // SAFETY: the buffer owns its memory exclusively, like a `Vec<u8>`.
 unsafe impl Send for AlignedBuffer {}
@@ -29,21 +42,32 @@ impl AlignedBuffer {
     /// Reserves `length` zero bytes.
     ///
     /// # Panics
-    /// When `length` exceeds `isize::MAX`, which no checked shape reaches.
+    /// When `length` comes near `isize::MAX`, which no checked shape reaches.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
         if length == 0 {
             // Aligned, never dereferenced.
             let pointer = NonNull::new(ALIGNMENT as *mut u8).expect("the alignment is not zero");
-            return Self { pointer, length };
+            return Self {
+                pointer,
+                length,
+                padding: 0,
+            };
         }
         let layout = Self::layout(length);
         // SAFETY: the layout's size is not zero.
         let raw = unsafe { alloc_zeroed(layout) };
-        let Some(pointer) = NonNull::new(raw) else {
+        let Some(start) = NonNull::new(raw) else {
             handle_alloc_error(layout)
         };
-        Self { pointer, length }
+        let padding = start.addr().get().next_multiple_of(ALIGNMENT) - start.addr().get();
+        // SAFETY: `start` is a multiple of the natural alignment, so the padding is at most `SLACK`, within the layout.
+        let pointer = unsafe { start.add(padding) };
+        Self {
+            pointer,
+            length,
+            padding,
+        }
     }
 
     /// Makes the buffer immutable and shareable, without a copy.
@@ -53,15 +77,19 @@ impl AlignedBuffer {
     }
 
     fn layout(length: usize) -> Layout {
-        Layout::from_size_align(length, ALIGNMENT).expect("a buffer's length fits isize")
+        Layout::from_size_align(length.saturating_add(SLACK), NATURAL_ALIGNMENT)
+            .expect("a buffer's length fits isize")
     }
 }
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
         if self.length != 0 {
-            // SAFETY: allocated in `zeroed` with this very layout, and freed once.
-            unsafe { dealloc(self.pointer.as_ptr(), Self::layout(self.length)) }
+            // SAFETY: `zeroed` allocated this very layout and went `padding` bytes on from its start; freed once.
+            unsafe {
+                let start = self.pointer.sub(self.padding);
+                dealloc(start.as_ptr(), Self::layout(self.length));
+            }
         }
     }
 }
