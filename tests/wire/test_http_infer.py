@@ -171,7 +171,8 @@ def test_h12_parameters_of_any_scalar_are_accepted(simple):
 def test_h12_reserved_and_malformed_parameters_are_400(simple, parameters):
     answer = infer(simple, "addsub", INPUTS, parameters=parameters)
     assert answer.status == 400
-    assert next(iter(parameters)) in answer.error
+    key = next(iter(parameters))
+    assert (key if key != "triton_x" else "reserved for Triton usage") in answer.error
 
 
 def test_h28_one_connection_serves_many_requests(simple):
@@ -223,16 +224,11 @@ def test_h28_many_clients_at_once(simple):
             assert (given, data) == (str(number), [number + 2] * 16)
 
 
-def test_h14_h18_h11_what_is_not_served_yet_is_501(simple):
+def test_h18_h27_what_is_not_served_yet_is_501(simple):
     path = "/v2/models/addsub/infer"
-    raw_request = post(simple, path, b"\0" * 64, {"Inference-Header-Content-Length": "0"})
     region = [tensor("INPUT0", "INT32", [1, 16], shared_memory_region="r", shared_memory_byte_size=64), INPUTS[1]]
-    classes = [{"name": "OUTPUT0", "parameters": {"classification": 3}}]
     packed = post(simple, path, gzip.compress(json.dumps({"inputs": INPUTS}).encode()), {"Content-Encoding": "gzip"})
-    by_region = infer(simple, "addsub", region)
-    by_class = infer(simple, "addsub", INPUTS, outputs=classes)
-    answers = [raw_request, packed, by_region, by_class]
-    for answer in answers:
+    for answer in (packed, infer(simple, "addsub", region)):
         assert answer.status == 501
         assert "not supported yet" in answer.error
     assert get(simple, "/v2/health/ready").status == 200

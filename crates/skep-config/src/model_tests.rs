@@ -321,7 +321,6 @@ fn what_has_no_effect_is_told() {
     let expected = [
         "`runtime`: no effect: backends are built in, no library is loaded by name",
         "`input[0].format`: informative: data is passed on as it is",
-        "`output[0].label_filename`: no effect: classification is not served yet",
         "`optimization.priority`: no effect: it is for TensorRT models",
         "`optimization.cuda`: no effect: GPUs are not used",
         "`optimization.input_pinned_memory`: no effect: GPUs are not used",

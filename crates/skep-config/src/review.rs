@@ -133,17 +133,12 @@ impl<'a> Review<'a> {
                 data_type: _,
                 dims: _,
                 reshape: _,
-                label_filename,
+                label_filename: _,
                 is_shape_tensor,
                 is_non_linear_format_io,
             } = output;
             let field = |name: &str| format!("output[{index}].{name}");
             self.tensorrt_io(&field, *is_shape_tensor, *is_non_linear_format_io)?;
-            self.no_effect(
-                !label_filename.is_empty(),
-                field("label_filename"),
-                "no effect: classification is not served yet",
-            );
         }
         Ok(())
     }

@@ -293,6 +293,7 @@ impl Worker {
                 model: self.interface.model.clone(),
                 version: self.interface.version,
                 outputs,
+                parameters: Vec::new(),
             };
             // A client that went away meanwhile is nobody's loss.
             drop(job.reply.send(Ok(response)));

@@ -17,6 +17,7 @@ mod clock;
 mod driver;
 mod error;
 mod instance;
+mod labels;
 mod loader;
 mod recorder;
 mod registry;
@@ -29,10 +30,11 @@ mod warmup;
 
 pub use backends::{BackendEntry, Backends};
 pub use error::{ErrorKind, RuntimeError};
+pub use labels::Labels;
 pub use loader::LoadOptions;
 pub use registry::{IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
 pub use repository::Repository;
-pub use request::{InferRequest, InferResponse, NamedTensor};
+pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
 pub use statistics::{
     BatchStatistics, DurationStatistic, FailureReason, InstanceStatistics, StatisticsSnapshot,
 };

@@ -21,6 +21,7 @@ use crate::{
     backends::{Backends, Choice},
     driver::Driver,
     instance::Worker,
+    labels,
     repository::{self, CONFIG_FILE},
     version::{Interface, LoadedVersion},
     warmup,
@@ -191,6 +192,7 @@ impl Plan {
         let loaded = LoadedVersion {
             interface: Arc::clone(&interface),
             config: Arc::clone(&config),
+            labels: labels::read(config.outputs(), &self.directory)?,
             backend: self.backend.name(),
             driver: Arc::clone(&driver),
         };

@@ -19,6 +19,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use skep_types::{ModelName, ModelVersion};
+use tokio::sync::Notify;
 
 use crate::{
     Backends, ErrorKind, LoadOptions, LoadedVersion, Repository, RuntimeError,
@@ -117,6 +118,8 @@ pub struct Runtime {
     gone: Condvar,
     started: AtomicBool,
     stopping: AtomicBool,
+    /// Tells those who wait for a stop.
+    stop_begun: Notify,
 }
 
 impl Runtime {
@@ -131,6 +134,7 @@ impl Runtime {
             gone: Condvar::new(),
             started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            stop_begun: Notify::new(),
         })
     }
 
@@ -361,6 +365,16 @@ impl Runtime {
     /// Makes the node not ready; requests are still served.
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.stop_begun.notify_waiters();
+    }
+
+    /// Done when a stop has begun: for what would otherwise go on as long as its client likes.
+    pub async fn stop_begun(&self) {
+        // Before the look: a stop in between is noticed.
+        let begun = self.stop_begun.notified();
+        if !self.is_stopping() {
+            begun.await;
+        }
     }
 
     /// Whether a stop has begun.

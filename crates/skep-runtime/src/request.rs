@@ -14,6 +14,21 @@ pub struct InferRequest {
     pub inputs: Vec<(String, Tensor)>,
     /// Names of the wanted outputs in the client's order; empty for all.
     pub outputs: Vec<String>,
+    /// What the client says about the request, under names of its own; those that the protocol defines are not here.
+    pub parameters: Vec<(String, Parameter)>,
+}
+
+/// The value of a request's or an answer's parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Parameter {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any other number; never infinite, never not-a-number where it came out of JSON.
+    Double(f64),
+    /// A text.
+    String(String),
 }
 
 /// A tensor of an answer.
@@ -34,4 +49,6 @@ pub struct InferResponse {
     pub version: ModelVersion,
     /// The wanted outputs in the wanted order.
     pub outputs: Vec<NamedTensor>,
+    /// What the model says about the answer.
+    pub parameters: Vec<(String, Parameter)>,
 }

@@ -8,7 +8,7 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, InferRequest, InferResponse, RuntimeError, StatisticsSnapshot, clock,
+    ErrorKind, InferRequest, InferResponse, Labels, RuntimeError, StatisticsSnapshot, clock,
     driver::{Driver, Job},
     validate,
 };
@@ -70,6 +70,8 @@ impl Interface {
 pub struct LoadedVersion {
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
+    /// By output, those that have any.
+    pub(crate) labels: Vec<(String, Labels)>,
     pub(crate) backend: &'static str,
     pub(crate) driver: Arc<Driver>,
 }
@@ -91,6 +93,13 @@ impl LoadedVersion {
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The labels of an output's classes, if the configuration names a file of them.
+    #[must_use]
+    pub fn labels(&self, output: &str) -> Option<&Labels> {
+        let found = self.labels.iter().find(|(name, _)| name == output);
+        found.map(|(_, labels)| labels)
     }
 
     /// The backend that runs it; another one than the configuration names under a fallback.

@@ -13,8 +13,9 @@ pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
 /// The version of Triton whose protocol is spoken; clients read capabilities out of it.
 pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
 
-/// The protocol extensions that are served.
-pub(crate) const EXTENSIONS: [&str; 6] = [
+/// The protocol extensions that are served, in Triton's order.
+pub(crate) const EXTENSIONS: [&str; 7] = [
+    "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "model_configuration",
@@ -93,11 +94,23 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(Into::into)
 }
 
+/// The id that errors and log lines give a request without one.
+const UNKNOWN_ID: &str = "<id_unknown>";
+
+/// A request's id as errors and log lines give it.
+fn shown(id: &str) -> &str {
+    if id.is_empty() { UNKNOWN_ID } else { id }
+}
+
+/// Why a request is not taken, with its id in front.
+pub(crate) fn invalid_request(id: &str, text: &str) -> ApiError {
+    ApiError::invalid(format!("[request id: {}] {text}", shown(id)))
+}
+
 /// Logs a failure that is not the client's, with the request's id.
 pub(crate) fn log_failure(id: &str, error: &RuntimeError) {
     if error.kind() == ErrorKind::Internal {
-        let id = if id.is_empty() { "<id_unknown>" } else { id };
-        tracing::error!("[request id: {id}] {error}");
+        tracing::error!("[request id: {}] {error}", shown(id));
     }
 }
 
@@ -113,14 +126,15 @@ pub(crate) fn refused_load_parameter(key: &str) -> ApiError {
 }
 
 /// Why a request parameter is not taken: its name is Triton's own.
-pub(crate) fn reserved_parameter(key: &str) -> ApiError {
-    ApiError::invalid(format!(
-        "parameter keys starting with 'triton_' are reserved for Triton usage: '{key}'"
-    ))
+pub(crate) fn reserved_parameter() -> ApiError {
+    ApiError::invalid(
+        "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified.",
+    )
 }
 
 /// An input's tensor; data that does not fill it is refused in Triton's words.
 pub(crate) fn input_tensor(
+    id: &str,
     name: &str,
     model: &str,
     datatype: DataType,
@@ -128,7 +142,7 @@ pub(crate) fn input_tensor(
     data: Bytes,
 ) -> Result<Tensor, ApiError> {
     Tensor::new(datatype, shape, data).map_err(|error| {
-        ApiError::invalid(match error {
+        let text = match error {
             TensorError::ByteSize { expected, got, .. } => format!(
                 "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
             ),
@@ -136,6 +150,7 @@ pub(crate) fn input_tensor(
                 "expected {expected} strings for inference input '{name}' for model '{model}', got {got}"
             ),
             other => format!("input '{name}': {other}"),
-        })
+        };
+        invalid_request(id, &text)
     })
 }

@@ -7,6 +7,7 @@
 //! to statuses.
 
 mod api;
+mod classification;
 mod error;
 mod grpc;
 mod http;

@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use skep_proto::inference::{
-    InferParameter, ModelInferRequest, ModelInferResponse,
-    infer_parameter::ParameterChoice,
+    ModelInferRequest, ModelInferResponse,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
@@ -12,14 +11,57 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{WireError, typed};
 
-use crate::{api, error::ApiError};
+use super::parameters;
+use crate::{api, classification, error::ApiError, server::Shared};
+
+/// Why a request has no answer.
+pub(super) struct Failure {
+    pub(super) error: ApiError,
+    /// Whether it came as far as the model.
+    pub(super) ran: bool,
+}
+
+impl<E: Into<ApiError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            ran: false,
+        }
+    }
+}
+
+/// Runs the request of a message.
+pub(super) async fn infer(
+    shared: &Shared,
+    message: ModelInferRequest,
+) -> Result<ModelInferResponse, Failure> {
+    let loaded = shared
+        .runtime
+        .resolve(&message.model_name, Some(&message.model_version))?;
+    let decoded = decode(message)?;
+    let id = decoded.request.id.clone();
+    let answer = loaded.infer(decoded.request).await;
+    let mut answer = answer.map_err(|error| {
+        api::log_failure(&id, &error);
+        Failure {
+            error: error.into(),
+            ran: true,
+        }
+    })?;
+    classification::apply(&mut answer, &decoded.classes, &loaded)?;
+    Ok(encode(answer, id))
+}
+
+/// A decoded request, and how its outputs are to be sent.
+pub(super) struct Decoded {
+    pub(super) request: InferRequest,
+    /// The outputs in whose place classes travel, and how many of them.
+    pub(super) classes: Vec<(String, u64)>,
+}
 
 /// Decodes a message; raw tensor data is not copied.
-pub(super) fn decode(message: ModelInferRequest) -> Result<InferRequest, ApiError> {
+pub(super) fn decode(message: ModelInferRequest) -> Result<Decoded, ApiError> {
     let model = message.model_name;
-    for (key, parameter) in &message.parameters {
-        check_parameter(key, parameter)?;
-    }
     let raw = !message.raw_input_contents.is_empty();
     if raw && message.raw_input_contents.len() != message.inputs.len() {
         return Err(ApiError::invalid(format!(
@@ -33,46 +75,40 @@ pub(super) fn decode(message: ModelInferRequest) -> Result<InferRequest, ApiErro
         id: message.id,
         ..Default::default()
     };
+    parameters::of_request(message.parameters, &mut request.parameters)?;
     for mut input in message.inputs {
-        let tensor = tensor(&mut input, contents.next(), &model)?;
+        let tensor = tensor(&request.id, &mut input, contents.next(), &model)?;
         request.inputs.push((input.name, tensor));
     }
+    let mut classes = Vec::new();
     for output in message.outputs {
-        check_output(&output)?;
+        let count = output_parameters(&output)?;
+        if count > 0 {
+            classes.push((output.name.clone(), count));
+        }
         request.outputs.push(output.name);
     }
-    Ok(request)
+    Ok(Decoded { request, classes })
 }
 
-fn check_parameter(key: &str, parameter: &InferParameter) -> Result<(), ApiError> {
-    if key.starts_with("triton_") && key != "triton_enable_empty_final_response" {
-        return Err(api::reserved_parameter(key));
-    }
-    match parameter.parameter_choice {
-        Some(_) => Ok(()),
-        None => Err(ApiError::invalid(format!("parameter '{key}' has no value"))),
-    }
-}
-
-fn check_output(output: &InferRequestedOutputTensor) -> Result<(), ApiError> {
+/// How many classes travel in the place of an output; 0 for the output as it is.
+fn output_parameters(output: &InferRequestedOutputTensor) -> Result<u64, ApiError> {
+    let mut classes = 0;
     for (key, parameter) in &output.parameters {
         match key.as_str() {
-            // Zero classes means none, as Triton's clients send it.
-            "classification"
-                if parameter.parameter_choice == Some(ParameterChoice::Int64Param(0)) => {}
-            "classification" => {
-                return Err(ApiError::unsupported("output parameter `classification`"));
-            }
+            "classification" => classes = parameters::classes(parameter)?,
             key if key.starts_with("shared_memory_") => {
                 return Err(ApiError::unsupported("shared memory"));
             }
-            key => check_parameter(key, parameter)?,
+            // Others mean nothing, as on Triton.
+            _ => {}
         }
     }
-    Ok(())
+    Ok(classes)
 }
 
 fn tensor(
+    id: &str,
     input: &mut InferInputTensor,
     raw: Option<Bytes>,
     model: &str,
@@ -100,7 +136,7 @@ fn tensor(
         (None, contents) => typed::read(&contents.unwrap_or_default(), datatype)
             .map_err(|error| invalid(contents_error(&error)))?,
     };
-    api::input_tensor(name, model, datatype, shape, data)
+    api::input_tensor(id, name, model, datatype, shape, data)
 }
 
 fn contents_error(error: &WireError) -> String {
@@ -116,6 +152,7 @@ pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
         model_name: answer.model.to_string(),
         model_version: answer.version.to_string(),
         id,
+        parameters: parameters::encode(answer.parameters),
         ..Default::default()
     };
     for output in answer.outputs {
@@ -159,7 +196,7 @@ mod tests {
 
     fn outcome(message: ModelInferRequest) -> Result<Bytes, String> {
         decode(message)
-            .map(|request| request.inputs[0].1.data().clone())
+            .map(|decoded| decoded.request.inputs[0].1.data().clone())
             .map_err(|error| tonic::Status::from(error).message().to_owned())
     }
 
@@ -205,7 +242,7 @@ mod tests {
         assert_eq!(
             outcome(message("FP32", InferTensorContents::default(), raw)),
             Err(
-                "input byte size mismatch for input 'x' for model 'm'. Expected 8, got 7"
+                "[request id: <id_unknown>] input byte size mismatch for input 'x' for model 'm'. Expected 8, got 7"
                     .to_owned()
             )
         );

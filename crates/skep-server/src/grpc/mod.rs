@@ -2,7 +2,9 @@
 
 mod health;
 mod infer;
+mod parameters;
 mod service;
+mod stream;
 
 use std::{future::Future, sync::Arc};
 

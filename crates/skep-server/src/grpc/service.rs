@@ -11,7 +11,7 @@ use skep_proto::inference::{
 use skep_runtime::{DurationStatistic, LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
 
-use super::infer;
+use super::{infer, stream};
 use crate::{api, error::ApiError, server::Shared};
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -118,15 +118,10 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<pb::ModelInferRequest>,
     ) -> Reply<pb::ModelInferResponse> {
-        let message = request.into_inner();
-        let loaded = self.resolve(&message.model_name, &message.model_version)?;
-        let request = infer::decode(message)?;
-        let id = request.id.clone();
-        let answer = loaded.infer(request).await;
-        let answer = answer
-            .inspect_err(|error| api::log_failure(&id, error))
-            .map_err(status)?;
-        Ok(Response::new(infer::encode(answer, id)))
+        match infer::infer(&self.shared, request.into_inner()).await {
+            Ok(answer) => Ok(Response::new(answer)),
+            Err(failure) => Err(failure.error.into()),
+        }
     }
 
     type ModelStreamInferStream =
@@ -134,9 +129,11 @@ impl GrpcInferenceService for Service {
 
     async fn model_stream_infer(
         &self,
-        _: Request<tonic::Streaming<pb::ModelInferRequest>>,
+        request: Request<tonic::Streaming<pb::ModelInferRequest>>,
     ) -> Reply<Self::ModelStreamInferStream> {
-        Err(unsupported("ModelStreamInfer"))
+        let (metadata, _, requests) = request.into_parts();
+        let answers = stream::answers(Arc::clone(&self.shared), &metadata, requests);
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn model_config(

@@ -6,9 +6,9 @@ use axum::{body::Body, extract::State, http::HeaderMap, response::Response};
 
 use super::{
     extract::{ModelPath, read_body},
-    request, response,
+    raw, request, response,
 };
-use crate::{api, error::ApiError, server::Shared};
+use crate::{api, classification, error::ApiError, server::Shared};
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
 const MAX_BODY_BYTES: usize = 2 << 30;
@@ -32,8 +32,8 @@ pub(super) async fn infer(
         );
         return Err(ApiError::unsupported(&what));
     }
-    let header_length = header_length(&headers)?;
     let body = read_body(body, MAX_BODY_BYTES).await?;
+    let header_length = header_length(&headers, body.len())?;
     let json_bytes = header_length.unwrap_or(body.len());
     if json_bytes > shared.max_json_bytes {
         return Err(ApiError::invalid(format!(
@@ -45,30 +45,36 @@ pub(super) async fn infer(
     let loaded = shared
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
-    let decoded = request::decode(&body, header_length, &path.model)?;
+    let decoded = match header_length {
+        Some(0) => raw::decode(body, loaded.config())?,
+        _ => request::decode(&body, header_length, &path.model)?,
+    };
     let wanted = decoded.wanted;
     let id = decoded.request.id.clone();
     let answer = loaded.infer(decoded.request).await;
-    let answer = answer.inspect_err(|error| api::log_failure(&id, error))?;
+    let mut answer = answer.inspect_err(|error| api::log_failure(&id, error))?;
+    classification::apply(&mut answer, &wanted.classes, &loaded)?;
     Ok(response::encode(&answer, &id, &wanted))
 }
 
-fn header_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError> {
+/// The length of the JSON part if the client says it: 0 for a raw binary request.
+fn header_length(headers: &HeaderMap, body_bytes: usize) -> Result<Option<usize>, ApiError> {
     let Some(value) = headers.get(HEADER_LENGTH) else {
         return Ok(None);
     };
-    let length = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse::<usize>().ok());
-    match length {
-        Some(0) => Err(ApiError::unsupported(
-            "a raw binary request (Inference-Header-Content-Length: 0)",
-        )),
-        Some(length) => Ok(Some(length)),
-        None => Err(ApiError::invalid(format!(
-            "Unable to parse Inference-Header-Content-Length, got: {}",
-            String::from_utf8_lossy(value.as_bytes())
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let digits = text.trim().trim_start_matches(['-', '+']);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(ApiError::invalid(format!(
+            "Unable to parse Inference-Header-Content-Length, got: {text}"
+        )));
+    }
+    // A number that does not parse is out of any range.
+    match text.trim().parse::<usize>() {
+        Ok(length) if length <= body_bytes => Ok(Some(length)),
+        _ => Err(ApiError::invalid(format!(
+            "inference header size should be in range (0, {body_bytes}), got: {}",
+            text.trim()
         ))),
     }
 }

@@ -3,6 +3,8 @@
 mod extract;
 mod infer;
 mod management;
+mod parameters;
+mod raw;
 mod request;
 mod response;
 

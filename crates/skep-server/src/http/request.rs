@@ -2,7 +2,7 @@
 //!
 //! Source: Open Inference Protocol, "Inference Request JSON Object"; Triton's "Binary Tensor Data Extension".
 
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use skep_wire::{
     json::{self, Document},
 };
 
+use super::parameters;
 use crate::{api, error::ApiError};
 
 /// A decoded request, and how its outputs are to be sent.
@@ -23,21 +24,24 @@ pub(super) struct Decoded {
     pub(super) wanted: Wanted,
 }
 
-/// Which outputs travel as binary data.
+/// How outputs travel.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    /// For outputs that say nothing themselves.
-    pub(super) binary_by_default: bool,
-    /// What an output says of itself.
-    pub(super) binary: HashMap<String, bool>,
+    /// All as binary data; only where the request names no output.
+    pub(super) all_binary: bool,
+    /// The outputs that travel as binary data.
+    pub(super) binary: Vec<String>,
+    /// The outputs in whose place classes travel, and how many of them.
+    pub(super) classes: Vec<(String, u64)>,
 }
 
 #[derive(Deserialize)]
 struct RequestJson<'a> {
     #[serde(borrow, default)]
     id: Option<Id<'a>>,
-    #[serde(default)]
-    parameters: Option<Map<String, Value>>,
+    // As it was sent: a bare NaN in it must not become a number.
+    #[serde(borrow, default)]
+    parameters: Option<&'a RawValue>,
     #[serde(borrow)]
     inputs: Vec<InputJson<'a>>,
     #[serde(borrow, default)]
@@ -104,7 +108,7 @@ pub(super) fn decode(
         ..Default::default()
     };
     for input in parsed.inputs {
-        let tensor = tensor(&input, &document, &mut binary)?;
+        let tensor = tensor(&request.id, &input, &document, &mut binary)?;
         request.inputs.push((input.name.into_owned(), tensor));
     }
     if !binary.rest.is_empty() {
@@ -113,19 +117,18 @@ pub(super) fn decode(
         )));
     }
     let mut wanted = Wanted::default();
-    for (key, value) in parsed.parameters.iter().flatten() {
-        match key.as_str() {
-            "binary_data_output" => wanted.binary_by_default = boolean(key, value)?,
-            key if key.starts_with("triton_") => {
-                return Err(api::reserved_parameter(key));
-            }
-            key => scalar(key, value)?,
-        }
+    let mut binary_output = false;
+    if let Some(given) = parsed.parameters {
+        let given: Map<String, Value> =
+            serde_json::from_str(document.text(given)).map_err(|error| json_error(&error))?;
+        binary_output = parameters::of_request(&given, &mut request.parameters)?;
     }
     for output in parsed.outputs.into_iter().flatten() {
         output_parameters(&output, &mut wanted)?;
         request.outputs.push(output.name.into_owned());
     }
+    // What an output says of itself goes before; one that says nothing travels as JSON.
+    wanted.all_binary = binary_output && request.outputs.is_empty();
     Ok(Decoded { request, wanted })
 }
 
@@ -171,6 +174,7 @@ impl Binary<'_> {
 }
 
 fn tensor(
+    id: &str,
     input: &InputJson<'_>,
     document: &Document<'_>,
     binary: &mut Binary<'_>,
@@ -196,7 +200,7 @@ fn tensor(
             ));
         }
     };
-    api::input_tensor(name, binary.model, datatype, shape, bytes)
+    api::input_tensor(id, name, binary.model, datatype, shape, bytes)
 }
 
 /// The size of an input's binary data, if its parameters announce any.
@@ -216,7 +220,7 @@ fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
             "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
                 return Err(ApiError::unsupported("shared memory"));
             }
-            key => scalar(key, value)?,
+            _ => {}
         }
     }
     Ok(binary_size)
@@ -225,39 +229,29 @@ fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
 fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(), ApiError> {
     for (key, value) in output.parameters.iter().flatten() {
         match key.as_str() {
-            "binary_data" => {
-                wanted
-                    .binary
-                    .insert(output.name.clone().into_owned(), boolean(key, value)?);
+            "binary_data" if parameters::boolean(key, value)? => {
+                wanted.binary.push(output.name.clone().into_owned());
             }
             "classification" => {
-                return Err(ApiError::unsupported("output parameter `classification`"));
+                let count = value.as_u64().ok_or_else(|| {
+                    ApiError::invalid(
+                        "Unable to set 'classification': attempt to access JSON non-unsigned-integer as unsigned-integer",
+                    )
+                })?;
+                // No classes: the output as it is.
+                if count > 0 {
+                    wanted
+                        .classes
+                        .push((output.name.clone().into_owned(), count));
+                }
             }
             "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
                 return Err(ApiError::unsupported("shared memory"));
             }
-            key => scalar(key, value)?,
+            _ => {}
         }
     }
     Ok(())
-}
-
-fn boolean(key: &str, value: &Value) -> Result<bool, ApiError> {
-    value.as_bool().ok_or_else(|| {
-        ApiError::invalid(format!(
-            "parameter '{key}' must be true or false, got {value}"
-        ))
-    })
-}
-
-/// Any other parameter is the user's own, but it must be one value.
-fn scalar(key: &str, value: &Value) -> Result<(), ApiError> {
-    if value.is_string() || value.is_number() || value.is_boolean() {
-        return Ok(());
-    }
-    Err(ApiError::invalid(format!(
-        "parameter '{key}' has invalid type, expected a string, a number or a boolean"
-    )))
 }
 
 #[cfg(test)]
@@ -287,7 +281,7 @@ mod tests {
             decoded.request.inputs[0].1.data().as_ref(),
             [1, 0, 2, 0, 3, 0, 4, 0]
         );
-        assert_eq!(decoded.wanted.binary.get("y"), Some(&true));
+        assert_eq!(decoded.wanted.binary, ["y"]);
     }
 
     #[test]
@@ -325,7 +319,7 @@ mod tests {
 
     #[test]
     fn bare_nan_and_infinity_are_numbers() {
-        let json = r#"{"id":"NaN","parameters":{"mine":NaN},"inputs":[
+        let json = r#"{"id":"NaN","parameters":{"mine":"NaN"},"inputs":[
             {"data":[NaN,-Infinity],"name":"x NaN","shape":[2],"datatype":"FP64"},
             {"name":"b","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}},
             {"name":"s","shape":[2],"datatype":"BYTES","data":["NaN","[Infinity"]}]}"#;
@@ -348,6 +342,7 @@ mod tests {
         for json in [
             r#"{"inputs":[],"id":NaN}"#,
             r#"{"inputs":[],"parameters":NaN}"#,
+            r#"{"inputs":[],"parameters":{"mine":NaN}}"#,
             r#"{"inputs":NaN}"#,
             r#"{"inputs":[NaN]}"#,
             r#"{"inputs":[{"name":NaN,"shape":[1],"datatype":"FP32","data":[1]}]}"#,

@@ -9,7 +9,7 @@ use serde_json::json;
 use skep_runtime::{InferResponse, NamedTensor};
 use skep_wire::WireError;
 
-use super::{json_response, request::Wanted};
+use super::{json_response, parameters, request::Wanted};
 use crate::error::ApiError;
 
 /// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
@@ -18,11 +18,7 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 /// Encodes an answer: members in Triton's order, binary data in the outputs' order.
 pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Response {
     let is_binary = |output: &NamedTensor| {
-        wanted
-            .binary
-            .get(&*output.name)
-            .copied()
-            .unwrap_or(wanted.binary_by_default)
+        wanted.all_binary || wanted.binary.iter().any(|name| **name == *output.name)
     };
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
@@ -31,12 +27,14 @@ pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Respo
     }
     json.extend_from_slice(
         format!(
-            "\"model_name\":{},\"model_version\":\"{}\",\"outputs\":[",
+            "\"model_name\":{},\"model_version\":\"{}\"",
             json!(answer.model.as_str()),
             answer.version
         )
         .as_bytes(),
     );
+    parameters::encode(&answer.parameters, &mut json);
+    json.extend_from_slice(b",\"outputs\":[");
     let mut binary_bytes = 0usize;
     for (index, output) in answer.outputs.iter().enumerate() {
         if index > 0 {
@@ -50,7 +48,9 @@ pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Respo
         }
     }
     json.extend_from_slice(b"]}");
-    if !answer.outputs.iter().any(is_binary) {
+    // As on Triton: without binary data the JSON part is all there is, also where outputs without elements are said to
+    // be binary.
+    if binary_bytes == 0 {
         return json_response(StatusCode::OK, json);
     }
     let header_length = json.len();
@@ -129,12 +129,13 @@ mod tests {
                 name: "y".into(),
                 tensor: tensor.expect("tensor"),
             }],
+            parameters: Vec::new(),
         };
         let response = encode(
             &answer,
             "i\"d",
             &Wanted {
-                binary_by_default: binary,
+                all_binary: binary,
                 ..Default::default()
             },
         );

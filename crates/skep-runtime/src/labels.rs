@@ -1,0 +1,77 @@
+//! The class labels of an output: the file that `label_filename` names, a label a line.
+//!
+//! Source: Triton, classification extension.
+
+use std::{fs, path::Path};
+
+use skep_config::TensorConfig;
+
+use crate::RuntimeError;
+
+/// The labels of one output's classes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels(Vec<Box<[u8]>>);
+
+impl Labels {
+    /// The label of the class of this index; `None` where its line is empty or missing. Any bytes, mostly UTF-8.
+    #[must_use]
+    pub fn get(&self, class: usize) -> Option<&[u8]> {
+        self.0
+            .get(class)
+            .map(|label| &**label)
+            .filter(|label| !label.is_empty())
+    }
+
+    /// Takes a file's text apart. Lines may end as on Windows.
+    fn parse(text: &[u8]) -> Self {
+        let lines = text.split(|byte| *byte == b'\n');
+        Self(
+            lines
+                .map(|line| line.strip_suffix(b"\r").unwrap_or(line).into())
+                .collect(),
+        )
+    }
+}
+
+/// Reads the labels of all outputs that have any; the files lie in the model's directory.
+pub(crate) fn read(
+    outputs: &[TensorConfig],
+    directory: &Path,
+) -> Result<Vec<(String, Labels)>, RuntimeError> {
+    let mut labels = Vec::new();
+    for output in outputs {
+        let Some(filename) = &output.label_filename else {
+            continue;
+        };
+        let path = directory.join(filename);
+        let text = fs::read(&path).map_err(|error| {
+            RuntimeError::invalid(format!(
+                "failed to open text file for read {}: {error}",
+                path.display()
+            ))
+        })?;
+        labels.push((output.name.clone(), Labels::parse(&text)));
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_a_line() {
+        let labels = Labels::parse(b"a\r\n\n b \n\xff\nlast");
+        let expected: [Option<&[u8]>; 6] = [
+            Some(b"a"),
+            None,
+            Some(b" b "),
+            Some(b"\xff"),
+            Some(b"last"),
+            None,
+        ];
+        for (class, label) in expected.into_iter().enumerate() {
+            assert_eq!(labels.get(class), label);
+        }
+    }
+}

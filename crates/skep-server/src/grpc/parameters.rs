@@ -1,0 +1,192 @@
+//! Parameters of requests and answers in messages.
+//!
+//! Source: Triton, "Parameters Extension"; texts of refusals as Triton 2.51 words them.
+
+use std::collections::BTreeMap;
+
+use skep_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
+use skep_runtime::Parameter;
+
+use crate::error::ApiError;
+
+/// The parameter that asks for an empty last answer of a stream. Only models of many answers would give one: an only
+/// answer is the last.
+const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
+
+/// What a request says of itself: the user's own names go into `parameters`.
+pub(super) fn of_request(
+    given: BTreeMap<String, InferParameter>,
+    parameters: &mut Vec<(String, Parameter)>,
+) -> Result<(), ApiError> {
+    for (key, parameter) in given {
+        let Some(choice) = parameter.parameter_choice else {
+            return Err(wrong_kind(&key, expected(&key)));
+        };
+        match (key.as_str(), choice) {
+            // Checked here, without effect: there are neither sequences nor priorities yet.
+            ("sequence_id", ParameterChoice::Int64Param(_) | ParameterChoice::StringParam(_))
+            | (EMPTY_FINAL | "sequence_start" | "sequence_end", ParameterChoice::BoolParam(_))
+            | ("priority", ParameterChoice::Uint64Param(_) | ParameterChoice::Int64Param(0..))
+            | ("timeout", ParameterChoice::Int64Param(0..)) => {}
+            ("priority" | "timeout", ParameterChoice::Int64Param(_)) => {
+                return Err(ApiError::invalid(format!(
+                    "invalid value for '{key}', expected value >= 0."
+                )));
+            }
+            (
+                EMPTY_FINAL | "sequence_id" | "sequence_start" | "sequence_end" | "priority"
+                | "timeout",
+                _,
+            ) => return Err(wrong_kind(&key, expected(&key))),
+            (reserved, _) if reserved.starts_with("triton_") => {
+                return Err(ApiError::invalid(format!(
+                    "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with 'triton_' are allowed: {EMPTY_FINAL}"
+                )));
+            }
+            (_, choice) => {
+                let value = match choice {
+                    ParameterChoice::BoolParam(value) => Parameter::Bool(value),
+                    ParameterChoice::Int64Param(value) => Parameter::Int(value),
+                    ParameterChoice::StringParam(value) => Parameter::String(value),
+                    ParameterChoice::DoubleParam(value) => Parameter::Double(value),
+                    ParameterChoice::Uint64Param(_) => {
+                        return Err(wrong_kind(&key, expected(&key)));
+                    }
+                };
+                parameters.push((key, value));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The kinds that a parameter may have.
+fn expected(key: &str) -> &'static str {
+    match key {
+        "sequence_id" => "int64_param or string_param",
+        "sequence_start" | "sequence_end" | EMPTY_FINAL => "bool_param",
+        "priority" => "int64_param or uint64_param",
+        "timeout" => "int64_param",
+        _ => "int64_param, bool_param, or string_param",
+    }
+}
+
+fn wrong_kind(key: &str, expected: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "invalid value type for '{key}' parameter, expected {expected}."
+    ))
+}
+
+/// How many classes an output's parameter asks for. 0, which Triton refuses, means none: the output as it is.
+pub(super) fn classes(parameter: &InferParameter) -> Result<u64, ApiError> {
+    let Some(ParameterChoice::Int64Param(count)) = parameter.parameter_choice else {
+        return Err(ApiError::invalid(
+            "invalid value type for 'classification' parameter, expected int64_param",
+        ));
+    };
+    u64::try_from(count).map_err(|_| {
+        ApiError::invalid("invalid value for 'classification' parameter, expected >= 0")
+    })
+}
+
+/// An answer's parameters as a message has them.
+pub(super) fn encode(parameters: Vec<(String, Parameter)>) -> BTreeMap<String, InferParameter> {
+    let encode = |value| match value {
+        Parameter::Bool(value) => ParameterChoice::BoolParam(value),
+        Parameter::Int(value) => ParameterChoice::Int64Param(value),
+        Parameter::Double(value) => ParameterChoice::DoubleParam(value),
+        Parameter::String(value) => ParameterChoice::StringParam(value),
+    };
+    parameters
+        .into_iter()
+        .map(|(key, value)| {
+            let parameter_choice = Some(encode(value));
+            (key, InferParameter { parameter_choice })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ParameterChoice as Choice;
+
+    fn read(key: &str, choice: Option<Choice>) -> Result<Vec<(String, Parameter)>, String> {
+        let parameter = InferParameter {
+            parameter_choice: choice,
+        };
+        let mut parameters = Vec::new();
+        of_request(
+            BTreeMap::from([(key.to_owned(), parameter)]),
+            &mut parameters,
+        )
+        .map(|_| parameters)
+        .map_err(|error| tonic::Status::from(error).message().to_owned())
+    }
+
+    #[test]
+    fn kinds_are_kept_and_come_back() {
+        for (choice, value) in [
+            (Choice::Int64Param(-1), Parameter::Int(-1)),
+            (Choice::BoolParam(true), Parameter::Bool(true)),
+            (Choice::DoubleParam(1.5), Parameter::Double(1.5)),
+            (
+                Choice::StringParam("x".into()),
+                Parameter::String("x".into()),
+            ),
+        ] {
+            let parameters = read("a", Some(choice.clone())).expect("valid");
+            assert_eq!(parameters, [("a".to_owned(), value)]);
+            assert_eq!(encode(parameters)["a"].parameter_choice, Some(choice));
+        }
+        assert_eq!(read("priority", Some(Choice::Uint64Param(5))), Ok(vec![]));
+    }
+
+    #[test]
+    fn other_kinds_are_refused_in_tritons_words() {
+        for (key, choice, expected) in [
+            (
+                "a",
+                Some(Choice::Uint64Param(5)),
+                "invalid value type for 'a' parameter, expected int64_param, bool_param, or string_param.",
+            ),
+            (
+                "a",
+                None,
+                "invalid value type for 'a' parameter, expected int64_param, bool_param, or string_param.",
+            ),
+            (
+                "sequence_id",
+                Some(Choice::DoubleParam(1.0)),
+                "invalid value type for 'sequence_id' parameter, expected int64_param or string_param.",
+            ),
+            (
+                "sequence_end",
+                Some(Choice::Int64Param(1)),
+                "invalid value type for 'sequence_end' parameter, expected bool_param.",
+            ),
+            (
+                "priority",
+                Some(Choice::Int64Param(-5)),
+                "invalid value for 'priority', expected value >= 0.",
+            ),
+            (
+                "timeout",
+                Some(Choice::Uint64Param(5)),
+                "invalid value type for 'timeout' parameter, expected int64_param.",
+            ),
+            (
+                EMPTY_FINAL,
+                Some(Choice::Int64Param(1)),
+                "invalid value type for 'triton_enable_empty_final_response' parameter, expected bool_param.",
+            ),
+            (
+                "triton_x",
+                Some(Choice::BoolParam(true)),
+                "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting with 'triton_' are allowed: triton_enable_empty_final_response",
+            ),
+        ] {
+            assert_eq!(read(key, choice), Err(expected.to_owned()));
+        }
+    }
+}

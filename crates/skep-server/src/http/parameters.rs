@@ -1,0 +1,152 @@
+//! Parameters of requests and answers in JSON.
+//!
+//! Source: Triton, "Parameters Extension"; texts of refusals as Triton 2.51 words them.
+
+use serde_json::{Map, Value, json};
+use skep_runtime::Parameter;
+
+use crate::{api, error::ApiError};
+
+/// A parameter that the user named; one value of a kind that parameters have.
+pub(super) fn own(key: &str, value: &Value) -> Result<Parameter, ApiError> {
+    let invalid = || {
+        ApiError::invalid(format!(
+            "parameter '{key}' has invalid type. It should be either 'int', 'bool', or 'string'."
+        ))
+    };
+    match value {
+        Value::Bool(value) => Ok(Parameter::Bool(*value)),
+        Value::String(value) => Ok(Parameter::String(value.clone())),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => Ok(Parameter::Int(whole)),
+            (None, Some(number)) => Ok(Parameter::Double(number)),
+            (None, None) => Err(invalid()),
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(invalid()),
+    }
+}
+
+/// What a request says of itself under names that the protocol defines; the user's own names go into `parameters`.
+/// Whether outputs are to be binary.
+pub(super) fn of_request(
+    given: &Map<String, Value>,
+    parameters: &mut Vec<(String, Parameter)>,
+) -> Result<bool, ApiError> {
+    let mut binary = false;
+    for (key, value) in given {
+        match key.as_str() {
+            "binary_data_output" => binary = boolean(key, value)?,
+            // Checked here, without effect: there are neither sequences nor priorities yet.
+            "sequence_start" | "sequence_end" => drop(boolean(key, value)?),
+            "sequence_id" if value.is_string() || value.is_u64() => {}
+            "sequence_id" => return Err(unreadable(key, "non-string as string")),
+            "priority" | "timeout" => drop(unsigned(key, value)?),
+            key if key.starts_with("triton_") => return Err(api::reserved_parameter()),
+            key => parameters.push((key.to_owned(), own(key, value)?)),
+        }
+    }
+    Ok(binary)
+}
+
+pub(super) fn boolean(key: &str, value: &Value) -> Result<bool, ApiError> {
+    value
+        .as_bool()
+        .ok_or_else(|| unreadable(key, "non-boolean as boolean"))
+}
+
+pub(super) fn unsigned(key: &str, value: &Value) -> Result<u64, ApiError> {
+    value
+        .as_u64()
+        .ok_or_else(|| unreadable(key, "non-unsigned-integer as unsigned-integer"))
+}
+
+fn unreadable(key: &str, what: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "Unable to parse '{key}': attempt to access JSON {what}"
+    ))
+}
+
+/// Appends `,"parameters":{...}`, nothing if there are none.
+pub(super) fn encode(parameters: &[(String, Parameter)], json: &mut Vec<u8>) {
+    if parameters.is_empty() {
+        return;
+    }
+    let members: Map<String, Value> = parameters
+        .iter()
+        .map(|(key, value)| {
+            let value = match value {
+                Parameter::Bool(value) => json!(value),
+                Parameter::Int(value) => json!(value),
+                Parameter::Double(value) => json!(value),
+                Parameter::String(value) => json!(value),
+            };
+            (key.clone(), value)
+        })
+        .collect();
+    json.extend_from_slice(format!(",\"parameters\":{}", Value::Object(members)).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(given: Value) -> Result<Vec<(String, Parameter)>, String> {
+        let mut parameters = Vec::new();
+        let given = given.as_object().expect("an object");
+        of_request(given, &mut parameters)
+            .map(|_| parameters)
+            .map_err(|error| tonic::Status::from(error).message().to_owned())
+    }
+
+    #[test]
+    fn kinds_are_kept() {
+        let given = json!({"a": -1, "b": true, "c": "x", "d": 1.0, "e": u64::MAX, "priority": 3, "sequence_id": "s"});
+        let expected = [
+            ("a", Parameter::Int(-1)),
+            ("b", Parameter::Bool(true)),
+            ("c", Parameter::String("x".to_owned())),
+            ("d", Parameter::Double(1.0)),
+            ("e", Parameter::Double(1.844_674_407_370_955_2e19)),
+        ];
+        let read = read(given).expect("valid");
+        assert_eq!(read, expected.map(|(key, value)| (key.to_owned(), value)));
+        let mut json = Vec::new();
+        encode(&read, &mut json);
+        assert_eq!(
+            String::from_utf8_lossy(&json),
+            r#","parameters":{"a":-1,"b":true,"c":"x","d":1.0,"e":1.8446744073709552e+19}"#
+        );
+    }
+
+    #[test]
+    fn other_kinds_are_refused_in_tritons_words() {
+        let not_unsigned = "attempt to access JSON non-unsigned-integer as unsigned-integer";
+        for (given, expected) in [
+            (
+                json!({"a": null}),
+                "parameter 'a' has invalid type. It should be either 'int', 'bool', or 'string'.".to_owned(),
+            ),
+            (
+                json!({"a": [1]}),
+                "parameter 'a' has invalid type. It should be either 'int', 'bool', or 'string'.".to_owned(),
+            ),
+            (
+                json!({"triton_x": 1}),
+                "parameter keys starting with 'triton_' are reserved for Triton usage and should not be specified."
+                    .to_owned(),
+            ),
+            (json!({"priority": -1}), format!("Unable to parse 'priority': {not_unsigned}")),
+            (json!({"timeout": "x"}), format!("Unable to parse 'timeout': {not_unsigned}")),
+            (
+                json!({"sequence_end": 1}),
+                "Unable to parse 'sequence_end': attempt to access JSON non-boolean as boolean".to_owned(),
+            ),
+            (
+                json!({"sequence_id": 1.5}),
+                "Unable to parse 'sequence_id': attempt to access JSON non-string as string".to_owned(),
+            ),
+        ] {
+            assert_eq!(read(given), Err(expected));
+        }
+    }
+}
