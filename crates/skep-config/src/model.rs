@@ -8,6 +8,7 @@ use skep_types::{Dims, ModelName, ModelSignature};
 use crate::{
     error::ConfigError,
     instances::{self, InstanceGroup},
+    metrics::{self, HistogramBounds, HistogramFamily},
     normalize::{self, model_filename},
     options::{ExecutionOptions, MockOptions},
     parameters::Parameters,
@@ -98,6 +99,7 @@ pub struct ModelConfig {
     execution: ExecutionOptions,
     mock: MockOptions,
     max_queue_size: usize,
+    histogram_bounds_ms: HistogramBounds,
     parameters: BTreeMap<String, String>,
     notices: Vec<Notice>,
 }
@@ -133,6 +135,7 @@ impl ModelConfig {
         proto.version_policy = Some(normal_policy);
         let instance_groups = instances::read(&mut proto)?;
         let warmups = warmup::read(&proto, &inputs, &mut notices)?;
+        let histogram_bounds_ms = metrics::read(&proto, &mut notices)?;
         let parameters: BTreeMap<String, String> = proto
             .parameters
             .iter()
@@ -159,6 +162,7 @@ impl ModelConfig {
             execution,
             mock,
             max_queue_size,
+            histogram_bounds_ms,
             parameters,
             notices,
         })
@@ -292,6 +296,18 @@ impl ModelConfig {
     #[must_use]
     pub const fn parameters(&self) -> &BTreeMap<String, String> {
         &self.parameters
+    }
+
+    /// Extra labels of the model's metrics: names, without the underscore that comes before each, and values.
+    pub fn metric_tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        let tags = self.proto.metric_tags.iter();
+        tags.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Ascending bounds of a latency histogram in milliseconds, if the configuration sets any.
+    #[must_use]
+    pub fn histogram_bounds_ms(&self, family: HistogramFamily) -> Option<&[f64]> {
+        self.histogram_bounds_ms.get(&family).map(Vec::as_slice)
     }
 
     /// What has no effect or looks odd.

@@ -9,8 +9,8 @@ use skep_types::{ModelName, ModelVersion};
 
 use super::{Context, ModelConfig};
 use crate::{
-    ErrorKind, ExecutionMode, GraphOptimization, InstanceGroup, InstanceKind, Scheduler,
-    VersionPolicy, parse_pbtxt,
+    ErrorKind, ExecutionMode, GraphOptimization, HistogramFamily, InstanceGroup, InstanceKind,
+    Scheduler, VersionPolicy, parse_pbtxt,
 };
 
 const IO: &str = "input { name: 'x' data_type: TYPE_FP32 dims: 3 } output { name: 'y' data_type: TYPE_INT64 dims: -1 }";
@@ -279,7 +279,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "instance_group { host_policy: 'p' }",
         "instance_group[0].host_policy",
     ),
-    ("metric_tags { key: 'a' value: 'b' }", "metric_tags"),
     (
         "model_operations { op_library_filename: 'x.so' }",
         "model_operations.op_library_filename",
@@ -293,7 +292,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "model_repository_agents",
     ),
     ("response_cache { enable: true }", "response_cache.enable"),
-    ("model_metrics { metric_control {} }", "model_metrics"),
 ];
 
 #[test]
@@ -334,6 +332,58 @@ fn what_has_no_effect_is_told() {
         config.outputs()[0].label_filename.as_deref(),
         Some("labels.txt")
     );
+}
+
+#[test]
+fn metric_tags_name_labels() {
+    let tags = |key: &str| {
+        config(&format!(
+            "backend: 'mock' {IO} metric_tags {{ key: '{key}' value: 'v' }}"
+        ))
+    };
+    let named = tags("a_1").expect("valid");
+    assert_eq!(named.metric_tags().collect::<Vec<_>>(), [("a_1", "v")]);
+    for key in ["", "_a", "a-b", "ä"] {
+        let error = tags(key).expect_err(key).to_string();
+        assert!(error.contains("cannot name a label"), "{error}");
+    }
+}
+
+#[test]
+fn histogram_buckets_are_checked_and_told_if_nothing_has_them() {
+    let metrics = |family: &str, buckets: &str| {
+        config(&format!(
+            "backend: 'mock' {IO} model_metrics {{ metric_control {{ metric_identifier {{ family: '{family}' }}
+             histogram_options {{ buckets: [{buckets}] }} }} }}"
+        ))
+    };
+    let queue = HistogramFamily::Queue;
+    let set = metrics(queue.metric_name(), "0.5, 2").expect("valid");
+    assert_eq!(set.histogram_bounds_ms(queue), Some(&[0.5, 2.0][..]));
+    assert_eq!(set.histogram_bounds_ms(HistogramFamily::Request), None);
+    assert!(set.notices().is_empty());
+    for buckets in ["", "2, 1", "1, 1", "0, 1", "-1, 1", "1, inf", "nan"] {
+        let error = metrics(queue.metric_name(), buckets)
+            .expect_err(buckets)
+            .to_string();
+        assert!(
+            error.contains("must be 1 to 100 ascending numbers"),
+            "{error}"
+        );
+    }
+    for (family, text) in [
+        (
+            "nv_inference_first_response_histogram_ms",
+            "it is for decoupled models",
+        ),
+        ("nosuch", "no histogram is called `nosuch`"),
+    ] {
+        let notices = notices(&metrics(family, "1, 2").expect("valid"));
+        assert!(
+            notices.len() == 1 && notices[0].contains(text),
+            "{notices:?}"
+        );
+    }
 }
 
 #[test]

@@ -46,7 +46,8 @@ impl<'a> Review<'a> {
             scheduling_choice,
             instance_group,
             cc_model_filenames,
-            metric_tags,
+            // Checked in metrics.rs.
+            metric_tags: _,
             // Checked in parameters.rs; each value is a string and nothing else, see `parameter_text`.
             parameters: _,
             // Taken apart in warmup.rs.
@@ -55,7 +56,8 @@ impl<'a> Review<'a> {
             model_transaction_policy,
             model_repository_agents,
             response_cache,
-            model_metrics,
+            // Taken apart in metrics.rs.
+            model_metrics: _,
         } = proto;
         self.no_effect(
             !runtime.is_empty(),
@@ -74,13 +76,11 @@ impl<'a> Review<'a> {
             self.instance_group(index, group)?;
         }
         self.no_effect(!cc_model_filenames.is_empty(), "cc_model_filenames", NO_GPU);
-        self.unsupported(!metric_tags.is_empty(), "metric_tags")?;
         self.rest(
             model_operations.as_ref(),
             *model_transaction_policy,
             model_repository_agents.as_ref(),
             *response_cache,
-            model_metrics.as_ref(),
         )
     }
 
@@ -340,7 +340,6 @@ impl<'a> Review<'a> {
         transaction: Option<inference::ModelTransactionPolicy>,
         agents: Option<&inference::ModelRepositoryAgents>,
         cache: Option<inference::ModelResponseCache>,
-        metrics: Option<&inference::ModelMetrics>,
     ) -> Result<(), ConfigError> {
         if let Some(inference::ModelOperations {
             op_library_filename,
@@ -359,9 +358,6 @@ impl<'a> Review<'a> {
         }
         if let Some(inference::ModelResponseCache { enable }) = cache {
             self.unsupported(enable, "response_cache.enable")?;
-        }
-        if let Some(inference::ModelMetrics { metric_control }) = metrics {
-            self.unsupported(!metric_control.is_empty(), "model_metrics")?;
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ struct State {
 }
 
 impl Driver {
-    pub(crate) fn new(max_queue_size: usize) -> Self {
+    pub(crate) fn new(max_queue_size: usize, statistics: Statistics) -> Self {
         let scheduler = Scheduler::new(SchedulerOptions { max_queue_size });
         Self {
             state: Mutex::new(State {
@@ -75,7 +75,7 @@ impl Driver {
                 now: Time::ZERO,
             }),
             mailboxes: RwLock::default(),
-            statistics: Statistics::default(),
+            statistics,
             waiting: AtomicUsize::new(0),
             alive_instances: AtomicUsize::new(0),
             possible_instances: AtomicUsize::new(0),

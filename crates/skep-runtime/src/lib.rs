@@ -18,8 +18,10 @@ mod driver;
 mod error;
 mod instance;
 mod labels;
+mod latency;
 mod loader;
 mod recorder;
+mod recording;
 mod registry;
 mod repository;
 mod request;
@@ -31,11 +33,14 @@ mod warmup;
 pub use backends::{BackendEntry, Backends};
 pub use error::{ErrorKind, RuntimeError};
 pub use labels::Labels;
+pub use latency::{Latencies, Phase};
 pub use loader::LoadOptions;
+pub use recording::MetricsOptions;
 pub use registry::{IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
 pub use statistics::{
-    BatchStatistics, DurationStatistic, FailureReason, InstanceStatistics, StatisticsSnapshot,
+    BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics, InstanceStatistics,
+    StatisticsSnapshot,
 };
 pub use version::LoadedVersion;

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
+    time::{Duration, Instant},
 };
 
 use skep_backend::{Backend, LoadRequest, Model, ModelFile};
@@ -22,6 +23,8 @@ use crate::{
     driver::Driver,
     instance::Worker,
     labels,
+    recorder::Statistics,
+    recording::{MetricsOptions, Recording},
     repository::{self, CONFIG_FILE},
     version::{Interface, LoadedVersion},
     warmup,
@@ -42,6 +45,8 @@ pub struct LoadOptions {
     pub backend_settings: Vec<BackendSetting>,
     /// Processor cores that this process may use.
     pub cores: NonZeroUsize,
+    /// What is recorded of requests.
+    pub metrics: MetricsOptions,
 }
 
 impl LoadOptions {
@@ -176,6 +181,7 @@ impl Plan {
         options: &LoadOptions,
         on_gone: OnGone,
     ) -> VersionResult {
+        let began = Instant::now();
         let directory = self.directory.join(version.to_string());
         let (file, config) = if self.backend.needs_file() {
             let file = open(&directory, self.config.model_filename())?;
@@ -188,17 +194,20 @@ impl Plan {
         };
         let model = self.load_weights(&file, &config, options)?;
         let interface = Arc::new(Interface::new(&config, version, &*model));
-        let driver = Arc::new(Driver::new(config.max_queue_size()));
-        let loaded = LoadedVersion {
+        let statistics = Statistics::new(Recording::new(options.metrics, &config));
+        let driver = Arc::new(Driver::new(config.max_queue_size(), statistics));
+        let mut loaded = LoadedVersion {
             interface: Arc::clone(&interface),
             config: Arc::clone(&config),
             labels: labels::read(config.outputs(), &self.directory)?,
             backend: self.backend.name(),
             driver: Arc::clone(&driver),
+            load_duration: Duration::ZERO,
         };
         let life = Arc::new(Life(Some(on_gone)));
         let warmups = warmup::prepare(&config, &interface, &self.directory)?;
         self.start_instances(&model, &interface, &driver, &Arc::new(warmups), &life)?;
+        loaded.load_duration = began.elapsed();
         Ok(loaded)
     }
 

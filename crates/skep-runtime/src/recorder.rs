@@ -15,8 +15,11 @@ use std::{
 use skep_types::Time;
 
 use crate::{
-    BatchStatistics, FailureReason, InstanceStatistics, StatisticsSnapshot, clock,
-    statistics::DurationStatistic,
+    BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase, StatisticsSnapshot,
+    clock,
+    latency::{Buckets, Window},
+    recording::Recording,
+    statistics::{DurationStatistic, HistogramStatistics},
 };
 
 /// When the phases of one execution ended.
@@ -35,6 +38,7 @@ pub(crate) struct Execution {
 /// The live figures of one model version.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
+    recording: Recording,
     recorders: Mutex<Vec<Arc<Recorder>>>,
     failed: Mutex<Failed>,
     /// The last execution that was looked at, and the time of day that it was given then: the same at every look.
@@ -69,6 +73,8 @@ struct Figures {
     last_inference: Option<Time>,
     /// By batch size, ascending. A handful: looking one up is a few comparisons.
     batches: Vec<(usize, BatchStatistics)>,
+    window: Option<Box<Window>>,
+    histograms: Vec<(Phase, Buckets)>,
 }
 
 #[derive(Debug, Default)]
@@ -108,14 +114,26 @@ impl Recorder {
         let mut requests = 0;
         for arrived in arrivals {
             requests += 1;
-            figures.success.ns += ns(at.ended, arrived);
-            figures.queue.ns += ns(at.taken, arrived);
+            let (total, queue) = (ns(at.ended, arrived), ns(at.taken, arrived));
+            figures.success.ns += total;
+            figures.queue.ns += queue;
+            figures.distribute(
+                at.ended,
+                [(Phase::Request, total), (Phase::Queue, queue)],
+                1,
+            );
         }
         figures.success.count += requests;
         figures.queue.count += requests;
         figures.compute_input.add(requests, input * requests);
         figures.compute_infer.add(requests, infer * requests);
         figures.compute_output.add(requests, output * requests);
+        let phases = [
+            (Phase::ComputeInput, input),
+            (Phase::ComputeInfer, infer),
+            (Phase::ComputeOutput, output),
+        ];
+        figures.distribute(at.ended, phases, requests);
         figures.inference_count += batch_size as u64;
         figures.execution_count += 1;
         figures.busy_ns += input + infer + output;
@@ -130,6 +148,32 @@ impl Recorder {
 }
 
 impl Figures {
+    fn new(recording: &Recording) -> Self {
+        let histograms = recording.histograms.iter();
+        Self {
+            window: recording.quantiles.then(Box::default),
+            histograms: histograms
+                .map(|(phase, bounds)| (*phase, Buckets::new(bounds)))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Records durations that `requests` requests had.
+    fn distribute<const N: usize>(&mut self, now: Time, phases: [(Phase, u64); N], requests: u64) {
+        if let Some(window) = &mut self.window {
+            let mut slot = window.slot(now);
+            for (phase, ns) in phases {
+                slot.record(phase, ns, requests);
+            }
+        }
+        for (of, buckets) in &mut self.histograms {
+            for (_, ns) in phases.iter().filter(|(phase, _)| phase == of) {
+                buckets.record(*ns, requests);
+            }
+        }
+    }
+
     fn batch(&mut self, size: usize) -> &mut BatchStatistics {
         let index = match self.batches.binary_search_by_key(&size, |(size, _)| *size) {
             Ok(index) => index,
@@ -144,10 +188,17 @@ impl Figures {
 }
 
 impl Statistics {
+    pub(crate) fn new(recording: Recording) -> Self {
+        Self {
+            recording,
+            ..Self::default()
+        }
+    }
+
     /// A shard for an instance.
     pub(crate) fn recorder(&self, name: &str) -> Arc<Recorder> {
         let recorder = Arc::new(Recorder {
-            figures: Mutex::default(),
+            figures: Mutex::new(Figures::new(&self.recording)),
             running_since_ns: AtomicU64::new(IDLE),
             name: name.into(),
         });
@@ -167,7 +218,13 @@ impl Statistics {
     /// The figures now. Each instance's are whole: they hold all of a batch or nothing.
     pub(crate) fn snapshot(&self) -> StatisticsSnapshot {
         let recorders = lock(&self.recorders).clone();
-        let mut sum = StatisticsSnapshot::default();
+        let histograms = self.recording.histograms.iter();
+        let mut sum = StatisticsSnapshot {
+            histograms: histograms
+                .map(|(phase, bounds)| HistogramStatistics::new(*phase, bounds))
+                .collect(),
+            ..Default::default()
+        };
         let mut last = None;
         for recorder in recorders {
             let figures = lock(&recorder.figures);
@@ -191,12 +248,31 @@ impl Statistics {
             for (size, batch) in &figures.batches {
                 sum.batches.entry(*size).or_default().merge(batch);
             }
+            for (sum, (_, buckets)) in sum.histograms.iter_mut().zip(&figures.histograms) {
+                sum.add(buckets.counts());
+            }
         }
         sum.last_inference_ms = self.unix_millis(last);
         let failed = lock(&self.failed);
         sum.fail = failed.requests;
         sum.failures = failed.reasons;
         sum
+    }
+
+    /// Quantiles of the last minute, if they are recorded.
+    pub(crate) fn latencies(&self) -> Option<Latencies> {
+        if !self.recording.quantiles {
+            return None;
+        }
+        let recorders = lock(&self.recorders).clone();
+        let now = clock::now();
+        let mut sum = Latencies::default();
+        for recorder in recorders {
+            if let Some(window) = &lock(&recorder.figures).window {
+                sum.add(window, now);
+            }
+        }
+        Some(sum)
     }
 
     /// The time of day of an instant, 0 for never. The clock is read here, never on the request path.
@@ -295,6 +371,29 @@ mod tests {
         assert_eq!(counts, [(1, 2), (3, 3), (8, 1)]);
         let names: Vec<&str> = figures.instances.iter().map(|i| &*i.name).collect();
         assert_eq!(names, ["m_0", "m_1"]);
+    }
+
+    #[test]
+    fn distributions_are_summed_up_and_count_every_request() {
+        let statistics = Statistics::new(Recording {
+            quantiles: true,
+            histograms: vec![(Phase::Queue, [40, 100].into())],
+        });
+        let (a, b) = (statistics.recorder("m_0"), statistics.recorder("m_1"));
+        let arrived = clock::now();
+        for (recorder, waited_ns) in [(&a, 40), (&b, 41), (&b, 2_000_000)] {
+            let taken = arrived + Duration::from_nanos(waited_ns);
+            recorder.executed(2, &execution(taken), [arrived, arrived].into_iter());
+        }
+        let figures = statistics.snapshot();
+        assert_eq!(figures.histograms[0].phase, Phase::Queue);
+        assert_eq!(figures.histograms[0].counts, [2, 2, 2]);
+        assert_eq!(figures.success.count, 6);
+        let latencies = statistics.latencies().expect("recorded");
+        assert_eq!(latencies.quantile_us(Phase::Queue, 0.5), Some(0.0));
+        let slowest = latencies.quantile_us(Phase::Queue, 0.99).expect("recorded");
+        assert!((slowest - 2_000.0).abs() <= 2_000.0 / 128.0);
+        assert!(Statistics::default().latencies().is_none());
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::Phase;
+
 /// How often something happened and how long it took altogether.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DurationStatistic {
@@ -106,6 +108,35 @@ pub struct StatisticsSnapshot {
     pub failures: [u64; 4],
     /// What each instance did, in the order in which they were made.
     pub instances: Vec<InstanceStatistics>,
+    /// Latencies by duration, of those phases that are counted so.
+    pub histograms: Vec<HistogramStatistics>,
+}
+
+/// How many requests took how long in one phase; together they are `success.count` requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistogramStatistics {
+    /// What took so long.
+    pub phase: Phase,
+    /// Upper bounds in nanoseconds, ascending; each belongs to its bucket.
+    pub bounds_ns: Arc<[u64]>,
+    /// Requests by bucket, not cumulated; the last count is of those above every bound.
+    pub counts: Vec<u64>,
+}
+
+impl HistogramStatistics {
+    pub(crate) fn new(phase: Phase, bounds_ns: &Arc<[u64]>) -> Self {
+        Self {
+            phase,
+            bounds_ns: Arc::clone(bounds_ns),
+            counts: vec![0; bounds_ns.len() + 1],
+        }
+    }
+
+    pub(crate) fn add(&mut self, counts: &[u64]) {
+        for (mine, more) in self.counts.iter_mut().zip(counts) {
+            *mine += more;
+        }
+    }
 }
 
 /// How much one instance worked.

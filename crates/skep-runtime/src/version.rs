@@ -1,6 +1,6 @@
 //! A loaded model version: what requests are sent to.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use skep_backend::Model;
 use skep_config::{ModelConfig, TensorConfig};
@@ -8,7 +8,7 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, InferRequest, InferResponse, Labels, RuntimeError, StatisticsSnapshot, clock,
+    ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot, clock,
     driver::{Driver, Job},
     validate,
 };
@@ -74,6 +74,7 @@ pub struct LoadedVersion {
     pub(crate) labels: Vec<(String, Labels)>,
     pub(crate) backend: &'static str,
     pub(crate) driver: Arc<Driver>,
+    pub(crate) load_duration: Duration,
 }
 
 impl LoadedVersion {
@@ -118,6 +119,18 @@ impl LoadedVersion {
     #[must_use]
     pub fn statistics(&self) -> StatisticsSnapshot {
         self.driver.statistics().snapshot()
+    }
+
+    /// Latencies of the last minute; `None` unless [`MetricsOptions::quantiles`](crate::MetricsOptions) asks for them.
+    #[must_use]
+    pub fn latencies(&self) -> Option<Latencies> {
+        self.driver.statistics().latencies()
+    }
+
+    /// How long it took to load: weights, instances, warm-up.
+    #[must_use]
+    pub fn load_duration(&self) -> Duration {
+        self.load_duration
     }
 
     /// Requests that wait for an instance.

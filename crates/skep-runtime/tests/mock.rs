@@ -5,8 +5,8 @@ use std::{fs, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{
-    BackendEntry, Backends, ErrorKind, InferRequest, LoadOptions, LoadedVersion, Repository,
-    Runtime, RuntimeOptions, VersionState,
+    BackendEntry, Backends, ErrorKind, InferRequest, LoadOptions, LoadedVersion, MetricsOptions,
+    Repository, Runtime, RuntimeOptions, VersionState,
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -48,6 +48,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             auto_complete: true,
             backend_settings: vec![],
             cores: NonZeroUsize::MIN,
+            metrics: MetricsOptions::default(),
         },
         load_threads: 2,
         explicit_control: explicit,
