@@ -1,13 +1,12 @@
 """Statistics and metrics: exact counts after known requests, failures included."""
 
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tritonclient.grpc
 
-from http_client import get, infer, request, tensor
+from http_client import get, infer, tensor
 from metrics import metric, metrics, wait_pending
 from repository import plus
 from server import Server
@@ -96,18 +95,6 @@ def test_m2_all_reasons_are_exported(server):
     assert {(row["model"], row["version"]) for row in rows} == {("m", "1")}
 
 
-def test_m18_the_text_is_of_the_exposition_format(server):
-    answer = request(server.metrics, "GET", "/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    lines = answer.body.decode().splitlines()
-    types = dict(re.match(r"# TYPE (\w+) (\w+)", line).groups() for line in lines if line.startswith("# TYPE"))
-    assert types["nv_inference_count"] == "counter"
-    assert types["nv_inference_pending_request_count"] == "gauge"
-    assert {name for name, _ in metrics(server)} == set(types)
-    assert sum(line.startswith("# HELP") for line in lines) == len(types)
-    assert request(server.metrics, "GET", "/nosuch").status == 404
-
-
 def test_t6_requests_that_do_not_fit_are_counted_nowhere(server):
     send(server, 9, status=400)
     assert infer(server, "m", [tensor("x", "FP32", [1, 5], [0] * 5)]).status == 400
@@ -181,16 +168,3 @@ def test_m1_versions_and_models_are_counted_apart(repository):
         assert [(s["name"], s["version"], s["inference_count"]) for s in all_stats] == [
             ("m", "1", 1), ("m", "2", 4), ('we"ird', "1", 0),
         ]  # fmt: skip
-
-
-def test_m18_flags(repository):
-    repository.onnx("m", plus(1))
-    with Server(repository, "--allow-metrics=false") as server:
-        assert "Metrics Service" not in server.log
-        assert get(server, "/v2/health/ready").status == 200
-    with Server(
-        repository, "--metrics-interval-ms=500", "--allow-gpu-metrics=false", "--allow-cpu-metrics=0"
-    ) as server:
-        assert metric(server, "count") == 0
-        for flag in ("--metrics-interval-ms", "--allow-gpu-metrics", "--allow-cpu-metrics"):
-            assert f"accepted without effect: {flag}" in server.log

@@ -8,7 +8,8 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot, clock,
+    ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot,
+    clock,
     driver::{Driver, Job},
     validate,
 };

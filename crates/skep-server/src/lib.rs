@@ -14,4 +14,5 @@ mod http;
 mod metrics;
 mod server;
 
+pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
 pub use server::{Addresses, BindError, Endpoint, Server, ServerOptions, StopOutcome};

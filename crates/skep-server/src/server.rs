@@ -9,14 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, routing::get, serve::ListenerExt};
+use axum::serve::ListenerExt;
 use skep_runtime::Runtime;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
 };
 
-use crate::{api, grpc, http, metrics};
+use crate::{
+    api, grpc, http,
+    metrics::{self, Metrics, MetricsOptions},
+};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1024;
@@ -41,6 +44,8 @@ pub struct ServerOptions {
     pub grpc: Option<Endpoint>,
     /// Metrics, if they are served.
     pub metrics: Option<Endpoint>,
+    /// What the metrics port shows.
+    pub metrics_options: MetricsOptions,
     /// The name in the server's metadata; `None` for the default.
     pub id: Option<String>,
     /// The largest JSON part of an HTTP request, in bytes.
@@ -94,6 +99,7 @@ pub struct Server {
     http: Option<TcpListener>,
     grpc: Option<TcpListener>,
     metrics: Option<TcpListener>,
+    metrics_options: MetricsOptions,
 }
 
 impl Server {
@@ -133,6 +139,7 @@ impl Server {
             http,
             grpc,
             metrics,
+            metrics_options: options.metrics_options.clone(),
         })
     }
 
@@ -151,6 +158,8 @@ impl Server {
             drop(stopped.wait_for(|stop| *stop).await);
         };
         let mut tasks = tokio::task::JoinSet::new();
+        // Ends with this call.
+        let mut sampling = tokio::task::JoinSet::new();
         if let Some(listener) = self.http {
             let listener = listener.tap_io(no_delay);
             let service = http::router(Arc::clone(&self.shared));
@@ -163,17 +172,9 @@ impl Server {
             tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
         }
         if let Some(listener) = self.metrics {
-            let runtime = Arc::clone(&self.shared.runtime);
-            let text = move || {
-                let runtime = Arc::clone(&runtime);
-                async move {
-                    (
-                        [(::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
-                        metrics::render(&runtime),
-                    )
-                }
-            };
-            let service = Router::new().route("/metrics", get(text));
+            let metrics = Metrics::new(Arc::clone(&self.shared.runtime), self.metrics_options);
+            sampling.spawn(Arc::clone(&metrics).keep_sampling());
+            let service = metrics::router(metrics);
             let serve = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
             tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
         }

@@ -1,5 +1,7 @@
 //! `skep serve`: a model repository, served. Flags are Triton's; Skep's own are marked as such in their help.
 
+mod metrics;
+
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     num::NonZeroUsize,
@@ -13,7 +15,9 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use skep_config::{BackendSetting, parse_backend_config};
-use skep_runtime::{LoadOptions, Repository, Runtime, RuntimeOptions, StartReport, VersionState};
+use skep_runtime::{
+    LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport, VersionState,
+};
 use skep_server::{Addresses, Endpoint, Server, ServerOptions};
 use skep_types::ModelName;
 use tokio::{
@@ -26,6 +30,7 @@ use crate::{
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
 };
+use metrics::MetricsArgs;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ControlMode {
@@ -84,6 +89,8 @@ pub(crate) struct ServeArgs {
     id: Option<String>,
     #[command(flatten)]
     ports: PortArgs,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
@@ -168,15 +175,6 @@ struct WithoutEffect {
     /// Caches are not served yet
     #[arg(long, value_name = "PATH")]
     cache_directory: Option<String>,
-    /// Metrics are computed when they are asked for
-    #[arg(long, value_name = "MS")]
-    metrics_interval_ms: Option<u64>,
-    /// There are no GPU metrics yet
-    #[arg(long, value_name = "BOOL")]
-    allow_gpu_metrics: Option<String>,
-    /// There are no CPU metrics yet
-    #[arg(long, value_name = "BOOL")]
-    allow_cpu_metrics: Option<String>,
 }
 
 impl WithoutEffect {
@@ -187,9 +185,6 @@ impl WithoutEffect {
             (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
             (self.repoagent_directory.is_some(), "--repoagent-directory: repository agents are not served"),
             (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
-            (self.metrics_interval_ms.is_some(), "--metrics-interval-ms: metrics are computed when they are asked for"),
-            (self.allow_gpu_metrics.is_some(), "--allow-gpu-metrics: there are no GPU metrics yet"),
-            (self.allow_cpu_metrics.is_some(), "--allow-cpu-metrics: there are no CPU metrics yet"),
         ]
         .into_iter()
         .filter_map(|(given, text)| given.then_some(text))
@@ -214,10 +209,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             tracing::warn!("accepted without effect: {notice}");
         }
     }
-    let server_options = args.server_options()?;
+    let metrics = args.metrics.settings(args.ports.allow_metrics)?;
+    let server_options = args.server_options(metrics.shown)?;
     let start_models = args.start_models()?;
     let runtime = Runtime::new(
-        args.runtime_options()?,
+        args.runtime_options(metrics.recorded)?,
         backends::all(
             args.onnxruntime_library.clone(),
             args.allow_backend_fallback,
@@ -392,7 +388,7 @@ impl ServeArgs {
         }
     }
 
-    fn runtime_options(&self) -> anyhow::Result<RuntimeOptions> {
+    fn runtime_options(&self, metrics: MetricsOptions) -> anyhow::Result<RuntimeOptions> {
         let roots: Vec<PathBuf> = self
             .repositories
             .iter()
@@ -410,6 +406,7 @@ impl ServeArgs {
                 backend_settings: self.backend_config.clone(),
                 // Counts the cgroup's quota and the affinity mask.
                 cores: thread::available_parallelism()?,
+                metrics,
             },
             load_threads: self.model_load_thread_count.get(),
             explicit_control: self.model_control_mode == ControlMode::Explicit,
@@ -417,7 +414,10 @@ impl ServeArgs {
         })
     }
 
-    fn server_options(&self) -> anyhow::Result<ServerOptions> {
+    fn server_options(
+        &self,
+        metrics_options: skep_server::MetricsOptions,
+    ) -> anyhow::Result<ServerOptions> {
         let ports = &self.ports;
         let endpoint =
             |allowed: bool, address: &str, port, reuse| -> anyhow::Result<Option<Endpoint>> {
@@ -454,6 +454,7 @@ impl ServeArgs {
                 ports.metrics_port,
                 false,
             )?,
+            metrics_options,
             id: self.id.clone(),
             max_json_bytes: ports.http_max_input_size,
             exit_timeout: Duration::from_secs(self.exit_timeout_secs),

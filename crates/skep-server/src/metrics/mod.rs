@@ -1,0 +1,115 @@
+//! Metrics: Triton's names, labels, texts and meanings, and Skep's own beside them.
+//!
+//! Written out of the statistics themselves when somebody asks: a second set of counters beside them could only
+//! disagree. What is a difference of two moments (utilization, busy fractions) is sampled in between.
+//!
+//! Source: Triton, user guide, "Metrics"; answers of a Triton 2.51; the Prometheus text exposition format 0.0.4.
+
+mod families;
+mod host;
+mod sampler;
+mod text;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use skep_runtime::Runtime;
+
+use sampler::Sampler;
+
+/// Triton's content type, without a version of the format.
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Which metrics are shown.
+#[derive(Debug, Clone)]
+pub struct MetricsOptions {
+    /// Cumulative durations, `nv_inference_*_duration_us`.
+    pub counters: bool,
+    /// The quantiles of `nv_inference_*_summary_us`; none: no summaries. The runtime must record quantiles.
+    pub quantiles: Vec<f64>,
+    /// The processor's and the memory's use, `nv_cpu_*`.
+    pub cpu: bool,
+    /// How often utilization and busy fractions are sampled; they are over one such stretch of time.
+    pub interval: Duration,
+}
+
+/// Triton's quantiles of summaries.
+pub const DEFAULT_QUANTILES: [f64; 5] = [0.5, 0.9, 0.95, 0.99, 0.999];
+
+/// Triton's `--metrics-interval-ms`.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_millis(2000);
+
+impl Default for MetricsOptions {
+    fn default() -> Self {
+        Self {
+            counters: true,
+            quantiles: Vec::new(),
+            cpu: true,
+            interval: DEFAULT_INTERVAL,
+        }
+    }
+}
+
+/// What the metrics port serves.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    runtime: Arc<Runtime>,
+    options: MetricsOptions,
+    sampler: Sampler,
+}
+
+impl Metrics {
+    pub(crate) fn new(runtime: Arc<Runtime>, options: MetricsOptions) -> Arc<Self> {
+        let sampler = Sampler::new(options.cpu);
+        Arc::new(Self {
+            runtime,
+            options,
+            sampler,
+        })
+    }
+
+    /// Samples at every interval, for ever.
+    pub(crate) async fn keep_sampling(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.options.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let metrics = Arc::clone(&self);
+            let sample = move || metrics.sampler.sample(&metrics.runtime);
+            // Reads files of the kernel's: some tens of microseconds, but not on the reactor.
+            if tokio::task::spawn_blocking(sample).await.is_err() {
+                tracing::error!("sampling for metrics panicked; it is tried again");
+            }
+        }
+    }
+
+    fn text(&self) -> String {
+        families::render(&self.runtime, &self.options, &self.sampler.latest())
+    }
+}
+
+/// The port: `GET /metrics`. As on Triton, any other path is an empty text and any other method is refused.
+pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
+    Router::new().fallback(answer).with_state(metrics)
+}
+
+async fn answer(State(metrics): State<Arc<Metrics>>, request: Request) -> Response {
+    if request.method() != Method::GET {
+        return (
+            StatusCode::METHOD_NOT_ALLOWED,
+            [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+            r#"{"error":"Method Not Allowed"}"#,
+        )
+            .into_response();
+    }
+    let text = match request.uri().path() {
+        "/metrics" | "/metrics/" => metrics.text(),
+        _ => String::new(),
+    };
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
