@@ -30,7 +30,20 @@ impl ApiError {
         )
     }
 
-    fn http_status(&self) -> StatusCode {
+    /// The same failure with more text in front.
+    pub(crate) fn prefixed(self, prefix: &str) -> Self {
+        Self {
+            message: format!("{prefix}{}", self.message),
+            ..self
+        }
+    }
+
+    /// `{"error":"..."}`, as Triton answers.
+    pub(crate) fn body(&self) -> String {
+        serde_json::json!({ "error": self.message }).to_string()
+    }
+
+    pub(crate) fn http_status(&self) -> StatusCode {
         match self.kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -48,10 +61,10 @@ impl From<RuntimeError> for ApiError {
 }
 
 impl IntoResponse for ApiError {
-    /// `{"error":"..."}`, as Triton answers; 503 says when to try again.
+    /// 503 says when to try again.
     fn into_response(self) -> Response {
         let status = self.http_status();
-        let body = serde_json::json!({ "error": self.message }).to_string();
+        let body = self.body();
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {

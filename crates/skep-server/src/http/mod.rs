@@ -1,6 +1,7 @@
 //! HTTP: the Open Inference Protocol with Triton's extensions, and the web page.
 
 mod extract;
+mod generate;
 mod infer;
 mod management;
 mod parameters;
@@ -66,6 +67,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
     }
     for path in [model("/infer"), version("/infer")] {
         router = router.route(&path, post(infer::infer));
+    }
+    for path in [model("/generate"), version("/generate")] {
+        router = router.route(&path, post(generate::generate));
+    }
+    for path in [model("/generate_stream"), version("/generate_stream")] {
+        router = router.route(&path, post(generate::generate_stream));
     }
     router
         .fallback(|| async { plain(StatusCode::NOT_FOUND, "Not Found") })

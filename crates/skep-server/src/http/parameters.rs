@@ -60,10 +60,20 @@ pub(super) fn unsigned(key: &str, value: &Value) -> Result<u64, ApiError> {
         .ok_or_else(|| unreadable(key, "non-unsigned-integer as unsigned-integer"))
 }
 
-fn unreadable(key: &str, what: &str) -> ApiError {
+pub(super) fn unreadable(key: &str, what: &str) -> ApiError {
     ApiError::invalid(format!(
         "Unable to parse '{key}': attempt to access JSON {what}"
     ))
+}
+
+/// A parameter's value in JSON.
+pub(super) fn value(parameter: &Parameter) -> Value {
+    match parameter {
+        Parameter::Bool(value) => json!(value),
+        Parameter::Int(value) => json!(value),
+        Parameter::Double(value) => json!(value),
+        Parameter::String(value) => json!(value),
+    }
 }
 
 /// Appends `,"parameters":{...}`, nothing if there are none.
@@ -73,15 +83,7 @@ pub(super) fn encode(parameters: &[(String, Parameter)], json: &mut Vec<u8>) {
     }
     let members: Map<String, Value> = parameters
         .iter()
-        .map(|(key, value)| {
-            let value = match value {
-                Parameter::Bool(value) => json!(value),
-                Parameter::Int(value) => json!(value),
-                Parameter::Double(value) => json!(value),
-                Parameter::String(value) => json!(value),
-            };
-            (key.clone(), value)
-        })
+        .map(|(key, parameter)| (key.clone(), value(parameter)))
         .collect();
     json.extend_from_slice(format!(",\"parameters\":{}", Value::Object(members)).as_bytes());
 }

@@ -90,7 +90,14 @@ fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Resu
         return Ok(());
     }
     json.extend_from_slice(b",\"data\":");
-    skep_wire::json::write(tensor.view(), json).map_err(|error| {
+    encode_data(output, json)?;
+    json.push(b'}');
+    Ok(())
+}
+
+/// Appends an output's elements as a flat array.
+pub(super) fn encode_data(output: &NamedTensor, json: &mut Vec<u8>) -> Result<(), ApiError> {
+    skep_wire::json::write(output.tensor.view(), json).map_err(|error| {
         let name = &output.name;
         ApiError::invalid(match error {
             WireError::NoJsonForm(datatype) => format!(
@@ -98,9 +105,7 @@ fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Resu
             ),
             other => format!("output '{name}' {other}, ask for it as binary data"),
         })
-    })?;
-    json.push(b'}');
-    Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,320 @@
+//! `POST /v2/models/{model}[/versions/{version}]/generate` and `.../generate_stream`.
+//!
+//! A request is a JSON object: members that are named like inputs are their data, all others are parameters; so are the
+//! members of `parameters`. An answer is an object of outputs, as an event where a stream was asked for. Members of an
+//! answer are in the order of their names, as on Triton.
+//!
+//! Source: Triton, "Generate Extension"; forms as Triton 2.51 answers.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Value, json, value::RawValue};
+use skep_config::InputConfig;
+use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion};
+use skep_types::Shape;
+use skep_wire::json::Document;
+
+use super::{
+    extract::{JsonBody, ModelPath},
+    json_response, parameters, request, response,
+};
+use crate::{api, error::ApiError, server::Shared};
+
+/// The type of a stream of events.
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
+pub(super) async fn generate(
+    State(shared): State<Arc<Shared>>,
+    path: ModelPath,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let answer = run(&shared, &path, &body).await.map_err(|f| f.error)?;
+    Ok(json_response(::http::StatusCode::OK, answer))
+}
+
+pub(super) async fn generate_stream(
+    State(shared): State<Arc<Shared>>,
+    path: ModelPath,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    match run(&shared, &path, &body).await {
+        Ok(answer) => Ok(event(::http::StatusCode::OK, &answer)),
+        // The first event decides on the status, as on Triton.
+        Err(Failure { error, ran: true }) => {
+            Ok(event(error.http_status(), error.body().as_bytes()))
+        }
+        Err(Failure { error, .. }) => Err(error),
+    }
+}
+
+/// A stream of one event: each request has one answer.
+fn event(status: ::http::StatusCode, json: &[u8]) -> Response {
+    let body = [b"data: ", json, b"\n\n"].concat();
+    (status, [(header::CONTENT_TYPE, EVENTS)], body).into_response()
+}
+
+/// Why there is no answer.
+struct Failure {
+    error: ApiError,
+    /// Whether the request came as far as the model.
+    ran: bool,
+}
+
+impl<E: Into<ApiError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            ran: false,
+        }
+    }
+}
+
+async fn run(shared: &Shared, path: &ModelPath, body: &[u8]) -> Result<Vec<u8>, Failure> {
+    let loaded = shared
+        .runtime
+        .resolve(&path.model, path.version.as_deref())?;
+    let request = decode(body, &loaded)?;
+    let id = request.id.clone();
+    let answer = loaded.infer(request).await.map_err(|error| {
+        api::log_failure(&id, &error);
+        Failure {
+            // A request that does not fit the model does not reach it.
+            ran: error.kind() != ErrorKind::InvalidArgument,
+            error: error.into(),
+        }
+    })?;
+    Ok(encode(answer, &id)?)
+}
+
+/// The members of an object, in order; a key may come again.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(Key(key)) = map.next_key()? {
+                    members.push((key, map.next_value()?));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Reader).map(Members)
+    }
+}
+
+/// A key, borrowed where nothing in it is escaped.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The number of elements of an array, 1 for anything else.
+struct Length(usize);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counter;
+        impl<'de> Visitor<'de> for Counter {
+            type Value = Length;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Length, A::Error> {
+                let mut count = 0;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Length(count))
+            }
+        }
+        deserializer.deserialize_seq(Counter)
+    }
+}
+
+fn decode(body: &[u8], loaded: &LoadedVersion) -> Result<InferRequest, ApiError> {
+    let document = Document::new(body);
+    let Members(members) = document
+        .parse(serde_json::from_slice)
+        .map_err(|error| request::json_error(&error))?;
+    let mut mapping = Mapping {
+        document: &document,
+        model: loaded.name().as_str(),
+        inputs: loaded.config().inputs(),
+        request: InferRequest::default(),
+    };
+    for (key, value) in members {
+        match &*key {
+            "parameters" if mapping.input(&key).is_none() => {
+                let Members(members) = serde_json::from_str(value.get()).map_err(|_| {
+                    ApiError::invalid(
+                        "Expected JSON object for keyword: 'parameters': attempt to access JSON non-object as object",
+                    )
+                })?;
+                for (key, value) in members {
+                    mapping
+                        .member(&key, value)
+                        .map_err(|error| error.prefixed("Converting keyword: 'parameters': "))?;
+                }
+            }
+            "id" => {
+                mapping.request.id = serde_json::from_str(value.get())
+                    .map_err(|_| parameters::unreadable("id", "non-string as string"))?;
+                if mapping.input(&key).is_some() {
+                    mapping.member(&key, value)?;
+                }
+            }
+            key => mapping.member(key, value)?,
+        }
+    }
+    Ok(mapping.request)
+}
+
+/// Members on their way to inputs and parameters.
+struct Mapping<'a> {
+    document: &'a Document<'a>,
+    model: &'a str,
+    inputs: &'a [InputConfig],
+    request: InferRequest,
+}
+
+impl<'a> Mapping<'a> {
+    fn input(&self, name: &str) -> Option<&'a InputConfig> {
+        self.inputs.iter().find(|input| input.name == name)
+    }
+
+    fn member(&mut self, key: &str, value: &RawValue) -> Result<(), ApiError> {
+        let text = self.document.text(value);
+        let Some(input) = self.input(key) else {
+            let value: Value =
+                serde_json::from_str(text).map_err(|error| request::json_error(&error))?;
+            let parameter = parameters::own(key, &value)?;
+            self.request.parameters.push((key.to_owned(), parameter));
+            return Ok(());
+        };
+        // Without brackets it is one value, and what kind of value shows where it is read.
+        let count = if value.get().starts_with('[') {
+            serde_json::from_str(value.get()).map(|Length(count)| count)
+        } else {
+            Ok(1)
+        };
+        let count = count.map_err(|error| request::json_error(&error))?;
+        let shape = fit(count, input.client_dims().as_slice()).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "The schema can not convert input '{key}' to tensor with proper shape"
+            ))
+        })?;
+        let data = skep_wire::json::read(text, input.datatype, shape.element_count())
+            .map_err(|error| request::data_error(key, &error))?;
+        let id = &self.request.id;
+        let tensor = api::input_tensor(id, key, self.model, input.datatype, shape, data)?;
+        self.request.inputs.push((key.to_owned(), tensor));
+        Ok(())
+    }
+}
+
+/// The shape of `count` elements within `dims`: from behind, the first variable dimension takes all that the fixed ones
+/// leave, further ones are 1. `None` if they do not come out even.
+fn fit(count: usize, dims: &[i64]) -> Option<Shape> {
+    let mut rest = count;
+    for fixed in dims.iter().filter_map(|&dim| usize::try_from(dim).ok()) {
+        if fixed == 0 || !rest.is_multiple_of(fixed) {
+            return None;
+        }
+        rest /= fixed;
+    }
+    let mut sizes: Vec<usize> = dims
+        .iter()
+        .rev()
+        .map(|&dim| usize::try_from(dim).unwrap_or_else(|_| std::mem::replace(&mut rest, 1)))
+        .collect();
+    sizes.reverse();
+    if rest == 1 {
+        Shape::new(&sizes).ok()
+    } else {
+        None
+    }
+}
+
+/// An answer's members: its model, its parameters and its outputs; an output of one element is that element.
+fn encode(answer: InferResponse, id: &str) -> Result<Vec<u8>, ApiError> {
+    let mut members: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let text = |value: Value| value.to_string().into_bytes();
+    if !id.is_empty() {
+        members.insert("id".to_owned(), text(json!(id)));
+    }
+    members.insert("model_name".to_owned(), text(json!(answer.model.as_str())));
+    let version = answer.version.to_string();
+    members.insert("model_version".to_owned(), text(json!(version)));
+    for (key, value) in &answer.parameters {
+        members.insert(key.clone(), text(parameters::value(value)));
+    }
+    for output in &answer.outputs {
+        let mut data = Vec::new();
+        response::encode_data(output, &mut data)?;
+        if output.tensor.shape().element_count() == 1 {
+            // `[x]` without its brackets.
+            data.pop();
+            data.remove(0);
+        }
+        members.insert(output.name.to_string(), data);
+    }
+    let mut json = vec![b'{'];
+    for (index, (key, value)) in members.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        json.extend_from_slice(json!(key).to_string().as_bytes());
+        json.push(b':');
+        json.extend_from_slice(value);
+    }
+    json.push(b'}');
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_fitted_into_dims() {
+        for (count, dims, expected) in [
+            (1, &[1i64][..], Some(&[1usize][..])),
+            (2, &[1], None),
+            (0, &[1], None),
+            (0, &[-1], Some(&[0])),
+            (1, &[-1, 1], Some(&[1, 1])),
+            (2, &[-1, 1], Some(&[2, 1])),
+            (6, &[-1, -1, 2], Some(&[1, 3, 2])),
+            (5, &[-1, 2], None),
+            (0, &[-1, 16], Some(&[0, 16])),
+            (16, &[-1, 16], Some(&[1, 16])),
+            (1, &[], Some(&[])),
+            (2, &[], None),
+        ] {
+            let shape = fit(count, dims);
+            assert_eq!(
+                shape.as_ref().map(Shape::dims),
+                expected,
+                "{count} in {dims:?}"
+            );
+        }
+    }
+}
