@@ -88,10 +88,16 @@ pub(crate) fn metadata(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    off_reactor(work).await?.map_err(Into::into)
+}
+
+/// Runs what takes long off the reactor.
+pub(crate) async fn off_reactor<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?
-        .map_err(Into::into)
+        .map_err(|error| ApiError::internal(error.to_string()))
 }
 
 /// The id that errors and log lines give a request without one.

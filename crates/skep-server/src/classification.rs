@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use skep_runtime::{ErrorKind, InferResponse, Labels, LoadedVersion};
+use skep_runtime::{InferResponse, Labels, LoadedVersion};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 
@@ -138,10 +138,9 @@ impl Request<'_> {
             Some(batch) => &[batch, count],
             None => &[count],
         };
-        let internal = |error: String| ApiError::new(ErrorKind::Internal, error);
-        let shape = Shape::new(shape).map_err(|error| internal(error.to_string()))?;
+        let shape = Shape::new(shape).map_err(|error| ApiError::internal(error.to_string()))?;
         Tensor::new(DataType::Bytes, shape, data.into())
-            .map_err(|error| internal(error.to_string()))
+            .map_err(|error| ApiError::internal(error.to_string()))
     }
 
     /// Appends an element of a `BYTES` tensor.

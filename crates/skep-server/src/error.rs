@@ -23,6 +23,10 @@ impl ApiError {
         Self::new(ErrorKind::InvalidArgument, message)
     }
 
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
     pub(crate) fn unsupported(what: &str) -> Self {
         Self::new(
             ErrorKind::Unsupported,

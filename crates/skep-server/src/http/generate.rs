@@ -10,7 +10,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use axum::{
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{
@@ -24,6 +24,7 @@ use skep_types::Shape;
 use skep_wire::json::Document;
 
 use super::{
+    compression,
     extract::{JsonBody, ModelPath},
     json_response, parameters, request, response,
 };
@@ -35,19 +36,23 @@ const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset
 pub(super) async fn generate(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
+    headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
+    refuse_compressed(&headers)?;
     let answer = run(&shared, &path, &body).await.map_err(|f| f.error)?;
-    Ok(json_response(::http::StatusCode::OK, answer))
+    Ok(json_response(StatusCode::OK, answer))
 }
 
 pub(super) async fn generate_stream(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
+    headers: HeaderMap,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
+    refuse_compressed(&headers)?;
     match run(&shared, &path, &body).await {
-        Ok(answer) => Ok(event(::http::StatusCode::OK, &answer)),
+        Ok(answer) => Ok(event(StatusCode::OK, &answer)),
         // The first event decides on the status, as on Triton.
         Err(Failure { error, ran: true }) => {
             Ok(event(error.http_status(), error.body().as_bytes()))
@@ -56,8 +61,18 @@ pub(super) async fn generate_stream(
     }
 }
 
+/// Compression is for `infer` alone, as on Triton.
+fn refuse_compressed(headers: &HeaderMap) -> Result<(), ApiError> {
+    match compression::of_request(headers) {
+        Ok(None) => Ok(()),
+        _ => Err(ApiError::invalid(
+            "Unsupported content-encoding, only 'identity' is supported.",
+        )),
+    }
+}
+
 /// A stream of one event: each request has one answer.
-fn event(status: ::http::StatusCode, json: &[u8]) -> Response {
+fn event(status: StatusCode, json: &[u8]) -> Response {
     let body = [b"data: ", json, b"\n\n"].concat();
     (status, [(header::CONTENT_TYPE, EVENTS)], body).into_response()
 }

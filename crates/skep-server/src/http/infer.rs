@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::{body::Body, extract::State, http::HeaderMap, response::Response};
+use axum::{
+    body::Body,
+    extract::State,
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
 
 use super::{
+    compression,
     extract::{ModelPath, read_body},
     raw, request, response,
 };
@@ -22,17 +28,14 @@ pub(super) async fn infer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    if let Some(encoding) = headers
-        .get(::http::header::CONTENT_ENCODING)
-        .filter(|e| *e != "identity")
-    {
-        let what = format!(
-            "content encoding `{}`",
-            String::from_utf8_lossy(encoding.as_bytes())
-        );
-        return Err(ApiError::unsupported(&what));
+    let coding = match compression::of_request(&headers) {
+        Ok(coding) => coding,
+        Err(unknown) => return Ok(unknown.into_response()),
+    };
+    let mut body = read_body(body, MAX_BODY_BYTES).await?;
+    if coding.is_some() {
+        body = compression::decompress(body, shared.max_json_bytes).await?;
     }
-    let body = read_body(body, MAX_BODY_BYTES).await?;
     let header_length = header_length(&headers, body.len())?;
     let json_bytes = header_length.unwrap_or(body.len());
     if json_bytes > shared.max_json_bytes {
@@ -54,7 +57,11 @@ pub(super) async fn infer(
     let answer = loaded.infer(decoded.request).await;
     let mut answer = answer.inspect_err(|error| api::log_failure(&id, error))?;
     classification::apply(&mut answer, &wanted.classes, &loaded)?;
-    Ok(response::encode(&answer, &id, &wanted))
+    let mut encoded = response::encode(&answer, &id, &wanted)?;
+    if let Some(coding) = compression::of_answer(&headers) {
+        encoded.compress(coding).await?;
+    }
+    Ok(encoded.into_response())
 }
 
 /// The length of the JSON part if the client says it: 0 for a raw binary request.

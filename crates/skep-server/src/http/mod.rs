@@ -1,5 +1,6 @@
 //! HTTP: the Open Inference Protocol with Triton's extensions, and the web page.
 
+mod compression;
 mod extract;
 mod generate;
 mod infer;

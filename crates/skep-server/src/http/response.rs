@@ -9,14 +9,64 @@ use serde_json::json;
 use skep_runtime::{InferResponse, NamedTensor};
 use skep_wire::WireError;
 
-use super::{json_response, parameters, request::Wanted};
+use super::{
+    compression::{self, Coding},
+    json_response, parameters,
+    request::Wanted,
+};
 use crate::error::ApiError;
 
 /// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
+/// An answer as it travels.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    body: Vec<u8>,
+    /// Where the JSON part ends, if binary data follows.
+    header_length: Option<usize>,
+    /// How the body is compressed.
+    coding: Option<Coding>,
+}
+
+impl Encoded {
+    pub(super) async fn compress(&mut self, coding: Coding) -> Result<(), ApiError> {
+        self.body = compression::compress(std::mem::take(&mut self.body), coding).await?;
+        self.coding = Some(coding);
+        Ok(())
+    }
+}
+
+impl IntoResponse for Encoded {
+    fn into_response(self) -> Response {
+        let mut response = match self.header_length {
+            None => json_response(StatusCode::OK, self.body),
+            Some(length) => {
+                let headers = [
+                    (
+                        header::CONTENT_TYPE,
+                        HeaderValue::from_static("application/octet-stream"),
+                    ),
+                    (HEADER_LENGTH, HeaderValue::from(length)),
+                ];
+                (StatusCode::OK, headers, Body::from(self.body)).into_response()
+            }
+        };
+        if let Some(coding) = self.coding {
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, coding.header_value());
+        }
+        response
+    }
+}
+
 /// Encodes an answer: members in Triton's order, binary data in the outputs' order.
-pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Response {
+pub(super) fn encode(
+    answer: &InferResponse,
+    id: &str,
+    wanted: &Wanted,
+) -> Result<Encoded, ApiError> {
     let is_binary = |output: &NamedTensor| {
         wanted.all_binary || wanted.binary.iter().any(|name| **name == *output.name)
     };
@@ -40,9 +90,7 @@ pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Respo
         if index > 0 {
             json.push(b',');
         }
-        if let Err(error) = encode_output(output, is_binary(output), &mut json) {
-            return error.into_response();
-        }
+        encode_output(output, is_binary(output), &mut json)?;
         if is_binary(output) {
             binary_bytes += output.tensor.data().len();
         }
@@ -51,21 +99,22 @@ pub(super) fn encode(answer: &InferResponse, id: &str, wanted: &Wanted) -> Respo
     // As on Triton: without binary data the JSON part is all there is, also where outputs without elements are said to
     // be binary.
     if binary_bytes == 0 {
-        return json_response(StatusCode::OK, json);
+        return Ok(Encoded {
+            body: json,
+            header_length: None,
+            coding: None,
+        });
     }
     let header_length = json.len();
     json.reserve_exact(binary_bytes);
     for output in answer.outputs.iter().filter(|output| is_binary(output)) {
         json.extend_from_slice(output.tensor.data());
     }
-    let headers = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/octet-stream"),
-        ),
-        (HEADER_LENGTH, HeaderValue::from(header_length)),
-    ];
-    (StatusCode::OK, headers, Body::from(json)).into_response()
+    Ok(Encoded {
+        body: json,
+        header_length: Some(header_length),
+        coding: None,
+    })
 }
 
 fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Result<(), ApiError> {
@@ -143,7 +192,8 @@ mod tests {
                 all_binary: binary,
                 ..Default::default()
             },
-        );
+        )
+        .into_response();
         let (status, header) = (
             response.status(),
             response.headers().get(HEADER_LENGTH).cloned(),

@@ -1,0 +1,243 @@
+//! Compressed requests and answers of inference: `gzip` and `deflate`.
+//!
+//! Source: RFC 9110 (content codings); which requests and answers may be compressed: Triton, `http_server.cc`.
+
+use std::io::{self, Read, Write};
+
+use axum::{
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use flate2::{
+    Compression,
+    read::{GzDecoder, ZlibDecoder},
+    write::{GzEncoder, ZlibEncoder},
+};
+
+use crate::{api, error::ApiError};
+
+/// Compressed bytes that are decompressed at once: what they can become, a thousand times as much, takes milliseconds.
+/// More goes to another thread, so that no other request waits for it.
+const MAX_INLINE_COMPRESSED_BYTES: usize = 4 << 10;
+
+/// Bytes that are compressed at once: a millisecond at most.
+const MAX_INLINE_PLAIN_BYTES: usize = 32 << 10;
+
+/// What is reserved for decompressed data before it has shown its size.
+const MAX_RESERVED_BYTES: usize = 1 << 20;
+
+/// How gzip data begins.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// A content coding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    Gzip,
+    /// In the format of zlib, as HTTP has it.
+    Deflate,
+}
+
+impl Coding {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Gzip, Self::Deflate]
+            .into_iter()
+            .find(|coding| name.eq_ignore_ascii_case(coding.name()))
+    }
+
+    /// The value of `Content-Encoding`.
+    pub(super) const fn header_value(self) -> HeaderValue {
+        HeaderValue::from_static(self.name())
+    }
+}
+
+/// A request in a coding that is not known here.
+#[derive(Debug)]
+pub(super) struct UnknownCoding;
+
+impl IntoResponse for UnknownCoding {
+    /// As on Triton, with the codings that are known.
+    fn into_response(self) -> Response {
+        let headers = [
+            (
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("gzip, deflate"),
+            ),
+            (
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            ),
+        ];
+        let body = serde_json::json!({ "error": "Unsupported compression type" }).to_string();
+        (StatusCode::NOT_IMPLEMENTED, headers, body).into_response()
+    }
+}
+
+/// The coding of a request's body; `None` if it is as it is.
+pub(super) fn of_request(headers: &HeaderMap) -> Result<Option<Coding>, UnknownCoding> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else {
+        return Ok(None);
+    };
+    match value.to_str().map(str::trim) {
+        Ok(name) if name.eq_ignore_ascii_case("identity") => Ok(None),
+        Ok(name) => Coding::parse(name).map(Some).ok_or(UnknownCoding),
+        Err(_) => Err(UnknownCoding),
+    }
+}
+
+/// The coding that a client likes best for its answer; the first of equals. `None` if that is none of ours.
+pub(super) fn of_answer(headers: &HeaderMap) -> Option<Coding> {
+    let mut best: (f32, Option<Coding>) = (0.0, None);
+    for value in headers.get_all(header::ACCEPT_ENCODING) {
+        for item in value.to_str().unwrap_or_default().split(',') {
+            let (name, weight) = item.split_once(';').unwrap_or((item, "q=1"));
+            let name = name.trim();
+            let coding = Coding::parse(name);
+            if coding.is_none() && !name.eq_ignore_ascii_case("identity") {
+                continue;
+            }
+            let weight = weight.trim().strip_prefix("q=").unwrap_or_default();
+            let weight = weight.parse::<f32>().unwrap_or(0.0);
+            if weight > best.0 {
+                best = (weight, coding);
+            }
+        }
+    }
+    best.1
+}
+
+/// Decompresses a body, to at most `limit` bytes: what would become more is refused as soon as it does.
+pub(super) async fn decompress(body: Bytes, limit: usize) -> Result<Bytes, ApiError> {
+    if body.is_empty() {
+        return Err(ApiError::invalid("nothing to be decompressed"));
+    }
+    let inline = body.len() <= MAX_INLINE_COMPRESSED_BYTES;
+    let work = move || inflate(&body, limit);
+    let plain = if inline {
+        work()
+    } else {
+        api::off_reactor(work).await?
+    };
+    match plain {
+        Ok(Some(plain)) => Ok(plain.into()),
+        Ok(None) => Err(ApiError::invalid(format!(
+            "the decompressed request exceeds the maximum allowed value of {limit} bytes. Use --http-max-input-size to increase the limit."
+        ))),
+        Err(error) => Err(ApiError::invalid(format!(
+            "the request's body cannot be decompressed: {error}"
+        ))),
+    }
+}
+
+/// `None` for more than `limit` bytes. Which of the formats it is shows in the data: clients mix them up.
+fn inflate(body: &[u8], limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut plain = Vec::with_capacity(body.len().saturating_mul(2).min(MAX_RESERVED_BYTES));
+    let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    if body.starts_with(&GZIP_MAGIC) {
+        GzDecoder::new(body).take(bound).read_to_end(&mut plain)?;
+    } else {
+        ZlibDecoder::new(body).take(bound).read_to_end(&mut plain)?;
+    }
+    Ok(Some(plain).filter(|plain| plain.len() <= limit))
+}
+
+/// Compresses an answer.
+pub(super) async fn compress(plain: Vec<u8>, coding: Coding) -> Result<Vec<u8>, ApiError> {
+    let inline = plain.len() <= MAX_INLINE_PLAIN_BYTES;
+    let work = move || deflate(&plain, coding);
+    let packed = if inline {
+        work()
+    } else {
+        api::off_reactor(work).await?
+    };
+    packed.map_err(|error| ApiError::internal(format!("the answer cannot be compressed: {error}")))
+}
+
+fn deflate(plain: &[u8], coding: Coding) -> io::Result<Vec<u8>> {
+    let packed = Vec::with_capacity(plain.len() / 2);
+    match coding {
+        Coding::Gzip => {
+            let mut encoder = GzEncoder::new(packed, Compression::default());
+            encoder.write_all(plain)?;
+            encoder.finish()
+        }
+        Coding::Deflate => {
+            let mut encoder = ZlibEncoder::new(packed, Compression::default());
+            encoder.write_all(plain)?;
+            encoder.finish()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_liked_coding_is_chosen_as_on_triton() {
+        for (accept, expected) in [
+            ("gzip", Some(Coding::Gzip)),
+            ("deflate", Some(Coding::Deflate)),
+            ("gzip, deflate, br", Some(Coding::Gzip)),
+            ("deflate, gzip", Some(Coding::Deflate)),
+            ("br,gzip", Some(Coding::Gzip)),
+            ("gzip;q=0.5, deflate;q=0.9", Some(Coding::Deflate)),
+            ("gzip;q=0.5,deflate", Some(Coding::Deflate)),
+            ("deflate;q=0, gzip", Some(Coding::Gzip)),
+            ("br", None),
+            ("*", None),
+            ("identity, gzip", None),
+            ("identity;q=1, gzip;q=0.5", None),
+            ("gzip;q=0", None),
+            ("gzip;q=abc", None),
+            ("gzip;q=NaN", None),
+            ("zgzip", None),
+            ("", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
+            assert_eq!(of_answer(&headers), expected, "{accept}");
+        }
+        assert_eq!(of_answer(&HeaderMap::new()), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_comes_back_within_the_limit() {
+        for size in [0, 1, 100, MAX_INLINE_PLAIN_BYTES + 1, 1 << 20] {
+            let plain: Vec<u8> = (0..size)
+                .map(|n| u8::try_from(n % 251).unwrap_or(0))
+                .collect();
+            for coding in [Coding::Gzip, Coding::Deflate] {
+                let packed = compress(plain.clone(), coding).await.expect("compresses");
+                let back = decompress(packed.clone().into(), size).await.expect("fits");
+                assert_eq!(back, plain);
+                if size > 0 {
+                    assert!(decompress(packed.into(), size - 1).await.is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn broken_data_is_an_error() {
+        let packed = deflate(b"hello, hello, hello", Coding::Gzip).expect("compresses");
+        for broken in [
+            &packed[..packed.len() - 1],
+            &packed[..5],
+            b"no compressed data",
+            b"x",
+        ] {
+            assert!(inflate(broken, 100).is_err(), "{broken:?}");
+        }
+        // Data behind the end is left alone, as on Triton.
+        let more = [&packed, &b"more"[..]].concat();
+        assert!(matches!(inflate(&more, 100), Ok(Some(plain)) if plain.len() == 19));
+    }
+}

@@ -1,0 +1,149 @@
+"""Compressed requests and answers over HTTP."""
+
+import gzip
+import json
+import zlib
+
+import numpy as np
+import pytest
+import tritonclient.http as httpclient
+
+from http_client import HEADER_LENGTH, get, post
+from repository import Repository, identity, unbatched
+from server import Server
+
+LIMIT = 1 << 20
+PATH = "/v2/models/echo/infer"
+CODINGS = {"gzip": (gzip.compress, gzip.decompress), "deflate": (zlib.compress, zlib.decompress)}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    repository = Repository(tmp_path_factory.mktemp("compression"))
+    repository.onnx("echo", identity("FP32", ["n"]), config=unbatched("FP32", [-1]))
+    with Server(repository, f"--http-max-input-size={LIMIT}") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def server_lives_on(server):
+    yield
+    assert post(server, PATH, body(1)).status == 200
+
+
+def body(count, **members):
+    inputs = [{"name": "INPUT0", "datatype": "FP32", "shape": [count], "data": [1] * count}]
+    return json.dumps({"inputs": inputs, **members}).encode()
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_h27_compressed_requests(server, coding, count):
+    answer = post(server, PATH, CODINGS[coding][0](body(count)), {"Content-Encoding": coding})
+    assert (answer.status, answer.headers["content-encoding"]) == (200, None)
+    assert answer.json["outputs"][0]["data"] == [1] * count
+
+
+def test_h27_clients_mix_the_formats_up(server):
+    for coding, pack in (("gzip", zlib.compress), ("deflate", gzip.compress), ("GZIP", gzip.compress)):
+        assert post(server, PATH, pack(body(2)), {"Content-Encoding": coding}).status == 200
+    assert post(server, PATH, body(2), {"Content-Encoding": "identity"}).status == 200
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_h27_the_length_of_the_json_part_is_that_of_the_plain_body(server, coding):
+    data = np.arange(4, dtype=np.float32).tobytes()
+    inputs = [{"name": "INPUT0", "datatype": "FP32", "shape": [4], "parameters": {"binary_data_size": 16}}]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    pack, unpack = CODINGS[coding]
+    headers = {"Content-Encoding": coding, "Accept-Encoding": coding, HEADER_LENGTH: str(len(head))}
+    answer = post(server, PATH, pack(head + data), headers)
+    assert (answer.status, answer.headers["content-encoding"]) == (200, coding)
+    plain = unpack(answer.body)
+    length = int(answer.headers[HEADER_LENGTH])
+    assert json.loads(plain[:length])["outputs"][0]["shape"] == [4]
+    assert plain[length:] == data
+    raw = post(server, PATH, pack(data), {"Content-Encoding": coding, HEADER_LENGTH: "0"})
+    assert raw.parts()[1] == data
+
+
+@pytest.mark.parametrize("coding", ["br", "x-gzip", "gzip, gzip", "", "foo"])
+def test_h27_unknown_codings_are_refused_with_those_that_are_known(server, coding):
+    answer = post(server, PATH, body(1), {"Content-Encoding": coding})
+    assert (answer.status, answer.error) == (501, "Unsupported compression type")
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_h31_what_becomes_too_much_is_cut_off(server, pack):
+    """A few kilobytes that would become 64 MiB."""
+    bomb = pack(b" " * (1 << 26))
+    answer = post(server, PATH, bomb, {"Content-Encoding": "gzip"})
+    assert answer.status == 400
+    assert str(LIMIT) in answer.error and "--http-max-input-size" in answer.error
+    small = pack(b" " * (LIMIT + 1))
+    assert str(LIMIT) in post(server, PATH, small, {"Content-Encoding": "gzip"}).error
+
+
+def test_h27_broken_data_is_refused(server):
+    packed = gzip.compress(body(1))
+    for broken in (packed[:-1], packed[:20], b"garbage", body(1), packed[:-8] + b"\0" * 8, zlib.compress(b"")[:3]):
+        answer = post(server, PATH, broken, {"Content-Encoding": "gzip"})
+        assert (answer.status, "cannot be decompressed" in answer.error) == (400, True), broken
+    answer = post(server, PATH, b"", {"Content-Encoding": "gzip"})
+    assert (answer.status, answer.error) == (400, "nothing to be decompressed")
+
+
+@pytest.mark.parametrize(
+    ("accept", "coding"),
+    [
+        ("gzip", "gzip"),
+        ("deflate, gzip", "deflate"),
+        ("gzip, deflate, br", "gzip"),
+        ("gzip;q=0.5, deflate;q=0.9", "deflate"),
+        ("identity, gzip", None),
+        ("gzip;q=0", None),
+        ("*", None),
+        ("br", None),
+    ],
+)
+@pytest.mark.parametrize("count", [2, 50_000])
+def test_h27_answers_in_the_coding_that_the_client_likes_best(server, accept, coding, count):
+    answer = post(server, PATH, body(count), {"Accept-Encoding": accept})
+    assert (answer.status, answer.headers["content-encoding"]) == (200, coding)
+    plain = CODINGS[coding][1](answer.body) if coding else answer.body
+    assert json.loads(plain)["outputs"][0]["data"] == [1] * count
+
+
+def test_h27_only_answers_of_inference_are_compressed(server):
+    accept = {"Accept-Encoding": "gzip"}
+    error = post(server, PATH, b"{}", accept)
+    assert (error.status, error.headers["content-encoding"]) == (400, None)
+    generated = post(server, "/v2/models/echo/generate", {"INPUT0": [1]}, accept)
+    assert (generated.status, generated.headers["content-encoding"]) == (200, None)
+    assert get(server, "/v2").headers["content-encoding"] is None
+
+
+@pytest.mark.parametrize("call", ["generate", "generate_stream"])
+def test_h27_generate_takes_no_compressed_request(server, call):
+    packed = gzip.compress(b'{"INPUT0":[1]}')
+    answer = post(server, f"/v2/models/echo/{call}", packed, {"Content-Encoding": "gzip"})
+    assert (answer.status, answer.error) == (400, "Unsupported content-encoding, only 'identity' is supported.")
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("binary", [True, False])
+def test_h27_through_the_http_client(server, coding, binary):
+    values = np.arange(1000, dtype=np.float32)
+    data = httpclient.InferInput("INPUT0", [1000], "FP32")
+    data.set_data_from_numpy(values, binary_data=binary)
+    output = httpclient.InferRequestedOutput("OUTPUT0", binary_data=binary)
+    with httpclient.InferenceServerClient(server.http) as client:
+        result = client.infer(
+            "echo",
+            [data],
+            outputs=[output],
+            request_compression_algorithm=coding,
+            response_compression_algorithm=coding,
+        )
+    assert result.as_numpy("OUTPUT0").tolist() == values.tolist()
