@@ -119,6 +119,10 @@ impl Model for MockModel {
             .collect()
     }
 
+    fn echoes_parameters(&self) -> bool {
+        self.script.echo_parameters
+    }
+
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(MockInstance { model: self }))
     }

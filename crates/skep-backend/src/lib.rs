@@ -90,6 +90,11 @@ pub trait Model: Send + Sync {
     /// the backend does not write into prepared memory.
     fn output_shapes(&self, inputs: &[&Shape]) -> Option<Vec<Shape>>;
 
+    /// Whether an answer carries its request's parameters; the caller puts them there. For tests of clients.
+    fn echoes_parameters(&self) -> bool {
+        false
+    }
+
     /// Makes one executable copy.
     ///
     /// # Errors

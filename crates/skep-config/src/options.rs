@@ -84,6 +84,8 @@ pub struct MockOptions {
     pub panic_every: u64,
     /// Loading fails with this text.
     pub load_error: Option<String>,
+    /// Whether answers carry their request's parameters.
+    pub echo_parameters: bool,
 }
 
 /// Checked values, with the table's defaults behind them.
@@ -146,6 +148,7 @@ impl Values<'_> {
             },
             fail_every: self.integer("mock.fail_every"),
             panic_every: self.integer("mock.panic_every"),
+            echo_parameters: self.bool("mock.echo_parameters"),
             load_error: Some(self.get("mock.load_error").to_owned())
                 .filter(|text| !text.is_empty()),
         }

@@ -91,6 +91,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "every n-th execution panics; 0: none";
     "mock.load_error", ValueType::Text, "", MOCK,
         "a text: loading the model fails with it";
+    "mock.echo_parameters", ValueType::Bool, "0", MOCK,
+        "whether an answer carries the parameters of its request";
     "intra_op_thread_count", ValueType::Integer { min: 0, max: MAX_THREADS }, "1", THREADED,
         "threads that compute one operator together; 0: as many as the runtime likes";
     "inter_op_thread_count", ValueType::Integer { min: 0, max: MAX_THREADS }, "1", ORT,

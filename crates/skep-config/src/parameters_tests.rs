@@ -111,6 +111,7 @@ fn every_honoured_key_reaches_its_option() {
             ("mock.fail_every", "3"),
             ("mock.panic_every", "5"),
             ("mock.load_error", "no such device"),
+            ("mock.echo_parameters", "true"),
         ],
     );
     let expected = MockOptions {
@@ -120,6 +121,7 @@ fn every_honoured_key_reaches_its_option() {
         fail_every: 3,
         panic_every: 5,
         load_error: Some("no such device".to_owned()),
+        echo_parameters: true,
     };
     assert_eq!(parameters.expect("valid").mock, expected);
     assert!(notices.is_empty());

@@ -1,6 +1,6 @@
 //! A request and its answer, as the edges hand them over.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelVersion};
@@ -29,6 +29,18 @@ pub enum Parameter {
     Double(f64),
     /// A text.
     String(String),
+}
+
+impl fmt::Display for Parameter {
+    /// The value alone, as text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Double(value) => value.fmt(f),
+            Self::String(value) => value.fmt(f),
+        }
+    }
 }
 
 /// A tensor of an answer.

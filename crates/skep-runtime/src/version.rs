@@ -30,6 +30,8 @@ pub(crate) struct Interface {
     pub(crate) model: ModelName,
     pub(crate) version: ModelVersion,
     pub(crate) max_batch_size: usize,
+    /// Whether an answer carries its request's parameters.
+    pub(crate) echo_parameters: bool,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
 }
@@ -50,6 +52,7 @@ impl Interface {
             model: config.name().clone(),
             version,
             max_batch_size: config.max_batch_size(),
+            echo_parameters: model.echoes_parameters(),
             inputs: config
                 .inputs()
                 .iter()
@@ -160,12 +163,16 @@ impl LoadedVersion {
         };
         let answer = answer.await;
         guard.id = None;
-        answer.unwrap_or_else(|_| {
+        let mut answer = answer.unwrap_or_else(|_| {
             Err(RuntimeError::new(
                 ErrorKind::Internal,
                 "the instance ended without an answer",
             ))
-        })
+        })?;
+        if self.interface.echo_parameters {
+            answer.parameters = request.parameters;
+        }
+        Ok(answer)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What both protocols say of the server, its models and their requests, before either encodes it.
 
 use bytes::Bytes;
-use skep_runtime::{ErrorKind, LoadedVersion, Runtime, RuntimeError};
+use skep_runtime::{ErrorKind, InferRequest, LoadedVersion, Runtime, RuntimeError};
 use skep_tensor::{Tensor, TensorError};
 use skep_types::{DataType, Shape};
 
@@ -118,6 +118,24 @@ pub(crate) fn log_failure(id: &str, error: &RuntimeError) {
     if error.kind() == ErrorKind::Internal {
         tracing::error!("[request id: {}] {error}", shown(id));
     }
+}
+
+/// Logs a request's parameters in verbose logs.
+pub(crate) fn log_parameters(request: &InferRequest, loaded: &LoadedVersion) {
+    if request.parameters.is_empty() || !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let parameters: Vec<String> = request
+        .parameters
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    tracing::debug!(
+        "[request id: {}] parameters of a request for model '{}': {}",
+        shown(&request.id),
+        loaded.name(),
+        parameters.join(", ")
+    );
 }
 
 /// Why a parameter of a load request is not taken.

@@ -9,10 +9,12 @@
 mod api;
 mod classification;
 mod error;
+mod forms;
 mod grpc;
 mod http;
 mod metrics;
 mod server;
 
+pub use forms::{Forms, HeaderPattern};
 pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
 pub use server::{Addresses, BindError, Endpoint, Server, ServerOptions, StopOutcome};

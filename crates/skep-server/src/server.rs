@@ -17,7 +17,9 @@ use tokio::{
 };
 
 use crate::{
-    api, grpc, http,
+    api,
+    forms::Forms,
+    grpc, http,
     metrics::{self, Metrics, MetricsOptions},
 };
 
@@ -52,6 +54,8 @@ pub struct ServerOptions {
     pub max_json_bytes: usize,
     /// How long a stop waits for what is in flight.
     pub exit_timeout: Duration,
+    /// Forms of requests and answers.
+    pub forms: Forms,
 }
 
 /// A port that could not be opened.
@@ -89,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) server_name: String,
     pub(crate) max_json_bytes: usize,
+    pub(crate) forms: Forms,
 }
 
 /// A server whose ports are open.
@@ -131,6 +136,7 @@ impl Server {
             runtime,
             server_name,
             max_json_bytes: options.max_json_bytes,
+            forms: options.forms.clone(),
         });
         Ok(Self {
             shared,

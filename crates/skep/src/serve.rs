@@ -1,5 +1,6 @@
 //! `skep serve`: a model repository, served. Flags are Triton's; Skep's own are marked as such in their help.
 
+mod forms;
 mod metrics;
 
 use std::{
@@ -93,6 +94,8 @@ pub(crate) struct ServeArgs {
     metrics: MetricsArgs,
     #[command(flatten)]
     logs: LogArgs,
+    #[command(flatten)]
+    forms: forms::FormArgs,
     #[command(flatten)]
     without_effect: WithoutEffect,
 }
@@ -458,6 +461,7 @@ impl ServeArgs {
             id: self.id.clone(),
             max_json_bytes: ports.http_max_input_size,
             exit_timeout: Duration::from_secs(self.exit_timeout_secs),
+            forms: self.forms.forms(),
         })
     }
 }

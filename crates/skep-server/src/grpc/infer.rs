@@ -10,6 +10,7 @@ use skep_runtime::{InferRequest, InferResponse};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{WireError, typed};
+use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use super::parameters;
 use crate::{api, classification, error::ApiError, server::Shared};
@@ -33,14 +34,25 @@ impl<E: Into<ApiError>> From<E> for Failure {
 /// Runs the request of a message.
 pub(super) async fn infer(
     shared: &Shared,
+    metadata: &MetadataMap,
     message: ModelInferRequest,
 ) -> Result<ModelInferResponse, Failure> {
     let loaded = shared
         .runtime
         .resolve(&message.model_name, Some(&message.model_version))?;
-    let decoded = decode(message)?;
-    let id = decoded.request.id.clone();
-    let answer = loaded.infer(decoded.request).await;
+    let Decoded {
+        mut request,
+        classes,
+    } = decode(message)?;
+    // Binary metadata is no text.
+    let headers = metadata.iter().filter_map(|entry| match entry {
+        KeyAndValueRef::Ascii(name, value) => Some((name.as_str(), value.as_encoded_bytes())),
+        KeyAndValueRef::Binary(..) => None,
+    });
+    shared.forms.grpc_headers.forward(headers, &mut request);
+    api::log_parameters(&request, &loaded);
+    let id = request.id.clone();
+    let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
         api::log_failure(&id, &error);
         Failure {
@@ -48,7 +60,7 @@ pub(super) async fn infer(
             ran: true,
         }
     })?;
-    classification::apply(&mut answer, &decoded.classes, &loaded)?;
+    classification::apply(&mut answer, &classes, &loaded)?;
     Ok(encode(answer, id))
 }
 

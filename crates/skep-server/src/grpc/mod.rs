@@ -13,7 +13,7 @@ use skep_proto::{
 };
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
-use tonic::transport::Server;
+use tonic::{codec::CompressionEncoding, transport::Server};
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::server::{Shared, no_delay};
@@ -46,7 +46,16 @@ pub(crate) async fn serve(
     // Triton bounds messages by the protocol alone.
     let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&shared)))
         .max_decoding_message_size(usize::MAX)
-        .max_encoding_message_size(usize::MAX);
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate);
+    let inference = if shared.forms.grpc_compression {
+        inference
+            .send_compressed(CompressionEncoding::Gzip)
+            .send_compressed(CompressionEncoding::Deflate)
+    } else {
+        inference
+    };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)

@@ -118,7 +118,8 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<pb::ModelInferRequest>,
     ) -> Reply<pb::ModelInferResponse> {
-        match infer::infer(&self.shared, request.into_inner()).await {
+        let (metadata, _, message) = request.into_parts();
+        match infer::infer(&self.shared, &metadata, message).await {
             Ok(answer) => Ok(Response::new(answer)),
             Err(failure) => Err(failure.error.into()),
         }
@@ -132,7 +133,7 @@ impl GrpcInferenceService for Service {
         request: Request<tonic::Streaming<pb::ModelInferRequest>>,
     ) -> Reply<Self::ModelStreamInferStream> {
         let (metadata, _, requests) = request.into_parts();
-        let answers = stream::answers(Arc::clone(&self.shared), &metadata, requests);
+        let answers = stream::answers(Arc::clone(&self.shared), metadata, requests);
         Ok(Response::new(Box::pin(answers)))
     }
 

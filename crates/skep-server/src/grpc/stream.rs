@@ -33,16 +33,17 @@ type Answer = Result<ModelStreamInferResponse, Status>;
 /// Answers the requests of a stream until the client ends it or the node stops.
 pub(super) fn answers(
     shared: Arc<Shared>,
-    metadata: &MetadataMap,
+    metadata: MetadataMap,
     requests: Streaming<ModelInferRequest>,
 ) -> impl Stream<Item = Answer> + Send + 'static {
     let status_errors = metadata
         .get(STATUS_ERRORS)
         .is_some_and(|value| value == "true");
+    let metadata = Arc::new(metadata);
     let answers = until_stop(Arc::clone(&shared), requests)
         .map(move |message| {
-            let shared = Arc::clone(&shared);
-            async move { answer(&shared, message?, status_errors).await }
+            let (shared, metadata) = (Arc::clone(&shared), Arc::clone(&metadata));
+            async move { answer(&shared, &metadata, message?, status_errors).await }
         })
         .buffered(MAX_IN_FLIGHT);
     until_error(answers)
@@ -80,9 +81,14 @@ fn until_error(
     })
 }
 
-async fn answer(shared: &Shared, message: ModelInferRequest, status_errors: bool) -> Answer {
+async fn answer(
+    shared: &Shared,
+    metadata: &MetadataMap,
+    message: ModelInferRequest,
+    status_errors: bool,
+) -> Answer {
     let (id, model) = (message.id.clone(), message.model_name.clone());
-    match infer::infer(shared, message).await {
+    match infer::infer(shared, metadata, message).await {
         Ok(mut answer) => {
             put_final(&mut answer);
             Ok(ModelStreamInferResponse {

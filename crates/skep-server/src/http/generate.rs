@@ -98,6 +98,7 @@ async fn run(shared: &Shared, path: &ModelPath, body: &[u8]) -> Result<Vec<u8>, 
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
     let request = decode(body, &loaded)?;
+    api::log_parameters(&request, &loaded);
     let id = request.id.clone();
     let answer = loaded.infer(request).await.map_err(|error| {
         api::log_failure(&id, &error);

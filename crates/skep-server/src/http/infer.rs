@@ -53,8 +53,14 @@ pub(super) async fn infer(
         _ => request::decode(&body, header_length, &path.model)?,
     };
     let wanted = decoded.wanted;
-    let id = decoded.request.id.clone();
-    let answer = loaded.infer(decoded.request).await;
+    let mut request = decoded.request;
+    let names = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    shared.forms.http_headers.forward(names, &mut request);
+    api::log_parameters(&request, &loaded);
+    let id = request.id.clone();
+    let answer = loaded.infer(request).await;
     let mut answer = answer.inspect_err(|error| api::log_failure(&id, error))?;
     classification::apply(&mut answer, &wanted.classes, &loaded)?;
     let mut encoded = response::encode(&answer, &id, &wanted)?;
