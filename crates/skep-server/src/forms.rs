@@ -59,11 +59,13 @@ mod tests {
     use super::*;
 
     fn forwarded(pattern: &str) -> Vec<(String, Parameter)> {
-        let mut request = InferRequest::default();
-        request.parameters = vec![
-            ("mine".to_owned(), Parameter::Int(1)),
-            ("my_a".to_owned(), Parameter::Int(2)),
-        ];
+        let mut request = InferRequest {
+            parameters: vec![
+                ("mine".to_owned(), Parameter::Int(1)),
+                ("my_a".to_owned(), Parameter::Int(2)),
+            ],
+            ..Default::default()
+        };
         let headers: [(&str, &[u8]); 5] = [
             ("my_a", b"first"),
             ("host", b"h"),
