@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,12 @@ class Server:
         with self.changed:
             self.changed.wait_for(lambda: found() or self.ended, deadline_s)
             assert found(), f"no log line holds {text!r}:\n{self.log}"
+
+    def wait_until(self, condition, deadline_s=DEADLINE_S):
+        """Asks until `condition` holds; each look is a request, so this is no busy loop."""
+        deadline = time.monotonic() + deadline_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not after {deadline_s} s:\n{self.log}"
 
     def _address(self, name):
         for line in self.lines:

@@ -184,12 +184,12 @@ def test_f10_instance_groups(repository):
 @pytest.mark.parametrize(
     ("group", "error"),
     [
-        ("kind: KIND_GPU", "has kind KIND_GPU but server does not support GPUs"),
+        ("kind: KIND_GPU", "has kind KIND_GPU but no GPUs are available"),
         ("kind: KIND_CPU gpus: [ 0 ]", "has kind KIND_CPU but specifies one or more GPUs"),
         ("kind: KIND_MODEL gpus: [ 0 ]", "has kind KIND_MODEL but specifies one or more GPUs"),
         ("count: -1", "count"),
         ("count: 1000000", "count"),
-        ("passive: true", "not supported yet"),
+        ("passive: true", "every instance group of model m is passive"),
         ('host_policy: "p"', "not supported yet"),
         ("rate_limiter { priority: 2 }", "not supported yet"),
     ],

@@ -376,5 +376,10 @@ def test_r23_a_name_in_two_repositories_is_unavailable(tmp_path):
     with Server(f"--model-repository={first}", f"--model-repository={second}", "--exit-on-error=false") as server:
         assert get(server, "/v2/models/only/ready").status == 200
         assert get(server, "/v2/models/m/ready").status == 400
-        assert "failed to load 'm': the name is not unique" in server.log
+        assert "failed to load 'm', failed to poll from model repository: the name is not unique" in server.log
+        assert index(server)[0] == {
+            "name": "m",
+            "state": "UNAVAILABLE",
+            "reason": "model appears in two or more repositories",
+        }
         assert get(server, "/v2/health/ready").status == 400

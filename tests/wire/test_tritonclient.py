@@ -214,9 +214,6 @@ def test_r6_load_errors(controlled):
         with pytest.raises(InferenceServerException) as caught:
             controlled.load_model(name)
         assert name in caught.value.message() and text in caught.value.message()
-    with pytest.raises(InferenceServerException) as caught:
-        controlled.load_model("addsub", config='{"max_batch_size": 2}')
-    assert "not supported yet" in caught.value.message()
     assert controlled.is_server_live()
 
 

@@ -62,6 +62,16 @@ pub enum ConfigError {
         /// Which rule it breaks.
         reason: String,
     },
+    /// JSON that is no model configuration.
+    #[error("{source_name}: {}{reason}", in_field(.field))]
+    Json {
+        /// What the text is, as the caller named it.
+        source_name: String,
+        /// The path of the member that is wrong; empty when it is the text as a whole.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A value that the field, or the model as a whole, does not allow.
     #[error("{reason}{}", hint_line(.hint.as_ref()))]
     Invalid {
@@ -139,9 +149,10 @@ impl ConfigError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Syntax { .. } | Self::UnknownField { .. } | Self::Repeated { .. } => {
-                ErrorKind::Syntax
-            }
+            Self::Syntax { .. }
+            | Self::UnknownField { .. }
+            | Self::Repeated { .. }
+            | Self::Json { .. } => ErrorKind::Syntax,
             Self::Invalid { .. } | Self::Parameter { .. } | Self::BackendFlag { .. } => {
                 ErrorKind::Invalid
             }

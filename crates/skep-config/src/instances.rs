@@ -26,6 +26,8 @@ pub struct InstanceGroup {
     pub count: u32,
     /// Where they run.
     pub kind: InstanceKind,
+    /// Whether they are loaded and get no requests.
+    pub passive: bool,
 }
 
 /// Fills in what a configuration leaves open, as Triton does on a machine without GPUs, and refuses what it refuses.
@@ -46,6 +48,12 @@ pub(crate) fn read(proto: &mut inference::ModelConfig) -> Result<Vec<InstanceGro
             group.name = format!("{model}_{index}");
         }
         typed.push(read_group(&model, &proto.backend, index, group)?);
+    }
+    if typed.iter().all(|group| group.passive) {
+        let reason = format!(
+            "every instance group of model {model} is passive, expected at least one that takes requests"
+        );
+        return Err(ConfigError::invalid(&model, "instance_group", reason));
     }
     Ok(typed)
 }
@@ -71,7 +79,7 @@ fn read_group(
             return error(
                 "kind",
                 &group.name,
-                "has kind KIND_GPU but server does not support GPUs",
+                "has kind KIND_GPU but no GPUs are available",
             );
         }
         Err(_) => {
@@ -113,6 +121,7 @@ fn read_group(
         name: group.name.clone(),
         count: group.count.unsigned_abs(),
         kind,
+        passive: group.passive,
     })
 }
 
@@ -164,7 +173,7 @@ mod tests {
         for (text, expected) in [
             (
                 "kind: KIND_GPU",
-                "instance group m_0 of model m has kind KIND_GPU but server does not support GPUs",
+                "instance group m_0 of model m has kind KIND_GPU but no GPUs are available",
             ),
             (
                 "kind: KIND_CPU gpus: 0",
@@ -177,6 +186,10 @@ mod tests {
             (
                 "kind: KIND_MODEL gpus: 0",
                 "instance group m_0 of model m has kind KIND_MODEL but specifies one or more GPUs",
+            ),
+            (
+                "passive: true",
+                "every instance group of model m is passive, expected at least one that takes requests",
             ),
             (
                 "count: -1",

@@ -4,7 +4,7 @@
 //! rejection names the file or model, the field, what was expected and what was got. A configuration passes three doors:
 //!
 //! 1. [`parse_pbtxt`] reads protobuf text format into the wire's `inference::ModelConfig`, with file, line and column in
-//!    every error.
+//!    every error; [`parse_json`] reads what a client hands over.
 //! 2. [`complete`] fills in what the model's file tells: name, backend, tensors, batching.
 //! 3. [`ModelConfig::from_proto`] refuses what is invalid or not supported yet, collects [`Notice`]s about what has no
 //!    effect, fills in defaults, and keeps both the normalised message (what a client is shown) and a typed view (what
@@ -17,6 +17,7 @@ mod backend_flag;
 mod complete;
 mod error;
 mod instances;
+mod json;
 mod metrics;
 mod model;
 mod normalize;
@@ -34,13 +35,14 @@ pub use backend_flag::{BackendSetting, parse_backend_config};
 pub use complete::{Completion, complete, configured_backend};
 pub use error::{ConfigError, ErrorKind, Position};
 pub use instances::{InstanceGroup, InstanceKind};
+pub use json::parse_json;
 pub use metrics::HistogramFamily;
 pub use model::{BACKENDS, Context, ModelConfig, Notice, Scheduler};
-pub use normalize::model_filename;
+pub use normalize::{check_name, model_filename};
 pub use options::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
 pub use pbtxt::parse_pbtxt;
 pub use signature::check_signature;
 pub use tensors::{InputConfig, OutputConfig, TensorConfig};
-pub use version_policy::VersionPolicy;
+pub use version_policy::{VersionPolicy, version_policy};
 pub use warmup::{Warmup, WarmupData, WarmupInput};

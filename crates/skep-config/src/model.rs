@@ -190,6 +190,17 @@ impl ModelConfig {
         Ok(self)
     }
 
+    /// This configuration with the instances and the version policy of `other`, which differs in nothing else.
+    #[must_use]
+    pub fn with_instances_of(&self, other: &Self) -> Self {
+        Self {
+            proto: other.proto.clone(),
+            instance_groups: other.instance_groups.clone(),
+            version_policy: other.version_policy.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The normalised message: what a client that asks for the configuration is shown.
     #[must_use]
     pub const fn proto(&self) -> &inference::ModelConfig {

@@ -99,6 +99,7 @@ fn the_typed_view_holds_what_was_written() {
         name: name.to_owned(),
         count,
         kind,
+        passive: false,
     };
     assert_eq!(
         config.instance_groups(),
@@ -270,10 +271,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     (
         "instance_group { rate_limiter { priority: 1 } }",
         "instance_group[0].rate_limiter",
-    ),
-    (
-        "instance_group { passive: true }",
-        "instance_group[0].passive",
     ),
     (
         "instance_group { host_policy: 'p' }",

@@ -17,7 +17,10 @@ use crate::{
 pub(crate) const DEFAULT_MODEL_FILENAME: &str = "model.onnx";
 
 /// The configuration's name must be the directory's; an absent one becomes it.
-pub(crate) fn check_name(
+///
+/// # Errors
+/// [`ConfigError::Invalid`] for another name.
+pub fn check_name(
     proto: &mut inference::ModelConfig,
     directory: &ModelName,
 ) -> Result<(), ConfigError> {

@@ -302,7 +302,7 @@ impl<'a> Review<'a> {
             rate_limiter,
             secondary_devices,
             profile,
-            passive,
+            passive: _,
             host_policy,
         } = group;
         let field = |name: &str| format!("instance_group[{index}].{name}");
@@ -324,7 +324,6 @@ impl<'a> Review<'a> {
                 field("rate_limiter"),
             )?;
         }
-        self.unsupported(*passive, field("passive"))?;
         self.unsupported(!host_policy.is_empty(), field("host_policy"))?;
         self.no_effect(
             !secondary_devices.is_empty(),

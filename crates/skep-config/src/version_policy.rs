@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use skep_proto::inference::{self, model_version_policy::PolicyChoice};
-use skep_types::ModelVersion;
+use skep_types::{ModelName, ModelVersion};
 
 use crate::error::ConfigError;
 
@@ -33,6 +33,18 @@ impl VersionPolicy {
             Self::Specific(wanted) => available.intersection(wanted).copied().collect(),
         }
     }
+}
+
+/// The policy of a configuration, for callers that select versions before
+/// [`ModelConfig::from_proto`](crate::ModelConfig::from_proto) has checked the rest.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] for a list of versions that is empty or holds what is no version.
+pub fn version_policy(
+    config: &inference::ModelConfig,
+    model: &ModelName,
+) -> Result<VersionPolicy, ConfigError> {
+    read(model.as_str(), config.version_policy.as_ref()).map(|(typed, _)| typed)
 }
 
 /// The policy of a configuration, and its normal form: `latest { num_versions: 1 }` where nothing is said.

@@ -3,6 +3,9 @@
 //! The critical section is `Scheduler::handle` alone. Instances get their batches through a mailbox of capacity one,
 //! which never blocks: an instance has at most one batch at a time. A finished instance that is given its next batch
 //! takes it directly.
+//!
+//! An instance that is taken away ([`Driver::retire`]) leaves the scheduler at once and its mailbox when it is idle: a
+//! batch that was decided for it still reaches it and is answered.
 
 use std::{
     fmt,
@@ -47,7 +50,7 @@ pub(crate) type Work = Batch<Box<Job>>;
 pub(crate) struct Driver {
     state: Mutex<State>,
     /// By instance. Apart from the state, so that waking an instance's thread is outside of the critical section.
-    mailboxes: RwLock<Vec<Option<SyncSender<Work>>>>,
+    mailboxes: RwLock<Vec<Mailbox>>,
     statistics: Statistics,
     waiting: AtomicUsize,
     /// Instances that take batches now.
@@ -58,8 +61,23 @@ pub(crate) struct Driver {
     broken: AtomicBool,
 }
 
+/// How an instance is reached.
+enum Mailbox {
+    /// No instance has this number.
+    Vacant,
+    Open {
+        sender: SyncSender<Work>,
+        /// It gets no batches.
+        passive: bool,
+    },
+    /// The instance ends; its number is taken until its thread has.
+    Closed,
+}
+
 struct State {
     scheduler: Scheduler<Box<Job>>,
+    /// Instances that were taken away and whose threads have not ended. A handful.
+    retired: Vec<InstanceId>,
     next_request: u64,
     /// The latest moment that the scheduler was told: moments are taken before the lock, and it must not see time go back.
     now: Time,
@@ -71,6 +89,7 @@ impl Driver {
         Self {
             state: Mutex::new(State {
                 scheduler,
+                retired: Vec::new(),
                 next_request: 0,
                 now: Time::ZERO,
             }),
@@ -96,18 +115,83 @@ impl Driver {
         self.alive_instances.load(Ordering::Relaxed) > 0 && !self.broken.load(Ordering::Relaxed)
     }
 
-    /// Gives an instance's mailbox; batches come once the instance has said that it is ready.
-    pub(crate) fn connect(&self, instance: InstanceId, mailbox: SyncSender<Work>) {
+    /// Gives an instance's mailbox and gets its number; batches come once the instance has said that it is ready, and
+    /// never for a passive one.
+    pub(crate) fn connect(&self, mailbox: SyncSender<Work>, passive: bool) -> InstanceId {
         let mut mailboxes = self
             .mailboxes
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let index = index(instance);
-        if mailboxes.len() <= index {
-            mailboxes.resize_with(index + 1, || None);
+        let vacant = mailboxes
+            .iter()
+            .position(|mailbox| matches!(mailbox, Mailbox::Vacant));
+        let index = vacant.unwrap_or_else(|| {
+            mailboxes.push(Mailbox::Vacant);
+            mailboxes.len() - 1
+        });
+        mailboxes[index] = Mailbox::Open {
+            sender: mailbox,
+            passive,
+        };
+        if !passive {
+            self.possible_instances.fetch_add(1, Ordering::Relaxed);
         }
-        mailboxes[index] = Some(mailbox);
-        self.possible_instances.fetch_add(1, Ordering::Relaxed);
+        InstanceId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Takes an instance away: it gets no further batch, and ends when it has answered the one that it has.
+    pub(crate) fn retire(&self, instance: InstanceId) {
+        let mut state = self.lock();
+        state.retired.push(instance);
+        let known = state.scheduler.is_busy(instance);
+        self.apply(clock::now(), state, Input::InstanceGone(instance), None);
+        match known {
+            // What was decided for it may still be on its way; it leaves when it has finished.
+            Some(true) => {}
+            Some(false) => self.leave(instance),
+            // Passive, or being made anew.
+            None => {
+                self.close_mailbox(instance);
+            }
+        }
+    }
+
+    /// An instance could not be made at all.
+    pub(crate) fn abandon(&self, instance: InstanceId) {
+        self.close_mailbox(instance);
+        self.vacate(instance);
+    }
+
+    /// The thread of an instance has ended: its number is free.
+    pub(crate) fn vacate(&self, instance: InstanceId) {
+        self.lock().retired.retain(|retired| *retired != instance);
+        let mut mailboxes = self
+            .mailboxes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(mailbox) = mailboxes.get_mut(index(instance)) {
+            *mailbox = Mailbox::Vacant;
+        }
+    }
+
+    /// An instance that took batches takes none any more.
+    fn leave(&self, instance: InstanceId) {
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        self.close_mailbox(instance);
+    }
+
+    /// Closes an instance's mailbox; whether it was the last one that could take batches.
+    fn close_mailbox(&self, instance: InstanceId) -> bool {
+        let mut mailboxes = self
+            .mailboxes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(mailbox) = mailboxes.get_mut(index(instance)) else {
+            return false;
+        };
+        let before = std::mem::replace(mailbox, Mailbox::Closed);
+        matches!(before, Mailbox::Open { passive: false, .. })
+            && self.possible_instances.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Takes a request in; it is dispatched, queued or answered with an error.
@@ -133,16 +217,28 @@ impl Driver {
 
     /// An instance is ready for its first batch.
     pub(crate) fn ready(&self, instance: InstanceId) -> Option<Work> {
+        let state = self.lock();
+        if state.retired.contains(&instance) {
+            drop(state);
+            self.close_mailbox(instance);
+            return None;
+        }
         self.alive_instances.fetch_add(1, Ordering::Relaxed);
         let input = Input::InstanceReady(instance);
-        self.apply(clock::now(), self.lock(), input, Some(instance))
+        self.apply(clock::now(), state, input, Some(instance))
     }
 
     /// An instance that began at `taken` finished at `now`; what it should run next, if anything waits.
     pub(crate) fn finished(&self, instance: InstanceId, taken: Time, now: Time) -> Option<Work> {
+        let state = self.lock();
+        if state.retired.contains(&instance) {
+            drop(state);
+            self.leave(instance);
+            return None;
+        }
         let duration = now.since(taken);
         let input = Input::Finished { instance, duration };
-        self.apply(now, self.lock(), input, Some(instance))
+        self.apply(now, state, input, Some(instance))
     }
 
     /// An instance died. What waits goes on waiting for the others or for its replacement.
@@ -153,8 +249,8 @@ impl Driver {
     }
 
     /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
-    pub(crate) fn give_up(&self) {
-        if self.possible_instances.fetch_sub(1, Ordering::AcqRel) == 1 {
+    pub(crate) fn give_up(&self, instance: InstanceId) {
+        if self.close_mailbox(instance) {
             self.broken.store(true, Ordering::Relaxed);
             self.drain();
         }
@@ -168,10 +264,13 @@ impl Driver {
     /// Ends the instances once they have finished what they run. Only when nobody can enqueue any more.
     pub(crate) fn close(&self) {
         self.drain();
-        self.mailboxes
+        let mut mailboxes = self
+            .mailboxes
             .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+            .unwrap_or_else(PoisonError::into_inner);
+        for mailbox in mailboxes.iter_mut() {
+            *mailbox = Mailbox::Closed;
+        }
     }
 
     /// Applies one input under the lock, then carries out the outputs without it. A batch for `own` is given back.
@@ -207,7 +306,7 @@ impl Driver {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         let refused = match mailboxes.get(index(instance)) {
-            Some(Some(mailbox)) => match mailbox.try_send(batch) {
+            Some(Mailbox::Open { sender, .. }) => match sender.try_send(batch) {
                 Ok(()) => return,
                 Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => batch,
             },

@@ -85,7 +85,7 @@ impl Worker {
                 }
             }
         }
-        self.driver.give_up();
+        self.driver.give_up(self.id);
     }
 
     fn restart(&self) -> Option<Box<dyn Instance>> {

@@ -20,11 +20,17 @@ mod instance;
 mod labels;
 mod latency;
 mod loader;
+mod loading;
+mod poll;
 mod recorder;
 mod recording;
+mod records;
 mod registry;
 mod repository;
 mod request;
+mod running;
+mod snapshot;
+mod source;
 mod statistics;
 mod validate;
 mod version;
@@ -36,9 +42,11 @@ pub use labels::Labels;
 pub use latency::{Latencies, Phase};
 pub use loader::LoadOptions;
 pub use recording::MetricsOptions;
-pub use registry::{IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
+pub use records::{IndexEntry, VersionState};
+pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
+pub use source::LoadOverrides;
 pub use statistics::{
     BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics, InstanceStatistics,
     StatisticsSnapshot,

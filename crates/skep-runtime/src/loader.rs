@@ -1,31 +1,30 @@
 //! From a model's directory to versions that are ready for requests.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    collections::{BTreeMap, BTreeSet},
+    fs,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
-    sync::{Arc, mpsc},
-    thread,
-    time::{Duration, Instant},
+    path::Path,
+    sync::Arc,
+    time::Instant,
 };
 
 use skep_backend::{Backend, LoadRequest, Model, ModelFile};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
 use skep_onnx::OnnxModel;
 use skep_proto::inference;
-use skep_scheduler::InstanceId;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
 use crate::{
     RuntimeError,
     backends::{Backends, Choice},
     driver::Driver,
-    instance::Worker,
     labels,
     recorder::Statistics,
     recording::{MetricsOptions, Recording},
-    repository::{self, CONFIG_FILE},
+    repository,
+    running::{Life, OnGone, Running},
+    source::Source,
     version::{Interface, LoadedVersion},
     warmup,
 };
@@ -47,6 +46,10 @@ pub struct LoadOptions {
     pub cores: NonZeroUsize,
     /// What is recorded of requests.
     pub metrics: MetricsOptions,
+    /// Which of a model's `configs/<name>.pbtxt` is taken instead of `config.pbtxt`, if it has that one.
+    pub config_name: Option<String>,
+    /// How often a version that could not be loaded is tried again.
+    pub retries: u32,
 }
 
 impl LoadOptions {
@@ -87,91 +90,149 @@ impl LoadOptions {
     }
 }
 
-/// Called when the last trace of a version (its instances, its weights) is gone.
-pub(crate) type OnGone = Box<dyn FnOnce() + Send + Sync>;
-
-/// Runs its callback when the last holder lets go.
-struct Life(Option<OnGone>);
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        if let Some(on_gone) = self.0.take() {
-            on_gone();
-        }
-    }
-}
-
 /// One version's outcome.
 pub(crate) type VersionResult = Result<LoadedVersion, RuntimeError>;
 
-/// A model, read and completed, before its versions are loaded.
-pub(crate) struct Plan {
-    directory: PathBuf,
-    config: Arc<ModelConfig>,
-    backend: Arc<dyn Backend>,
-    /// The selected versions, ascending; never empty.
-    pub(crate) versions: Vec<ModelVersion>,
+/// A model whose configuration was read, and the versions that are to be loaded.
+pub(crate) struct Draft {
+    name: ModelName,
+    source: Arc<Source>,
+    proto: inference::ModelConfig,
+    /// The versions in the model's directory; never empty.
+    available: BTreeSet<ModelVersion>,
+    /// The selected versions; never empty.
+    pub(crate) versions: BTreeSet<ModelVersion>,
 }
 
-impl Plan {
-    /// Reads the configuration in `directory`, completes and validates it, and selects versions.
+impl Draft {
+    /// Reads the model's configuration.
+    ///
+    /// # Errors
+    /// What Triton calls a failed poll: a configuration that cannot be read, or is another model's.
+    pub(crate) fn read_config(
+        name: &ModelName,
+        source: &Source,
+        options: &LoadOptions,
+    ) -> Result<inference::ModelConfig, RuntimeError> {
+        let mut proto = source.read_config(name, options)?;
+        skep_config::check_name(&mut proto, name).map_err(invalid)?;
+        Ok(proto)
+    }
+
+    /// Selects the versions.
+    ///
+    /// # Errors
+    /// When there are none, or the policy wants none of them.
     pub(crate) fn new(
         name: &ModelName,
-        directory: &Path,
+        source: Arc<Source>,
+        proto: inference::ModelConfig,
+    ) -> Result<Self, RuntimeError> {
+        let directory = source.directory();
+        let available = repository::versions(directory).map_err(|e| {
+            RuntimeError::internal(format!("cannot read `{}`: {e}", directory.display()))
+        })?;
+        let none = |why: String| {
+            RuntimeError::invalid(format!(
+                "at least one version must be available under the version policy of model '{name}'\n{why}"
+            ))
+        };
+        if available.is_empty() {
+            return Err(none(format!(
+                "model '{name}' has no version: expected a directory named by a positive integer, such as `1`, in `{}`",
+                directory.display()
+            )));
+        }
+        let policy = skep_config::version_policy(&proto, name).map_err(invalid)?;
+        let versions = policy.select(&available);
+        if versions.is_empty() {
+            let there: Vec<String> = available.iter().map(ToString::to_string).collect();
+            return Err(none(format!("available: {}", there.join(", "))));
+        }
+        Ok(Self {
+            name: name.clone(),
+            source,
+            proto,
+            available,
+            versions,
+        })
+    }
+
+    /// Completes and validates the configuration.
+    pub(crate) fn plan(
+        mut self,
         options: &LoadOptions,
         backends: &Backends,
-    ) -> Result<Self, RuntimeError> {
-        let mut proto = read_config(name, directory, options)?;
-        let configured = skep_config::configured_backend(&proto).map(str::to_owned);
+    ) -> Result<Plan, RuntimeError> {
+        let name = &self.name;
+        let configured = skep_config::configured_backend(&self.proto).map(str::to_owned);
         let Choice { backend, note } = backends.choose(configured.as_deref())?;
         if let Some(note) = note {
             tracing::warn!("model `{name}`: {note}");
         }
-        let available = repository::versions(directory).map_err(|e| {
-            RuntimeError::internal(format!("cannot read `{}`: {e}", directory.display()))
-        })?;
-        let Some(latest) = available.last().copied() else {
-            return Err(RuntimeError::invalid(format!(
-                "model '{name}' has no version: expected a directory named by a positive integer, such as `1`, in `{}`",
-                directory.display()
-            )));
-        };
         // The name that stays in the configuration is the one it gave: a fallback changes who runs the model, not what
         // the model says of itself.
         let shown = configured.as_deref().unwrap_or_else(|| backend.name());
+        let latest = self.available.last().map(ToString::to_string);
         complete(
-            &mut proto,
+            &mut self.proto,
             name,
             shown,
-            &directory.join(latest.to_string()),
+            &self.source.directory().join(latest.unwrap_or_default()),
             backend.needs_file(),
             options,
         )?;
-        let config = ModelConfig::from_proto(proto, &options.context(name)).map_err(invalid)?;
-        let versions: Vec<ModelVersion> = config
-            .version_policy()
-            .select(&available)
-            .into_iter()
-            .collect();
-        if versions.is_empty() {
-            return Err(RuntimeError::invalid(format!(
-                "model '{name}': the version policy selects none of the available versions {}",
-                available
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            )));
-        }
+        let config =
+            ModelConfig::from_proto(self.proto, &options.context(name)).map_err(invalid)?;
         for notice in config.notices() {
             tracing::warn!("model `{name}`: {notice}");
         }
-        Ok(Self {
-            directory: directory.to_owned(),
+        Ok(Plan {
+            source: self.source,
             config: Arc::new(config),
             backend,
-            versions,
         })
+    }
+}
+
+/// A model, read and completed, before its versions are loaded.
+pub(crate) struct Plan {
+    source: Arc<Source>,
+    config: Arc<ModelConfig>,
+    backend: Arc<dyn Backend>,
+}
+
+impl Plan {
+    /// Whether `loaded` need not be loaded again: its files are the same, and its configuration differs in nothing but
+    /// instances and version policy.
+    pub(crate) fn keeps(&self, loaded: &LoadedVersion) -> bool {
+        let essence = |config: &ModelConfig| inference::ModelConfig {
+            instance_group: Vec::new(),
+            version_policy: None,
+            ..config.proto().clone()
+        };
+        loaded.is_healthy()
+            && loaded.backend == self.backend.name()
+            && self
+                .source
+                .same_version(&loaded.running.source, loaded.version())
+            && essence(&self.config) == essence(&loaded.config)
+    }
+
+    /// The version under the new configuration: instances are added and taken away, the weights stay.
+    pub(crate) fn update(
+        &self,
+        loaded: &Arc<LoadedVersion>,
+    ) -> Result<Arc<LoadedVersion>, RuntimeError> {
+        if self.config.proto() == loaded.config.proto() {
+            return Ok(Arc::clone(loaded));
+        }
+        let config = loaded.config.with_instances_of(&self.config);
+        let warmups = warmup::prepare(&config, &loaded.interface, self.source.directory())?;
+        loaded
+            .running
+            .set_instances(config.instance_groups(), warmups)?;
+        Ok(Arc::new(loaded.with_config(Arc::new(config))))
     }
 
     /// Loads one version: weights once, then its instances, each warmed up.
@@ -179,10 +240,31 @@ impl Plan {
         &self,
         version: ModelVersion,
         options: &LoadOptions,
+        namespace: Option<Arc<str>>,
+        on_gone: impl Fn() -> OnGone,
+    ) -> VersionResult {
+        let mut retries = options.retries;
+        loop {
+            match self.load_once(version, options, namespace.clone(), on_gone()) {
+                Err(error) if retries > 0 => {
+                    retries -= 1;
+                    let model = self.config.name();
+                    tracing::warn!("model `{model}` version {version} is tried again: {error}");
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn load_once(
+        &self,
+        version: ModelVersion,
+        options: &LoadOptions,
+        namespace: Option<Arc<str>>,
         on_gone: OnGone,
     ) -> VersionResult {
         let began = Instant::now();
-        let directory = self.directory.join(version.to_string());
+        let directory = self.source.directory().join(version.to_string());
         let (file, config) = if self.backend.needs_file() {
             let file = open(&directory, self.config.model_filename())?;
             let config = ModelConfig::clone(&self.config)
@@ -196,19 +278,26 @@ impl Plan {
         let interface = Arc::new(Interface::new(&config, version, &*model));
         let statistics = Statistics::new(Recording::new(options.metrics, &config));
         let driver = Arc::new(Driver::new(config.max_queue_size(), statistics));
-        let mut loaded = LoadedVersion {
-            interface: Arc::clone(&interface),
-            config: Arc::clone(&config),
-            labels: labels::read(config.outputs(), &self.directory)?,
+        let labels = labels::read(config.outputs(), self.source.directory())?;
+        let running = Arc::new(Running::new(
+            Arc::clone(&driver),
+            Arc::clone(&interface),
+            model,
+            Arc::clone(&self.source),
+            namespace,
+            Life::new(on_gone),
+        ));
+        let warmups = warmup::prepare(&config, &interface, self.source.directory())?;
+        running.set_instances(config.instance_groups(), warmups)?;
+        Ok(LoadedVersion {
+            interface,
+            config,
+            labels,
             backend: self.backend.name(),
-            driver: Arc::clone(&driver),
-            load_duration: Duration::ZERO,
-        };
-        let life = Arc::new(Life(Some(on_gone)));
-        let warmups = warmup::prepare(&config, &interface, &self.directory)?;
-        self.start_instances(&model, &interface, &driver, &Arc::new(warmups), &life)?;
-        loaded.load_duration = began.elapsed();
-        Ok(loaded)
+            driver,
+            load_duration: began.elapsed(),
+            running,
+        })
     }
 
     fn load_weights(
@@ -245,120 +334,10 @@ impl Plan {
             })
             .map_err(Into::into)
     }
-
-    /// Starts a thread an instance and waits until each has warmed up or one has failed.
-    fn start_instances(
-        &self,
-        model: &Arc<dyn Model>,
-        interface: &Arc<Interface>,
-        driver: &Arc<Driver>,
-        warmups: &Arc<Vec<warmup::WarmupRun>>,
-        life: &Arc<Life>,
-    ) -> Result<(), RuntimeError> {
-        let total: u32 = self
-            .config
-            .instance_groups()
-            .iter()
-            .map(|group| group.count)
-            .sum();
-        let (report, reports) = mpsc::sync_channel(usize::try_from(total).unwrap_or(usize::MAX));
-        let mut count = 0u32;
-        for group in self.config.instance_groups() {
-            for index in 0..group.count {
-                let name = format!("{}_{index}", group.name);
-                let worker = Worker {
-                    id: InstanceId(count),
-                    recorder: driver.statistics().recorder(&name),
-                    name,
-                    model: Arc::clone(model),
-                    interface: Arc::clone(interface),
-                    driver: Arc::clone(driver),
-                };
-                let (mailbox, batches) = mpsc::sync_channel(1);
-                driver.connect(worker.id, mailbox);
-                let (report, warmups, life) =
-                    (report.clone(), Arc::clone(warmups), Arc::clone(life));
-                let body = move || {
-                    // Declared first, dropped last: a version is gone when its instances and weights are.
-                    let _life = life;
-                    let worker = worker;
-                    let ready = worker.instantiate().and_then(|mut instance| {
-                        warmup::run(&worker, &mut *instance, &warmups)?;
-                        Ok(instance)
-                    });
-                    match ready {
-                        Ok(instance) => {
-                            // Ready before it is reported: a model that is loaded takes its first request at once.
-                            let first = worker.driver.ready(worker.id);
-                            drop(report.send(Ok(())));
-                            drop(report);
-                            worker.serve(instance, first, &batches);
-                        }
-                        Err(error) => drop(report.send(Err(error))),
-                    }
-                };
-                thread::Builder::new()
-                    .name(thread_name(&format!("{}_{index}", group.name)))
-                    .spawn(body)
-                    .map_err(|e| {
-                        RuntimeError::internal(format!("cannot start an instance's thread: {e}"))
-                    })?;
-                count += 1;
-            }
-        }
-        drop(report);
-        let mut alive = 0;
-        for outcome in reports {
-            outcome?;
-            alive += 1;
-        }
-        if alive == count && count > 0 {
-            return Ok(());
-        }
-        Err(RuntimeError::internal(format!(
-            "{alive} of {count} instances started"
-        )))
-    }
 }
 
-/// Linux shows 15 bytes of a thread's name: the end tells instances apart.
-fn thread_name(instance: &str) -> String {
-    let tail: Vec<char> = instance
-        .chars()
-        .filter(|c| *c != '\0')
-        .rev()
-        .take(15)
-        .collect();
-    tail.into_iter().rev().collect()
-}
-
-fn invalid(error: skep_config::ConfigError) -> RuntimeError {
+pub(crate) fn invalid(error: skep_config::ConfigError) -> RuntimeError {
     RuntimeError::invalid(error.to_string())
-}
-
-/// The configuration file as written; an empty configuration when there is none and completion is allowed.
-fn read_config(
-    name: &ModelName,
-    directory: &Path,
-    options: &LoadOptions,
-) -> Result<inference::ModelConfig, RuntimeError> {
-    let path = directory.join(CONFIG_FILE);
-    match fs::read(&path) {
-        Ok(text) => skep_config::parse_pbtxt(&text, &path.display().to_string()).map_err(invalid),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && options.auto_complete => {
-            Ok(inference::ModelConfig::default())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(RuntimeError::invalid(format!(
-                "model '{name}' has no configuration: expected `{}`, since completing configurations is switched off",
-                path.display()
-            )))
-        }
-        Err(error) => Err(RuntimeError::invalid(format!(
-            "cannot read `{}`: {error}",
-            path.display()
-        ))),
-    }
 }
 
 /// Fills what the configuration leaves open.

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -55,6 +55,8 @@ pub(crate) struct Recorder {
     /// When the batch that runs now was taken, on the process's clock; [`IDLE`] without one.
     running_since_ns: AtomicU64,
     name: Arc<str>,
+    /// The instance was taken away; its figures still count.
+    has_ended: AtomicBool,
 }
 
 /// No batch runs.
@@ -85,6 +87,11 @@ struct Failed {
 }
 
 impl Recorder {
+    /// The instance has ended: it is no longer listed, and its figures still count.
+    pub(crate) fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+
     /// Notes that the instance took a batch.
     pub(crate) fn began(&self, taken: Time) {
         self.running_since_ns
@@ -195,14 +202,22 @@ impl Statistics {
         }
     }
 
-    /// A shard for an instance.
+    /// A shard for an instance: that of an earlier one of the same name if that has ended, so that shards stay few.
     pub(crate) fn recorder(&self, name: &str) -> Arc<Recorder> {
+        let mut recorders = lock(&self.recorders);
+        let free = recorders.iter().find(|recorder| {
+            *recorder.name == *name && recorder.has_ended.swap(false, Ordering::Relaxed)
+        });
+        if let Some(recorder) = free {
+            return Arc::clone(recorder);
+        }
         let recorder = Arc::new(Recorder {
             figures: Mutex::new(Figures::new(&self.recording)),
             running_since_ns: AtomicU64::new(IDLE),
             name: name.into(),
+            has_ended: AtomicBool::new(false),
         });
-        lock(&self.recorders).push(Arc::clone(&recorder));
+        recorders.push(Arc::clone(&recorder));
         recorder
     }
 
@@ -233,10 +248,12 @@ impl Statistics {
                 IDLE => 0,
                 since => clock::now().as_nanos().saturating_sub(since),
             };
-            sum.instances.push(InstanceStatistics {
-                name: Arc::clone(&recorder.name),
-                busy_ns: figures.busy_ns + running_ns,
-            });
+            if !recorder.has_ended.load(Ordering::Relaxed) {
+                sum.instances.push(InstanceStatistics {
+                    name: Arc::clone(&recorder.name),
+                    busy_ns: figures.busy_ns + running_ns,
+                });
+            }
             last = last.max(figures.last_inference);
             sum.inference_count += figures.inference_count;
             sum.execution_count += figures.execution_count;

@@ -11,6 +11,7 @@ use crate::{
     ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot,
     clock,
     driver::{Driver, Job},
+    running::Running,
     validate,
 };
 
@@ -79,13 +80,34 @@ pub struct LoadedVersion {
     pub(crate) backend: &'static str,
     pub(crate) driver: Arc<Driver>,
     pub(crate) load_duration: Duration,
+    /// Shared by the versions that follow from one another without a reload.
+    pub(crate) running: Arc<Running>,
 }
 
 impl LoadedVersion {
+    /// The same version under a configuration that differs in nothing but instances and version policy.
+    pub(crate) fn with_config(&self, config: Arc<ModelConfig>) -> Self {
+        Self {
+            interface: Arc::clone(&self.interface),
+            config,
+            labels: self.labels.clone(),
+            backend: self.backend,
+            driver: Arc::clone(&self.driver),
+            load_duration: self.load_duration,
+            running: Arc::clone(&self.running),
+        }
+    }
+
     /// The model's name.
     #[must_use]
     pub fn name(&self) -> &ModelName {
         &self.interface.model
+    }
+
+    /// The path of its repository, where the names of models need not be unique.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.running.namespace.as_deref()
     }
 
     /// The version.
@@ -173,12 +195,6 @@ impl LoadedVersion {
             answer.parameters = request.parameters;
         }
         Ok(answer)
-    }
-}
-
-impl Drop for LoadedVersion {
-    fn drop(&mut self) {
-        self.driver.close();
     }
 }
 

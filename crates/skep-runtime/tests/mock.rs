@@ -5,8 +5,8 @@ use std::{fs, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{
-    BackendEntry, Backends, ErrorKind, InferRequest, LoadOptions, LoadedVersion, MetricsOptions,
-    Repository, Runtime, RuntimeOptions, VersionState,
+    BackendEntry, Backends, Control, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
+    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState,
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -49,9 +49,15 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             backend_settings: vec![],
             cores: NonZeroUsize::MIN,
             metrics: MetricsOptions::default(),
+            config_name: None,
+            retries: 0,
         },
         load_threads: 2,
-        explicit_control: explicit,
+        control: if explicit {
+            Control::Explicit
+        } else {
+            Control::None
+        },
         strict_readiness: true,
     };
     Runtime::new(options, backends)
@@ -246,8 +252,12 @@ async fn an_unload_lets_what_runs_finish_and_then_frees() {
     runtime.start(Some(&[]));
     assert_eq!(runtime.index(false)[0].state, None, "seen, never loaded");
     runtime.unload("slow").expect("is unloaded already");
-    assert!(runtime.unload("nosuch").is_err(), "there is no such model");
-    runtime.load("slow").expect("loads");
+    runtime
+        .unload("nosuch")
+        .expect("as is one that is not there");
+    runtime
+        .load("slow", &LoadOverrides::default())
+        .expect("loads");
     let slow = first("slow", &runtime);
     let mut running = Box::pin(async move { slow.infer(request(1, 9)).await });
     tokio::select! {
@@ -279,14 +289,18 @@ async fn a_failed_reload_keeps_what_serves() {
     write_model(root.path(), "echo", &config(""), &["1"]);
     let runtime = runtime(root.path(), true);
     runtime.start(Some(&[]));
-    runtime.load("echo").expect("loads");
+    runtime
+        .load("echo", &LoadOverrides::default())
+        .expect("loads");
     write_model(
         root.path(),
         "echo",
         &config(&parameter("mock.load_error", "no luck")),
         &["1"],
     );
-    let error = runtime.load("echo").expect_err("fails");
+    let error = runtime
+        .load("echo", &LoadOverrides::default())
+        .expect_err("fails");
     assert!(error.to_string().contains("no luck"), "{error}");
     let row = &runtime.index(false)[0];
     assert_eq!(row.state, Some(VersionState::Ready));
@@ -295,7 +309,9 @@ async fn a_failed_reload_keeps_what_serves() {
         .await
         .expect("still serves");
     write_model(root.path(), "echo", &config(""), &["1"]);
-    runtime.load("echo").expect("loads again");
+    runtime
+        .load("echo", &LoadOverrides::default())
+        .expect("loads again");
     assert_eq!(runtime.stop(Duration::from_secs(10)), 0);
     assert_eq!(
         runtime.index(false)[0].state,
@@ -343,7 +359,9 @@ async fn models_that_fail_are_reported_beside_those_that_load() {
     }
     let error = runtime.resolve("bad", Some("1")).expect_err("not there");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    let error = runtime.load("good").expect_err("mode none");
+    let error = runtime
+        .load("good", &LoadOverrides::default())
+        .expect_err("mode none");
     assert_eq!(
         error.to_string(),
         "explicit model load / unload is not allowed if polling is enabled"

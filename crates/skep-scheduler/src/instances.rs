@@ -41,6 +41,12 @@ impl Instances {
         Some(*id)
     }
 
+    /// Whether it executes a batch; `None` for one that is not known.
+    pub(crate) fn is_busy(&self, id: InstanceId) -> Option<bool> {
+        let known = self.known.iter().find(|(known, _)| *known == id);
+        known.map(|(_, state)| *state == State::Busy)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }

@@ -143,6 +143,12 @@ impl<P> Scheduler<P> {
         self.queue.len()
     }
 
+    /// Whether an instance executes a batch; `None` for one that is not (or no longer) there.
+    #[must_use]
+    pub fn is_busy(&self, instance: InstanceId) -> Option<bool> {
+        self.instances.is_busy(instance)
+    }
+
     fn enqueue(&mut self, request: Request<P>, outputs: &mut Outputs<P>) {
         if self.draining {
             outputs.push(Output::Reject {

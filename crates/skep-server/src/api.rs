@@ -138,14 +138,29 @@ pub(crate) fn log_parameters(request: &InferRequest, loaded: &LoadedVersion) {
     );
 }
 
-/// Why a parameter of a load request is not taken.
-pub(crate) fn refused_load_parameter(key: &str) -> ApiError {
+/// The load parameter that holds a configuration.
+pub(crate) const CONFIG: &str = "config";
+
+/// What the names of load parameters that hold files begin with; the rest is the file's path.
+pub(crate) const FILE_PREFIX: &str = "file:";
+
+/// Why a load parameter is not taken: nobody knows it.
+pub(crate) fn unrecognized_load_parameter(key: &str) -> ApiError {
+    ApiError::invalid(format!("unrecognized load parameter '{key}'."))
+}
+
+/// Refuses an unload parameter of the wrong type. Others than this one mean nothing, as on Triton.
+pub(crate) fn check_unload_parameter(key: &str, is_boolean: bool) -> Result<(), ApiError> {
     match key {
-        "config" => ApiError::unsupported("overriding a configuration by load parameter `config`"),
-        key if key.starts_with("file:") => {
-            ApiError::unsupported("overriding a model's files by load parameters")
+        // Without ensembles a model has no dependents: true and false mean the same.
+        "unload_dependents" if is_boolean => Ok(()),
+        "unload_dependents" => Err(ApiError::invalid(
+            "invalid value type for 'unload_dependents' parameter, expected bool_param.",
+        )),
+        key => {
+            tracing::warn!("unload parameter `{key}` has no effect");
+            Ok(())
         }
-        key => ApiError::invalid(format!("unexpected load parameter `{key}`")),
     }
 }
 

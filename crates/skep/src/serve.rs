@@ -17,7 +17,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{
-    LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport, VersionState,
+    Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
+    VersionState,
 };
 use skep_server::{Addresses, Endpoint, Server, ServerOptions};
 use skep_types::ModelName;
@@ -52,12 +53,25 @@ pub(crate) struct ServeArgs {
         value_name = "PATH"
     )]
     model_repository: Vec<PathBuf>,
-    /// Which models are loaded: all at the start (none), or those named and by request (explicit)
+    /// Which models are loaded: all at the start (none), all and what changes later (poll), or those named and by
+    /// request (explicit)
     #[arg(long, value_name = "MODE", default_value = "none")]
     model_control_mode: ControlMode,
     /// A model to load at the start in mode explicit; `*` alone for all; may be given several times
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
+    /// How often the repository is looked at in mode poll, in seconds; a fraction is Skep's own
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = positive_seconds)]
+    repository_poll_secs: Duration,
+    /// Whether each repository is a namespace: models of one name may then stand in several
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
+    model_namespacing: bool,
+    /// Take a model's configs/<NAME>.pbtxt instead of its config.pbtxt where there is one
+    #[arg(long, value_name = "NAME", value_parser = config_name)]
+    model_config_name: Option<String>,
+    /// How often a model version that could not be loaded is tried again
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    model_load_retry_count: u32,
     /// How many models load at once
     #[arg(long, value_name = "N", default_value = "4")]
     model_load_thread_count: NonZeroUsize,
@@ -367,15 +381,12 @@ impl StartModels {
 impl ServeArgs {
     fn start_models(&self) -> anyhow::Result<StartModels> {
         match self.model_control_mode {
-            ControlMode::Poll => {
-                bail!("--model-control-mode=poll is not supported yet, use none or explicit")
-            }
-            ControlMode::None if !self.load_model.is_empty() => {
+            ControlMode::None | ControlMode::Poll if !self.load_model.is_empty() => {
                 bail!(
-                    "--load-model needs --model-control-mode=explicit: mode none loads every model"
+                    "--load-model needs --model-control-mode=explicit: the other modes load every model"
                 )
             }
-            ControlMode::None => Ok(StartModels::All),
+            ControlMode::None | ControlMode::Poll => Ok(StartModels::All),
             ControlMode::Explicit if self.load_model == ["*"] => Ok(StartModels::All),
             ControlMode::Explicit => {
                 if self.load_model.iter().any(|name| name == "*") {
@@ -402,7 +413,9 @@ impl ServeArgs {
             bail!("no model repository given\n  try: skep serve examples/models");
         }
         Ok(RuntimeOptions {
-            repository: Repository::open(roots).map_err(anyhow::Error::msg)?,
+            repository: Repository::open(roots)
+                .map_err(anyhow::Error::msg)?
+                .with_namespaces(self.model_namespacing),
             load: LoadOptions {
                 auto_complete: !self.disable_auto_complete_config
                     && self.strict_model_config != Some(true),
@@ -410,9 +423,15 @@ impl ServeArgs {
                 // Counts the cgroup's quota and the affinity mask.
                 cores: thread::available_parallelism()?,
                 metrics,
+                config_name: self.model_config_name.clone(),
+                retries: self.model_load_retry_count,
             },
             load_threads: self.model_load_thread_count.get(),
-            explicit_control: self.model_control_mode == ControlMode::Explicit,
+            control: match self.model_control_mode {
+                ControlMode::None => Control::None,
+                ControlMode::Poll => Control::Poll(self.repository_poll_secs),
+                ControlMode::Explicit => Control::Explicit,
+            },
             strict_readiness: self.strict_readiness,
         })
     }
@@ -479,6 +498,28 @@ fn resolve(address: &str) -> anyhow::Result<IpAddr> {
         .map(|found| found.ip())
         .next()
         .with_context(|| format!("address `{address}` resolves to nothing"))
+}
+
+/// A time of more than nothing.
+fn positive_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected a number of seconds")?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "expected a number of seconds above 0".to_owned())
+}
+
+/// The name of a configuration: a plain file name.
+fn config_name(text: &str) -> Result<String, String> {
+    let is_plain = !matches!(text, "" | "." | "..") && !text.contains(['/', '\\']);
+    if is_plain {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "expected the name of a file in a model's `configs` directory, without `.pbtxt`"
+                .to_owned(),
+        )
+    }
 }
 
 /// The signals that ask the process to stop.

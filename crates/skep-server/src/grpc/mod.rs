@@ -3,6 +3,7 @@
 mod health;
 mod infer;
 mod parameters;
+mod repository;
 mod service;
 mod stream;
 

@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 use futures_util::Stream;
 use skep_proto::inference::{
     self as pb, grpc_inference_service_server::GrpcInferenceService,
-    model_metadata_response::TensorMetadata, model_repository_parameter::ParameterChoice,
-    repository_index_response::ModelIndex,
+    model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
 };
 use skep_runtime::{DurationStatistic, LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
 
-use super::{infer, stream};
+use super::{infer, repository, stream};
 use crate::{api, error::ApiError, server::Shared};
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -191,11 +190,9 @@ impl GrpcInferenceService for Service {
     ) -> Reply<pb::RepositoryModelLoadResponse> {
         let request = request.into_inner();
         refuse_named_repository(&request.repository_name)?;
-        if let Some(key) = request.parameters.keys().next() {
-            return Err(api::refused_load_parameter(key).into());
-        }
+        let overrides = repository::overrides(request.parameters)?;
         let runtime = Arc::clone(&self.shared.runtime);
-        api::blocking(move || runtime.load(&request.model_name)).await?;
+        api::blocking(move || runtime.load(&request.model_name, &overrides)).await?;
         Ok(Response::new(pb::RepositoryModelLoadResponse {}))
     }
 
@@ -205,18 +202,7 @@ impl GrpcInferenceService for Service {
     ) -> Reply<pb::RepositoryModelUnloadResponse> {
         let request = request.into_inner();
         refuse_named_repository(&request.repository_name)?;
-        for (key, parameter) in &request.parameters {
-            // Without ensembles a model has no dependents: true and false mean the same.
-            let boolean = matches!(
-                parameter.parameter_choice,
-                Some(ParameterChoice::BoolParam(_))
-            );
-            if key != "unload_dependents" || !boolean {
-                return Err(Status::invalid_argument(format!(
-                    "unexpected unload parameter `{key}`, expected `unload_dependents` of true or false"
-                )));
-            }
-        }
+        repository::check_unload(&request.parameters)?;
         let runtime = Arc::clone(&self.shared.runtime);
         api::blocking(move || runtime.unload(&request.model_name)).await?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))

@@ -1,4 +1,4 @@
-//! Everything but inference: health, metadata, configuration, statistics, repository.
+//! Health, metadata, configuration, statistics.
 
 use std::sync::Arc;
 
@@ -7,14 +7,10 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use skep_runtime::{BatchStatistics, DurationStatistic, LoadedVersion, StatisticsSnapshot};
 
-use super::{
-    extract::{JsonBody, ModelPath},
-    json_response,
-};
+use super::{extract::ModelPath, json_response};
 use crate::{
     api::{self, TensorMetadata},
     error::ApiError,
@@ -155,104 +151,4 @@ fn batch_statistics(size: usize, batch: &BatchStatistics) -> Value {
 
 fn duration(statistic: DurationStatistic) -> Value {
     json!({ "count": statistic.count, "ns": statistic.ns })
-}
-
-type Object = Map<String, Value>;
-
-/// The members of a repository call's body other than `parameters`, and the parameters: an empty body means none.
-fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), ApiError> {
-    if body.is_empty() {
-        return Ok((Object::new(), Object::new()));
-    }
-    let parsed: Value = serde_json::from_slice(body).map_err(|error| {
-        ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
-    })?;
-    let Value::Object(mut top) = parsed else {
-        return Err(ApiError::invalid(format!(
-            "the body of {what} must be a JSON object"
-        )));
-    };
-    match top.remove("parameters") {
-        None => Ok((top, Map::new())),
-        Some(Value::Object(parameters)) => Ok((top, parameters)),
-        Some(_) => Err(ApiError::invalid(
-            "Unable to parse 'parameters': attempt to access JSON non-object as object",
-        )),
-    }
-}
-
-pub(super) async fn index(
-    State(shared): State<Arc<Shared>>,
-    JsonBody(body): JsonBody,
-) -> Result<Response, ApiError> {
-    let (top, _) = parameters(&body, "a repository index request")?;
-    let ready_only = match top.get("ready") {
-        None => false,
-        Some(Value::Bool(ready)) => *ready,
-        Some(other) => {
-            return Err(ApiError::invalid(format!(
-                "`ready` must be true or false, got {other}"
-            )));
-        }
-    };
-    let runtime = Arc::clone(&shared.runtime);
-    let rows = api::blocking(move || Ok(runtime.index(ready_only))).await?;
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            let mut entry = Map::new();
-            entry.insert("name".to_owned(), json!(row.name.as_str()));
-            if let Some(version) = row.version {
-                entry.insert("version".to_owned(), json!(version.to_string()));
-            }
-            if let Some(state) = row.state {
-                entry.insert("state".to_owned(), json!(state.name()));
-            }
-            if !row.reason.is_empty() {
-                entry.insert("reason".to_owned(), json!(row.reason));
-            }
-            Value::Object(entry)
-        })
-        .collect();
-    Ok(ok(&Value::Array(rows)))
-}
-
-pub(super) async fn load(
-    State(shared): State<Arc<Shared>>,
-    path: ModelPath,
-    JsonBody(body): JsonBody,
-) -> Result<Response, ApiError> {
-    let (_, parameters) = parameters(&body, "a load request")?;
-    if let Some(key) = parameters.keys().next() {
-        return Err(api::refused_load_parameter(key));
-    }
-    let runtime = Arc::clone(&shared.runtime);
-    api::blocking(move || runtime.load(&path.model)).await?;
-    Ok(json_response(StatusCode::OK, ""))
-}
-
-pub(super) async fn unload(
-    State(shared): State<Arc<Shared>>,
-    path: ModelPath,
-    JsonBody(body): JsonBody,
-) -> Result<Response, ApiError> {
-    let (_, parameters) = parameters(&body, "an unload request")?;
-    for (key, value) in &parameters {
-        // Without ensembles a model has no dependents: true and false mean the same.
-        if key != "unload_dependents" || !value.is_boolean() {
-            return Err(ApiError::invalid(format!(
-                "unexpected unload parameter `{key}` of value {value}, expected `unload_dependents` of true or false"
-            )));
-        }
-    }
-    let runtime = Arc::clone(&shared.runtime);
-    api::blocking(move || runtime.unload(&path.model)).await?;
-    Ok(json_response(StatusCode::OK, ""))
-}
-
-pub(super) async fn named_repository() -> ApiError {
-    ApiError::new(
-        skep_runtime::ErrorKind::Unsupported,
-        "'repository_name' specification is not supported",
-    )
 }

@@ -7,6 +7,7 @@ mod infer;
 mod management;
 mod parameters;
 mod raw;
+mod repository;
 mod request;
 mod response;
 
@@ -36,23 +37,23 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v2", get(management::server_metadata))
         .route("/v2/", get(management::server_metadata))
         .route("/v2/models/stats", get(management::all_statistics))
-        .route("/v2/repository/index", post(management::index))
-        .route("/v2/repository/models/{model}/load", post(management::load))
+        .route("/v2/repository/index", post(repository::index))
+        .route("/v2/repository/models/{model}/load", post(repository::load))
         .route(
             "/v2/repository/models/{model}/unload",
-            post(management::unload),
+            post(repository::unload),
         )
         .route(
             "/v2/repository/{repository}/index",
-            post(management::named_repository),
+            post(repository::named_repository),
         )
         .route(
             "/v2/repository/{repository}/models/{model}/load",
-            post(management::named_repository),
+            post(repository::named_repository),
         )
         .route(
             "/v2/repository/{repository}/models/{model}/unload",
-            post(management::named_repository),
+            post(repository::named_repository),
         );
     for path in [model(""), version("")] {
         router = router.route(&path, get(management::model_metadata));

@@ -117,6 +117,9 @@ impl Row {
         let mut labels = Labels::default()
             .with("model", loaded.name().as_str())
             .with("version", &loaded.version().to_string());
+        if let Some(namespace) = loaded.namespace() {
+            labels = labels.with("namespace", namespace);
+        }
         for (key, value) in loaded.config().metric_tags() {
             labels = labels.with(&format!("_{key}"), value);
         }

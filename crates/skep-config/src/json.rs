@@ -1,0 +1,100 @@
+//! A model configuration as JSON: what a client hands over with a load request.
+//!
+//! The form is protobuf's own (members by the names of the file or in camel case, enums by name or number, 64-bit
+//! integers as numbers or texts), over the same descriptors as `config.pbtxt`.
+
+use prost_reflect::{DeserializeOptions, DynamicMessage};
+use skep_proto::inference;
+
+use crate::error::ConfigError;
+
+/// Reads a model configuration in JSON. `source` names the text in errors.
+///
+/// # Errors
+/// [`ConfigError::Json`], with the path of the member that is wrong.
+pub fn parse_json(text: &str, source: &str) -> Result<inference::ModelConfig, ConfigError> {
+    let error = |field: String, reason: String| ConfigError::Json {
+        source_name: source.to_owned(),
+        field,
+        reason,
+    };
+    let descriptor = skep_proto::descriptors()
+        .get_message_by_name("inference.ModelConfig")
+        .ok_or_else(|| error(String::new(), "no schema of `ModelConfig`".to_owned()))?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let mut track = serde_path_to_error::Track::new();
+    let message = DynamicMessage::deserialize_with_options(
+        descriptor,
+        serde_path_to_error::Deserializer::new(&mut json, &mut track),
+        &DeserializeOptions::new().deny_unknown_fields(true),
+    )
+    .map_err(|reason| {
+        let path = track.path().to_string();
+        // The root's path is a dot.
+        let field = if path == "." { String::new() } else { path };
+        error(field, reason.to_string())
+    })?;
+    json.end()
+        .map_err(|reason| error(String::new(), reason.to_string()))?;
+    message
+        .transcode_to()
+        .map_err(|reason| error(String::new(), reason.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_json;
+    use crate::parse_pbtxt;
+
+    #[test]
+    fn json_and_text_format_say_the_same() {
+        let text = r#"
+            backend: "mock" max_batch_size: 8
+            input { name: "x" data_type: TYPE_FP32 dims: [ -1, 3 ] reshape { shape: 3 } }
+            version_policy { specific { versions: [ 1, 3 ] } }
+            parameters { key: "k" value { string_value: "v" } }"#;
+        let expected = parse_pbtxt(text.as_bytes(), "c").expect("text format");
+        for json in [
+            r#"{"backend":"mock","max_batch_size":8,
+                "input":[{"name":"x","data_type":"TYPE_FP32","dims":[-1,3],"reshape":{"shape":[3]}}],
+                "version_policy":{"specific":{"versions":[1,3]}},"parameters":{"k":{"string_value":"v"}}}"#,
+            r#"{"backend":"mock","maxBatchSize":"8",
+                "input":[{"name":"x","dataType":11,"dims":["-1","3"],"reshape":{"shape":["3"]}}],
+                "versionPolicy":{"specific":{"versions":[1,"3"]}},"parameters":{"k":{"stringValue":"v"}}}"#,
+        ] {
+            assert_eq!(parse_json(json, "c").as_ref(), Ok(&expected), "{json}");
+        }
+        assert_eq!(parse_json("{}", "c"), Ok(Default::default()));
+    }
+
+    #[test]
+    fn errors_name_the_member() {
+        for (json, parts) in [
+            ("{", &["parameter `config`", "EOF"][..]),
+            ("", &["parameter `config`", "EOF"]),
+            ("[]", &["parameter `config`"]),
+            ("{} {}", &["parameter `config`", "trailing"]),
+            (
+                r#"{"max_batchsize":3}"#,
+                &["unrecognized field name 'max_batchsize'"],
+            ),
+            (r#"{"max_batch_size":"x"}"#, &["`max_batch_size`"]),
+            (r#"{"max_batch_size":1.5}"#, &["`max_batch_size`"]),
+            (r#"{"input":3}"#, &["`input`"]),
+            (
+                r#"{"input":[{"name":"x"},{"data_type":"TYPE_FLOAT"}]}"#,
+                &["`input[1].data_type`", "TYPE_FLOAT"],
+            ),
+            (
+                r#"{"instance_group":[{"count":"many"}]}"#,
+                &["`instance_group[0].count`"],
+            ),
+        ] {
+            let error = parse_json(json, "parameter `config`").map_err(|error| error.to_string());
+            let error = error.expect_err(json);
+            for part in parts {
+                assert!(error.contains(part), "{json}: {error}");
+            }
+        }
+    }
+}

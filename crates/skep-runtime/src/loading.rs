@@ -1,0 +1,335 @@
+//! Load, load again, unload: what a request, the start and a poll do to the models of a runtime.
+//!
+//! Loading again replaces only what changed. A version whose files are the same, and whose configuration differs in
+//! nothing but instances and version policy, goes on with its weights and its statistics; instances are added and taken
+//! away. What cannot be loaded leaves what serves as it is.
+//!
+//! Source of the texts: Triton, model repository extension and `ModelRepositoryManager`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
+    time::Instant,
+};
+
+use skep_types::{ModelName, ModelVersion};
+
+use crate::{
+    ErrorKind, LoadOverrides, LoadedVersion, Runtime, RuntimeError,
+    loader::{Draft, Plan},
+    records::{Record, VersionState},
+    registry::{Control, Route, Routes},
+    repository::{ModelId, not_polled},
+    running::OnGone,
+    source::Source,
+};
+
+/// The versions of one model that take requests.
+type Versions = BTreeMap<ModelVersion, Arc<LoadedVersion>>;
+
+impl Runtime {
+    /// Loads a model, or loads it again; the versions that serve now go on until the new ones are ready. Blocks.
+    ///
+    /// `overrides` stay in force over loads without any until the repository's files change or the model is unloaded
+    /// (a configuration), or until the next load (files).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly; otherwise why the load failed.
+    pub fn load(
+        self: &Arc<Self>,
+        name: &str,
+        overrides: &LoadOverrides,
+    ) -> Result<(), RuntimeError> {
+        self.explicit()?;
+        let model = ModelName::new(name).map_err(|error| not_polled(name, &error.to_string()))?;
+        let ids = self.ids(&model);
+        let is_overridden = overrides.config.is_some() || !overrides.files.is_empty();
+        if ids.len() > 1 && is_overridden {
+            let why = "several repositories have the model, load parameters cannot say which";
+            return Err(not_polled(name, why));
+        }
+        for id in ids {
+            self.load_now(&id, overrides)?;
+        }
+        Ok(())
+    }
+
+    /// Unloads a model: no new requests from now on; memory is given back when the last one is answered. A model that
+    /// is not loaded, or not even there, is unloaded already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly.
+    pub fn unload(&self, name: &str) -> Result<(), RuntimeError> {
+        self.explicit()?;
+        let ids: Vec<ModelId> = {
+            let records = self.records();
+            let named = records.keys().filter(|id| id.name.as_str() == name);
+            named.cloned().collect()
+        };
+        for id in ids {
+            self.unload_now(&id);
+        }
+        Ok(())
+    }
+
+    /// The models of a name; one that is nowhere is left to fail under its name alone.
+    pub(crate) fn ids(&self, name: &ModelName) -> Vec<ModelId> {
+        let mut ids = self.options.repository.named(name);
+        if ids.is_empty() {
+            ids.push(ModelId {
+                namespace: None,
+                name: name.clone(),
+            });
+        }
+        ids
+    }
+
+    fn explicit(&self) -> Result<(), RuntimeError> {
+        if self.options.control == Control::Explicit {
+            return Ok(());
+        }
+        let text = "explicit model load / unload is not allowed if polling is enabled";
+        Err(RuntimeError::new(ErrorKind::Unavailable, text))
+    }
+
+    pub(crate) fn unload_now(&self, id: &ModelId) {
+        let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
+            return;
+        };
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_record(id, |record| {
+            record.wanted = false;
+            record.failure = None;
+            record.source = None;
+        });
+        tracing::info!("unloading model `{id}`");
+        self.retire(id);
+    }
+
+    pub(crate) fn load_now(
+        self: &Arc<Self>,
+        id: &ModelId,
+        overrides: &LoadOverrides,
+    ) -> Result<(), RuntimeError> {
+        if overrides.files.is_empty() {
+            self.find(id)?;
+        }
+        let turn = Arc::clone(&self.records().entry(id.clone()).or_default().turn);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.with_record(id, |record| record.wanted = true);
+        let began = Instant::now();
+        let outcome = self
+            .source(id, overrides)
+            .and_then(|source| self.load_versions(id, source));
+        match &outcome {
+            Ok(()) => tracing::info!("loaded model `{id}` in {} ms", began.elapsed().as_millis()),
+            Err(error) => tracing::error!("{}", error.to_string().trim_end()),
+        }
+        outcome
+    }
+
+    /// Whether the repository has the model. One that is wanted and not there is remembered.
+    fn find(&self, id: &ModelId) -> Result<(), RuntimeError> {
+        let repository = &self.options.repository;
+        repository.directory(id).map(drop).inspect_err(|error| {
+            tracing::error!("{error}");
+            // Named for the start and missing, or claimed by several directories.
+            let at_start = !self.started.load(Ordering::Acquire);
+            if at_start || repository.models().contains_key(id) {
+                let mut records = self.records();
+                let record = records.entry(id.clone()).or_default();
+                (record.wanted, record.failure) = (true, Some(error.to_string()));
+            }
+        })
+    }
+
+    /// What a load is made from.
+    fn source(&self, id: &ModelId, overrides: &LoadOverrides) -> Result<Source, RuntimeError> {
+        let config = overrides.config.as_deref();
+        let made = if overrides.files.is_empty() {
+            let directory = self.options.repository.directory(id)?;
+            match config {
+                Some(json) => Source::with_config(directory, json),
+                None => Source::repository(directory).map(|mut source| {
+                    let last = self.with_record(id, |record| record.source.clone());
+                    if let Some(last) = last.flatten() {
+                        source.keep_config_of(&last);
+                    }
+                    source
+                }),
+            }
+        } else {
+            Source::sent(config, &overrides.files)
+        };
+        made.map_err(|why| self.failed_before(id, not_polled(id.name.as_str(), &why)))
+    }
+
+    /// Remembers why a load failed before any version was reached.
+    fn failed_before(&self, id: &ModelId, error: RuntimeError) -> RuntimeError {
+        self.with_record(id, |record| {
+            record.failure = Some(error.to_string().trim_end().to_owned());
+        });
+        error
+    }
+
+    fn load_versions(self: &Arc<Self>, id: &ModelId, source: Source) -> Result<(), RuntimeError> {
+        let source = Arc::new(source);
+        let options = &self.options.load;
+        let proto = Draft::read_config(&id.name, &source, options).map_err(|error| {
+            self.failed_before(id, not_polled(id.name.as_str(), &error.to_string()))
+        })?;
+        let draft = Draft::new(&id.name, Arc::clone(&source), proto).map_err(|error| {
+            let text = format!("load failed for model '{}': {error}\n", id.name);
+            self.failed_before(id, RuntimeError::invalid(text))
+        })?;
+        self.with_record(id, |record| record.failure = None);
+        let versions = draft.versions.clone();
+        let outcome = draft.plan(options, &self.backends).map(|plan| {
+            let load = |&version| (version, self.load_version(id, &plan, version));
+            versions.iter().map(load).collect::<Vec<_>>()
+        });
+        let outcomes = outcome.unwrap_or_else(|error| {
+            let fail = |&version| (version, Err(error.clone()));
+            versions.iter().map(fail).collect()
+        });
+        self.commit(id, source, outcomes)
+    }
+
+    /// One version: kept with other instances if that is all that changed, loaded otherwise.
+    fn load_version(
+        self: &Arc<Self>,
+        id: &ModelId,
+        plan: &Plan,
+        version: ModelVersion,
+    ) -> Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError> {
+        let serving = self.serving(id).remove(&version);
+        if let Some(loaded) = serving.filter(|loaded| plan.keeps(loaded)) {
+            return plan.update(&loaded).map(|updated| (None, updated));
+        }
+        let generation = self.with_record(id, |record| record.loading(version));
+        let generation = generation.unwrap_or_default();
+        let on_gone = || self.on_gone(id, version, generation);
+        let ready = plan.load(version, &self.options.load, id.namespace.clone(), on_gone)?;
+        Ok((Some(generation), Arc::new(ready)))
+    }
+
+    /// Puts what was loaded in the place of what serves now; a version that failed goes on as it was.
+    fn commit(
+        &self,
+        id: &ModelId,
+        source: Arc<Source>,
+        outcomes: Vec<(ModelVersion, VersionOutcome)>,
+    ) -> Result<(), RuntimeError> {
+        let serving = self.serving(id);
+        let mut next = Versions::new();
+        let (mut failures, mut any) = (String::new(), false);
+        let mut records = self.records();
+        if self.is_stopping() {
+            // What was loaded ends with its last holder, here; not under the lock, which its end takes.
+            drop(records);
+            let text = "Server is stopping, the model is not loaded";
+            return Err(RuntimeError::new(ErrorKind::Unavailable, text));
+        }
+        let record = records.entry(id.clone()).or_default();
+        for (version, outcome) in outcomes {
+            match outcome {
+                Ok((generation, loaded)) => {
+                    any = true;
+                    record.ready(version, generation);
+                    next.insert(version, loaded);
+                }
+                Err(error) => {
+                    let reason = format!("{}: {error}", error.kind().name());
+                    record.failed(version, &reason);
+                    let state = record.state_of(version).name();
+                    failures += &format!(" version {version} is at {state} state: {reason};");
+                    if let Some(loaded) = serving.get(&version) {
+                        next.insert(version, Arc::clone(loaded));
+                    }
+                }
+            }
+        }
+        // Nothing new was loaded: what serves goes on, versions that the policy no longer wants included.
+        let previous = any.then(|| {
+            record.source = Some(source);
+            self.replace(record, id, next)
+        });
+        drop(records);
+        drop((previous, serving));
+        if failures.is_empty() {
+            return Ok(());
+        }
+        let text = format!("load failed for model '{}':{failures}\n", id.name);
+        Err(RuntimeError::invalid(text))
+    }
+
+    /// Takes all versions of a model out of the routing table; they finish what they hold.
+    pub(crate) fn retire(&self, id: &ModelId) {
+        let mut records = self.records();
+        let previous = records
+            .get_mut(id)
+            .map(|record| self.replace(record, id, Versions::new()));
+        drop(records);
+        drop(previous);
+    }
+
+    /// Puts `next` into the routing table. What was there comes back, to be let go without the lock.
+    fn replace(&self, record: &mut Record, id: &ModelId, next: Versions) -> Arc<Routes> {
+        for version in self.serving(id).into_keys() {
+            if !next.contains_key(&version) {
+                record.unloading(version);
+            }
+        }
+        // Only under the lock of the records, so no other change can come between.
+        let mut routes = Routes::clone(&self.routes.load());
+        let of_name = routes.entry(id.name.clone()).or_default();
+        of_name.retain(|route| route.namespace != id.namespace);
+        if next.is_empty() {
+            if of_name.is_empty() {
+                routes.remove(&id.name);
+            }
+        } else {
+            of_name.push(Route {
+                namespace: id.namespace.clone(),
+                versions: next,
+            });
+        }
+        self.routes.swap(Arc::new(routes))
+    }
+
+    /// The versions of a model that take requests now.
+    fn serving(&self, id: &ModelId) -> Versions {
+        let routes = self.routes.load();
+        let of_name = routes.get(&id.name).map_or(&[][..], Vec::as_slice);
+        let route = of_name.iter().find(|route| route.namespace == id.namespace);
+        route
+            .map(|route| route.versions.clone())
+            .unwrap_or_default()
+    }
+
+    /// What happens when a version's last instance and its weights are gone.
+    fn on_gone(self: &Arc<Self>, id: &ModelId, version: ModelVersion, generation: u64) -> OnGone {
+        let (runtime, id): (Weak<Self>, ModelId) = (Arc::downgrade(self), id.clone());
+        Box::new(move || {
+            let Some(runtime) = runtime.upgrade() else {
+                return;
+            };
+            let gone = runtime.with_record(&id, |record| record.gone(version, generation));
+            if gone == Some(true) {
+                tracing::info!("unloaded model `{id}` version {version}");
+            }
+            runtime.gone.notify_all();
+        })
+    }
+
+    /// How many versions still run after they were taken out of the routing table.
+    pub(crate) fn unloading(records: &BTreeMap<ModelId, Record>) -> usize {
+        let versions = records.values().flat_map(|record| record.versions.values());
+        versions
+            .filter(|status| status.state == VersionState::Unloading)
+            .count()
+    }
+}
+
+/// A version that was loaded, and the number of its load; no number for one that was kept.
+type VersionOutcome = Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError>;

@@ -1,0 +1,301 @@
+//! The instances of a loaded version: started, added, taken away.
+//!
+//! Instances come and go while requests run. New ones are ready before old ones leave, and one that leaves finishes
+//! the batch that it has.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+};
+
+use skep_backend::Model;
+use skep_config::InstanceGroup;
+use skep_scheduler::InstanceId;
+
+use crate::{
+    RuntimeError,
+    driver::Driver,
+    instance::Worker,
+    source::Source,
+    version::Interface,
+    warmup::{self, WarmupRun},
+};
+
+/// Called when the last trace of a version (its instances, its weights) is gone.
+pub(crate) type OnGone = Box<dyn FnOnce() + Send + Sync>;
+
+/// Runs its callback when the last holder lets go.
+pub(crate) struct Life(Option<OnGone>);
+
+impl Life {
+    pub(crate) fn new(on_gone: OnGone) -> Arc<Self> {
+        Arc::new(Self(Some(on_gone)))
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(on_gone) = self.0.take() {
+            on_gone();
+        }
+    }
+}
+
+/// An instance that runs.
+#[derive(Debug, Clone)]
+struct Member {
+    /// Triton's name for it, `<group>_<index>`.
+    name: String,
+    id: InstanceId,
+    passive: bool,
+}
+
+/// What a configuration asks for: an instance's name, and whether it is passive.
+type Wanted = (String, bool);
+
+/// A version at work. Fields are dropped in this order: a version is gone when all else is.
+pub(crate) struct Running {
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) interface: Arc<Interface>,
+    pub(crate) model: Arc<dyn Model>,
+    /// What the version was loaded from; files that a client sent live as long as this.
+    pub(crate) source: Arc<Source>,
+    /// The repository's path where names need not be unique.
+    pub(crate) namespace: Option<Arc<str>>,
+    members: Arc<Members>,
+    life: Arc<Life>,
+}
+
+/// The instances whose threads have not ended.
+#[derive(Default)]
+struct Members(Mutex<Vec<Member>>);
+
+impl Members {
+    fn lock(&self) -> MutexGuard<'_, Vec<Member>> {
+        // Each change leaves a whole list.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// A version without instances.
+    pub(crate) fn new(
+        driver: Arc<Driver>,
+        interface: Arc<Interface>,
+        model: Arc<dyn Model>,
+        source: Arc<Source>,
+        namespace: Option<Arc<str>>,
+        life: Arc<Life>,
+    ) -> Self {
+        Self {
+            driver,
+            interface,
+            model,
+            source,
+            namespace,
+            members: Arc::default(),
+            life,
+        }
+    }
+
+    /// Makes the instances those of `groups`: starts what is missing, then takes away what is too many.
+    ///
+    /// # Errors
+    /// Why an instance could not be started; then everything is as it was.
+    pub(crate) fn set_instances(
+        &self,
+        groups: &[InstanceGroup],
+        warmups: Vec<WarmupRun>,
+    ) -> Result<(), RuntimeError> {
+        let wanted = wanted(groups);
+        // Held throughout: an instance that ends meanwhile keeps its number until then.
+        let mut members = self.members.lock();
+        let (missing, leaving) = difference(&members, wanted);
+        let started = self.start(missing, &Arc::new(warmups))?;
+        for member in &leaving {
+            self.driver.retire(member.id);
+        }
+        members.retain(|member| !leaving.iter().any(|leaving| leaving.id == member.id));
+        members.extend(started);
+        Ok(())
+    }
+
+    /// Starts a thread an instance and waits until each has warmed up or one has failed.
+    fn start(
+        &self,
+        wanted: Vec<Wanted>,
+        warmups: &Arc<Vec<WarmupRun>>,
+    ) -> Result<Vec<Member>, RuntimeError> {
+        let total = wanted.len();
+        let (report, reports) = mpsc::sync_channel(total);
+        let mut failure = None;
+        for wanted in wanted {
+            if let Err(error) = self.spawn(wanted, warmups, report.clone()) {
+                failure = Some(error);
+            }
+        }
+        drop(report);
+        let mut started = Vec::new();
+        for outcome in reports {
+            match outcome {
+                Ok(member) => started.push(member),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if started.len() == total {
+            return Ok(started);
+        }
+        let failure = failure.unwrap_or_else(|| {
+            let text = format!("{} of {total} instances started", started.len());
+            RuntimeError::internal(text)
+        });
+        for member in &started {
+            self.driver.retire(member.id);
+        }
+        Err(failure)
+    }
+
+    fn spawn(
+        &self,
+        (name, passive): Wanted,
+        warmups: &Arc<Vec<WarmupRun>>,
+        report: mpsc::SyncSender<Result<Member, RuntimeError>>,
+    ) -> Result<(), RuntimeError> {
+        let (mailbox, batches) = mpsc::sync_channel(1);
+        let id = self.driver.connect(mailbox, passive);
+        let worker = Worker {
+            id,
+            recorder: self.driver.statistics().recorder(&name),
+            name: name.clone(),
+            model: Arc::clone(&self.model),
+            interface: Arc::clone(&self.interface),
+            driver: Arc::clone(&self.driver),
+        };
+        let (warmups, life) = (Arc::clone(warmups), Arc::clone(&self.life));
+        let members = Arc::clone(&self.members);
+        let thread = thread::Builder::new().name(thread_name(&name));
+        let body = move || {
+            // Declared first, dropped last: a version is gone when its instances and weights are.
+            let _life = life;
+            let worker = worker;
+            let ready = worker.instantiate().and_then(|mut instance| {
+                warmup::run(&worker, &mut *instance, &warmups)?;
+                Ok(instance)
+            });
+            drop(warmups);
+            let instance = match ready {
+                Ok(instance) => instance,
+                Err(error) => {
+                    worker.recorder.end();
+                    worker.driver.abandon(id);
+                    drop(report.send(Err(error)));
+                    return;
+                }
+            };
+            // Ready before it is reported: a model that is loaded takes its first request at once.
+            let first = if passive {
+                None
+            } else {
+                worker.driver.ready(id)
+            };
+            drop(report.send(Ok(Member { name, id, passive })));
+            drop(report);
+            worker.serve(instance, first, &batches);
+            members.lock().retain(|member| member.id != id);
+            worker.recorder.end();
+            worker.driver.vacate(id);
+        };
+        thread.spawn(body).map(drop).map_err(|e| {
+            self.driver.abandon(id);
+            RuntimeError::internal(format!("cannot start an instance's thread: {e}"))
+        })
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("source", &self.source.directory())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.driver.close();
+    }
+}
+
+/// The instances that a configuration asks for.
+fn wanted(groups: &[InstanceGroup]) -> Vec<Wanted> {
+    let of = |group: &InstanceGroup| {
+        let (name, passive) = (group.name.clone(), group.passive);
+        (0..group.count).map(move |index| (format!("{name}_{index}"), passive))
+    };
+    groups.iter().flat_map(of).collect()
+}
+
+/// What is wanted and not there, and what is there and not wanted. Groups may share a name.
+fn difference(members: &[Member], wanted: Vec<Wanted>) -> (Vec<Wanted>, Vec<Member>) {
+    let mut there: HashMap<Wanted, Vec<&Member>> = HashMap::new();
+    for member in members {
+        let key = (member.name.clone(), member.passive);
+        there.entry(key).or_default().push(member);
+    }
+    let missing = wanted
+        .into_iter()
+        .filter(|wanted| there.get_mut(wanted).and_then(Vec::pop).is_none())
+        .collect();
+    let leaving = there.into_values().flatten().cloned().collect();
+    (missing, leaving)
+}
+
+/// Linux shows 15 bytes of a thread's name: the end tells instances apart.
+fn thread_name(instance: &str) -> String {
+    let tail: Vec<char> = instance
+        .chars()
+        .filter(|c| *c != '\0')
+        .rev()
+        .take(15)
+        .collect();
+    tail.into_iter().rev().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_difference_starts_and_leaves() {
+        let member = |number: u32, name: &str, passive| Member {
+            name: name.to_owned(),
+            id: InstanceId(number),
+            passive,
+        };
+        let want = |names: &[&str]| -> Vec<Wanted> {
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), false))
+                .collect()
+        };
+        let there = [
+            member(0, "g_0", false),
+            member(1, "g_1", false),
+            member(2, "p_0", true),
+        ];
+        let check = |wanted: &[&str], missing: &[&str], leaving: &[u32]| {
+            let (got, mut left) = difference(&there, want(wanted));
+            left.sort_by_key(|member| member.id);
+            let left: Vec<u32> = left.iter().map(|member| member.id.0).collect();
+            assert_eq!((got, &left[..]), (want(missing), leaving), "{wanted:?}");
+        };
+        check(&["g_0", "g_1", "g_2"], &["g_2"], &[2]);
+        check(&["g_0"], &[], &[1, 2]);
+        // Two groups of one name.
+        check(&["g_0", "g_0"], &["g_0"], &[1, 2]);
+        // From passive to not: another instance.
+        check(&["p_0"], &["p_0"], &[0, 1, 2]);
+    }
+}

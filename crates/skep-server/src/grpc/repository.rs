@@ -1,0 +1,54 @@
+//! Parameters of load and unload requests in messages.
+//!
+//! Source of the texts: Triton 2.51.
+
+use std::collections::BTreeMap;
+
+use skep_proto::inference::{
+    ModelRepositoryParameter, model_repository_parameter::ParameterChoice,
+};
+use skep_runtime::LoadOverrides;
+
+use crate::{
+    api::{self, FILE_PREFIX},
+    error::ApiError,
+};
+
+/// What a load request's parameters say.
+pub(super) fn overrides(
+    parameters: BTreeMap<String, ModelRepositoryParameter>,
+) -> Result<LoadOverrides, ApiError> {
+    let wrong_kind = |key: &str, expected: &str| {
+        ApiError::invalid(format!(
+            "invalid value type for load parameter '{key}', expected {expected}."
+        ))
+    };
+    let mut overrides = LoadOverrides::default();
+    for (key, parameter) in parameters {
+        let choice = parameter.parameter_choice;
+        if key == api::CONFIG {
+            let Some(ParameterChoice::StringParam(text)) = choice else {
+                return Err(wrong_kind(&key, "string_param"));
+            };
+            overrides.config = Some(text);
+        } else if let Some(path) = key.strip_prefix(FILE_PREFIX) {
+            let Some(ParameterChoice::BytesParam(data)) = choice else {
+                return Err(wrong_kind(&key, "bytes_param"));
+            };
+            overrides.files.push((path.to_owned(), data));
+        } else {
+            return Err(api::unrecognized_load_parameter(&key));
+        }
+    }
+    Ok(overrides)
+}
+
+/// Refuses what an unload request cannot mean.
+pub(super) fn check_unload(
+    parameters: &BTreeMap<String, ModelRepositoryParameter>,
+) -> Result<(), ApiError> {
+    parameters.iter().try_for_each(|(key, parameter)| {
+        let choice = &parameter.parameter_choice;
+        api::check_unload_parameter(key, matches!(choice, Some(ParameterChoice::BoolParam(_))))
+    })
+}
