@@ -249,3 +249,19 @@ def test_g1_garbage_is_no_harm(server, stub):
             channel.unary_unary("/inference.GRPCInferenceService/NoSuch")(b"")
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert stub.ServerReady(pb.ServerReadyRequest()).ready
+
+
+def test_g3_contents_of_another_datatype_and_none_at_all(stub):
+    for request, expected in (
+        (
+            message("FP32", "FP32", [1], int_contents=[1]),
+            "unexpected explicit tensor data for input tensor 'INPUT0' for model 'FP32' of type 'INT32', expected datatype"
+            " 'FP32'",
+        ),
+        (
+            message("FP32", "FP32", [1]),
+            "unable to find data for input tensor 'INPUT0' for model 'FP32' in request.",
+        ),
+    ):
+        code, details = failure(stub.ModelInfer, request)
+        assert (code, details) == (grpc.StatusCode.INVALID_ARGUMENT, expected)

@@ -260,3 +260,26 @@ def test_r5_mode_none_ignores_repository(tmp_path):
     with Server(repository) as server:
         repository.onnx("late", identity())
         assert get(server, "/v2/models/late").status == 404
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "expected"),
+    [
+        ("datatype", "FOO", "invalid datatype for input INPUT0"),
+        (
+            "data",
+            None,
+            "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters',"
+            " 'shared_memory_region' in 'parameters'. But no field is set",
+        ),
+        ("parameters", {"binary_data_size": 64}, "But set 'data' 'binary_data_size'"),
+        (
+            "parameters",
+            {"binary_data_size": -1},
+            "Unable to parse 'binary_data_size': attempt to access JSON non-unsigned-integer as unsigned-integer",
+        ),
+    ],
+)
+def test_h9_h25_inputs_are_refused_in_tritons_words(simple, member, value, expected):
+    answer = infer(simple, "addsub", swap(**{member: value}))
+    assert (answer.status, expected in answer.error) == (400, True), answer.error

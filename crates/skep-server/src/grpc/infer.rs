@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use skep_proto::inference::{
-    ModelInferRequest, ModelInferResponse,
+    InferTensorContents, ModelInferRequest, ModelInferResponse,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
@@ -144,11 +144,53 @@ fn tensor(
             )));
         }
         (Some(raw), None) => raw,
-        // Absent contents are empty ones: right for a tensor without elements.
-        (None, contents) => typed::read(&contents.unwrap_or_default(), datatype)
-            .map_err(|error| invalid(contents_error(&error)))?,
+        (None, contents) => {
+            let absent = contents.is_none();
+            let contents = contents.unwrap_or_default();
+            let data = typed::read(&contents, datatype)
+                .map_err(|error| invalid(contents_error(&error)))?;
+            if let Some(got) = foreign_field(&contents, datatype) {
+                return Err(ApiError::invalid(format!(
+                    "unexpected explicit tensor data for input tensor '{name}' for model '{model}' of type '{got}', expected datatype '{datatype}'"
+                )));
+            }
+            // Absent contents are empty ones: right for a tensor without elements.
+            if absent && shape.element_count() > 0 {
+                return Err(ApiError::invalid(format!(
+                    "unable to find data for input tensor '{name}' for model '{model}' in request."
+                )));
+            }
+            data
+        }
     };
     api::input_tensor(id, name, model, datatype, shape, data)
+}
+
+/// The datatype of a field that holds something although it is not the datatype's own.
+fn foreign_field(contents: &InferTensorContents, datatype: DataType) -> Option<DataType> {
+    use DataType as D;
+    let InferTensorContents {
+        bool_contents,
+        int_contents,
+        int64_contents,
+        uint_contents,
+        uint64_contents,
+        fp32_contents,
+        fp64_contents,
+        bytes_contents,
+    } = contents;
+    let fields: [(bool, &[DataType]); 8] = [
+        (bool_contents.is_empty(), &[D::Bool]),
+        (int_contents.is_empty(), &[D::Int32, D::Int16, D::Int8]),
+        (int64_contents.is_empty(), &[D::Int64]),
+        (uint_contents.is_empty(), &[D::Uint32, D::Uint16, D::Uint8]),
+        (uint64_contents.is_empty(), &[D::Uint64]),
+        (fp32_contents.is_empty(), &[D::Fp32]),
+        (fp64_contents.is_empty(), &[D::Fp64]),
+        (bytes_contents.is_empty(), &[D::Bytes]),
+    ];
+    let foreign = |(empty, own): &(bool, &[DataType])| !empty && !own.contains(&datatype);
+    fields.into_iter().find(foreign).map(|(_, own)| own[0])
 }
 
 fn contents_error(error: &WireError) -> String {
@@ -184,7 +226,6 @@ pub(super) fn encode(answer: InferResponse, id: String) -> ModelInferResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skep_proto::inference::InferTensorContents;
 
     fn message(
         datatype: &str,
@@ -233,6 +274,23 @@ mod tests {
         assert_eq!(
             outcome(message("FP16", InferTensorContents::default(), vec![])),
             Err("input 'x': FP16 has no typed contents, send it in raw_input_contents".to_owned())
+        );
+    }
+
+    #[test]
+    fn contents_of_another_datatype_are_refused_in_tritons_words() {
+        let both = InferTensorContents {
+            fp32_contents: vec![1.0, 2.0],
+            int_contents: vec![1],
+            ..Default::default()
+        };
+        assert_eq!(
+            outcome(message("FP32", both, vec![])),
+            Err("unexpected explicit tensor data for input tensor 'x' for model 'm' of type 'INT32', expected datatype 'FP32'".to_owned())
+        );
+        assert_eq!(
+            outcome(message("FP32", InferTensorContents::default(), vec![])),
+            Err("unable to find data for input tensor 'x' for model 'm' in request.".to_owned())
         );
     }
 

@@ -181,26 +181,27 @@ fn tensor(
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
     let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
-    let datatype =
-        DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
+    let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
+        ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
+    })?;
     let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
     let binary_size = input_parameters(input)?;
     let bytes = match (input.data, binary_size) {
         (Some(_), Some(_)) => {
-            return Err(invalid(
-                "has both 'data' and 'binary_data_size', expected one of them".to_owned(),
-            ));
+            return Err(one_field_only("set 'data' 'binary_data_size'"));
         }
         (None, Some(size)) => binary.take(name, size)?,
         (Some(raw), None) => json::read(document.text(raw), datatype, shape.element_count())
             .map_err(|error| data_error(name, &error))?,
-        (None, None) => {
-            return Err(invalid(
-                "has no data: expected 'data' or parameter 'binary_data_size'".to_owned(),
-            ));
-        }
+        (None, None) => return Err(one_field_only("no field is set")),
     };
     api::input_tensor(id, name, binary.model, datatype, shape, bytes)
+}
+
+fn one_field_only(but: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'. But {but}"
+    ))
 }
 
 /// The size of an input's binary data, if its parameters announce any.
@@ -209,13 +210,9 @@ fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
     for (key, value) in input.parameters.iter().flatten() {
         match key.as_str() {
             "binary_data_size" => {
-                let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-                binary_size = Some(size.ok_or_else(|| {
-                    ApiError::invalid(format!(
-                        "input '{}': 'binary_data_size' must be a number of bytes, got {value}",
-                        input.name
-                    ))
-                })?);
+                // What cannot be addressed is more than any body holds.
+                let size = parameters::unsigned(key, value)?;
+                binary_size = Some(usize::try_from(size).unwrap_or(usize::MAX));
             }
             "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => {
                 return Err(ApiError::unsupported("shared memory"));
@@ -395,7 +392,7 @@ mod tests {
             ),
             (
                 r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#,
-                "has no data",
+                "But no field is set",
             ),
             (
                 r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}"#,
