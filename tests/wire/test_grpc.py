@@ -182,7 +182,6 @@ def test_g4_what_is_not_served_yet_is_unimplemented(stub):
         (stub.ModelInfer, region),
         (stub.SystemSharedMemoryStatus, pb.SystemSharedMemoryStatusRequest()),
         (stub.TraceSetting, pb.TraceSettingRequest()),
-        (stub.LogSettings, pb.LogSettingsRequest()),
     ):
         code, details = failure(call, request)
         assert code == grpc.StatusCode.UNIMPLEMENTED

@@ -172,6 +172,16 @@ impl LoadedVersion {
     /// queue is full or the server stops, the backend's error when the run fails.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, RuntimeError> {
         let arrived = clock::now();
+        tracing::debug!(
+            "[request id: {}] inference of model `{}` version {}",
+            if request.id.is_empty() {
+                "<id_unknown>"
+            } else {
+                &request.id
+            },
+            self.name(),
+            self.version()
+        );
         let prepared = validate::prepare(&request, &self.interface)?;
         let (reply, answer) = oneshot::channel();
         let id = self.driver.enqueue(Box::new(Job {

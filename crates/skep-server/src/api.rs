@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
 pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
 
 /// The protocol extensions that are served, in Triton's order.
-pub(crate) const EXTENSIONS: [&str; 7] = [
+pub(crate) const EXTENSIONS: [&str; 8] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -22,6 +22,7 @@ pub(crate) const EXTENSIONS: [&str; 7] = [
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "logging",
 ];
 
 /// A model's metadata.

@@ -12,9 +12,13 @@ mod error;
 mod forms;
 mod grpc;
 mod http;
+mod logging;
 mod metrics;
+mod restrict;
 mod server;
 
 pub use forms::{Forms, HeaderPattern};
+pub use logging::{LogChange, LogControl, LogSettings, UnknownLogFormat};
 pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
+pub use restrict::{RestrictionError, Restrictions};
 pub use server::{Addresses, BindError, Endpoint, Server, ServerOptions, StopOutcome};

@@ -9,18 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::serve::ListenerExt;
+use axum::{ServiceExt as _, serve::ListenerExt};
 use skep_runtime::Runtime;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
 };
+use tower::ServiceExt as _;
 
 use crate::{
     api,
     forms::Forms,
     grpc, http,
+    logging::{self, LogControl},
     metrics::{self, Metrics, MetricsOptions},
+    restrict::Restrictions,
 };
 
 /// Connections that may wait to be accepted.
@@ -48,6 +51,12 @@ pub struct ServerOptions {
     pub metrics: Option<Endpoint>,
     /// What the metrics port shows.
     pub metrics_options: MetricsOptions,
+    /// Whoever logs.
+    pub logs: Arc<dyn LogControl>,
+    /// Groups of HTTP calls that ask for a header.
+    pub http_restrictions: Restrictions,
+    /// Groups of gRPC calls that ask for a header.
+    pub grpc_restrictions: Restrictions,
     /// The name in the server's metadata; `None` for the default.
     pub id: Option<String>,
     /// The largest JSON part of an HTTP request, in bytes.
@@ -94,6 +103,9 @@ pub(crate) struct Shared {
     pub(crate) server_name: String,
     pub(crate) max_json_bytes: usize,
     pub(crate) forms: Forms,
+    pub(crate) logs: Arc<dyn LogControl>,
+    pub(crate) http_restrictions: Restrictions,
+    pub(crate) grpc_restrictions: Restrictions,
 }
 
 /// A server whose ports are open.
@@ -137,6 +149,9 @@ impl Server {
             server_name,
             max_json_bytes: options.max_json_bytes,
             forms: options.forms.clone(),
+            logs: Arc::clone(&options.logs),
+            http_restrictions: options.http_restrictions.clone(),
+            grpc_restrictions: options.grpc_restrictions.clone(),
         });
         Ok(Self {
             shared,
@@ -168,9 +183,9 @@ impl Server {
         let mut sampling = tokio::task::JoinSet::new();
         if let Some(listener) = self.http {
             let listener = listener.tap_io(no_delay);
-            let service = http::router(Arc::clone(&self.shared));
-            let serve =
-                axum::serve(listener, service).with_graceful_shutdown(until(stopped.clone()));
+            let service = http::router(Arc::clone(&self.shared)).map_request(logging::log_request);
+            let serve = axum::serve(listener, service.into_make_service())
+                .with_graceful_shutdown(until(stopped.clone()));
             tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
         }
         if let Some(listener) = self.grpc {

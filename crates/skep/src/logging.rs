@@ -10,12 +10,14 @@ use std::{
     fmt::{self, Write},
     fs::OpenOptions,
     path::PathBuf,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use anyhow::Context;
 use clap::ValueEnum;
 use jiff::{Timestamp, Zoned};
 use serde_json::{Map, Value, json};
+use skep_server::{LogChange, LogControl, LogSettings, UnknownLogFormat};
 use tracing::{
     Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
@@ -28,6 +30,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
     util::SubscriberInitExt,
 };
+
+use crate::cli::boolean;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -42,6 +46,29 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The format of a name, as it is written on the command line.
+    fn named(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// Triton's levels: a number, of which those below 0 are 0, or a boolean for 1 and 0.
+pub(crate) fn verbose_level(text: &str) -> Result<u32, String> {
+    match text.parse::<i64>() {
+        Ok(level) => Ok(u32::try_from(level.max(0)).unwrap_or(u32::MAX)),
+        Err(_) => boolean(text)
+            .map(u32::from)
+            .map_err(|_| format!("expected a level such as 1, got `{text}`")),
+    }
+}
+
 /// What is logged, and where.
 #[derive(Debug, Clone)]
 pub(crate) struct LogOptions {
@@ -53,24 +80,77 @@ pub(crate) struct LogOptions {
     pub(crate) format: LogFormat,
 }
 
-impl LogOptions {
+/// The process's log; what is logged and how can be changed while it runs, where to cannot.
+#[derive(Debug)]
+pub(crate) struct Logs(RwLock<LogOptions>);
+
+impl Logs {
+    fn options(&self) -> RwLockReadGuard<'_, LogOptions> {
+        // Each change is an assignment of a whole value.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asked once for each place that logs, and again after each change: what is off costs one look at a flag.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let options = self.options();
         match *metadata.level() {
-            Level::ERROR => self.error,
-            Level::WARN => self.warning,
-            Level::INFO => self.info,
-            Level::DEBUG => self.verbose >= 1,
-            Level::TRACE => self.verbose >= 2,
+            Level::ERROR => options.error,
+            Level::WARN => options.warning,
+            Level::INFO => options.info,
+            Level::DEBUG => options.verbose >= 1,
+            Level::TRACE => options.verbose >= 2,
         }
     }
 }
 
+impl LogControl for Logs {
+    fn settings(&self) -> LogSettings {
+        let options = self.options();
+        let file = options.file.as_ref();
+        LogSettings {
+            file: file.map_or_else(String::new, |file| file.display().to_string()),
+            info: options.info,
+            warning: options.warning,
+            error: options.error,
+            verbose_level: options.verbose,
+            format: options.format.name(),
+        }
+    }
+
+    fn change(&self, change: &LogChange) -> Result<(), UnknownLogFormat> {
+        let format = match &change.format {
+            Some(name) => Some(LogFormat::named(name).ok_or(UnknownLogFormat)?),
+            None => None,
+        };
+        {
+            let mut options = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let LogOptions {
+                verbose,
+                info,
+                warning,
+                error,
+                file: _,
+                format: current_format,
+            } = &mut *options;
+            *verbose = change.verbose_level.unwrap_or(*verbose);
+            *info = change.info.unwrap_or(*info);
+            *warning = change.warning.unwrap_or(*warning);
+            *error = change.error.unwrap_or(*error);
+            *current_format = format.unwrap_or(*current_format);
+        }
+        // Without the lock, which every place that logs is asked under.
+        tracing::callsite::rebuild_interest_cache();
+        Ok(())
+    }
+}
+
 /// Starts logging for the whole process.
-pub(crate) fn start(options: LogOptions) -> anyhow::Result<()> {
-    let lines = Lines(options.format);
+pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
     let file = options.file.clone();
-    let filter = filter_fn(move |metadata| options.enabled(metadata));
-    let layer = tracing_subscriber::fmt::layer().event_format(lines);
+    let logs = Arc::new(Logs(RwLock::new(options)));
+    let filtered = Arc::clone(&logs);
+    let filter = filter_fn(move |metadata| filtered.enabled(metadata));
+    let layer = tracing_subscriber::fmt::layer().event_format(Lines(Arc::clone(&logs)));
     if let Some(path) = file {
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let file = file.with_context(|| format!("cannot open log file `{}`", path.display()))?;
@@ -81,10 +161,10 @@ pub(crate) fn start(options: LogOptions) -> anyhow::Result<()> {
         let layer = layer.with_writer(std::io::stderr).with_filter(filter);
         tracing_subscriber::registry().with(layer).try_init()?;
     }
-    Ok(())
+    Ok(logs)
 }
 
-struct Lines(LogFormat);
+struct Lines(Arc<Logs>);
 
 impl<S, N> FormatEvent<S, N> for Lines
 where
@@ -100,7 +180,8 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let metadata = event.metadata();
-        if self.0 == LogFormat::Json {
+        let format = self.0.options().format;
+        if format == LogFormat::Json {
             return writeln!(writer, "{}", json_line(metadata, fields));
         }
         let level = match *metadata.level() {
@@ -118,7 +199,7 @@ where
             metadata.line().unwrap_or(0)
         );
         let text = fields.text();
-        if self.0 == LogFormat::Iso8601 {
+        if format == LogFormat::Iso8601 {
             let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
             return writeln!(writer, "{now} {level} {place}] {text}");
         }
@@ -178,5 +259,62 @@ impl Visit for Fields {
         } else {
             self.rest.push((field.name().to_owned(), text));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_numbers_or_booleans() {
+        for (text, level) in [
+            ("0", 0),
+            ("2", 2),
+            ("-1", 0),
+            ("true", 1),
+            ("false", 0),
+            ("9999999999", u32::MAX),
+        ] {
+            assert_eq!(verbose_level(text), Ok(level), "{text}");
+        }
+        assert!(verbose_level("much").is_err());
+    }
+
+    #[test]
+    fn a_change_is_whole_or_nothing() {
+        let logs = Logs(RwLock::new(LogOptions {
+            verbose: 0,
+            info: true,
+            warning: true,
+            error: true,
+            file: Some("x.log".into()),
+            format: LogFormat::Default,
+        }));
+        let before = logs.settings();
+        assert_eq!(
+            (before.file.as_str(), before.format.as_str()),
+            ("x.log", "default")
+        );
+        let wrong = LogChange {
+            info: Some(false),
+            format: Some("iso8601".to_owned()),
+            ..Default::default()
+        };
+        assert_eq!(logs.change(&wrong), Err(UnknownLogFormat));
+        assert_eq!(logs.settings(), before);
+        let right = LogChange {
+            format: Some("ISO8601".to_owned()),
+            verbose_level: Some(3),
+            ..wrong
+        };
+        assert_eq!(logs.change(&right), Ok(()));
+        let after = LogSettings {
+            info: false,
+            verbose_level: 3,
+            format: "ISO8601".to_owned(),
+            ..before
+        };
+        assert_eq!(logs.settings(), after);
     }
 }

@@ -2,6 +2,7 @@
 
 mod forms;
 mod metrics;
+mod restrict;
 
 use std::{
     net::{IpAddr, SocketAddr, ToSocketAddrs},
@@ -20,7 +21,7 @@ use skep_runtime::{
     Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
     VersionState,
 };
-use skep_server::{Addresses, Endpoint, Server, ServerOptions};
+use skep_server::{Addresses, Endpoint, LogControl, Server, ServerOptions};
 use skep_types::ModelName;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -33,6 +34,7 @@ use crate::{
     logging::{self, LogFormat, LogOptions},
 };
 use metrics::MetricsArgs;
+use restrict::RestrictArgs;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ControlMode {
@@ -107,6 +109,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     metrics: MetricsArgs,
     #[command(flatten)]
+    restrict: RestrictArgs,
+    #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
     forms: forms::FormArgs,
@@ -156,8 +160,8 @@ struct PortArgs {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// How much more is logged: 0 nothing, 1 details, 2 everything
-    #[arg(long, value_name = "LEVEL", default_value_t = 0)]
+    /// How much more is logged: 0 nothing, 1 each request and details, 2 everything
+    #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = logging::verbose_level, allow_hyphen_values = true)]
     log_verbose: u32,
     /// Whether information is logged
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
@@ -210,7 +214,7 @@ impl WithoutEffect {
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    logging::start(LogOptions {
+    let logs = logging::start(LogOptions {
         verbose: args.logs.log_verbose,
         info: args.logs.log_info,
         warning: args.logs.log_warning,
@@ -227,7 +231,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let metrics = args.metrics.settings(args.ports.allow_metrics)?;
-    let server_options = args.server_options(metrics.shown)?;
+    let server_options = args.server_options(metrics.shown, logs)?;
     let start_models = args.start_models()?;
     let runtime = Runtime::new(
         args.runtime_options(metrics.recorded)?,
@@ -439,6 +443,7 @@ impl ServeArgs {
     fn server_options(
         &self,
         metrics_options: skep_server::MetricsOptions,
+        logs: Arc<dyn LogControl>,
     ) -> anyhow::Result<ServerOptions> {
         let ports = &self.ports;
         let endpoint =
@@ -477,6 +482,9 @@ impl ServeArgs {
                 false,
             )?,
             metrics_options,
+            logs,
+            http_restrictions: self.restrict.http()?,
+            grpc_restrictions: self.restrict.grpc()?,
             id: self.id.clone(),
             max_json_bytes: ports.http_max_input_size,
             exit_timeout: Duration::from_secs(self.exit_timeout_secs),

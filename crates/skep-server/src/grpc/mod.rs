@@ -2,6 +2,7 @@
 
 mod health;
 mod infer;
+mod logging;
 mod parameters;
 mod repository;
 mod service;
@@ -57,6 +58,8 @@ pub(crate) async fn serve(
     } else {
         inference
     };
+    let restrictions = &shared.grpc_restrictions;
+    let health = HealthServer::new(health::Health::new(Arc::clone(&shared)));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)
@@ -72,8 +75,8 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
-        .add_service(inference)
-        .add_service(HealthServer::new(health::Health::new(shared)))
+        .add_service(restrictions.guard_service(inference))
+        .add_service(restrictions.guard_service(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming_shutdown(connections, stop)

@@ -10,7 +10,7 @@ use skep_proto::inference::{
 use skep_runtime::{DurationStatistic, LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
 
-use super::{infer, repository, stream};
+use super::{infer, logging, repository, stream};
 use crate::{api, error::ApiError, server::Shared};
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -259,9 +259,11 @@ impl GrpcInferenceService for Service {
 
     async fn log_settings(
         &self,
-        _: Request<pb::LogSettingsRequest>,
+        request: Request<pb::LogSettingsRequest>,
     ) -> Reply<pb::LogSettingsResponse> {
-        Err(unsupported("changing log settings by request"))
+        let change = logging::decode(request.into_inner())?;
+        let settings = change.apply(&*self.shared.logs, "log_format")?;
+        Ok(Response::new(logging::encode(settings)))
     }
 }
 

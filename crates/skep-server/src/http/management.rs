@@ -23,7 +23,7 @@ fn resolve(shared: &Shared, path: &ModelPath) -> Result<Arc<LoadedVersion>, ApiE
         .resolve(&path.model, path.version.as_deref())?)
 }
 
-fn ok(value: &Value) -> Response {
+pub(super) fn ok(value: &Value) -> Response {
     json_response(StatusCode::OK, value.to_string())
 }
 

@@ -4,6 +4,7 @@ mod compression;
 mod extract;
 mod generate;
 mod infer;
+mod logging;
 mod management;
 mod parameters;
 mod raw;
@@ -18,25 +19,61 @@ use axum::{
     body::Body,
     http::{StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 
-use crate::server::Shared;
+use crate::{restrict::Restrictions, server::Shared};
 
 /// The page at `/`.
 const PAGE: &str = include_str!("page.html");
 
-/// All routes.
+/// The routes, each behind the restriction of its group.
+struct Routes<'a> {
+    restrictions: &'a Restrictions,
+    router: Router<Arc<Shared>>,
+    /// As they were given, for those who must know all of them.
+    paths: Vec<String>,
+}
+
+impl Routes<'_> {
+    fn route(mut self, path: &str, route: MethodRouter<Arc<Shared>>) -> Self {
+        let route = self.restrictions.guard(path, route, method_not_allowed);
+        self.router = self.router.route(path, route);
+        self.paths.push(path.to_owned());
+        self
+    }
+}
+
+/// The router of the port.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    routes(&shared.http_restrictions)
+        .router
+        .fallback(|| async { plain(StatusCode::NOT_FOUND, "Not Found") })
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(shared)
+}
+
+async fn method_not_allowed() -> Response {
+    plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+}
+
+/// All routes.
+fn routes(restrictions: &Restrictions) -> Routes<'_> {
     let model = |suffix: &str| format!("/v2/models/{{model}}{suffix}");
     let version = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
-    let mut router = Router::new()
+    let routes = Routes {
+        restrictions,
+        router: Router::new(),
+        paths: Vec::new(),
+    };
+    let mut router = routes
         .route("/", get(|| async { Html(PAGE) }))
         .route("/v2/health/live", get(|| async { StatusCode::OK }))
         .route("/v2/health/ready", get(management::server_ready))
         .route("/v2", get(management::server_metadata))
         .route("/v2/", get(management::server_metadata))
         .route("/v2/models/stats", get(management::all_statistics))
+        .route("/v2/logging", get(logging::show).post(logging::change))
         .route("/v2/repository/index", post(repository::index))
         .route("/v2/repository/models/{model}/load", post(repository::load))
         .route(
@@ -77,11 +114,6 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         router = router.route(&path, post(generate::generate_stream));
     }
     router
-        .fallback(|| async { plain(StatusCode::NOT_FOUND, "Not Found") })
-        .method_not_allowed_fallback(|| async {
-            plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-        })
-        .with_state(shared)
 }
 
 /// A status with its text as Triton's HTTP library words it, in the body of an error.
@@ -96,4 +128,21 @@ fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
         body.into(),
     )
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restrict::Group;
+
+    #[test]
+    fn every_route_of_the_protocol_can_be_restricted() {
+        let restrictions = Restrictions::default();
+        let paths = routes(&restrictions).paths;
+        assert!(paths.len() > 20);
+        for path in paths {
+            // The page is no call of the protocol.
+            assert_eq!(Group::of_route(&path).is_some(), path != "/", "{path}");
+        }
+    }
 }

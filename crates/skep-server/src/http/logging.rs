@@ -1,0 +1,71 @@
+//! `/v2/logging`: the log settings, shown and changed.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use serde_json::{Value, json};
+
+use super::{extract::JsonBody, management::ok, request::json_error};
+use crate::{
+    error::ApiError,
+    logging::{LogChange, LogSettings, Slot},
+    server::Shared,
+};
+
+pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Response {
+    encode(&shared.logs.settings())
+}
+
+/// Changes all settings of the body, or none if one of them is wrong; Triton changes those before the wrong one.
+pub(super) async fn change(
+    State(shared): State<Arc<Shared>>,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let body = serde_json::from_slice(&body).map_err(|error| json_error(&error))?;
+    let change = decode(&body)?;
+    let settings = change.apply(&*shared.logs, "--log_format")?;
+    Ok(encode(&settings))
+}
+
+fn decode(body: &Value) -> Result<LogChange, ApiError> {
+    let Value::Object(members) = body else {
+        return Err(ApiError::invalid(
+            "the body of a log settings request must be a JSON object",
+        ));
+    };
+    let not = |what| ApiError::invalid(format!("attempt to access JSON {what}"));
+    let mut change = LogChange::default();
+    // Null is as good as absent.
+    for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
+        match change.slot(name)? {
+            None => {}
+            Some(Slot::Flag(slot)) => {
+                let flag = value.as_bool();
+                *slot = Some(flag.ok_or_else(|| not("non-boolean as boolean"))?);
+            }
+            Some(Slot::Level(slot)) => {
+                let level = value.as_u64();
+                let level = level.ok_or_else(|| not("non-unsigned-integer as unsigned-integer"))?;
+                // Beyond any level there is.
+                *slot = Some(u32::try_from(level).unwrap_or(u32::MAX));
+            }
+            Some(Slot::Text(slot)) => {
+                let text = value.as_str();
+                *slot = Some(text.ok_or_else(|| not("non-string as string"))?.to_owned());
+            }
+        }
+    }
+    Ok(change)
+}
+
+/// Members in Triton's order.
+fn encode(settings: &LogSettings) -> Response {
+    ok(&json!({
+        "log_file": settings.file,
+        "log_info": settings.info,
+        "log_warning": settings.warning,
+        "log_error": settings.error,
+        "log_verbose_level": settings.verbose_level,
+        "log_format": settings.format,
+    }))
+}

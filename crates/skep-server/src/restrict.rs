@@ -1,0 +1,436 @@
+//! Restricted groups of calls: each asks for a header with a value that only some clients know.
+//!
+//! The check is put before the routes of a restricted group when the server starts; any other route, and a server
+//! without restrictions, does not know of it. Source: Triton, "Limit Endpoint Access", and answers of a Triton 2.51.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::{
+    extract::{Request, State},
+    handler::Handler,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::MethodRouter,
+};
+use constant_time_eq::constant_time_eq;
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tonic::{Status, server::NamedService};
+use tower::Service;
+
+/// What may be restricted, by Triton's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Group {
+    Health,
+    Metadata,
+    Inference,
+    SharedMemory,
+    ModelConfig,
+    ModelRepository,
+    Statistics,
+    Trace,
+    Logging,
+}
+
+impl Group {
+    const NAMES: [(&str, Self); 9] = [
+        ("health", Self::Health),
+        ("metadata", Self::Metadata),
+        ("inference", Self::Inference),
+        ("shared-memory", Self::SharedMemory),
+        ("model-config", Self::ModelConfig),
+        ("model-repository", Self::ModelRepository),
+        ("statistics", Self::Statistics),
+        ("trace", Self::Trace),
+        ("logging", Self::Logging),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        let mut names = Self::NAMES.iter();
+        names
+            .find(|(known, _)| *known == name)
+            .map(|(_, group)| *group)
+    }
+
+    /// The group of an HTTP route; `None` for what is no call of the protocol.
+    pub(crate) fn of_route(path: &str) -> Option<Self> {
+        let mut segments = path.strip_prefix("/v2")?.split('/').skip(1);
+        match segments.next() {
+            None | Some("") => Some(Self::Metadata),
+            Some("health") => Some(Self::Health),
+            Some("repository") => Some(Self::ModelRepository),
+            Some("logging") => Some(Self::Logging),
+            Some("trace") => Some(Self::Trace),
+            Some("systemsharedmemory" | "cudasharedmemory") => Some(Self::SharedMemory),
+            Some("models") => match (segments.next()?, segments.next(), segments.nth(1)) {
+                ("stats", None, _) => Some(Self::Statistics),
+                (_, Some("versions"), action) | (_, action, _) => Self::of_model_action(action),
+            },
+            Some(_) => None,
+        }
+    }
+
+    fn of_model_action(action: Option<&str>) -> Option<Self> {
+        match action {
+            None => Some(Self::Metadata),
+            Some("ready") => Some(Self::Health),
+            Some("infer" | "generate" | "generate_stream") => Some(Self::Inference),
+            Some("config") => Some(Self::ModelConfig),
+            Some("stats") => Some(Self::Statistics),
+            Some("trace") => Some(Self::Trace),
+            Some(_) => None,
+        }
+    }
+
+    /// The group of a gRPC call, by its path; `None` for reflection.
+    pub(crate) fn of_call(path: &str) -> Option<Self> {
+        let (service, call) = path.strip_prefix('/')?.split_once('/')?;
+        if service == "grpc.health.v1.Health" {
+            return Some(Self::Health);
+        }
+        match call {
+            "ServerLive" | "ServerReady" | "ModelReady" => Some(Self::Health),
+            "ServerMetadata" | "ModelMetadata" => Some(Self::Metadata),
+            "ModelInfer" | "ModelStreamInfer" => Some(Self::Inference),
+            "ModelConfig" => Some(Self::ModelConfig),
+            "ModelStatistics" => Some(Self::Statistics),
+            "TraceSetting" => Some(Self::Trace),
+            "LogSettings" => Some(Self::Logging),
+            call if call.starts_with("Repository") => Some(Self::ModelRepository),
+            call if call.contains("SharedMemory") => Some(Self::SharedMemory),
+            _ => None,
+        }
+    }
+}
+
+/// A header that must be there, and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    header: HeaderName,
+    value: Box<[u8]>,
+}
+
+impl Rule {
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let given = headers.get(&self.header);
+        // How long the comparison takes tells nothing of the value but its length.
+        given.is_some_and(|given| constant_time_eq(given.as_bytes(), &self.value))
+    }
+}
+
+/// The restricted groups of one protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restrictions(BTreeMap<Group, Arc<Rule>>);
+
+/// Why a restriction cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestrictionError {
+    /// Not of the form of the setting.
+    #[error("expected <names>:<key>=<value>, got `{0}`")]
+    Form(String),
+    /// No such group.
+    #[error("`{name}` cannot be restricted, expected one or more of {}", names())]
+    UnknownGroup {
+        /// What was named.
+        name: String,
+    },
+    /// Which of the two values would have to be given?
+    #[error("`{name}` is restricted twice")]
+    Doubled {
+        /// What was named again.
+        name: String,
+    },
+    /// Not the name of a header.
+    #[error("`{key}` cannot name a header")]
+    Key {
+        /// The name.
+        key: String,
+    },
+}
+
+fn names() -> String {
+    Group::NAMES.map(|(name, _)| name).join(", ")
+}
+
+impl Restrictions {
+    /// Restrictions of HTTP out of settings `<group>[,<group>...]:<header>=<value>`.
+    ///
+    /// # Errors
+    /// [`RestrictionError`] for the first one that cannot be taken.
+    pub fn http(settings: &[String]) -> Result<Self, RestrictionError> {
+        Self::parse(settings, "")
+    }
+
+    /// Restrictions of gRPC; Triton's prefix comes before each key.
+    ///
+    /// # Errors
+    /// [`RestrictionError`] for the first one that cannot be taken.
+    pub fn grpc(settings: &[String]) -> Result<Self, RestrictionError> {
+        Self::parse(settings, "triton-grpc-protocol-")
+    }
+
+    fn parse(settings: &[String], prefix: &str) -> Result<Self, RestrictionError> {
+        let mut all = Self::default();
+        for setting in settings {
+            let form = || RestrictionError::Form(setting.clone());
+            let (groups, rule) = setting.split_once(':').ok_or_else(form)?;
+            let (key, value) = rule.split_once('=').ok_or_else(form)?;
+            if key.is_empty() || value.is_empty() {
+                return Err(form());
+            }
+            let header = format!("{prefix}{key}").to_ascii_lowercase();
+            let rule = Arc::new(Rule {
+                header: HeaderName::try_from(header).map_err(|_| RestrictionError::Key {
+                    key: key.to_owned(),
+                })?,
+                value: value.as_bytes().into(),
+            });
+            for name in groups.split(',') {
+                let name = || name.to_owned();
+                let group = Group::named(&name())
+                    .ok_or_else(|| RestrictionError::UnknownGroup { name: name() })?;
+                if all.0.insert(group, Arc::clone(&rule)).is_some() {
+                    return Err(RestrictionError::Doubled { name: name() });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// A route behind its group's restriction, if it has one. `otherwise` answers the methods that it does not have: which
+    /// ones it has is for those who know the value.
+    pub(crate) fn guard<S, H, T>(
+        &self,
+        path: &str,
+        route: MethodRouter<S>,
+        otherwise: H,
+    ) -> MethodRouter<S>
+    where
+        S: Clone + Send + Sync + 'static,
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        match Group::of_route(path).and_then(|group| self.0.get(&group)) {
+            None => route,
+            Some(rule) => route
+                .fallback(otherwise)
+                .layer(middleware::from_fn_with_state(Arc::clone(rule), check)),
+        }
+    }
+
+    /// A gRPC service behind the restrictions.
+    pub(crate) fn guard_service<S>(&self, service: S) -> Guarded<S> {
+        Guarded {
+            service,
+            restrictions: (!self.0.is_empty()).then(|| Arc::new(self.clone())),
+        }
+    }
+}
+
+async fn check(State(rule): State<Arc<Rule>>, request: Request, next: Next) -> Response {
+    if rule.admits(request.headers()) {
+        return next.run(request).await;
+    }
+    let text = format!("This API is restricted, expecting header '{}'", rule.header);
+    (
+        StatusCode::FORBIDDEN,
+        [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+        serde_json::json!({ "error": text }).to_string(),
+    )
+        .into_response()
+}
+
+/// A gRPC service whose restricted calls are refused without the right header.
+#[derive(Debug, Clone)]
+pub(crate) struct Guarded<S> {
+    service: S,
+    restrictions: Option<Arc<Restrictions>>,
+}
+
+impl<S: NamedService> NamedService for Guarded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+type GrpcRequest = http::Request<tonic::body::Body>;
+type GrpcResponse = http::Response<tonic::body::Body>;
+
+impl<S> Service<GrpcRequest> for Guarded<S>
+where
+    S: Service<GrpcRequest, Response = GrpcResponse, Error = Infallible>,
+{
+    type Response = GrpcResponse;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<GrpcResponse, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: GrpcRequest) -> Self::Future {
+        tracing::debug!("gRPC request: {}", request.uri().path());
+        let rule = self.restrictions.as_ref().and_then(|restrictions| {
+            let group = Group::of_call(request.uri().path())?;
+            restrictions.0.get(&group)
+        });
+        match rule {
+            Some(rule) if !rule.admits(request.headers()) => {
+                let text = format!(
+                    "This protocol is restricted, expecting header '{}'",
+                    rule.header
+                );
+                Either::Right(ready(Ok(Status::unavailable(text).into_http())))
+            }
+            _ => Either::Left(self.service.call(request)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(settings: &[&str]) -> Result<Restrictions, String> {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        Restrictions::http(&settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_are_tritons() {
+        let all = http(&["health,model-repository:Admin-Key=a=b", "logging:k=v"]).expect("valid");
+        let rule = |group| {
+            all.0
+                .get(&group)
+                .map(|rule| (rule.header.as_str(), &*rule.value))
+        };
+        assert_eq!(rule(Group::Health), Some(("admin-key", &b"a=b"[..])));
+        assert_eq!(rule(Group::ModelRepository), rule(Group::Health));
+        assert_eq!(rule(Group::Logging), Some(("k", &b"v"[..])));
+        assert_eq!(rule(Group::Inference), None);
+        let grpc = Restrictions::grpc(&["trace:K=v".to_owned()]).expect("valid");
+        let header = grpc.0[&Group::Trace].header.as_str();
+        assert_eq!(header, "triton-grpc-protocol-k");
+    }
+
+    #[test]
+    fn what_is_no_restriction_is_refused() {
+        for (settings, text) in [
+            (
+                &["health"][..],
+                "expected <names>:<key>=<value>, got `health`",
+            ),
+            (&["health:k"], "expected <names>"),
+            (&["health:=v"], "expected <names>"),
+            (&["health:k="], "expected <names>"),
+            (&[":k=v"], "`` cannot be restricted"),
+            (
+                &["nosuch:k=v"],
+                "`nosuch` cannot be restricted, expected one or more of health,",
+            ),
+            (
+                &["health, metadata:k=v"],
+                "` metadata` cannot be restricted",
+            ),
+            (&["health,health:k=v"], "`health` is restricted twice"),
+            (
+                &["health:k=v", "health:k2=v2"],
+                "`health` is restricted twice",
+            ),
+            (&["health:a b=v"], "`a b` cannot name a header"),
+        ] {
+            let error = http(settings).expect_err(text);
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_the_very_value_admits() {
+        let restrictions = http(&["health:k=secret"]).expect("valid");
+        let rule = &restrictions.0[&Group::Health];
+        let admits = |value: Option<&'static str>| {
+            let value = value.map(|value| {
+                (
+                    HeaderName::from_static("k"),
+                    HeaderValue::from_static(value),
+                )
+            });
+            rule.admits(&value.into_iter().collect())
+        };
+        assert!(admits(Some("secret")));
+        for value in [
+            None,
+            Some(""),
+            Some("secre"),
+            Some("secret "),
+            Some("Secret"),
+        ] {
+            assert!(!admits(value), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn routes_have_the_groups_of_triton() {
+        for (path, group) in [
+            ("/v2", Group::Metadata),
+            ("/v2/", Group::Metadata),
+            ("/v2/health/live", Group::Health),
+            ("/v2/models/stats", Group::Statistics),
+            ("/v2/models/{model}", Group::Metadata),
+            ("/v2/models/{model}/versions/{version}", Group::Metadata),
+            ("/v2/models/{model}/ready", Group::Health),
+            ("/v2/models/{model}/versions/{version}/ready", Group::Health),
+            ("/v2/models/{model}/infer", Group::Inference),
+            (
+                "/v2/models/{model}/versions/{version}/generate_stream",
+                Group::Inference,
+            ),
+            ("/v2/models/{model}/config", Group::ModelConfig),
+            ("/v2/models/{model}/stats", Group::Statistics),
+            ("/v2/models/{model}/trace/setting", Group::Trace),
+            ("/v2/trace/setting", Group::Trace),
+            ("/v2/logging", Group::Logging),
+            ("/v2/repository/index", Group::ModelRepository),
+            ("/v2/systemsharedmemory/status", Group::SharedMemory),
+            (
+                "/v2/cudasharedmemory/region/{region}/status",
+                Group::SharedMemory,
+            ),
+        ] {
+            assert_eq!(Group::of_route(path), Some(group), "{path}");
+        }
+        for path in ["/", "/v2/nosuch", "/v2/models", "/v2/models/{model}/nosuch"] {
+            assert_eq!(Group::of_route(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_call_can_be_restricted() {
+        let services = skep_proto::descriptors().services();
+        let calls: Vec<String> = services
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+            .map(|call| format!("/{}/{}", call.parent_service().full_name(), call.name()))
+            .collect();
+        assert!(calls.len() >= 19, "{calls:?}");
+        for call in &calls {
+            assert!(Group::of_call(call).is_some(), "{call}");
+        }
+        assert_eq!(
+            Group::of_call("/grpc.health.v1.Health/Check"),
+            Some(Group::Health)
+        );
+        assert_eq!(
+            Group::of_call("/inference.GRPCInferenceService/ModelConfig"),
+            Some(Group::ModelConfig)
+        );
+        assert_eq!(
+            Group::of_call("/inference.GRPCInferenceService/Nosuch"),
+            None
+        );
+    }
+}
