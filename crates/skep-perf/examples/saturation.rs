@@ -101,6 +101,7 @@ fn main() -> Result<()> {
         // One request more than run at once waits at the server, so that no instance ever waits for the client.
         let plan = ClosedLoop {
             concurrency: 2 * setting.concurrent + 2,
+            connections: 2 * setting.concurrent + 2,
             warm_up: WARM_UP,
             duration: WINDOW,
         };

@@ -7,8 +7,11 @@ use skep_client::{Client, Error, InferRequest};
 /// What a closed loop does.
 #[derive(Debug, Clone, Copy)]
 pub struct ClosedLoop {
-    /// Requests outstanding, each on a connection of its own.
+    /// Requests outstanding.
     pub concurrency: usize,
+    /// Connections that they are spread over, at least 1. HTTP/1.1 carries one request at a time: over HTTP there are
+    /// as many connections as requests outstanding, whatever this says.
+    pub connections: usize,
     /// How long requests are sent before counting begins.
     pub warm_up: Duration,
     /// How long is counted.
@@ -61,8 +64,12 @@ pub async fn closed_loop(
     let begin = Instant::now() + plan.warm_up;
     let end = begin + plan.duration;
     let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..plan.concurrency {
-        let client = Client::connect(url).await?;
+    let mut clients = Vec::new();
+    for _ in 0..plan.connections.max(1) {
+        clients.push(Client::connect(url).await?);
+    }
+    for client in clients.iter().cycle().take(plan.concurrency) {
+        let client = client.clone();
         let request = request.clone();
         workers.spawn(async move {
             let mut latencies = Vec::new();
