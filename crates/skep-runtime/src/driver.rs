@@ -11,9 +11,10 @@ use std::{
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
+    time::Duration,
 };
 
 use skep_scheduler::{
@@ -46,6 +47,37 @@ impl Job {
 /// What an instance gets: boxed, since a job is handed on from the caller through the queue to the instance.
 pub(crate) type Work = Batch<Box<Job>>;
 
+/// A run shorter than this is not worth a wake-up of its own: waking a thread and letting it sleep again costs the two
+/// threads some 5 us of CPU.
+const SHORT_RUN: Duration = Duration::from_micros(100);
+
+/// A batch on its way to an idle instance. Dropping it hands it over, which wakes the instance's thread.
+#[must_use]
+pub(crate) struct Handover<'a> {
+    driver: &'a Driver,
+    dispatched: Option<(InstanceId, Work)>,
+}
+
+impl Handover<'_> {
+    /// Hands the batch over. Where the model's runs are short, what has arrived on this thread meanwhile is taken in
+    /// first: it queues behind this batch and the instance, once awake, finds it all. That joins many wake-ups into
+    /// one; an instance whose runs are long is never kept waiting for it.
+    pub(crate) async fn complete(self) {
+        let last_run_ns = self.driver.last_run_ns.load(Ordering::Relaxed);
+        if self.dispatched.is_some() && Duration::from_nanos(last_run_ns) < SHORT_RUN {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Handover<'_> {
+    fn drop(&mut self) {
+        if let Some((instance, batch)) = self.dispatched.take() {
+            self.driver.send(instance, batch);
+        }
+    }
+}
+
 /// A scheduler with its lock, its instances' mailboxes and its statistics.
 pub(crate) struct Driver {
     state: Mutex<State>,
@@ -53,6 +85,8 @@ pub(crate) struct Driver {
     mailboxes: RwLock<Vec<Mailbox>>,
     statistics: Statistics,
     waiting: AtomicUsize,
+    /// How long the last run of any instance took, in nanoseconds; at first for ever.
+    last_run_ns: AtomicU64,
     /// Instances that take batches now.
     alive_instances: AtomicUsize,
     /// Instances that take batches or are being made anew.
@@ -96,6 +130,7 @@ impl Driver {
             mailboxes: RwLock::default(),
             statistics,
             waiting: AtomicUsize::new(0),
+            last_run_ns: AtomicU64::new(u64::MAX),
             alive_instances: AtomicUsize::new(0),
             possible_instances: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
@@ -194,8 +229,8 @@ impl Driver {
             && self.possible_instances.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Takes a request in; it is dispatched, queued or answered with an error.
-    pub(crate) fn enqueue(&self, job: Box<Job>) -> RequestId {
+    /// Takes a request in: it is queued, answered with an error, or dispatched, which the caller has to complete.
+    pub(crate) fn enqueue(&self, job: Box<Job>) -> (RequestId, Handover<'_>) {
         let (now, batch_size) = (job.arrived, job.prepared.batch_size);
         let mut state = self.lock();
         let id = RequestId(state.next_request);
@@ -205,9 +240,20 @@ impl Driver {
             batch_size,
             payload: job,
         };
-        let rest = self.apply(now, state, Input::Enqueue(request), None);
-        debug_assert!(rest.is_none(), "only an instance keeps a batch");
-        id
+        let mut handover = Handover {
+            driver: self,
+            dispatched: None,
+        };
+        for output in self.decide(now, state, Input::Enqueue(request)) {
+            match output {
+                // A request that arrives frees nobody: at most one instance takes something.
+                Output::Dispatch { instance, batch } => {
+                    handover.dispatched = Some((instance, batch));
+                }
+                Output::Reject { request, reason } => self.reject(request.payload, reason),
+            }
+        }
+        (id, handover)
     }
 
     /// Takes a request out of the queue if it is still there.
@@ -237,6 +283,8 @@ impl Driver {
             return None;
         }
         let duration = now.since(taken);
+        let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.last_run_ns.store(duration_ns, Ordering::Relaxed);
         let input = Input::Finished { instance, duration };
         self.apply(now, state, input, Some(instance))
     }
@@ -277,19 +325,12 @@ impl Driver {
     fn apply(
         &self,
         now: Time,
-        mut state: MutexGuard<'_, State>,
+        state: MutexGuard<'_, State>,
         input: Input<Box<Job>>,
         own: Option<InstanceId>,
     ) -> Option<Work> {
-        let mut outputs = Outputs::new();
-        state.now = state.now.max(now);
-        let now = state.now;
-        state.scheduler.handle(now, input, &mut outputs);
-        self.waiting
-            .store(state.scheduler.waiting(), Ordering::Relaxed);
-        drop(state);
         let mut kept = None;
-        for output in outputs {
+        for output in self.decide(now, state, input) {
             match output {
                 Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
                 Output::Dispatch { instance, batch } => self.send(instance, batch),
@@ -297,6 +338,22 @@ impl Driver {
             }
         }
         kept
+    }
+
+    /// Applies one input under the lock.
+    fn decide(
+        &self,
+        now: Time,
+        mut state: MutexGuard<'_, State>,
+        input: Input<Box<Job>>,
+    ) -> Outputs<Box<Job>> {
+        let mut outputs = Outputs::new();
+        state.now = state.now.max(now);
+        let now = state.now;
+        state.scheduler.handle(now, input, &mut outputs);
+        self.waiting
+            .store(state.scheduler.waiting(), Ordering::Relaxed);
+        outputs
     }
 
     /// Gives a batch to an instance. The mailbox of one that was free is empty: this neither blocks nor allocates.

@@ -184,7 +184,7 @@ impl LoadedVersion {
         );
         let prepared = validate::prepare(&request, &self.interface)?;
         let (reply, answer) = oneshot::channel();
-        let id = self.driver.enqueue(Box::new(Job {
+        let (id, handover) = self.driver.enqueue(Box::new(Job {
             prepared,
             reply,
             arrived,
@@ -193,6 +193,7 @@ impl LoadedVersion {
             driver: &self.driver,
             id: Some(id),
         };
+        handover.complete().await;
         let answer = answer.await;
         guard.id = None;
         let mut answer = answer.unwrap_or_else(|_| {
