@@ -6,6 +6,7 @@ mod generate;
 mod infer;
 mod logging;
 mod management;
+mod members;
 mod parameters;
 mod raw;
 mod repository;

@@ -14,8 +14,9 @@ use skep_wire::{
     WireError,
     json::{self, Document},
 };
+use smallvec::SmallVec;
 
-use super::parameters;
+use super::{members::Members, parameters};
 use crate::{api, error::ApiError};
 
 /// A decoded request, and how its outputs are to be sent.
@@ -60,11 +61,11 @@ enum Id<'a> {
 struct InputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    shape: Vec<i64>,
+    shape: SmallVec<[i64; 6]>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
-    #[serde(default)]
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow, default)]
+    parameters: Option<Members<'a>>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
@@ -73,8 +74,8 @@ struct InputJson<'a> {
 struct OutputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(default)]
-    parameters: Option<Map<String, Value>>,
+    #[serde(borrow, default)]
+    parameters: Option<Members<'a>>,
 }
 
 /// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied.
@@ -92,7 +93,11 @@ pub(super) fn decode(
     })?;
     let document = Document::new(json);
     let parsed: RequestJson<'_> = document
-        .parse(serde_json::from_slice)
+        .parse(|json| match str::from_utf8(json) {
+            // Checked once, instead of string by string.
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(json),
+        })
         .map_err(|error| json_error(&error))?;
     let mut binary = Binary {
         rest: body.slice(json_bytes..),
@@ -207,8 +212,8 @@ fn one_field_only(but: &str) -> ApiError {
 /// The size of an input's binary data, if its parameters announce any.
 fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
     let mut binary_size = None;
-    for (key, value) in input.parameters.iter().flatten() {
-        match key.as_str() {
+    for (key, value) in input.parameters.iter().flat_map(Members::iter) {
+        match key {
             "binary_data_size" => {
                 // What cannot be addressed is more than any body holds.
                 let size = parameters::unsigned(key, value)?;
@@ -224,8 +229,8 @@ fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
 }
 
 fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(), ApiError> {
-    for (key, value) in output.parameters.iter().flatten() {
-        match key.as_str() {
+    for (key, value) in output.parameters.iter().flat_map(Members::iter) {
+        match key {
             "binary_data" if parameters::boolean(key, value)? => {
                 wanted.binary.push(output.name.clone().into_owned());
             }

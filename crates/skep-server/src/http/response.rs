@@ -1,17 +1,25 @@
 //! An answer as JSON, with binary tensor data behind it where that was asked for.
 
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use axum::{
-    body::Body,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    body::{Body, HttpBody},
+    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use serde::Serialize;
 use skep_runtime::{InferResponse, NamedTensor};
 use skep_wire::WireError;
 
 use super::{
     compression::{self, Coding},
-    json_response, parameters,
+    parameters,
     request::Wanted,
 };
 use crate::error::ApiError;
@@ -19,10 +27,17 @@ use crate::error::ApiError;
 /// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
+/// Binary data up to this size is copied behind the JSON part, so that both leave by one plain write; more of it travels
+/// from where the model wrote it. Tens of KiB are where a copy begins to cost more than a further piece does.
+const MAX_COPIED_BYTES: usize = 32 << 10;
+
 /// An answer as it travels.
 #[derive(Debug)]
 pub(super) struct Encoded {
+    /// The JSON part, and the binary data that was copied behind it.
     body: Vec<u8>,
+    /// Binary data that was not copied, in the outputs' order.
+    rest: Vec<Bytes>,
     /// Where the JSON part ends, if binary data follows.
     header_length: Option<usize>,
     /// How the body is compressed.
@@ -31,6 +46,9 @@ pub(super) struct Encoded {
 
 impl Encoded {
     pub(super) async fn compress(&mut self, coding: Coding) -> Result<(), ApiError> {
+        for piece in self.rest.drain(..) {
+            self.body.extend_from_slice(&piece);
+        }
         self.body = compression::compress(std::mem::take(&mut self.body), coding).await?;
         self.coding = Some(coding);
         Ok(())
@@ -39,23 +57,23 @@ impl Encoded {
 
 impl IntoResponse for Encoded {
     fn into_response(self) -> Response {
-        let mut response = match self.header_length {
-            None => json_response(StatusCode::OK, self.body),
+        let body = if self.rest.is_empty() {
+            Body::from(self.body)
+        } else {
+            Body::new(Pieces::new(Bytes::from(self.body), self.rest))
+        };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        let content = match self.header_length {
+            None => HeaderValue::from_static("application/json"),
             Some(length) => {
-                let headers = [
-                    (
-                        header::CONTENT_TYPE,
-                        HeaderValue::from_static("application/octet-stream"),
-                    ),
-                    (HEADER_LENGTH, HeaderValue::from(length)),
-                ];
-                (StatusCode::OK, headers, Body::from(self.body)).into_response()
+                headers.insert(HEADER_LENGTH, HeaderValue::from(length));
+                HeaderValue::from_static("application/octet-stream")
             }
         };
+        headers.insert(header::CONTENT_TYPE, content);
         if let Some(coding) = self.coding {
-            response
-                .headers_mut()
-                .insert(header::CONTENT_ENCODING, coding.header_value());
+            headers.insert(header::CONTENT_ENCODING, coding.header_value());
         }
         response
     }
@@ -73,16 +91,15 @@ pub(super) fn encode(
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
     if !id.is_empty() {
-        json.extend_from_slice(format!("\"id\":{},", json!(id)).as_bytes());
+        json.extend_from_slice(b"\"id\":");
+        put(&mut json, id);
+        json.push(b',');
     }
-    json.extend_from_slice(
-        format!(
-            "\"model_name\":{},\"model_version\":\"{}\"",
-            json!(answer.model.as_str()),
-            answer.version
-        )
-        .as_bytes(),
-    );
+    json.extend_from_slice(b"\"model_name\":");
+    put(&mut json, answer.model.as_str());
+    json.extend_from_slice(b",\"model_version\":\"");
+    put(&mut json, &answer.version.get());
+    json.push(b'"');
     parameters::encode(&answer.parameters, &mut json);
     json.extend_from_slice(b",\"outputs\":[");
     let mut binary_bytes = 0usize;
@@ -96,46 +113,42 @@ pub(super) fn encode(
         }
     }
     json.extend_from_slice(b"]}");
-    // As on Triton: without binary data the JSON part is all there is, also where outputs without elements are said to
-    // be binary.
-    if binary_bytes == 0 {
-        return Ok(Encoded {
-            body: json,
-            header_length: None,
-            coding: None,
-        });
-    }
-    let header_length = json.len();
-    json.reserve_exact(binary_bytes);
-    for output in answer.outputs.iter().filter(|output| is_binary(output)) {
-        json.extend_from_slice(output.tensor.data());
-    }
-    Ok(Encoded {
+    let mut encoded = Encoded {
+        // As on Triton: without binary data the JSON part is all there is, also where outputs without elements are said
+        // to be binary.
+        header_length: (binary_bytes > 0).then_some(json.len()),
         body: json,
-        header_length: Some(header_length),
+        rest: Vec::new(),
         coding: None,
-    })
+    };
+    let binary = answer.outputs.iter().filter(|output| is_binary(output));
+    let binary = binary.map(|output| output.tensor.data());
+    if binary_bytes > MAX_COPIED_BYTES {
+        encoded.rest = binary.cloned().collect();
+    } else {
+        binary.for_each(|data| encoded.body.extend_from_slice(data));
+    }
+    Ok(encoded)
+}
+
+/// Appends a number or a text as JSON.
+fn put<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(json, value)
+        .expect("numbers and texts have a JSON form, and a vector takes all");
 }
 
 fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Result<(), ApiError> {
     let tensor = &output.tensor;
-    json.extend_from_slice(
-        format!(
-            "{{\"name\":{},\"datatype\":\"{}\",\"shape\":{}",
-            json!(&*output.name),
-            tensor.datatype(),
-            tensor.shape()
-        )
-        .as_bytes(),
-    );
+    json.extend_from_slice(b"{\"name\":");
+    put(json, &*output.name);
+    json.extend_from_slice(b",\"datatype\":\"");
+    json.extend_from_slice(tensor.datatype().protocol_name().as_bytes());
+    json.extend_from_slice(b"\",\"shape\":");
+    put(json, tensor.shape().dims());
     if binary {
-        json.extend_from_slice(
-            format!(
-                ",\"parameters\":{{\"binary_data_size\":{}}}}}",
-                tensor.data().len()
-            )
-            .as_bytes(),
-        );
+        json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+        put(json, &tensor.data().len());
+        json.extend_from_slice(b"}}");
         return Ok(());
     }
     json.extend_from_slice(b",\"data\":");
@@ -157,10 +170,49 @@ pub(super) fn encode_data(output: &NamedTensor, json: &mut Vec<u8>) -> Result<()
     })
 }
 
+/// A body of pieces that lie apart.
+struct Pieces {
+    /// Those that have not left yet, the next one last.
+    left: Vec<Bytes>,
+    /// Their bytes.
+    bytes: u64,
+}
+
+impl Pieces {
+    fn new(first: Bytes, mut rest: Vec<Bytes>) -> Self {
+        rest.reverse();
+        rest.push(first);
+        let bytes = rest.iter().map(|piece| piece.len() as u64).sum();
+        Self { left: rest, bytes }
+    }
+}
+
+impl HttpBody for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.left.pop();
+        self.bytes -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use ::http::StatusCode;
     use skep_tensor::Tensor;
     use skep_types::{DataType, ModelName, ModelVersion, Shape};
 
