@@ -173,6 +173,34 @@ impl ConfigError {
         }
     }
 
+    /// Where it is in the text, if the text is what is wrong.
+    #[must_use]
+    pub const fn position(&self) -> Option<&Position> {
+        match self {
+            Self::Syntax { at, .. } | Self::UnknownField { at, .. } | Self::Repeated { at, .. } => {
+                Some(at)
+            }
+            _ => None,
+        }
+    }
+
+    /// The path of the field that the error is about, such as `input[1].dims`; a tensor's name where the configuration
+    /// contradicts the model's file; empty where it is about no field.
+    #[must_use]
+    pub fn field(&self) -> &str {
+        match self {
+            Self::Syntax { field, .. }
+            | Self::UnknownField { field, .. }
+            | Self::Repeated { field, .. }
+            | Self::Json { field, .. }
+            | Self::Invalid { field, .. }
+            | Self::Unsupported { field, .. } => field,
+            Self::Signature { tensor, .. } => tensor,
+            Self::Parameter { .. } => "parameters",
+            Self::BackendFlag { .. } => "",
+        }
+    }
+
     /// An [`ConfigError::Invalid`] without a hint.
     pub(crate) fn invalid(
         model: &str,

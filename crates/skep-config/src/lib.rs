@@ -41,7 +41,7 @@ pub use model::{BACKENDS, Context, ModelConfig, Notice, Scheduler};
 pub use normalize::{check_name, model_filename};
 pub use options::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
-pub use pbtxt::parse_pbtxt;
+pub use pbtxt::{FieldPlaces, parse_pbtxt};
 pub use signature::check_signature;
 pub use tensors::{InputConfig, OutputConfig, TensorConfig};
 pub use version_policy::{VersionPolicy, version_policy};

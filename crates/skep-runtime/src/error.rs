@@ -1,6 +1,9 @@
 //! The runtime's failures, in Triton's words where its clients depend on them.
 
+use std::sync::Arc;
+
 use skep_backend::BackendError;
+use skep_config::ConfigError;
 
 /// What kind of failure it was; the edge's one table turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ impl ErrorKind {
 pub struct RuntimeError {
     kind: ErrorKind,
     message: String,
+    /// What in the configuration is at fault, for those who point at it.
+    config: Option<Arc<ConfigError>>,
 }
 
 impl RuntimeError {
@@ -47,6 +52,7 @@ impl RuntimeError {
         Self {
             kind,
             message: message.into(),
+            config: None,
         }
     }
 
@@ -62,6 +68,22 @@ impl RuntimeError {
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
+    }
+}
+
+impl RuntimeError {
+    /// The fault in a configuration that this error passes on.
+    pub(crate) fn config_error(&self) -> Option<&ConfigError> {
+        self.config.as_deref()
+    }
+}
+
+impl From<ConfigError> for RuntimeError {
+    fn from(error: ConfigError) -> Self {
+        Self {
+            config: Some(Arc::new(error.clone())),
+            ..Self::invalid(error.to_string())
+        }
     }
 }
 

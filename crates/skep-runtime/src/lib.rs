@@ -13,6 +13,7 @@
 //! is lost, and a version's memory is given back when its last request is answered.
 
 mod backends;
+mod check;
 mod clock;
 mod driver;
 mod error;
@@ -37,6 +38,7 @@ mod version;
 mod warmup;
 
 pub use backends::{BackendEntry, Backends};
+pub use check::{Finding, ModelCheck, check};
 pub use error::{ErrorKind, RuntimeError};
 pub use labels::Labels;
 pub use latency::{Latencies, Phase};

@@ -115,7 +115,7 @@ impl Draft {
         options: &LoadOptions,
     ) -> Result<inference::ModelConfig, RuntimeError> {
         let mut proto = source.read_config(name, options)?;
-        skep_config::check_name(&mut proto, name).map_err(invalid)?;
+        skep_config::check_name(&mut proto, name).map_err(RuntimeError::from)?;
         Ok(proto)
     }
 
@@ -143,7 +143,7 @@ impl Draft {
                 directory.display()
             )));
         }
-        let policy = skep_config::version_policy(&proto, name).map_err(invalid)?;
+        let policy = skep_config::version_policy(&proto, name).map_err(RuntimeError::from)?;
         let versions = policy.select(&available);
         if versions.is_empty() {
             let there: Vec<String> = available.iter().map(ToString::to_string).collect();
@@ -182,8 +182,8 @@ impl Draft {
             backend.needs_file(),
             options,
         )?;
-        let config =
-            ModelConfig::from_proto(self.proto, &options.context(name)).map_err(invalid)?;
+        let config = ModelConfig::from_proto(self.proto, &options.context(name))
+            .map_err(RuntimeError::from)?;
         for notice in config.notices() {
             tracing::warn!("model `{name}`: {notice}");
         }
@@ -264,18 +264,12 @@ impl Plan {
         on_gone: OnGone,
     ) -> VersionResult {
         let began = Instant::now();
-        let directory = self.source.directory().join(version.to_string());
-        let (file, config) = if self.backend.needs_file() {
-            let file = open(&directory, self.config.model_filename())?;
-            let config = ModelConfig::clone(&self.config)
-                .with_signature(&signature(&file)?)
-                .map_err(invalid)?;
-            (file, Arc::new(config))
-        } else {
-            (ModelFile::none(), Arc::clone(&self.config))
-        };
+        let (file, config, _) = self.open_version(version)?;
         let model = self.load_weights(&file, &config, options)?;
-        let interface = Arc::new(Interface::new(&config, version, &*model));
+        let interface = Arc::new(Interface {
+            echo_parameters: model.echoes_parameters(),
+            ..Interface::new(&config, version, model.signature())
+        });
         let statistics = Statistics::new(Recording::new(options.metrics, &config));
         let driver = Arc::new(Driver::new(config.max_queue_size(), statistics));
         let labels = labels::read(config.outputs(), self.source.directory())?;
@@ -298,6 +292,36 @@ impl Plan {
             load_duration: began.elapsed(),
             running,
         })
+    }
+
+    /// The version's file, the configuration held against it, and what it declares if it is a file at all.
+    fn open_version(
+        &self,
+        version: ModelVersion,
+    ) -> Result<(ModelFile, Arc<ModelConfig>, Option<ModelSignature>), RuntimeError> {
+        if !self.backend.needs_file() {
+            return Ok((ModelFile::none(), Arc::clone(&self.config), None));
+        }
+        let directory = self.source.directory().join(version.to_string());
+        let file = open(&directory, self.config.model_filename())?;
+        let signature = signature(&file)?;
+        let config = ModelConfig::clone(&self.config).with_signature(&signature)?;
+        Ok((file, Arc::new(config), Some(signature)))
+    }
+
+    /// Everything about a version that can be told without its weights: its file, labels, warm-up data.
+    pub(crate) fn check(&self, version: ModelVersion) -> Result<(), RuntimeError> {
+        let (_, config, signature) = self.open_version(version)?;
+        labels::read(config.outputs(), self.source.directory())?;
+        let Some(signature) = signature else {
+            return Ok(());
+        };
+        let interface = Interface::new(&config, version, &signature);
+        warmup::prepare(&config, &interface, self.source.directory()).map(drop)
+    }
+
+    pub(crate) fn config(&self) -> &ModelConfig {
+        &self.config
     }
 
     fn load_weights(
@@ -336,10 +360,6 @@ impl Plan {
     }
 }
 
-pub(crate) fn invalid(error: skep_config::ConfigError) -> RuntimeError {
-    RuntimeError::invalid(error.to_string())
-}
-
 /// Fills what the configuration leaves open.
 fn complete(
     proto: &mut inference::ModelConfig,
@@ -350,7 +370,7 @@ fn complete(
     options: &LoadOptions,
 ) -> Result<(), RuntimeError> {
     let filename = skep_config::model_filename(proto, name)
-        .map_err(invalid)?
+        .map_err(RuntimeError::from)?
         .to_owned();
     let complete_tensors =
         needs_file && options.auto_complete && (proto.input.is_empty() || proto.output.is_empty());
@@ -366,7 +386,7 @@ fn complete(
         default_max_batch_size: options.default_max_batch_size(backend),
         signature: signature.as_ref(),
     };
-    skep_config::complete(proto, &completion).map_err(invalid)
+    skep_config::complete(proto, &completion).map_err(RuntimeError::from)
 }
 
 /// Maps a version's model file; a directory of that name holds the file under the same name.

@@ -20,7 +20,6 @@ use tempfile::TempDir;
 
 use crate::{
     LoadOptions, RuntimeError,
-    loader::invalid,
     repository::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY},
     snapshot::ModelFiles,
 };
@@ -128,9 +127,8 @@ impl Source {
         }
         let path = self.config_path(options);
         match fs::read(&path) {
-            Ok(text) => {
-                skep_config::parse_pbtxt(&text, &path.display().to_string()).map_err(invalid)
-            }
+            Ok(text) => skep_config::parse_pbtxt(&text, &path.display().to_string())
+                .map_err(RuntimeError::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound && options.auto_complete => {
                 Ok(inference::ModelConfig::default())
             }
@@ -148,7 +146,7 @@ impl Source {
     }
 
     /// The file of the configuration: the one chosen by name if the model has it.
-    fn config_path(&self, options: &LoadOptions) -> PathBuf {
+    pub(crate) fn config_path(&self, options: &LoadOptions) -> PathBuf {
         options
             .config_name
             .as_ref()

@@ -2,9 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use skep_backend::Model;
 use skep_config::{ModelConfig, TensorConfig};
-use skep_types::{ModelName, ModelVersion};
+use skep_types::{ModelName, ModelSignature, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -38,9 +37,12 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
-    /// Ties a checked configuration to the model that was loaded for it.
-    pub(crate) fn new(config: &ModelConfig, version: ModelVersion, model: &dyn Model) -> Self {
-        let signature = model.signature();
+    /// Ties a checked configuration to what the model declares.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        version: ModelVersion,
+        signature: &ModelSignature,
+    ) -> Self {
         let port = |names: &[skep_types::TensorSpec], tensor: &TensorConfig| {
             let position = names.iter().position(|spec| spec.name == tensor.name)?;
             Some(Port {
@@ -53,7 +55,7 @@ impl Interface {
             model: config.name().clone(),
             version,
             max_batch_size: config.max_batch_size(),
-            echo_parameters: model.echoes_parameters(),
+            echo_parameters: false,
             inputs: config
                 .inputs()
                 .iter()

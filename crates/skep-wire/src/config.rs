@@ -1,8 +1,26 @@
-//! A model configuration as JSON.
+//! A model configuration as JSON and as text.
 
 use prost::Message;
-use prost_reflect::{DynamicMessage, SerializeOptions};
+use prost_reflect::{DynamicMessage, SerializeOptions, text_format::FormatOptions};
 use skep_proto::inference::ModelConfig;
+
+/// A configuration in protobuf's text format, as `config.pbtxt` has it; what has its default is left out.
+///
+/// # Panics
+/// Never in practice, as [`to_json`].
+#[must_use]
+pub fn to_pbtxt(config: &ModelConfig) -> String {
+    let options = FormatOptions::new().pretty(true);
+    message(config).to_text_format_with_options(&options)
+}
+
+fn message(config: &ModelConfig) -> DynamicMessage {
+    let descriptor = skep_proto::descriptors()
+        .get_message_by_name("inference.ModelConfig")
+        .expect("the committed descriptors hold the configuration");
+    DynamicMessage::decode(descriptor, config.encode_to_vec().as_slice())
+        .expect("a message decodes by its own descriptor")
+}
 
 /// A configuration in the JSON form that Triton gives it: numbers as numbers, enums by name, members by the names of
 /// the configuration file, defaults present.
@@ -11,17 +29,12 @@ use skep_proto::inference::ModelConfig;
 /// Never in practice: the descriptors are of the same source as the message.
 #[must_use]
 pub fn to_json(config: &ModelConfig) -> Vec<u8> {
-    let descriptor = skep_proto::descriptors()
-        .get_message_by_name("inference.ModelConfig")
-        .expect("the committed descriptors hold the configuration");
-    let message = DynamicMessage::decode(descriptor, config.encode_to_vec().as_slice())
-        .expect("a message decodes by its own descriptor");
     let options = SerializeOptions::new()
         .stringify_64_bit_integers(false)
         .use_proto_field_name(true)
         .skip_default_fields(false);
     let mut json = Vec::new();
-    message
+    message(config)
         .serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)
         .expect("numbers, texts and lists have a JSON form, and a vector takes all");
     json

@@ -2,7 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs, serve::ServeArgs};
+use crate::{
+    check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
+    serve::ServeArgs,
+};
 
 /// Skep, an inference server: many models, one node, nothing wasted.
 #[derive(Debug, Parser)]
@@ -16,6 +19,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve a model repository over HTTP and gRPC
     Serve(Box<ServeArgs>),
+    /// Check the models of a repository without serving them
+    Check(CheckArgs),
     /// Say what this machine offers: backends, libraries, cores
     Doctor(DoctorArgs),
     /// Ask a running server, and print what it sees

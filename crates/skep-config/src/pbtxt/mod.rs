@@ -9,9 +9,11 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use skep_proto::inference;
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, Position};
 
 /// Largest text that is read. Real configurations have a few kilobytes; the limit bounds what a hostile one costs.
 const MAX_CONFIG_BYTES: usize = 16 << 20;
@@ -21,6 +23,45 @@ const MAX_CONFIG_BYTES: usize = 16 << 20;
 /// # Errors
 /// [`ConfigError::Syntax`], [`ConfigError::UnknownField`] or [`ConfigError::Repeated`], with file, line and column.
 pub fn parse_pbtxt(text: &[u8], file: &str) -> Result<inference::ModelConfig, ConfigError> {
+    read(text, file).map(|(config, _)| config)
+}
+
+/// Where the fields of a configuration file are: for errors about what a valid text says.
+#[derive(Debug)]
+pub struct FieldPlaces<'a> {
+    text: &'a str,
+    file: &'a str,
+    offsets: BTreeMap<String, usize>,
+}
+
+impl<'a> FieldPlaces<'a> {
+    /// Reads a text; knows no places in one that cannot be read.
+    #[must_use]
+    pub fn read(text: &'a [u8], file: &'a str) -> Self {
+        Self {
+            text: std::str::from_utf8(text).unwrap_or_default(),
+            file,
+            offsets: read(text, file).map_or_else(|_| BTreeMap::new(), |(_, offsets)| offsets),
+        }
+    }
+
+    /// The place of a field by its path, such as `input[1].dims`; of the nearest field around one that is not written.
+    #[must_use]
+    pub fn find(&self, path: &str) -> Option<Position> {
+        let mut path = path;
+        loop {
+            if let Some(&offset) = self.offsets.get(path) {
+                return Some(lexer::position(self.text, offset, self.file));
+            }
+            path = path.rsplit_once('.')?.0;
+        }
+    }
+}
+
+fn read(
+    text: &[u8],
+    file: &str,
+) -> Result<(inference::ModelConfig, BTreeMap<String, usize>), ConfigError> {
     if text.len() > MAX_CONFIG_BYTES {
         return Err(whole_file(
             file,
@@ -50,10 +91,11 @@ pub fn parse_pbtxt(text: &[u8], file: &str) -> Result<inference::ModelConfig, Co
                 "none".to_owned(),
             )
         })?;
-    let message = parser::Parser::new(text, file)?.parse(&descriptor)?;
+    let (message, offsets) = parser::Parser::new(text, file)?.parse(&descriptor)?;
     // Descriptors and generated types come out of the same files, so what one encodes the other decodes.
     message
         .transcode_to()
+        .map(|config| (config, offsets))
         .map_err(|error| whole_file(file, "a model configuration".to_owned(), error.to_string()))
 }
 

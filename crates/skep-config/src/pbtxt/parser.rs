@@ -29,6 +29,8 @@ pub(super) struct Parser<'a> {
     offset: usize,
     /// The fields around the current place.
     path: Vec<String>,
+    /// Where each field that is no list, and each element of one, was first met.
+    offsets: BTreeMap<String, usize>,
 }
 
 /// The members of one message that have been set so far, to find what is set twice.
@@ -48,17 +50,23 @@ impl<'a> Parser<'a> {
             token: Token::End,
             offset: 0,
             path: Vec::new(),
+            offsets: BTreeMap::new(),
         };
         parser.advance()?;
         Ok(parser)
     }
 
-    /// Reads the whole text as one message.
+    /// Reads the whole text as one message; and where its fields are, as offsets by path.
     pub(super) fn parse(
         mut self,
         message: &MessageDescriptor,
-    ) -> Result<DynamicMessage, ConfigError> {
-        self.fields(message, None, 0)
+    ) -> Result<(DynamicMessage, BTreeMap<String, usize>), ConfigError> {
+        let message = self.fields(message, None, 0)?;
+        Ok((message, self.offsets))
+    }
+
+    fn note_place(&mut self, offset: usize) {
+        self.offsets.entry(self.path.join(".")).or_insert(offset);
     }
 
     /// Reads fields up to `close`, or to the end of the file.
@@ -102,6 +110,7 @@ impl<'a> Parser<'a> {
             return Err(self.unknown_field(name, &descriptor));
         };
         self.path.push(name.to_owned());
+        self.note_place(self.offset);
         if !field.is_list() && !field.is_map() {
             self.note_singular(&field, seen)?;
         }
@@ -179,6 +188,7 @@ impl<'a> Parser<'a> {
             let index = message.get_field(field).as_list().map_or(0, <[Value]>::len);
             let name = self.path.pop().unwrap_or_default();
             self.path.push(format!("{}[{index}]", field.name()));
+            self.note_place(self.offset);
             let value = self.value(field, depth)?;
             self.path.pop();
             self.path.push(name);

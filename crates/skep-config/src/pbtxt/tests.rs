@@ -5,7 +5,7 @@ use skep_proto::inference::{
     self, model_config::SchedulingChoice, model_warmup::input::InputDataType,
 };
 
-use super::{parse_pbtxt, parser::Parser};
+use super::{FieldPlaces, parse_pbtxt, parser::Parser};
 use crate::error::ConfigError;
 
 fn parse(text: &str) -> inference::ModelConfig {
@@ -312,4 +312,28 @@ proptest! {
         let config = parse_pbtxt(format!("input {{ dims: {number} }}").as_bytes(), "c").expect("number");
         prop_assert_eq!(&config.input[0].dims, &[number]);
     }
+}
+
+#[test]
+fn fields_are_found_by_path() {
+    let text = "name: 'm'\ninput [\n  { name: 'a' dims: [ 1,\n 2 ] },\n  { name: 'b' }\n]\ninput { name: 'c' }\n";
+    let places = FieldPlaces::read(text.as_bytes(), "c");
+    for (path, expected) in [
+        ("name", Some("c:1:1")),
+        ("input[0]", Some("c:3:3")),
+        ("input[0].name", Some("c:3:5")),
+        ("input[0].dims[1]", Some("c:4:2")),
+        ("input[1].name", Some("c:5:5")),
+        // Not written: the field around it.
+        ("input[1].data_type", Some("c:5:3")),
+        ("input[2].reshape.shape", Some("c:7:7")),
+        ("output[0].name", None),
+    ] {
+        assert_eq!(
+            places.find(path).map(|at| at.to_string()).as_deref(),
+            expected,
+            "{path}"
+        );
+    }
+    assert_eq!(FieldPlaces::read(b"input {", "c").find("input"), None);
 }

@@ -1,0 +1,188 @@
+//! A repository, checked without being served: what is wrong with each model, and where.
+
+use std::{fs, sync::Arc};
+
+use skep_config::{ConfigError, FieldPlaces, ModelConfig, Position, TensorConfig};
+use skep_proto::inference;
+use skep_types::{ModelName, ModelVersion};
+
+use crate::{
+    Backends, LoadOptions, Repository, RuntimeError,
+    loader::{Draft, Plan},
+    repository::ModelId,
+    running::OnGone,
+    source::Source,
+};
+
+/// What was found about one model.
+#[derive(Debug)]
+pub struct ModelCheck {
+    /// The model.
+    pub name: ModelName,
+    /// The versions that would be served, ascending.
+    pub versions: Vec<ModelVersion>,
+    /// What fails its load.
+    pub errors: Vec<Finding>,
+    /// Settings without effect, and what looks odd.
+    pub warnings: Vec<Finding>,
+    /// The configuration, completed and normalised, if it is valid.
+    pub config: Option<inference::ModelConfig>,
+}
+
+/// One thing about a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The version that it is about; `None` for the model as a whole.
+    pub version: Option<ModelVersion>,
+    /// Where in a configuration file it is.
+    pub place: Option<Position>,
+    /// The path of the field that it is about, such as `input[1].dims`; may be empty.
+    pub field: String,
+    /// What is wrong. Further lines say how to mend it.
+    pub text: String,
+}
+
+/// Checks the models of a repository, or those of these names. With `load` each version is loaded, warmed up and let go;
+/// without, the weights are not touched.
+#[must_use]
+pub fn check(
+    repository: &Repository,
+    names: &[ModelName],
+    options: &LoadOptions,
+    backends: &Backends,
+    load: bool,
+) -> Vec<ModelCheck> {
+    let known = repository.models();
+    let missing = names
+        .iter()
+        .filter(|name| !known.keys().any(|id| id.name == **name))
+        .map(|name| ModelId {
+            namespace: None,
+            name: name.clone(),
+        });
+    let mut ids: Vec<ModelId> = known
+        .keys()
+        .filter(|id| names.is_empty() || names.contains(&id.name))
+        .cloned()
+        .chain(missing)
+        .collect();
+    ids.sort();
+    let checked = |id: &ModelId| {
+        let mut found = ModelCheck {
+            name: id.name.clone(),
+            versions: Vec::new(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            config: None,
+        };
+        Check {
+            id,
+            options,
+            backends,
+            found: &mut found,
+        }
+        .run(repository, load);
+        found
+    };
+    ids.iter().map(checked).collect()
+}
+
+struct Check<'a> {
+    id: &'a ModelId,
+    options: &'a LoadOptions,
+    backends: &'a Backends,
+    found: &'a mut ModelCheck,
+}
+
+impl Check<'_> {
+    fn run(mut self, repository: &Repository, load: bool) {
+        let source = repository
+            .directory(self.id)
+            .and_then(|directory| Source::repository(directory).map_err(RuntimeError::internal));
+        let source = match source {
+            Ok(source) => Arc::new(source),
+            Err(error) => return self.error(None, &error, None, None),
+        };
+        let path = source.config_path(self.options);
+        let file = path.display().to_string();
+        let text = fs::read(&path).unwrap_or_default();
+        let places = FieldPlaces::read(&text, &file);
+        match self.plan(&source) {
+            Ok(plan) => self.versions(&plan, &places, load),
+            Err(error) => self.error(None, &error, Some(&places), None),
+        }
+    }
+
+    fn plan(&mut self, source: &Arc<Source>) -> Result<Plan, RuntimeError> {
+        let name = &self.id.name;
+        let proto = Draft::read_config(name, source, self.options)?;
+        let draft = Draft::new(name, Arc::clone(source), proto)?;
+        self.found.versions = draft.versions.iter().copied().collect();
+        draft.plan(self.options, self.backends)
+    }
+
+    fn versions(&mut self, plan: &Plan, places: &FieldPlaces<'_>, load: bool) {
+        let config = plan.config();
+        self.found.config = Some(config.proto().clone());
+        for notice in config.notices() {
+            self.found.warnings.push(Finding {
+                version: None,
+                place: places.find(&notice.field),
+                field: notice.field.clone(),
+                text: notice.text.clone(),
+            });
+        }
+        for version in self.found.versions.clone() {
+            let outcome = if load {
+                let on_gone = || -> OnGone { Box::new(|| {}) };
+                plan.load(version, self.options, None, on_gone).map(drop)
+            } else {
+                plan.check(version)
+            };
+            if let Err(error) = outcome {
+                self.error(Some(version), &error, Some(places), Some(config));
+            }
+        }
+    }
+
+    fn error(
+        &mut self,
+        version: Option<ModelVersion>,
+        error: &RuntimeError,
+        places: Option<&FieldPlaces<'_>>,
+        config: Option<&ModelConfig>,
+    ) {
+        let fault = error.config_error();
+        let field = fault.map_or_else(String::new, |fault| field(fault, config));
+        let place = fault
+            .and_then(ConfigError::position)
+            .cloned()
+            .or_else(|| places?.find(&field));
+        let text = error.to_string();
+        // The place stands beside the text.
+        let prefix = place.as_ref().map(|place| format!("{place}: "));
+        let text = prefix
+            .and_then(|prefix| text.strip_prefix(&prefix).map(str::to_owned))
+            .unwrap_or(text);
+        self.found.errors.push(Finding {
+            version,
+            place,
+            field,
+            text,
+        });
+    }
+}
+
+/// The path of the field that a fault is about; a tensor's is found by its name.
+fn field(fault: &ConfigError, config: Option<&ModelConfig>) -> String {
+    let name = fault.field();
+    let (ConfigError::Signature { .. }, Some(config)) = (fault, config) else {
+        return name.to_owned();
+    };
+    let index_in = |tensors: &[TensorConfig]| tensors.iter().position(|tensor| tensor.name == name);
+    match (index_in(config.inputs()), index_in(config.outputs())) {
+        (Some(index), _) => format!("input[{index}]"),
+        (None, Some(index)) => format!("output[{index}]"),
+        (None, None) => String::new(),
+    }
+}

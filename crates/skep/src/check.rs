@@ -1,0 +1,188 @@
+//! `skep check`: what is wrong with the models of a repository, said before they are served.
+
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, thread};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use skep_config::{BackendSetting, parse_backend_config};
+use skep_runtime::{Finding, LoadOptions, MetricsOptions, ModelCheck, Repository};
+use skep_types::ModelName;
+
+use crate::{backends, cli::boolean};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ConfigFormat {
+    /// As config.pbtxt has it
+    Pbtxt,
+    /// As a server shows it
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Model repositories
+    #[arg(value_name = "REPOSITORY", required = true)]
+    repositories: Vec<PathBuf>,
+    /// Check this model only; may be given several times
+    #[arg(long, value_name = "NAME")]
+    model: Vec<String>,
+    /// Load each version and run its warm-up; without it the weights are not touched
+    #[arg(long)]
+    load: bool,
+    /// Print each model's completed configuration
+    #[arg(long, value_name = "FORMAT")]
+    config: Option<ConfigFormat>,
+    /// Print one JSON document: a list of models with versions, errors, warnings and completed configuration
+    #[arg(long, conflicts_with = "config")]
+    json: bool,
+    /// As for `skep serve`
+    #[arg(long)]
+    disable_auto_complete_config: bool,
+    /// As for `skep serve`
+    #[arg(long, value_name = "NAME")]
+    model_config_name: Option<String>,
+    /// As for `skep serve`
+    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
+    model_namespacing: bool,
+    /// As for `skep serve`
+    #[arg(long, value_name = "SETTING", value_parser = |text: &str| parse_backend_config(text))]
+    backend_config: Vec<BackendSetting>,
+    /// As for `skep serve`
+    #[arg(long, value_name = "PATH")]
+    onnxruntime_library: Option<PathBuf>,
+    /// As for `skep serve`
+    #[arg(long)]
+    allow_backend_fallback: bool,
+}
+
+/// Exits with 0 only if nothing is wrong with any model.
+pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let repository = Repository::open(args.repositories.clone())
+        .map_err(anyhow::Error::msg)?
+        .with_namespaces(args.model_namespacing);
+    let names = args.model.iter().map(|name| ModelName::new(name));
+    let names: Vec<ModelName> = names.collect::<Result<_, _>>().context("--model")?;
+    let options = LoadOptions {
+        auto_complete: !args.disable_auto_complete_config,
+        backend_settings: args.backend_config.clone(),
+        cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        config_name: args.model_config_name.clone(),
+        retries: 0,
+        metrics: MetricsOptions::default(),
+    };
+    let library = args.onnxruntime_library.clone();
+    let backends = backends::all(library, args.allow_backend_fallback);
+    let checks = skep_runtime::check(&repository, &names, &options, &backends, args.load);
+    if args.json {
+        let models: Vec<Value> = checks.iter().map(to_json).collect();
+        println!("{}", serde_json::to_string_pretty(&models)?);
+    } else {
+        print(&checks, args.config);
+    }
+    let fine = checks.iter().all(|check| check.errors.is_empty());
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print(checks: &[ModelCheck], format: Option<ConfigFormat>) {
+    let width = checks
+        .iter()
+        .map(|check| check.name.as_str().chars().count())
+        .max()
+        .unwrap_or_default();
+    for check in checks {
+        let state = if check.errors.is_empty() {
+            "ok    "
+        } else {
+            "failed"
+        };
+        let line = format!(
+            "{state}  {:width$}  {}",
+            check.name.as_str(),
+            versions(check)
+        );
+        println!("{}", line.trim_end());
+        for finding in &check.errors {
+            print_finding("error", finding);
+        }
+        for finding in &check.warnings {
+            print_finding("warning", finding);
+        }
+        if let (Some(config), Some(format)) = (&check.config, format) {
+            let text = match format {
+                ConfigFormat::Pbtxt => skep_wire::config::to_pbtxt(config),
+                ConfigFormat::Json => {
+                    String::from_utf8_lossy(&skep_wire::config::to_json(config)).into_owned()
+                }
+            };
+            for line in text.lines() {
+                println!("    {line}");
+            }
+        }
+    }
+    let failed = checks.iter().filter(|c| !c.errors.is_empty()).count();
+    let models = if checks.len() == 1 { "model" } else { "models" };
+    println!("{} {models}, {failed} failed", checks.len());
+}
+
+fn versions(check: &ModelCheck) -> String {
+    let numbers: Vec<String> = check.versions.iter().map(ToString::to_string).collect();
+    match numbers.as_slice() {
+        [] => String::new(),
+        [one] => format!("version {one}"),
+        several => format!("versions {}", several.join(", ")),
+    }
+}
+
+/// `error: place: field: text`, further lines under it.
+fn print_finding(kind: &str, finding: &Finding) {
+    let mut head = format!("  {kind}: ");
+    if let Some(place) = &finding.place {
+        head += &format!("{place}: ");
+    }
+    if let Some(version) = finding.version {
+        head += &format!("version {version}: ");
+    }
+    // Most texts name their field themselves.
+    if !finding.field.is_empty() && !finding.text.contains(&finding.field) {
+        head += &format!("`{}`: ", finding.field);
+    }
+    let mut lines = finding.text.lines();
+    println!("{head}{}", lines.next().unwrap_or_default());
+    for line in lines {
+        println!("    {line}");
+    }
+}
+
+fn to_json(check: &ModelCheck) -> Value {
+    let findings = |findings: &[Finding]| -> Vec<Value> { findings.iter().map(finding).collect() };
+    let config = check.config.as_ref().and_then(|config| {
+        serde_json::from_slice::<Value>(&skep_wire::config::to_json(config)).ok()
+    });
+    json!({
+        "model": check.name.as_str(),
+        "versions": check.versions.iter().map(|version| version.get()).collect::<Vec<u64>>(),
+        "ok": check.errors.is_empty(),
+        "errors": findings(&check.errors),
+        "warnings": findings(&check.warnings),
+        "config": config,
+    })
+}
+
+/// Members that do not apply are null.
+fn finding(finding: &Finding) -> Value {
+    let place = finding.place.as_ref();
+    let field = Some(&finding.field).filter(|field| !field.is_empty());
+    json!({
+        "version": finding.version.map(|version| version.get()),
+        "file": place.map(|place| &*place.file),
+        "line": place.map(|place| place.line),
+        "column": place.map(|place| place.column),
+        "field": field,
+        "text": finding.text,
+    })
+}
