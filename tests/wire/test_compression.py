@@ -1,12 +1,18 @@
-"""Compressed requests and answers over HTTP."""
+"""Compressed requests and answers."""
 
+import contextlib
 import gzip
 import json
+import socket
+import threading
 import zlib
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.http as httpclient
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from http_client import HEADER_LENGTH, get, post
 from repository import Repository, identity, unbatched
@@ -147,3 +153,71 @@ def test_h27_through_the_http_client(server, coding, binary):
             response_compression_algorithm=coding,
         )
     assert result.as_numpy("OUTPUT0").tolist() == values.tolist()
+
+
+class CountingProxy:
+    """Passes one connection on, and counts what comes back through it."""
+
+    def __init__(self, address):
+        self.target = address
+        self.bytes = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        host, port = self.target.rsplit(":", 1)
+        with self.listener.accept()[0] as client, socket.create_connection((host, int(port))) as server:
+            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+            with contextlib.suppress(OSError):
+                while data := server.recv(65536):
+                    self.bytes += len(data)
+                    client.sendall(data)
+
+    @staticmethod
+    def _pass_on(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+
+@pytest.mark.parametrize(("level", "compressed"), [(None, False), ("none", False), ("low", True), ("high", True)])
+def test_g10_compression(repository, level, compressed):
+    """Requests may always be compressed; answers are if the operator says so."""
+    rows, size = 4096, 4096 * 4 * 4
+    repository.mock("zeros", max_batch_size=rows)
+    request = pb.ModelInferRequest(model_name="zeros")
+    request.inputs.add(name="x", datatype="FP32", shape=[rows, 4])
+    request.raw_input_contents.append(b"\0" * size)
+    flags = [f"--grpc-infer-response-compression-level={level}"] if level else []
+    with Server(repository, *flags) as server:
+        for algorithm in (grpc.Compression.NoCompression, grpc.Compression.Gzip, grpc.Compression.Deflate):
+            proxy = CountingProxy(server.grpc)
+            with grpc.insecure_channel(proxy.address) as channel:
+                answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, compression=algorithm)
+            assert answer.raw_output_contents == [b"\0" * size]
+            assert (proxy.bytes < size) == compressed, (algorithm, proxy.bytes)
+
+
+def test_g10_h31_what_becomes_too_much_is_cut_off(repository):
+    """Some kilobytes that would become 64 MiB; the same uncompressed is no matter of this limit."""
+    rows = 1 << 22
+    repository.mock("zeros", max_batch_size=rows)
+    request = pb.ModelInferRequest(model_name="zeros")
+    request.inputs.add(name="x", datatype="FP32", shape=[rows, 4])
+    request.raw_input_contents.append(b"\0" * (rows * 16))
+    unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    with Server(repository, f"--http-max-input-size={1 << 20}") as server:
+        with grpc.insecure_channel(server.grpc, unlimited) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for algorithm in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.ModelInfer(request, compression=algorithm)
+                assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert str(1 << 20) in caught.value.details()
+            assert stub.ModelInfer(request).outputs
+            small = pb.ModelInferRequest(model_name="zeros")
+            small.inputs.add(name="x", datatype="FP32", shape=[1, 4])
+            small.raw_input_contents.append(b"\0" * 16)
+            answers = stub.ModelStreamInfer(iter([small, small]), compression=grpc.Compression.Gzip)
+            assert len(list(answers)) == 2

@@ -1,9 +1,6 @@
 """Parameters of requests, which a scripted model gives back with its answers; headers that become parameters."""
 
-import contextlib
 import json
-import socket
-import threading
 
 import grpc
 import numpy as np
@@ -178,47 +175,3 @@ def test_c24_a_pattern_that_is_none_ends_the_start(repository, flag):
 def test_c9_verbose_logs_show_parameters(server):
     infer(server, "mute", INPUTS, id="seen", parameters={"a": 1, "b": "line\nbreak"})
     server.wait_for("[request id: seen] parameters of a request for model 'mute': a=1, b=line\\nbreak")
-
-
-class CountingProxy:
-    """Passes one connection on, and counts what comes back through it."""
-
-    def __init__(self, address):
-        self.target = address
-        self.bytes = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self):
-        host, port = self.target.rsplit(":", 1)
-        with self.listener.accept()[0] as client, socket.create_connection((host, int(port))) as server:
-            threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
-            with contextlib.suppress(OSError):
-                while data := server.recv(65536):
-                    self.bytes += len(data)
-                    client.sendall(data)
-
-    @staticmethod
-    def _pass_on(source, sink):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-
-
-@pytest.mark.parametrize(("level", "compressed"), [(None, False), ("none", False), ("low", True), ("high", True)])
-def test_g10_compression(repository, level, compressed):
-    """Requests may always be compressed; answers are if the operator says so."""
-    rows, size = 4096, 4096 * 4 * 4
-    repository.mock("zeros", max_batch_size=rows)
-    request = pb.ModelInferRequest(model_name="zeros")
-    request.inputs.add(name="x", datatype="FP32", shape=[rows, 4])
-    request.raw_input_contents.append(b"\0" * size)
-    flags = [f"--grpc-infer-response-compression-level={level}"] if level else []
-    with Server(repository, *flags) as server:
-        for algorithm in (grpc.Compression.NoCompression, grpc.Compression.Gzip, grpc.Compression.Deflate):
-            proxy = CountingProxy(server.grpc)
-            with grpc.insecure_channel(proxy.address) as channel:
-                answer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, compression=algorithm)
-            assert answer.raw_output_contents == [b"\0" * size]
-            assert (proxy.bytes < size) == compressed, (algorithm, proxy.bytes)

@@ -12,6 +12,7 @@ mod error;
 mod forms;
 mod grpc;
 mod http;
+mod inflate;
 mod logging;
 mod metrics;
 mod restrict;

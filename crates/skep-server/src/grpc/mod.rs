@@ -2,6 +2,7 @@
 
 mod health;
 mod infer;
+mod inflate;
 mod logging;
 mod parameters;
 mod repository;
@@ -60,6 +61,7 @@ pub(crate) async fn serve(
     };
     let restrictions = &shared.grpc_restrictions;
     let health = HealthServer::new(health::Health::new(Arc::clone(&shared)));
+    let inference = inflate::Inflated::new(inference, shared.max_json_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)

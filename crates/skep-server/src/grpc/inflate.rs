@@ -1,0 +1,246 @@
+//! Compressed requests, taken apart before the protocol's library sees them: it would decompress a message of a few
+//! kilobytes into as much memory as a message may ever have.
+//!
+//! Source: gRPC over HTTP/2, "Length-Prefixed-Message".
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tonic::{Status, codegen::Service, server::NamedService};
+
+use crate::inflate::inflate;
+
+/// What stands in front of each message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// Compressed bytes from which decompression tells the reactor that it takes a while.
+const LONG_BYTES: usize = 4 << 10;
+
+/// A service whose requests may be compressed, with `gzip` or `deflate`.
+#[derive(Debug, Clone)]
+pub(super) struct Inflated<S> {
+    service: S,
+    /// What a compressed message may become, in bytes.
+    limit: usize,
+}
+
+impl<S> Inflated<S> {
+    pub(super) const fn new(service: S, limit: usize) -> Self {
+        Self { service, limit }
+    }
+}
+
+impl<S: NamedService> NamedService for Inflated<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S, B> Service<http::Request<B>> for Inflated<S>
+where
+    S: Service<http::Request<tonic::body::Body>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> S::Future {
+        let (mut head, body) = request.into_parts();
+        let body = if take_coding(&mut head.headers) {
+            tonic::body::Body::new(Messages {
+                body: Box::pin(body),
+                received: BytesMut::new(),
+                limit: self.limit,
+            })
+        } else {
+            tonic::body::Body::new(body)
+        };
+        self.service.call(http::Request::from_parts(head, body))
+    }
+}
+
+/// Takes the header away if it names a coding of ours; the service then sees a request that is not compressed.
+fn take_coding(headers: &mut HeaderMap) -> bool {
+    let ours = headers
+        .get("grpc-encoding")
+        .is_some_and(|coding| coding == "gzip" || coding == "deflate");
+    if ours {
+        headers.remove("grpc-encoding");
+    }
+    ours
+}
+
+/// A body of messages, each of which may be compressed, as one of plain messages.
+struct Messages<B> {
+    body: Pin<Box<B>>,
+    /// Of the next message, what has come so far.
+    received: BytesMut,
+    limit: usize,
+}
+
+impl<B> Messages<B> {
+    /// The next message, prefix included, if it is here as a whole.
+    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(prefix) = self.received.get(..PREFIX_BYTES) else {
+            return Ok(None);
+        };
+        let compressed = prefix[0] == 1;
+        let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        // Compressing makes hardly anything longer: what is beyond the limit now is beyond it then.
+        if compressed && length > self.limit {
+            return Err(self.too_long());
+        }
+        if self.received.len() - PREFIX_BYTES < length {
+            return Ok(None);
+        }
+        let mut message = self.received.split_to(PREFIX_BYTES + length);
+        if !compressed {
+            return Ok(Some(message.freeze()));
+        }
+        message.advance(PREFIX_BYTES);
+        let plain = off_reactor(length, || inflate(&message, self.limit))
+            .map_err(|error| {
+                Status::invalid_argument(format!("the message cannot be decompressed: {error}"))
+            })?
+            .ok_or_else(|| self.too_long())?;
+        let mut message = BytesMut::with_capacity(PREFIX_BYTES + plain.len());
+        message.put_u8(0);
+        message.put_u32(u32::try_from(plain.len()).map_err(|_| self.too_long())?);
+        message.extend_from_slice(&plain);
+        Ok(Some(message.freeze()))
+    }
+
+    fn too_long(&self) -> Status {
+        Status::resource_exhausted(format!(
+            "the decompressed message exceeds the maximum allowed value of {} bytes. Use --http-max-input-size to increase the limit.",
+            self.limit
+        ))
+    }
+}
+
+/// Lets the reactor's other tasks go to another thread while this one is busy for long.
+fn off_reactor<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let several = Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if bytes > LONG_BYTES && several {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}
+
+impl<B> Body for Messages<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        loop {
+            match self.next() {
+                Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Some(Err(status.into()))),
+            }
+            match ready!(self.body.as_mut().poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.received.extend_from_slice(&data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                // A message that was cut short is the library's to refuse.
+                None if !self.received.is_empty() => {
+                    let rest = self.received.split().freeze();
+                    return Poll::Ready(Some(Ok(Frame::data(rest))));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, pin::pin};
+
+    use flate2::{Compression, write::ZlibEncoder};
+    use futures_util::stream;
+
+    use super::*;
+
+    fn message(flag: u8, data: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(data.len()).expect("short");
+        [&[flag][..], &length.to_be_bytes(), data].concat()
+    }
+
+    fn packed(data: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(data).expect("a vector takes all");
+        message(1, &encoder.finish().expect("a vector takes all"))
+    }
+
+    /// What comes out of a body that comes in pieces of `size` bytes.
+    async fn passed(body: &[u8], size: usize, limit: usize) -> Result<Vec<u8>, String> {
+        let pieces: Vec<_> = body
+            .chunks(size)
+            .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
+            .collect();
+        let mut messages = pin!(Messages {
+            body: Box::pin(axum::body::Body::from_stream(stream::iter(pieces))),
+            received: BytesMut::new(),
+            limit,
+        });
+        let mut out = Vec::new();
+        let next = |context: &mut Context<'_>| messages.as_mut().poll_frame(context);
+        let mut next = next;
+        while let Some(frame) = std::future::poll_fn(&mut next).await {
+            let frame = frame.map_err(|error| error.to_string())?;
+            out.extend_from_slice(&frame.into_data().map_err(|_| "trailers")?);
+        }
+        Ok(out)
+    }
+
+    #[tokio::test]
+    async fn messages_come_out_plain_whatever_their_pieces() {
+        let body = [packed(&[7; 100]), message(0, b"plain"), packed(b"")].concat();
+        let expected = [message(0, &[7; 100]), message(0, b"plain"), message(0, b"")].concat();
+        for size in [1, 3, 7, 1000] {
+            assert_eq!(passed(&body, size, 100).await.as_deref(), Ok(&*expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn too_long_and_broken_ones_are_refused() {
+        let text = passed(&packed(&[7; 100]), 10, 99).await.expect_err("long");
+        assert!(
+            text.contains("exceeds the maximum allowed value of 99 bytes"),
+            "{text}"
+        );
+        // Refused by its length, before it has come.
+        let claimed = &message(1, &[0; 100])[..PREFIX_BYTES];
+        assert!(passed(claimed, 5, 99).await.is_err());
+        let text = passed(&message(1, b"broken"), 10, 99)
+            .await
+            .expect_err("broken");
+        assert!(text.contains("cannot be decompressed"), "{text}");
+        // Cut short: what is there goes on to who knows what to say.
+        let cut = &message(0, b"plain")[..7];
+        assert_eq!(passed(cut, 10, 99).await.as_deref(), Ok(cut));
+    }
+}
