@@ -1,6 +1,6 @@
 //! Inference requests and answers, before a protocol encodes them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use skep_tensor::Tensor;
 use skep_types::ModelVersion;
@@ -40,13 +40,18 @@ impl InferRequest {
 pub struct WantedOutput {
     /// Its name.
     pub name: String,
+    /// How many of its best classes come in its place, as `value:index[:label]`; `None` for the output itself.
+    pub classes: Option<NonZeroU32>,
 }
 
 impl WantedOutput {
     /// The output of a name.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+        Self {
+            name: name.into(),
+            classes: None,
+        }
     }
 }
 

@@ -46,6 +46,9 @@ mod tests {
         ] {
             assert!(inflate(broken, 100).is_err(), "{broken:?}");
         }
+        // Cut off at the limit: what is broken behind it is never seen.
+        let limited = inflate(&packed[..packed.len() - 1], 5);
+        assert!(matches!(limited, Ok(None)), "{limited:?}");
         // Data behind the end is left alone, as on Triton.
         let more = [&packed, &b"more"[..]].concat();
         assert!(matches!(inflate(&more, 100), Ok(Some(plain)) if plain.len() == 19));

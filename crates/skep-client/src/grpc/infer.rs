@@ -1,5 +1,7 @@
 //! Inference requests into messages, and messages into answers. Nothing in an answer is trusted.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use skep_proto::inference::{
     InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse,
@@ -45,9 +47,14 @@ pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error>
         message.inputs.push(input);
     }
     for output in &request.outputs {
+        let mut parameters = BTreeMap::new();
+        if let Some(classes) = output.classes {
+            let classes = Parameter::Int64(classes.get().into());
+            parameters.insert("classification".to_owned(), parameter(&classes));
+        }
         message.outputs.push(InferRequestedOutputTensor {
             name: output.name.clone(),
-            ..Default::default()
+            parameters,
         });
     }
     Ok(message)
@@ -108,6 +115,8 @@ fn tensor(output: &InferOutputTensor, raw: Option<Bytes>) -> Result<Tensor, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::num::NonZeroU32;
+
     use crate::WantedOutput;
     use prost::Message;
     use skep_types::ModelVersion;
@@ -125,7 +134,9 @@ mod tests {
         request
             .inputs
             .push(("x".to_owned(), tensor.expect("tensor")));
-        request.outputs.push(WantedOutput::new("y"));
+        let mut wanted = WantedOutput::new("y");
+        wanted.classes = NonZeroU32::new(3);
+        request.outputs.push(wanted);
         request
             .parameters
             .insert("timeout".to_owned(), Parameter::Int64(-1));
@@ -141,6 +152,10 @@ mod tests {
         );
         assert_eq!(raw.inputs[0].contents, None);
         assert_eq!((&*raw.model_version, &*raw.outputs[0].name), ("1", "y"));
+        assert_eq!(
+            raw.outputs[0].parameters["classification"].parameter_choice,
+            Some(ParameterChoice::Int64Param(3))
+        );
         assert_eq!(
             raw.parameters["timeout"].parameter_choice,
             Some(ParameterChoice::Int64Param(-1))

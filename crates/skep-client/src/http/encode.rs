@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Map, Number, Value, json};
 use skep_tensor::Tensor;
 
-use crate::{Encoding, Error, InferRequest, Parameter};
+use crate::{Encoding, Error, InferRequest, Parameter, WantedOutput};
 
 /// The request's parameter by which outputs come as binary data.
 const BINARY_OUTPUT: &str = "binary_data_output";
@@ -52,8 +52,11 @@ pub(super) fn encode(request: &InferRequest) -> Result<Encoded, Error> {
     }
     json.push(b']');
     if !request.outputs.is_empty() {
-        let outputs = request.outputs.iter().map(|o| json!({ "name": o.name }));
-        let outputs: Value = outputs.collect();
+        let outputs: Value = request
+            .outputs
+            .iter()
+            .map(|wanted| output(wanted, request.encoding))
+            .collect();
         extend(&mut json, &format!(",\"outputs\":{outputs}"));
     }
     json.push(b'}');
@@ -69,6 +72,22 @@ pub(super) fn encode(request: &InferRequest) -> Result<Encoded, Error> {
         content_type: Some("application/octet-stream"),
         header_length: Some(header_length),
     })
+}
+
+/// An output that is named says itself how it travels: the request's parameter is for those that are not.
+fn output(wanted: &WantedOutput, encoding: Encoding) -> Value {
+    let mut parameters = Map::new();
+    if encoding == Encoding::Binary {
+        parameters.insert("binary_data".to_owned(), Value::Bool(true));
+    }
+    if let Some(classes) = wanted.classes {
+        parameters.insert("classification".to_owned(), json!(classes));
+    }
+    if parameters.is_empty() {
+        json!({ "name": wanted.name })
+    } else {
+        json!({ "name": wanted.name, "parameters": parameters })
+    }
 }
 
 fn extend(json: &mut Vec<u8>, text: &str) {
@@ -132,8 +151,9 @@ fn parameters(request: &InferRequest) -> Result<Map<String, Value>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
-    use crate::WantedOutput;
     use skep_types::{DataType, Shape};
 
     fn request(encoding: Encoding) -> InferRequest {
@@ -189,8 +209,19 @@ mod tests {
         );
         let json: Value = serde_json::from_slice(json).expect("JSON");
         assert_eq!(json["parameters"][BINARY_OUTPUT], true);
+        assert_eq!(json["outputs"][0]["parameters"]["binary_data"], true);
         assert_eq!(json["inputs"][1]["parameters"]["binary_data_size"], 9);
         assert_eq!(json["inputs"][1].get("data"), None);
+    }
+
+    #[test]
+    fn classes_are_asked_for_by_their_output() {
+        let mut request = request(Encoding::Typed);
+        request.outputs[0].classes = NonZeroU32::new(3);
+        let json: Value =
+            serde_json::from_slice(&whole(&encode(&request).expect("encodes"))).expect("JSON");
+        let expected = json!({ "name": "y", "parameters": { "classification": 3 } });
+        assert_eq!(json["outputs"][0], expected);
     }
 
     #[test]
