@@ -1,14 +1,20 @@
 //! The one table from kinds of failure to HTTP statuses and gRPC codes, and Triton's error body.
 
+use std::fmt;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use skep_runtime::{ErrorKind, RuntimeError};
+
+use crate::edge::BodyError;
 
 /// A failure at the edge: what the client is told.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     kind: ErrorKind,
     message: String,
+    /// The client did not send its request in time: a kind that only the edge knows.
+    too_slow: bool,
 }
 
 impl ApiError {
@@ -16,6 +22,7 @@ impl ApiError {
         Self {
             kind,
             message: message.into(),
+            too_slow: false,
         }
     }
 
@@ -49,6 +56,7 @@ impl ApiError {
 
     pub(crate) fn http_status(&self) -> StatusCode {
         match self.kind {
+            _ if self.too_slow => StatusCode::REQUEST_TIMEOUT,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
@@ -62,6 +70,24 @@ impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> Self {
         Self::new(error.kind(), error.to_string())
     }
+}
+
+impl From<&BodyError> for ApiError {
+    fn from(error: &BodyError) -> Self {
+        let kind = match error {
+            BodyError::NoMemory(_) => ErrorKind::Unavailable,
+            BodyError::Stalled(_) | BodyError::Broken(_) => ErrorKind::InvalidArgument,
+        };
+        Self {
+            too_slow: matches!(error, BodyError::Stalled(_)),
+            ..Self::new(kind, unreadable(error))
+        }
+    }
+}
+
+/// Says that a request's body could not be read, and why.
+pub(crate) fn unreadable(why: impl fmt::Display) -> String {
+    format!("the request's body could not be read: {why}")
 }
 
 impl IntoResponse for ApiError {
@@ -83,6 +109,7 @@ impl IntoResponse for ApiError {
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> Self {
         let code = match error.kind {
+            _ if error.too_slow => tonic::Code::DeadlineExceeded,
             ErrorKind::NotFound => tonic::Code::NotFound,
             ErrorKind::Unavailable => tonic::Code::Unavailable,
             ErrorKind::Unsupported => tonic::Code::Unimplemented,
@@ -95,7 +122,19 @@ impl From<ApiError> for tonic::Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_client_that_is_too_slow_is_told_so() {
+        let error = ApiError::from(&BodyError::Stalled(Duration::from_secs(2)));
+        assert_eq!(error.http_status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(
+            tonic::Status::from(error).code(),
+            tonic::Code::DeadlineExceeded
+        );
+    }
 
     #[test]
     fn kinds_map_as_on_triton() {

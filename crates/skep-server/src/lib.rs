@@ -2,12 +2,14 @@
 //! the metrics text and the web page. Tensor data in JSON and in typed contents is `skep_wire`'s.
 //!
 //! [`Server::bind`] opens the ports, so that addresses are known and liveness answers before any model is loaded;
-//! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `http` and `grpc` decode
+//! [`Server::run`] serves until it is told to stop and then lets what is in flight finish. `edge` is connections, the same
+//! for all ports; `http` and `grpc` decode
 //! into `skep_runtime`'s request, `metrics` writes its figures as text, `error` is the one table from kinds of failure
 //! to statuses.
 
 mod api;
 mod classification;
+mod edge;
 mod error;
 mod forms;
 mod grpc;
@@ -18,8 +20,9 @@ mod metrics;
 mod restrict;
 mod server;
 
+pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsError, TlsFile, TlsFiles};
 pub use forms::{Forms, HeaderPattern};
 pub use logging::{LogChange, LogControl, LogSettings, UnknownLogFormat};
 pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
 pub use restrict::{RestrictionError, Restrictions};
-pub use server::{Addresses, BindError, Endpoint, Server, ServerOptions, StopOutcome};
+pub use server::{Addresses, Server, ServerOptions, StopOutcome};

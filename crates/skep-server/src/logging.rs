@@ -100,11 +100,10 @@ impl LogChange {
 }
 
 /// A line for each HTTP request, if details are logged.
-pub(crate) fn log_request(request: axum::extract::Request) -> axum::extract::Request {
+pub(crate) fn log_request<B>(request: &http::Request<B>) {
     tracing::debug!(
         "HTTP request: {} {}",
         request.method(),
         request.uri().path()
     );
-    request
 }

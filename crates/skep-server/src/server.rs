@@ -3,42 +3,29 @@
 use std::{
     fmt,
     future::Future,
-    io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use axum::{ServiceExt as _, serve::ListenerExt};
 use skep_runtime::Runtime;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::watch,
-};
-use tower::ServiceExt as _;
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use crate::{
     api,
+    edge::{
+        self, BindError, Connections, Endpoint, GrpcConnections, Limits, Port, Protocol,
+        RequestMemory, Tls,
+    },
     forms::Forms,
     grpc, http,
-    logging::{self, LogControl},
+    logging::LogControl,
     metrics::{self, Metrics, MetricsOptions},
     restrict::Restrictions,
 };
 
-/// Connections that may wait to be accepted.
-const LISTEN_BACKLOG: u32 = 1024;
-
-/// Where a port is opened.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// The address, such as `0.0.0.0`, `::` or `localhost`'s.
-    pub address: IpAddr,
-    /// The port; 0 for any free one.
-    pub port: u16,
-    /// Whether other processes may open the same port (`SO_REUSEPORT`).
-    pub reuse: bool,
-}
+/// Connections to the port of metrics: a scraper or a few, which must get through when clients fill their own ports.
+const METRICS_CONNECTIONS: usize = 128;
 
 /// What a server is made with.
 #[derive(Debug, Clone)]
@@ -65,15 +52,10 @@ pub struct ServerOptions {
     pub exit_timeout: Duration,
     /// Forms of requests and answers.
     pub forms: Forms,
-}
-
-/// A port that could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open {what} port {address}: {source}")]
-pub struct BindError {
-    what: &'static str,
-    address: SocketAddr,
-    source: io::Error,
+    /// What clients may take.
+    pub limits: Limits,
+    /// gRPC's settings of connections.
+    pub grpc_connections: GrpcConnections,
 }
 
 /// The addresses that are really served, ports resolved.
@@ -108,14 +90,21 @@ pub(crate) struct Shared {
     pub(crate) grpc_restrictions: Restrictions,
 }
 
+/// An open port, before anything is served on it.
+struct Opened {
+    listener: TcpListener,
+    tls: Option<Tls>,
+}
+
 /// A server whose ports are open.
 pub struct Server {
     shared: Arc<Shared>,
     exit_timeout: Duration,
-    addresses: Addresses,
-    http: Option<TcpListener>,
-    grpc: Option<TcpListener>,
-    metrics: Option<TcpListener>,
+    limits: Limits,
+    grpc_connections: GrpcConnections,
+    http: Option<Opened>,
+    grpc: Option<Opened>,
+    metrics: Option<Opened>,
     metrics_options: MetricsOptions,
 }
 
@@ -126,20 +115,19 @@ impl Server {
     /// [`BindError`] names the port that cannot be opened.
     pub fn bind(options: &ServerOptions, runtime: Arc<Runtime>) -> Result<Self, BindError> {
         let open = |endpoint: &Option<Endpoint>, what| {
-            endpoint.as_ref().map(|e| listen(e, what)).transpose()
+            let open = |endpoint: &Endpoint| {
+                Ok(Opened {
+                    listener: edge::listen(endpoint, what)?,
+                    tls: endpoint.tls.clone(),
+                })
+            };
+            endpoint.as_ref().map(open).transpose()
         };
         let (http, grpc, metrics) = (
             open(&options.http, "HTTP")?,
             open(&options.grpc, "gRPC")?,
             open(&options.metrics, "metrics")?,
         );
-        let address =
-            |listener: &Option<TcpListener>| listener.as_ref().and_then(|l| l.local_addr().ok());
-        let addresses = Addresses {
-            http: address(&http),
-            grpc: address(&grpc),
-            metrics: address(&metrics),
-        };
         let server_name = options
             .id
             .clone()
@@ -156,7 +144,8 @@ impl Server {
         Ok(Self {
             shared,
             exit_timeout: options.exit_timeout,
-            addresses,
+            limits: options.limits.clone(),
+            grpc_connections: options.grpc_connections.clone(),
             http,
             grpc,
             metrics,
@@ -166,56 +155,36 @@ impl Server {
 
     /// The addresses that are served.
     #[must_use]
-    pub const fn addresses(&self) -> Addresses {
-        self.addresses
+    pub fn addresses(&self) -> Addresses {
+        let address =
+            |opened: &Option<Opened>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
+        Addresses {
+            http: address(&self.http),
+            grpc: address(&self.grpc),
+            metrics: address(&self.metrics),
+        }
     }
 
     /// Serves until `stop` is done. Then: not ready; no new connections; what is in flight finishes, idle connections
     /// are closed at once; models are unloaded. All within the exit timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> StopOutcome {
-        let (stopping, stopped) = watch::channel(false);
-        let until = |mut stopped: watch::Receiver<bool>| async move {
-            // An error means that the sender is gone, which is a stop as well.
-            drop(stopped.wait_for(|stop| *stop).await);
-        };
-        let mut tasks = tokio::task::JoinSet::new();
-        // Ends with this call.
-        let mut sampling = tokio::task::JoinSet::new();
-        if let Some(listener) = self.http {
-            let listener = listener.tap_io(no_delay);
-            let service = http::router(Arc::clone(&self.shared)).map_request(logging::log_request);
-            let serve = axum::serve(listener, service.into_make_service())
-                .with_graceful_shutdown(until(stopped.clone()));
-            tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
-        }
-        if let Some(listener) = self.grpc {
-            let serve = grpc::serve(listener, Arc::clone(&self.shared), until(stopped.clone()));
-            tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
-        }
-        if let Some(listener) = self.metrics {
-            let metrics = Metrics::new(Arc::clone(&self.shared.runtime), self.metrics_options);
-            sampling.spawn(Arc::clone(&metrics).keep_sampling());
-            let service = metrics::router(metrics);
-            let serve = axum::serve(listener, service).with_graceful_shutdown(until(stopped));
-            tasks.spawn(async move { serve.await.map_err(|e| e.to_string()) });
-        }
+        let (runtime, exit_timeout) = (Arc::clone(&self.shared.runtime), self.exit_timeout);
+        let connections = Arc::new(Connections::new(&self.limits));
+        let sweeping = tokio::spawn({
+            let connections = Arc::clone(&connections);
+            async move { connections.sweep().await }
+        });
+        let mut accepting = self.accept_all(&connections);
         stop.await;
-        let deadline = Instant::now() + self.exit_timeout;
-        self.shared.runtime.begin_stop();
-        // Nobody is left to tell if every port has ended by itself.
-        stopping.send_replace(true);
-        let drained = async {
-            while let Some(ended) = tasks.join_next().await {
-                if let Ok(Err(error)) = ended {
-                    tracing::error!("a port ended with an error: {error}");
-                }
-            }
-        };
-        let connections_closed = tokio::time::timeout(self.exit_timeout, drained)
+        let deadline = Instant::now() + exit_timeout;
+        runtime.begin_stop();
+        // Listeners are closed before connections are told, so that none slips in between.
+        accepting.shutdown().await;
+        connections.finish();
+        let connections_closed = tokio::time::timeout(exit_timeout, connections.all_closed())
             .await
             .is_ok();
-        tasks.abort_all();
-        let runtime = Arc::clone(&self.shared.runtime);
+        sweeping.abort();
         let left = deadline.saturating_duration_since(Instant::now());
         let models_left = tokio::task::spawn_blocking(move || runtime.stop(left))
             .await
@@ -225,40 +194,62 @@ impl Server {
             models_left,
         }
     }
-}
 
-/// Small answers leave at once.
-pub(crate) fn no_delay(stream: &mut tokio::net::TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("cannot set TCP_NODELAY: {error}");
-    }
-}
-
-fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListener, BindError> {
-    let address = SocketAddr::new(endpoint.address, endpoint.port);
-    let open = || {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
+    /// Begins to take connections on every open port, and what belongs to the ports.
+    fn accept_all(self, connections: &Arc<Connections>) -> JoinSet<()> {
+        let memory = Arc::new(RequestMemory::new(self.limits.request_bytes));
+        let clients = Arc::new(Semaphore::new(
+            self.limits.connections.min(Semaphore::MAX_PERMITS),
+        ));
+        let mut running = JoinSet::new();
+        let mut serve = |opened: Opened, protocol, router, grpc, slots| {
+            let port = Port {
+                protocol,
+                router,
+                tls: opened.tls.as_ref().map(Tls::acceptor),
+                limits: self.limits.clone(),
+                grpc,
+                memory: Arc::clone(&memory),
+                connections: Arc::clone(connections),
+            };
+            running.spawn(edge::accept(opened.listener, port, slots));
         };
-        // A port that a stopped server has just left can be opened again at once.
-        socket.set_reuseaddr(true)?;
-        socket.set_reuseport(endpoint.reuse)?;
-        socket.bind(address)?;
-        socket.listen(LISTEN_BACKLOG)
-    };
-    open().map_err(|source| BindError {
-        what,
-        address,
-        source,
-    })
+        let plain = GrpcConnections::default;
+        if let Some(opened) = self.http {
+            let router = http::router(Arc::clone(&self.shared));
+            serve(
+                opened,
+                Protocol::Http,
+                router,
+                plain(),
+                Arc::clone(&clients),
+            );
+        }
+        if let Some(opened) = self.grpc {
+            match grpc::router(Arc::clone(&self.shared)) {
+                Ok(router) => {
+                    let settings = self.grpc_connections;
+                    serve(opened, Protocol::Grpc, router, settings, clients);
+                }
+                Err(error) => tracing::error!("gRPC is not served: {error}"),
+            }
+        }
+        if let Some(opened) = self.metrics {
+            let metrics = Metrics::new(Arc::clone(&self.shared.runtime), self.metrics_options);
+            let sampling = Arc::clone(&metrics).keep_sampling();
+            let slots = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
+            let router = metrics::router(metrics);
+            serve(opened, Protocol::Metrics, router, plain(), slots);
+            running.spawn(sampling);
+        }
+        running
+    }
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("addresses", &self.addresses)
+            .field("addresses", &self.addresses())
             .finish_non_exhaustive()
     }
 }

@@ -1,16 +1,13 @@
 //! `skep serve`: a model repository, served. Flags are Triton's; Skep's own are marked as such in their help.
 
 mod forms;
+mod limits;
 mod metrics;
+mod ports;
 mod restrict;
 
 use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    num::NonZeroUsize,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    thread,
+    net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread,
     time::Duration,
 };
 
@@ -21,7 +18,7 @@ use skep_runtime::{
     Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
     VersionState,
 };
-use skep_server::{Addresses, Endpoint, LogControl, Server, ServerOptions};
+use skep_server::{Addresses, LogControl, Server, ServerOptions};
 use skep_types::ModelName;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -33,7 +30,9 @@ use crate::{
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
 };
+use limits::{GrpcPings, LimitArgs};
 use metrics::MetricsArgs;
+use ports::PortArgs;
 use restrict::RestrictArgs;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -111,51 +110,13 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     restrict: RestrictArgs,
     #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
     forms: forms::FormArgs,
     #[command(flatten)]
     without_effect: WithoutEffect,
-}
-
-#[derive(Debug, Args)]
-struct PortArgs {
-    /// Whether HTTP is served
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
-    allow_http: bool,
-    /// The address of HTTP
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
-    http_address: String,
-    /// The port of HTTP; 0 for any free one, named in the start line
-    #[arg(long, value_name = "PORT", default_value_t = 8000)]
-    http_port: u16,
-    /// Whether other processes may open the HTTP port too
-    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
-    reuse_http_port: bool,
-    /// The largest JSON part of a request, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
-    http_max_input_size: usize,
-    /// Whether gRPC is served
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
-    allow_grpc: bool,
-    /// The address of gRPC
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
-    grpc_address: String,
-    /// The port of gRPC; 0 for any free one
-    #[arg(long, value_name = "PORT", default_value_t = 8001)]
-    grpc_port: u16,
-    /// Whether other processes may open the gRPC port too
-    #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
-    reuse_grpc_port: bool,
-    /// Whether metrics are served
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
-    allow_metrics: bool,
-    /// The address of metrics; that of HTTP by default
-    #[arg(long, value_name = "ADDRESS")]
-    metrics_address: Option<String>,
-    /// The port of metrics; 0 for any free one
-    #[arg(long, value_name = "PORT", default_value_t = 8002)]
-    metrics_port: u16,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +157,8 @@ struct WithoutEffect {
     /// Caches are not served yet
     #[arg(long, value_name = "PATH")]
     cache_directory: Option<String>,
+    #[command(flatten)]
+    grpc_pings: GrpcPings,
 }
 
 impl WithoutEffect {
@@ -208,6 +171,7 @@ impl WithoutEffect {
             (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
         ]
         .into_iter()
+        .chain(self.grpc_pings.notices())
         .filter_map(|(given, text)| given.then_some(text))
         .collect()
     }
@@ -230,7 +194,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             tracing::warn!("accepted without effect: {notice}");
         }
     }
-    let metrics = args.metrics.settings(args.ports.allow_metrics)?;
+    let metrics = args.metrics.settings(args.ports.allow_metrics())?;
     let server_options = args.server_options(metrics.shown, logs)?;
     let start_models = args.start_models()?;
     let runtime = Runtime::new(
@@ -266,6 +230,8 @@ async fn serve(
     models: StartModels,
     exit_on_error: bool,
 ) -> anyhow::Result<ExitCode> {
+    // Before anybody can see that the process is there, and end it by a signal that nothing handles.
+    let mut signals = Signals::new()?;
     let server = Server::bind(&options, Arc::clone(&runtime))?;
     let addresses = server.addresses();
     announce(addresses);
@@ -274,7 +240,6 @@ async fn serve(
         // The sender's end is a stop as well.
         drop(stopped.await);
     }));
-    let mut signals = Signals::new()?;
     let loading = Arc::clone(&runtime);
     let mut load = tokio::task::spawn_blocking(move || models.load(&loading));
     let report = tokio::select! {
@@ -445,67 +410,22 @@ impl ServeArgs {
         metrics_options: skep_server::MetricsOptions,
         logs: Arc<dyn LogControl>,
     ) -> anyhow::Result<ServerOptions> {
-        let ports = &self.ports;
-        let endpoint =
-            |allowed: bool, address: &str, port, reuse| -> anyhow::Result<Option<Endpoint>> {
-                Ok(if allowed {
-                    Some(Endpoint {
-                        address: resolve(address)?,
-                        port,
-                        reuse,
-                    })
-                } else {
-                    None
-                })
-            };
-        let metrics_address = ports
-            .metrics_address
-            .as_ref()
-            .unwrap_or(&ports.http_address);
         Ok(ServerOptions {
-            http: endpoint(
-                ports.allow_http,
-                &ports.http_address,
-                ports.http_port,
-                ports.reuse_http_port,
-            )?,
-            grpc: endpoint(
-                ports.allow_grpc,
-                &ports.grpc_address,
-                ports.grpc_port,
-                ports.reuse_grpc_port,
-            )?,
-            metrics: endpoint(
-                ports.allow_metrics,
-                metrics_address,
-                ports.metrics_port,
-                false,
-            )?,
+            http: self.ports.http()?,
+            grpc: self.ports.grpc()?,
+            metrics: self.ports.metrics()?,
             metrics_options,
             logs,
             http_restrictions: self.restrict.http()?,
             grpc_restrictions: self.restrict.grpc()?,
             id: self.id.clone(),
-            max_json_bytes: ports.http_max_input_size,
+            max_json_bytes: self.limits.max_json_bytes(),
             exit_timeout: Duration::from_secs(self.exit_timeout_secs),
             forms: self.forms.forms(),
+            limits: self.limits.limits(),
+            grpc_connections: self.limits.grpc_connections(),
         })
     }
-}
-
-/// An address as text, `[::]` and host names included.
-fn resolve(address: &str) -> anyhow::Result<IpAddr> {
-    let bare = address.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(address) = bare.parse() {
-        return Ok(address);
-    }
-    let found = (bare, 0)
-        .to_socket_addrs()
-        .with_context(|| format!("cannot resolve address `{address}`"))?;
-    found
-        .map(|found| found.ip())
-        .next()
-        .with_context(|| format!("address `{address}` resolves to nothing"))
 }
 
 /// A time of more than nothing.

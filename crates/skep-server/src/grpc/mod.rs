@@ -9,47 +9,28 @@ mod repository;
 mod service;
 mod stream;
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
+use axum::Router;
 use skep_proto::{
     INFERENCE_DESCRIPTORS, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
 };
-use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
-use tonic::{codec::CompressionEncoding, transport::Server};
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::server::{Shared, no_delay};
+use crate::server::Shared;
 
-/// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
-/// sixteen round trips.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// The largest message either way: Triton's, which is what an `int` holds. What a server has memory for bounds it first.
+const MAX_MESSAGE_BYTES: usize = i32::MAX.unsigned_abs() as usize;
 
-/// The same over all requests of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
-/// The largest frame: fewer, larger frames cost less work a byte.
-const FRAME_BYTES: u32 = 1 << 20;
-
-/// Why gRPC cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ServeError {
-    #[error("gRPC: {0}")]
-    Transport(#[from] tonic::transport::Error),
-    #[error("gRPC reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
-
-/// Serves on an open port until `stop`, then lets the calls in flight finish.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    // Triton bounds messages by the protocol alone.
+/// All services.
+///
+/// # Errors
+/// A descriptor that reflection cannot read, which would be a mistake in the build.
+pub(crate) fn router(shared: Arc<Shared>) -> Result<Router, tonic_reflection::server::Error> {
     let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&shared)))
-        .max_decoding_message_size(usize::MAX)
-        .max_encoding_message_size(usize::MAX)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate);
     let inference = if shared.forms.grpc_compression {
@@ -67,21 +48,10 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let connections = tokio_stream::wrappers::TcpListenerStream::new(listener).map(|connection| {
-        connection.map(|mut stream| {
-            no_delay(&mut stream);
-            stream
-        })
-    });
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
-        .add_service(restrictions.guard_service(inference))
+    Ok(Routes::new(restrictions.guard_service(inference))
         .add_service(restrictions.guard_service(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .serve_with_incoming_shutdown(connections, stop)
-        .await?;
-    Ok(())
+        .prepare()
+        .into_axum_router())
 }

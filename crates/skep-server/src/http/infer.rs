@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     compression,
-    extract::{ModelPath, read_body},
+    extract::{ModelPath, read_split_body},
     raw, request, response,
 };
 use crate::{api, classification, error::ApiError, server::Shared};
@@ -32,7 +32,7 @@ pub(super) async fn infer(
         Ok(coding) => coding,
         Err(unknown) => return Ok(unknown.into_response()),
     };
-    let mut body = read_body(body, MAX_BODY_BYTES).await?;
+    let mut body = read_split_body(body, MAX_BODY_BYTES, split(&headers)).await?;
     if coding.is_some() {
         body = compression::decompress(body, shared.max_json_bytes).await?;
     }
@@ -68,6 +68,18 @@ pub(super) async fn infer(
         encoded.compress(coding).await?;
     }
     Ok(encoded.into_response())
+}
+
+/// Where the binary data of a body is going to begin, if the client says so in a way that makes sense; checked with the
+/// body at hand.
+fn split(headers: &HeaderMap) -> Option<usize> {
+    headers
+        .get(HEADER_LENGTH)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// The length of the JSON part if the client says it: 0 for a raw binary request.

@@ -1,0 +1,507 @@
+//! What every connection is doing, and the sweep that ends those that take too long.
+//!
+//! A connection writes down what happens to it with a few relaxed stores; the time is that of the last sweep, so it
+//! reads no clock. A limit is therefore kept to within one sweep, and never cut short.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::watch;
+
+use super::Limits;
+
+/// The longest time between two sweeps.
+const MAX_SWEEP: Duration = Duration::from_secs(1);
+
+/// The shortest: even tests need no finer limits.
+const MIN_SWEEP: Duration = Duration::from_millis(10);
+
+/// How long a connection without a request may be silent once it has been told to finish: time for the last packets of
+/// an answer and for a client to close, nothing that a stop would be felt by.
+const FINISH_GRACE_MS: u64 = 2_000;
+
+/// "Not now" in place of a time.
+const NEVER: u64 = u64::MAX;
+
+/// What a connection has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    /// Serve on.
+    Serve = 0,
+    /// Finish what is in flight, take nothing new.
+    Finish = 1,
+    /// End at once.
+    Abort = 2,
+}
+
+/// Limits in milliseconds, as the sweep compares them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    head: u64,
+    write: u64,
+    idle: u64,
+    max_age: u64,
+    max_age_grace: u64,
+}
+
+impl Times {
+    pub(super) fn new(limits: &Limits, age: Option<Duration>, grace: Option<Duration>) -> Self {
+        Self {
+            head: millis(limits.head),
+            write: millis(limits.write),
+            idle: millis(limits.idle),
+            max_age: age.map_or(NEVER, millis),
+            max_age_grace: grace.map_or(NEVER, millis),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER)
+}
+
+/// One connection, as the sweep sees it. Times are milliseconds of [`Connections`]' clock.
+#[derive(Debug)]
+pub(super) struct Activity {
+    clock: Arc<Clock>,
+    times: Times,
+    opened: u64,
+    /// Requests whose answer is not done.
+    requests: AtomicU32,
+    /// Answers of which a piece has been handed to the protocol, which has not asked for the next one yet.
+    sending: AtomicU32,
+    /// Since when a request's head, or the handshake, is awaited.
+    head: AtomicU64,
+    /// When bytes moved last, in either direction.
+    moved: AtomicU64,
+    /// Since when the socket takes nothing of what is to be written.
+    blocked: AtomicU64,
+    /// When it was told to finish.
+    finishing: AtomicU64,
+    /// Whether several requests may be under way at once, with frames between them that belong to none.
+    multiplexed: AtomicBool,
+    /// Whether a request was answered before its body was read.
+    unread: AtomicBool,
+    order: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Activity {
+    fn new(clock: Arc<Clock>, times: Times) -> Self {
+        let now = clock.now();
+        Self {
+            clock,
+            times,
+            opened: now,
+            requests: AtomicU32::new(0),
+            sending: AtomicU32::new(0),
+            head: AtomicU64::new(now),
+            moved: AtomicU64::new(now),
+            blocked: AtomicU64::new(NEVER),
+            finishing: AtomicU64::new(NEVER),
+            multiplexed: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            order: AtomicU8::new(Order::Serve as u8),
+            task: AtomicWaker::new(),
+        }
+    }
+
+    /// Whom to wake when there is an order.
+    pub(super) fn register(&self, task: &Waker) {
+        self.task.register(task);
+    }
+
+    pub(super) fn order(&self) -> Order {
+        match self.order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::Finish,
+            _ => Order::Abort,
+        }
+    }
+
+    /// Gives an order; an earlier one that says as much or more stays. Whether it is news.
+    fn give(&self, order: Order) -> bool {
+        let is_news = self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8;
+        if is_news {
+            if order == Order::Finish {
+                self.finishing.store(self.clock.now(), Ordering::Relaxed);
+            }
+            self.task.wake();
+        }
+        is_news
+    }
+
+    /// The connection speaks HTTP/2: its requests' heads are not told apart from other frames.
+    pub(super) fn multiplexed(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// The handshake is done; for HTTP/2 without a request too.
+    pub(super) fn head_read(&self) {
+        self.head.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Bytes have come in.
+    pub(super) fn read(&self) {
+        let now = self.clock.now();
+        self.moved.store(now, Ordering::Relaxed);
+        if self.requests.load(Ordering::Relaxed) == 0
+            && self.head.load(Ordering::Relaxed) == NEVER
+            && !self.multiplexed.load(Ordering::Relaxed)
+        {
+            self.head.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes have gone out.
+    pub(super) fn written(&self) {
+        self.moved.store(self.clock.now(), Ordering::Relaxed);
+        self.blocked.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// All that was to go out has gone.
+    pub(super) fn flushed(&self) {
+        self.blocked.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// The socket takes no bytes.
+    pub(super) fn blocked(&self) {
+        if self.blocked.load(Ordering::Relaxed) == NEVER {
+            self.blocked.store(self.clock.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A request's body is given up before its end.
+    pub(super) fn leave_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn left_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// The client still sends what nobody wants; it has as long as for a head.
+    pub(super) fn lingers(&self) {
+        self.head.store(self.clock.now(), Ordering::Relaxed);
+    }
+
+    /// A request's head is complete.
+    pub(super) fn request_begins(&self) {
+        self.head_read();
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its answer is done, or given up.
+    pub(super) fn request_ends(&self) {
+        self.moved.store(self.clock.now(), Ordering::Relaxed);
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A piece of an answer has been handed over.
+    pub(super) fn sending_begins(&self) {
+        self.sending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The protocol asks for the next one, or for no more.
+    pub(super) fn sending_ends(&self) {
+        self.sending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What is to become of the connection at `now`, if it must not go on as it is, and why; `slack` is the time between
+    /// two sweeps.
+    fn verdict(&self, now: u64, slack: u64) -> Option<(Order, &'static str)> {
+        let over = |since: u64, limit: u64| {
+            since != NEVER
+                && limit != NEVER
+                && now.saturating_sub(since) > limit.saturating_add(slack)
+        };
+        let load = |time: &AtomicU64| time.load(Ordering::Relaxed);
+        let Times {
+            head,
+            write,
+            idle,
+            max_age,
+            max_age_grace,
+        } = self.times;
+        let moved = load(&self.moved);
+        let is_blocked = load(&self.blocked) != NEVER;
+        let is_sending = self.sending.load(Ordering::Relaxed) > 0;
+        if over(load(&self.blocked), write) || (is_sending && over(moved, write)) {
+            return Some((Order::Abort, "the client takes nothing of its answer"));
+        }
+        if over(self.opened, max_age.saturating_add(max_age_grace)) {
+            return Some((Order::Abort, "its age and the grace after it are over"));
+        }
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            if over(load(&self.head), head) {
+                return Some((Order::Abort, "a request's head did not come in time"));
+            }
+            if self.order() == Order::Finish
+                && !is_blocked
+                && over(load(&self.finishing).max(moved), FINISH_GRACE_MS)
+            {
+                return Some((Order::Abort, "the client does not close it"));
+            }
+            if over(moved, idle) {
+                return Some((Order::Finish, "it was idle for long"));
+            }
+        }
+        if over(self.opened, max_age) {
+            return Some((Order::Finish, "its age is over"));
+        }
+        None
+    }
+}
+
+/// The time of the last sweep. Time in which the server itself did not run is not counted: clients could not be served
+/// in it, whatever they did.
+#[derive(Debug, Default)]
+struct Clock {
+    now: AtomicU64,
+}
+
+impl Clock {
+    fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Goes on by `elapsed` milliseconds; the time then.
+    fn advance(&self, elapsed: u64) -> u64 {
+        self.now.fetch_add(elapsed, Ordering::Relaxed) + elapsed
+    }
+}
+
+/// All open connections.
+pub(crate) struct Connections {
+    clock: Arc<Clock>,
+    sweep: Duration,
+    open: Mutex<Open>,
+    /// Its receivers are the open connections.
+    alive: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    stopping: bool,
+    connections: HashMap<u64, Arc<Activity>>,
+}
+
+impl Connections {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let shortest = limits.head.min(limits.write).min(limits.idle);
+        Self {
+            clock: Arc::default(),
+            sweep: (shortest / 4).clamp(MIN_SWEEP, MAX_SWEEP),
+            open: Mutex::default(),
+            alive: watch::Sender::new(()),
+        }
+    }
+
+    /// Enters a connection; the entry lasts as long as what is returned.
+    pub(super) fn enter(self: &Arc<Self>, times: Times) -> Entry {
+        let activity = Arc::new(Activity::new(Arc::clone(&self.clock), times));
+        let mut open = self.lock();
+        if open.stopping {
+            activity.give(Order::Finish);
+        }
+        let id = open.next;
+        open.next += 1;
+        open.connections.insert(id, Arc::clone(&activity));
+        Entry {
+            id,
+            activity,
+            connections: Arc::clone(self),
+            _alive: self.alive.subscribe(),
+        }
+    }
+
+    /// Sweeps for ever.
+    pub(crate) async fn sweep(&self) {
+        let mut ticks = tokio::time::interval(self.sweep);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (period, mut last) = (millis(self.sweep), Instant::now());
+        loop {
+            ticks.tick().await;
+            let elapsed = millis(last.elapsed()).min(2 * period);
+            last = Instant::now();
+            let now = self.clock.advance(elapsed);
+            for activity in self.lock().connections.values() {
+                if let Some((order, why)) = activity.verdict(now, period)
+                    && activity.give(order)
+                {
+                    tracing::debug!("closing a connection: {why}");
+                }
+            }
+        }
+    }
+
+    /// Makes room for a new connection: the one that has been without a request for the longest is closed.
+    pub(super) fn close_idlest(&self) {
+        let idle = |activity: &&Arc<Activity>| {
+            activity.requests.load(Ordering::Relaxed) == 0 && activity.order() == Order::Serve
+        };
+        if let Some(activity) = (self.lock().connections.values().filter(idle))
+            .min_by_key(|activity| activity.moved.load(Ordering::Relaxed))
+        {
+            activity.give(Order::Finish);
+        }
+    }
+
+    /// Tells all connections, those to come included, to finish.
+    pub(crate) fn finish(&self) {
+        let mut open = self.lock();
+        open.stopping = true;
+        for activity in open.connections.values() {
+            activity.give(Order::Finish);
+        }
+    }
+
+    /// Done when no connection is open.
+    pub(crate) async fn all_closed(&self) {
+        self.alive.closed().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
+        // Each change is one step: a panic leaves nothing half done.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
+
+/// A connection's place among the open ones.
+pub(super) struct Entry {
+    id: u64,
+    pub(super) activity: Arc<Activity>,
+    connections: Arc<Connections>,
+    _alive: watch::Receiver<()>,
+}
+
+impl Entry {
+    /// Registers the task of `context`, which is woken on orders from then on.
+    pub(super) fn register(&self, context: &Context<'_>) {
+        self.activity.register(context.waker());
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.lock().connections.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn activity() -> Activity {
+        let times = Times {
+            head: 100,
+            write: 200,
+            idle: 1_000,
+            max_age: 50_000,
+            max_age_grace: 5_000,
+        };
+        Activity::new(Arc::default(), times)
+    }
+
+    fn at(activity: &Activity, now: u64) -> Order {
+        activity.clock.now.store(now, Ordering::Relaxed);
+        activity
+            .verdict(now, 10)
+            .map_or(Order::Serve, |(order, _)| order)
+    }
+
+    #[test]
+    fn a_silent_connection_has_the_time_of_a_head_and_an_idle_one_more() {
+        let it = activity();
+        assert_eq!(at(&it, 110), Order::Serve);
+        assert_eq!(at(&it, 111), Order::Abort);
+        it.request_begins();
+        assert_eq!(at(&it, 9_000), Order::Serve, "a handler may take its time");
+        it.request_ends();
+        assert_eq!(at(&it, 10_010), Order::Serve);
+        assert_eq!(at(&it, 10_011), Order::Finish);
+    }
+
+    #[test]
+    fn the_head_of_a_further_request_counts_from_its_first_byte() {
+        let it = activity();
+        it.request_begins();
+        it.request_ends();
+        assert_eq!(at(&it, 500), Order::Serve);
+        it.read();
+        assert_eq!(at(&it, 600), Order::Serve);
+        it.read();
+        assert_eq!(
+            at(&it, 611),
+            Order::Abort,
+            "from the first byte, not the last"
+        );
+    }
+
+    #[test]
+    fn frames_of_http_2_are_no_heads() {
+        let it = activity();
+        it.multiplexed();
+        it.head_read();
+        it.read();
+        assert_eq!(at(&it, 900), Order::Serve);
+    }
+
+    #[test]
+    fn writes_must_go_on() {
+        let it = activity();
+        it.request_begins();
+        it.blocked();
+        assert_eq!(at(&it, 150), Order::Serve);
+        it.blocked();
+        assert_eq!(at(&it, 211), Order::Abort);
+        it.written();
+        assert_eq!(at(&it, 400), Order::Serve);
+        it.sending_begins();
+        assert_eq!(
+            at(&it, 422),
+            Order::Abort,
+            "the protocol does not ask for more"
+        );
+        it.sending_ends();
+        assert_eq!(at(&it, 9_000), Order::Serve);
+    }
+
+    #[test]
+    fn age_ends_with_a_grace_and_a_stop_does_not_wait_for_the_silent() {
+        let it = activity();
+        it.request_begins();
+        assert_eq!(at(&it, 50_011), Order::Finish);
+        assert_eq!(at(&it, 55_011), Order::Abort);
+        let it = activity();
+        it.request_begins();
+        it.request_ends();
+        it.give(Order::Finish);
+        assert_eq!(at(&it, 500), Order::Serve);
+        assert_eq!(at(&it, 2_011), Order::Abort);
+    }
+
+    #[test]
+    fn orders_only_grow() {
+        let it = activity();
+        it.give(Order::Abort);
+        it.give(Order::Finish);
+        assert_eq!(it.order(), Order::Abort);
+    }
+}

@@ -1,0 +1,238 @@
+//! Flags on what clients may take: connections, memory, time.
+
+use std::{
+    fs,
+    num::{NonZeroU64, NonZeroUsize},
+    path::Path,
+    time::Duration,
+};
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use skep_server::{GrpcConnections, Limits};
+
+use crate::cli::boolean;
+
+/// File descriptors that are not connections: models, libraries, pipes, logs, the reactor's own.
+const OTHER_DESCRIPTORS: u64 = 512;
+
+/// More than any balancer keeps open, at a few KiB each.
+const DEFAULT_CONNECTIONS: usize = 20_000;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitArgs {
+    /// The largest JSON part of a request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    http_max_input_size: usize,
+    /// Open connections over HTTP and gRPC, idle ones are closed to make room; 20000 by default, or as many as the limit
+    /// on open files leaves (Skep's own)
+    #[arg(long, value_name = "N")]
+    max_connections: Option<NonZeroUsize>,
+    /// Bytes of all requests in memory; half of the machine's or the cgroup's memory by default (Skep's own)
+    #[arg(long, value_name = "BYTES")]
+    max_request_memory: Option<NonZeroUsize>,
+    /// How long a TLS handshake and a request's head may take, in milliseconds (Skep's own)
+    #[arg(long, value_name = "MS", default_value = "30000")]
+    head_timeout_ms: NonZeroU64,
+    /// How long a request's body may bring less than 1 KiB, in milliseconds (Skep's own)
+    #[arg(long, value_name = "MS", default_value = "30000")]
+    body_timeout_ms: NonZeroU64,
+    /// How long a client may take nothing of an answer, in milliseconds (Skep's own)
+    #[arg(long, value_name = "MS", default_value = "60000")]
+    write_timeout_ms: NonZeroU64,
+    /// How long a connection without requests stays open, in milliseconds (Skep's own)
+    #[arg(long, value_name = "MS", default_value = "3600000")]
+    idle_timeout_ms: NonZeroU64,
+    #[command(flatten)]
+    grpc: GrpcArgs,
+}
+
+#[derive(Debug, Args)]
+struct GrpcArgs {
+    /// After how long a silent gRPC connection is asked for a sign of life, in milliseconds
+    #[arg(long, value_name = "MS", default_value = "7200000")]
+    grpc_keepalive_time: NonZeroU64,
+    /// How long that sign may take before the connection is closed, in milliseconds
+    #[arg(long, value_name = "MS", default_value = "20000")]
+    grpc_keepalive_timeout: NonZeroU64,
+    /// After how long a gRPC connection takes no more calls, in milliseconds
+    #[arg(long, value_name = "MS")]
+    grpc_max_connection_age: Option<NonZeroU64>,
+    /// How long the calls on it may then go on, in milliseconds
+    #[arg(long, value_name = "MS")]
+    grpc_max_connection_age_grace: Option<NonZeroU64>,
+}
+
+/// Triton's flags on gRPC's pings that mean nothing here.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Accepted without effect")]
+pub(super) struct GrpcPings {
+    /// Pings are sent whether or not calls are in flight
+    #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
+    grpc_keepalive_permit_without_calls: Option<bool>,
+    /// Pings are not counted
+    #[arg(long, value_name = "N")]
+    grpc_http2_max_pings_without_data: Option<u64>,
+    /// Clients may send pings as often as they like
+    #[arg(long, value_name = "MS")]
+    grpc_http2_min_recv_ping_interval_without_data: Option<u64>,
+    /// Clients may send pings as often as they like
+    #[arg(long, value_name = "N")]
+    grpc_http2_max_ping_strikes: Option<u64>,
+}
+
+impl GrpcPings {
+    /// Each with whether it was given, and why it means nothing.
+    pub(super) const fn notices(&self) -> [(bool, &'static str); 4] {
+        [
+            (
+                self.grpc_keepalive_permit_without_calls.is_some(),
+                "--grpc-keepalive-permit-without-calls: pings are sent whether or not calls are in flight",
+            ),
+            (
+                self.grpc_http2_max_pings_without_data.is_some(),
+                "--grpc-http2-max-pings-without-data: pings are not counted",
+            ),
+            (
+                self.grpc_http2_min_recv_ping_interval_without_data
+                    .is_some(),
+                "--grpc-http2-min-recv-ping-interval-without-data: clients may send pings as often as they like",
+            ),
+            (
+                self.grpc_http2_max_ping_strikes.is_some(),
+                "--grpc-http2-max-ping-strikes: clients may send pings as often as they like",
+            ),
+        ]
+    }
+}
+
+impl LimitArgs {
+    pub(super) const fn max_json_bytes(&self) -> usize {
+        self.http_max_input_size
+    }
+
+    /// The limits, as far as the system lets them be. Raises the process's limit on descriptors.
+    pub(super) fn limits(&self) -> Limits {
+        let possible = raise_descriptors().saturating_sub(OTHER_DESCRIPTORS).max(1);
+        let possible = usize::try_from(possible).unwrap_or(usize::MAX);
+        if let Some(wanted) = self
+            .max_connections
+            .filter(|wanted| wanted.get() > possible)
+        {
+            tracing::warn!(
+                "--max-connections={wanted}: at most {possible}, since the process may not open more files (ulimit -n)"
+            );
+        }
+        let wanted = self
+            .max_connections
+            .map_or(DEFAULT_CONNECTIONS, NonZeroUsize::get);
+        let half = || usize::try_from(machine_memory() / 2).unwrap_or(usize::MAX);
+        Limits {
+            connections: wanted.min(possible),
+            request_bytes: self.max_request_memory.map_or_else(half, NonZeroUsize::get),
+            head: millis(self.head_timeout_ms),
+            body: millis(self.body_timeout_ms),
+            write: millis(self.write_timeout_ms),
+            idle: millis(self.idle_timeout_ms),
+        }
+    }
+
+    pub(super) fn grpc_connections(&self) -> GrpcConnections {
+        let grpc = &self.grpc;
+        GrpcConnections {
+            keepalive_time: Some(millis(grpc.grpc_keepalive_time)),
+            keepalive_timeout: millis(grpc.grpc_keepalive_timeout),
+            max_age: grpc.grpc_max_connection_age.map(millis),
+            max_age_grace: grpc.grpc_max_connection_age_grace.map(millis),
+        }
+    }
+}
+
+const fn millis(value: NonZeroU64) -> Duration {
+    Duration::from_millis(value.get())
+}
+
+/// Raises the soft limit on descriptors to the hard one; what it is then.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::debug!("cannot raise the limit on open files: {error}");
+            limit.current
+        }
+    };
+    // No number means no limit.
+    current.unwrap_or(u64::MAX)
+}
+
+/// What there is of memory: the machine's, or less where a cgroup of the process says so.
+fn machine_memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    let machine = system.totalram.saturating_mul(u64::from(system.mem_unit));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cgroup_limit(Path::new("/sys/fs/cgroup"), &groups).map_or(machine, |limit| limit.min(machine))
+}
+
+/// The smallest limit on memory of a process's cgroups and all above them. `groups` are the lines of
+/// `/proc/self/cgroup`; inside of a container the paths in it may lead nowhere, and the mount itself is the group.
+///
+/// Source: cgroups(7); Linux, `cgroup-v2.rst`, "memory.max".
+fn cgroup_limit(mount: &Path, groups: &str) -> Option<u64> {
+    let limits = groups.lines().flat_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
+        let (root, file) = match controllers {
+            "" => (mount.to_owned(), "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (mount.join("memory"), "memory.limit_in_bytes")
+            }
+            _ => return Vec::new(),
+        };
+        Path::new(path.trim_start_matches('/'))
+            .ancestors()
+            .filter_map(|group| fs::read_to_string(root.join(group).join(file)).ok())
+            // `max` is no number.
+            .filter_map(|text| text.trim().parse().ok())
+            .collect()
+    });
+    limits.min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_limit_of_all_groups_counts() {
+        let mount = tempfile::tempdir().expect("a directory");
+        let write = |path: &str, text: &str| {
+            let path = mount.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            fs::write(path, text).expect("written");
+        };
+        let limit = |groups| cgroup_limit(mount.path(), groups);
+        assert_eq!(limit("0::/a/b\n"), None, "no files");
+        write("a/b/memory.max", "max\n");
+        assert_eq!(limit("0::/a/b\n"), None, "no limit");
+        write("a/memory.max", "3000\n");
+        assert_eq!(limit("0::/a/b\n"), Some(3000), "of the group above");
+        write("memory.max", "2000\n");
+        assert_eq!(
+            limit("0::/elsewhere\n"),
+            Some(2000),
+            "a container's own mount"
+        );
+        write("memory/x/memory.limit_in_bytes", "1000\n");
+        assert_eq!(
+            limit("5:cpu:/a\n4:memory,other:/x\n0::/\n"),
+            Some(1000),
+            "version 1"
+        );
+    }
+}

@@ -1,0 +1,26 @@
+"""What a server takes of the machine, as the kernel counts it."""
+
+import os
+import re
+import time
+
+from server import DEADLINE_S
+
+MIB = 1 << 20
+
+
+def private_bytes(server):
+    """Memory that is the process's alone."""
+    with open(f"/proc/{server.process.pid}/smaps_rollup") as rollup:
+        return sum(int(kib) * 1024 for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup.read(), re.MULTILINE))
+
+
+def open_files(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def wait_until(condition, what):
+    """Waits for a condition that looks at the server anew each time."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"still not: {what}"

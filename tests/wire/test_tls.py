@@ -1,0 +1,260 @@
+"""Encryption: HTTPS and gRPC over TLS, certificates of servers and clients, what goes wrong with them."""
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+
+import grpc
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+import trustme
+
+from http2_client import Http2, split
+from http_client import connect, get, infer, raw, request, send, tensor
+from repository import Repository, plus
+from server import DEADLINE_S, Server, serve_and_fail
+
+ZEROS = [tensor("x", "FP32", [1, 4], [0] * 4)]
+
+
+class Authority:
+    """A certificate authority with a server's and a client's certificate, as files."""
+
+    def __init__(self, directory):
+        directory.mkdir()
+        self.ca = trustme.CA()
+        self.root = directory / "root.pem"
+        self.ca.cert_pem.write_to_path(self.root)
+        self.server = self._issue(directory, "server", "localhost", "127.0.0.1")
+        self.client = self._issue(directory, "client", "client.test")
+
+    def _issue(self, directory, name, *identities):
+        issued = self.ca.issue_cert(*identities)
+        certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
+        for number, part in enumerate(issued.cert_chain_pems):
+            part.write_to_path(certificate, append=number > 0)
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key
+
+    def flags(self, protocol, mutual=False):
+        certificate, key = self.server
+        flags = [f"--{protocol}-use-ssl=true", f"--{protocol}-server-cert={certificate}"]
+        flags += [f"--{protocol}-server-key={key}"]
+        return flags + ([f"--{protocol}-use-ssl-mutual=true", f"--{protocol}-root-cert={self.root}"] if mutual else [])
+
+    def context(self, certificate=None, protocols=()):
+        """What a client trusts, and what it shows of itself."""
+        context = ssl.create_default_context(cafile=self.root)
+        if certificate:
+            context.load_cert_chain(*certificate)
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("tls") / "authority")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """An authority that nobody trusts."""
+    return Authority(tmp_path_factory.mktemp("tls") / "stranger")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    repository = Repository(tmp_path_factory.mktemp("tls") / "models")
+    repository.onnx("m", plus(1))
+    return repository
+
+
+@pytest.fixture(scope="module")
+def encrypted(models, authority):
+    with Server(models, *authority.flags("http"), *authority.flags("grpc")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mutual(models, authority):
+    with Server(models, *authority.flags("http", True), *authority.flags("grpc", True)) as server:
+        yield server
+
+
+def https(server, context):
+    host, port = split(server.http)
+    return contextlib.closing(http.client.HTTPSConnection(host, port, timeout=DEADLINE_S, context=context))
+
+
+def wrapped(connection, context):
+    return context.wrap_socket(connection, server_hostname="localhost")
+
+
+def credentials(root, certificate=None):
+    texts = [path.read_bytes() for path in certificate] if certificate else [None, None]
+    return grpc.ssl_channel_credentials(root.read_bytes(), private_key=texts[1], certificate_chain=texts[0])
+
+
+def grpc_ready(server, channel_credentials):
+    host, port = split(server.grpc)
+    with grpc.secure_channel(f"localhost:{port}", channel_credentials) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+        return call(b"", timeout=DEADLINE_S)
+
+
+def test_h38_requests_over_https(encrypted, authority):
+    body = json.dumps({"inputs": ZEROS})
+    with https(encrypted, authority.context()) as connection:
+        for _ in range(3):
+            assert send(connection, "POST", "/v2/models/m/infer", body).json["outputs"][0]["data"] == [1] * 4
+
+
+def test_h38_tritonclient_over_https(encrypted, authority):
+    client = tritonclient.http.InferenceServerClient(
+        encrypted.http, ssl=True, ssl_context_factory=lambda **_: authority.context()
+    )
+    assert client.is_server_ready()
+    client.close()
+
+
+@pytest.mark.parametrize(("offered", "agreed"), [(["h2"], "h2"), (["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "h2")])
+def test_h38_the_protocol_is_agreed_on_in_the_handshake(encrypted, authority, offered, agreed):
+    context = authority.context(protocols=offered)
+    if agreed == "h2":
+        with Http2(encrypted.http, wrap=lambda connection: wrapped(connection, context)) as client:
+            assert client.socket.selected_alpn_protocol() == agreed
+            assert client.answer(client.begin("GET", "/v2/health/ready"))[0][":status"] == "200"
+    else:
+        with https(encrypted, context) as connection:
+            assert send(connection, "GET", "/v2/health/ready").status == 200
+            assert connection.sock.selected_alpn_protocol() == agreed
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_h38_versions(encrypted, authority, version):
+    context = authority.context()
+    context.minimum_version = context.maximum_version = version
+    with https(encrypted, context) as connection:
+        assert send(connection, "GET", "/v2/health/ready").status == 200
+
+
+def test_h38_large_bodies_both_ways(models, authority):
+    models.onnx("large", plus(1, shape=("batch", 100_000)))
+    body = json.dumps({"inputs": [tensor("x", "FP32", [4, 100_000], [0] * 400_000)]})
+    with Server(models, *authority.flags("http")) as server, https(server, authority.context()) as connection:
+        answer = send(connection, "POST", "/v2/models/large/infer", body)
+        assert answer.json["outputs"][0]["data"] == [1] * 400_000
+
+
+def test_h38_a_client_that_does_not_trust_the_server_leaves(encrypted, stranger):
+    with pytest.raises(ssl.SSLCertVerificationError), https(encrypted, stranger.context()) as connection:
+        send(connection, "GET", "/v2/health/ready")
+
+
+def test_g11_calls_over_tls(encrypted, authority):
+    assert grpc_ready(encrypted, credentials(authority.root)) == b"\x08\x01"
+    port = split(encrypted.grpc)[1]
+    with tritonclient.grpc.InferenceServerClient(
+        f"localhost:{port}", ssl=True, root_certificates=str(authority.root)
+    ) as client:
+        data = tritonclient.grpc.InferInput("x", [1, 4], "FP32")
+        data._raw_content = b"\0" * 16
+        assert client.infer("m", [data]).as_numpy("y").tolist() == [[1.0] * 4]
+
+
+def test_g11_a_client_that_does_not_trust_the_server_fails(encrypted, stranger):
+    with pytest.raises(grpc.RpcError) as failure:
+        grpc_ready(encrypted, credentials(stranger.root))
+    assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_h38_g11_a_client_with_a_certificate_is_served(mutual, authority):
+    with https(mutual, authority.context(authority.client)) as connection:
+        assert send(connection, "GET", "/v2/health/ready").status == 200
+    assert grpc_ready(mutual, credentials(authority.root, authority.client)) == b"\x08\x01"
+
+
+@pytest.mark.parametrize("shown", [None, "stranger"])
+def test_h38_g11_a_client_without_a_trusted_certificate_is_refused(mutual, authority, stranger, shown):
+    certificate = stranger.client if shown else None
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+        with https(mutual, authority.context(certificate)) as connection:
+            send(connection, "GET", "/v2/health/ready")
+    with pytest.raises(grpc.RpcError) as failure:
+        grpc_ready(mutual, credentials(authority.root, certificate))
+    assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_h38_plain_text_to_an_encrypted_port_and_the_other_way_round(encrypted, simple, authority):
+    plain = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+    for address in (encrypted.http, encrypted.grpc):
+        assert b"HTTP/1.1" not in raw(address, plain)
+    for address in (simple.http, simple.grpc):
+        with socket.create_connection(split(address), DEADLINE_S) as connection:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                wrapped(connection, authority.context())
+    with https(encrypted, authority.context()) as connection:
+        assert send(connection, "GET", "/v2/health/ready").status == 200
+    assert get(simple, "/v2/health/ready").status == 200
+
+
+def test_h38_metrics_stay_plain(encrypted):
+    assert request(encrypted.metrics, "GET", "/metrics").status == 200
+
+
+def test_h38_g11_a_handshake_that_does_not_come_ends_and_holds_nobody_up(models, authority):
+    flags = authority.flags("http") + authority.flags("grpc")
+    with Server(models, *flags, "--head-timeout-ms=300") as server:
+        for address in (server.http, server.grpc):
+            with socket.create_connection(split(address), DEADLINE_S) as silent:
+                with https(server, authority.context()) as connection:
+                    assert send(connection, "GET", "/v2/health/ready").status == 200
+                # The first bytes of a hello, and no more.
+                silent.sendall(b"\x16\x03\x01")
+                assert silent.recv(1) == b""
+
+
+def test_c42_open_encrypted_connections_do_not_delay_a_stop(models, authority):
+    flags = authority.flags("http") + authority.flags("grpc")
+    with Server(models, *flags) as server, contextlib.ExitStack() as stack:
+        idle = stack.enter_context(https(server, authority.context()))
+        assert send(idle, "GET", "/v2/health/ready").status == 200
+        for address in (server.http, server.grpc):
+            stack.enter_context(socket.create_connection(split(address), DEADLINE_S))
+        assert server.stop(deadline_s=20) == 0
+        assert "connections still open" not in server.log
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["use-ssl=true"], "{p}-server-cert"),
+        (["use-ssl=true", "server-cert={cert}"], "{p}-server-key"),
+        (["use-ssl-mutual=true", "server-cert={cert}", "server-key={key}"], "{p}-root-cert"),
+        (["use-ssl=true", "server-cert=/nonexistent.pem", "server-key={key}"], "{p}-server-cert: `/nonexistent.pem`"),
+        (["use-ssl=true", "server-cert={cert}", "server-key=/nonexistent.key"], "{p}-server-key: `/nonexistent.key`"),
+        (["use-ssl=true", "server-cert={key}", "server-key={key}"], "{p}-server-cert: `{key}`: holds no certificate"),
+        (["use-ssl=true", "server-cert={cert}", "server-key={cert}"], "{p}-server-key: `{cert}`: holds no private key"),
+        (["use-ssl=true", "server-cert={cert}", "server-key={other}"], "{p}-server-key: `{other}`"),
+    ],
+)
+def test_c28_files_that_do_not_do_are_named_at_the_start(models, authority, stranger, protocol, flags, named):
+    values = {"p": protocol, "cert": authority.server[0], "key": authority.server[1], "other": stranger.server[1]}
+    code, log = serve_and_fail(models, *[f"--{protocol}-{flag}".format(**values) for flag in flags])
+    assert code == 1
+    assert named.format(**values) in log
+
+
+def test_c28_files_without_encryption_are_named(models, authority):
+    flags = [f"--grpc-server-cert={authority.server[0]}", f"--grpc-root-cert={authority.root}"]
+    with Server(models, *flags) as server:
+        for flag in flags:
+            assert server.log.count(f"accepted without effect: {flag.split('=')[0]}:") == 1
+        assert infer(server, "m", ZEROS).status == 200
+        with connect(server.http) as connection:
+            assert send(connection, "GET", "/v2/health/ready").status == 200
