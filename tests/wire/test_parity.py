@@ -165,7 +165,7 @@ def test_outputs_are_those_of_onnxruntime(models, kind, expected, backend):
     repository.config(kind, f'backend: "{backend}" instance_group {{ count: 1 kind: KIND_CPU }}')
     answer = post(server, f"/v2/repository/models/{kind}/load")
     if backend == "embedded" and not datatypes <= EMBEDDED:
-        assert answer.status == 501
+        assert answer.status == 400
         assert "which the embedded backend does not serve" in answer.error
         return
     assert answer.status == 200, answer.body

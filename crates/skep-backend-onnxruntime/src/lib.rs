@@ -100,7 +100,15 @@ impl Backend for OnnxRuntime {
         };
         let onnx =
             OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
-        let signature = onnx.signature().map_err(|e| invalid(e.to_string()))?;
+        // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
+        let named = request
+            .config
+            .inputs()
+            .iter()
+            .map(|input| input.name.as_str());
+        let signature = onnx
+            .signature_with(named)
+            .map_err(|e| invalid(e.to_string()))?;
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
             let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
             let names: Result<_, _> = specs.iter().map(name).collect();

@@ -190,6 +190,29 @@ impl ModelConfig {
         Ok(self)
     }
 
+    /// Refuses an optional input that the model cannot do without; `has_default` says which it can.
+    ///
+    /// # Errors
+    /// [`ConfigError::Signature`] with the first such input.
+    pub fn check_optional(&self, has_default: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+        let required = |tensor: &&InputConfig| tensor.optional && !has_default(&tensor.name);
+        match self.inputs.iter().find(required) {
+            None => Ok(()),
+            Some(tensor) => Err(ConfigError::Signature {
+                model: self.name.to_string(),
+                tensor: tensor.name.clone(),
+                reason: format!(
+                    "unable to load model '{}', configuration says that input '{}' is optional, the model needs it: its \
+                     file has no default for it",
+                    self.name, tensor.name
+                ),
+                hint: Some(
+                    "write `optional: false`, or give the graph an initializer with the input's name".to_owned(),
+                ),
+            }),
+        }
+    }
+
     /// This configuration with the instances and the version policy of `other`, which differs in nothing else.
     #[must_use]
     pub fn with_instances_of(&self, other: &Self) -> Self {

@@ -231,7 +231,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "input { allow_ragged_batch: true }",
         "input[0].allow_ragged_batch",
     ),
-    ("input [ {}, { optional: true } ]", "input[1].optional"),
     (
         "dynamic_batching { preferred_batch_size: 3 }",
         "dynamic_batching.preferred_batch_size",

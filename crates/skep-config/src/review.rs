@@ -109,13 +109,13 @@ impl<'a> Review<'a> {
                 format,
                 is_shape_tensor,
                 allow_ragged_batch,
-                optional,
+                // Held against the model's file by `ModelConfig::check_optional`.
+                optional: _,
                 is_non_linear_format_io,
             } = input;
             let field = |name: &str| format!("input[{index}].{name}");
             self.tensorrt_io(&field, *is_shape_tensor, *is_non_linear_format_io)?;
             self.unsupported(*allow_ragged_batch, field("allow_ragged_batch"))?;
-            self.unsupported(*optional, field("optional"))?;
             self.no_effect(
                 *format != 0,
                 field("format"),

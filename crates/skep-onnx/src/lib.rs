@@ -5,11 +5,13 @@
 //! datatypes, and the graphs within graphs. [`ShapeRules`] says which output shapes follow from input
 //! shapes. No I/O.
 
+mod defaults;
 mod shapes;
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+pub use defaults::DefaultValue;
 use prost::Message;
 pub use shapes::ShapeRules;
 use skep_proto::onnx::{

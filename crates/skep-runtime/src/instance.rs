@@ -20,7 +20,7 @@ use crate::{
     driver::{Driver, Job, Work},
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
-    version::Interface,
+    version::{Absent, Interface},
 };
 
 /// Everything that an instance's thread needs.
@@ -168,7 +168,12 @@ impl Worker {
 
     /// The inputs of all jobs, each joined along the batch axis with one copy.
     fn gather(&self, jobs: &[Box<Job>]) -> Result<SmallVec<[Tensor; 4]>, RuntimeError> {
+        let first = &jobs[0].prepared;
         let one = |index: usize| {
+            if first.omitted.iter().any(|o| usize::from(*o) == index) && self.has_default(index) {
+                // A batch holds requests that left out the same: the default once for all.
+                return Ok(first.inputs[index].clone());
+            }
             let parts: SmallVec<[Tensor; 8]> = jobs
                 .iter()
                 .map(|job| job.prepared.inputs[index].clone())
@@ -176,6 +181,13 @@ impl Worker {
             gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
         };
         (0..self.interface.inputs.len()).map(one).collect()
+    }
+
+    /// Whether the model's graph has a value of its own for an input.
+    fn has_default(&self, position: usize) -> bool {
+        self.interface.inputs.iter().any(|port| {
+            port.position == position && matches!(port.absent, Some(Absent::Default(_)))
+        })
     }
 
     /// Interface indices of the outputs that any request wants.

@@ -13,7 +13,8 @@ use skep_backend::{Backend, LoadRequest, Model, ModelFile};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
 use skep_onnx::OnnxModel;
 use skep_proto::inference;
-use skep_types::{ModelName, ModelSignature, ModelVersion};
+use skep_tensor::Tensor;
+use skep_types::{ModelName, ModelSignature, ModelVersion, Shape};
 
 use crate::{
     RuntimeError,
@@ -195,6 +196,17 @@ impl Draft {
     }
 }
 
+/// A version's file, and what follows from it.
+struct Opened {
+    file: ModelFile,
+    /// The configuration, held against the file.
+    config: Arc<ModelConfig>,
+    /// What the file declares; `None` without a file.
+    signature: Option<ModelSignature>,
+    /// What optional inputs are when a request leaves them out, by name.
+    defaults: Vec<(String, Tensor)>,
+}
+
 /// A model, read and completed, before its versions are loaded.
 pub(crate) struct Plan {
     source: Arc<Source>,
@@ -264,11 +276,16 @@ impl Plan {
         on_gone: OnGone,
     ) -> VersionResult {
         let began = Instant::now();
-        let (file, config, _) = self.open_version(version)?;
+        let Opened {
+            file,
+            config,
+            defaults,
+            ..
+        } = self.open_version(version)?;
         let model = self.load_weights(&file, &config, options)?;
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
-            ..Interface::new(&config, version, model.signature())
+            ..Interface::new(&config, version, model.signature(), &defaults)
         });
         let statistics = Statistics::new(Recording::new(options.metrics, &config));
         let driver = Arc::new(Driver::new(config.max_queue_size(), statistics));
@@ -294,30 +311,39 @@ impl Plan {
         })
     }
 
-    /// The version's file, the configuration held against it, and what it declares if it is a file at all.
-    fn open_version(
-        &self,
-        version: ModelVersion,
-    ) -> Result<(ModelFile, Arc<ModelConfig>, Option<ModelSignature>), RuntimeError> {
+    /// Opens the version's file and holds the configuration against it.
+    fn open_version(&self, version: ModelVersion) -> Result<Opened, RuntimeError> {
         if !self.backend.needs_file() {
-            return Ok((ModelFile::none(), Arc::clone(&self.config), None));
+            return Ok(Opened {
+                file: ModelFile::none(),
+                config: Arc::clone(&self.config),
+                signature: None,
+                defaults: Vec::new(),
+            });
         }
         let directory = self.source.directory().join(version.to_string());
         let file = open(&directory, self.config.model_filename())?;
-        let signature = signature(&file)?;
+        let onnx = decode(&file)?;
+        let signature = signature(&file, &onnx, self.config.inputs().iter().map(|t| &*t.name))?;
         let config = ModelConfig::clone(&self.config).with_signature(&signature)?;
-        Ok((file, Arc::new(config), Some(signature)))
+        Ok(Opened {
+            defaults: defaults(&file, &onnx, &config)?,
+            file,
+            config: Arc::new(config),
+            signature: Some(signature),
+        })
     }
 
     /// Everything about a version that can be told without its weights: its file, labels, warm-up data.
     pub(crate) fn check(&self, version: ModelVersion) -> Result<(), RuntimeError> {
-        let (_, config, signature) = self.open_version(version)?;
+        let opened = self.open_version(version)?;
+        let config = &opened.config;
         labels::read(config.outputs(), self.source.directory())?;
-        let Some(signature) = signature else {
+        let Some(signature) = opened.signature else {
             return Ok(());
         };
-        let interface = Interface::new(&config, version, &signature);
-        warmup::prepare(&config, &interface, self.source.directory()).map(drop)
+        let interface = Interface::new(config, version, &signature, &opened.defaults);
+        warmup::prepare(config, &interface, self.source.directory()).map(drop)
     }
 
     pub(crate) fn config(&self) -> &ModelConfig {
@@ -375,7 +401,9 @@ fn complete(
     let complete_tensors =
         needs_file && options.auto_complete && (proto.input.is_empty() || proto.output.is_empty());
     let signature = if complete_tensors {
-        Some(signature(&open(version_directory, &filename)?)?)
+        let file = open(version_directory, &filename)?;
+        let named = proto.input.iter().map(|input| &*input.name);
+        Some(signature(&file, &decode(&file)?, named)?)
     } else {
         None
     };
@@ -415,8 +443,50 @@ fn open(version_directory: &Path, filename: &str) -> Result<ModelFile, RuntimeEr
     ModelFile::open(&path).map_err(Into::into)
 }
 
-fn signature(file: &ModelFile) -> Result<ModelSignature, RuntimeError> {
-    OnnxModel::decode(file.bytes().clone())
-        .and_then(|model| model.signature())
-        .map_err(|error| RuntimeError::invalid(format!("`{}`: {error}", file.path().display())))
+fn decode(file: &ModelFile) -> Result<OnnxModel, RuntimeError> {
+    OnnxModel::decode(file.bytes().clone()).map_err(|error| in_file(file, &error.to_string()))
+}
+
+fn in_file(file: &ModelFile, what: &str) -> RuntimeError {
+    RuntimeError::invalid(format!("`{}`: {what}", file.path().display()))
+}
+
+/// What a file declares: the inputs that a run needs, and those among `named` that have a default.
+fn signature<'a>(
+    file: &ModelFile,
+    onnx: &OnnxModel,
+    named: impl Iterator<Item = &'a str>,
+) -> Result<ModelSignature, RuntimeError> {
+    onnx.signature_with(named)
+        .map_err(|error| in_file(file, &error.to_string()))
+}
+
+/// The values of the configuration's optional inputs.
+fn defaults(
+    file: &ModelFile,
+    onnx: &OnnxModel,
+    config: &ModelConfig,
+) -> Result<Vec<(String, Tensor)>, RuntimeError> {
+    config.check_optional(|name| onnx.default_value(name).is_some())?;
+    let optional = config.inputs().iter().filter(|input| input.optional);
+    let mut defaults = Vec::new();
+    for input in optional {
+        let Some(value) = onnx.default_value(&input.name) else {
+            continue;
+        };
+        let value = value.map_err(|why| in_file(file, &why))?;
+        let tensor = Shape::new(&value.dims)
+            .map_err(|error| error.to_string())
+            .and_then(|shape| {
+                Tensor::new(value.datatype, shape, value.data).map_err(|error| error.to_string())
+            })
+            .map_err(|why| {
+                in_file(
+                    file,
+                    &format!("the default of input `{}`: {why}", input.name),
+                )
+            })?;
+        defaults.push((input.name.clone(), tensor));
+    }
+    Ok(defaults)
 }

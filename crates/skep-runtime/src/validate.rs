@@ -3,17 +3,26 @@
 //! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`; its clients' users search for them.
 
 use skep_config::TensorConfig;
-use skep_tensor::Tensor;
+use skep_tensor::{Tensor, encode_strings};
 use skep_types::{Dims, Shape};
 use smallvec::SmallVec;
 
-use crate::{InferRequest, RuntimeError, version::Interface};
+use crate::{
+    InferRequest, RuntimeError,
+    version::{Absent, Interface, Port},
+};
+
+/// What Triton adds when a shape is refused that needs a batch dimension.
+const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size.";
 
 /// A request that a batch can be made of.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     /// In the order of the loaded model's inputs, shaped as the model sees them.
     pub(crate) inputs: SmallVec<[Tensor; 4]>,
+    /// The optional inputs that the request left out, by the same order, ascending. Only requests that left out the same
+    /// may share a batch: for these the model gets its default once, whatever the batch.
+    pub(crate) omitted: SmallVec<[u16; 4]>,
     /// Indices into the interface's outputs, in the order that the client wants.
     pub(crate) outputs: SmallVec<[usize; 4]>,
     /// The inferences it counts for.
@@ -41,12 +50,25 @@ pub(crate) fn prepare(
             return Err(check.error(format!("input '{name}' already exists in request")));
         }
     }
-    // As many inputs as the model has, all known, none twice: so none is missing.
+    let batch_size = batch_size.unwrap_or(1);
+    let mut omitted = SmallVec::new();
+    if request.inputs.len() < interface.inputs.len() {
+        for port in &interface.inputs {
+            let slot = &mut inputs[port.position];
+            if slot.is_none() {
+                *slot = Some(check.absent(port, batch_size)?);
+                omitted.push(u16::try_from(port.position).unwrap_or(u16::MAX));
+            }
+        }
+        omitted.sort_unstable();
+    }
+    // As many inputs as the model has, or the others were filled in; all known, none twice: so none is missing.
     let inputs = inputs.into_iter().flatten().collect();
     Ok(Prepared {
         inputs,
+        omitted,
         outputs: check.outputs()?,
-        batch_size: batch_size.unwrap_or(1),
+        batch_size,
     })
 }
 
@@ -78,23 +100,38 @@ impl Check<'_> {
         for (name, _) in &self.request.inputs {
             self.index(name)?;
         }
+        let required = || {
+            self.interface
+                .inputs
+                .iter()
+                .filter(|port| port.absent.is_none())
+        };
+        let is_given = |port: &&Port| {
+            self.request
+                .inputs
+                .iter()
+                .any(|(name, _)| **name == *port.name)
+        };
+        if got < expected && required().all(|port| is_given(&port)) {
+            return Ok(());
+        }
         let given: Vec<&str> = self
             .request
             .inputs
             .iter()
             .map(|(name, _)| name.as_str())
             .collect();
-        let missing: Vec<&str> = self
-            .interface
-            .inputs
-            .iter()
+        let missing: Vec<&str> = required()
             .map(|port| port.config.name.as_str())
             .filter(|name| !given.contains(name))
             .collect();
-        let mut text = format!(
-            "expected {expected} inputs but got {got} inputs for model '{}'.",
-            self.model()
-        );
+        let least = required().count();
+        let mut text = if least == expected {
+            format!("expected {expected} inputs")
+        } else {
+            format!("expected number of inputs between {least} and {expected}")
+        };
+        text += &format!(" but got {got} inputs for model '{}'.", self.model());
         text += &format!(" Got input(s) {}", quoted(&given));
         if missing.is_empty() {
             text += ".";
@@ -105,6 +142,17 @@ impl Check<'_> {
             );
         }
         Err(self.error(text))
+    }
+
+    /// What the model gets for an input that the request left out.
+    fn absent(&self, port: &Port, batch_size: usize) -> Result<Tensor, RuntimeError> {
+        match &port.absent {
+            Some(Absent::Default(value)) => Ok(value.clone()),
+            Some(Absent::Zeros) => zeros(&port.config, batch_size)
+                .map_err(|error| self.error(format!("input '{}': {error}", port.name))),
+            // Refused by `count` already.
+            None => Err(self.error(format!("missing required input '{}'", port.name))),
+        }
     }
 
     fn index(&self, name: &str) -> Result<usize, RuntimeError> {
@@ -192,8 +240,9 @@ impl Check<'_> {
     }
 
     fn unexpected_shape(&self, config: &TensorConfig, tensor: &Tensor) -> RuntimeError {
+        let note = if config.batched { BATCH_NOTE } else { "" };
         self.error(format!(
-            "unexpected shape for input '{}' for model '{}'. Expected {}, got {}",
+            "unexpected shape for input '{}' for model '{}'. Expected {}, got {}. {note}",
             config.name,
             self.model(),
             config.client_dims(),
@@ -224,6 +273,20 @@ impl Check<'_> {
         }
         Ok(indices)
     }
+}
+
+/// Zeros for a whole request; variable dimensions are 1.
+fn zeros(config: &TensorConfig, batch_size: usize) -> Result<Tensor, String> {
+    let inner = config.model_dims().as_slice().iter();
+    let inner = inner.map(|dim| usize::try_from(*dim).unwrap_or(1));
+    let batch = config.batched.then_some(batch_size);
+    let dims: SmallVec<[usize; 6]> = batch.into_iter().chain(inner).collect();
+    let shape = Shape::new(&dims).map_err(|error| error.to_string())?;
+    let data = match config.datatype.element_size() {
+        Some(size) => vec![0; shape.element_count() * size],
+        None => encode_strings(std::iter::repeat_n(b"".as_slice(), shape.element_count())),
+    };
+    Tensor::new(config.datatype, shape, data.into()).map_err(|error| error.to_string())
 }
 
 /// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values that the variable

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use skep_config::{ModelConfig, TensorConfig};
+use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 use tokio::sync::oneshot;
 
@@ -22,6 +23,17 @@ pub(crate) struct Port {
     pub(crate) position: usize,
     /// The name, shared with every answer.
     pub(crate) name: Arc<str>,
+    /// What an optional input is in a request that leaves it out; `None` for what is required.
+    pub(crate) absent: Option<Absent>,
+}
+
+/// What the model gets for an input that a request leaves out.
+#[derive(Debug)]
+pub(crate) enum Absent {
+    /// The graph's own value, shaped as the model sees it, once for a whole batch.
+    Default(Tensor),
+    /// Zeros, for a backend without a graph; variable dimensions are 1.
+    Zeros,
 }
 
 /// What a model takes and gives: the configuration's view, tied to the loaded model's order.
@@ -42,13 +54,20 @@ impl Interface {
         config: &ModelConfig,
         version: ModelVersion,
         signature: &ModelSignature,
+        defaults: &[(String, Tensor)],
     ) -> Self {
+        let absent = |tensor: &TensorConfig| {
+            let default = defaults.iter().find(|(name, _)| *name == tensor.name);
+            let absent = default.map_or(Absent::Zeros, |(_, value)| Absent::Default(value.clone()));
+            tensor.optional.then_some(absent)
+        };
         let port = |names: &[skep_types::TensorSpec], tensor: &TensorConfig| {
             let position = names.iter().position(|spec| spec.name == tensor.name)?;
             Some(Port {
                 config: tensor.clone(),
                 position,
                 name: tensor.name.as_str().into(),
+                absent: absent(tensor),
             })
         };
         Self {
