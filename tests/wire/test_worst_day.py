@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -72,16 +73,19 @@ def read_to_end(connection):
 
 
 def trickle(connection, data):
-    """Sends byte by byte, each when the one before has had time to arrive, until the server has closed."""
-    with contextlib.suppress(OSError):
-        for byte in data:
+    """Sends byte by byte, each when the one before has had time to arrive; what the server says before it closes."""
+    deadline = time.monotonic() + DEADLINE_S
+    for byte in data:
+        assert time.monotonic() < deadline, "the server still reads"
+        connection.settimeout(0.02)
+        try:
             connection.sendall(bytes([byte]))
-            connection.settimeout(0.02)
-            with contextlib.suppress(TimeoutError):
-                if received := connection.recv(65536):
-                    return received
-                return b""
-    return b""
+            return connection.recv(65536)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return b""
+    raise AssertionError("the server has read all of it")
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v2", b"GET / HTTP/1.1\r\nHost: x\r\nX-Header: "])
