@@ -2,6 +2,7 @@
 
 mod bench;
 mod codegen;
+mod fuzz;
 mod setup;
 mod test;
 mod tidy;
@@ -20,6 +21,9 @@ usage: cargo xtask <task>
   test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire and page tests; --fast leaves those two out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
   bench NAME      run a benchmark and write its folder under benchmarks/results
+  fuzz TARGET [--seconds N] [--merge]
+                  feed a parser of outside bytes with what libFuzzer thinks of, for ten minutes unless told, on top of
+                  fuzz/corpus; --merge instead adds to fuzz/corpus what earlier runs found and it does not reach yet
   operators       run ONNX's own node tests on each backend and write docs/operators.md
   codegen         write crates/skep-proto/src/generated from the .proto files";
 
@@ -45,6 +49,7 @@ fn run() -> Result<()> {
         Some("test") => test::run(&root, flag(&flags, "--fast")?),
         Some("tidy") => tidy::run(&root),
         Some("bench") => bench::run(&root, flags.first().map(String::as_str)),
+        Some("fuzz") => fuzz::run(&root, &flags),
         Some("operators") => operators(&root),
         Some("codegen") => codegen::run(&root),
         Some("help" | "--help" | "-h") | None => {

@@ -12,6 +12,11 @@ use crate::{cargo, setup, step, tidy};
 /// Runs everything; `fast` leaves the wire tests out.
 pub(crate) fn run(root: &Path, fast: bool) -> Result<()> {
     step(root, cargo().args(["fmt", "--all", "--check"]))?;
+    // A workspace of its own.
+    step(
+        root,
+        cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
+    )?;
     tidy::run(root)?;
     step(
         root,

@@ -12,6 +12,8 @@ mod classification;
 mod edge;
 mod error;
 mod forms;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod grpc;
 mod http;
 mod inflate;

@@ -1,5 +1,7 @@
 //! gRPC: `inference.GRPCInferenceService`, the health service, reflection.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod infer;
 mod inflate;

@@ -141,7 +141,7 @@ pub(super) async fn compress(plain: Vec<u8>, coding: Coding) -> Result<Vec<u8>, 
     packed.map_err(|error| ApiError::internal(format!("the answer cannot be compressed: {error}")))
 }
 
-fn deflate(plain: &[u8], coding: Coding) -> io::Result<Vec<u8>> {
+pub(super) fn deflate(plain: &[u8], coding: Coding) -> io::Result<Vec<u8>> {
     let packed = Vec::with_capacity(plain.len() / 2);
     match coding {
         Coding::Gzip => {

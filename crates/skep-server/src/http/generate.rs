@@ -18,8 +18,8 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Value, json, value::RawValue};
-use skep_config::InputConfig;
-use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion};
+use skep_config::{InputConfig, ModelConfig};
+use skep_runtime::{ErrorKind, InferRequest, InferResponse};
 use skep_types::Shape;
 use skep_wire::json::Document;
 
@@ -97,7 +97,7 @@ async fn run(shared: &Shared, path: &ModelPath, body: &[u8]) -> Result<Vec<u8>, 
     let loaded = shared
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
-    let request = decode(body, &loaded)?;
+    let request = decode(body, loaded.config())?;
     api::log_parameters(&request, &loaded);
     let id = request.id.clone();
     let answer = loaded.infer(request).await.map_err(|error| {
@@ -165,15 +165,15 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
-fn decode(body: &[u8], loaded: &LoadedVersion) -> Result<InferRequest, ApiError> {
+pub(super) fn decode(body: &[u8], config: &ModelConfig) -> Result<InferRequest, ApiError> {
     let document = Document::new(body);
     let Members(members) = document
         .parse(serde_json::from_slice)
         .map_err(|error| request::json_error(&error))?;
     let mut mapping = Mapping {
         document: &document,
-        model: loaded.name().as_str(),
-        inputs: loaded.config().inputs(),
+        model: config.name().as_str(),
+        inputs: config.inputs(),
         request: InferRequest::default(),
     };
     for (key, value) in members {
@@ -270,7 +270,7 @@ fn fit(count: usize, dims: &[i64]) -> Option<Shape> {
 }
 
 /// An answer's members: its model, its parameters and its outputs; an output of one element is that element.
-fn encode(answer: InferResponse, id: &str) -> Result<Vec<u8>, ApiError> {
+pub(super) fn encode(answer: InferResponse, id: &str) -> Result<Vec<u8>, ApiError> {
     let mut members: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let text = |value: Value| value.to_string().into_bytes();
     if !id.is_empty() {

@@ -20,7 +20,7 @@ use crate::{api, classification, error::ApiError, server::Shared};
 const MAX_BODY_BYTES: usize = 2 << 30;
 
 /// Where the JSON part of a body ends and the binary tensor data begins.
-const HEADER_LENGTH: &str = "inference-header-content-length";
+pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 pub(super) async fn infer(
     State(shared): State<Arc<Shared>>,
@@ -83,7 +83,10 @@ fn split(headers: &HeaderMap) -> Option<usize> {
 }
 
 /// The length of the JSON part if the client says it: 0 for a raw binary request.
-fn header_length(headers: &HeaderMap, body_bytes: usize) -> Result<Option<usize>, ApiError> {
+pub(super) fn header_length(
+    headers: &HeaderMap,
+    body_bytes: usize,
+) -> Result<Option<usize>, ApiError> {
     let Some(value) = headers.get(HEADER_LENGTH) else {
         return Ok(None);
     };

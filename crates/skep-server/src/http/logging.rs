@@ -27,7 +27,7 @@ pub(super) async fn change(
     Ok(encode(&settings))
 }
 
-fn decode(body: &Value) -> Result<LogChange, ApiError> {
+pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
     let Value::Object(members) = body else {
         return Err(ApiError::invalid(
             "the body of a log settings request must be a JSON object",

@@ -2,6 +2,8 @@
 
 mod compression;
 mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod generate;
 mod infer;
 mod logging;

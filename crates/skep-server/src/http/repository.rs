@@ -28,7 +28,7 @@ fn unreadable(text: impl Into<String>) -> ApiError {
 }
 
 /// The members of a repository call's body other than `parameters`, and the parameters: an empty body means none.
-fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), ApiError> {
+pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), ApiError> {
     if body.is_empty() {
         return Ok((Object::new(), Object::new()));
     }
@@ -96,7 +96,7 @@ pub(super) async fn load(
 }
 
 /// What a load request's parameters say. Files come in base64.
-fn overrides(parameters: Object) -> Result<LoadOverrides, ApiError> {
+pub(super) fn overrides(parameters: Object) -> Result<LoadOverrides, ApiError> {
     let mut overrides = LoadOverrides::default();
     for (key, value) in parameters {
         let Value::String(text) = value else {

@@ -1,0 +1,29 @@
+//! The committed fuzz corpora of the public parsers: what fuzzing found worth keeping still holds.
+
+use std::{fs, path::Path};
+
+#[path = "../../../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "in fuzz/ it is a library")]
+mod targets;
+
+fn feed(name: &str, target: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let files = fs::read_dir(corpus.join(name)).expect("a committed corpus");
+    let mut fed = 0;
+    for file in files {
+        let path = file.expect("a file").path();
+        println!("{}", path.display());
+        target(&fs::read(&path).expect("readable"));
+        fed += 1;
+    }
+    assert!(fed > 0, "the corpus of {name} is empty");
+}
+
+#[test]
+fn corpora_hold() {
+    feed("config_json", targets::config::json);
+    feed("config_pbtxt", targets::config::pbtxt);
+    feed("onnx", targets::onnx::file);
+    feed("tensor", targets::tensor::tensor);
+    feed("wire_json", targets::tensor::json);
+}
