@@ -22,8 +22,9 @@ class Answer:
 
     @property
     def error(self):
-        """The text of an error body, which is `{"error": "..."}` and nothing else."""
-        assert self.headers["content-type"] == "application/json", (self.status, self.headers.items(), self.body)
+        """The text of an error body, which is `{"error": "..."}` and nothing else, under one of Triton's two labels."""
+        label = self.headers["content-type"]
+        assert label in ("application/json", "text/plain"), (self.status, self.headers.items(), self.body)
         assert list(self.json) == ["error"], self.body
         return self.json["error"]
 

@@ -137,7 +137,7 @@ def test_h17_what_cannot_be_fitted_is_refused(server, model, given):
         ("int32", {"x": [[1, 2], [3, 4]]}, "Shape does not match true shape of 'data' field"),
         ("fp16", {"x": 1}, "receiving FP16 data via JSON is not supported. Please use the binary data format for input x"),
         ("text", {}, "expected 1 inputs but got 0 inputs for model 'text'"),
-        ("text", b'{"text":"a","text":"b"}', "but got 2 inputs for model 'text'"),
+        ("text", b'{"text":"a","text":"b"}', "input 'text' already exists in request"),
         ("text", b"[1]", "failed to parse the request JSON buffer"),
         ("text", b"null", "failed to parse the request JSON buffer"),
         ("text", b"", "failed to parse the request JSON buffer"),

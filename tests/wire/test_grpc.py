@@ -149,6 +149,30 @@ def test_f3_requested_outputs(stub):
     assert "unexpected inference output 'nosuch' for model 'FP32'" in details
 
 
+def test_g4_g20_a_version_that_is_no_number(stub):
+    for call, request in (
+        (stub.ModelInfer, message("FP32", "FP32", [1], b"\0" * 4)),
+        (stub.ModelMetadata, pb.ModelMetadataRequest(name="FP32", version="abc")),
+        (stub.ModelReady, pb.ModelReadyRequest(name="FP32", version="abc")),
+    ):
+        if isinstance(request, pb.ModelInferRequest):
+            request.model_version = "abc"
+        code, details = failure(call, request)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details.startswith("failed to get model version from specified version string 'abc' (details: stol)")
+    assert not stub.ModelReady(pb.ModelReadyRequest(name="FP32", version="9")).ready
+
+
+def test_h13_g4_no_classes_are_refused_unlike_over_http(stub):
+    request = message("FP32", "FP32", [1], b"\0" * 4)
+    output = request.outputs.add(name="OUTPUT0")
+    output.parameters["classification"].int64_param = 0
+    assert failure(stub.ModelInfer, request) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "invalid value for 'classification' parameter, expected >= 0",
+    )
+
+
 def test_g4_codes(stub):
     unknown = message("nosuch", "FP32", [1], b"\0" * 4)
     assert failure(stub.ModelInfer, unknown) == (
@@ -158,7 +182,6 @@ def test_g4_codes(stub):
     for call, request in (
         (stub.ModelMetadata, pb.ModelMetadataRequest(name="nosuch")),
         (stub.ModelConfig, pb.ModelConfigRequest(name="plus", version="9")),
-        (stub.ModelStatistics, pb.ModelStatisticsRequest(name="nosuch")),
     ):
         assert failure(call, request)[0] == grpc.StatusCode.NOT_FOUND
     assert failure(stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name="plus")) == (

@@ -24,25 +24,27 @@ def check_health(address, service=b""):
 )
 def test_h1_health_is_200_with_an_empty_body(simple, path):
     answer = get(simple, path)
-    assert (answer.status, answer.body) == (200, b"")
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (200, b"", "text/plain")
 
 
 @pytest.mark.parametrize("path", ["/v2/models/nosuch/ready", "/v2/models/addsub/versions/9/ready"])
 def test_h1_what_is_not_there_is_not_ready(simple, path):
-    assert get(simple, path).status == 400
+    answer = get(simple, path)
+    assert (answer.status, answer.error) == (400, "Model version not ready")
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready", "/v2/models/addsub/ready", "/v2"])
 def test_h1_h32_other_methods_are_405(simple, path):
     answer = request(simple.http, "POST", path, b"")
     assert (answer.status, answer.error) == (405, "Method Not Allowed")
+    assert request(simple.http, "HEAD", path).status == 405
 
 
 def test_h32_get_on_infer_is_405_and_unknown_paths_are_404(simple):
     assert get(simple, "/v2/models/addsub/infer").status == 405
     for path in ("/v1/models", "/v2/nosuch", "/v2/models/addsub/nosuch"):
         answer = get(simple, path)
-        assert (answer.status, answer.error) == (404, "Not Found")
+        assert (answer.status, answer.error, answer.headers["content-type"]) == (404, "Not Found", "text/plain")
 
 
 @pytest.mark.parametrize("service", [b"", b"inference.GRPCInferenceService", b"anything"])

@@ -36,16 +36,10 @@ def swap(**members):
         b"null",
         b"[]",
         b'"text"',
-        b"{}",
-        b'{"inputs":3}',
-        b'{"inputs":[3]}',
-        b'{"inputs":[{}]}',
         b'{"inputs":[]} trailing',
         b'{"inputs":[],}',
         b"{'inputs':[]}",
         b"\xff\xfe\x00",
-        b'{"inputs":[],"outputs":[{"nam":"OUTPUT0"}]}',
-        b'{"inputs":[],"id":{}}',
         b"[" * 100_000,
         b'{"parameters":' + b'{"a":' * 10_000,
     ],
@@ -57,11 +51,36 @@ def test_h24_malformed_json_is_400(simple, body):
     assert "failed to parse the request JSON buffer" in answer.error
 
 
-@pytest.mark.parametrize("member", ["name", "shape", "datatype", "data"])
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"{}", "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'"),
+        (b'{"inputs":3}', "Unable to parse 'inputs': attempt to access JSON non-array as array"),
+        (b'{"inputs":[3]}', "Unable to parse 'name': attempt to access non-existing object member 'name'"),
+        (b'{"inputs":[{}]}', "Unable to parse 'name': attempt to access non-existing object member 'name'"),
+        (
+            b'{"inputs":[],"outputs":[{"nam":"OUTPUT0"}]}',
+            "Unable to parse 'name': attempt to access non-existing object member 'name'",
+        ),
+        (b'{"inputs":[],"id":{}}', "Unable to parse 'id': attempt to access JSON non-string as string"),
+    ],
+)
+def test_h24_json_of_another_form_is_400_in_tritons_words(simple, body, error):
+    answer = post(simple, PATH, body)
+    assert (answer.status, answer.error) == (400, error)
+
+
+@pytest.mark.parametrize("member", ["name", "shape", "datatype"])
 def test_h24_missing_members_are_400_and_named(simple, member):
     answer = infer(simple, "addsub", swap(**{member: None}))
+    expected = f"Unable to parse '{member}': attempt to access non-existing object member '{member}'"
+    assert (answer.status, answer.error) == (400, expected)
+
+
+def test_h24_inputs_without_data_are_400(simple):
+    answer = infer(simple, "addsub", swap(data=None))
     assert answer.status == 400
-    assert member in answer.error
+    assert "But no field is set" in answer.error and "'data'" in answer.error
 
 
 @pytest.mark.parametrize("depth", [101, 5000])
@@ -127,11 +146,16 @@ def test_h24_unknown_datatype_is_named(simple):
     assert "FP31" in answer.error and "INPUT0" in answer.error
 
 
-def test_h24_unknown_input_is_named_with_the_known_ones(simple):
+def test_h25_unknown_input_is_named(simple):
     answer = infer(simple, "addsub", swap(name="INPUT7"))
+    assert (answer.status, answer.error) == (400, "unexpected inference input 'INPUT7' for model 'addsub'")
+
+
+def test_h25_too_many_inputs_are_counted_before_their_names_are_looked_at(simple):
+    answer = infer(simple, "addsub", [*GOOD, tensor("INPUT7", "INT32", [1, 16], ONES)])
     assert answer.status == 400
-    assert "unexpected inference input 'INPUT7' for model 'addsub'" in answer.error
-    assert "INPUT0" in answer.error and "INPUT1" in answer.error
+    expected = "[request id: <id_unknown>] expected 2 inputs but got 3 inputs for model 'addsub'."
+    assert answer.error.startswith(expected)
 
 
 def test_h24_an_input_given_twice(simple):
@@ -187,6 +211,9 @@ def test_h24_codes_by_kind(simple):
     named = post(simple, "/v2/repository/elsewhere/models/addsub/load")
     assert named.status == 501
     assert "repository_name" in named.error
+    # The index of a named repository is that of all.
+    index = post(simple, "/v2/repository/index").json
+    assert post(simple, "/v2/repository/elsewhere/index").json == index
 
 
 def head(length, *more):

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from http_client import connect, get, infer, post, raw, request, send, tensor
@@ -98,6 +99,11 @@ def test_h6_floats_survive_a_round_trip(identities, datatype):
 
 def test_h6_fp64_keeps_all_its_digits(identities):
     assert echo(identities, "FP64", [1, 2], [0.1, 1 / 3])["data"] == [0.1, 1 / 3]
+
+
+def test_h6_single_floats_are_written_with_all_their_digits(identities):
+    values = np.array([0.1, 1 / 3, 1e-7, 123456.789], np.float32).tolist()
+    assert echo(identities, "FP32", [1, 4], values)["data"] == values
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,19 @@ def server(repository):
         yield server
 
 
+def test_h15_h24_statistics_of_what_is_not_there_are_a_wrong_argument(server):
+    unknown = "requested model 'nosuch' is not available"
+    version = "requested model version is not available for model 'm'"
+    with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+        for model, asked, text in (("nosuch", "", unknown), ("nosuch", "1", unknown), ("m", "9", version)):
+            path = f"/v2/models/{model}" + (f"/versions/{asked}" if asked else "") + "/stats"
+            answer = get(server, path)
+            assert (answer.status, answer.error) == (400, text)
+            with pytest.raises(tritonclient.utils.InferenceServerException) as caught:
+                client.get_inference_statistics(model, asked)
+            assert (caught.value.status(), caught.value.message()) == ("StatusCode.INVALID_ARGUMENT", text)
+
+
 def test_t1_t2_t3_all_is_zero_before_the_first_request(server):
     got = stats(server)
     assert (got["name"], got["version"]) == ("m", "1")

@@ -81,28 +81,32 @@ def test_g5_many_more_requests_than_run_at_once(stub):
 def test_g5_an_error_is_an_answer_and_the_stream_goes_on(stub):
     unknown_version = message("echo", "v")
     unknown_version.model_version = "9"
+    misshapen = message("echo", "s")
+    misshapen.inputs[0].shape[:] = [1, 1]
     requests = [
         message("nope", "u"),
         unknown_version,
         broken("b"),
         message("failing", "f"),
         message("echo", "p", triton_x=True),
+        misshapen,
         message("echo", "good"),
     ]
     answers = list(stream(stub, requests))
-    assert ids(answers) == ["u", "v", "b", "f", "p", "good"]
+    assert ids(answers) == ["u", "v", "b", "f", "p", "s", "good"]
     expected = [
         "Request for unknown model: 'nope' is not found",
         "Request for unknown model: 'echo' version 9 is not found",
         "[request id: b] input byte size mismatch for input 'INPUT0' for model 'echo'. Expected 4, got 3",
         "fails, as `mock.fail_every` says",
         "reserved for Triton usage",
+        "[request id: s] unexpected shape for input 'INPUT0' for model 'echo'.",
         "",
     ]
     for answer, text in zip(answers, expected, strict=True):
         assert text in answer.error_message
         assert bool(answer.error_message) == bool(text)
-    assert [a.infer_response.model_name for a in answers] == ["", "", "", "failing", "", "echo"]
+    assert [a.infer_response.model_name for a in answers] == ["", "", "", "failing", "", "", "echo"]
 
 
 def test_g5_errors_as_the_status_of_the_stream(stub):

@@ -191,12 +191,10 @@ impl Runtime {
             Some(text) => {
                 // Clients may send `-1` for the latest version, as the protocol's numbers have it.
                 let asked = match text {
-                    "-1" => versions.and_then(|versions| versions.last_key_value().map(|(version, _)| *version)),
-                    _ => Some(ModelVersion::parse(text).map_err(|_| {
-                        RuntimeError::invalid(format!(
-                            "failed to get model version from specified version string '{text}' (details: expected a positive integer)"
-                        ))
-                    })?),
+                    "-1" => versions.and_then(|versions| {
+                        versions.last_key_value().map(|(version, _)| *version)
+                    }),
+                    _ => ModelVersion::new(asked_version(text)?).ok(),
                 };
                 asked.and_then(|version| versions?.get(&version))
             }
@@ -214,8 +212,11 @@ impl Runtime {
         let Some((_, record)) = record else {
             return error(ErrorKind::NotFound, "is not found".to_owned());
         };
-        match version.and_then(|text| ModelVersion::parse(text).ok()) {
-            Some(version) => match record.versions.get(&version) {
+        match version.and_then(|text| asked_version(text).ok()) {
+            Some(version) => match ModelVersion::new(version)
+                .ok()
+                .and_then(|version| record.versions.get(&version))
+            {
                 Some(status) => error(
                     ErrorKind::Unavailable,
                     format!("version {version} is at {} state", status.state.name()),
@@ -339,6 +340,19 @@ impl Runtime {
         // Each change is a few assignments that cannot panic half-way.
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The number of the version that a client names, which need not be one that versions can have. Leading zeros are no matter
+/// to Triton, and so they are none here.
+fn asked_version(text: &str) -> Result<u64, RuntimeError> {
+    let number = text.parse().ok();
+    number
+        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+        .ok_or_else(|| {
+            RuntimeError::invalid(format!(
+                "failed to get model version from specified version string '{text}' (details: stol), version should be an integral value > 0"
+            ))
+        })
 }
 
 fn take(pending: &Mutex<std::vec::IntoIter<ModelId>>) -> Option<ModelId> {

@@ -37,6 +37,7 @@ pub(crate) fn prepare(
     let check = Check { request, interface };
     let mut inputs: SmallVec<[Option<Tensor>; 4]> = SmallVec::new();
     inputs.resize(interface.inputs.len(), None);
+    check.twice()?;
     check.count()?;
     let mut batch_size = None;
     for (name, tensor) in &request.inputs {
@@ -45,10 +46,7 @@ pub(crate) fn prepare(
         check.datatype(&port.config, tensor)?;
         check.batch(&port.config, tensor, &mut batch_size)?;
         let shaped = check.shape(&port.config, tensor)?;
-        let slot = &mut inputs[port.position];
-        if slot.replace(shaped).is_some() {
-            return Err(check.error(format!("input '{name}' already exists in request")));
-        }
+        inputs[port.position] = Some(shaped);
     }
     let batch_size = batch_size.unwrap_or(1);
     let mut omitted = SmallVec::new();
@@ -91,14 +89,24 @@ impl Check<'_> {
         self.interface.model.as_str()
     }
 
+    /// Refuses an input that is given twice.
+    fn twice(&self) -> Result<(), RuntimeError> {
+        let inputs = &self.request.inputs;
+        // More inputs than the model has are refused anyway; without them this comparison of all with all stays small.
+        let looked_at = self.interface.inputs.len() + 1;
+        for (index, (name, _)) in inputs.iter().enumerate().take(looked_at) {
+            if inputs[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(self.error(format!("input '{name}' already exists in request")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the number of inputs, which Triton does before it looks at their names.
     fn count(&self) -> Result<(), RuntimeError> {
         let (expected, got) = (self.interface.inputs.len(), self.request.inputs.len());
         if expected == got {
             return Ok(());
-        }
-        // An unknown name says more than a wrong count.
-        for (name, _) in &self.request.inputs {
-            self.index(name)?;
         }
         let required = || {
             self.interface
@@ -161,17 +169,11 @@ impl Check<'_> {
             .inputs
             .iter()
             .position(|port| port.config.name == name);
+        // Without the request's id, as on Triton.
         found.ok_or_else(|| {
-            let known: Vec<&str> = self
-                .interface
-                .inputs
-                .iter()
-                .map(|p| p.config.name.as_str())
-                .collect();
-            self.error(format!(
-                "unexpected inference input '{name}' for model '{}', expected {}",
-                self.model(),
-                quoted(&known)
+            RuntimeError::invalid(format!(
+                "unexpected inference input '{name}' for model '{}'",
+                self.model()
             ))
         })
     }
@@ -262,7 +264,7 @@ impl Check<'_> {
                 .iter()
                 .position(|port| port.config.name == *name)
                 .ok_or_else(|| {
-                    self.error(format!(
+                    RuntimeError::invalid(format!(
                         "unexpected inference output '{name}' for model '{}'",
                         self.model()
                     ))

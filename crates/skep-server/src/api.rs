@@ -85,6 +85,18 @@ pub(crate) fn metadata(
     }
 }
 
+/// Why there are no statistics of a model, or of the version that was asked for: what is not there is a wrong argument to
+/// Triton here, unlike everywhere else.
+pub(crate) fn no_statistics(runtime: &Runtime, model: &str, error: RuntimeError) -> ApiError {
+    match error.kind() {
+        ErrorKind::InvalidArgument => error.into(),
+        _ if runtime.resolve(model, None).is_ok() => ApiError::invalid(format!(
+            "requested model version is not available for model '{model}'"
+        )),
+        _ => ApiError::invalid(format!("requested model '{model}' is not available")),
+    }
+}
+
 /// Runs what may block (files, loading) off the reactor.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
@@ -186,8 +198,11 @@ pub(crate) fn input_tensor(
             TensorError::ByteSize { expected, got, .. } => format!(
                 "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
             ),
+            TensorError::Elements { expected, got, .. } if got < expected => format!(
+                "expected {expected} string elements for inference input '{name}' for model '{model}', got {got}"
+            ),
             TensorError::Elements { expected, got, .. } => format!(
-                "expected {expected} strings for inference input '{name}' for model '{model}', got {got}"
+                "unexpected number of string elements {got} for inference input '{name}' for model '{model}', expecting {expected}"
             ),
             other => format!("input '{name}': {other}"),
         };

@@ -15,6 +15,8 @@ pub(crate) struct ApiError {
     message: String,
     /// The client did not send its request in time: a kind that only the edge knows.
     too_slow: bool,
+    /// Whether its body is labelled plain text instead of JSON, which it is either way.
+    plain: bool,
 }
 
 impl ApiError {
@@ -23,6 +25,16 @@ impl ApiError {
             kind,
             message: message.into(),
             too_slow: false,
+            plain: false,
+        }
+    }
+
+    /// The same failure under the label that Triton gives to what fails before a request for inference is read, or once
+    /// its model has run.
+    pub(crate) fn plain(self) -> Self {
+        Self {
+            plain: true,
+            ..self
         }
     }
 
@@ -95,8 +107,12 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.http_status();
         let body = self.body();
-        let mut response =
-            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        let label = if self.plain {
+            "text/plain"
+        } else {
+            "application/json"
+        };
+        let mut response = (status, [(header::CONTENT_TYPE, label)], body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

@@ -14,7 +14,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let outcome = match cli::Cli::parse().command {
+    let command = match cli::Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return refuse(&error),
+    };
+    let outcome = match command {
         cli::Command::Serve(args) => serve::run(*args),
         cli::Command::Check(args) => check::run(&args),
         cli::Command::Doctor(args) => doctor::run(&args),
@@ -25,4 +29,15 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// Says what is wrong with the command line, or gives the help that it asks for. A wrong one ends with 1, as on Triton.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell if this cannot be written.
+    drop(error.print());
+    if error.use_stderr() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

@@ -5,6 +5,7 @@ mod limits;
 mod metrics;
 mod ports;
 mod restrict;
+mod without_effect;
 
 use std::{
     net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread,
@@ -30,10 +31,11 @@ use crate::{
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
 };
-use limits::{GrpcPings, LimitArgs};
+use limits::LimitArgs;
 use metrics::MetricsArgs;
 use ports::PortArgs;
 use restrict::RestrictArgs;
+use without_effect::WithoutEffect;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ControlMode {
@@ -139,42 +141,6 @@ struct LogArgs {
     /// Log to this file instead of standard error
     #[arg(long, value_name = "PATH")]
     log_file: Option<PathBuf>,
-}
-
-/// Triton's flags that scripts pass and that mean nothing here: each one given is named once at the start.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Accepted without effect")]
-struct WithoutEffect {
-    /// Connections are served by an asynchronous runtime of its own size
-    #[arg(long, value_name = "N")]
-    http_thread_count: Option<u32>,
-    /// Backends are part of the binary
-    #[arg(long, value_name = "PATH")]
-    backend_directory: Option<String>,
-    /// Repository agents are not served
-    #[arg(long, value_name = "PATH")]
-    repoagent_directory: Option<String>,
-    /// Caches are not served yet
-    #[arg(long, value_name = "PATH")]
-    cache_directory: Option<String>,
-    #[command(flatten)]
-    grpc_pings: GrpcPings,
-}
-
-impl WithoutEffect {
-    /// The flags that were given, each with why it means nothing.
-    fn given(&self) -> Vec<&'static str> {
-        [
-            (self.http_thread_count.is_some(), "--http-thread-count: connections are served by an asynchronous runtime of its own size"),
-            (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
-            (self.repoagent_directory.is_some(), "--repoagent-directory: repository agents are not served"),
-            (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
-        ]
-        .into_iter()
-        .chain(self.grpc_pings.notices())
-        .filter_map(|(given, text)| given.then_some(text))
-        .collect()
-    }
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,7 @@ use skep_proto::inference::{
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
-use skep_runtime::{InferRequest, InferResponse};
+use skep_runtime::{ErrorKind, InferRequest, InferResponse};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{WireError, typed};
@@ -56,8 +56,8 @@ pub(super) async fn infer(
     let mut answer = answer.map_err(|error| {
         api::log_failure(&id, &error);
         Failure {
+            ran: error.kind() != ErrorKind::InvalidArgument,
             error: error.into(),
-            ran: true,
         }
     })?;
     classification::apply(&mut answer, &classes, &loaded)?;

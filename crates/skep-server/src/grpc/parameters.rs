@@ -77,16 +77,19 @@ fn wrong_kind(key: &str, expected: &str) -> ApiError {
     ))
 }
 
-/// How many classes an output's parameter asks for. 0, which Triton refuses, means none: the output as it is.
+/// How many classes an output's parameter asks for, at least 1; unlike over HTTP, 0 is refused, in these words.
 pub(super) fn classes(parameter: &InferParameter) -> Result<u64, ApiError> {
     let Some(ParameterChoice::Int64Param(count)) = parameter.parameter_choice else {
         return Err(ApiError::invalid(
             "invalid value type for 'classification' parameter, expected int64_param",
         ));
     };
-    u64::try_from(count).map_err(|_| {
-        ApiError::invalid("invalid value for 'classification' parameter, expected >= 0")
-    })
+    u64::try_from(count)
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| {
+            ApiError::invalid("invalid value for 'classification' parameter, expected >= 0")
+        })
 }
 
 /// An answer's parameters as a message has them.

@@ -72,9 +72,12 @@ impl GrpcInferenceService for Service {
         request: Request<pb::ModelReadyRequest>,
     ) -> Reply<pb::ModelReadyResponse> {
         let request = request.into_inner();
-        let ready = self
-            .resolve(&request.name, &request.version)
-            .is_ok_and(|loaded| loaded.is_healthy());
+        let ready = match self.resolve(&request.name, &request.version) {
+            Ok(loaded) => loaded.is_healthy(),
+            // A version that is none is an error, one that is not there is not ready.
+            Err(error) if error.code() == tonic::Code::InvalidArgument => return Err(error),
+            Err(_) => false,
+        };
         Ok(Response::new(pb::ModelReadyResponse { ready }))
     }
 
@@ -154,7 +157,11 @@ impl GrpcInferenceService for Service {
         let request = request.into_inner();
         let mut versions = self.shared.runtime.loaded();
         if !request.name.is_empty() {
-            let chosen = self.resolve(&request.name, &request.version)?;
+            let chosen = self
+                .shared
+                .runtime
+                .resolve(&request.name, Some(&request.version))
+                .map_err(|error| api::no_statistics(&self.shared.runtime, &request.name, error))?;
             versions.retain(|loaded| {
                 loaded.name() == chosen.name()
                     && (request.version.is_empty() || loaded.version() == chosen.version())

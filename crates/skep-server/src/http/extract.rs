@@ -6,6 +6,7 @@ use axum::{
     body::{Body, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Request},
     http::request::Parts,
+    response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -25,13 +26,19 @@ pub(super) struct ModelPath {
 }
 
 impl FromRequestParts<Arc<Shared>> for ModelPath {
-    type Rejection = ApiError;
+    type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let Path(path) = Path::from_request_parts(parts, shared)
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
+        let Path(path): Path<Self> = Path::from_request_parts(parts, shared)
             .await
-            .map_err(|error| ApiError::invalid(error.body_text()))?;
-        Ok(path)
+            .map_err(|error| ApiError::invalid(error.body_text()).into_response())?;
+        match &path.version {
+            // On Triton the path of a version that is no number is none of its paths.
+            Some(version) if !version.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(super::not_found())
+            }
+            _ => Ok(path),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use super::{
     extract::{ModelPath, read_split_body},
     raw, request, response,
 };
+use skep_runtime::ErrorKind;
+
 use crate::{api, classification, error::ApiError, server::Shared};
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
@@ -36,7 +38,7 @@ pub(super) async fn infer(
     if coding.is_some() {
         body = compression::decompress(body, shared.max_json_bytes).await?;
     }
-    let header_length = header_length(&headers, body.len())?;
+    let header_length = header_length(&headers, body.len()).map_err(ApiError::plain)?;
     let json_bytes = header_length.unwrap_or(body.len());
     if json_bytes > shared.max_json_bytes {
         return Err(ApiError::invalid(format!(
@@ -47,7 +49,8 @@ pub(super) async fn infer(
     // After the body: a version is held only while a request runs, never while a slow client sends.
     let loaded = shared
         .runtime
-        .resolve(&path.model, path.version.as_deref())?;
+        .resolve(&path.model, path.version.as_deref())
+        .map_err(|error| ApiError::from(error).plain())?;
     let decoded = match header_length {
         Some(0) => raw::decode(body, loaded.config())?,
         _ => request::decode(&body, header_length, &path.model)?,
@@ -61,9 +64,15 @@ pub(super) async fn infer(
     api::log_parameters(&request, &loaded);
     let id = request.id.clone();
     let answer = loaded.infer(request).await;
-    let mut answer = answer.inspect_err(|error| api::log_failure(&id, error))?;
-    classification::apply(&mut answer, &wanted.classes, &loaded)?;
-    let mut encoded = response::encode(&answer, &id, &wanted)?;
+    let mut answer = answer.map_err(|error| {
+        api::log_failure(&id, &error);
+        match error.kind() {
+            ErrorKind::InvalidArgument => error.into(),
+            _ => ApiError::from(error).plain(),
+        }
+    })?;
+    classification::apply(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
+    let mut encoded = response::encode(&answer, &id, &wanted).map_err(ApiError::plain)?;
     if let Some(coding) = compression::of_answer(&headers) {
         encoded.compress(coding).await?;
     }

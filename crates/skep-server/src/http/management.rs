@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::{
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 use skep_runtime::{BatchStatistics, DurationStatistic, LoadedVersion, StatisticsSnapshot};
 
-use super::{extract::ModelPath, json_response};
+use super::{extract::ModelPath, json_response, plain};
 use crate::{
     api::{self, TensorMetadata},
     error::ApiError,
@@ -27,17 +27,22 @@ pub(super) fn ok(value: &Value) -> Response {
     json_response(StatusCode::OK, value.to_string())
 }
 
-pub(super) async fn server_ready(State(shared): State<Arc<Shared>>) -> StatusCode {
-    ready(shared.runtime.is_ready())
+pub(super) async fn live() -> Response {
+    health(StatusCode::OK)
 }
 
 /// Triton answers 400 where nothing is ready.
-fn ready(is_ready: bool) -> StatusCode {
-    if is_ready {
+pub(super) async fn server_ready(State(shared): State<Arc<Shared>>) -> Response {
+    health(if shared.runtime.is_ready() {
         StatusCode::OK
     } else {
         StatusCode::BAD_REQUEST
-    }
+    })
+}
+
+/// A state of health is all in its status.
+fn health(status: StatusCode) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain")]).into_response()
 }
 
 pub(super) async fn server_metadata(State(shared): State<Arc<Shared>>) -> Response {
@@ -50,7 +55,11 @@ pub(super) async fn server_metadata(State(shared): State<Arc<Shared>>) -> Respon
 
 pub(super) async fn model_ready(State(shared): State<Arc<Shared>>, path: ModelPath) -> Response {
     let healthy = resolve(&shared, &path).is_ok_and(|loaded| loaded.is_healthy());
-    ready(healthy).into_response()
+    if healthy {
+        health(StatusCode::OK)
+    } else {
+        plain(StatusCode::BAD_REQUEST, "Model version not ready")
+    }
 }
 
 pub(super) async fn model_metadata(
@@ -97,7 +106,10 @@ pub(super) async fn model_statistics(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
 ) -> Result<Response, ApiError> {
-    let chosen = resolve(&shared, &path)?;
+    let chosen = shared
+        .runtime
+        .resolve(&path.model, path.version.as_deref())
+        .map_err(|error| api::no_statistics(&shared.runtime, &path.model, error))?;
     let all: Vec<Value> = match path.version {
         Some(_) => vec![statistics(&chosen)],
         None => {

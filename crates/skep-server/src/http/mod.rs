@@ -2,6 +2,7 @@
 
 mod compression;
 mod extract;
+mod fault;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod generate;
@@ -40,6 +41,11 @@ struct Routes<'a> {
 
 impl Routes<'_> {
     fn route(mut self, path: &str, route: MethodRouter<Arc<Shared>>) -> Self {
+        // Triton knows no HEAD.
+        let route = match path {
+            "/" => route,
+            _ => route.head(method_not_allowed),
+        };
         let route = self.restrictions.guard(path, route, method_not_allowed);
         self.router = self.router.route(path, route);
         self.paths.push(path.to_owned());
@@ -51,9 +57,14 @@ impl Routes<'_> {
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
     routes(&shared.http_restrictions)
         .router
-        .fallback(|| async { plain(StatusCode::NOT_FOUND, "Not Found") })
+        .fallback(|| async { not_found() })
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
+}
+
+/// The answer on a path that is none.
+fn not_found() -> Response {
+    plain(StatusCode::NOT_FOUND, "Not Found")
 }
 
 async fn method_not_allowed() -> Response {
@@ -71,7 +82,7 @@ fn routes(restrictions: &Restrictions) -> Routes<'_> {
     };
     let mut router = routes
         .route("/", get(|| async { Html(PAGE) }))
-        .route("/v2/health/live", get(|| async { StatusCode::OK }))
+        .route("/v2/health/live", get(management::live))
         .route("/v2/health/ready", get(management::server_ready))
         .route("/v2", get(management::server_metadata))
         .route("/v2/", get(management::server_metadata))
@@ -84,8 +95,9 @@ fn routes(restrictions: &Restrictions) -> Routes<'_> {
             post(repository::unload),
         )
         .route(
+            // As if the name were not there, unlike load and unload: so does Triton.
             "/v2/repository/{repository}/index",
-            post(repository::named_repository),
+            post(repository::index),
         )
         .route(
             "/v2/repository/{repository}/models/{model}/load",
@@ -119,9 +131,11 @@ fn routes(restrictions: &Restrictions) -> Routes<'_> {
     router
 }
 
-/// A status with its text as Triton's HTTP library words it, in the body of an error.
+/// A status with its text as Triton's HTTP library words it, in the body of an error; as plain text, which is how Triton
+/// labels what it refuses before it looks into a request.
 fn plain(status: StatusCode, text: &str) -> Response {
-    json_response(status, serde_json::json!({ "error": text }).to_string())
+    let body = serde_json::json!({ "error": text }).to_string();
+    (status, [(header::CONTENT_TYPE, "text/plain")], body).into_response()
 }
 
 fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {

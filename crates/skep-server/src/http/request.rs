@@ -16,7 +16,7 @@ use skep_wire::{
 };
 use smallvec::SmallVec;
 
-use super::{members::Members, parameters};
+use super::{fault, members::Members, parameters};
 use crate::{api, error::ApiError};
 
 /// A decoded request, and how its outputs are to be sent.
@@ -98,7 +98,7 @@ pub(super) fn decode(
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(json),
         })
-        .map_err(|error| json_error(&error))?;
+        .map_err(|error| fault::find(&document, &error))?;
     let mut binary = Binary {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
@@ -147,7 +147,7 @@ pub(super) fn data_error(input: &str, error: &WireError) -> ApiError {
         WireError::NoJsonForm(datatype) => format!(
             "receiving {datatype} data via JSON is not supported. Please use the binary data format for input {input}"
         ),
-        _ => format!("Unable to parse 'data' of input '{input}': {error}"),
+        _ => format!("Unable to parse 'data': {error}, in input '{input}'"),
     })
 }
 
@@ -189,6 +189,9 @@ fn tensor(
     let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
         ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
     })?;
+    if input.shape.iter().any(|dim| *dim < 0) {
+        return Err(fault::negative_shape());
+    }
     let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
     let binary_size = input_parameters(input)?;
     let bytes = match (input.data, binary_size) {
@@ -353,7 +356,11 @@ mod tests {
             r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1NaN]}]}"#,
         ] {
             let text = message(decode_json(json));
-            assert!(text.starts_with("failed to parse"), "{json}: {text}");
+            let refused = ["failed to parse", "Unable to parse"];
+            assert!(
+                refused.iter().any(|start| text.starts_with(start)),
+                "{json}: {text}"
+            );
         }
     }
 
@@ -377,7 +384,7 @@ mod tests {
             );
             assert_eq!(
                 message(decode_json(&json)),
-                format!("Unable to parse 'data' of input 'x': {expected}")
+                format!("Unable to parse 'data': {expected}, in input 'x'")
             );
         }
     }
@@ -388,12 +395,44 @@ mod tests {
             ("{", "failed to parse the request JSON buffer"),
             ("[]", "failed to parse the request JSON buffer"),
             (
+                "{}",
+                "Unable to parse 'inputs': attempt to access non-existing object member 'inputs'",
+            ),
+            (
+                r#"{"inputs":{}}"#,
+                "Unable to parse 'inputs': attempt to access JSON non-array as array",
+            ),
+            (
+                r#"{"inputs":[],"id":[1]}"#,
+                "Unable to parse 'id': attempt to access JSON non-string as string",
+            ),
+            (
+                r#"{"inputs":[],"outputs":5}"#,
+                "Unable to parse 'outputs': attempt to access JSON non-array as array",
+            ),
+            (
+                r#"{"inputs":[],"outputs":[{}]}"#,
+                "Unable to parse 'name': attempt to access non-existing object member 'name'",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","datatype":"FP32","data":[NaN]}]}"#,
+                "Unable to parse 'shape': attempt to access non-existing object member 'shape'",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1.5],"datatype":"FP32","data":[1]}]}"#,
+                "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer",
+            ),
+            (
+                r#"{"inputs":[],"parameters":{"mine":1},}"#,
+                "failed to parse the request JSON buffer",
+            ),
+            (
                 r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP31","data":[1]}]}"#,
                 "unknown datatype `FP31`",
             ),
             (
                 r#"{"inputs":[{"name":"x","shape":[-1],"datatype":"FP32","data":[1]}]}"#,
-                "negative",
+                "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer",
             ),
             (
                 r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32"}]}"#,

@@ -24,7 +24,9 @@ pub fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Result<(), WireError
             list(json, tensor.data().as_chunks().0, |json, bytes| {
                 let value = <$type>::from_le_bytes(*bytes);
                 if value.is_finite() {
-                    return put!(json, value);
+                    // The digits of a double, FP32 too, as Triton writes them: what a client reads is then equal to what
+                    // the model computed, and not only nearest to it.
+                    return put!(json, f64::from(value));
                 }
                 let same = |(_, special): &&(&str, f32)| <$type>::from(*special) == value;
                 let (name, _) = SPECIALS.iter().find(same).unwrap_or(&SPECIALS[0]);
@@ -110,7 +112,11 @@ mod tests {
             (D::Int16, &[0, 128, 255, 127], ">[-32768,32767]"),
             (D::Int32, &[255, 255, 255, 255, 1, 0, 0, 0], ">[-1,1]"),
             (D::Int64, &[255; 16], ">[-1,-1]"),
-            (D::Fp32, &[205, 204, 204, 61, 0, 0, 0, 128], ">[0.1,-0.0]"),
+            (
+                D::Fp32,
+                &[205, 204, 204, 61, 0, 0, 0, 128],
+                ">[0.10000000149011612,-0.0]",
+            ),
             (D::Bytes, &[1, 0, 0, 0, b'"', 0, 0, 0, 0], r#">["\"",""]"#),
         ] {
             assert_eq!(written(datatype, 2, data).as_deref(), Ok(expected));

@@ -1,0 +1,81 @@
+//! What is wrong with an inference request that is JSON, but not of the protocol's form, in Triton's words.
+//!
+//! Only requests that cannot be read come here, so this looks at them a second time and at leisure.
+
+use serde_json::Value;
+use skep_wire::json::Document;
+
+use crate::error::ApiError;
+
+/// A dimension that is no size.
+const NEGATIVE_SHAPE: &str =
+    "Unable to parse 'shape': attempt to access JSON non-unsigned-integer as unsigned-integer";
+
+pub(super) fn negative_shape() -> ApiError {
+    ApiError::invalid(NEGATIVE_SHAPE)
+}
+
+/// The fault that Triton would name first; `otherwise` for what is no JSON at all, and where none is found.
+pub(super) fn find(document: &Document<'_>, otherwise: &serde_json::Error) -> ApiError {
+    let parsed = document.parse(serde_json::from_slice::<Value>);
+    match parsed.ok().and_then(|request| of_request(&request)) {
+        Some(text) => ApiError::invalid(text),
+        None => super::request::json_error(otherwise),
+    }
+}
+
+fn of_request(request: &Value) -> Option<String> {
+    if !request.is_object() {
+        return None;
+    }
+    text(request, "id", true)
+        .or_else(|| inputs(request))
+        .or_else(|| {
+            let outputs = request.get("outputs")?;
+            let Value::Array(outputs) = outputs else {
+                return Some(no_array("outputs"));
+            };
+            outputs
+                .iter()
+                .find_map(|output| text(output, "name", false))
+        })
+}
+
+fn inputs(request: &Value) -> Option<String> {
+    match request.get("inputs") {
+        None => Some(missing("inputs")),
+        Some(Value::Array(inputs)) => inputs.iter().find_map(of_input),
+        Some(_) => Some(no_array("inputs")),
+    }
+}
+
+fn of_input(input: &Value) -> Option<String> {
+    text(input, "name", false)
+        .or_else(|| text(input, "datatype", false))
+        .or_else(|| match input.get("shape") {
+            None => Some(missing("shape")),
+            Some(Value::Array(dims)) if dims.iter().all(Value::is_u64) => None,
+            Some(Value::Array(_)) => Some(NEGATIVE_SHAPE.to_owned()),
+            Some(_) => Some(no_array("shape")),
+        })
+}
+
+/// What is wrong with a member that is text.
+fn text(object: &Value, name: &str, optional: bool) -> Option<String> {
+    match object.get(name) {
+        None if optional => None,
+        None => Some(missing(name)),
+        Some(Value::String(_)) => None,
+        Some(_) => Some(format!(
+            "Unable to parse '{name}': attempt to access JSON non-string as string"
+        )),
+    }
+}
+
+fn missing(name: &str) -> String {
+    format!("Unable to parse '{name}': attempt to access non-existing object member '{name}'")
+}
+
+fn no_array(name: &str) -> String {
+    format!("Unable to parse '{name}': attempt to access JSON non-array as array")
+}
