@@ -251,7 +251,7 @@ def test_c9_log_lines_cannot_be_forged(repository):
         (["--backend-config", "onnxruntime,default-max-batch-size=0"], 0),
     ],
 )
-def test_c12_default_max_batch_size(simple_repository, flags, size):
+def test_c12_c13_default_max_batch_size(simple_repository, flags, size):
     with Server(simple_repository, *flags) as server:
         assert get(server, "/v2/models/addsub/config").json["max_batch_size"] == size
         assert get(server, "/v2/models/digits/config").json["max_batch_size"] == 8
@@ -285,7 +285,7 @@ def test_c33_models_and_their_states_are_listed(mixed):
         assert "model `fine` version 1: READY" in server.log
 
 
-def test_c5_without_completion_a_configuration_is_needed(repository):
+def test_c5_r17_without_completion_a_configuration_is_needed(repository):
     repository.onnx("m", plus(1))
     for flag in ("--disable-auto-complete-config", "--strict-model-config=true"):
         code, log = serve_and_fail(repository, flag)

@@ -1,11 +1,14 @@
 """config.pbtxt: spellings, fields that are honoured, refused or without effect, and errors with their place."""
 
+import queue
+
+import numpy as np
 import pytest
 import tritonclient.grpc
 
 from http_client import get, infer, tensor
 from repository import identity, plus
-from server import Server, serve_and_fail
+from server import DEADLINE_S, Server, serve_and_fail
 
 SPELLINGS = {
     "no colons": 'input { name: "x" data_type: TYPE_FP32 dims: 4 } output { name: "y" data_type: TYPE_FP32 dims: 4 }',
@@ -252,7 +255,6 @@ def test_f18_a_misspelt_key_is_warned_about(repository):
         "dynamic_batching { preferred_batch_size: [ 2 ] }",
         "sequence_batching {}",
         "response_cache { enable: true }",
-        "model_transaction_policy { decoupled: true }",
         'model_operations { op_library_filename: "ops.so" }',
         'input { name: "x" data_type: TYPE_FP32 dims: 4 allow_ragged_batch: true }',
         'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }',
@@ -265,12 +267,13 @@ def test_what_is_not_served_yet_is_refused(repository, text):
     assert "not supported yet" in log
 
 
-def test_f8_f17_what_has_no_effect_is_named_once(repository):
+def test_f8_f16_f17_what_has_no_effect_is_named_once(repository):
     repository.onnx(
         "m",
         plus(1),
         config="""max_batch_size: 8 dynamic_batching {}
-        optimization { priority: PRIORITY_MAX cuda { graphs: true } input_pinned_memory { enable: false } }
+        optimization { priority: PRIORITY_MAX cuda { graphs: true } input_pinned_memory { enable: false }
+            execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }
         input { name: "x" data_type: TYPE_FP32 dims: 4 format: FORMAT_NONE }
         output { name: "y" data_type: TYPE_FP32 dims: 4 }""",
     )
@@ -280,6 +283,7 @@ def test_f8_f17_what_has_no_effect_is_named_once(repository):
             "optimization.priority",
             "optimization.cuda",
             "optimization.input_pinned_memory",
+            "optimization.execution_accelerators.gpu_execution_accelerator",
         ):
             assert server.log.count(f"`{field}`: no effect") == 1, field
 
@@ -293,3 +297,35 @@ def test_g16_a_config_read_back_over_grpc_is_a_config(repository):
     repository.config("m", str(shown))
     with Server(repository) as server, tritonclient.grpc.InferenceServerClient(server.grpc) as client:
         assert client.get_model_config("m").config == shown
+
+
+def test_f21_g4_calls_with_one_answer_refuse_decoupled_models(repository):
+    repository.mock("m", "model_transaction_policy { decoupled: true }", output="echo")
+    x = tritonclient.grpc.InferInput("x", [1, 4], "FP32")
+    x.set_data_from_numpy(np.ones([1, 4], np.float32))
+    with Server(repository) as server, tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+        assert client.get_model_config("m").config.model_transaction_policy.decoupled
+        answer = infer(server, "m", [tensor("x", "FP32", [1, 4], [1] * 4)])
+        refusal = "doesn't support models with decoupled transaction policy"
+        assert (answer.status, answer.error) == (501, f"HTTP end point {refusal}")
+        with pytest.raises(tritonclient.utils.InferenceServerException) as caught:
+            client.infer("m", [x])
+        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+        assert caught.value.message() == f"ModelInfer RPC {refusal}"
+        answers = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.async_stream_infer("m", [x])
+        result, error = answers.get(timeout=DEADLINE_S)
+        client.stop_stream()
+        assert error is None
+        assert result.get_response().parameters["triton_final_response"].bool_param
+        assert result.as_numpy("y").tolist() == [[1] * 4]
+
+
+@pytest.mark.parametrize("level", [-1, 0, 1, 2])
+def test_f15_levels_of_optimization_change_no_answer(repository, level):
+    repository.onnx("m", plus(1), config=f"optimization {{ graph {{ level: {level} }} }}")
+    with Server(repository) as server:
+        answer = infer(server, "m", [tensor("x", "FP32", [1, 4], [1] * 4)])
+        assert answer.json["outputs"][0]["data"] == [2] * 4
+        assert get(server, "/v2/models/m/config").json["optimization"]["graph"]["level"] == level

@@ -248,7 +248,7 @@ def test_h41_what_is_no_http_is_refused(simple, data):
     assert b"200 OK" not in raw(simple.http, data, half_close=True)
 
 
-def test_h31_json_beyond_the_limit_is_refused(repository):
+def test_h31_c26_json_beyond_the_limit_is_refused(repository):
     repository.onnx("echo", identity())
     with Server(repository, "--http-max-input-size=300") as server:
         small = [tensor("INPUT0", "FP32", [1, 4], [0] * 4)]

@@ -23,7 +23,7 @@ def test_h3_extensions_that_are_served_are_listed(simple):
     assert wanted <= set(get(simple, "/v2").json["extensions"])
 
 
-def test_server_name_is_what_id_says(repository):
+def test_c23_server_name_is_what_id_says(repository):
     with Server(repository, "--id=kitchen") as server:
         assert get(server, "/v2").json["name"] == "kitchen"
 

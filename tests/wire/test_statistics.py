@@ -55,6 +55,21 @@ def test_t1_t2_t3_all_is_zero_before_the_first_request(server):
     assert got["inference_stats"] == {name: {"count": 0, "ns": 0} for name in names}
 
 
+def test_t7_t8_a_request_takes_as_long_as_its_parts_and_is_counted_once_answered(repository):
+    latency_us = 20_000
+    repository.mock("m", latency_us=latency_us)
+    with Server(repository) as server, ThreadPoolExecutor(3) as pool:
+        for answer in [pool.submit(send, server, 1) for _ in range(3)]:
+            answer.result()
+        # No waiting: what has been answered is in the statistics.
+        got = stats(server)["inference_stats"]
+        assert {part: got[part]["count"] for part in ("success", "queue", *DURATIONS)} == dict.fromkeys(
+            ("success", "queue", *DURATIONS), 3
+        )
+        parts = sum(got[part]["ns"] for part in ("queue", *DURATIONS))
+        assert 3 * latency_us * 1000 <= got["compute_infer"]["ns"] <= parts <= got["success"]["ns"]
+
+
 def test_t1_t2_t3_counts_are_exact(server):
     before_ms = time.time_ns() // 1_000_000
     for batch in (1, 3, 3, 8):

@@ -112,7 +112,7 @@ fn check(model: &str, field: &str, buckets: &[f64]) -> Result<(), ConfigError> {
 
 fn without_effect(family: &str) -> String {
     if family == FIRST_RESPONSE {
-        return "no effect: it is for decoupled models".to_owned();
+        return "no effect: it is for decoupled models, and no backend answers a request more than once".to_owned();
     }
     let known: Vec<String> = HistogramFamily::ALL
         .into_iter()

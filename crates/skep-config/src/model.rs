@@ -338,6 +338,14 @@ impl ModelConfig {
         tags.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
+    /// Whether a request may have any number of answers (`model_transaction_policy.decoupled`): calls that have one answer
+    /// refuse the model's requests.
+    #[must_use]
+    pub fn is_decoupled(&self) -> bool {
+        let policy = self.proto.model_transaction_policy;
+        policy.is_some_and(|inference::ModelTransactionPolicy { decoupled }| decoupled)
+    }
+
     /// Ascending bounds of a latency histogram in milliseconds, if the configuration sets any.
     #[must_use]
     pub fn histogram_bounds_ms(&self, family: HistogramFamily) -> Option<&[f64]> {

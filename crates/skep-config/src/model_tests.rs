@@ -260,10 +260,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "dynamic_batching.priority_queue_policy",
     ),
     (
-        "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' } } }",
-        "optimization.execution_accelerators.gpu_execution_accelerator",
-    ),
-    (
         "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
         "optimization.execution_accelerators.cpu_execution_accelerator",
     ),
@@ -278,10 +274,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     (
         "model_operations { op_library_filename: 'x.so' }",
         "model_operations.op_library_filename",
-    ),
-    (
-        "model_transaction_policy { decoupled: true }",
-        "model_transaction_policy.decoupled",
     ),
     (
         "model_repository_agents { agents { name: 'checksum' } }",

@@ -53,7 +53,8 @@ impl<'a> Review<'a> {
             // Taken apart in warmup.rs.
             model_warmup: _,
             model_operations,
-            model_transaction_policy,
+            // The calls of the edge look at it.
+            model_transaction_policy: _,
             model_repository_agents,
             response_cache,
             // Taken apart in metrics.rs.
@@ -78,7 +79,6 @@ impl<'a> Review<'a> {
         self.no_effect(!cc_model_filenames.is_empty(), "cc_model_filenames", NO_GPU);
         self.rest(
             model_operations.as_ref(),
-            *model_transaction_policy,
             model_repository_agents.as_ref(),
             *response_cache,
         )
@@ -195,7 +195,7 @@ impl<'a> Review<'a> {
             let field = |side: &str| {
                 format!("optimization.execution_accelerators.{side}_execution_accelerator")
             };
-            self.unsupported(!gpu_execution_accelerator.is_empty(), field("gpu"))?;
+            self.no_effect(!gpu_execution_accelerator.is_empty(), field("gpu"), NO_GPU);
             self.unsupported(!cpu_execution_accelerator.is_empty(), field("cpu"))?;
         }
         // Only what differs from Triton's default is worth a line: a configuration read back from a server holds the
@@ -336,7 +336,6 @@ impl<'a> Review<'a> {
     fn rest(
         &self,
         operations: Option<&inference::ModelOperations>,
-        transaction: Option<inference::ModelTransactionPolicy>,
         agents: Option<&inference::ModelRepositoryAgents>,
         cache: Option<inference::ModelResponseCache>,
     ) -> Result<(), ConfigError> {
@@ -348,9 +347,6 @@ impl<'a> Review<'a> {
                 !op_library_filename.is_empty(),
                 "model_operations.op_library_filename",
             )?;
-        }
-        if let Some(inference::ModelTransactionPolicy { decoupled }) = transaction {
-            self.unsupported(decoupled, "model_transaction_policy.decoupled")?;
         }
         if let Some(inference::ModelRepositoryAgents { agents }) = agents {
             self.unsupported(!agents.is_empty(), "model_repository_agents")?;

@@ -121,6 +121,17 @@ fn shown(id: &str) -> &str {
     if id.is_empty() { UNKNOWN_ID } else { id }
 }
 
+/// Refuses a decoupled model for calls that have one answer, in Triton's words.
+pub(crate) fn refuse_decoupled(loaded: &LoadedVersion, call: &str) -> Result<(), ApiError> {
+    if loaded.config().is_decoupled() {
+        return Err(ApiError::new(
+            ErrorKind::Unsupported,
+            format!("{call} doesn't support models with decoupled transaction policy"),
+        ));
+    }
+    Ok(())
+}
+
 /// Why a request is not taken, with its id in front.
 pub(crate) fn invalid_request(id: &str, text: &str) -> ApiError {
     ApiError::invalid(format!("[request id: {}] {text}", shown(id)))

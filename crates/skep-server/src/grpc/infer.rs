@@ -1,12 +1,14 @@
 //! `ModelInfer`: messages into requests and answers into messages.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use skep_proto::inference::{
     InferTensorContents, ModelInferRequest, ModelInferResponse,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
-use skep_runtime::{ErrorKind, InferRequest, InferResponse};
+use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, RuntimeError};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{WireError, typed};
@@ -31,15 +33,41 @@ impl<E: Into<ApiError>> From<E> for Failure {
     }
 }
 
-/// Runs the request of a message.
+/// Runs the request of a message, on a call that has one answer.
 pub(super) async fn infer(
     shared: &Shared,
     metadata: &MetadataMap,
     message: ModelInferRequest,
 ) -> Result<ModelInferResponse, Failure> {
-    let loaded = shared
-        .runtime
-        .resolve(&message.model_name, Some(&message.model_version))?;
+    let loaded = resolve(shared, &message)?;
+    api::refuse_decoupled(&loaded, "ModelInfer RPC")?;
+    run(shared, &loaded, metadata, message).await
+}
+
+/// Runs the request of a message, on a stream.
+pub(super) async fn infer_on_stream(
+    shared: &Shared,
+    metadata: &MetadataMap,
+    message: ModelInferRequest,
+) -> Result<ModelInferResponse, Failure> {
+    let loaded = resolve(shared, &message)?;
+    run(shared, &loaded, metadata, message).await
+}
+
+fn resolve(
+    shared: &Shared,
+    message: &ModelInferRequest,
+) -> Result<Arc<LoadedVersion>, RuntimeError> {
+    let version = Some(message.model_version.as_str());
+    shared.runtime.resolve(&message.model_name, version)
+}
+
+async fn run(
+    shared: &Shared,
+    loaded: &LoadedVersion,
+    metadata: &MetadataMap,
+    message: ModelInferRequest,
+) -> Result<ModelInferResponse, Failure> {
     let Decoded {
         mut request,
         classes,
@@ -50,7 +78,7 @@ pub(super) async fn infer(
         KeyAndValueRef::Binary(..) => None,
     });
     shared.forms.grpc_headers.forward(headers, &mut request);
-    api::log_parameters(&request, &loaded);
+    api::log_parameters(&request, loaded);
     let id = request.id.clone();
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
@@ -60,7 +88,7 @@ pub(super) async fn infer(
             error: error.into(),
         }
     })?;
-    classification::apply(&mut answer, &classes, &loaded)?;
+    classification::apply(&mut answer, &classes, loaded)?;
     Ok(encode(answer, id))
 }
 

@@ -88,7 +88,7 @@ async fn answer(
     status_errors: bool,
 ) -> Answer {
     let (id, model) = (message.id.clone(), message.model_name.clone());
-    match infer::infer(shared, metadata, message).await {
+    match infer::infer_on_stream(shared, metadata, message).await {
         Ok(mut answer) => {
             put_final(&mut answer);
             Ok(ModelStreamInferResponse {

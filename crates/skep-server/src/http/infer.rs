@@ -51,6 +51,7 @@ pub(super) async fn infer(
         .runtime
         .resolve(&path.model, path.version.as_deref())
         .map_err(|error| ApiError::from(error).plain())?;
+    api::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
     let decoded = match header_length {
         Some(0) => raw::decode(body, loaded.config())?,
         _ => request::decode(&body, header_length, &path.model)?,
