@@ -20,7 +20,7 @@ struct Bench {
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
@@ -41,6 +41,19 @@ const BENCHES: [Bench; 2] = [
         ],
     },
     Bench {
+        name: "request-path",
+        title: "What one request costs: identity over 16 floats, 16 requests outstanding",
+        columns: &[
+            ("server", "server", 0),
+            ("protocol", "protocol", 0),
+            ("answered by", "answered_by", 0),
+            ("requests/s", "rate", 0),
+            ("server CPU us/request", "cpu_us", 1),
+            ("p50 us", "p50_us", 0),
+            ("p99 us", "p99_us", 0),
+        ],
+    },
+    Bench {
         name: "footprint",
         title: "What a node costs before it does anything",
         columns: &[
@@ -52,11 +65,15 @@ const BENCHES: [Bench; 2] = [
     },
 ];
 
-/// Runs the benchmark called `name`.
-pub(crate) fn run(root: &Path, name: Option<&str>) -> Result<()> {
+/// Runs the benchmark that the first argument names, with the further ones.
+pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
+    let (name, args) = match args {
+        [name, args @ ..] => (Some(name.as_str()), args),
+        [] => (None, args),
+    };
     let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
     let Some(bench) = BENCHES.iter().find(|bench| Some(bench.name) == name) else {
-        bail!("usage: cargo xtask bench {}", names.join("|"));
+        bail!("usage: cargo xtask bench {} [ARGUMENTS]", names.join("|"));
     };
     setup::run(root, false)?;
     step(
@@ -71,11 +88,12 @@ pub(crate) fn run(root: &Path, name: Option<&str>) -> Result<()> {
         "--package",
         "skep-perf",
         "--example",
-        bench.name,
+        &bench.name.replace('-', "_"),
         "--",
     ]);
     command
         .arg(root.join("target/release/skep"))
+        .args(args)
         .current_dir(root)
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot run the benchmark")?;
@@ -92,12 +110,12 @@ pub(crate) fn run(root: &Path, name: Option<&str>) -> Result<()> {
             .join(format!("{}-{}", text("date", &["+%F"])?, bench.name));
     fs::create_dir_all(&folder)?;
     fs::write(folder.join("raw.jsonl"), &raw)?;
-    fs::write(folder.join("README.md"), readme(bench, &rows)?)?;
+    fs::write(folder.join("README.md"), readme(bench, args, &rows)?)?;
     println!("wrote {}", folder.display());
     Ok(())
 }
 
-fn readme(bench: &Bench, rows: &[Value]) -> Result<String> {
+fn readme(bench: &Bench, args: &[String], rows: &[Value]) -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
         .lines()
@@ -105,7 +123,10 @@ fn readme(bench: &Bench, rows: &[Value]) -> Result<String> {
         .unwrap_or("unknown");
     let model = model.trim_start_matches([' ', '\t', ':']);
     let mut page = format!("# {}\n\n", bench.title);
-    writeln!(page, "- command: `cargo xtask bench {}`", bench.name)?;
+    let command: Vec<&str> = std::iter::once(bench.name)
+        .chain(args.iter().map(String::as_str))
+        .collect();
+    writeln!(page, "- command: `cargo xtask bench {}`", command.join(" "))?;
     writeln!(page, "- date: {}", text("date", &["+%F"])?)?;
     writeln!(
         page,

@@ -20,7 +20,7 @@ usage: cargo xtask <task>
   setup [--all]   install what the wire and page tests need into target/venv; --all also what needs apt (Chromium, libb64)
   test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire and page tests; --fast leaves those two out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
-  bench NAME      run a benchmark and write its folder under benchmarks/results
+  bench NAME ...  run a benchmark, with its arguments, and write its folder under benchmarks/results
   fuzz TARGET [--seconds N] [--merge]
                   feed a parser of outside bytes with what libFuzzer thinks of, for ten minutes unless told, on top of
                   fuzz/corpus; --merge instead adds to fuzz/corpus what earlier runs found and it does not reach yet
@@ -48,7 +48,7 @@ fn run() -> Result<()> {
         Some("setup") => setup::run(&root, flag(&flags, "--all")?),
         Some("test") => test::run(&root, flag(&flags, "--fast")?),
         Some("tidy") => tidy::run(&root),
-        Some("bench") => bench::run(&root, flags.first().map(String::as_str)),
+        Some("bench") => bench::run(&root, &flags),
         Some("fuzz") => fuzz::run(&root, &flags),
         Some("operators") => operators(&root),
         Some("codegen") => codegen::run(&root),
