@@ -225,6 +225,11 @@ impl Restrictions {
         }
     }
 
+    /// Whether a group is restricted.
+    pub(crate) fn restricts(&self, group: Group) -> bool {
+        self.0.contains_key(&group)
+    }
+
     /// A gRPC service behind the restrictions.
     pub(crate) fn guard_service<S>(&self, service: S) -> Guarded<S> {
         Guarded {

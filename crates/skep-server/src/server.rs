@@ -202,10 +202,10 @@ impl Server {
             self.limits.connections.min(Semaphore::MAX_PERMITS),
         ));
         let mut running = JoinSet::new();
-        let mut serve = |opened: Opened, protocol, router, grpc, slots| {
+        let mut serve = |opened: Opened, protocol, routes, grpc, slots| {
             let port = Port {
                 protocol,
-                router,
+                routes,
                 tls: opened.tls.as_ref().map(Tls::acceptor),
                 limits: self.limits.clone(),
                 grpc,
@@ -216,20 +216,20 @@ impl Server {
         };
         let plain = GrpcConnections::default;
         if let Some(opened) = self.http {
-            let router = http::router(Arc::clone(&self.shared));
+            let routes = http::routes(&self.shared);
             serve(
                 opened,
                 Protocol::Http,
-                router,
+                routes,
                 plain(),
                 Arc::clone(&clients),
             );
         }
         if let Some(opened) = self.grpc {
-            match grpc::router(Arc::clone(&self.shared)) {
-                Ok(router) => {
+            match grpc::routes(&self.shared) {
+                Ok(routes) => {
                     let settings = self.grpc_connections;
-                    serve(opened, Protocol::Grpc, router, settings, clients);
+                    serve(opened, Protocol::Grpc, routes, settings, clients);
                 }
                 Err(error) => tracing::error!("gRPC is not served: {error}"),
             }
@@ -239,7 +239,7 @@ impl Server {
             let sampling = Arc::clone(&metrics).keep_sampling();
             let slots = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
             let router = metrics::router(metrics);
-            serve(opened, Protocol::Metrics, router, plain(), slots);
+            serve(opened, Protocol::Metrics, router.into(), plain(), slots);
             running.spawn(sampling);
         }
         running

@@ -10,16 +10,15 @@ use std::{
     time::Duration,
 };
 
-use axum::{BoxError, Router, body::Body, routing::future::RouteFuture};
+use axum::{BoxError, body::Body};
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
-use tower::Service;
 
-use super::{Port, Protocol, activity::Activity, deadline, memory::Charge};
+use super::{Port, Protocol, activity::Activity, deadline, memory::Charge, routes};
 use crate::{error::ApiError, logging};
 
 /// The largest piece of an answer that HTTP/2 is given at once: what a client does not take of it is held until the
@@ -46,18 +45,13 @@ pub(crate) enum BodyError {
 
 /// What answers the requests of a connection.
 pub(super) struct Exchange {
-    router: Router,
     port: Arc<Port>,
     activity: Arc<Activity>,
 }
 
 impl Exchange {
     pub(super) fn new(port: Arc<Port>, activity: Arc<Activity>) -> Self {
-        Self {
-            router: port.router.clone(),
-            port,
-            activity,
-        }
+        Self { port, activity }
     }
 }
 
@@ -99,7 +93,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             })
         };
         Answering {
-            answer: self.router.clone().call(request),
+            answer: self.port.routes.call(request),
             deadline,
             multiplexed,
             running: Some(running),
@@ -112,7 +106,7 @@ pin_project! {
     /// An answer in the making. What the request holds of the memory is given back when it is there.
     pub(super) struct Answering {
         #[pin]
-        answer: RouteFuture<Infallible>,
+        answer: routes::Answering,
         #[pin]
         deadline: Option<Sleep>,
         multiplexed: bool,
@@ -127,7 +121,7 @@ impl Future for Answering {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = match this.answer.poll(cx) {
-            Poll::Ready(response) => response?,
+            Poll::Ready(response) => response,
             Poll::Pending => {
                 let Some(deadline) = this.deadline.as_pin_mut() else {
                     return Poll::Pending;

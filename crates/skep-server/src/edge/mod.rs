@@ -7,31 +7,36 @@
 //! connection  handshake, then hyper's connection; one task, no further task or box a request
 //! exchange    a request and its answer: body in, memory charged, deadline, body out
 //! activity    what each connection is doing; one sweep over all of them finds those that are over a limit
+//! routes      who answers: the port's router, and a shortcut before it
 //! deadline    how long a gRPC client waits
+//! body        a whole body in one piece
 //! memory      how many bytes of requests are in memory, and the bound on them
 //! ```
 //!
 //! No connection has a timer of its own: it writes down what it does, and the sweep ends it when that takes too long.
 
 mod activity;
+mod body;
 mod connection;
 mod deadline;
 mod exchange;
 mod listen;
 mod memory;
+mod routes;
 mod stream;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::{
     activity::Connections,
+    body::{Unread, read_body},
     exchange::BodyError,
     listen::{accept, listen},
     memory::RequestMemory,
+    routes::{Answer, Routes, Shortcut},
 };
 pub use self::{
     listen::{BindError, Endpoint},
@@ -83,7 +88,7 @@ pub(crate) enum Protocol {
 /// What the connections of a port share.
 pub(crate) struct Port {
     pub(crate) protocol: Protocol,
-    pub(crate) router: Router,
+    pub(crate) routes: Routes,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) grpc: GrpcConnections,

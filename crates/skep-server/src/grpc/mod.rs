@@ -10,6 +10,7 @@ mod parameters;
 mod repository;
 mod service;
 mod stream;
+mod unary;
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use skep_proto::{
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::server::Shared;
+use crate::{edge, restrict::Group, server::Shared};
 
 /// The largest message either way: Triton's, which is what an `int` holds. What a server has memory for bounds it first.
 const MAX_MESSAGE_BYTES: usize = i32::MAX.unsigned_abs() as usize;
@@ -29,7 +30,18 @@ const MAX_MESSAGE_BYTES: usize = i32::MAX.unsigned_abs() as usize;
 ///
 /// # Errors
 /// A descriptor that reflection cannot read, which would be a mistake in the build.
-pub(crate) fn router(shared: Arc<Shared>) -> Result<Router, tonic_reflection::server::Error> {
+pub(crate) fn routes(
+    shared: &Arc<Shared>,
+) -> Result<edge::Routes, tonic_reflection::server::Error> {
+    let all = edge::Routes::from(router(Arc::clone(shared))?);
+    // What asks for more than a message in and a message out is the services' business.
+    if shared.grpc_restrictions.restricts(Group::Inference) || shared.forms.grpc_compression {
+        return Ok(all);
+    }
+    Ok(all.with_shortcut(Arc::new(unary::Direct(Arc::clone(shared)))))
+}
+
+fn router(shared: Arc<Shared>) -> Result<Router, tonic_reflection::server::Error> {
     let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&shared)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)

@@ -5,24 +5,63 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, Method, Request},
     response::{IntoResponse, Response},
 };
+
+use skep_runtime::ErrorKind;
 
 use super::{
     compression,
     extract::{ModelPath, read_split_body},
     raw, request, response,
 };
-use skep_runtime::ErrorKind;
-
-use crate::{api, classification, error::ApiError, server::Shared};
+use crate::{
+    api, classification,
+    edge::{Answer, Shortcut},
+    error::ApiError,
+    server::Shared,
+};
 
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
 const MAX_BODY_BYTES: usize = 2 << 30;
 
 /// Where the JSON part of a body ends and the binary tensor data begins.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
+
+/// Answers plain requests for inference without the router.
+pub(super) struct Direct(pub(super) Arc<Shared>);
+
+impl Shortcut for Direct {
+    fn take(&self, request: Request<Body>) -> Result<Answer, Request<Body>> {
+        if request.method() != Method::POST {
+            return Err(request);
+        }
+        let Some(path) = target(request.uri().path()) else {
+            return Err(request);
+        };
+        let shared = State(Arc::clone(&self.0));
+        let (parts, body) = request.into_parts();
+        Ok(Box::pin(async move {
+            let answer = infer(shared, path, parts.headers, body).await;
+            answer.unwrap_or_else(IntoResponse::into_response)
+        }))
+    }
+}
+
+/// The model that a path of this call names, unless its names are escaped.
+fn target(path: &str) -> Option<ModelPath> {
+    let rest = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
+    let (model, version) = match rest.split_once('/') {
+        None => (rest, None),
+        Some((model, rest)) => (model, Some(rest.strip_prefix("versions/")?)),
+    };
+    let plain = |name: &str| !name.is_empty() && !name.contains(['/', '%']);
+    (plain(model) && version.is_none_or(plain)).then(|| ModelPath {
+        model: model.to_owned(),
+        version: version.map(str::to_owned),
+    })
+}
 
 pub(super) async fn infer(
     State(shared): State<Arc<Shared>>,
@@ -114,5 +153,31 @@ pub(super) fn header_length(
             "inference header size should be in range (0, {body_bytes}), got: {}",
             text.trim()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_paths_name_a_model() {
+        let named = |path| target(path).map(|path| (path.model, path.version));
+        let model = |version: Option<&str>| Some(("m".to_owned(), version.map(str::to_owned)));
+        assert_eq!(named("/v2/models/m/infer"), model(None));
+        assert_eq!(named("/v2/models/m/versions/2/infer"), model(Some("2")));
+        for other in [
+            "/v2/models//infer",
+            "/v2/models/infer",
+            "/v2/models/m%20n/infer",
+            "/v2/models/m/infer/",
+            "/v2/models/m/2/infer",
+            "/v2/models/m/versions/infer",
+            "/v2/models/m/versions//infer",
+            "/v2/models/m/versions/2/3/infer",
+            "/v2/models/m/generate",
+        ] {
+            assert_eq!(named(other), None, "{other}");
+        }
     }
 }

@@ -26,7 +26,11 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 
-use crate::{restrict::Restrictions, server::Shared};
+use crate::{
+    edge,
+    restrict::{Group, Restrictions},
+    server::Shared,
+};
 
 /// The page at `/`.
 const PAGE: &str = include_str!("page.html");
@@ -53,9 +57,17 @@ impl Routes<'_> {
     }
 }
 
-/// The router of the port.
-pub(crate) fn router(shared: Arc<Shared>) -> Router {
-    routes(&shared.http_restrictions)
+/// What answers on the port.
+pub(crate) fn routes(shared: &Arc<Shared>) -> edge::Routes {
+    let all = edge::Routes::from(router(Arc::clone(shared)));
+    if shared.http_restrictions.restricts(Group::Inference) {
+        return all;
+    }
+    all.with_shortcut(Arc::new(infer::Direct(Arc::clone(shared))))
+}
+
+fn router(shared: Arc<Shared>) -> Router {
+    all_routes(&shared.http_restrictions)
         .router
         .fallback(|| async { not_found() })
         .method_not_allowed_fallback(method_not_allowed)
@@ -72,7 +84,7 @@ async fn method_not_allowed() -> Response {
 }
 
 /// All routes.
-fn routes(restrictions: &Restrictions) -> Routes<'_> {
+fn all_routes(restrictions: &Restrictions) -> Routes<'_> {
     let model = |suffix: &str| format!("/v2/models/{{model}}{suffix}");
     let version = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
     let routes = Routes {
@@ -150,12 +162,11 @@ fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::restrict::Group;
 
     #[test]
     fn every_route_of_the_protocol_can_be_restricted() {
         let restrictions = Restrictions::default();
-        let paths = routes(&restrictions).paths;
+        let paths = all_routes(&restrictions).paths;
         assert!(paths.len() > 20);
         for path in paths {
             // The page is no call of the protocol.

@@ -1,0 +1,118 @@
+//! A whole body in one piece.
+
+use axum::body::{Body, HttpBody};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+/// What is reserved for a body before any of it has come; a longer one grows as it comes. Tensors of 16 MiB fit with
+/// what is said about them.
+const MAX_RESERVED_BYTES: usize = (16 << 20) + (64 << 10);
+
+/// Where tensor data begins in memory: what backends ask of an input that they use where it lies.
+const ALIGNMENT_BYTES: usize = 64;
+
+/// A body up to this size is copied although it came whole: the copy costs less than the new memory that the connection
+/// would have to read on into while this one is held.
+const MAX_SMALL_BYTES: usize = 4 << 10;
+
+/// Why a body is not there.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// It is longer than it may be.
+    TooLong,
+    /// The connection's reason.
+    Failed(axum::Error),
+}
+
+/// Reads a whole body of at most `limit` bytes into one piece.
+///
+/// Each frame is copied once and let go before the next is read, so that the connection reads into the same memory again
+/// and again; a large body that comes in one frame is not copied. `split` is shown the first frame and says at which byte
+/// of the body tensor data begins, if it knows: in a body that is put together here that byte lies on a boundary of 64
+/// bytes, and its data can be used where it lies.
+pub(crate) async fn read_body(
+    body: Body,
+    limit: usize,
+    split: impl FnOnce(&[u8]) -> Option<usize>,
+) -> Result<Bytes, Unread> {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if expected > limit {
+        return Err(Unread::TooLong);
+    }
+    let mut stream = body.into_data_stream();
+    let Some(first) = stream.next().await else {
+        return Ok(Bytes::new());
+    };
+    let first = first.map_err(Unread::Failed)?;
+    if first.len() > limit {
+        return Err(Unread::TooLong);
+    }
+    if first.len() == expected && expected > MAX_SMALL_BYTES {
+        return Ok(first);
+    }
+    let split = split(&first);
+    let reserved = expected.min(MAX_RESERVED_BYTES).max(first.len());
+    let mut whole = BytesMut::with_capacity(reserved + ALIGNMENT_BYTES);
+    let padding = split.map_or(0, |split| {
+        (whole.as_ptr() as usize).wrapping_add(split).wrapping_neg() % ALIGNMENT_BYTES
+    });
+    whole.resize(padding, 0);
+    whole.extend_from_slice(&first);
+    drop(first);
+    while let Some(frame) = stream.next().await {
+        let frame = frame.map_err(Unread::Failed)?;
+        if whole.len() - padding + frame.len() > limit {
+            return Err(Unread::TooLong);
+        }
+        whole.extend_from_slice(&frame);
+    }
+    Ok(whole.freeze().slice(padding..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    fn chunked(chunks: &'static [&'static str]) -> Body {
+        let chunks = chunks
+            .iter()
+            .map(|chunk| Ok::<_, std::io::Error>(Bytes::from_static(chunk.as_bytes())));
+        Body::from_stream(stream::iter(chunks))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_put_together_within_the_limit() {
+        let read = async |body, limit| {
+            read_body(body, limit, |_| None)
+                .await
+                .map_err(|_| "refused")
+        };
+        assert_eq!(read(Body::empty(), 4).await.as_deref(), Ok(&b""[..]));
+        assert_eq!(
+            read(Body::from("abcd"), 4).await.as_deref(),
+            Ok(&b"abcd"[..])
+        );
+        assert_eq!(
+            read(chunked(&["ab", "", "cd"]), 4).await.as_deref(),
+            Ok(&b"abcd"[..])
+        );
+        assert_eq!(read(Body::from("abcde"), 4).await, Err("refused"));
+        assert_eq!(read(chunked(&["abc", "de"]), 4).await, Err("refused"));
+        assert_eq!(read(chunked(&["abcde"]), 4).await, Err("refused"));
+    }
+
+    #[tokio::test]
+    async fn data_behind_the_split_is_aligned_in_a_body_put_together() {
+        for split in [0, 1, 3, 5] {
+            let body = read_body(chunked(&["ab", "c", "de"]), 8, |_| Some(split)).await;
+            let body = body.unwrap_or_else(|error| panic!("{error:?}"));
+            assert_eq!(&body[..], b"abcde");
+            assert_eq!(
+                (body.as_ptr() as usize + split) % ALIGNMENT_BYTES,
+                0,
+                "split at {split}"
+            );
+        }
+    }
+}
