@@ -54,7 +54,7 @@ impl Server {
             .spawn()
             .map_err(ServerError::Spawn)?;
         let mut log = String::new();
-        let (mut http, mut grpc) = (None, None);
+        let (mut http, mut grpc, mut ready) = (None, None, false);
         let mut lines = BufReader::new(child.stderr.take().expect("piped above")).lines();
         for line in lines.by_ref().map_while(Result::ok) {
             http = http.or_else(|| address(&line, "Started HTTPService at "));
@@ -62,13 +62,14 @@ impl Server {
             log.push_str(&line);
             log.push('\n');
             if line.contains("ready for requests") {
+                ready = true;
                 break;
             }
         }
         // Whatever it logs from now on is read and dropped, so that it never waits for a reader.
         thread::spawn(move || lines.for_each(drop));
-        match (http, grpc, child.try_wait()) {
-            (Some(http), Some(grpc), Ok(None)) => Ok(Self {
+        match (http, grpc) {
+            (Some(http), Some(grpc)) if ready => Ok(Self {
                 child,
                 http: format!("http://{http}"),
                 grpc: format!("grpc://{grpc}"),

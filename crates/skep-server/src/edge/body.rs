@@ -51,7 +51,9 @@ pub(crate) async fn read_body(
         return Ok(first);
     }
     let split = split(&first);
-    let reserved = expected.min(MAX_RESERVED_BYTES).max(first.len());
+    // A body whose length is not declared has at least what comes before its data.
+    let reserved = expected.max(split.unwrap_or(0)).min(MAX_RESERVED_BYTES);
+    let reserved = reserved.max(first.len());
     let mut whole = BytesMut::with_capacity(reserved + ALIGNMENT_BYTES);
     let padding = split.map_or(0, |split| {
         (whole.as_ptr() as usize).wrapping_add(split).wrapping_neg() % ALIGNMENT_BYTES

@@ -39,9 +39,7 @@ pub(super) fn builder(port: &Port) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         // The sweep over all connections does it, without a timer a request.
-        .header_read_timeout(None)
-        // Answers to requests that came together leave together.
-        .pipeline_flush(true);
+        .header_read_timeout(None);
     builder
         .http2()
         .timer(TokioTimer::new())
