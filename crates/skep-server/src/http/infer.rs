@@ -49,15 +49,17 @@ impl Shortcut for Direct {
     }
 }
 
-/// The model that a path of this call names, unless its names are escaped.
+/// The model that a path of this call names; what is unusual about a path is the router's to judge.
 fn target(path: &str) -> Option<ModelPath> {
     let rest = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
     let (model, version) = match rest.split_once('/') {
         None => (rest, None),
         Some((model, rest)) => (model, Some(rest.strip_prefix("versions/")?)),
     };
-    let plain = |name: &str| !name.is_empty() && !name.contains(['/', '%']);
-    (plain(model) && version.is_none_or(plain)).then(|| ModelPath {
+    let is_plain = !model.is_empty() && !model.contains(['/', '%']);
+    let is_number =
+        |version: &str| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit());
+    (is_plain && version.is_none_or(is_number)).then(|| ModelPath {
         model: model.to_owned(),
         version: version.map(str::to_owned),
     })
@@ -174,6 +176,7 @@ mod tests {
             "/v2/models/m/2/infer",
             "/v2/models/m/versions/infer",
             "/v2/models/m/versions//infer",
+            "/v2/models/m/versions/x/infer",
             "/v2/models/m/versions/2/3/infer",
             "/v2/models/m/generate",
         ] {
