@@ -30,6 +30,14 @@ def test_c31_unknown_flags_and_values_are_errors(simple_repository, flag):
     assert flag.split("=")[0] in log
 
 
+def test_c31_of_a_flag_given_twice_the_last_one_holds(simple_repository):
+    modes = ["--model-control-mode=none", "--model-control-mode=explicit"]
+    with Server(simple_repository, *modes, "--load-model=digits", "--load-model=addsub", "--id=a", "--id=b") as server:
+        assert get(server, "/v2").json["name"] == "b"
+        # What may be several is.
+        assert {row["state"] for row in request(server.http, "POST", "/v2/repository/index").json} == {"READY"}
+
+
 def test_c1_repositories_may_be_several_and_spelt_in_three_ways(tmp_path):
     repositories = [Repository(tmp_path / name) for name in ("first", "second", "third")]
     for number, repository in enumerate(repositories):

@@ -18,6 +18,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a model repository over HTTP and gRPC
+    // Of a flag that is given twice the last one holds, as on Triton: scripts append to what others wrote.
+    #[command(args_override_self = true)]
     Serve(Box<ServeArgs>),
     /// Check the models of a repository without serving them
     Check(CheckArgs),
