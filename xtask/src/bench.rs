@@ -20,7 +20,7 @@ struct Bench {
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
@@ -61,6 +61,27 @@ const BENCHES: [Bench; 3] = [
             ("start to ready ms", "ready_ms", 1),
             ("private MiB", "private_mib", 1),
             ("PSS MiB", "pss_mib", 1),
+        ],
+    },
+    Bench {
+        name: "load-unload",
+        title: "Memory after loading and unloading a model over and over",
+        columns: &[
+            ("backend", "backend", 0),
+            ("cycles", "cycles", 0),
+            ("model file MiB", "file_mib", 1),
+            ("private MiB, loaded", "loaded_mib", 1),
+            (
+                "private MiB, unloaded, first cycles",
+                "private_first_mib",
+                1,
+            ),
+            ("private MiB, unloaded, last cycles", "private_last_mib", 1),
+            ("growth %", "growth_percent", 2),
+            ("anonymous MiB, first cycles", "anonymous_first_mib", 1),
+            ("anonymous MiB, last cycles", "anonymous_last_mib", 1),
+            ("PSS MiB, last cycles", "pss_last_mib", 1),
+            ("ms/cycle", "cycle_ms", 0),
         ],
     },
 ];

@@ -122,7 +122,6 @@ impl Backend for OnnxRuntime {
         let options =
             options::session_options(self.runtime, execution, request.threads).map_err(load)?;
         let session = Session::from_file(self.runtime, path, &options).map_err(load)?;
-        ffi::give_back_freed_memory();
         Ok(Arc::new(OrtModel {
             session: Arc::new(session),
             run_options: options::run_options(self.runtime, execution).map_err(load)?,

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use skep_perf::{Server, median};
+use skep_perf::{Server, median, memory};
 
 const ROUNDS: usize = 20;
 
@@ -22,9 +22,9 @@ fn main() -> Result<()> {
         let began = Instant::now();
         let server = Server::start(&binary, root.path())?;
         ready_ms.push(began.elapsed().as_secs_f64() * 1e3);
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid()))?;
-        private_kib.push(kib(&rollup, "Private_Clean:")? + kib(&rollup, "Private_Dirty:")?);
-        pss_kib.push(kib(&rollup, "Pss:")?);
+        let memory = memory(server.pid())?;
+        private_kib.push(memory.private_kib);
+        pss_kib.push(memory.pss_kib);
     }
     println!(
         "{}",
@@ -36,16 +36,4 @@ fn main() -> Result<()> {
         })
     );
     Ok(())
-}
-
-fn kib(rollup: &str, field: &str) -> Result<f64> {
-    let line = rollup
-        .lines()
-        .find(|line| line.starts_with(field))
-        .with_context(|| format!("no {field} in smaps"))?;
-    Ok(line
-        .split_whitespace()
-        .nth(1)
-        .context("a number")?
-        .parse()?)
 }

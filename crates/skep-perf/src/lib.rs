@@ -1,13 +1,15 @@
 //! Load generation and measurement.
 //!
 //! [`closed_loop`] keeps a number of requests outstanding and counts what comes back; [`Server`] runs a `skep serve` of
-//! its own to measure; [`median`] sums up rounds. The benchmarks in `examples/` are made of these; `cargo xtask bench`
+//! its own to measure; [`memory`] says what a process holds; [`median`] sums up rounds. The benchmarks in `examples/` are made of these; `cargo xtask bench`
 //! runs them.
 
 mod load;
+mod memory;
 mod server;
 
 pub use load::{ClosedLoop, Measurement, closed_loop};
+pub use memory::{Memory, memory};
 pub use server::{Server, ServerError, cpu_time};
 
 /// The median; the mean of the middle two for an even number. NaN for none.

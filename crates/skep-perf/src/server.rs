@@ -43,8 +43,20 @@ impl Server {
     /// # Errors
     /// [`ServerError`] when it cannot be run or does not become ready.
     pub fn start(binary: &Path, repository: &Path) -> Result<Self, ServerError> {
+        Self::start_with(binary, repository, &[])
+    }
+
+    /// The same with further flags.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(
+        binary: &Path,
+        repository: &Path,
+        flags: &[&str],
+    ) -> Result<Self, ServerError> {
         let mut command = Command::new(binary);
-        command.arg("serve").arg(repository);
+        command.arg("serve").arg(repository).args(flags);
         for port in ["--http-port", "--grpc-port", "--metrics-port"] {
             command.args([port, "0"]);
         }

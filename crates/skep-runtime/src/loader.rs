@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use skep_backend::{Backend, LoadRequest, Model, ModelFile};
+use skep_backend::{Backend, LoadRequest, Model, ModelFile, give_back_freed_memory};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
 use skep_onnx::OnnxModel;
 use skep_proto::inference;
@@ -283,6 +283,7 @@ impl Plan {
             ..
         } = self.open_version(version)?;
         let model = self.load_weights(&file, &config, options)?;
+        give_back_freed_memory();
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
             ..Interface::new(&config, version, model.signature(), &defaults)

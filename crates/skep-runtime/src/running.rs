@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use skep_backend::Model;
+use skep_backend::{Model, give_back_freed_memory};
 use skep_config::InstanceGroup;
 use skep_scheduler::InstanceId;
 
@@ -38,6 +38,7 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         if let Some(on_gone) = self.0.take() {
+            give_back_freed_memory();
             on_gone();
         }
     }

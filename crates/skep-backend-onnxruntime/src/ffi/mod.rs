@@ -12,7 +12,6 @@
 )]
 
 mod environment;
-mod heap;
 mod library;
 mod session;
 mod value;
@@ -22,7 +21,6 @@ use std::ffi::{CStr, c_char};
 use ort_sys::{OrtApi, OrtErrorCode, OrtStatus, OrtStatusPtr};
 
 pub(crate) use environment::Runtime;
-pub(crate) use heap::give_back_freed_memory;
 pub(crate) use library::Library;
 pub(crate) use session::{List, RunOptions, Session, SessionOptions};
 pub(crate) use value::Value;
