@@ -22,6 +22,7 @@ mod labels;
 mod latency;
 mod loader;
 mod loading;
+mod model_file;
 mod poll;
 mod recorder;
 mod recording;

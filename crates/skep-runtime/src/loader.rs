@@ -1,26 +1,19 @@
 //! From a model's directory to versions that are ready for requests.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    num::NonZeroUsize,
-    path::Path,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
 use skep_backend::{Backend, LoadRequest, Model, ModelFile, give_back_freed_memory};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
-use skep_onnx::OnnxModel;
 use skep_proto::inference;
 use skep_tensor::Tensor;
-use skep_types::{ModelName, ModelSignature, ModelVersion, Shape};
+use skep_types::{ModelName, ModelSignature, ModelVersion};
 
 use crate::{
     RuntimeError,
     backends::{Backends, Choice},
     driver::Driver,
     labels,
+    model_file::{decode, defaults, open, signature},
     recorder::Statistics,
     recording::{MetricsOptions, Recording},
     repository,
@@ -29,9 +22,6 @@ use crate::{
     version::{Interface, LoadedVersion},
     warmup,
 };
-
-/// The model's file when the configuration names none.
-const DEFAULT_MODEL_FILE: &str = "model.onnx";
 
 /// Triton's default of `--backend-config=default-max-batch-size`.
 const DEFAULT_MAX_BATCH_SIZE: u32 = 4;
@@ -416,78 +406,4 @@ fn complete(
         signature: signature.as_ref(),
     };
     skep_config::complete(proto, &completion).map_err(RuntimeError::from)
-}
-
-/// Maps a version's model file; a directory of that name holds the file under the same name.
-fn open(version_directory: &Path, filename: &str) -> Result<ModelFile, RuntimeError> {
-    let mut path = version_directory.join(filename);
-    if path.is_dir() {
-        path = path.join(DEFAULT_MODEL_FILE);
-    }
-    if !path.exists() {
-        let there: BTreeMap<String, ()> = fs::read_dir(version_directory)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some((format!("`{}`", entry.ok()?.file_name().to_str()?), ())))
-            .collect();
-        let there: Vec<String> = there.into_keys().collect();
-        let found = if there.is_empty() {
-            "the directory is empty".to_owned()
-        } else {
-            format!("found {}", there.join(", "))
-        };
-        return Err(RuntimeError::invalid(format!(
-            "no model file: expected `{}`, {found}",
-            path.display()
-        )));
-    }
-    ModelFile::open(&path).map_err(Into::into)
-}
-
-fn decode(file: &ModelFile) -> Result<OnnxModel, RuntimeError> {
-    OnnxModel::decode(file.bytes().clone()).map_err(|error| in_file(file, &error.to_string()))
-}
-
-fn in_file(file: &ModelFile, what: &str) -> RuntimeError {
-    RuntimeError::invalid(format!("`{}`: {what}", file.path().display()))
-}
-
-/// What a file declares: the inputs that a run needs, and those among `named` that have a default.
-fn signature<'a>(
-    file: &ModelFile,
-    onnx: &OnnxModel,
-    named: impl Iterator<Item = &'a str>,
-) -> Result<ModelSignature, RuntimeError> {
-    onnx.signature_with(named)
-        .map_err(|error| in_file(file, &error.to_string()))
-}
-
-/// The values of the configuration's optional inputs.
-fn defaults(
-    file: &ModelFile,
-    onnx: &OnnxModel,
-    config: &ModelConfig,
-) -> Result<Vec<(String, Tensor)>, RuntimeError> {
-    config.check_optional(|name| onnx.default_value(name).is_some())?;
-    let optional = config.inputs().iter().filter(|input| input.optional);
-    let mut defaults = Vec::new();
-    for input in optional {
-        let Some(value) = onnx.default_value(&input.name) else {
-            continue;
-        };
-        let value = value.map_err(|why| in_file(file, &why))?;
-        let tensor = Shape::new(&value.dims)
-            .map_err(|error| error.to_string())
-            .and_then(|shape| {
-                Tensor::new(value.datatype, shape, value.data).map_err(|error| error.to_string())
-            })
-            .map_err(|why| {
-                in_file(
-                    file,
-                    &format!("the default of input `{}`: {why}", input.name),
-                )
-            })?;
-        defaults.push((input.name.clone(), tensor));
-    }
-    Ok(defaults)
 }
