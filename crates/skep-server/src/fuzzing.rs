@@ -15,7 +15,7 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, ModelName, ModelVersion};
 
 pub use crate::{
-    grpc::fuzzing::grpc_infer,
+    grpc::fuzzing::{grpc_infer, grpc_messages},
     http::fuzzing::{http_compression, http_control, http_generate, http_infer},
 };
 
@@ -122,6 +122,7 @@ mod tests {
     #[test]
     fn corpora_hold() {
         feed("grpc_infer", super::grpc_infer);
+        feed("grpc_messages", super::grpc_messages);
         feed("http_compression", super::http_compression);
         feed("http_control", super::http_control);
         feed("http_generate", super::http_generate);

@@ -57,11 +57,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> S::Future {
         let (mut head, body) = request.into_parts();
         let body = if take_coding(&mut head.headers) {
-            tonic::body::Body::new(Messages {
-                body: Box::pin(body),
-                received: BytesMut::new(),
-                limit: self.limit,
-            })
+            tonic::body::Body::new(Messages::new(body, self.limit))
         } else {
             tonic::body::Body::new(body)
         };
@@ -81,7 +77,7 @@ fn take_coding(headers: &mut HeaderMap) -> bool {
 }
 
 /// A body of messages, each of which may be compressed, as one of plain messages.
-struct Messages<B> {
+pub(super) struct Messages<B> {
     body: Pin<Box<B>>,
     /// Of the next message, what has come so far.
     received: BytesMut,
@@ -89,6 +85,14 @@ struct Messages<B> {
 }
 
 impl<B> Messages<B> {
+    pub(super) fn new(body: B, limit: usize) -> Self {
+        Self {
+            body: Box::pin(body),
+            received: BytesMut::new(),
+            limit,
+        }
+    }
+
     /// The next message, prefix included, if it is here as a whole.
     fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(prefix) = self.received.get(..PREFIX_BYTES) else {
@@ -201,11 +205,8 @@ mod tests {
             .chunks(size)
             .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
             .collect();
-        let mut messages = pin!(Messages {
-            body: Box::pin(axum::body::Body::from_stream(stream::iter(pieces))),
-            received: BytesMut::new(),
-            limit,
-        });
+        let body = axum::body::Body::from_stream(stream::iter(pieces));
+        let mut messages = pin!(Messages::new(body, limit));
         let mut out = Vec::new();
         let next = |context: &mut Context<'_>| messages.as_mut().poll_frame(context);
         let mut next = next;
