@@ -68,7 +68,8 @@ fn assert_valid(valid: &ModelConfig) {
     assert_shown(valid.proto());
     let again = ModelConfig::from_proto(valid.proto().clone(), &Context::new(valid.name()));
     assert_same(valid.proto(), again.expect("what was valid").proto());
-    assert!(!valid.instance_groups().is_empty());
+    let instances = valid.instance_groups().iter().map(|group| group.count);
+    assert!((1..=1024).contains(&instances.sum::<u32>()));
     assert!(!valid.outputs().is_empty());
     assert!(valid.max_queue_size() > 0);
     let path = valid.model_filename();

@@ -4,7 +4,7 @@ use skep_proto::inference::{self, model_instance_group::Kind};
 
 use crate::{error::ConfigError, model::backends};
 
-/// Most instances of one group: each has a thread, so a larger number is a mistake.
+/// Most instances of a model: each has a thread, so a larger number is a mistake.
 const MAX_INSTANCES: i32 = 1024;
 
 /// Where the instances of a group run.
@@ -48,6 +48,13 @@ pub(crate) fn read(proto: &mut inference::ModelConfig) -> Result<Vec<InstanceGro
             group.name = format!("{model}_{index}");
         }
         typed.push(read_group(&model, &proto.backend, index, group)?);
+    }
+    let instances: u64 = typed.iter().map(|group| u64::from(group.count)).sum();
+    if instances > u64::from(MAX_INSTANCES.unsigned_abs()) {
+        let reason = format!(
+            "the instance groups of model {model} have {instances} instances together, expected at most {MAX_INSTANCES}"
+        );
+        return Err(ConfigError::invalid(&model, "instance_group", reason));
     }
     if typed.iter().all(|group| group.passive) {
         let reason = format!(
@@ -206,5 +213,14 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn groups_are_bounded_together() {
+        assert!(groups("mock", &"instance_group { count: 512 } ".repeat(2)).is_ok());
+        assert_eq!(
+            groups("mock", &"instance_group { count: 512 } ".repeat(3)),
+            Err("the instance groups of model m have 1536 instances together, expected at most 1024".to_owned())
+        );
     }
 }

@@ -103,8 +103,13 @@ fn check(model: &str, field: &str, buckets: &[f64]) -> Result<(), ConfigError> {
     if !buckets.is_empty() && buckets.len() <= MAX_BUCKETS && ascending && usable {
         return Ok(());
     }
+    // As many as there may be: an error is no copy of the file.
+    let (shown, more) = match buckets.split_at_checked(MAX_BUCKETS) {
+        Some((shown, more)) if !more.is_empty() => (shown, format!(" and {} more", more.len())),
+        _ => (buckets, String::new()),
+    };
     let reason = format!(
-        "buckets of {model} must be 1 to {MAX_BUCKETS} ascending numbers of milliseconds above 0, got {buckets:?}"
+        "buckets of {model} must be 1 to {MAX_BUCKETS} ascending numbers of milliseconds above 0, got {shown:?}{more}"
     );
     let field = format!("{field}.histogram_options.buckets");
     Err(ConfigError::invalid(model, field, reason))

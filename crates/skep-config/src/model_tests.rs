@@ -359,6 +359,11 @@ fn histogram_buckets_are_checked_and_told_if_nothing_has_them() {
             "{error}"
         );
     }
+    let many: Vec<String> = (1..100_000).map(|bound| bound.to_string()).collect();
+    let error = metrics(queue.metric_name(), &many.join(","))
+        .expect_err("too many")
+        .to_string();
+    assert!(error.ends_with("100.0] and 99899 more"), "{error}");
     for (family, text) in [
         (
             "nv_inference_first_response_histogram_ms",

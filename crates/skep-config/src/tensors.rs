@@ -1,5 +1,7 @@
 //! Inputs and outputs of a configuration, validated as Triton does.
 
+use std::collections::BTreeSet;
+
 use skep_proto::inference;
 use skep_types::{DataType, Dims};
 
@@ -87,6 +89,7 @@ struct Io<'a> {
 /// Reads all inputs.
 pub(crate) fn inputs(proto: &inference::ModelConfig) -> Result<Vec<InputConfig>, ConfigError> {
     let mut typed: Vec<InputConfig> = Vec::with_capacity(proto.input.len());
+    let mut names = BTreeSet::new();
     for (index, input) in proto.input.iter().enumerate() {
         let io = Io {
             model: &proto.name,
@@ -103,7 +106,7 @@ pub(crate) fn inputs(proto: &inference::ModelConfig) -> Result<Vec<InputConfig>,
             return Err(io.error("format", "model input NHWC/NCHW require 3 dims".to_owned()));
         }
         tensor.optional = input.optional;
-        io.refuse_second(&typed)?;
+        io.refuse_second(&mut names)?;
         typed.push(tensor);
     }
     Ok(typed)
@@ -112,6 +115,7 @@ pub(crate) fn inputs(proto: &inference::ModelConfig) -> Result<Vec<InputConfig>,
 /// Reads all outputs.
 pub(crate) fn outputs(proto: &inference::ModelConfig) -> Result<Vec<OutputConfig>, ConfigError> {
     let mut typed: Vec<OutputConfig> = Vec::with_capacity(proto.output.len());
+    let mut names = BTreeSet::new();
     for (index, output) in proto.output.iter().enumerate() {
         let io = Io {
             model: &proto.name,
@@ -133,13 +137,13 @@ pub(crate) fn outputs(proto: &inference::ModelConfig) -> Result<Vec<OutputConfig
             }
             tensor.label_filename = Some(output.label_filename.clone());
         }
-        io.refuse_second(&typed)?;
+        io.refuse_second(&mut names)?;
         typed.push(tensor);
     }
     Ok(typed)
 }
 
-impl Io<'_> {
+impl<'a> Io<'a> {
     /// `model input 'x' `, as Triton's texts begin.
     fn prefix(&self) -> String {
         if self.name.is_empty() {
@@ -232,11 +236,11 @@ impl Io<'_> {
         Err(self.error("reshape.shape", format!("{}{text}", self.prefix())))
     }
 
-    fn refuse_second(&self, before: &[TensorConfig]) -> Result<(), ConfigError> {
-        if before.iter().any(|tensor| tensor.name == self.name) {
-            return Err(self.error("name", format!("{}is listed twice", self.prefix())));
+    fn refuse_second(&self, names: &mut BTreeSet<&'a str>) -> Result<(), ConfigError> {
+        if names.insert(self.name) {
+            return Ok(());
         }
-        Ok(())
+        Err(self.error("name", format!("{}is listed twice", self.prefix())))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Output shapes that follow from input shapes by the file's own declarations.
 
+use std::collections::BTreeSet;
+
 use skep_proto::onnx::{TensorProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
 use skep_types::Shape;
 
@@ -29,11 +31,10 @@ impl ShapeRules {
     #[must_use]
     pub fn of(model: &OnnxModel) -> Option<Self> {
         let graph = model.graph();
-        let initialized = |v: &&ValueInfoProto| {
-            let same = |t: &TensorProto| t.name() == v.name();
-            !graph.initializer.iter().any(same)
-        };
-        let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(initialized).collect();
+        let initializers: BTreeSet<&str> =
+            graph.initializer.iter().map(TensorProto::name).collect();
+        let given = |v: &&ValueInfoProto| !initializers.contains(v.name());
+        let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(given).collect();
         let mut names: Vec<&str> = Vec::new();
         let mut outputs = Vec::with_capacity(graph.output.len());
         for output in &graph.output {
