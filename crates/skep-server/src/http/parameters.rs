@@ -121,6 +121,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        let text = r#"{"a": 4.222222222222222e80, "b": 0.1}"#;
+        let given = serde_json::from_str(text).expect("JSON");
+        let expected = [("a", 4.222_222_222_222_222e80), ("b", 0.1)];
+        let expected = expected.map(|(key, value)| (key.to_owned(), Parameter::Double(value)));
+        assert_eq!(read(given).as_deref(), Ok(&expected[..]));
+    }
+
+    #[test]
     fn other_kinds_are_refused_in_tritons_words() {
         let not_unsigned = "attempt to access JSON non-unsigned-integer as unsigned-integer";
         for (given, expected) in [
