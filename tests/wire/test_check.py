@@ -23,7 +23,9 @@ output {
 
 
 def check(repository, *flags):
-    """Exit code and output; the repository's path reads `REPO`."""
+    """Exit code and output, without configurations unless asked for; the repository's path reads `REPO`."""
+    if not {"--config", "--json"} & set(flags):
+        flags = ("--config", "none", *flags)
     outcome = run("check", repository, *flags)
     assert outcome.stderr == ""
     return outcome.returncode, outcome.stdout.replace(str(repository), "REPO")
@@ -115,6 +117,7 @@ def test_the_completed_configuration_is_a_configuration(repository, form):
         return
     repository.config("m", "\n".join(lines))
     assert printed() == lines
+    assert run("check", repository).stdout == run("check", repository, "--config", "pbtxt").stdout
 
 
 def test_json(repository):

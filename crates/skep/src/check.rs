@@ -17,6 +17,8 @@ enum ConfigFormat {
     Pbtxt,
     /// As a server shows it
     Json,
+    /// Not at all
+    None,
 }
 
 #[derive(Debug, Args)]
@@ -30,9 +32,9 @@ pub(crate) struct CheckArgs {
     /// Load each version and run its warm-up; without it the weights are not touched
     #[arg(long)]
     load: bool,
-    /// Print each model's completed configuration
-    #[arg(long, value_name = "FORMAT")]
-    config: Option<ConfigFormat>,
+    /// How each model's completed configuration is printed
+    #[arg(long, value_name = "FORMAT", default_value = "pbtxt")]
+    config: ConfigFormat,
     /// Print one JSON document: a list of models with versions, errors, warnings and completed configuration
     #[arg(long, conflicts_with = "config")]
     json: bool,
@@ -88,7 +90,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print(checks: &[ModelCheck], format: Option<ConfigFormat>) {
+fn print(checks: &[ModelCheck], format: ConfigFormat) {
     let width = checks
         .iter()
         .map(|check| check.name.as_str().chars().count())
@@ -112,8 +114,9 @@ fn print(checks: &[ModelCheck], format: Option<ConfigFormat>) {
         for finding in &check.warnings {
             print_finding("warning", finding);
         }
-        if let (Some(config), Some(format)) = (&check.config, format) {
+        if let Some(config) = &check.config {
             let text = match format {
+                ConfigFormat::None => continue,
                 ConfigFormat::Pbtxt => skep_wire::config::to_pbtxt(config),
                 ConfigFormat::Json => {
                     String::from_utf8_lossy(&skep_wire::config::to_json(config)).into_owned()
