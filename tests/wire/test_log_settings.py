@@ -4,6 +4,7 @@ import re
 
 import grpc
 import pytest
+import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.grpc import service_pb2 as pb
@@ -88,7 +89,11 @@ def test_h22_c9_each_request_is_a_line_while_verbose(server):
     assert all(re.match(r"I\d{4} ", line) for line in server.lines if "HTTP request" in line)
     with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
         assert client.is_server_live()
+        x = tritonclient.grpc.InferInput("x", [1, 4], "FP32")
+        x.set_data_from_numpy(np.zeros([1, 4], np.float32))
+        client.infer("m", [x])
     server.wait_for('"gRPC request: /inference.GRPCInferenceService/ServerLive"')
+    server.wait_for('"gRPC request: /inference.GRPCInferenceService/ModelInfer"')
     change(server, log_verbose_level=0)
     before = server.log.count("HTTP request")
     assert get(server, "/v2/health/live").status == 200

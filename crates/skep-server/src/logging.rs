@@ -99,6 +99,11 @@ impl LogChange {
     }
 }
 
+/// A line for each gRPC call, if details are logged.
+pub(crate) fn log_call<B>(request: &http::Request<B>) {
+    tracing::debug!("gRPC request: {}", request.uri().path());
+}
+
 /// A line for each HTTP request, if details are logged.
 pub(crate) fn log_request<B>(request: &http::Request<B>) {
     tracing::debug!(

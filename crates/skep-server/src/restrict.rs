@@ -24,6 +24,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tonic::{Status, server::NamedService};
 use tower::Service;
 
+use crate::logging;
+
 /// What may be restricted, by Triton's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
@@ -279,7 +281,7 @@ where
     }
 
     fn call(&mut self, request: GrpcRequest) -> Self::Future {
-        tracing::debug!("gRPC request: {}", request.uri().path());
+        logging::log_call(&request);
         let rule = self.restrictions.as_ref().and_then(|restrictions| {
             let group = Group::of_call(request.uri().path())?;
             restrictions.0.get(&group)

@@ -24,6 +24,7 @@ use tonic::{Code, Status, metadata::MetadataMap};
 use super::{MAX_MESSAGE_BYTES, infer};
 use crate::{
     edge::{self, Answer, Shortcut, Unread},
+    logging,
     server::Shared,
 };
 
@@ -42,6 +43,7 @@ impl Shortcut for Direct {
         if !is_plain(&request) {
             return Err(request);
         }
+        logging::log_call(&request);
         let shared = Arc::clone(&self.0);
         let (parts, body) = request.into_parts();
         Ok(Box::pin(async move {
