@@ -26,6 +26,10 @@ use crate::{
 /// The largest body that is taken in, in bytes; tensors of 2 GiB and more travel no sane network in one request.
 const MAX_BODY_BYTES: usize = 2 << 30;
 
+/// JSON of about this size is read and written where the request is handled: a millisecond at most. More goes to another
+/// thread, so that no other connection waits for it.
+const MAX_INLINE_JSON_BYTES: usize = 128 << 10;
+
 /// Where the JSON part of a body ends and the binary tensor data begins.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
@@ -95,6 +99,10 @@ pub(super) async fn infer(
     api::refuse_decoupled(&loaded, "HTTP end point").map_err(ApiError::plain)?;
     let decoded = match header_length {
         Some(0) => raw::decode(body, loaded.config())?,
+        _ if json_bytes > MAX_INLINE_JSON_BYTES => {
+            let model = path.model.clone();
+            api::off_reactor(move || request::decode(&body, header_length, &model)).await??
+        }
         _ => request::decode(&body, header_length, &path.model)?,
     };
     let wanted = decoded.wanted;
@@ -114,7 +122,12 @@ pub(super) async fn infer(
         }
     })?;
     classification::apply(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
-    let mut encoded = response::encode(&answer, &id, &wanted).map_err(ApiError::plain)?;
+    let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
+        api::off_reactor(move || response::encode(&answer, &id, &wanted)).await?
+    } else {
+        response::encode(&answer, &id, &wanted)
+    };
+    let mut encoded = encoded.map_err(ApiError::plain)?;
     if let Some(coding) = compression::of_answer(&headers) {
         encoded.compress(coding).await?;
     }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
-use skep_runtime::InferRequest;
+use skep_runtime::{InferRequest, NamedTensor};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::{
@@ -34,6 +34,13 @@ pub(super) struct Wanted {
     pub(super) binary: Vec<String>,
     /// The outputs in whose place classes travel, and how many of them.
     pub(super) classes: Vec<(String, u64)>,
+}
+
+impl Wanted {
+    /// Whether an output travels as binary data.
+    pub(super) fn is_binary(&self, output: &NamedTensor) -> bool {
+        self.all_binary || self.binary.iter().any(|name| **name == *output.name)
+    }
 }
 
 #[derive(Deserialize)]

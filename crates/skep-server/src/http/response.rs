@@ -79,15 +79,22 @@ impl IntoResponse for Encoded {
     }
 }
 
+/// Bytes of tensor data that travel as JSON.
+pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &Wanted) -> usize {
+    let outputs = answer.outputs.iter();
+    outputs
+        .filter(|output| !wanted.is_binary(output))
+        .map(|output| output.tensor.data().len())
+        .sum()
+}
+
 /// Encodes an answer: members in Triton's order, binary data in the outputs' order.
 pub(super) fn encode(
     answer: &InferResponse,
     id: &str,
     wanted: &Wanted,
 ) -> Result<Encoded, ApiError> {
-    let is_binary = |output: &NamedTensor| {
-        wanted.all_binary || wanted.binary.iter().any(|name| **name == *output.name)
-    };
+    let is_binary = |output: &NamedTensor| wanted.is_binary(output);
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
     if !id.is_empty() {
