@@ -25,17 +25,16 @@ const MAX_MEMORY_MIB: u32 = 1024;
 /// How long one input may take. A thousand times what any does, since machines are shared.
 const MAX_INPUT_SECONDS: u32 = 10;
 
-/// Runs the target of the arguments, `TARGET [--seconds N] [--merge]`.
+/// Runs the target of the arguments, `TARGET [--seconds N]`.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let targets = targets(root)?;
     let usage = || {
         format!(
-            "usage: cargo xtask fuzz {} [--seconds N] [--merge]",
+            "usage: cargo xtask fuzz {} [--seconds N]",
             targets.join("|")
         )
     };
     let mut seconds = DEFAULT_SECONDS;
-    let mut merge = false;
     let mut target = None;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
@@ -46,7 +45,6 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
                     .parse()
                     .with_context(|| format!("`{given}` is no number of seconds"))?;
             }
-            "--merge" => merge = true,
             name if target.is_none() && targets.iter().any(|known| known == name) => {
                 target = Some(name);
             }
@@ -67,14 +65,10 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     command
         .args(["fuzz", "run", "--fuzz-dir", "fuzz"])
         .args(["--target-dir", "target/fuzz", target])
+        .args([&found, &committed])
+        .arg("--")
         // Sanitizers and coverage are unstable flags; the toolchain is the one that builds the server.
         .env("RUSTC_BOOTSTRAP", "1");
-    if merge {
-        command.args([&committed, &found]);
-    } else {
-        command.args([&found, &committed]);
-    }
-    command.arg("--");
     let dictionary = root.join(format!("fuzz/dictionaries/{target}.dict"));
     if dictionary.exists() {
         command.arg(format!("-dict={}", dictionary.display()));
@@ -84,18 +78,11 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         format!("-malloc_limit_mb={MAX_ALLOCATION_MIB}"),
         format!("-rss_limit_mb={MAX_MEMORY_MIB}"),
         format!("-timeout={MAX_INPUT_SECONDS}"),
+        format!("-max_total_time={seconds}"),
+        "-print_final_stats=1".to_owned(),
+        // Names of functions that are reached for the first time, pages of them.
+        "-print_funcs=0".to_owned(),
     ]);
-    if merge {
-        // Whether an input reaches new code counts, not how often: a corpus for tests, not for more fuzzing.
-        command.args(["-merge=1", "-use_counters=0"]);
-    } else {
-        command.args([
-            format!("-max_total_time={seconds}"),
-            "-print_final_stats=1".to_owned(),
-            // Names of functions that are reached for the first time, pages of them.
-            "-print_funcs=0".to_owned(),
-        ]);
-    }
     step(root, &mut command)
 }
 

@@ -21,9 +21,8 @@ usage: cargo xtask <task>
   test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire and page tests; --fast leaves those two out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
   bench NAME ...  run a benchmark, with its arguments, and write its folder under benchmarks/results
-  fuzz TARGET [--seconds N] [--merge]
-                  feed a parser of outside bytes with what libFuzzer thinks of, for ten minutes unless told, on top of
-                  fuzz/corpus; --merge instead adds to fuzz/corpus what earlier runs found and it does not reach yet
+  fuzz TARGET [--seconds N]
+                  feed a parser of outside bytes with what libFuzzer makes of fuzz/corpus, for ten minutes unless told
   operators       run ONNX's own node tests on each backend and write docs/operators.md
   codegen         write crates/skep-proto/src/generated from the .proto files";
 
