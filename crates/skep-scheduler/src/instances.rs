@@ -41,6 +41,10 @@ impl Instances {
         Some(*id)
     }
 
+    pub(crate) fn any_free(&self) -> bool {
+        self.known.iter().any(|(_, state)| *state == State::Free)
+    }
+
     /// Whether it executes a batch; `None` for one that is not known.
     pub(crate) fn is_busy(&self, id: InstanceId) -> Option<bool> {
         let known = self.known.iter().find(|(known, _)| *known == id);

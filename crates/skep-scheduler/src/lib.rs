@@ -2,31 +2,48 @@
 //!
 //! A sans-IO state machine: whoever has an input (a request, a finished instance, a timer that is due) applies it with
 //! [`Scheduler::handle`] and carries out the outputs itself. There is no clock, thread, lock or I/O here, and no
-//! tensor: a request carries a payload `P` that the scheduler never looks at. So the server, the simulator and the
-//! property tests run the same decisions.
+//! tensor: a request carries a payload `P` of which the scheduler knows only whether it [`joins`](Payload::joins)
+//! another. So the server, the simulator and the property tests run the same decisions.
 //!
 //! ```text
-//!            Enqueue  Cancel  InstanceReady  Finished  InstanceGone  Drain
-//!                |       |          |            |           |         |
-//!                v       v          v            v           v         v
-//!             +-----------------------------------------------------------+
-//!             |  queue (FIFO, bounded) -> policy -> free instance         |
-//!             +-----------------------------------------------------------+
-//!                |                                    |
-//!                v                                    v
-//!             Dispatch { instance, batch }         Reject { request, reason }
+//!     Enqueue  Cancel  InstanceReady  Finished  InstanceGone  SlotGranted  Drain    next_timeout
+//!         |       |          |            |           |            |         |           ^
+//!         v       v          v            v           v            v         v           |
+//!      +------------------------------------------------------------------------------------+
+//!      |  waiting requests   ->   prefix    ->    policy    ->   free instance, slot        |
+//!      |  (levels, expiry)        (could run      (how many,                                |
+//!      |                           as one)         or until when to wait)                   |
+//!      +------------------------------------------------------------------------------------+
+//!         |                              |                         |
+//!         v                              v                         v
+//!      Dispatch { instance, batch }   Reject { request, reason }   WantSlot, ReturnSlot
 //! ```
 //!
-//! The policy today is Triton's *default scheduler*: no merging, the oldest request to any free instance. Every
-//! request that is enqueued leaves exactly once, by a dispatch or by a reject.
+//! Every request that is enqueued leaves exactly once, by a dispatch or by a reject. A request's wait ends when it is
+//! due, whether or not an instance is free.
 //!
-//! Source: Triton Inference Server, user guide, "Schedulers" (default scheduler).
+//! # Time
+//!
+//! `now` is an argument, and [`Scheduler::next_timeout`] says when to come back. Inputs of one moment can be applied
+//! together ([`Scheduler::handle_all`]), so that a batch is formed of all of them.
+//!
+//! # Cost
+//!
+//! The requests that could run as one are scanned once and kept; an arrival behind them costs one step. Everything else
+//! is a few bisections, however many requests wait.
 
 mod instances;
-mod queue;
+mod message;
+mod options;
+mod policy;
+mod prefix;
 mod scheduler;
+mod sorted;
+mod waiting;
 
 pub use instances::InstanceId;
-pub use scheduler::{
-    Batch, Input, Output, Outputs, RejectReason, Request, RequestId, Scheduler, SchedulerOptions,
+pub use message::{
+    Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
 };
+pub use options::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
+pub use scheduler::Scheduler;

@@ -1,216 +1,399 @@
-//! Scenarios of the default scheduler in text, and properties that hold under any sequence of inputs.
+//! Every rule of Triton's schedulers, as a scenario in text.
 
-use std::{collections::BTreeSet, fmt::Write, time::Duration};
+mod common;
 
-use proptest::prelude::*;
-use skep_scheduler::{
-    Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler,
-    SchedulerOptions,
-};
-use skep_types::Time;
+use common::Paper;
 
-/// Runs one step a word: `+i` instance joins, `-i` leaves, `.i` finishes, `xN` cancels, `drain`, `N` enqueues.
-fn run(max_queue_size: usize, script: &str) -> String {
-    let mut scheduler = Scheduler::new(SchedulerOptions { max_queue_size });
-    let mut trace = String::new();
-    for word in script.split_whitespace() {
-        let instance = || InstanceId(word[1..].parse().expect("instance"));
-        let input = match word.as_bytes()[0] {
-            b'+' => Input::InstanceReady(instance()),
-            b'-' => Input::InstanceGone(instance()),
-            b'.' => Input::Finished {
-                instance: instance(),
-                duration: Duration::ZERO,
-            },
-            b'x' => Input::Cancel(RequestId(word[1..].parse().expect("request"))),
-            b'd' => Input::Drain,
-            _ => Input::Enqueue(Request {
-                id: RequestId(word.parse().expect("request")),
-                batch_size: 1,
-                payload: (),
-            }),
-        };
-        let mut outputs = Outputs::new();
-        scheduler.handle(Time::ZERO, input, &mut outputs);
-        for output in outputs {
-            match output {
-                Output::Dispatch { instance, batch } => {
-                    write!(trace, "{}@{} ", batch.requests[0].id.0, instance.0)
-                }
-                Output::Reject {
-                    request,
-                    reason: RejectReason::QueueFull,
-                } => write!(trace, "{}:full ", request.id.0),
-                Output::Reject {
-                    request,
-                    reason: RejectReason::Draining,
-                } => write!(trace, "{}:drain ", request.id.0),
-                Output::Reject {
-                    request,
-                    reason: RejectReason::Cancelled,
-                } => write!(trace, "{}:cancelled ", request.id.0),
-            }
-            .expect("a string takes all");
-        }
+/// Plays scenarios: what each shows, its settings, its script, what should happen.
+fn check(scenarios: &[(&str, &str, &str, &str)]) {
+    for (name, settings, script, expected) in scenarios {
+        let got = Paper::play(settings, script);
+        let (got, expected) = (normal(&got), normal(expected));
+        assert_eq!(
+            got, expected,
+            "{name}\n  settings: {settings}\n  script: {script}"
+        );
     }
-    write!(trace, "w{}", scheduler.waiting()).expect("a string takes all");
-    trace
+}
+
+/// One space between words.
+fn normal(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
-fn scenarios() {
-    for (name, max, script, expected) in [
+fn the_default_scheduler() {
+    check(&[
         (
             "a free instance takes a request at once",
-            9,
-            "+0 1",
-            "1@0 w0",
+            "one_by_one=",
+            "0 a",
+            "0 a:no_batching",
         ),
         (
             "requests wait for an instance, in order",
-            9,
-            "1 2 3 +0 .0 .0",
-            "1@0 2@0 3@0 w0",
+            "one_by_one= on=0",
+            "0 a b c 1 +0 2 -0 +0",
+            "1 a:no_batching 2 b:no_batching 1 wait",
         ),
         (
-            "the lowest free instance is taken",
-            9,
-            "+1 +0 1 2",
-            "1@0 2@1 w0",
+            "nothing is merged; the lowest free instance is taken",
+            "one_by_one= on=2 run=5",
+            "0 a b c 9 d",
+            "0 a:no_batching 0 b:no_batching@1 5 c:no_batching 9 d:no_batching@1",
         ),
         (
             "a full queue answers at once",
-            2,
-            "+0 1 2 3 4",
-            "1@0 4:full w2",
+            "one_by_one= waiting=2 on=0",
+            "0 a b c",
+            "0 c!full 2 wait",
         ),
         (
-            "a cancelled request never runs",
-            9,
-            "+0 1 2 3 x2 .0",
-            "1@0 2:cancelled 3@0 w0",
+            "a cancelled request never runs, and makes room; cancelling what runs changes nothing",
+            "one_by_one= waiting=1 run=2",
+            "0 a 1 b x:a x:b c end",
+            "0 a:no_batching 1 b!cancelled 2 c:no_batching",
         ),
-        (
-            "cancelling what runs changes nothing",
-            9,
-            "+0 1 x1 2 .0",
-            "1@0 2@0 w0",
-        ),
-        (
-            "a cancelled request makes room",
-            1,
-            "1 x1 2 3",
-            "1:cancelled 3:full w1",
-        ),
-        (
-            "draining serves what waits and refuses what comes",
-            9,
-            "+0 1 2 drain 3 .0 .0",
-            "1@0 3:drain 2@0 w0",
-        ),
-        (
-            "draining without instances answers all",
-            9,
-            "1 2 drain",
-            "1:drain 2:drain w0",
-        ),
-        (
-            "the last instance's death while draining answers all",
-            9,
-            "+0 1 2 drain -0",
-            "1@0 2:drain w0",
-        ),
-        (
-            "a dead instance gets nothing",
-            9,
-            "+0 +1 -0 1 2 .1",
-            "1@1 2@1 w0",
-        ),
-        (
-            "requests outlive an instance that is replaced",
-            9,
-            "+0 1 2 -0 +0",
-            "1@0 2@0 w0",
-        ),
-    ] {
-        assert_eq!(run(max, script), expected, "{name}: {script}");
-    }
+    ]);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Enqueue,
-    Cancel(u64),
-    Join(u32),
-    Leave(u32),
-    Finish,
-    Drain,
+#[test]
+fn draining() {
+    check(&[
+        (
+            "what waits is served, nothing new is taken",
+            "one_by_one= run=2",
+            "0 a b drain c end",
+            "0 c!draining 0 a:no_batching 2 b:no_batching",
+        ),
+        (
+            "without an instance what waits is answered",
+            "one_by_one= run=2",
+            "0 a b drain 1 -0",
+            "0 a:no_batching 1 b!draining",
+        ),
+        (
+            "an instance that is replaced loses nobody",
+            "one_by_one=",
+            "0 a b 1 -0 2 +0",
+            "0 a:no_batching 2 b:no_batching",
+        ),
+        (
+            "nothing is delayed any more",
+            "delay=50 run=1",
+            "0 a b 3 drain",
+            "3 a+b:queue_empty",
+        ),
+    ]);
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        8 => Just(Step::Enqueue),
-        2 => (0u64..200).prop_map(Step::Cancel),
-        2 => (0u32..3).prop_map(Step::Join),
-        1 => (0u32..3).prop_map(Step::Leave),
-        6 => Just(Step::Finish),
-        1 => Just(Step::Drain),
-    ];
-    prop::collection::vec(step, 1..300)
+/// The textbook's case, with X = 3 ms: requests A to E of 4, 2, 2, 6 and 2 inferences.
+#[test]
+fn the_textbook() {
+    let script = "0 A4 C2  1 B2  2 D6 E2  end";
+    check(&[
+        (
+            "in sequence: 5X",
+            "one_by_one= run=3",
+            script,
+            "0 A:no_batching 3 C:no_batching 6 B:no_batching 9 D:no_batching 12 E:no_batching",
+        ),
+        (
+            "dynamic batching: 3X",
+            "max=8 run=3",
+            script,
+            "0 A+C:queue_empty 3 B+D:max_batch_size 6 E:queue_empty",
+        ),
+        (
+            "with a long enough delay: 7X/3",
+            "max=8 delay=2 run=3",
+            script,
+            "1 A+C+B:max_batch_size 4 D+E:max_batch_size",
+        ),
+        (
+            "and on two instances: 5X/3",
+            "max=8 delay=2 run=3 on=2",
+            script,
+            "1 A+C+B:max_batch_size 2 D+E:max_batch_size@1",
+        ),
+    ]);
 }
 
-proptest! {
-    /// Nothing is lost, answered twice or reordered; no bound is exceeded; nothing waits beside a free instance.
-    #[test]
-    fn every_request_leaves_once_in_order(steps in steps(), max_queue_size in 1usize..20) {
-        let mut scheduler = Scheduler::new(SchedulerOptions { max_queue_size });
-        let (mut next, mut last_dispatched) = (0u64, None);
-        let (mut waiting, mut busy, mut free) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for step in steps {
-            let input = match step {
-                Step::Enqueue => {
-                    waiting.insert(next);
-                    next += 1;
-                    Input::Enqueue(Request { id: RequestId(next - 1), batch_size: 1, payload: next - 1 })
-                }
-                Step::Cancel(id) => Input::Cancel(RequestId(id)),
-                Step::Join(i) if !busy.contains(&i) => {
-                    free.insert(i);
-                    Input::InstanceReady(InstanceId(i))
-                }
-                Step::Leave(i) => {
-                    free.remove(&i);
-                    busy.remove(&i);
-                    Input::InstanceGone(InstanceId(i))
-                }
-                Step::Finish => {
-                    let Some(i) = busy.pop_first() else { continue };
-                    free.insert(i);
-                    Input::Finished { instance: InstanceId(i), duration: Duration::ZERO }
-                }
-                Step::Drain => Input::Drain,
-                Step::Join(_) => continue,
-            };
-            let mut outputs = Outputs::new();
-            scheduler.handle(Time::ZERO, input, &mut outputs);
-            for output in outputs {
-                match output {
-                    Output::Dispatch { instance, batch } => {
-                        prop_assert!(free.remove(&instance.0), "dispatched to a free instance");
-                        busy.insert(instance.0);
-                        for request in batch.requests {
-                            prop_assert_eq!(request.id.0, request.payload);
-                            prop_assert!(waiting.remove(&request.id.0), "waits, once");
-                            prop_assert!(last_dispatched < Some(request.id.0), "in order");
-                            last_dispatched = Some(request.id.0);
-                        }
-                    }
-                    Output::Reject { request, .. } => prop_assert!(waiting.remove(&request.id.0), "waits, once"),
-                }
-            }
-            prop_assert_eq!(scheduler.waiting(), waiting.len());
-            prop_assert!(waiting.len() <= max_queue_size);
-            prop_assert!(waiting.is_empty() || free.is_empty(), "nothing waits beside a free instance");
-        }
-    }
+#[test]
+fn sizes() {
+    check(&[
+        (
+            "as many as fit",
+            "max=8 run=1",
+            "0 a b c d e f g h i j end",
+            "0 a+b+c+d+e+f+g+h:max_batch_size 1 i+j:queue_empty",
+        ),
+        (
+            "whole requests only",
+            "max=8 run=1",
+            "0 a6 b4 end",
+            "0 a:max_batch_size 1 b:queue_empty",
+        ),
+        (
+            "in order, none skipped",
+            "max=8 run=1",
+            "0 a5 b6 c2 end",
+            "0 a:max_batch_size 1 b+c:max_batch_size",
+        ),
+        (
+            "a delay ends early when the batch is full",
+            "max=8 delay=9 run=1",
+            "0 a4 1 b4 end",
+            "1 a+b:max_batch_size",
+        ),
+        (
+            "the delay is that of the oldest request",
+            "max=8 delay=9 run=1",
+            "0 a 5 b end",
+            "9 a+b:queue_delay",
+        ),
+        (
+            "and it runs while no instance is free",
+            "max=8 delay=3 run=9",
+            "0 a8 1 b 8 c end",
+            "0 a:max_batch_size 9 b+c:queue_delay",
+        ),
+        (
+            "a batch grows until its instance is free",
+            "max=8 run=9",
+            "0 a8 1 b 2 c 3 d end",
+            "0 a:max_batch_size 9 b+c+d:queue_empty",
+        ),
+        (
+            "a request above the maximum runs alone",
+            "max=4 run=1",
+            "0 a9 b end",
+            "0 a:max_batch_size 1 b:queue_empty",
+        ),
+    ]);
+}
+
+/// The cases that were observed on a real Triton.
+#[test]
+fn preferred_sizes() {
+    let with = "max=8 pref=4,6 delay=3000 run=1";
+    check(&[
+        (
+            "a preferred size leaves at once",
+            with,
+            "0 a4 end",
+            "0 a:preferred_batch_size",
+        ),
+        (
+            "so does the larger",
+            with,
+            "0 a6 end",
+            "0 a:preferred_batch_size",
+        ),
+        (
+            "another waits for the delay",
+            with,
+            "0 a end",
+            "3000 a:queue_delay",
+        ),
+        (
+            "what is above them leaves at once",
+            with,
+            "0 a7 end",
+            "0 a:preferred_batch_size",
+        ),
+        (
+            "until it is met",
+            with,
+            "0 a 7 b3 end",
+            "7 a+b:preferred_batch_size",
+        ),
+        (
+            "what would go past the largest waits",
+            with,
+            "0 a3 5 b7 end",
+            "5 a:preferred_batch_size 6 b:preferred_batch_size",
+        ),
+        (
+            "the largest that can be reached",
+            "max=8 pref=2,4 run=1",
+            "0 a b c d e end",
+            "0 a+b+c+d:preferred_batch_size 1 e:queue_empty",
+        ),
+        (
+            "without a delay what is left over leaves as well",
+            "max=8 pref=4 run=1",
+            "0 a b c d e end",
+            "0 a+b+c+d:preferred_batch_size 1 e:queue_empty",
+        ),
+        (
+            "an overdue request takes all along, past the preferred size",
+            "max=8 pref=4 delay=2 run=5",
+            "0 z8 1 a b c d e end",
+            "0 z:max_batch_size 5 a+b+c+d+e:preferred_batch_size",
+        ),
+    ]);
+}
+
+#[test]
+fn shapes() {
+    check(&[
+        (
+            "other shapes end a batch, even if others behind them would fit",
+            "max=8 run=1",
+            "0 a/sX b/sX c/sY d/sX end",
+            "0 a+b:shape_change 1 c:shape_change 2 d:queue_empty",
+        ),
+        (
+            "at once",
+            "max=8 delay=50 run=1",
+            "0 a/sX 3 b/sY end",
+            "3 a:shape_change 53 b:queue_delay",
+        ),
+        (
+            "unless the one that differs goes away",
+            "max=8 delay=50 run=9",
+            "0 z8 1 a/sX b/sY c/sX 2 x:b 9 end",
+            "0 z:max_batch_size 2 b!cancelled 51 a+c:queue_delay",
+        ),
+    ]);
+}
+
+#[test]
+fn cancellation() {
+    check(&[
+        (
+            "a cancelled request leaves its batch",
+            "max=8 delay=9 run=1",
+            "0 a b c 5 x:b end",
+            "5 b!cancelled 9 a+c:queue_delay",
+        ),
+        (
+            "the delay is that of the oldest that is left",
+            "max=8 delay=9 run=1",
+            "0 a 4 b 5 x:a end",
+            "5 a!cancelled 13 b:queue_delay",
+        ),
+        (
+            "its place can be taken",
+            "max=4 delay=9 run=1",
+            "0 a b c 1 x:c 2 d e end",
+            "1 c!cancelled 2 a+b+d+e:max_batch_size",
+        ),
+    ]);
+}
+
+#[test]
+fn queue_policy() {
+    check(&[
+        (
+            "a bound counts requests, not inferences",
+            "max=8 size=2 run=9",
+            "0 z8 1 a8 b8 c",
+            "0 z:max_batch_size 1 c!full 2 wait",
+        ),
+        (
+            "a time-out fires when it is due, with no instance free",
+            "max=8 timeout=5 run=50",
+            "0 z8 1 a 2 b end",
+            "0 z:max_batch_size 6 a!timeout 7 b!timeout",
+        ),
+        (
+            "a request's own counts where it is shorter and may",
+            "max=8 timeout=5 override= run=50",
+            "0 z8 1 a/t2 b/t9 c end",
+            "0 z:max_batch_size 3 a!timeout 6 b!timeout 6 c!timeout",
+        ),
+        (
+            "it does not where it may not",
+            "max=8 timeout=5 run=50",
+            "0 z8 1 a/t2 end",
+            "0 z:max_batch_size 6 a!timeout",
+        ),
+        (
+            "nor where the default is none, as on Triton",
+            "max=8 override= run=50",
+            "0 z8 1 a/t2 end",
+            "0 z:max_batch_size 50 a:queue_empty",
+        ),
+        (
+            "delayed ones are served behind the others",
+            "max=2 timeout=5 action=delay run=20",
+            "0 z2 1 a2 2 b2 10 c2 16 d2 end",
+            "0 z:max_batch_size 20 d:max_batch_size 40 a:max_batch_size 60 b:max_batch_size 80 c:max_batch_size",
+        ),
+        (
+            "what is delayed has no further time-out, and can join the others' batch",
+            "max=8 timeout=5 action=delay run=20",
+            "0 z8 1 a 19 b end",
+            "0 z:max_batch_size 20 b+a:queue_empty",
+        ),
+        (
+            "both count against the bound",
+            "max=8 timeout=5 action=delay size=2 run=20",
+            "0 z8 1 a 7 b c",
+            "0 z:max_batch_size 7 c!full 2 wait",
+        ),
+    ]);
+}
+
+#[test]
+fn priorities() {
+    check(&[
+        (
+            "the first level first; none means the default, as does one that is not there",
+            "max=1 levels=3 default=2 run=1",
+            "0 z a/p3 b c/p1 d/p9 e/p2 end",
+            "0 c:max_batch_size 1 z:max_batch_size 2 b:max_batch_size 3 d:max_batch_size
+             4 e:max_batch_size 5 a:max_batch_size",
+        ),
+        (
+            "levels are batched together, the higher first",
+            "max=8 levels=2 default=2 run=9",
+            "0 z8 1 a 2 b/p1 end",
+            "0 z:max_batch_size 9 b+a:queue_empty",
+        ),
+        (
+            "a newcomer of a higher level takes the place of what waits",
+            "max=4 levels=2 default=2 delay=9 run=9",
+            "0 a2 1 b3/p1 end",
+            "1 b:max_batch_size 10 a:queue_delay",
+        ),
+        (
+            "each level has its own policy",
+            "max=8 levels=2 default=1 L1.timeout=3 L2.timeout=6 L2.action= L2.size=1 run=50",
+            "0 z8 1 a/p1 b/p2 c/p2 end",
+            "0 z:max_batch_size 1 c!full 4 a!timeout 50 b:queue_empty",
+        ),
+        (
+            "the overstayed of a level come before the next level",
+            "max=1 levels=2 default=1 timeout=2 action= run=9",
+            "0 z 1 a/p1 b/p2 8 c/p2 end",
+            "0 z:max_batch_size 9 a:max_batch_size 18 b:max_batch_size 27 c:max_batch_size",
+        ),
+    ]);
+}
+
+#[test]
+fn compute_slots() {
+    check(&[
+        (
+            "a batch asks for a slot once, and is formed when it is there",
+            "max=8 slots= run=2",
+            "0 a 1 b 2 * 5 c end",
+            "0 want 2 a+b:queue_empty 5 want 1 wait",
+        ),
+        (
+            "a slot that is not needed any more is given back",
+            "max=8 slots= run=2",
+            "0 a 1 x:a 2 *",
+            "0 want 1 a!cancelled 2 return",
+        ),
+        (
+            "nothing is asked for while nothing could run",
+            "max=8 slots= delay=5 run=9",
+            "0 a 6 * 7 b end",
+            "5 want 6 a:queue_delay 15 want 1 wait",
+        ),
+    ]);
 }

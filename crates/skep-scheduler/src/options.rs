@@ -1,0 +1,81 @@
+//! What a scheduler is made with. Whoever makes one has validated it.
+
+use std::time::Duration;
+
+/// What a scheduler is made with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchedulerOptions {
+    /// How many requests may wait in all, at least 1.
+    pub max_waiting: usize,
+    /// How many inferences may run as one, at least 1. A request that has more by itself still runs, alone.
+    pub max_batch_size: usize,
+    /// How batches are formed.
+    pub policy: Policy,
+    /// Priority levels, the one that is served first first; at least one.
+    pub levels: Vec<QueuePolicy>,
+    /// Index of the level of requests that name none, or one that is not there.
+    pub default_level: usize,
+    /// Whether an execution needs a compute slot, which is asked for with [`Output::WantSlot`](crate::Output::WantSlot).
+    pub slots: bool,
+}
+
+impl SchedulerOptions {
+    /// Triton's default scheduler: requests run one by one, first come, first served.
+    #[must_use]
+    pub fn one_by_one(max_waiting: usize) -> Self {
+        Self {
+            max_waiting,
+            max_batch_size: 1,
+            policy: Policy::OneByOne,
+            levels: vec![QueuePolicy::default()],
+            default_level: 0,
+            slots: false,
+        }
+    }
+}
+
+/// How batches are formed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Policy {
+    /// Requests are never merged (Triton's default scheduler).
+    OneByOne,
+    /// Triton's dynamic batcher.
+    Triton(TritonPolicy),
+}
+
+/// Settings of Triton's dynamic batcher.
+///
+/// Source: Triton Inference Server, user guide, "Batchers" (dynamic batcher); `ModelDynamicBatching` in
+/// `model_config.proto`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TritonPolicy {
+    /// Sizes that leave at once, ascending, each at least 1 and at most the maximum; none means the maximum.
+    pub preferred_batch_sizes: Vec<usize>,
+    /// How long the oldest request of a batch waits for others.
+    pub max_queue_delay: Duration,
+}
+
+/// What a priority level's queue does with requests that are too many or wait too long.
+///
+/// Source: `ModelQueuePolicy` in Triton's `model_config.proto`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueuePolicy {
+    /// How many requests may wait in this level, at least 1; none for no bound of its own.
+    pub max_queue_size: Option<usize>,
+    /// How long a request may wait; none for no end.
+    pub timeout: Option<Duration>,
+    /// Whether a request's own time-out counts where it is below `timeout`; without effect where that is none.
+    pub allow_timeout_override: bool,
+    /// What happens to a request that has waited too long.
+    pub timeout_action: TimeoutAction,
+}
+
+/// What happens to a request that has waited too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeoutAction {
+    /// It is answered with an error.
+    #[default]
+    Reject,
+    /// It waits on, behind all others of its level.
+    Delay,
+}

@@ -1,0 +1,21 @@
+//! How many of the requests at the head of the queue run next, and when.
+
+pub(crate) mod triton;
+
+use skep_types::Time;
+
+use crate::BatchEnd;
+
+/// What a policy decides for a free instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Execute this many requests together.
+    Send {
+        /// At least 1.
+        requests: usize,
+        /// Why not more.
+        end: BatchEnd,
+    },
+    /// Look again at this moment, or as soon as something happens.
+    Wait(Time),
+}

@@ -1,0 +1,212 @@
+//! The requests that wait: found by id, ordered by lane and urgency, and known by when each expires.
+//!
+//! ```text
+//! slots:   [ request ][ vacant ][ request ] ...          where a request stays while it waits
+//! order:   (lane, urgency, id) -> slot                   which is next
+//! expiry:  (moment, id) -> slot                          whose time is over first
+//! by_id:   id -> slot                                    for cancellation
+//! ```
+//!
+//! A *lane* is a priority level, and within each level those that have overstayed and wait behind the others (Triton's
+//! delayed queue). Every operation takes the time of some bisections, however many wait.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use skep_types::Time;
+
+use crate::{Request, RequestId, sorted::Sorted};
+
+/// A waiting request's place. Places of lower value are served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    lane: Lane,
+    /// Among those of a lane, the earlier; equal where the order is that of arrival.
+    urgency: Time,
+    id: RequestId,
+    slot: u32,
+}
+
+/// Where a request queues: by priority level, the overstayed of a level behind its others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lane {
+    /// Index of the level; 0 is served first.
+    pub(crate) level: u32,
+    pub(crate) overstayed: bool,
+}
+
+/// A request that waits, and what the scheduler knows of it.
+#[derive(Debug)]
+pub(crate) struct Waiter<P> {
+    pub(crate) request: Request<P>,
+    /// When it was enqueued.
+    pub(crate) since: Time,
+    /// When its wait ends by its queue's policy or its objective, if it does.
+    pub(crate) expires: Option<Time>,
+    place: Place,
+}
+
+impl<P> Waiter<P> {
+    pub(crate) fn lane(&self) -> Lane {
+        self.place.lane
+    }
+}
+
+/// All waiting requests of a model.
+#[derive(Debug)]
+pub(crate) struct Waiting<P> {
+    slots: Vec<Option<Waiter<P>>>,
+    vacant: Vec<u32>,
+    order: Sorted<Place>,
+    expiry: Sorted<(Time, RequestId, u32)>,
+    by_id: HashMap<RequestId, u32, BuildHasherDefault<IdHasher>>,
+    /// Requests a level.
+    levels: Vec<usize>,
+    /// Inferences of all.
+    inferences: usize,
+}
+
+impl<P> Waiting<P> {
+    pub(crate) fn new(levels: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            order: Sorted::new(),
+            expiry: Sorted::new(),
+            by_id: HashMap::default(),
+            levels: vec![0; levels],
+            inferences: 0,
+        }
+    }
+
+    /// How many requests wait.
+    pub(crate) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// How many wait in a level.
+    pub(crate) fn in_level(&self, level: u32) -> usize {
+        self.levels[level as usize]
+    }
+
+    /// The inferences of all that wait.
+    pub(crate) fn inferences(&self) -> usize {
+        self.inferences
+    }
+
+    /// Takes a request in; ids must be new, and where urgencies are equal they decide.
+    pub(crate) fn insert(
+        &mut self,
+        request: Request<P>,
+        since: Time,
+        lane: Lane,
+        urgency: Time,
+        expires: Option<Time>,
+    ) -> Place {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("the queue's bound is below 2^32")
+        });
+        let id = request.id;
+        let place = Place {
+            lane,
+            urgency,
+            id,
+            slot,
+        };
+        self.levels[lane.level as usize] += 1;
+        self.inferences += request.batch_size;
+        self.order.insert(place);
+        if let Some(expires) = expires {
+            self.expiry.insert((expires, id, slot));
+        }
+        let before = self.by_id.insert(id, slot);
+        debug_assert!(before.is_none(), "ids are new");
+        self.slots[slot as usize] = Some(Waiter {
+            request,
+            since,
+            expires,
+            place,
+        });
+        place
+    }
+
+    /// The place that is served first.
+    pub(crate) fn first(&self) -> Option<Place> {
+        self.order.first()
+    }
+
+    /// The place that is served after this one.
+    pub(crate) fn after(&self, place: Place) -> Option<Place> {
+        self.order.after(place)
+    }
+
+    /// All that wait, in the order in which they are served.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter<P>> {
+        self.order.iter().map(|place| self.get(place))
+    }
+
+    pub(crate) fn get(&self, place: Place) -> &Waiter<P> {
+        self.slots[place.slot as usize]
+            .as_ref()
+            .expect("a place is that of a waiting request")
+    }
+
+    pub(crate) fn place_of(&self, id: RequestId) -> Option<Place> {
+        let slot = *self.by_id.get(&id)?;
+        let waiter = self.slots[slot as usize].as_ref();
+        waiter.map(|waiter| waiter.place)
+    }
+
+    /// Takes a request out.
+    pub(crate) fn take(&mut self, place: Place) -> Waiter<P> {
+        let waiter = self.slots[place.slot as usize]
+            .take()
+            .expect("a place is that of a waiting request");
+        self.vacant.push(place.slot);
+        self.order.remove(place);
+        if let Some(expires) = waiter.expires {
+            self.expiry.remove((expires, place.id, place.slot));
+        }
+        self.by_id.remove(&place.id);
+        self.levels[place.lane.level as usize] -= 1;
+        self.inferences -= waiter.request.batch_size;
+        waiter
+    }
+
+    /// When the next wait is over.
+    pub(crate) fn next_expiry(&self) -> Option<Time> {
+        self.expiry.first().map(|(moment, ..)| moment)
+    }
+
+    /// A request whose wait is over, the one that is so for longest.
+    pub(crate) fn expired(&self, now: Time) -> Option<Place> {
+        let (moment, _, slot) = self.expiry.first()?;
+        let waiter = self.slots[slot as usize].as_ref()?;
+        (moment <= now).then_some(waiter.place)
+    }
+}
+
+/// Spreads ids, which are consecutive numbers: one multiplication.
+#[derive(Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // Fibonacci hashing: 2^64 divided by the golden ratio. The map takes low bits and the top seven.
+        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ (product >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
