@@ -18,8 +18,8 @@ use std::{
 };
 
 use skep_scheduler::{
-    Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler,
-    SchedulerOptions,
+    Batch, Input, InstanceId, Output, Outputs, Payload, RejectReason, Request, RequestId,
+    Scheduler, SchedulerOptions,
 };
 use skep_types::Time;
 use tokio::sync::oneshot;
@@ -41,6 +41,16 @@ impl Job {
     /// Answers with an error; nobody may be listening any more.
     pub(crate) fn fail(self: Box<Self>, error: RuntimeError) {
         drop(self.reply.send(Err(error)));
+    }
+}
+
+/// Jobs can share a batch if their tensors differ in nothing but the first dimension, and they left out the same.
+impl Payload for Box<Job> {
+    fn joins(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.prepared, &other.prepared);
+        let mut pairs = ours.inputs.iter().zip(&theirs.inputs);
+        ours.omitted == theirs.omitted
+            && pairs.all(|(a, b)| a.shape().dims().get(1..) == b.shape().dims().get(1..))
     }
 }
 
@@ -118,8 +128,8 @@ struct State {
 }
 
 impl Driver {
-    pub(crate) fn new(max_queue_size: usize, statistics: Statistics) -> Self {
-        let scheduler = Scheduler::new(SchedulerOptions { max_queue_size });
+    pub(crate) fn new(options: SchedulerOptions, statistics: Statistics) -> Self {
+        let scheduler = Scheduler::new(options);
         Self {
             state: Mutex::new(State {
                 scheduler,
@@ -238,6 +248,8 @@ impl Driver {
         let request = Request {
             id,
             batch_size,
+            priority: 0,
+            timeout: None,
             payload: job,
         };
         let mut handover = Handover {
@@ -251,6 +263,7 @@ impl Driver {
                     handover.dispatched = Some((instance, batch));
                 }
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
+                Output::WantSlot | Output::ReturnSlot => unreachable!("no slots are needed"),
             }
         }
         (id, handover)
@@ -274,14 +287,22 @@ impl Driver {
         self.apply(clock::now(), state, input, Some(instance))
     }
 
-    /// An instance that began at `taken` finished at `now`; what it should run next, if anything waits.
-    pub(crate) fn finished(&self, instance: InstanceId, taken: Time, now: Time) -> Option<Work> {
-        let state = self.lock();
+    /// An instance that began at `taken` finished at `now`; what it should run next, if anything waits. `spent` is the
+    /// list of the batch that it had.
+    pub(crate) fn finished(
+        &self,
+        instance: InstanceId,
+        taken: Time,
+        now: Time,
+        spent: Vec<Request<Box<Job>>>,
+    ) -> Option<Work> {
+        let mut state = self.lock();
         if state.retired.contains(&instance) {
             drop(state);
             self.leave(instance);
             return None;
         }
+        state.scheduler.recycle(spent);
         let duration = now.since(taken);
         let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.last_run_ns.store(duration_ns, Ordering::Relaxed);
@@ -335,6 +356,7 @@ impl Driver {
                 Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
                 Output::Dispatch { instance, batch } => self.send(instance, batch),
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
+                Output::WantSlot | Output::ReturnSlot => unreachable!("no slots are needed"),
             }
         }
         kept
@@ -380,13 +402,16 @@ impl Driver {
 
     fn reject(&self, job: Box<Job>, reason: RejectReason) {
         let label = match reason {
-            RejectReason::QueueFull | RejectReason::Draining => FailureReason::Rejected,
+            RejectReason::QueueFull | RejectReason::TimedOut | RejectReason::Draining => {
+                FailureReason::Rejected
+            }
             RejectReason::Cancelled => FailureReason::Canceled,
         };
         self.statistics
             .failed(label, clock::now().since(job.arrived));
         let text = match reason {
             RejectReason::QueueFull => "Exceeds maximum queue size",
+            RejectReason::TimedOut => "Request timeout expired",
             RejectReason::Draining if self.broken.load(Ordering::Relaxed) => {
                 "no instance of the model is alive: each one failed and could not be restarted"
             }

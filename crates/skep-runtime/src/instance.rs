@@ -71,12 +71,12 @@ impl Worker {
         let mut instance = Some(instance);
         let mut next = first;
         while let Some(current) = &mut instance {
-            let Some(batch) = next.take().or_else(|| mailbox.recv().ok()) else {
+            let Some(mut batch) = next.take().or_else(|| mailbox.recv().ok()) else {
                 return;
             };
             let taken = clock::now();
-            if let Some(ended) = self.run_and_answer(&mut **current, batch, taken) {
-                next = self.driver.finished(self.id, taken, ended);
+            if let Some(ended) = self.run_and_answer(&mut **current, &mut batch, taken) {
+                next = self.driver.finished(self.id, taken, ended, batch.requests);
             } else {
                 self.driver.gone(self.id);
                 instance = self.restart();
@@ -105,14 +105,14 @@ impl Worker {
     fn run_and_answer(
         &self,
         instance: &mut dyn Instance,
-        batch: Work,
+        batch: &mut Work,
         taken: Time,
     ) -> Option<Time> {
         self.recorder.began(taken);
         let size = batch.size();
         let jobs: Jobs = batch
             .requests
-            .into_iter()
+            .drain(..)
             .map(|request| request.payload)
             .collect();
         let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));

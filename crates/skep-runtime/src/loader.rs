@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time:
 use skep_backend::{Backend, LoadRequest, Model, ModelFile, give_back_freed_memory};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
 use skep_proto::inference;
+use skep_scheduler::SchedulerOptions;
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
@@ -279,7 +280,10 @@ impl Plan {
             ..Interface::new(&config, version, model.signature(), &defaults)
         });
         let statistics = Statistics::new(Recording::new(options.metrics, &config));
-        let driver = Arc::new(Driver::new(config.max_queue_size(), statistics));
+        let driver = Arc::new(Driver::new(
+            SchedulerOptions::one_by_one(config.max_queue_size()),
+            statistics,
+        ));
         let labels = labels::read(config.outputs(), self.source.directory())?;
         let running = Arc::new(Running::new(
             Arc::clone(&driver),

@@ -6,7 +6,7 @@ use skep_types::Time;
 
 use crate::{
     Batch, BatchEnd, Input, InstanceId, Output, Outputs, Payload, Policy, RejectReason, Request,
-    RequestId, SchedulerOptions, TimeoutAction,
+    SchedulerOptions, TimeoutAction,
     instances::Instances,
     policy::Verdict,
     prefix::Prefix,

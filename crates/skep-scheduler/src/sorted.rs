@@ -50,7 +50,8 @@ impl<K: Ord + Copy> Sorted<K> {
     }
 
     /// All keys, ascending.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = K> + '_ {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = K> + '_ {
         self.chunks.iter().flatten().copied()
     }
 

@@ -143,11 +143,6 @@ impl<P> Waiting<P> {
         self.order.after(place)
     }
 
-    /// All that wait, in the order in which they are served.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter<P>> {
-        self.order.iter().map(|place| self.get(place))
-    }
-
     pub(crate) fn get(&self, place: Place) -> &Waiter<P> {
         self.slots[place.slot as usize]
             .as_ref()

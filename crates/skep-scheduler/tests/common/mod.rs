@@ -21,9 +21,9 @@ use skep_types::Time;
 
 /// A request's name and the shape of its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    pub name: String,
-    pub shape: String,
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) shape: String,
 }
 
 impl Payload for Named {
@@ -32,7 +32,7 @@ impl Payload for Named {
     }
 }
 
-pub struct Paper {
+pub(crate) struct Paper {
     scheduler: Scheduler<Named>,
     /// How long an execution takes.
     run: Duration,
@@ -43,12 +43,12 @@ pub struct Paper {
     trace: String,
 }
 
-pub fn ms(text: &str) -> Duration {
+pub(crate) fn ms(text: &str) -> Duration {
     Duration::from_secs_f64(text.parse::<f64>().expect("milliseconds") / 1e3)
 }
 
 impl Paper {
-    pub fn new(settings: &str) -> Self {
+    pub(crate) fn new(settings: &str) -> Self {
         let mut options = SchedulerOptions {
             max_batch_size: 8,
             policy: Policy::Triton(TritonPolicy::default()),
@@ -112,7 +112,7 @@ impl Paper {
     }
 
     /// Plays a script; what happened.
-    pub fn play(settings: &str, script: &str) -> String {
+    pub(crate) fn play(settings: &str, script: &str) -> String {
         let mut paper = Self::new(settings);
         let mut inputs = Vec::new();
         for word in script.split_whitespace() {
