@@ -10,13 +10,14 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 18] = [
+const ORDER: [(u8, &str); 19] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
     (0, "skep-config"),
     (1, "skep-scheduler"),
     (2, "skep-tensor"),
+    (2, "skep-heap"),
     (3, "skep-backend"),
     (3, "skep-backend-onnxruntime"),
     (3, "skep-backend-embedded"),
@@ -32,8 +33,9 @@ const ORDER: [(u8, &str); 18] = [
 ];
 
 /// Crates that may hold `unsafe`: layer 2, the mapping of model files, and the FFI of backends.
-const UNSAFE_ALLOWED: [&str; 4] = [
+const UNSAFE_ALLOWED: [&str; 5] = [
     "skep-tensor",
+    "skep-heap",
     "skep-backend",
     "skep-backend-onnxruntime",
     "skep-backend-embedded",

@@ -23,7 +23,6 @@ mod check;
 pub mod conformance;
 mod error;
 mod file;
-mod heap;
 mod slot;
 
 use std::{num::NonZeroUsize, sync::Arc};
@@ -31,7 +30,6 @@ use std::{num::NonZeroUsize, sync::Arc};
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
 pub use file::ModelFile;
-pub use heap::{bound_kept_memory, give_back_freed_memory};
 use skep_config::ModelConfig;
 use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};

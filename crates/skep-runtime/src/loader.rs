@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
-use skep_backend::{Backend, LoadRequest, Model, ModelFile, give_back_freed_memory};
+use skep_backend::{Backend, LoadRequest, Model, ModelFile};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
+use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_scheduler::SchedulerOptions;
 use skep_tensor::Tensor;

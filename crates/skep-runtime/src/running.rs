@@ -10,8 +10,9 @@ use std::{
     thread,
 };
 
-use skep_backend::{Model, give_back_freed_memory};
+use skep_backend::Model;
 use skep_config::InstanceGroup;
+use skep_heap::give_back_freed_memory;
 use skep_scheduler::InstanceId;
 
 use crate::{

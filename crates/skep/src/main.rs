@@ -12,11 +12,10 @@ mod serve;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mimalloc::MiMalloc;
+use skep_heap::SplitHeap;
 
-/// See the workspace's manifest on why.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static HEAP: SplitHeap = SplitHeap;
 
 fn main() -> ExitCode {
     let command = match cli::Cli::try_parse() {

@@ -144,7 +144,7 @@ struct LogArgs {
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    skep_backend::bound_kept_memory();
+    skep_heap::bound_kept_memory();
     let logs = logging::start(LogOptions {
         verbose: args.logs.log_verbose,
         info: args.logs.log_info,
