@@ -1,0 +1,39 @@
+//! The server's scheduler over virtual time.
+//!
+//! A discrete-event simulator that drives [`skep_scheduler::Scheduler`] itself, so that what it finds out about a
+//! policy is true of the very code that serves. There is no clock, no thread and no I/O here, and randomness is a seed:
+//! the same arguments give the same outcome.
+//!
+//! ```text
+//!   Arrivals ----+                                 +---> Outcome     what became of the requests
+//!   or clients   |     Scheduler (policy)          |
+//!                +--->   ^            |            |
+//!                        |            v            |
+//!                     finished    Dispatch --------+
+//!                        |            |
+//!                     Model: LatencyTable x instances, jitter, stretch
+//! ```
+//!
+//! [`simulate`] runs one policy on one trace of arrivals. [`bound`] says what no policy can exceed on that trace.
+//! [`Point::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of Triton's
+//! batcher on the way.
+
+mod arrivals;
+mod bound;
+mod contender;
+mod model;
+mod outcome;
+mod point;
+mod random;
+mod recording;
+mod simulation;
+
+pub use arrivals::Arrivals;
+pub use bound::bound;
+pub use contender::{Contender, UnknownContender};
+pub use model::{InvalidTable, LatencyTable, Model};
+pub use outcome::Outcome;
+pub use point::{Figures, Point};
+pub use random::{Random, Stream};
+pub use recording::{InvalidRecording, Recording};
+pub use simulation::{Clients, Load, Setup, simulate};

@@ -1,0 +1,255 @@
+//! The simulated model: how long its executions take, on how many instances.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// How long an execution takes, by batch size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LatencyTable {
+    /// Nanoseconds of batches of 1, 2, ...
+    nanos: Vec<u64>,
+}
+
+/// A table that no execution can have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum InvalidTable {
+    /// Some batch would take no time, or more than the clock knows.
+    #[error("a batch of {batch} takes {ms} ms, expected more than 0 and at most 1e9")]
+    Latency {
+        /// Its size.
+        batch: usize,
+        /// What was said.
+        ms: String,
+    },
+    /// A line of a measured table cannot be read.
+    #[error("line {line}: expected a batch size and milliseconds as in `8,2.5`, got `{text}`")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// Its text.
+        text: String,
+    },
+    /// Nothing was measured where the table has to begin.
+    #[error("the table begins with a batch of {0}, expected 1")]
+    First(usize),
+    /// There is not one line in it.
+    #[error("the table is empty, expected lines of a batch size and milliseconds as in `8,2.5`")]
+    Empty,
+    /// Sizes that do not ascend.
+    #[error("line {line}: batch {batch} follows {before}, expected ascending sizes")]
+    Order {
+        /// The line's number, from 1.
+        line: usize,
+        /// Its batch size.
+        batch: usize,
+        /// The size before.
+        before: usize,
+    },
+}
+
+impl LatencyTable {
+    /// `base + per_inference * b`, both in milliseconds, for batches of up to `max`.
+    ///
+    /// # Errors
+    ///
+    /// If some batch would take no time.
+    pub fn affine(base_ms: f64, per_inference_ms: f64, max: usize) -> Result<Self, InvalidTable> {
+        Self::of(max, |batch| base_ms + per_inference_ms * batch as f64)
+    }
+
+    /// Measured points, `batch,ms` a line, interpolated in between and continued beyond by the slope of the last two
+    /// (level where there is one alone). Blank lines, lines that begin with `#`, and a heading are left out.
+    ///
+    /// # Errors
+    ///
+    /// If a line has another form, or the points do not ascend from 1.
+    pub fn measured(text: &str, max: usize) -> Result<Self, InvalidTable> {
+        let mut points: Vec<(usize, f64)> = Vec::new();
+        for (index, text) in text.lines().enumerate() {
+            let text = text.trim();
+            let heading = points.is_empty() && text.starts_with(|c: char| c.is_ascii_alphabetic());
+            if text.is_empty() || text.starts_with('#') || heading {
+                continue;
+            }
+            let line = index + 1;
+            let Some((batch, ms)) = text.split_once(',').and_then(|(batch, ms)| {
+                Some((batch.trim().parse().ok()?, ms.trim().parse().ok()?))
+            }) else {
+                let text = text.chars().take(80).collect();
+                return Err(InvalidTable::Line { line, text });
+            };
+            match points.last() {
+                None if batch != 1 => return Err(InvalidTable::First(batch)),
+                Some(&(before, _)) if batch <= before => {
+                    return Err(InvalidTable::Order {
+                        line,
+                        batch,
+                        before,
+                    });
+                }
+                _ => {}
+            }
+            // Where it would not be interpolated, too.
+            nanos(batch, ms)?;
+            points.push((batch, ms));
+        }
+        let Some(&first) = points.first() else {
+            return Err(InvalidTable::Empty);
+        };
+        Self::of(max, |batch| {
+            let above = points.partition_point(|(size, _)| *size < batch);
+            let above = above.clamp(1, points.len().max(2) - 1);
+            let (x0, y0) = points[above - 1];
+            let (x1, y1) = points.get(above).copied().unwrap_or((x0 + 1, first.1));
+            y0 + (y1 - y0) * (batch as f64 - x0 as f64) / (x1 - x0) as f64
+        })
+    }
+
+    fn of(max: usize, ms: impl Fn(usize) -> f64) -> Result<Self, InvalidTable> {
+        let nanos = (1..=max.max(1)).map(|batch| nanos(batch, ms(batch)));
+        Ok(Self {
+            nanos: nanos.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The largest batch.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.nanos.len()
+    }
+
+    /// What a batch of 1 to [`LatencyTable::max`] takes.
+    ///
+    /// # Panics
+    ///
+    /// For any other size.
+    #[must_use]
+    pub fn latency(&self, batch: usize) -> Duration {
+        Duration::from_nanos(self.nanos[batch - 1])
+    }
+}
+
+/// A positive number of milliseconds as nanoseconds.
+fn nanos(batch: usize, ms: f64) -> Result<u64, InvalidTable> {
+    // Twelve days are more than any execution, and far from where sums overflow.
+    if !(ms * 1e6 >= 1.0 && ms <= 1e9) {
+        let ms = ms.to_string();
+        return Err(InvalidTable::Latency { batch, ms });
+    }
+    Ok(Duration::from_secs_f64(ms / 1e3)
+        .as_nanos()
+        .try_into()
+        .unwrap_or(u64::MAX))
+}
+
+/// A model, and what runs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// What executions take.
+    pub table: LatencyTable,
+    /// How many can run at once, at least 1.
+    pub instances: u32,
+    /// The inferences of each request, from 1 to the table's maximum.
+    pub request_size: usize,
+    /// By how much executions vary: each takes the table's time times a factor that is uniform within `1 - jitter` and
+    /// `1 + jitter`. From 0 to below 1.
+    pub jitter: f64,
+    /// How much instances slow each other down: an execution that begins while `k` others run takes `1 + stretch * k`
+    /// times as long. At least 0.
+    pub stretch: f64,
+}
+
+impl Model {
+    /// One that executes requests of one inference on some instances, without jitter or stretch.
+    #[must_use]
+    pub fn new(table: LatencyTable, instances: u32) -> Self {
+        Self {
+            table,
+            instances,
+            request_size: 1,
+            jitter: 0.0,
+            stretch: 0.0,
+        }
+    }
+
+    /// The requests that fit a batch.
+    #[must_use]
+    pub fn requests_per_batch(&self) -> usize {
+        (self.table.max() / self.request_size).max(1)
+    }
+
+    /// Requests a second of all instances when every batch is full.
+    #[must_use]
+    pub fn capacity(&self) -> f64 {
+        let requests = self.requests_per_batch();
+        let latency = self.table.latency(requests * self.request_size);
+        let overlap = 1.0 + self.stretch * f64::from(self.instances - 1);
+        f64::from(self.instances) * requests as f64 / (latency.as_secs_f64() * overlap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(table: &LatencyTable) -> Vec<f64> {
+        (1..=table.max())
+            .map(|b| table.latency(b).as_secs_f64() * 1e3)
+            .collect()
+    }
+
+    #[test]
+    fn tables_are_interpolated_and_continued() {
+        let affine = LatencyTable::affine(1.0, 0.5, 3).expect("valid");
+        assert_eq!(ms(&affine), [1.5, 2.0, 2.5]);
+        let text = "batch,ms\n# idle machine\n1,2\n3, 4\n5,10\n";
+        let measured = LatencyTable::measured(text, 7).expect("valid");
+        assert_eq!(ms(&measured), [2.0, 3.0, 4.0, 7.0, 10.0, 13.0, 16.0]);
+        let level = LatencyTable::measured("1,2", 3).expect("valid");
+        assert_eq!(ms(&level), [2.0, 2.0, 2.0]);
+        let one = LatencyTable::measured("1,2\n4,8", 1).expect("valid");
+        assert_eq!(ms(&one), [2.0]);
+    }
+
+    #[test]
+    fn invalid_tables_say_what_is_wrong() {
+        let error = |text| {
+            LatencyTable::measured(text, 8)
+                .expect_err("invalid")
+                .to_string()
+        };
+        assert_eq!(
+            error("1,2\nx"),
+            "line 2: expected a batch size and milliseconds as in `8,2.5`, got `x`"
+        );
+        assert_eq!(
+            error("2,2"),
+            "the table begins with a batch of 2, expected 1"
+        );
+        assert_eq!(
+            error("1,2\n4,5\n4,6"),
+            "line 3: batch 4 follows 4, expected ascending sizes"
+        );
+        assert_eq!(
+            error("1,0"),
+            "a batch of 1 takes 0 ms, expected more than 0 and at most 1e9"
+        );
+        assert!(error("\n").starts_with("the table is empty"));
+        // Falls below zero beyond the last point.
+        assert!(error("1,2\n2,1").contains("a batch of 3 takes 0 ms"));
+        assert!(LatencyTable::affine(f64::NAN, 1.0, 2).is_err());
+    }
+
+    #[test]
+    fn capacity_counts_full_batches_on_all_instances() {
+        let table = LatencyTable::affine(1.0, 1.0, 9).expect("valid");
+        let mut model = Model::new(table, 2);
+        assert!((model.capacity() - 2.0 * 9.0 / 0.010).abs() < 1e-6);
+        model.request_size = 2;
+        assert!((model.capacity() - 2.0 * 4.0 / 0.009).abs() < 1e-6);
+        model.stretch = 0.5;
+        assert!((model.capacity() - 2.0 * 4.0 / (0.009 * 1.5)).abs() < 1e-6);
+    }
+}

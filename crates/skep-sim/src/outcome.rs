@@ -1,0 +1,109 @@
+//! What became of the requests of a simulation.
+
+use std::time::Duration;
+
+use skep_scheduler::BatchEnd;
+
+/// What became of the requests of a simulation, and of what batches they were part. Requests of the warm-up are not in
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// How many were sent.
+    pub sent: usize,
+    /// Within what time.
+    pub span: Duration,
+    /// How many were answered within the objective; all that were answered, where there is none.
+    pub good: usize,
+    /// How many were answered, but too late.
+    pub late: usize,
+    /// How many were refused, or given up before they were executed.
+    pub rejected: usize,
+    /// From arrival to answer of those that were answered, ascending, in nanoseconds.
+    latencies: Vec<u64>,
+    /// Executions, by why their batches were not larger; in the order of [`BatchEnd::ALL`].
+    batches: [usize; BatchEnd::ALL.len()],
+    /// Requests in these batches.
+    batched: usize,
+    /// Inferences a request.
+    request_size: usize,
+}
+
+impl Outcome {
+    pub(crate) fn new(request_size: usize) -> Self {
+        Self {
+            request_size,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn batch(&mut self, requests: usize, end: BatchEnd) {
+        let index = BatchEnd::ALL.iter().position(|other| *other == end);
+        self.batches[index.expect("all are in the list")] += 1;
+        self.batched += requests;
+    }
+
+    pub(crate) fn answered(&mut self, latency: u64, objective: u64) {
+        self.latencies.push(latency);
+        if latency <= objective {
+            self.good += 1;
+        } else {
+            self.late += 1;
+        }
+    }
+
+    pub(crate) fn finish(&mut self, span: Duration) {
+        self.span = span;
+        self.latencies.sort_unstable();
+    }
+
+    /// Requests sent a second.
+    #[must_use]
+    pub fn offered(&self) -> f64 {
+        self.per_second(self.sent)
+    }
+
+    /// Answers within the objective a second.
+    #[must_use]
+    pub fn goodput(&self) -> f64 {
+        self.per_second(self.good)
+    }
+
+    /// Answers a second, in time or not.
+    #[must_use]
+    pub fn throughput(&self) -> f64 {
+        self.per_second(self.latencies.len())
+    }
+
+    fn per_second(&self, count: usize) -> f64 {
+        count as f64 / self.span.as_secs_f64().max(1e-9)
+    }
+
+    /// The latency that this share of the answered requests did not exceed (nearest rank); none where none was.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        // Between 0 and the number of latencies.
+        #[allow(clippy::cast_sign_loss)]
+        let rank = (share.clamp(0.0, 1.0) * self.latencies.len() as f64).ceil() as usize;
+        let nanos = self.latencies.get(rank.saturating_sub(1))?;
+        Some(Duration::from_nanos(*nanos))
+    }
+
+    /// How many executions there were.
+    #[must_use]
+    pub fn executions(&self) -> usize {
+        self.batches.iter().sum()
+    }
+
+    /// The inferences an execution; none where there was no execution.
+    #[must_use]
+    pub fn mean_batch(&self) -> Option<f64> {
+        let executions = self.executions();
+        let inferences = (self.batched * self.request_size) as f64;
+        (executions > 0).then(|| inferences / executions as f64)
+    }
+
+    /// How many batches ended for which reason.
+    pub fn batches(&self) -> impl Iterator<Item = (BatchEnd, usize)> + '_ {
+        BatchEnd::ALL.into_iter().zip(self.batches)
+    }
+}

@@ -1,0 +1,262 @@
+//! Recorded arrivals.
+//!
+//! What a file is shows in its heading:
+//!
+//! | heading | meaning |
+//! |---|---|
+//! | `TIMESTAMP,...` | a request a line, at `2023-11-16 18:17:03.9799600` (Azure LLM inference trace) |
+//! | `app,func,end_timestamp,duration` | a request a line, in seconds; it arrived its duration before its end (Azure Functions trace of 2021) |
+//! | `HashOwner,HashApp,HashFunction,Trigger,1,2,...` | a function a line, its requests in each minute (Azure Functions trace of 2019) |
+//! | none | a request a line, in seconds |
+
+use thiserror::Error;
+
+use crate::Random;
+
+/// Recorded arrivals: how they lie, not how fast they follow each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recording(Kind);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    /// Seconds after the first, ascending; at least two that differ.
+    Moments(Vec<f64>),
+    /// Requests in each of equal spans, within which they arrive independently; not all zero.
+    Counts(Vec<u64>),
+}
+
+/// Text that is no recording.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum InvalidRecording {
+    /// A line cannot be read.
+    #[error("line {line}: expected {expected}, got `{text}`")]
+    Line {
+        /// Its number, from 1.
+        line: usize,
+        /// What a line should have.
+        expected: &'static str,
+        /// The line.
+        text: String,
+    },
+    /// Nothing that could be brought to a rate.
+    #[error("expected requests at two moments at least")]
+    TooFew,
+}
+
+const LLM: &str = "TIMESTAMP";
+const FUNCTIONS_2021: &str = "app,func,end_timestamp,duration";
+const FUNCTIONS_2019: &str = "HashOwner,HashApp,HashFunction,Trigger,";
+
+impl Recording {
+    /// Reads the text of a recording.
+    ///
+    /// # Errors
+    ///
+    /// If a line has another form than the heading says, or there are less than two moments.
+    pub fn parse(text: &str) -> Result<Self, InvalidRecording> {
+        let text = text.trim_start_matches('\u{feff}');
+        let heading = text.lines().next().unwrap_or_default().trim();
+        if heading.starts_with(FUNCTIONS_2019) {
+            return Self::counts(text);
+        }
+        let (skipped, expected, read): (_, _, fn(&str) -> Option<f64>) = if heading.starts_with(LLM)
+        {
+            (1, "a date and time as in `2023-11-16 18:17:03.97`", date)
+        } else if heading == FUNCTIONS_2021 {
+            (1, "four columns, the last two seconds", function_2021)
+        } else {
+            (0, "seconds", |line| number(line))
+        };
+        let mut moments = Vec::new();
+        for (index, line) in text.lines().enumerate().skip(skipped) {
+            if line.trim().is_empty() {
+                continue;
+            }
+            moments.push(read(line).ok_or_else(|| invalid(index, expected, line))?);
+        }
+        moments.sort_by(f64::total_cmp);
+        match (moments.first().copied(), moments.last().copied()) {
+            (Some(first), Some(last)) if last - first > 0.0 && (last - first).is_finite() => {
+                moments.iter_mut().for_each(|moment| *moment -= first);
+                Ok(Self(Kind::Moments(moments)))
+            }
+            _ => Err(InvalidRecording::TooFew),
+        }
+    }
+
+    fn counts(text: &str) -> Result<Self, InvalidRecording> {
+        const EXPECTED: &str = "four names and a whole number a minute";
+        let mut counts: Vec<u64> = Vec::new();
+        for (index, line) in text.lines().enumerate().skip(1) {
+            if line.trim().is_empty() {
+                continue;
+            }
+            let numbers = line.split(',').skip(4).map(|count| count.trim().parse());
+            let numbers: Vec<u32> = numbers
+                .collect::<Result<_, _>>()
+                .map_err(|_| invalid(index, EXPECTED, line))?;
+            counts.resize(counts.len().max(numbers.len()), 0);
+            for (sum, count) in counts.iter_mut().zip(numbers) {
+                *sum = sum.saturating_add(u64::from(count));
+            }
+        }
+        if counts.iter().sum::<u64>() < 2 {
+            return Err(InvalidRecording::TooFew);
+        }
+        Ok(Self(Kind::Counts(counts)))
+    }
+
+    /// `count` ascending moments in seconds, scaled to this mean rate a second.
+    pub(crate) fn moments(&self, rate: f64, count: usize, random: &mut Random) -> Vec<f64> {
+        let mut moments = Vec::with_capacity(count);
+        match &self.0 {
+            Kind::Moments(recorded) => {
+                let span = recorded[recorded.len() - 1];
+                // Between the last and the first of the next time lies what lies between two on average.
+                let round = span * recorded.len() as f64 / (recorded.len() - 1) as f64;
+                let rounds = (0..).map(|index| f64::from(index) * round);
+                let all = rounds.flat_map(|from| recorded.iter().map(move |at| from + at));
+                moments.extend(all.take(count));
+            }
+            Kind::Counts(counts) => {
+                'minutes: for (index, requests) in counts.iter().cycle().enumerate() {
+                    // Uniform moments in their order, one by one: the least of those that are left comes next.
+                    let mut rest = 1.0;
+                    for left in (1..=*requests).rev() {
+                        if moments.len() == count {
+                            break 'minutes;
+                        }
+                        rest *= random.uniform().powf(1.0 / left as f64);
+                        moments.push(index as f64 + (1.0 - rest));
+                    }
+                }
+            }
+        }
+        let last = moments.last().copied().unwrap_or_default();
+        if last > 0.0 {
+            let scale = count as f64 / (rate * last);
+            moments.iter_mut().for_each(|moment| *moment *= scale);
+        }
+        moments
+    }
+}
+
+fn invalid(index: usize, expected: &'static str, text: &str) -> InvalidRecording {
+    InvalidRecording::Line {
+        line: index + 1,
+        expected,
+        text: text.trim().chars().take(80).collect(),
+    }
+}
+
+fn number(text: &str) -> Option<f64> {
+    // Seconds since 1970 are below 1e10; what is far above would lose its fractions.
+    text.trim().parse().ok().filter(|n: &f64| n.abs() <= 1e12)
+}
+
+fn function_2021(line: &str) -> Option<f64> {
+    let mut columns = line.split(',').skip(2);
+    let end = number(columns.next()?)?;
+    Some(end - number(columns.next()?)?)
+}
+
+/// Seconds of `2023-11-16 18:17:03.9799600` since 1970.
+fn date(line: &str) -> Option<f64> {
+    let stamp = line.split(',').next()?.trim();
+    let (day, clock) = stamp.split_once([' ', 'T'])?;
+    let mut day = day.splitn(3, '-').map(str::parse::<i32>);
+    let (year, month, day) = (day.next()?.ok()?, day.next()?.ok()?, day.next()?.ok()?);
+    let mut clock = clock.splitn(3, ':');
+    let hours: u32 = clock.next()?.parse().ok()?;
+    let minutes: u32 = clock.next()?.parse().ok()?;
+    let seconds = number(clock.next()?.trim_end_matches('Z'))?;
+    let valid = (0..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hours < 24
+        && minutes < 60
+        && (0.0..61.0).contains(&seconds);
+    if !valid {
+        return None;
+    }
+    // Days from 1 March of year 0, whose years end with the leap day (Hinnant's `days_from_civil`).
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100)
+        + year.div_euclid(400)
+        + (153 * month + 2) / 5
+        + day
+        - 1;
+    let minutes = f64::from(days - 719_468) * 1440.0 + f64::from(hours * 60 + minutes);
+    Some(minutes * 60.0 + seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stream;
+
+    fn moments(text: &str, count: usize) -> Vec<f64> {
+        let recording = Recording::parse(text).expect("valid");
+        recording.moments(1.0, count, &mut Random::new(1, Stream::Arrivals))
+    }
+
+    /// Gaps over the first, which no scaling changes.
+    fn shape(text: &str, count: usize) -> Vec<f64> {
+        let moments = moments(text, count);
+        let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]);
+        let gaps: Vec<f64> = gaps.collect();
+        gaps.iter()
+            .map(|gap| (gap / gaps[0] * 1e3).round() / 1e3)
+            .collect()
+    }
+
+    #[test]
+    fn each_format_is_read() {
+        let llm = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-12-31 23:59:59.5,1,2\r\n\
+                   2024-01-01 00:00:00.5000000,1,2\r\n2024-01-01 00:00:03.5,9,9\r\n";
+        assert_eq!(shape(llm, 3), [1.0, 3.0]);
+        let leap = "TIMESTAMP\n2024-02-28 12:00:00\n2024-02-29 12:00:00\n2024-03-02 12:00:00\n";
+        assert_eq!(shape(leap, 3), [1.0, 2.0]);
+        let functions = "app,func,end_timestamp,duration\na,f,10.0,9.0\na,g,13,10\nb,f,6,0.5\n";
+        assert_eq!(shape(functions, 3), [1.0, 1.25]);
+        assert_eq!(shape("0\n1\n3\n", 3), [1.0, 2.0]);
+        // The second round begins a mean gap after the first.
+        assert_eq!(shape("5\n6\n8\n", 6), [1.0, 2.0, 1.5, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn counts_of_minutes_become_moments_in_them() {
+        let text = "HashOwner,HashApp,HashFunction,Trigger,1,2,3\na,b,c,http,1000,0,500\na,b,d,queue,0,0,500\n";
+        let moments = moments(text, 2000);
+        assert!(moments.is_sorted());
+        let last = moments[1999];
+        assert!((last - 2000.0).abs() < 1e-9);
+        let within = |from: f64, to: f64| {
+            let range = from / 3.0 * last..to / 3.0 * last;
+            moments.iter().filter(|at| range.contains(at)).count()
+        };
+        assert!((990..=1010).contains(&within(0.0, 1.0)));
+        assert!(within(1.05, 1.95) == 0);
+    }
+
+    #[test]
+    fn what_is_no_recording_is_refused() {
+        let error = |text| Recording::parse(text).expect_err("invalid").to_string();
+        assert_eq!(error("1\nx\n"), "line 2: expected seconds, got `x`");
+        assert_eq!(
+            error("TIMESTAMP\n2024-13-01 00:00:00\n"),
+            "line 2: expected a date and time as in `2023-11-16 18:17:03.97`, got `2024-13-01 00:00:00`"
+        );
+        assert!(error("app,func,end_timestamp,duration\na,b,1\n").contains("four columns"));
+        let counts = "HashOwner,HashApp,HashFunction,Trigger,1\na,b,c,d,-1\n";
+        assert!(error(counts).contains("a whole number a minute, got `a,b,c,d,-1`"));
+        for text in ["", "1", "1\n1\n", "nan\n1", "1e300\n-1e300"] {
+            assert!(Recording::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

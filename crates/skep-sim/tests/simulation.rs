@@ -1,0 +1,216 @@
+//! Simulations whose outcome is known.
+
+use std::{fmt::Write, time::Duration};
+
+use expect_test::expect;
+use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
+use skep_sim::{
+    Arrivals, Clients, LatencyTable, Load, Model, Outcome, Random, Setup, Stream, simulate,
+};
+use skep_types::Time;
+
+fn affine(base_ms: f64, per_inference_ms: f64, max: usize) -> LatencyTable {
+    LatencyTable::affine(base_ms, per_inference_ms, max).expect("a valid table")
+}
+
+fn triton(max: usize, delay_ms: f64) -> SchedulerOptions {
+    let triton = TritonPolicy {
+        max_queue_delay: Duration::from_secs_f64(delay_ms / 1e3),
+        ..TritonPolicy::default()
+    };
+    SchedulerOptions {
+        max_batch_size: max,
+        policy: Policy::Triton(triton),
+        ..SchedulerOptions::one_by_one(usize::MAX)
+    }
+}
+
+fn run(scheduler: SchedulerOptions, model: &Model, load: Load<'_>) -> Outcome {
+    let setup = Setup {
+        scheduler,
+        model,
+        objective: Some(Duration::from_millis(20)),
+        warm_up: 0,
+        seed: 1,
+    };
+    simulate(setup, load)
+}
+
+fn at(ms: &[f64]) -> Vec<Time> {
+    let time = |ms: &f64| Time::ZERO + Duration::from_secs_f64(ms / 1e3);
+    ms.iter().map(time).collect()
+}
+
+fn show(outcome: &Outcome) -> String {
+    let mut text = format!(
+        "sent {} in {:?}: {} good, {} late, {} rejected\n",
+        outcome.sent, outcome.span, outcome.good, outcome.late, outcome.rejected
+    );
+    for share in [0.5, 0.95, 0.99, 1.0] {
+        let latency = outcome.quantile(share).unwrap_or_default();
+        writeln!(text, "p{}: {latency:?}", share * 100.0).expect("a string takes all");
+    }
+    let mean = outcome.mean_batch().unwrap_or_default();
+    write!(text, "{} executions of {mean:.3}", outcome.executions()).expect("a string takes all");
+    for (end, count) in outcome.batches().filter(|(_, count)| *count > 0) {
+        write!(text, ", {} {count}", end.name()).expect("a string takes all");
+    }
+    text
+}
+
+/// By hand: the first waits 4 ms for others, gets two, and they run for 10 ms together. The fourth comes during that,
+/// and has waited for longer than its 4 ms when the instance is free again.
+#[test]
+fn a_batch_by_hand() {
+    let model = Model::new(affine(10.0, 0.0001, 8), 1);
+    let arrivals = at(&[0.0, 1.0, 3.0, 6.0]);
+    let outcome = run(triton(8, 4.0), &model, Load::Open(&arrivals));
+    expect![[r#"
+        sent 4 in 6ms: 4 good, 0 late, 0 rejected
+        p50: 13.0003ms
+        p95: 18.0004ms
+        p99: 18.0004ms
+        p100: 18.0004ms
+        2 executions of 2.000, queue_delay 2"#]]
+    .assert_eq(&show(&outcome));
+}
+
+/// A figure of queueing theory: in an M/D/1 queue at load 0.8 a request waits for 2 services on average, whatever the
+/// scheduler does in detail (Pollaczek and Khinchine).
+#[test]
+fn one_by_one_is_an_m_d_1_queue() {
+    let model = Model::new(affine(1.0, 0.0001, 1), 1);
+    let mut random = Random::new(5, Stream::Arrivals);
+    let rate = 0.8 * model.capacity();
+    let arrivals = Arrivals::Poisson.generate(rate, 400_000, &mut random);
+    let options = SchedulerOptions::one_by_one(usize::MAX);
+    let outcome = run(options, &model, Load::Open(&arrivals));
+    let mean_waiting = mean_ms(&outcome) - 1.0001;
+    assert!((mean_waiting - 2.0).abs() < 0.06, "{mean_waiting} ms");
+}
+
+/// The mean, from quantiles at equal distances.
+fn mean_ms(outcome: &Outcome) -> f64 {
+    let ranks = 20_000;
+    let quantile = |rank: i32| {
+        let share = (f64::from(rank) + 0.5) / f64::from(ranks);
+        outcome.quantile(share).unwrap_or_default().as_secs_f64() * 1e3
+    };
+    (0..ranks).map(quantile).sum::<f64>() / f64::from(ranks)
+}
+
+/// `c` clients with requests of 2 inferences, and one instance: while one batch runs the answers to the batch before it
+/// come back as requests, so two batches alternate and all clients are served once in the time of both.
+#[test]
+fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
+    let mut model = Model::new(affine(1.87, 0.087, 8), 1);
+    model.request_size = 2;
+    for count in 2..=8 {
+        let clients = Clients {
+            count,
+            requests: 20_000,
+            pause: Duration::ZERO,
+        };
+        let outcome = run(triton(8, 0.0), &model, Load::Closed(clients));
+        let inferences_per_ms = 2.0 * outcome.throughput() / 1e3;
+        let all = 2.0 * count as f64;
+        let expected = all / (2.0 * 1.87 + 0.087 * all);
+        assert!(
+            (inferences_per_ms / expected - 1.0).abs() < 0.002,
+            "{count} clients: {inferences_per_ms} of {expected} inferences/ms"
+        );
+    }
+}
+
+/// A client's pause counts: one client, one request after the other.
+#[test]
+fn a_client_pauses() {
+    let model = Model::new(affine(1.0, 1.0, 4), 1);
+    let clients = Clients {
+        count: 1,
+        requests: 1000,
+        pause: Duration::from_millis(3),
+    };
+    let outcome = run(triton(4, 0.0), &model, Load::Closed(clients));
+    assert!((outcome.throughput() - 200.0).abs() < 1.0);
+    assert_eq!(outcome.quantile(1.0), Some(Duration::from_millis(2)));
+}
+
+/// The textbook's problem: a batch of b takes 1 + b/4 ms, and four of them are always under way, so that a request takes
+/// four batches' time. Throughput grows with b, and so does latency: of an objective of 20 ms the last b leaves nothing.
+#[test]
+fn larger_batches_carry_more_and_take_longer() {
+    let model = Model::new(affine(1.0, 0.25, 16), 1);
+    let mut outcomes = Vec::new();
+    for max in [1, 2, 4, 8, 16] {
+        let clients = Clients {
+            count: 4 * max,
+            requests: 50_000,
+            pause: Duration::ZERO,
+        };
+        let outcome = run(triton(max, 0.0), &model, Load::Closed(clients));
+        // Four batches wait or run at any time.
+        let batch_ms = 1.0 + 0.25 * max as f64;
+        let p50 = outcome.quantile(0.5).expect("answers").as_secs_f64() * 1e3;
+        assert!((p50 - 4.0 * batch_ms).abs() < batch_ms, "{max}: {p50} ms");
+        let expected = max as f64 / batch_ms * 1e3;
+        assert!((outcome.throughput() / expected - 1.0).abs() < 0.01);
+        outcomes.push(outcome);
+    }
+    assert!(outcomes.is_sorted_by(|a, b| a.throughput() < b.throughput()));
+    // The clients that begin while the first of them runs alone find a little more before them.
+    assert_eq!(outcomes[4].quantile(0.99), Some(Duration::from_millis(20)));
+}
+
+/// Jitter, stretch, several instances, rejections: the same seed gives the same outcome, another one another.
+#[test]
+fn the_same_seed_gives_the_same_outcome() {
+    let mut model = Model::new(affine(1.87, 0.087, 16), 3);
+    model.jitter = 0.2;
+    model.stretch = 0.1;
+    let outcome = |seed: u64| {
+        let mut random = Random::new(seed, Stream::Arrivals);
+        let rate = 1.1 * model.capacity();
+        let bursty = Arrivals::Bursty { variation: 4.0 };
+        let arrivals = bursty.generate(rate, 5000, &mut random);
+        let mut options = triton(16, 0.5);
+        options.levels = vec![QueuePolicy {
+            timeout: Some(Duration::from_millis(15)),
+            timeout_action: TimeoutAction::Reject,
+            ..QueuePolicy::default()
+        }];
+        let setup = Setup {
+            scheduler: options,
+            model: &model,
+            objective: Some(Duration::from_millis(18)),
+            warm_up: 500,
+            seed,
+        };
+        simulate(setup, Load::Open(&arrivals))
+    };
+    assert_eq!(outcome(1), outcome(1));
+    assert_ne!(outcome(1), outcome(2));
+    expect![[r#"
+        sent 4500 in 298.86875ms: 3096 good, 719 late, 685 rejected
+        p50: 16.107246ms
+        p95: 18.919356ms
+        p99: 19.400036ms
+        p100: 19.545806ms
+        240 executions of 15.863, max_batch_size 232, queue_delay 8"#]]
+    .assert_eq(&show(&outcome(1)));
+}
+
+/// Rejected clients come back, but not at the same moment.
+#[test]
+fn rejected_clients_do_not_stop_time() {
+    let model = Model::new(affine(5.0, 1.0, 1), 1);
+    let options = SchedulerOptions::one_by_one(1);
+    let clients = Clients {
+        count: 5,
+        requests: 500,
+        pause: Duration::ZERO,
+    };
+    let outcome = run(options, &model, Load::Closed(clients));
+    assert!(outcome.rejected > 100);
+    assert_eq!(outcome.good + outcome.late + outcome.rejected, 500);
+}
