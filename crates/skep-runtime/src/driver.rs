@@ -402,9 +402,10 @@ impl Driver {
 
     fn reject(&self, job: Box<Job>, reason: RejectReason) {
         let label = match reason {
-            RejectReason::QueueFull | RejectReason::TimedOut | RejectReason::Draining => {
-                FailureReason::Rejected
-            }
+            RejectReason::QueueFull
+            | RejectReason::TimedOut
+            | RejectReason::TooLate
+            | RejectReason::Draining => FailureReason::Rejected,
             RejectReason::Cancelled => FailureReason::Canceled,
         };
         self.statistics
@@ -412,6 +413,9 @@ impl Driver {
         let text = match reason {
             RejectReason::QueueFull => "Exceeds maximum queue size",
             RejectReason::TimedOut => "Request timeout expired",
+            RejectReason::TooLate => {
+                "the request can no longer be answered within its latency objective"
+            }
             RejectReason::Draining if self.broken.load(Ordering::Relaxed) => {
                 "no instance of the model is alive: each one failed and could not be restarted"
             }

@@ -1,27 +1,36 @@
 //! Which instances there are, and which are free.
 
+use skep_types::Time;
+
 /// One instance of the model, numbered by whoever made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(pub u32);
 
+/// A batch that an instance executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Free,
-    Busy,
+pub(crate) struct Run {
+    /// Its inferences.
+    pub(crate) size: usize,
+    /// When it was dispatched.
+    pub(crate) since: Time,
 }
 
 /// The known instances; a handful, so a scan beats any index.
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
-    known: Vec<(InstanceId, State)>,
+    /// With what they execute.
+    known: Vec<(InstanceId, Option<Run>)>,
 }
 
 impl Instances {
-    /// An instance joins, or has finished its execution.
-    pub(crate) fn set_free(&mut self, id: InstanceId) {
+    /// An instance joins, or has finished its execution, which is given back.
+    pub(crate) fn set_free(&mut self, id: InstanceId) -> Option<Run> {
         match self.known.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, state)) => *state = State::Free,
-            None => self.known.push((id, State::Free)),
+            Some((_, run)) => run.take(),
+            None => {
+                self.known.push((id, None));
+                None
+            }
         }
     }
 
@@ -31,24 +40,30 @@ impl Instances {
     }
 
     /// Takes the free instance with the lowest number: under light load always the same one, whose caches are warm.
-    pub(crate) fn take_free(&mut self) -> Option<InstanceId> {
-        let free = self
-            .known
-            .iter_mut()
-            .filter(|(_, state)| *state == State::Free);
-        let (id, state) = free.min_by_key(|(id, _)| *id)?;
-        *state = State::Busy;
+    pub(crate) fn take_free(&mut self, with: Run) -> Option<InstanceId> {
+        let free = self.known.iter_mut().filter(|(_, run)| run.is_none());
+        let (id, run) = free.min_by_key(|(id, _)| *id)?;
+        *run = Some(with);
         Some(*id)
     }
 
     pub(crate) fn any_free(&self) -> bool {
-        self.known.iter().any(|(_, state)| *state == State::Free)
+        self.known.iter().any(|(_, run)| run.is_none())
+    }
+
+    /// What each executes; none for free ones.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<Run>> + '_ {
+        self.known.iter().map(|(_, run)| *run)
     }
 
     /// Whether it executes a batch; `None` for one that is not known.
     pub(crate) fn is_busy(&self, id: InstanceId) -> Option<bool> {
         let known = self.known.iter().find(|(known, _)| *known == id);
-        known.map(|(_, state)| *state == State::Busy)
+        known.map(|(_, run)| run.is_some())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

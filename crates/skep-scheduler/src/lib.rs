@@ -33,6 +33,7 @@
 //! is a few bisections, however many requests wait.
 
 mod instances;
+mod latency;
 mod message;
 mod options;
 mod policy;
@@ -45,5 +46,7 @@ pub use instances::InstanceId;
 pub use message::{
     Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
 };
-pub use options::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
+pub use options::{
+    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+};
 pub use scheduler::Scheduler;

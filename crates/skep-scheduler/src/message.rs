@@ -95,17 +95,23 @@ pub enum BatchEnd {
     Delay,
     /// The next request's tensors have other shapes.
     ShapeChange,
+    /// The size that the policy has learned to be the largest that keeps the objective.
+    Cap,
+    /// With one more, the most urgent request would be too late.
+    Deadline,
 }
 
 impl BatchEnd {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NoBatching,
         Self::QueueEmpty,
         Self::MaxBatchSize,
         Self::PreferredSize,
         Self::Delay,
         Self::ShapeChange,
+        Self::Cap,
+        Self::Deadline,
     ];
 
     /// Its name in metrics and logs.
@@ -118,6 +124,8 @@ impl BatchEnd {
             Self::PreferredSize => "preferred_batch_size",
             Self::Delay => "queue_delay",
             Self::ShapeChange => "shape_change",
+            Self::Cap => "cap",
+            Self::Deadline => "deadline",
         }
     }
 }
@@ -154,6 +162,8 @@ pub enum RejectReason {
     QueueFull,
     /// It waited for as long as it may.
     TimedOut,
+    /// It cannot be answered within its objective any more.
+    TooLate,
     /// The scheduler drains.
     Draining,
     /// Nobody waits for the answer any more.

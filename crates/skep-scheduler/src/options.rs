@@ -41,6 +41,65 @@ pub enum Policy {
     OneByOne,
     /// Triton's dynamic batcher.
     Triton(TritonPolicy),
+    /// Batches that keep a latency objective.
+    Objective(Objective),
+}
+
+/// A latency objective, and how it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objective {
+    /// How long after its arrival a request should be answered. A request's own time-out, and its level's, shorten it.
+    pub latency: Duration,
+    /// How batches are formed.
+    pub policy: ObjectivePolicy,
+    /// What happens to a request that cannot be answered in time any more.
+    pub miss_action: TimeoutAction,
+    /// What passes besides the execution between a request's arrival and its answer: deadlines are earlier by this.
+    pub margin: Duration,
+    /// Batch sizes with the latency of their executions, measured before; may be empty.
+    pub profile: Vec<(usize, Duration)>,
+}
+
+/// How batches are formed under an objective. Names and rules are those of `docs/batching.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObjectivePolicy {
+    /// A cap on the size that grows by one with each full batch that took no longer than the objective, and shrinks by
+    /// a tenth with each that did (Crankshaw et al., Clipper, NSDI 2017).
+    Aimd,
+    /// The cap is the largest size whose 99th percentile, by linear quantile regression over the last executions, keeps
+    /// the objective (Clipper's alternative).
+    Quantile,
+    /// Earliest deadline first: at once, the largest batch with which the head keeps its deadline; heads that cost more
+    /// others are dropped (early drop, after Shen et al., Nexus, SOSP 2019).
+    Edf,
+    /// As late as the head's deadline allows, so that batches are as large as can be (Chen et al., Symphony,
+    /// arXiv:2308.07470).
+    Deferred,
+    /// Whichever of these the load asks for.
+    Auto,
+}
+
+impl ObjectivePolicy {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Aimd,
+        Self::Quantile,
+        Self::Edf,
+        Self::Deferred,
+        Self::Auto,
+    ];
+
+    /// Its name in configurations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aimd => "aimd",
+            Self::Quantile => "quantile",
+            Self::Edf => "edf",
+            Self::Deferred => "deferred",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// Settings of Triton's dynamic batcher.

@@ -18,6 +18,8 @@ pub(crate) struct Step {
     pub(crate) size: usize,
     /// When the oldest request up to this one was enqueued.
     pub(crate) oldest: Time,
+    /// The earliest end of a wait up to this one; none for those that have no end.
+    pub(crate) expires: Option<Time>,
 }
 
 /// Why no further request can join.
@@ -71,9 +73,11 @@ impl Prefix {
             let Some(place) = next else { return };
             let waiter = waiting.get(place);
             let mut oldest = waiter.since;
+            let mut expires = waiter.expires;
             let mut size = waiter.request.batch_size;
             if let Some(last) = last {
                 oldest = oldest.min(last.oldest);
+                expires = earlier(expires, last.expires);
                 size += last.size;
                 if size > largest && self.cut.is_none() {
                     self.cut = Some(self.steps.len());
@@ -92,6 +96,7 @@ impl Prefix {
                 place,
                 size,
                 oldest,
+                expires,
             });
             if preferred.contains(&size) || (preferred.is_empty() && size == max_batch_size) {
                 self.cut = Some(self.steps.len());
@@ -115,4 +120,9 @@ impl Prefix {
     pub(crate) fn cut(&self) -> Option<usize> {
         self.cut
     }
+}
+
+/// The earlier of two moments that may be never.
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    a.into_iter().chain(b).min()
 }

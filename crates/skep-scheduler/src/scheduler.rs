@@ -5,10 +5,10 @@ use std::time::Duration;
 use skep_types::Time;
 
 use crate::{
-    Batch, BatchEnd, Input, InstanceId, Output, Outputs, Payload, Policy, RejectReason, Request,
-    SchedulerOptions, TimeoutAction,
-    instances::Instances,
-    policy::Verdict,
+    Batch, BatchEnd, Input, InstanceId, Output, Outputs, Payload, Policy, QueuePolicy,
+    RejectReason, Request, SchedulerOptions, TimeoutAction,
+    instances::{Instances, Run},
+    policy::{Verdict, objective::Engine},
     prefix::Prefix,
     waiting::{Lane, Place, Waiting},
 };
@@ -20,6 +20,8 @@ pub struct Scheduler<P> {
     waiting: Waiting<P>,
     prefix: Prefix,
     instances: Instances,
+    /// What keeps the objective, where the policy has one.
+    engine: Option<Box<Engine>>,
     slot: Slot,
     /// When the policy wants to look again.
     wake: Option<Time>,
@@ -43,7 +45,15 @@ impl<P: Payload> Scheduler<P> {
     /// A scheduler without instances: requests wait until one joins.
     #[must_use]
     pub fn new(options: SchedulerOptions) -> Self {
+        let engine = match &options.policy {
+            Policy::Objective(objective) => Some(Box::new(Engine::new(
+                objective.clone(),
+                options.max_batch_size,
+            ))),
+            Policy::OneByOne | Policy::Triton(_) => None,
+        };
         Self {
+            engine,
             waiting: Waiting::new(options.levels.len()),
             options,
             prefix: Prefix::default(),
@@ -81,10 +91,11 @@ impl<P: Payload> Scheduler<P> {
     /// When [`Scheduler::handle_timeout`] has something to do, if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.wake, self.waiting.next_expiry()]
-            .into_iter()
-            .flatten()
-            .min()
+        let expiry = match &self.engine {
+            Some(engine) => self.waiting.most_urgent().map(|w| engine.gives_up_at(w)),
+            None => self.waiting.next_expiry(),
+        };
+        self.wake.into_iter().chain(expiry).min()
     }
 
     /// Takes the list of a batch back when its requests have been taken out, so that the next batch needs no memory.
@@ -121,8 +132,14 @@ impl<P: Payload> Scheduler<P> {
                     self.reject(place, RejectReason::Cancelled, outputs);
                 }
             }
-            Input::InstanceReady(instance) | Input::Finished { instance, .. } => {
+            Input::InstanceReady(instance) => {
                 self.instances.set_free(instance);
+            }
+            Input::Finished { instance, duration } => {
+                let run = self.instances.set_free(instance);
+                if let (Some(engine), Some(run)) = (&mut self.engine, run) {
+                    engine.finished(run.size, duration);
+                }
             }
             Input::InstanceGone(instance) => self.instances.remove(instance),
             Input::SlotGranted => self.slot = Slot::Granted,
@@ -146,17 +163,22 @@ impl<P: Payload> Scheduler<P> {
             outputs.push(Output::Reject { request, reason });
             return;
         }
-        let expires = wait_of(
-            policy.timeout,
-            policy.allow_timeout_override,
-            request.timeout,
-        )
-        .map(|wait| now + wait);
+        let (urgency, expires) = match &mut self.engine {
+            Some(engine) => {
+                engine.arrived(now, request.batch_size);
+                let deadline = engine.deadline(now, policy.timeout, request.timeout);
+                (engine.urgency(deadline), Some(deadline))
+            }
+            None => {
+                let wait = wait_of(policy, request.timeout);
+                (Time::ZERO, wait.map(|wait| now + wait))
+            }
+        };
         let lane = Lane {
             level,
             overstayed: false,
         };
-        let place = self.waiting.insert(request, now, lane, Time::ZERO, expires);
+        let place = self.waiting.insert(request, now, lane, urgency, expires);
         self.prefix.touch(place);
     }
 
@@ -191,24 +213,47 @@ impl<P: Payload> Scheduler<P> {
 
     /// Ends the waits that are over.
     fn expire(&mut self, now: Time, outputs: &mut Outputs<P>) {
+        if let Some(engine) = &self.engine {
+            let action = engine.miss_action();
+            while let Some(engine) = &self.engine
+                && let Some(waiter) = self.waiting.most_urgent()
+                && engine.gives_up_at(waiter) <= now
+            {
+                let place = waiter.place();
+                self.end_wait(place, action, RejectReason::TooLate, outputs);
+            }
+            return;
+        }
         while let Some(place) = self.waiting.expired(now) {
             let level = self.waiting.get(place).lane().level;
-            match self.options.levels[level as usize].timeout_action {
-                TimeoutAction::Reject => self.reject(place, RejectReason::TimedOut, outputs),
-                TimeoutAction::Delay => {
-                    self.prefix.touch(place);
-                    let waiter = self.waiting.take(place);
-                    let lane = Lane {
-                        level,
-                        overstayed: true,
-                    };
-                    // In the order in which their waits ended.
-                    let urgency = waiter.expires.unwrap_or(now);
-                    let place =
-                        self.waiting
-                            .insert(waiter.request, waiter.since, lane, urgency, None);
-                    self.prefix.touch(place);
-                }
+            let action = self.options.levels[level as usize].timeout_action;
+            self.end_wait(place, action, RejectReason::TimedOut, outputs);
+        }
+    }
+
+    /// Ends the wait of a request that has a time-out or a deadline.
+    fn end_wait(
+        &mut self,
+        place: Place,
+        action: TimeoutAction,
+        reason: RejectReason,
+        outputs: &mut Outputs<P>,
+    ) {
+        match action {
+            TimeoutAction::Reject => self.reject(place, reason, outputs),
+            TimeoutAction::Delay => {
+                self.prefix.touch(place);
+                let waiter = self.waiting.take(place);
+                let lane = Lane {
+                    level: waiter.lane().level,
+                    overstayed: true,
+                };
+                // In the order in which their waits were to end.
+                let urgency = waiter.expires.unwrap_or(waiter.since);
+                let place = self
+                    .waiting
+                    .insert(waiter.request, waiter.since, lane, urgency, None);
+                self.prefix.touch(place);
             }
         }
     }
@@ -229,8 +274,9 @@ impl<P: Payload> Scheduler<P> {
                             }
                         }
                     }
-                    self.send(requests, end, outputs);
+                    self.send(now, requests, end, outputs);
                 }
+                Verdict::Drop { requests } => self.drop_first(requests, outputs),
                 Verdict::Wait(until) => {
                     self.wake = Some(until);
                     break;
@@ -256,12 +302,23 @@ impl<P: Payload> Scheduler<P> {
                     .extend(&self.waiting, max, &triton.preferred_batch_sizes);
                 triton.decide(now, &self.prefix, max, self.draining)
             }
+            Policy::Objective(_) => {
+                let engine = self.engine.as_mut().expect("the policy has one");
+                let max = self.options.max_batch_size;
+                self.prefix.extend(&self.waiting, max, &[]);
+                engine.decide(
+                    now,
+                    &self.prefix,
+                    &self.waiting,
+                    &self.instances,
+                    self.draining,
+                )
+            }
         }
     }
 
     /// Sends the first requests to a free instance.
-    fn send(&mut self, requests: usize, end: BatchEnd, outputs: &mut Outputs<P>) {
-        let instance = self.instances.take_free().expect("an instance is free");
+    fn send(&mut self, now: Time, requests: usize, end: BatchEnd, outputs: &mut Outputs<P>) {
         let mut batch = self.spare.pop().unwrap_or_default();
         batch.reserve(requests);
         for _ in 0..requests {
@@ -269,6 +326,9 @@ impl<P: Payload> Scheduler<P> {
             batch.push(self.waiting.take(place).request);
         }
         self.prefix.clear();
+        let size = batch.iter().map(|request| request.batch_size).sum();
+        let run = Run { size, since: now };
+        let instance = self.instances.take_free(run).expect("an instance is free");
         outputs.push(Output::Dispatch {
             instance,
             batch: Batch {
@@ -276,6 +336,18 @@ impl<P: Payload> Scheduler<P> {
                 end,
             },
         });
+    }
+
+    /// Gives up the first requests, all of which have deadlines.
+    fn drop_first(&mut self, requests: usize, outputs: &mut Outputs<P>) {
+        let action = self
+            .engine
+            .as_ref()
+            .map_or(TimeoutAction::Reject, |engine| engine.miss_action());
+        for _ in 0..requests {
+            let place = self.waiting.first().expect("as many wait as are dropped");
+            self.end_wait(place, action, RejectReason::TooLate, outputs);
+        }
     }
 
     /// A draining scheduler whose last instance is gone can serve nothing any more: what waits is answered now.
@@ -289,10 +361,10 @@ impl<P: Payload> Scheduler<P> {
 }
 
 /// How long a request may wait: its queue's time, or its own where that counts and is shorter.
-fn wait_of(default: Option<Duration>, own_counts: bool, own: Option<Duration>) -> Option<Duration> {
-    let default = default?;
+fn wait_of(policy: &QueuePolicy, own: Option<Duration>) -> Option<Duration> {
+    let default = policy.timeout?;
     match own {
-        Some(own) if own_counts => Some(own.min(default)),
+        Some(own) if policy.allow_timeout_override => Some(own.min(default)),
         _ => Some(default),
     }
 }

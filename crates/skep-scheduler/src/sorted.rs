@@ -50,8 +50,7 @@ impl<K: Ord + Copy> Sorted<K> {
     }
 
     /// All keys, ascending.
-    #[cfg(test)]
-    fn iter(&self) -> impl Iterator<Item = K> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = K> + '_ {
         self.chunks.iter().flatten().copied()
     }
 

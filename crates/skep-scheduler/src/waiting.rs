@@ -49,6 +49,10 @@ pub(crate) struct Waiter<P> {
 }
 
 impl<P> Waiter<P> {
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
     pub(crate) fn lane(&self) -> Lane {
         self.place.lane
     }
@@ -141,6 +145,17 @@ impl<P> Waiting<P> {
     /// The place that is served after this one.
     pub(crate) fn after(&self, place: Place) -> Option<Place> {
         self.order.after(place)
+    }
+
+    /// All that wait, in the order in which they are served.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter<P>> {
+        self.order.iter().map(|place| self.get(place))
+    }
+
+    /// The waiter whose wait ends first.
+    pub(crate) fn most_urgent(&self) -> Option<&Waiter<P>> {
+        let (_, _, slot) = self.expiry.first()?;
+        self.slots[slot as usize].as_ref()
     }
 
     pub(crate) fn get(&self, place: Place) -> &Waiter<P> {

@@ -397,3 +397,135 @@ fn compute_slots() {
         ),
     ]);
 }
+
+/// `l(b)` is 2 ms and 1 ms an inference, so `l(1)` is 3 ms and `l(8)` 10 ms.
+#[test]
+fn earliest_deadline_first() {
+    let with = "max=8 slo=20 policy=edf table=2+1";
+    check(&[
+        (
+            "at once, all that waits",
+            with,
+            "0 a end",
+            "0 a:queue_empty",
+        ),
+        (
+            "by deadline, not by arrival",
+            "max=1 slo=20 policy=edf table=2+1",
+            "0 z 1 a b/t9 c/t5 end",
+            "0 z:max_batch_size 3 c:max_batch_size 6 b:max_batch_size 9 a:max_batch_size",
+        ),
+        (
+            "a longer time-out of its own loosens nothing",
+            "max=1 slo=6 policy=edf table=2+1",
+            "0 z a b/t50 end",
+            "0 z:max_batch_size 3 a:max_batch_size 3.000001 b!late",
+        ),
+        (
+            "as many as the head's deadline allows",
+            with,
+            "0 z8 4 a/t12 b c d e f g end",
+            "0 z:max_batch_size 10 a+b+c+d:deadline 16 e+f+g:queue_empty",
+        ),
+        (
+            "what would be late even alone is answered when that is certain",
+            with,
+            "0 z8 1 a/t11 b/t12 end",
+            "0 z:max_batch_size 9.000001 a!late 10 b:queue_empty",
+        ),
+        (
+            "a head that costs the others more than it is worth is dropped",
+            "max=8 slo=12 policy=edf table=2+1",
+            "0 z8 2 a/t11 5 b c d e f g h end",
+            "0 z:max_batch_size 10 a!late 10 b+c+d+e+f:deadline 14.000001 g!late 14.000001 h!late",
+        ),
+        (
+            "but not for those of a lower level",
+            "max=8 slo=12 policy=edf table=2+1 levels=2",
+            "0 z8 2 a/t11/p1 5 b/p2 c/p2 d/p2 e/p2 f/p2 end",
+            "0 z:max_batch_size 10 a:deadline 13 b+c:deadline 14.000001 d!late 14.000001 e!late 14.000001 f!late",
+        ),
+        (
+            "or waits behind the others",
+            "max=2 slo=12 policy=edf table=2+4 miss=",
+            "0 z2 1 a b c2 19 d2 end",
+            "0 z:max_batch_size 10 a+b:max_batch_size 20 d:max_batch_size 30 c:max_batch_size",
+        ),
+        (
+            "a margin makes deadlines earlier",
+            "max=8 slo=20 policy=edf table=2+1 margin=5",
+            "0 z8 1 a/t14 b end",
+            "0 z:max_batch_size 7.000001 a!late 10 b:queue_empty",
+        ),
+    ]);
+}
+
+#[test]
+fn deferral() {
+    let with = "max=4 slo=20 policy=deferred table=2+1";
+    check(&[
+        (
+            "as late as another one could still join",
+            with,
+            "0 a 5 b end",
+            // l(3) is 5 ms.
+            "15 a+b:queue_empty",
+        ),
+        (
+            "unless the batch is full",
+            with,
+            "0 a 5 b 6 c 7 d end",
+            "7 a+b+c+d:max_batch_size",
+        ),
+        (
+            "or none can join",
+            "max=4 slo=20 policy=deferred table=2+1",
+            "0 a/sX 5 b/sY end",
+            "5 a:shape_change 21 b:queue_empty",
+        ),
+        ("or it drains", with, "0 a 5 drain", "5 a:queue_empty"),
+    ]);
+}
+
+#[test]
+fn auto() {
+    check(&[
+        (
+            "a lone request is never held back",
+            "max=8 slo=100 policy=auto table=2+1 on=2",
+            "0 a 50 b 100 c end",
+            "0 a:queue_empty 50 b:queue_empty 100 c:queue_empty",
+        ),
+        (
+            "what does not gain by batching runs one by one",
+            "max=8 slo=100 policy=auto table=0+10",
+            "0 a b c end",
+            "0 a:cap 10 b:cap 20 c:queue_empty",
+        ),
+    ]);
+}
+
+#[test]
+fn caps() {
+    check(&[
+        (
+            "the cap grows with each full batch that keeps the objective",
+            "max=8 slo=1000 policy=aimd table=2+1 blank=",
+            "0 a b c d e f g h i end",
+            "0 a:cap 3 b+c:cap 7 d+e+f:cap 12 g+h+i:queue_empty",
+        ),
+        (
+            "and falls when it is broken; what is late is given up",
+            "max=8 slo=5 policy=aimd table=2+2 blank=",
+            "0 a b c d e f end",
+            "0 a:cap 4 b+c:cap 5 d!late 5 e!late 5 f!late",
+        ),
+        (
+            "quantile goes up to what keeps it",
+            "max=8 slo=6.5 policy=quantile table=2+1 blank=",
+            "0 a 10 b c 20 d e f 30 g h i j 40 k l m n o 50 p q r s t u end",
+            "0 a:cap 10 b+c:cap 20 d+e+f:cap 30 g+h+i+j:cap 40 k+l+m+n:cap 46 o:queue_empty
+             50 p+q+r+s:cap 56 t+u:queue_empty",
+        ),
+    ]);
+}

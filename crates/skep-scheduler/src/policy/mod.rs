@@ -1,5 +1,9 @@
 //! How many of the requests at the head of the queue run next, and when.
 
+mod ahead;
+mod cap;
+pub(crate) mod objective;
+mod rate;
 pub(crate) mod triton;
 
 use skep_types::Time;
@@ -15,6 +19,11 @@ pub(crate) enum Verdict {
         requests: usize,
         /// Why not more.
         end: BatchEnd,
+    },
+    /// Give this many requests up: they cost others more than they are worth.
+    Drop {
+        /// At least 1.
+        requests: usize,
     },
     /// Look again at this moment, or as soon as something happens.
     Wait(Time),

@@ -10,12 +10,15 @@
 //! `X`. `x:NAME` cancels, `+0` and `-0` are instances that join and go, `drain` drains, and `end` lets time pass until
 //! nothing happens any more. In the trace a batch is named by its requests and why it ended; `@i` names an instance
 //! other than the first.
+//!
+//! `slo=10 policy=edf table=2+1` is an objective of 10 ms, and executions that take 2 ms and 1 ms an inference, which the
+//! policy knows from the start (`blank=` if it does not).
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use skep_scheduler::{
-    Input, InstanceId, Output, Outputs, Payload, Policy, QueuePolicy, RejectReason, Request,
-    RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Policy, QueuePolicy,
+    RejectReason, Request, RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 use skep_types::Time;
 
@@ -34,17 +37,22 @@ impl Payload for Named {
 
 pub(crate) struct Paper {
     scheduler: Scheduler<Named>,
-    /// How long an execution takes.
-    run: Duration,
+    /// How long an execution takes, and longer an inference.
+    run: (Duration, Duration),
     now: Time,
     ids: BTreeMap<String, RequestId>,
     /// When each busy instance finishes.
-    busy: BTreeMap<InstanceId, Time>,
+    busy: BTreeMap<InstanceId, (Time, Duration)>,
     trace: String,
 }
 
 pub(crate) fn ms(text: &str) -> Duration {
     Duration::from_secs_f64(text.parse::<f64>().expect("milliseconds") / 1e3)
+}
+
+/// How long a batch of this size takes.
+fn took((fixed, each): (Duration, Duration), size: usize) -> Duration {
+    fixed.saturating_add(each * u32::try_from(size).expect("a size"))
 }
 
 impl Paper {
@@ -54,7 +62,15 @@ impl Paper {
             policy: Policy::Triton(TritonPolicy::default()),
             ..SchedulerOptions::one_by_one(1000)
         };
-        let (mut run, mut instances) = (Duration::MAX, 1);
+        let (mut run, mut instances) = ((Duration::MAX, Duration::ZERO), 1);
+        let mut objective = Objective {
+            latency: Duration::ZERO,
+            policy: ObjectivePolicy::Auto,
+            miss_action: TimeoutAction::Reject,
+            margin: Duration::ZERO,
+            profile: Vec::new(),
+        };
+        let mut blank = false;
         let mut triton = TritonPolicy::default();
         for setting in settings.split_whitespace() {
             let (key, value) = setting.split_once('=').expect("key=value");
@@ -78,7 +94,19 @@ impl Paper {
                 }
                 "delay" => triton.max_queue_delay = ms(value),
                 "on" => instances = number(),
-                "run" => run = ms(value),
+                "run" => run.0 = ms(value),
+                "table" => {
+                    let (fixed, each) = value.split_once('+').expect("fixed+each");
+                    run = (ms(fixed), ms(each));
+                }
+                "blank" => blank = true,
+                "slo" => objective.latency = ms(value),
+                "margin" => objective.margin = ms(value),
+                "miss" => objective.miss_action = TimeoutAction::Delay,
+                "policy" => {
+                    let policy = ObjectivePolicy::ALL.iter().find(|p| p.name() == value);
+                    objective.policy = *policy.expect("a policy");
+                }
                 "levels" => options.levels = vec![QueuePolicy::default(); number()],
                 "default" => options.default_level = number() - 1,
                 "size" => each
@@ -95,7 +123,13 @@ impl Paper {
                 other => panic!("no setting is called {other}"),
             }
         }
-        if options.policy != Policy::OneByOne {
+        if !objective.latency.is_zero() {
+            if !blank {
+                let sizes = [1, options.max_batch_size];
+                objective.profile = sizes.map(|size| (size, took(run, size))).to_vec();
+            }
+            options.policy = Policy::Objective(objective);
+        } else if options.policy != Policy::OneByOne {
             options.policy = Policy::Triton(triton);
         }
         let mut paper = Self {
@@ -138,7 +172,7 @@ impl Paper {
 
     /// The next moment at which something happens by itself.
     fn next(&self) -> Option<Time> {
-        let finished = self.busy.values().copied().min();
+        let finished = self.busy.values().map(|(at, _)| *at).min();
         [finished, self.scheduler.next_timeout()]
             .into_iter()
             .flatten()
@@ -152,15 +186,12 @@ impl Paper {
             let done: Vec<InstanceId> = self
                 .busy
                 .iter()
-                .filter(|(_, at)| **at <= next)
+                .filter(|(_, (at, _))| *at <= next)
                 .map(|(id, _)| *id)
                 .collect();
             let inputs = done.into_iter().map(|instance| {
-                self.busy.remove(&instance);
-                Input::Finished {
-                    instance,
-                    duration: self.run,
-                }
+                let (_, duration) = self.busy.remove(&instance).expect("it is busy");
+                Input::Finished { instance, duration }
             });
             let inputs = inputs.collect();
             self.apply(inputs);
@@ -234,11 +265,10 @@ impl Paper {
             write!(self.trace, "  {moment} ").expect("a string takes all");
             let text = match output {
                 Output::Dispatch { instance, batch } => {
-                    let finished =
-                        Time::from_nanos(self.now.as_nanos().saturating_add(
-                            u64::try_from(self.run.as_nanos()).unwrap_or(u64::MAX),
-                        ));
-                    let before = self.busy.insert(instance, finished);
+                    let duration = took(self.run, batch.size());
+                    let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+                    let at = Time::from_nanos(self.now.as_nanos().saturating_add(nanos));
+                    let before = self.busy.insert(instance, (at, duration));
                     assert!(before.is_none(), "{instance:?} is busy");
                     let names: Vec<String> = batch
                         .requests
@@ -256,6 +286,7 @@ impl Paper {
                     let reason = match reason {
                         RejectReason::QueueFull => "full",
                         RejectReason::TimedOut => "timeout",
+                        RejectReason::TooLate => "late",
                         RejectReason::Draining => "draining",
                         RejectReason::Cancelled => "cancelled",
                     };

@@ -1,0 +1,317 @@
+//! How long an execution of each batch size takes: learned from executions, monotone, inter- and extrapolated.
+//!
+//! For each batch size that was seen, the last executions are kept and their 95th percentile is the size's estimate.
+//! The estimates are made monotone (a larger batch takes no less) by pooling neighbours that contradict that, a size in
+//! between gets what lies on the line between its neighbours, and one beyond the largest what a robust line through all
+//! estimates says (the median of the slopes between them, Theil and Sen).
+//!
+//! Sizes above [`EXACT`] share eight cells an octave, so that a model with batches of thousands stays cheap.
+
+use std::time::Duration;
+
+/// Sizes up to this one have a cell each.
+const EXACT: usize = 32;
+
+/// Cells an octave above that.
+const PER_OCTAVE: usize = 8;
+
+/// Executions that are remembered for a size: few, so that a device that became slower is noticed.
+const REMEMBERED: usize = 32;
+
+/// The share of a single known size's time that is taken to be there whatever the size.
+const FIXED_SHARE: f64 = 0.5;
+
+/// What counts as hardly longer: more than what estimates differ by from run to run.
+const HARDLY: f64 = 1.03;
+
+/// What is known of the executions of one size.
+#[derive(Debug, Clone)]
+struct Cell {
+    /// The size of which an execution was seen last; within a cell they differ little.
+    size: usize,
+    /// The last executions, in nanoseconds, as a ring.
+    seen: Vec<u64>,
+    next: usize,
+    /// Their 95th percentile.
+    estimate: u64,
+}
+
+/// A latency model of one model on its device.
+#[derive(Debug, Clone)]
+pub(crate) struct LatencyModel {
+    cells: Vec<Option<Cell>>,
+    /// By batch size from 0, in nanoseconds; never decreasing.
+    table: Vec<u64>,
+    useful: usize,
+    /// For what is computed anew with each change.
+    scratch: Scratch,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Scratch {
+    sorted: Vec<u64>,
+    /// Size, estimate, weight, number of sizes pooled.
+    pools: Vec<(f64, f64, usize)>,
+    points: Vec<(usize, f64)>,
+    slopes: Vec<f64>,
+}
+
+impl LatencyModel {
+    /// Knows batches up to this size; `profile` are sizes with their latencies, measured before.
+    pub(crate) fn new(max_batch_size: usize, profile: &[(usize, Duration)]) -> Self {
+        let max = max_batch_size.max(1);
+        let mut model = Self {
+            cells: vec![None; cell_of(max) + 1],
+            table: vec![0; max + 1],
+            useful: max,
+            scratch: Scratch::default(),
+        };
+        for (size, latency) in profile {
+            model.note(*size, nanos(*latency));
+        }
+        model.rebuild();
+        model
+    }
+
+    /// The estimate for a batch of this size, in nanoseconds; zero while nothing is known.
+    pub(crate) fn of(&self, size: usize) -> u64 {
+        let last = self.table.len() - 1;
+        if size <= last {
+            return self.table[size];
+        }
+        // A request above the maximum runs alone: as its share of the largest.
+        let scaled = u128::from(self.table[last]) * size as u128 / last as u128;
+        u64::try_from(scaled).unwrap_or(u64::MAX)
+    }
+
+    /// The largest size whose execution takes no longer than this.
+    pub(crate) fn largest_within(&self, available_ns: u64) -> usize {
+        self.table.partition_point(|ns| *ns <= available_ns) - 1
+    }
+
+    /// The smallest size that takes, an inference, hardly longer than the best one: larger ones only make their first
+    /// requests wait for their last. 1 where batching does not pay, as for convolutions on a CPU.
+    pub(crate) fn useful(&self) -> usize {
+        self.useful
+    }
+
+    /// An execution took so long.
+    pub(crate) fn learn(&mut self, size: usize, took: Duration) {
+        if size == 0 || size >= self.table.len() {
+            return;
+        }
+        if self.note(size, nanos(took)) {
+            self.rebuild();
+        }
+    }
+
+    /// Remembers an execution; whether the size's estimate changed.
+    fn note(&mut self, size: usize, ns: u64) -> bool {
+        if size == 0 || size >= self.table.len() {
+            return false;
+        }
+        let cell = self.cells[cell_of(size)].get_or_insert_with(|| Cell {
+            size,
+            seen: Vec::with_capacity(REMEMBERED),
+            next: 0,
+            estimate: 0,
+        });
+        cell.size = size;
+        if cell.seen.len() < REMEMBERED {
+            cell.seen.push(ns);
+        } else {
+            cell.seen[cell.next] = ns;
+            cell.next = (cell.next + 1) % REMEMBERED;
+        }
+        let sorted = &mut self.scratch.sorted;
+        sorted.clear();
+        sorted.extend_from_slice(&cell.seen);
+        let rank = (sorted.len() * 95).div_ceil(100) - 1;
+        let estimate = *sorted.select_nth_unstable(rank).1;
+        let changed = estimate != cell.estimate;
+        cell.estimate = estimate;
+        changed
+    }
+
+    fn rebuild(&mut self) {
+        let Scratch {
+            pools,
+            points,
+            slopes,
+            ..
+        } = &mut self.scratch;
+        // Pool adjacent violators: neighbours that contradict each other share their mean.
+        pools.clear();
+        points.clear();
+        for cell in self.cells.iter().flatten() {
+            let mut pool = (cell.estimate as f64, cell.seen.len() as f64, 1);
+            while let Some(before) = pools.last().copied().filter(|before| before.0 >= pool.0) {
+                pools.pop();
+                let weight = before.1 + pool.1;
+                let mean = (before.0 * before.1 + pool.0 * pool.1) / weight;
+                pool = (mean, weight, before.2 + pool.2);
+            }
+            pools.push(pool);
+        }
+        let mut cells = self.cells.iter().flatten();
+        for (estimate, _, sizes) in pools.iter() {
+            for cell in cells.by_ref().take(*sizes) {
+                points.push((cell.size, *estimate));
+            }
+        }
+        let (Some(first), Some(last)) = (points.first().copied(), points.last().copied()) else {
+            return;
+        };
+        slopes.clear();
+        for (index, (size, estimate)) in points.iter().enumerate() {
+            for (larger, other) in &points[index + 1..] {
+                slopes.push((other - estimate) / (larger - size) as f64);
+            }
+        }
+        let slope = if slopes.is_empty() {
+            first.1 * (1.0 - FIXED_SHARE) / first.0 as f64
+        } else {
+            let middle = slopes.len() / 2;
+            *slopes.select_nth_unstable_by(middle, f64::total_cmp).1
+        };
+        let mut index = 0;
+        for (size, ns) in self.table.iter_mut().enumerate().skip(1) {
+            while index < points.len() && points[index].0 < size {
+                index += 1;
+            }
+            let line =
+                |from: (usize, f64), slope: f64| from.1 + slope * (size as f64 - from.0 as f64);
+            let estimate = match (index.checked_sub(1).map(|i| points[i]), points.get(index)) {
+                (Some(below), Some(above)) => {
+                    line(below, (above.1 - below.1) / (above.0 - below.0) as f64)
+                }
+                // Below the smallest: along the line, but never less than half.
+                (None, Some(above)) => line(*above, slope).max(above.1 * FIXED_SHARE),
+                _ => line(last, slope),
+            };
+            *ns = whole(estimate);
+        }
+        // The line through all may lie below a pooled neighbour.
+        for size in 1..self.table.len() {
+            self.table[size] = self.table[size].max(self.table[size - 1]);
+        }
+        let cost = |size: usize| self.table[size] as f64 / size as f64;
+        let mut sizes = 1..self.table.len();
+        let best = sizes.clone().map(cost).fold(f64::INFINITY, f64::min);
+        self.useful = sizes.find(|size| cost(*size) <= HARDLY * best).unwrap_or(1);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The nearest whole number of nanoseconds.
+#[expect(
+    clippy::cast_sign_loss,
+    reason = "a cast from a float saturates, and no latency is negative"
+)]
+fn whole(ns: f64) -> u64 {
+    ns.round() as u64
+}
+
+/// The cell of a size from 1.
+fn cell_of(size: usize) -> usize {
+    if size <= EXACT {
+        return size - 1;
+    }
+    let octave = (size / EXACT).ilog2() as usize;
+    let base = EXACT << octave;
+    EXACT - 1 + octave * PER_OCTAVE + (size - base) * PER_OCTAVE / base
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn us(us: u64) -> Duration {
+        Duration::from_micros(us)
+    }
+
+    #[test]
+    fn cells_ascend_without_gaps() {
+        let mut last = cell_of(1);
+        assert_eq!(last, 0);
+        for size in 2..100_000 {
+            let cell = cell_of(size);
+            assert!(cell == last || cell == last + 1, "{size}: {last} {cell}");
+            last = cell;
+        }
+    }
+
+    #[test]
+    fn an_affine_device_is_known_from_two_sizes() {
+        let model = LatencyModel::new(64, &[(1, us(1957)), (8, us(2566))]);
+        for size in 1..=64 {
+            let expected = 1870 + 87 * size as u64;
+            assert_eq!(model.of(size) / 1000, expected, "{size}");
+        }
+        assert_eq!(model.largest_within(1_957_000), 1);
+        assert_eq!(model.largest_within(2_566_000), 8);
+        assert_eq!(model.largest_within(1_000), 0);
+    }
+
+    #[test]
+    fn the_useful_size_is_where_batching_stops_to_pay() {
+        let useful = |profile: &[(usize, Duration)]| LatencyModel::new(8, profile).useful();
+        assert_eq!(useful(&[(1, us(1957)), (8, us(2566))]), 8, "affine");
+        assert_eq!(useful(&[(1, us(10_000)), (8, us(80_000))]), 1, "flat");
+        assert_eq!(
+            useful(&[(1, us(100)), (4, us(110)), (8, us(220))]),
+            4,
+            "a step"
+        );
+        assert_eq!(useful(&[]), 8, "unknown");
+    }
+
+    #[test]
+    fn one_size_says_something_of_the_others() {
+        let model = LatencyModel::new(8, &[(2, us(1000))]);
+        assert_eq!(
+            (model.of(1), model.of(2), model.of(4)),
+            (750_000, 1_000_000, 1_500_000)
+        );
+    }
+
+    #[test]
+    fn a_single_slow_execution_is_forgotten() {
+        let mut model = LatencyModel::new(8, &[]);
+        assert_eq!(model.of(8), 0);
+        model.learn(4, us(90_000));
+        for _ in 0..2 * REMEMBERED {
+            model.learn(4, us(100));
+        }
+        assert_eq!(model.of(4), 100_000);
+        for _ in 0..3 {
+            model.learn(4, us(500));
+        }
+        assert_eq!(
+            model.of(4),
+            500_000,
+            "the 95th percentile of 32 is the second largest"
+        );
+    }
+
+    proptest! {
+        /// Whatever was seen, a larger batch takes no less, and no estimate is outside of what was seen.
+        #[test]
+        fn estimates_never_decrease(
+            max in 1usize..300,
+            seen in prop::collection::vec((1usize..300, 1u64..1_000_000), 1..200),
+        ) {
+            let mut model = LatencyModel::new(max, &[]);
+            for (size, ns) in &seen {
+                model.learn(*size, Duration::from_nanos(*ns));
+                prop_assert!((1..max).all(|size| model.of(size) <= model.of(size + 1)));
+                prop_assert!(model.largest_within(model.of(max)) == max);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Caps on the batch size that are learned from executions: Clipper's two.
+//!
+//! Source: Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI 2017, section 4.3.
+
+use std::time::Duration;
+
+/// A cap that grows by one and shrinks by a tenth.
+#[derive(Debug)]
+pub(crate) struct Aimd {
+    cap: usize,
+}
+
+impl Aimd {
+    pub(crate) fn new() -> Self {
+        Self { cap: 1 }
+    }
+
+    pub(crate) fn cap(&self) -> usize {
+        self.cap
+    }
+
+    /// Learns from an execution. Batches that were not full teach nothing.
+    pub(crate) fn learn(
+        &mut self,
+        size: usize,
+        took: Duration,
+        objective: Duration,
+        max_batch_size: usize,
+    ) {
+        if size < self.cap {
+            return;
+        }
+        self.cap = if took <= objective {
+            (self.cap + 1).min(max_batch_size)
+        } else {
+            (self.cap * 9 / 10).max(1)
+        };
+    }
+}
+
+/// Executions that the regression is over.
+const WINDOW: usize = 256;
+
+/// Executions from one regression to the next, after the first ones: one costs tens of microseconds.
+const EVERY: usize = 16;
+
+/// The quantile that has to keep the objective.
+const QUANTILE: f64 = 0.99;
+
+/// A cap from a linear quantile regression of latency over batch size.
+#[derive(Debug)]
+pub(crate) struct Quantile {
+    /// Size and nanoseconds of the last executions, as a ring.
+    window: Vec<(f64, f64)>,
+    next: usize,
+    since: usize,
+    residuals: Vec<f64>,
+    cap: usize,
+}
+
+impl Quantile {
+    pub(crate) fn new() -> Self {
+        Self {
+            window: Vec::with_capacity(WINDOW),
+            next: 0,
+            since: 0,
+            residuals: Vec::with_capacity(WINDOW),
+            cap: 1,
+        }
+    }
+
+    pub(crate) fn cap(&self) -> usize {
+        self.cap
+    }
+
+    pub(crate) fn learn(
+        &mut self,
+        size: usize,
+        took: Duration,
+        objective: Duration,
+        max_batch_size: usize,
+    ) {
+        let seen = (size as f64, took.as_nanos() as f64);
+        if self.window.len() < WINDOW {
+            self.window.push(seen);
+        } else {
+            self.window[self.next] = seen;
+            self.next = (self.next + 1) % WINDOW;
+        }
+        self.since += 1;
+        if self.since >= EVERY || self.window.len() < EVERY {
+            self.since = 0;
+            self.cap = self.regress(objective).clamp(1, max_batch_size);
+        }
+    }
+
+    /// The largest size that keeps the objective; one more than was seen at most, so that it is tried before it counts.
+    fn regress(&mut self, objective: Duration) -> usize {
+        let objective = objective.as_nanos() as f64;
+        let largest = self.window.iter().map(|seen| seen.0).fold(0.0, f64::max);
+        let steepest = self
+            .window
+            .iter()
+            .map(|seen| seen.1 / seen.0)
+            .fold(0.0, f64::max);
+        let smallest = self
+            .window
+            .iter()
+            .map(|seen| seen.0)
+            .fold(f64::INFINITY, f64::min);
+        // A single size says nothing of the slope: half of its time is taken to be there whatever the size.
+        let (mut low, mut high) = if smallest < largest {
+            (0.0, steepest)
+        } else {
+            (steepest / 2.0, steepest / 2.0)
+        };
+        // The loss is convex in the slope: a ternary search.
+        for _ in 0..24 {
+            let (a, b) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
+            if self.loss(a).0 <= self.loss(b).0 {
+                high = b;
+            } else {
+                low = a;
+            }
+        }
+        let slope = f64::midpoint(low, high);
+        let (_, fixed) = self.loss(slope);
+        let fits = if slope > 0.0 {
+            ((objective - fixed) / slope).max(0.0)
+        } else if fixed <= objective {
+            f64::INFINITY
+        } else {
+            0.0
+        };
+        #[expect(clippy::cast_sign_loss, reason = "none of the two numbers is negative")]
+        let fits = fits.min(largest + 1.0) as usize;
+        fits
+    }
+
+    /// The pinball loss of the best line with this slope, and where that begins.
+    fn loss(&mut self, slope: f64) -> (f64, f64) {
+        self.residuals.clear();
+        self.residuals
+            .extend(self.window.iter().map(|(size, ns)| ns - slope * size));
+        let rank = (self.residuals.len() * 99).div_ceil(100) - 1;
+        let fixed = *self
+            .residuals
+            .select_nth_unstable_by(rank, f64::total_cmp)
+            .1;
+        let loss = self.residuals.iter().map(|residual| {
+            let above = residual - fixed;
+            if above > 0.0 {
+                QUANTILE * above
+            } else {
+                (QUANTILE - 1.0) * above
+            }
+        });
+        (loss.sum(), fixed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn affine(size: usize) -> Duration {
+        Duration::from_micros(1870 + 87 * size as u64)
+    }
+
+    /// Runs full batches only; the caps after each.
+    fn caps(mut learn: impl FnMut() -> usize, runs: usize) -> Vec<usize> {
+        (0..runs).map(|_| learn()).collect()
+    }
+
+    #[test]
+    fn aimd_climbs_by_one_and_falls_by_a_tenth() {
+        let mut aimd = Aimd::new();
+        // l(21) = 3.697 ms, l(22) = 3.784 ms.
+        let objective = Duration::from_micros(3700);
+        let caps = caps(
+            || {
+                aimd.learn(aimd.cap(), affine(aimd.cap()), objective, 100);
+                aimd.cap()
+            },
+            25,
+        );
+        let climb: Vec<usize> = (2..=22).chain([19, 20, 21, 22]).collect();
+        assert_eq!(caps, climb);
+        aimd.learn(5, Duration::from_secs(9), objective, 100);
+        assert_eq!(aimd.cap(), 22, "a batch that was not full teaches nothing");
+    }
+
+    #[test]
+    fn quantile_finds_the_largest_that_keeps_the_objective() {
+        let mut quantile = Quantile::new();
+        let objective = Duration::from_micros(3700);
+        let caps = caps(
+            || {
+                quantile.learn(quantile.cap(), affine(quantile.cap()), objective, 100);
+                quantile.cap()
+            },
+            1000,
+        );
+        assert_eq!(caps.iter().max(), Some(&21));
+        assert_eq!(caps.last(), Some(&21));
+    }
+}

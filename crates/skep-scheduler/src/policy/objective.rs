@@ -1,0 +1,265 @@
+//! Batching under a latency objective.
+//!
+//! A request's *deadline* is its arrival and the objective, or its own time-out if that is shorter, less a margin. What
+//! an execution takes, `l(b)`, is learned (`latency.rs`). Requests are served by priority, within a level by deadline
+//! (`edf`, `deferred`, `auto`) or arrival (`aimd`, `quantile`). A request that would be late even alone is given up.
+//!
+//! `edf`, `deferred` and `auto` differ in how long they wait and in how large they let a batch become:
+//!
+//! | | waits for more | until | at most |
+//! |---|---|---|---|
+//! | `edf` | never | | the maximum |
+//! | `deferred` | up to the maximum | one more would make the most urgent late | the maximum |
+//! | `auto` | up to the smallest size with which the instances keep up with the arrivals | likewise | the smallest size that takes, an inference, hardly longer than the best |
+//!
+//! So `auto` is `edf` at low load, `deferred` near saturation, and runs one by one what does not gain by batching. When
+//! the most urgent request's deadline keeps others out of its batch, all three look ahead (`ahead.rs`) whether it is
+//! worth that, within its level.
+
+use std::time::Duration;
+
+use skep_types::Time;
+
+use crate::{
+    BatchEnd, Objective, ObjectivePolicy, TimeoutAction,
+    instances::Instances,
+    latency::LatencyModel,
+    policy::{
+        Verdict,
+        ahead::Ahead,
+        cap::{Aimd, Quantile},
+        rate::ArrivalRate,
+    },
+    prefix::{Prefix, Stop},
+    waiting::{Waiter, Waiting},
+};
+
+/// A policy at work.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    objective: Objective,
+    max_batch_size: usize,
+    latency: LatencyModel,
+    rule: Rule,
+    ahead: Ahead,
+}
+
+/// What makes the policies differ.
+#[derive(Debug)]
+enum Rule {
+    Aimd(Aimd),
+    Quantile(Quantile),
+    Edf,
+    Deferred,
+    Auto(ArrivalRate),
+}
+
+impl Engine {
+    pub(crate) fn new(objective: Objective, max_batch_size: usize) -> Self {
+        let rule = match objective.policy {
+            ObjectivePolicy::Aimd => Rule::Aimd(Aimd::new()),
+            ObjectivePolicy::Quantile => Rule::Quantile(Quantile::new()),
+            ObjectivePolicy::Edf => Rule::Edf,
+            ObjectivePolicy::Deferred => Rule::Deferred,
+            ObjectivePolicy::Auto => {
+                Rule::Auto(ArrivalRate::new(objective.latency, 10 * objective.latency))
+            }
+        };
+        Self {
+            latency: LatencyModel::new(max_batch_size, &objective.profile),
+            objective,
+            max_batch_size,
+            rule,
+            ahead: Ahead::default(),
+        }
+    }
+
+    pub(crate) fn miss_action(&self) -> TimeoutAction {
+        self.objective.miss_action
+    }
+
+    /// When a request that arrives now has to be answered.
+    pub(crate) fn deadline(
+        &self,
+        now: Time,
+        level: Option<Duration>,
+        own: Option<Duration>,
+    ) -> Time {
+        let bounds = level.into_iter().chain(own);
+        let latency = bounds.fold(self.objective.latency, Duration::min);
+        now + latency.saturating_sub(self.objective.margin)
+    }
+
+    /// What orders the requests of a level.
+    pub(crate) fn urgency(&self, deadline: Time) -> Time {
+        match self.rule {
+            Rule::Aimd(_) | Rule::Quantile(_) => Time::ZERO,
+            Rule::Edf | Rule::Deferred | Rule::Auto(_) => deadline,
+        }
+    }
+
+    pub(crate) fn arrived(&mut self, now: Time, inferences: usize) {
+        if let Rule::Auto(rate) = &mut self.rule {
+            rate.arrived(now, inferences);
+        }
+    }
+
+    /// Learns from an execution.
+    pub(crate) fn finished(&mut self, size: usize, took: Duration) {
+        self.latency.learn(size, took);
+        let (objective, max) = (self.objective.latency, self.max_batch_size);
+        match &mut self.rule {
+            Rule::Aimd(aimd) => aimd.learn(size, took, objective, max),
+            Rule::Quantile(quantile) => quantile.learn(size, took, objective, max),
+            Rule::Edf | Rule::Deferred | Rule::Auto(_) => {}
+        }
+    }
+
+    /// From when on a request is not worth an execution any more: where deadlines decide, when it would be late even if
+    /// it ran alone at once; otherwise when it is late. Waits without an end are not asked for.
+    pub(crate) fn gives_up_at<P>(&self, waiter: &Waiter<P>) -> Time {
+        let deadline = waiter.expires.unwrap_or(waiter.since);
+        match self.rule {
+            Rule::Aimd(_) | Rule::Quantile(_) => deadline,
+            Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
+                let takes = self.latency.of(waiter.request.batch_size);
+                // One that would end at its very deadline is in time.
+                Time::from_nanos(deadline.as_nanos().saturating_sub(takes).saturating_add(1))
+            }
+        }
+    }
+
+    /// What to do with the scanned requests, of which there is at least one, and none to be given up.
+    pub(crate) fn decide<P>(
+        &mut self,
+        now: Time,
+        prefix: &Prefix,
+        waiting: &Waiting<P>,
+        instances: &Instances,
+        hurried: bool,
+    ) -> Verdict {
+        match &self.rule {
+            Rule::Aimd(aimd) => self.capped(prefix, aimd.cap()),
+            Rule::Quantile(quantile) => self.capped(prefix, quantile.cap()),
+            Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
+                self.by_deadline(now, prefix, waiting, instances, hurried)
+            }
+        }
+    }
+
+    /// All that waits, up to the cap.
+    fn capped(&self, prefix: &Prefix, cap: usize) -> Verdict {
+        let steps = prefix.steps();
+        let requests = steps.partition_point(|step| step.size <= cap).max(1);
+        let end = if requests < steps.len() || steps[requests - 1].size >= cap {
+            if cap >= self.max_batch_size {
+                BatchEnd::MaxBatchSize
+            } else {
+                BatchEnd::Cap
+            }
+        } else {
+            self.end_of(prefix)
+        };
+        Verdict::Send { requests, end }
+    }
+
+    fn by_deadline<P>(
+        &mut self,
+        now: Time,
+        prefix: &Prefix,
+        waiting: &Waiting<P>,
+        instances: &Instances,
+        hurried: bool,
+    ) -> Verdict {
+        let now_ns = now.as_nanos();
+        // Where larger batches do not pay, `auto` leaves the rest for the next execution.
+        let useful = match self.rule {
+            Rule::Auto(_) => self.latency.useful(),
+            _ => self.max_batch_size,
+        };
+        let all = prefix.steps();
+        let steps = &all[..all.partition_point(|step| step.size <= useful).max(1)];
+        let in_time = |requests: usize| {
+            let step = steps[requests - 1];
+            let takes = self.latency.of(step.size);
+            step.expires
+                .is_none_or(|deadline| now_ns + takes <= deadline.as_nanos())
+        };
+        let requests = (1..=steps.len()).rev().find(|n| in_time(*n)).unwrap_or(1);
+        if requests < steps.len() {
+            // The most urgent one's deadline keeps others out: is it worth that?
+            let others = instances.runs().filter_map(|run| {
+                run.map(|run| {
+                    let ends = run.since.as_nanos() + self.latency.of(run.size);
+                    ends.max(now_ns)
+                })
+            });
+            let idle = instances.runs().filter(Option::is_none).count();
+            let free = others.chain(std::iter::repeat_n(now_ns, idle.saturating_sub(1)));
+            // No level gives anything up for a lower one.
+            let lane = waiting.get(steps[0].place).lane();
+            let urgent = waiting.iter().map_while(|waiter| {
+                let deadline = waiter.expires.filter(|_| waiter.lane() == lane)?;
+                Some((deadline.as_nanos(), waiter.request.batch_size))
+            });
+            let dropped =
+                self.ahead
+                    .early_drop(now_ns, &self.latency, self.max_batch_size, urgent, free);
+            if dropped > 0 {
+                return Verdict::Drop { requests: dropped };
+            }
+            return Verdict::Send {
+                requests,
+                end: BatchEnd::Deadline,
+            };
+        }
+        if steps.len() < all.len() {
+            return Verdict::Send {
+                requests,
+                end: BatchEnd::Cap,
+            };
+        }
+        let last = steps[requests - 1];
+        if prefix.stop().is_none()
+            && !hurried
+            && let Some(deadline) = last.expires
+        {
+            let wanted = match &self.rule {
+                Rule::Deferred => self.max_batch_size,
+                Rule::Auto(rate) => self.enough(rate.per_ns(now), instances.len()).min(useful),
+                _ => 1,
+            };
+            // Until then one more could still join.
+            let frontrun = deadline
+                .as_nanos()
+                .saturating_sub(self.latency.of(last.size + 1));
+            if last.size < wanted && now_ns < frontrun {
+                return Verdict::Wait(Time::from_nanos(frontrun));
+            }
+        }
+        Verdict::Send {
+            requests,
+            end: self.end_of(prefix),
+        }
+    }
+
+    /// The smallest batch size with which the instances keep up with this rate, and a tenth more.
+    fn enough(&self, per_ns: f64, instances: usize) -> usize {
+        let keeps_up = |size: usize| {
+            let takes = self.latency.of(size) as f64;
+            instances as f64 * size as f64 >= 1.1 * per_ns * takes
+        };
+        (1..self.max_batch_size)
+            .find(|size| keeps_up(*size))
+            .unwrap_or(self.max_batch_size)
+    }
+
+    /// Why a batch of all that was scanned is not larger.
+    fn end_of(&self, prefix: &Prefix) -> BatchEnd {
+        match prefix.stop() {
+            Some(Stop::Full) => BatchEnd::MaxBatchSize,
+            Some(Stop::Shape) => BatchEnd::ShapeChange,
+            None => BatchEnd::QueueEmpty,
+        }
+    }
+}
