@@ -251,8 +251,6 @@ def test_f18_a_misspelt_key_is_warned_about(repository):
 @pytest.mark.parametrize(
     "text",
     [
-        "dynamic_batching { max_queue_delay_microseconds: 100 }",
-        "dynamic_batching { preferred_batch_size: [ 2 ] }",
         "sequence_batching {}",
         "response_cache { enable: true }",
         'model_operations { op_library_filename: "ops.so" }',
@@ -279,7 +277,6 @@ def test_f8_f16_f17_what_has_no_effect_is_named_once(repository):
     )
     with Server(repository) as server:
         for field in (
-            "dynamic_batching",
             "optimization.priority",
             "optimization.cuda",
             "optimization.input_pinned_memory",

@@ -14,6 +14,7 @@
 //! `docs/model-configuration.md` says of every field whether it is honoured.
 
 mod backend_flag;
+mod batching;
 mod complete;
 mod error;
 mod instances;
@@ -32,12 +33,13 @@ mod version_policy;
 mod warmup;
 
 pub use backend_flag::{BackendSetting, parse_backend_config};
+pub use batching::{DynamicBatching, QueuePolicy, Scheduler, TimeoutAction};
 pub use complete::{Completion, complete, configured_backend};
 pub use error::{ConfigError, ErrorKind, Position};
 pub use instances::{InstanceGroup, InstanceKind};
 pub use json::parse_json;
 pub use metrics::HistogramFamily;
-pub use model::{BACKENDS, Context, ModelConfig, Notice, Scheduler};
+pub use model::{BACKENDS, Context, ModelConfig, Notice};
 pub use normalize::{check_name, model_filename};
 pub use options::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};

@@ -6,6 +6,7 @@ use skep_proto::inference;
 use skep_types::{Dims, ModelName, ModelSignature};
 
 use crate::{
+    batching::{self, Scheduler},
     error::ConfigError,
     instances::{self, InstanceGroup},
     metrics::{self, HistogramBounds, HistogramFamily},
@@ -76,15 +77,6 @@ impl fmt::Display for Notice {
     }
 }
 
-/// How requests come to instances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Scheduler {
-    /// In order of arrival, each on its own, to any free instance.
-    #[default]
-    Default,
-}
-
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -98,6 +90,7 @@ pub struct ModelConfig {
     warmups: Vec<Warmup>,
     execution: ExecutionOptions,
     mock: MockOptions,
+    scheduler: Scheduler,
     max_queue_size: usize,
     histogram_bounds_ms: HistogramBounds,
     parameters: BTreeMap<String, String>,
@@ -130,6 +123,7 @@ impl ModelConfig {
         let inputs = tensors::inputs(&proto)?;
         let outputs = tensors::outputs(&proto)?;
         normalize::check_has_tensors(&proto)?;
+        let scheduler = batching::read(&proto, &mut notices)?;
         let (version_policy, normal_policy) =
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
         proto.version_policy = Some(normal_policy);
@@ -161,7 +155,8 @@ impl ModelConfig {
             warmups,
             execution,
             mock,
-            max_queue_size,
+            max_queue_size: max_queue_size.unwrap_or_else(|| scheduler.default_max_queue_size()),
+            scheduler,
             histogram_bounds_ms,
             parameters,
             notices,
@@ -316,11 +311,11 @@ impl ModelConfig {
 
     /// How requests come to instances.
     #[must_use]
-    pub const fn scheduler(&self) -> Scheduler {
-        Scheduler::Default
+    pub const fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
     }
 
-    /// Requests that may wait in the queue; at least 1.
+    /// Requests that may wait in all queues of the model together; at least 1.
     #[must_use]
     pub const fn max_queue_size(&self) -> usize {
         self.max_queue_size

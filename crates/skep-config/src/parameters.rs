@@ -76,7 +76,7 @@ macro_rules! parameters {
 /// Every key that means something to Skep; any other key is the user's own and is only kept.
 pub const PARAMETERS: &[ParameterSpec] = parameters! {
     "max_queue_size", ValueType::Integer { min: 1, max: 1 << 32 }, "16384", Effect::Honoured,
-        "requests that may wait in the model's queue; a full queue refuses the next one at once";
+        "requests that may wait for the model, in all its queues together; the next one is refused at once; when absent also as many as the `max_queue_size` of its queue policies add up to";
     "thread_spinning", ValueType::Bool, "0", ORT,
         "whether idle threads of an instance wait for work by spinning: lower latency at back-to-back load, but they use a processor while they wait";
     "mock.latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
@@ -120,7 +120,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
 pub(crate) struct Parameters {
     pub(crate) execution: ExecutionOptions,
     pub(crate) mock: MockOptions,
-    pub(crate) max_queue_size: usize,
+    /// None where the map does not say.
+    pub(crate) max_queue_size: Option<usize>,
 }
 
 impl Parameters {
@@ -138,8 +139,9 @@ impl Parameters {
             }
         }
         let values = Values(map);
-        let max_queue_size =
-            usize::try_from(values.integer("max_queue_size")).unwrap_or(usize::MAX);
+        let max_queue_size = map
+            .contains_key("max_queue_size")
+            .then(|| usize::try_from(values.integer("max_queue_size")).unwrap_or(usize::MAX));
         Ok(Self {
             execution: values.execution(),
             mock: values.mock(),

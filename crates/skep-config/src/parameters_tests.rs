@@ -54,7 +54,7 @@ fn without_keys_everything_has_its_default() {
     let parameters = parameters.expect("valid");
     assert_eq!(parameters.execution, expected);
     assert_eq!(parameters.mock, MockOptions::default());
-    assert_eq!(parameters.max_queue_size, 16384);
+    assert_eq!(parameters.max_queue_size, None);
     assert!(notices.is_empty());
 }
 
@@ -88,7 +88,7 @@ fn every_honoured_key_reaches_its_option() {
     };
     let parameters = parameters.expect("valid");
     assert_eq!(parameters.execution, expected);
-    assert_eq!(parameters.max_queue_size, 1);
+    assert_eq!(parameters.max_queue_size, Some(1));
     let pattern = read("onnxruntime", &[("enable_mem_pattern", "0")])
         .0
         .expect("valid")

@@ -33,7 +33,7 @@ impl<'a> Review<'a> {
             name: _,
             platform: _,
             backend: _,
-            max_batch_size,
+            max_batch_size: _,
             default_model_filename: _,
             // Checked in version_policy.rs.
             version_policy: _,
@@ -72,7 +72,7 @@ impl<'a> Review<'a> {
         if let Some(optimization) = optimization {
             self.optimization(optimization)?;
         }
-        self.scheduling(scheduling_choice.as_ref(), *max_batch_size)?;
+        self.scheduling(scheduling_choice.as_ref())?;
         for (index, group) in instance_group.iter().enumerate() {
             self.instance_group(index, group)?;
         }
@@ -227,65 +227,17 @@ impl<'a> Review<'a> {
         Ok(())
     }
 
-    fn scheduling(
-        &mut self,
-        choice: Option<&SchedulingChoice>,
-        max_batch_size: i32,
-    ) -> Result<(), ConfigError> {
+    fn scheduling(&self, choice: Option<&SchedulingChoice>) -> Result<(), ConfigError> {
         match choice {
-            None => Ok(()),
+            // Taken apart in batching.rs.
+            None | Some(SchedulingChoice::DynamicBatching(_)) => Ok(()),
             Some(SchedulingChoice::SequenceBatching(_)) => {
                 self.unsupported(true, "sequence_batching")
             }
             Some(SchedulingChoice::EnsembleScheduling(_)) => {
                 self.unsupported(true, "ensemble_scheduling")
             }
-            Some(SchedulingChoice::DynamicBatching(batching)) => {
-                self.dynamic_batching(batching, max_batch_size)
-            }
         }
-    }
-
-    fn dynamic_batching(
-        &mut self,
-        batching: &inference::ModelDynamicBatching,
-        max_batch_size: i32,
-    ) -> Result<(), ConfigError> {
-        let inference::ModelDynamicBatching {
-            preferred_batch_size,
-            max_queue_delay_microseconds,
-            preserve_ordering,
-            priority_levels,
-            default_priority_level,
-            default_queue_policy,
-            priority_queue_policy,
-        } = batching;
-        let field = |name: &str| format!("dynamic_batching.{name}");
-        // `[max_batch_size]` is the default, and what a server shows for an empty list.
-        let preferred =
-            !preferred_batch_size.is_empty() && *preferred_batch_size != [max_batch_size];
-        self.unsupported(preferred, field("preferred_batch_size"))?;
-        self.unsupported(
-            *max_queue_delay_microseconds != 0,
-            field("max_queue_delay_microseconds"),
-        )?;
-        self.unsupported(*preserve_ordering, field("preserve_ordering"))?;
-        self.unsupported(*priority_levels != 0, field("priority_levels"))?;
-        self.unsupported(
-            *default_priority_level != 0,
-            field("default_priority_level"),
-        )?;
-        self.unsupported(
-            default_queue_policy.is_some_and(|p| p != Default::default()),
-            field("default_queue_policy"),
-        )?;
-        self.unsupported(
-            !priority_queue_policy.is_empty(),
-            field("priority_queue_policy"),
-        )?;
-        let why = "no effect yet: there is no batcher, requests are executed one by one";
-        self.no_effect(true, "dynamic_batching", why);
-        Ok(())
     }
 
     fn instance_group(

@@ -4,13 +4,15 @@
 //! which never blocks: an instance has at most one batch at a time. A finished instance that is given its next batch
 //! takes it directly.
 //!
+//! Where a scheduler wants to be called at some moment, the process's [`Timer`] does so.
+//!
 //! An instance that is taken away ([`Driver::retire`]) leaves the scheduler at once and its mailbox when it is idle: a
 //! batch that was decided for it still reaches it and is answered.
 
 use std::{
     fmt,
     sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
@@ -18,44 +20,23 @@ use std::{
 };
 
 use skep_scheduler::{
-    Batch, Input, InstanceId, Output, Outputs, Payload, RejectReason, Request, RequestId,
-    Scheduler, SchedulerOptions,
+    Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler,
 };
 use skep_types::Time;
-use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, FailureReason, InferResponse, RuntimeError, clock, recorder::Statistics,
-    validate::Prepared,
+    ErrorKind, FailureReason, RuntimeError, WaitingLimit, clock,
+    job::{Job, Outcome, Reply},
+    recorder::Statistics,
+    scheduling::Scheduling,
+    timer::{Alarm, Appointment, Timer},
 };
-
-/// A request on its way: what to run, and who waits.
-pub(crate) struct Job {
-    pub(crate) prepared: Prepared,
-    pub(crate) reply: oneshot::Sender<Result<InferResponse, RuntimeError>>,
-    /// When it arrived in the runtime.
-    pub(crate) arrived: Time,
-}
-
-impl Job {
-    /// Answers with an error; nobody may be listening any more.
-    pub(crate) fn fail(self: Box<Self>, error: RuntimeError) {
-        drop(self.reply.send(Err(error)));
-    }
-}
-
-/// Jobs can share a batch if their tensors differ in nothing but the first dimension, and they left out the same.
-impl Payload for Box<Job> {
-    fn joins(&self, other: &Self) -> bool {
-        let (ours, theirs) = (&self.prepared, &other.prepared);
-        let mut pairs = ours.inputs.iter().zip(&theirs.inputs);
-        ours.omitted == theirs.omitted
-            && pairs.all(|(a, b)| a.shape().dims().get(1..) == b.shape().dims().get(1..))
-    }
-}
 
 /// What an instance gets: boxed, since a job is handed on from the caller through the queue to the instance.
 pub(crate) type Work = Batch<Box<Job>>;
+
+/// Triton's words for a queue that holds as many requests as it may.
+const QUEUE_FULL: &str = "Exceeds maximum queue size";
 
 /// A run shorter than this is not worth a wake-up of its own: waking a thread and letting it sleep again costs the two
 /// threads some 5 us of CPU.
@@ -95,6 +76,12 @@ pub(crate) struct Driver {
     mailboxes: RwLock<Vec<Mailbox>>,
     statistics: Statistics,
     waiting: AtomicUsize,
+    /// The bound on what waits for all models.
+    limit: Arc<WaitingLimit>,
+    /// Answers on their way out, for models whose answers leave in the order of their requests.
+    order: Option<Mutex<skep_scheduler::Ordering<(Reply, Outcome)>>>,
+    /// How many answers the order may hold back.
+    max_held: usize,
     /// How long the last run of any instance took, in nanoseconds; at first for ever.
     last_run_ns: AtomicU64,
     /// Instances that take batches now.
@@ -123,28 +110,49 @@ struct State {
     /// Instances that were taken away and whose threads have not ended. A handful.
     retired: Vec<InstanceId>,
     next_request: u64,
+    /// Where the scheduler may want to be called.
+    appointment: Option<Appointment>,
     /// The latest moment that the scheduler was told: moments are taken before the lock, and it must not see time go back.
     now: Time,
 }
 
 impl Driver {
-    pub(crate) fn new(options: SchedulerOptions, statistics: Statistics) -> Self {
+    /// A driver without instances.
+    ///
+    /// # Errors
+    /// When the process cannot start its timer and the scheduler needs it.
+    pub(crate) fn new(
+        scheduling: Scheduling,
+        statistics: Statistics,
+        limit: Arc<WaitingLimit>,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let Scheduling {
+            options,
+            preserve_ordering,
+            needs_timer,
+        } = scheduling;
+        let timer = needs_timer.then(Timer::started).transpose()?;
+        let max_held = options.max_waiting;
         let scheduler = Scheduler::new(options);
-        Self {
+        Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
             state: Mutex::new(State {
                 scheduler,
                 retired: Vec::new(),
                 next_request: 0,
+                appointment: timer.map(|timer| Appointment::new(timer, this.clone())),
                 now: Time::ZERO,
             }),
             mailboxes: RwLock::default(),
             statistics,
             waiting: AtomicUsize::new(0),
+            limit,
+            order: preserve_ordering.then(Mutex::default),
+            max_held,
             last_run_ns: AtomicU64::new(u64::MAX),
             alive_instances: AtomicUsize::new(0),
             possible_instances: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
-        }
+        }))
     }
 
     pub(crate) fn statistics(&self) -> &Statistics {
@@ -240,28 +248,56 @@ impl Driver {
     }
 
     /// Takes a request in: it is queued, answered with an error, or dispatched, which the caller has to complete.
-    pub(crate) fn enqueue(&self, job: Box<Job>) -> (RequestId, Handover<'_>) {
+    pub(crate) fn enqueue(
+        &self,
+        mut job: Box<Job>,
+        priority: u64,
+        timeout: Option<Duration>,
+    ) -> (RequestId, Handover<'_>) {
         let (now, batch_size) = (job.arrived, job.prepared.batch_size);
         let mut state = self.lock();
         let id = RequestId(state.next_request);
         state.next_request += 1;
-        let request = Request {
-            id,
-            batch_size,
-            priority: 0,
-            timeout: None,
-            payload: job,
-        };
+        job.id = id;
         let mut handover = Handover {
             driver: self,
             dispatched: None,
         };
-        for output in self.decide(now, state, Input::Enqueue(request)) {
+        if self.holds_too_many() {
+            drop(state);
+            self.refuse(job, QUEUE_FULL.to_owned());
+            return (id, handover);
+        }
+        let request = Request {
+            id,
+            batch_size,
+            priority,
+            timeout,
+            payload: job,
+        };
+        let mut outputs = Outputs::new();
+        let is_too_many = self.decide(now, &mut state, Input::Enqueue(request), &mut outputs);
+        if is_too_many {
+            // It would wait, and more wait on the node than may. What else the arrival led to stays.
+            self.decide(now, &mut state, Input::Cancel(id), &mut outputs);
+        }
+        drop(state);
+        for output in outputs {
             match output {
-                // A request that arrives frees nobody: at most one instance takes something.
                 Output::Dispatch { instance, batch } => {
-                    handover.dispatched = Some((instance, batch));
+                    // What arrives may end the batch before it, so that two leave.
+                    if let Some((instance, batch)) = handover.dispatched.replace((instance, batch))
+                    {
+                        self.send(instance, batch);
+                    }
                 }
+                Output::Reject { request, .. } if is_too_many && request.id == id => {
+                    self.refuse(request.payload, self.node_is_full());
+                }
+                Output::Reject {
+                    request,
+                    reason: RejectReason::QueueFull,
+                } => self.refuse(request.payload, QUEUE_FULL.to_owned()),
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
                 Output::WantSlot | Output::ReturnSlot => unreachable!("no slots are needed"),
             }
@@ -346,12 +382,20 @@ impl Driver {
     fn apply(
         &self,
         now: Time,
-        state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, State>,
         input: Input<Box<Job>>,
         own: Option<InstanceId>,
     ) -> Option<Work> {
+        let mut outputs = Outputs::new();
+        self.decide(now, &mut state, input, &mut outputs);
+        drop(state);
+        self.carry_out(outputs, own)
+    }
+
+    /// A batch for `own` is given back.
+    fn carry_out(&self, outputs: Outputs<Box<Job>>, own: Option<InstanceId>) -> Option<Work> {
         let mut kept = None;
-        for output in self.decide(now, state, input) {
+        for output in outputs {
             match output {
                 Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
                 Output::Dispatch { instance, batch } => self.send(instance, batch),
@@ -362,20 +406,31 @@ impl Driver {
         kept
     }
 
-    /// Applies one input under the lock.
+    /// Applies one input; whether more wait on the node than may.
     fn decide(
         &self,
         now: Time,
-        mut state: MutexGuard<'_, State>,
+        state: &mut State,
         input: Input<Box<Job>>,
-    ) -> Outputs<Box<Job>> {
-        let mut outputs = Outputs::new();
+        outputs: &mut Outputs<Box<Job>>,
+    ) -> bool {
         state.now = state.now.max(now);
-        let now = state.now;
-        state.scheduler.handle(now, input, &mut outputs);
-        self.waiting
-            .store(state.scheduler.waiting(), Ordering::Relaxed);
-        outputs
+        state.scheduler.handle(state.now, input, outputs);
+        self.note(state)
+    }
+
+    /// Notes how many wait, and when the scheduler wants to be called; whether more wait on the node than may.
+    fn note(&self, state: &mut State) -> bool {
+        if let (Some(appointment), Some(moment)) =
+            (&mut state.appointment, state.scheduler.next_timeout())
+        {
+            appointment.no_later_than(moment);
+        }
+        let after = state.scheduler.waiting();
+        // Changed nowhere but here, under the lock.
+        let before = self.waiting.load(Ordering::Relaxed);
+        self.waiting.store(after, Ordering::Relaxed);
+        self.limit.count(before, after)
     }
 
     /// Gives a batch to an instance. The mailbox of one that was free is empty: this neither blocks nor allocates.
@@ -394,12 +449,34 @@ impl Driver {
         drop(mailboxes);
         // Reached only by an instance that ended without saying so.
         for request in refused.requests {
-            request.payload.fail(RuntimeError::internal(
-                "the instance ended before it took the request",
-            ));
+            let error = RuntimeError::internal("the instance ended before it took the request");
+            self.answer(request.payload, Err(error));
         }
     }
 
+    /// Answers a request that was taken in.
+    pub(crate) fn answer(&self, job: Box<Job>, outcome: Outcome) {
+        let Job { id, reply, .. } = *job;
+        // A client that went away meanwhile is nobody's loss.
+        let send = |(reply, outcome): (Reply, Outcome)| drop(reply.send(outcome));
+        match &self.order {
+            None => send((reply, outcome)),
+            // Sent under the lock: the next one must not overtake.
+            Some(order) => lock(order).finish(id, Some((reply, outcome)), send),
+        }
+    }
+
+    /// Refuses a request at once, whatever the order of answers: it was not taken in.
+    fn refuse(&self, job: Box<Job>, text: String) {
+        self.count_failure(FailureReason::Rejected, &job);
+        let Job { id, reply, .. } = *job;
+        if let Some(order) = &self.order {
+            lock(order).finish(id, None, |(reply, outcome)| drop(reply.send(outcome)));
+        }
+        drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
+    }
+
+    /// Ends a request that was taken in and is not executed.
     fn reject(&self, job: Box<Job>, reason: RejectReason) {
         let label = match reason {
             RejectReason::QueueFull
@@ -408,10 +485,9 @@ impl Driver {
             | RejectReason::Draining => FailureReason::Rejected,
             RejectReason::Cancelled => FailureReason::Canceled,
         };
-        self.statistics
-            .failed(label, clock::now().since(job.arrived));
+        self.count_failure(label, &job);
         let text = match reason {
-            RejectReason::QueueFull => "Exceeds maximum queue size",
+            RejectReason::QueueFull => QUEUE_FULL,
             RejectReason::TimedOut => "Request timeout expired",
             RejectReason::TooLate => {
                 "the request can no longer be answered within its latency objective"
@@ -424,13 +500,59 @@ impl Driver {
             }
             RejectReason::Cancelled => "the request was cancelled",
         };
-        job.fail(RuntimeError::new(ErrorKind::Unavailable, text));
+        self.answer(job, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
+    }
+
+    fn count_failure(&self, label: FailureReason, job: &Job) {
+        let total = clock::now().since(job.arrived);
+        self.statistics.failed(label, total);
+    }
+
+    /// Whether as many answers wait for those before them as requests may wait: those are a queue as well.
+    fn holds_too_many(&self) -> bool {
+        let order = self.order.as_ref();
+        order.is_some_and(|order| lock(order).held() >= self.max_held)
+    }
+
+    fn node_is_full(&self) -> String {
+        format!(
+            "Exceeds maximum queue size of the server: {} requests wait for its models (`--max-waiting-requests`)",
+            self.limit.max()
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // `handle` does not panic on any input; a poisoned lock still holds a whole state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Alarm for Driver {
+    fn ring(&self) {
+        let mut outputs = Outputs::new();
+        let mut state = self.lock();
+        if let Some(appointment) = &mut state.appointment {
+            appointment.rung();
+        }
+        let state_ref = &mut *state;
+        state_ref.now = state_ref.now.max(clock::now());
+        state_ref
+            .scheduler
+            .handle_timeout(state_ref.now, &mut outputs);
+        self.note(state_ref);
+        drop(state);
+        self.carry_out(outputs, None);
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.limit.count(self.waiting(), 0);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn index(instance: InstanceId) -> usize {
@@ -441,14 +563,6 @@ impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver")
             .field("waiting", &self.waiting())
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("batch_size", &self.prepared.batch_size)
             .finish_non_exhaustive()
     }
 }

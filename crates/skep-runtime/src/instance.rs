@@ -10,14 +10,15 @@ use std::{
 };
 
 use skep_backend::{Instance, Model, OutputSlot};
-use skep_scheduler::InstanceId;
+use skep_scheduler::{BatchEnd, InstanceId};
 use skep_tensor::{Tensor, TensorView, gather, split};
 use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
     FailureReason, InferResponse, NamedTensor, RuntimeError, clock,
-    driver::{Driver, Job, Work},
+    driver::{Driver, Work},
+    job::Job,
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
     version::{Absent, Interface},
@@ -109,7 +110,7 @@ impl Worker {
         taken: Time,
     ) -> Option<Time> {
         self.recorder.began(taken);
-        let size = batch.size();
+        let (size, end) = (batch.size(), batch.end);
         let jobs: Jobs = batch
             .requests
             .drain(..)
@@ -119,15 +120,16 @@ impl Worker {
         match result {
             Ok(Ok(executed)) => {
                 let ended = executed.at.ended;
-                self.answer(jobs, executed, size);
+                self.answer(jobs, executed, size, end);
                 Some(ended)
             }
-            Ok(Err(error)) => Some(self.fail(jobs, &error, taken)),
+            Ok(Err(error)) => Some(self.fail(jobs, end, &error, taken)),
             Err(panic) => {
                 let text = text(&*panic);
                 tracing::error!("instance `{}` panicked: {text}", self.name);
                 self.fail(
                     jobs,
+                    end,
                     &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)),
                     taken,
                 );
@@ -296,10 +298,11 @@ impl Worker {
         ))
     }
 
-    fn answer(&self, jobs: Jobs, executed: Executed, size: usize) {
+    fn answer(&self, jobs: Jobs, executed: Executed, size: usize, end: BatchEnd) {
         // Before the answers, so that statistics never lag behind what a client has seen.
         let arrivals = jobs.iter().map(|job| job.arrived);
-        self.recorder.executed(size, &executed.at, arrivals);
+        self.recorder
+            .executed(size, Some(end), &executed.at, arrivals);
         for (job, outputs) in jobs.into_iter().zip(executed.answers) {
             let response = InferResponse {
                 model: self.interface.model.clone(),
@@ -307,21 +310,20 @@ impl Worker {
                 outputs,
                 parameters: Vec::new(),
             };
-            // A client that went away meanwhile is nobody's loss.
-            drop(job.reply.send(Ok(response)));
+            self.driver.answer(job, Ok(response));
         }
     }
 
     /// Answers a failed batch; when that was.
-    fn fail(&self, jobs: Jobs, error: &RuntimeError, taken: Time) -> Time {
+    fn fail(&self, jobs: Jobs, end: BatchEnd, error: &RuntimeError, taken: Time) -> Time {
         let ended = clock::now();
-        self.recorder.gave_up(taken, ended);
+        self.recorder.gave_up(end, taken, ended);
         for job in jobs {
             let total = ended.since(job.arrived);
             self.driver
                 .statistics()
                 .failed(FailureReason::Backend, total);
-            job.fail(error.clone());
+            self.driver.answer(job, Err(error.clone()));
         }
         ended
     }
@@ -335,17 +337,13 @@ impl Worker {
         let taken = clock::now();
         let size = prepared.batch_size;
         let (reply, _) = tokio::sync::oneshot::channel();
-        let jobs = [Box::new(Job {
-            prepared,
-            reply,
-            arrived: taken,
-        })];
+        let jobs = [Job::new(prepared, reply, taken)];
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)))
             .map_err(|panic| {
             RuntimeError::internal(format!("the backend panicked: {}", text(&*panic)))
         })??;
         self.recorder
-            .executed(size, &executed.at, std::iter::once(taken));
+            .executed(size, None, &executed.at, std::iter::once(taken));
         Ok(())
     }
 }

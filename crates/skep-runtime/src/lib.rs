@@ -18,6 +18,7 @@ mod clock;
 mod driver;
 mod error;
 mod instance;
+mod job;
 mod labels;
 mod latency;
 mod loader;
@@ -31,11 +32,14 @@ mod registry;
 mod repository;
 mod request;
 mod running;
+mod scheduling;
 mod snapshot;
 mod source;
 mod statistics;
+mod timer;
 mod validate;
 mod version;
+mod waiting_limit;
 mod warmup;
 
 pub use backends::{BackendEntry, Backends};
@@ -51,7 +55,8 @@ pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
 pub use source::LoadOverrides;
 pub use statistics::{
-    BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics, InstanceStatistics,
-    StatisticsSnapshot,
+    BatchEnds, BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics,
+    InstanceStatistics, StatisticsSnapshot,
 };
 pub use version::LoadedVersion;
+pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};

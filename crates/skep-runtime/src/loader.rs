@@ -6,12 +6,11 @@ use skep_backend::{Backend, LoadRequest, Model, ModelFile};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
-use skep_scheduler::SchedulerOptions;
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
 use crate::{
-    RuntimeError,
+    RuntimeError, WaitingLimit,
     backends::{Backends, Choice},
     driver::Driver,
     labels,
@@ -20,6 +19,7 @@ use crate::{
     recording::{MetricsOptions, Recording},
     repository,
     running::{Life, OnGone, Running},
+    scheduling::Scheduling,
     source::Source,
     version::{Interface, LoadedVersion},
     warmup,
@@ -43,6 +43,8 @@ pub struct LoadOptions {
     pub config_name: Option<String>,
     /// How often a version that could not be loaded is tried again.
     pub retries: u32,
+    /// The bound on requests that wait for instances, over all models.
+    pub waiting_limit: Arc<WaitingLimit>,
 }
 
 impl LoadOptions {
@@ -281,10 +283,11 @@ impl Plan {
             ..Interface::new(&config, version, model.signature(), &defaults)
         });
         let statistics = Statistics::new(Recording::new(options.metrics, &config));
-        let driver = Arc::new(Driver::new(
-            SchedulerOptions::one_by_one(config.max_queue_size()),
+        let driver = Driver::new(
+            Scheduling::new(&config),
             statistics,
-        ));
+            Arc::clone(&options.waiting_limit),
+        )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
         let running = Arc::new(Running::new(
             Arc::clone(&driver),

@@ -12,11 +12,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use skep_scheduler::BatchEnd;
 use skep_types::Time;
 
 use crate::{
-    BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase, StatisticsSnapshot,
-    clock,
+    BatchEnds, BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase,
+    StatisticsSnapshot, clock,
     latency::{Buckets, Window},
     recording::Recording,
     statistics::{DurationStatistic, HistogramStatistics},
@@ -75,6 +76,7 @@ struct Figures {
     last_inference: Option<Time>,
     /// By batch size, ascending. A handful: looking one up is a few comparisons.
     batches: Vec<(usize, BatchStatistics)>,
+    batch_ends: BatchEnds,
     window: Option<Box<Window>>,
     histograms: Vec<(Phase, Buckets)>,
 }
@@ -99,18 +101,21 @@ impl Recorder {
     }
 
     /// Notes that the batch ended without figures: it failed.
-    pub(crate) fn gave_up(&self, taken: Time, ended: Time) {
+    pub(crate) fn gave_up(&self, end: BatchEnd, taken: Time, ended: Time) {
         let mut figures = lock(&self.figures);
+        figures.batch_ends.count(end);
         figures.busy_ns += ns(ended, taken);
         self.running_since_ns.store(IDLE, Ordering::Relaxed);
     }
 
-    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`.
+    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`; no `end` where
+    /// no scheduler made the batch.
     ///
     /// Before the answers are sent, so that statistics never lag behind what a client has seen.
     pub(crate) fn executed(
         &self,
         batch_size: usize,
+        end: Option<BatchEnd>,
         at: &Execution,
         arrivals: impl Iterator<Item = Time>,
     ) {
@@ -143,6 +148,9 @@ impl Recorder {
         figures.distribute(at.ended, phases, requests);
         figures.inference_count += batch_size as u64;
         figures.execution_count += 1;
+        if let Some(end) = end {
+            figures.batch_ends.count(end);
+        }
         figures.busy_ns += input + infer + output;
         figures.last_inference = Some(at.ended);
         let batch = figures.batch(batch_size);
@@ -257,6 +265,7 @@ impl Statistics {
             last = last.max(figures.last_inference);
             sum.inference_count += figures.inference_count;
             sum.execution_count += figures.execution_count;
+            sum.batch_ends.merge(figures.batch_ends);
             sum.success.merge(figures.success);
             sum.queue.merge(figures.queue);
             sum.compute_input.merge(figures.compute_input);
@@ -346,7 +355,9 @@ mod tests {
         let arrived = clock::now();
         let taken = arrived + Duration::from_nanos(50);
         let recorder = statistics.recorder("m_0");
-        recorder.executed(5, &execution(taken), [arrived, arrived].into_iter());
+        let end = Some(BatchEnd::QueueEmpty);
+        recorder.executed(5, end, &execution(taken), [arrived, arrived].into_iter());
+        recorder.gave_up(BatchEnd::Delay, taken, taken);
         statistics.failed(FailureReason::Backend, Duration::from_nanos(7));
         let figures = statistics.snapshot();
         assert_eq!(figures.inference_count, 5);
@@ -366,6 +377,11 @@ mod tests {
         assert_eq!(figures.failures, [0, 0, 1, 0]);
         assert_eq!(figures.fail, statistic(1, 7));
         assert_eq!(figures.instances[0].busy_ns, 13);
+        let ends = figures.batch_ends.iter().filter(|(_, count)| *count > 0);
+        assert_eq!(
+            ends.collect::<Vec<_>>(),
+            [("queue_empty", 1), ("queue_delay", 1)]
+        );
     }
 
     #[test]
@@ -375,7 +391,7 @@ mod tests {
         let now = clock::now();
         for (recorder, sizes) in [(&a, [3, 1, 3]), (&b, [8, 3, 1])] {
             for size in sizes {
-                recorder.executed(size, &execution(now), [now].into_iter());
+                recorder.executed(size, None, &execution(now), [now].into_iter());
             }
         }
         let figures = statistics.snapshot();
@@ -400,7 +416,7 @@ mod tests {
         let arrived = clock::now();
         for (recorder, waited_ns) in [(&a, 40), (&b, 41), (&b, 2_000_000)] {
             let taken = arrived + Duration::from_nanos(waited_ns);
-            recorder.executed(2, &execution(taken), [arrived, arrived].into_iter());
+            recorder.executed(2, None, &execution(taken), [arrived, arrived].into_iter());
         }
         let figures = statistics.snapshot();
         assert_eq!(figures.histograms[0].phase, Phase::Queue);
@@ -428,7 +444,7 @@ mod tests {
             }
         };
         assert!(u128::from(running) <= clock::now().since(taken).as_nanos());
-        recorder.gave_up(taken, taken + Duration::from_nanos(70));
+        recorder.gave_up(BatchEnd::Delay, taken, taken + Duration::from_nanos(70));
         assert_eq!(busy(), 70);
     }
 
@@ -440,7 +456,7 @@ mod tests {
         let unix = || SystemTime::now().duration_since(UNIX_EPOCH).expect("now");
         let before = unix().as_millis();
         let taken = clock::now();
-        recorder.executed(1, &execution(taken), [taken].into_iter());
+        recorder.executed(1, None, &execution(taken), [taken].into_iter());
         let first = statistics.snapshot().last_inference_ms;
         assert!(before <= u128::from(first) && u128::from(first) <= unix().as_millis());
         for _ in 0..1000 {

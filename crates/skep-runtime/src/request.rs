@@ -1,6 +1,6 @@
 //! A request and its answer, as the edges hand them over.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelVersion};
@@ -14,6 +14,10 @@ pub struct InferRequest {
     pub inputs: Vec<(String, Tensor)>,
     /// Names of the wanted outputs in the client's order; empty for all.
     pub outputs: Vec<String>,
+    /// The priority level that it asks for, from 1, which is served first; 0 for the model's default.
+    pub priority: u64,
+    /// How long it may wait, where the model lets requests say so; none where it does not say.
+    pub timeout: Option<Duration>,
     /// What the client says about the request, under names of its own; those that the protocol defines are not here.
     pub parameters: Vec<(String, Parameter)>,
 }

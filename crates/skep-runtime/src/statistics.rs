@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use skep_scheduler::BatchEnd;
+
 use crate::Phase;
 
 /// How often something happened and how long it took altogether.
@@ -81,6 +83,27 @@ impl FailureReason {
     }
 }
 
+/// How many batches had their size for which reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BatchEnds([u64; BatchEnd::ALL.len()]);
+
+impl BatchEnds {
+    pub(crate) fn count(&mut self, end: BatchEnd) {
+        self.0[end as usize] += 1;
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (mine, more) in self.0.iter_mut().zip(other.0) {
+            *mine += more;
+        }
+    }
+
+    /// Every reason's name, and how many batches it ended.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        BatchEnd::ALL.map(BatchEnd::name).into_iter().zip(self.0)
+    }
+}
+
 /// The figures at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StatisticsSnapshot {
@@ -104,6 +127,8 @@ pub struct StatisticsSnapshot {
     pub compute_output: DurationStatistic,
     /// By batch size.
     pub batches: BTreeMap<usize, BatchStatistics>,
+    /// Executions, failed ones included, by the reason why their batch was not larger.
+    pub batch_ends: BatchEnds,
     /// Failures by reason, in the order of [`FailureReason::ALL`].
     pub failures: [u64; 4],
     /// What each instance did, in the order in which they were made.
@@ -156,6 +181,9 @@ mod tests {
     fn reasons_know_their_place() {
         for (index, reason) in FailureReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
+        }
+        for (index, end) in BatchEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, index);
         }
     }
 }

@@ -9,10 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot,
-    clock,
-    driver::{Driver, Job},
-    running::Running,
-    validate,
+    clock, driver::Driver, job::Job, running::Running, validate,
 };
 
 /// An input or output of the configuration, and where the loaded model has it.
@@ -205,11 +202,8 @@ impl LoadedVersion {
         );
         let prepared = validate::prepare(&request, &self.interface)?;
         let (reply, answer) = oneshot::channel();
-        let (id, handover) = self.driver.enqueue(Box::new(Job {
-            prepared,
-            reply,
-            arrived,
-        }));
+        let job = Job::new(prepared, reply, arrived);
+        let (id, handover) = self.driver.enqueue(job, request.priority, request.timeout);
         let mut guard = CancelOnDrop {
             driver: &self.driver,
             id: Some(id),

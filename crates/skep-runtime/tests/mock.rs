@@ -6,7 +6,7 @@ use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{
     BackendEntry, Backends, Control, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
-    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState,
+    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -51,6 +51,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             metrics: MetricsOptions::default(),
             config_name: None,
             retries: 0,
+            waiting_limit: Arc::new(WaitingLimit::new(1000)),
         },
         load_threads: 2,
         control: if explicit {
@@ -415,4 +416,83 @@ fn warm_up_runs_on_each_instance_before_it_is_ready_and_counts() {
         error.contains("failed to run warmup 'w'") && error.contains("missing"),
         "{error}"
     );
+}
+
+/// Everything at once: batches, priorities or order, instances that panic and fail, time-outs, clients that leave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_each_request_is_answered_once() {
+    let kinds = [
+        "preserve_ordering: true",
+        "priority_levels: 3 default_priority_level: 2",
+    ];
+    for kind in kinds {
+        let root = TempDir::new().expect("directory");
+        let script = parameter("mock.latency_us", "300")
+            + &parameter("mock.panic_every", "7")
+            + &parameter("mock.fail_every", "5");
+        let batching = format!(
+            "instance_group {{ count: 3 }} dynamic_batching {{ {kind} max_queue_delay_microseconds: 500
+             default_queue_policy {{ default_timeout_microseconds: 20000 allow_timeout_override: true
+             max_queue_size: 60 }} }}"
+        );
+        write_model(root.path(), "m", &config(&(script + &batching)), &["1"]);
+        let runtime = runtime(root.path(), true);
+        runtime.load("m", &LoadOverrides::default()).expect("loads");
+        let model = first("m", &runtime);
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..100u32 {
+            let model = Arc::clone(&model);
+            clients.spawn(async move {
+                let mut answers = 0;
+                for number in 0..20 {
+                    let value = client * 20 + number;
+                    let request = InferRequest {
+                        priority: u64::from(client % 5),
+                        timeout: (client % 3 == 0).then_some(Duration::from_micros(400)),
+                        ..request(1 + (value % 4) as usize, value.cast_signed())
+                    };
+                    let sent = request.inputs[0].1.clone();
+                    let answering = model.infer(request);
+                    if client % 10 == 9 {
+                        // Gone after its first look, unless the answer was there.
+                        tokio::select! {
+                            biased;
+                            answer = answering => drop(answer),
+                            () = tokio::task::yield_now() => {}
+                        }
+                    } else {
+                        match answering.await {
+                            Ok(answer) => assert_eq!(answer.outputs[0].tensor, sent),
+                            Err(error) => assert!(
+                                ["panicked", "fails", "timeout expired", "queue size"]
+                                    .iter()
+                                    .any(|text| error.to_string().contains(text)),
+                                "{error}"
+                            ),
+                        }
+                    }
+                    answers += 1;
+                }
+                answers
+            });
+        }
+        let mut answered = 0;
+        while let Some(answers) = clients.join_next().await {
+            answered += answers.expect("no client panics");
+        }
+        assert_eq!(answered, 2000);
+        runtime.unload("m").expect("unloads");
+        let watch = Arc::downgrade(&model);
+        // What clients left behind runs to its end; nothing is lost on the way.
+        let counted = || {
+            let figures = model.statistics();
+            figures.success.count + figures.fail.count
+        };
+        while counted() < 2000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(counted(), 2000, "{kind}");
+        drop(model);
+        assert!(watch.upgrade().is_none(), "nobody holds it any more");
+    }
 }

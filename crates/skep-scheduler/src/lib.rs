@@ -36,6 +36,7 @@ mod instances;
 mod latency;
 mod message;
 mod options;
+mod ordering;
 mod policy;
 mod prefix;
 mod scheduler;
@@ -49,4 +50,5 @@ pub use message::{
 pub use options::{
     Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
+pub use ordering::Ordering;
 pub use scheduler::Scheduler;

@@ -1,5 +1,7 @@
 //! What both protocols say of the server, its models and their requests, before either encodes it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use skep_runtime::{ErrorKind, InferRequest, LoadedVersion, Runtime, RuntimeError};
 use skep_tensor::{Tensor, TensorError};
@@ -14,10 +16,11 @@ pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
 pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
 
 /// The protocol extensions that are served, in Triton's order.
-pub(crate) const EXTENSIONS: [&str; 8] = [
+pub(crate) const EXTENSIONS: [&str; 9] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
+    "schedule_policy",
     "model_configuration",
     "binary_tensor_data",
     "parameters",
@@ -142,6 +145,11 @@ pub(crate) fn log_failure(id: &str, error: &RuntimeError) {
     if error.kind() == ErrorKind::Internal {
         tracing::error!("[request id: {}] {error}", shown(id));
     }
+}
+
+/// How long a request may wait, by its parameter `timeout` in microseconds; 0 does not say.
+pub(crate) fn timeout(micros: u64) -> Option<Duration> {
+    (micros > 0).then(|| Duration::from_micros(micros))
 }
 
 /// Logs a request's parameters in verbose logs.

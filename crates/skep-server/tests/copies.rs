@@ -122,6 +122,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             metrics: skep_runtime::MetricsOptions::default(),
             config_name: None,
             retries: 0,
+            waiting_limit: Arc::default(),
         },
         load_threads: 1,
         control: Control::None,

@@ -1,6 +1,6 @@
 //! `skep check`: what is wrong with the models of a repository, said before they are served.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, thread};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -72,6 +72,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         config_name: args.model_config_name.clone(),
         retries: 0,
         metrics: MetricsOptions::default(),
+        waiting_limit: Arc::default(),
     };
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);

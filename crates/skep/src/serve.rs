@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{
     Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
-    VersionState,
+    VersionState, WaitingLimit,
 };
 use skep_server::{Addresses, LogControl, Server, ServerOptions};
 use skep_types::ModelName;
@@ -361,6 +361,7 @@ impl ServeArgs {
                 metrics,
                 config_name: self.model_config_name.clone(),
                 retries: self.model_load_retry_count,
+                waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
             },
             load_threads: self.model_load_thread_count.get(),
             control: match self.model_control_mode {

@@ -115,7 +115,7 @@ pub(super) fn decode(message: ModelInferRequest) -> Result<Decoded, ApiError> {
         id: message.id,
         ..Default::default()
     };
-    parameters::of_request(message.parameters, &mut request.parameters)?;
+    parameters::of_request(message.parameters, &mut request)?;
     for mut input in message.inputs {
         let tensor = tensor(&request.id, &mut input, contents.next(), &model)?;
         request.inputs.push((input.name, tensor));

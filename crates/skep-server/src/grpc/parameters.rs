@@ -5,29 +5,34 @@
 use std::collections::BTreeMap;
 
 use skep_proto::inference::{InferParameter, infer_parameter::ParameterChoice};
-use skep_runtime::Parameter;
+use skep_runtime::{InferRequest, Parameter};
 
-use crate::error::ApiError;
+use crate::{api, error::ApiError};
 
 /// The parameter that asks for an empty last answer of a stream. Only models of many answers would give one: an only
 /// answer is the last.
 const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
 
-/// What a request says of itself: the user's own names go into `parameters`.
+/// Puts what a request says of itself into it, under the user's own names and under those that the protocol defines.
 pub(super) fn of_request(
     given: BTreeMap<String, InferParameter>,
-    parameters: &mut Vec<(String, Parameter)>,
+    request: &mut InferRequest,
 ) -> Result<(), ApiError> {
     for (key, parameter) in given {
         let Some(choice) = parameter.parameter_choice else {
             return Err(wrong_kind(&key, expected(&key)));
         };
         match (key.as_str(), choice) {
-            // Checked here, without effect: there are neither sequences nor priorities yet.
+            // Checked here, without effect: there are no sequences yet.
             ("sequence_id", ParameterChoice::Int64Param(_) | ParameterChoice::StringParam(_))
-            | (EMPTY_FINAL | "sequence_start" | "sequence_end", ParameterChoice::BoolParam(_))
-            | ("priority", ParameterChoice::Uint64Param(_) | ParameterChoice::Int64Param(0..))
-            | ("timeout", ParameterChoice::Int64Param(0..)) => {}
+            | (EMPTY_FINAL | "sequence_start" | "sequence_end", ParameterChoice::BoolParam(_)) => {}
+            ("priority", ParameterChoice::Uint64Param(level)) => request.priority = level,
+            ("priority", ParameterChoice::Int64Param(level @ 0..)) => {
+                request.priority = level.unsigned_abs();
+            }
+            ("timeout", ParameterChoice::Int64Param(us @ 0..)) => {
+                request.timeout = api::timeout(us.unsigned_abs());
+            }
             ("priority" | "timeout", ParameterChoice::Int64Param(_)) => {
                 return Err(ApiError::invalid(format!(
                     "invalid value for '{key}', expected value >= 0."
@@ -53,7 +58,7 @@ pub(super) fn of_request(
                         return Err(wrong_kind(&key, expected(&key)));
                     }
                 };
-                parameters.push((key, value));
+                request.parameters.push((key, value));
             }
         }
     }
@@ -114,17 +119,34 @@ mod tests {
     use super::*;
     use ParameterChoice as Choice;
 
-    fn read(key: &str, choice: Option<Choice>) -> Result<Vec<(String, Parameter)>, String> {
+    fn request(key: &str, choice: Option<Choice>) -> Result<InferRequest, String> {
         let parameter = InferParameter {
             parameter_choice: choice,
         };
-        let mut parameters = Vec::new();
-        of_request(
-            BTreeMap::from([(key.to_owned(), parameter)]),
-            &mut parameters,
-        )
-        .map(|_| parameters)
-        .map_err(|error| tonic::Status::from(error).message().to_owned())
+        let mut request = InferRequest::default();
+        of_request(BTreeMap::from([(key.to_owned(), parameter)]), &mut request)
+            .map(|()| request)
+            .map_err(|error| tonic::Status::from(error).message().to_owned())
+    }
+
+    fn read(key: &str, choice: Option<Choice>) -> Result<Vec<(String, Parameter)>, String> {
+        request(key, choice).map(|request| request.parameters)
+    }
+
+    #[test]
+    fn a_request_says_how_urgent_it_is() {
+        let of = |key, choice| {
+            let request = request(key, Some(choice)).expect("valid");
+            (request.priority, request.timeout)
+        };
+        let timeout = Some(std::time::Duration::from_micros(1500));
+        assert_eq!(
+            of("priority", Choice::Uint64Param(u64::MAX)),
+            (u64::MAX, None)
+        );
+        assert_eq!(of("priority", Choice::Int64Param(3)), (3, None));
+        assert_eq!(of("timeout", Choice::Int64Param(1500)), (0, timeout));
+        assert_eq!(of("timeout", Choice::Int64Param(0)), (0, None));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Source: Triton, "Parameters Extension"; texts of refusals as Triton 2.51 words them.
 
 use serde_json::{Map, Value, json};
-use skep_runtime::Parameter;
+use skep_runtime::{InferRequest, Parameter};
 
 use crate::{api, error::ApiError};
 
@@ -26,23 +26,24 @@ pub(super) fn own(key: &str, value: &Value) -> Result<Parameter, ApiError> {
     }
 }
 
-/// What a request says of itself under names that the protocol defines; the user's own names go into `parameters`.
+/// Puts what a request says of itself into it, under the user's own names and under those that the protocol defines.
 /// Whether outputs are to be binary.
 pub(super) fn of_request(
     given: &Map<String, Value>,
-    parameters: &mut Vec<(String, Parameter)>,
+    request: &mut InferRequest,
 ) -> Result<bool, ApiError> {
     let mut binary = false;
     for (key, value) in given {
         match key.as_str() {
             "binary_data_output" => binary = boolean(key, value)?,
-            // Checked here, without effect: there are neither sequences nor priorities yet.
+            // Checked here, without effect: there are no sequences yet.
             "sequence_start" | "sequence_end" => drop(boolean(key, value)?),
             "sequence_id" if value.is_string() || value.is_u64() => {}
             "sequence_id" => return Err(unreadable(key, "non-string as string")),
-            "priority" | "timeout" => drop(unsigned(key, value)?),
+            "priority" => request.priority = unsigned(key, value)?,
+            "timeout" => request.timeout = api::timeout(unsigned(key, value)?),
             key if key.starts_with("triton_") => return Err(api::reserved_parameter()),
-            key => parameters.push((key.to_owned(), own(key, value)?)),
+            key => request.parameters.push((key.to_owned(), own(key, value)?)),
         }
     }
     Ok(binary)
@@ -92,11 +93,30 @@ pub(super) fn encode(parameters: &[(String, Parameter)], json: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn read(given: Value) -> Result<Vec<(String, Parameter)>, String> {
-        let mut parameters = Vec::new();
+    fn request(given: &Value) -> Result<InferRequest, ApiError> {
+        let mut request = InferRequest::default();
         let given = given.as_object().expect("an object");
-        of_request(given, &mut parameters)
-            .map(|_| parameters)
+        of_request(given, &mut request).map(|_| request)
+    }
+
+    #[test]
+    fn a_request_says_how_urgent_it_is() {
+        let of = |given| {
+            let request = request(&given).expect("valid");
+            (request.priority, request.timeout)
+        };
+        let timeout = Some(std::time::Duration::from_micros(1500));
+        assert_eq!(of(json!({"priority": 3, "timeout": 1500})), (3, timeout));
+        assert_eq!(
+            of(json!({"priority": u64::MAX, "timeout": 0})),
+            (u64::MAX, None)
+        );
+        assert_eq!(of(json!({})), (0, None));
+    }
+
+    fn read(given: Value) -> Result<Vec<(String, Parameter)>, String> {
+        request(&given)
+            .map(|request| request.parameters)
             .map_err(|error| tonic::Status::from(error).message().to_owned())
     }
 

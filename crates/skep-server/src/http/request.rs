@@ -133,7 +133,7 @@ pub(super) fn decode(
     if let Some(given) = parsed.parameters {
         let given: Map<String, Value> =
             serde_json::from_str(document.text(given)).map_err(|error| json_error(&error))?;
-        binary_output = parameters::of_request(&given, &mut request.parameters)?;
+        binary_output = parameters::of_request(&given, &mut request)?;
     }
     for output in parsed.outputs.into_iter().flatten() {
         output_parameters(&output, &mut wanted)?;

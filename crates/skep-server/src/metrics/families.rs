@@ -144,6 +144,7 @@ pub(super) fn render(runtime: &Runtime, options: &MetricsOptions, sample: &Sampl
     machine(&mut text, sample);
     summaries(&mut text, &rows, &options.quantiles);
     histograms(&mut text, &rows);
+    batch_ends(&mut text, &rows);
     busy(&mut text, &rows, sample);
     text.finish()
 }
@@ -321,6 +322,19 @@ fn histograms(text: &mut Text, rows: &[Row]) {
         family.entry("_bucket", &row.labels, Some(("le", &"+Inf")), count);
         family.entry("_sum", &row.labels, None, sum);
         family.entry("_count", &row.labels, None, count);
+    }
+}
+
+fn batch_ends(text: &mut Text, rows: &[Row]) {
+    let mut family = text.family(
+        "skep_batch_end_total",
+        "Executions by the reason why their batch was not larger",
+        "counter",
+    );
+    for row in rows {
+        for (reason, count) in row.figures.batch_ends.iter() {
+            family.line(&row.labels.with("reason", reason), count);
+        }
     }
 }
 

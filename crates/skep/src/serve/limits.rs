@@ -19,6 +19,9 @@ const OTHER_DESCRIPTORS: u64 = 512;
 /// More than any balancer keeps open, at a few KiB each.
 const DEFAULT_CONNECTIONS: usize = 20_000;
 
+const DEFAULT_WAITING: NonZeroUsize =
+    NonZeroUsize::new(skep_runtime::DEFAULT_MAX_WAITING).expect("more than none");
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
@@ -32,6 +35,9 @@ pub(super) struct LimitArgs {
     /// Bytes of all requests in memory; half of the machine's or the cgroup's memory by default (Skep's own)
     #[arg(long, value_name = "BYTES")]
     max_request_memory: Option<NonZeroUsize>,
+    /// Requests that wait for an instance, over all models; the next one is refused (Skep's own)
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_WAITING)]
+    max_waiting_requests: NonZeroUsize,
     /// How long a TLS handshake and a request's head may take, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "30000")]
     head_timeout_ms: NonZeroU64,
@@ -110,6 +116,10 @@ impl GrpcPings {
 impl LimitArgs {
     pub(super) const fn max_json_bytes(&self) -> usize {
         self.http_max_input_size
+    }
+
+    pub(super) const fn max_waiting_requests(&self) -> usize {
+        self.max_waiting_requests.get()
     }
 
     /// The limits, as far as the system lets them be. Raises the process's limit on descriptors.

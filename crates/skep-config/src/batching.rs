@@ -1,0 +1,316 @@
+//! How requests come to instances: `dynamic_batching`, validated and typed.
+//!
+//! Refusals are Triton's (`ValidateModelConfig`), each with a line that names the field and its value.
+
+use std::time::Duration;
+
+use skep_proto::inference::{
+    self, model_config::SchedulingChoice, model_queue_policy::TimeoutAction as ProtoAction,
+};
+
+use crate::{error::ConfigError, model::Notice};
+
+/// How requests come to instances.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Scheduler {
+    /// In order of arrival, each on its own, to any free instance.
+    #[default]
+    Default,
+    /// In batches.
+    Dynamic(DynamicBatching),
+}
+
+/// Requests that may wait for a model that says nothing of it: minutes of work for most, some megabytes of small tensors.
+const DEFAULT_MAX_QUEUE_SIZE: usize = 16_384;
+
+impl Scheduler {
+    /// How many requests may wait where no parameter says so: what the queues hold, where they say, or the default.
+    pub(crate) fn default_max_queue_size(&self) -> usize {
+        let queues = match self {
+            Self::Default => 0,
+            Self::Dynamic(batching) => {
+                let sizes = batching.levels.iter().filter_map(|l| l.max_queue_size);
+                sizes.fold(0, usize::saturating_add)
+            }
+        };
+        // Places are numbered in 32 bits.
+        queues.clamp(DEFAULT_MAX_QUEUE_SIZE, u32::MAX as usize)
+    }
+}
+
+/// The dynamic batcher's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DynamicBatching {
+    /// Batch sizes that leave at once, ascending, each from 1 to the maximum; empty means the maximum.
+    pub preferred_batch_sizes: Vec<usize>,
+    /// How long the oldest request of a batch waits for others.
+    pub max_queue_delay: Duration,
+    /// Whether answers leave in the order of their requests.
+    pub preserve_ordering: bool,
+    /// The queue of each priority level, the one that is served first first; at least one.
+    pub levels: Vec<QueuePolicy>,
+    /// Index of the level of requests that name none, or one that is not there.
+    pub default_level: usize,
+}
+
+/// What a queue does with requests that are too many or wait too long (`ModelQueuePolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueuePolicy {
+    /// What happens to a request that has waited too long.
+    pub timeout_action: TimeoutAction,
+    /// How long a request may wait; none for no end.
+    pub default_timeout: Option<Duration>,
+    /// Whether a request's own time-out counts where it is below the default; without one it never does.
+    pub allow_timeout_override: bool,
+    /// How many requests may wait, at least 1; none for no bound of its own.
+    pub max_queue_size: Option<usize>,
+}
+
+/// What happens to a request that has waited too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeoutAction {
+    /// It is answered with an error.
+    #[default]
+    Reject,
+    /// It waits on, behind all others of its level.
+    Delay,
+}
+
+/// More priority levels than anybody tells apart; each has a queue.
+const MAX_LEVELS: u64 = 4096;
+
+/// Reads the choice of a scheduler; the review has refused those that are not supported.
+pub(crate) fn read(
+    proto: &inference::ModelConfig,
+    notices: &mut Vec<Notice>,
+) -> Result<Scheduler, ConfigError> {
+    match &proto.scheduling_choice {
+        Some(SchedulingChoice::DynamicBatching(batching)) => {
+            let reader = Reader {
+                model: &proto.name,
+                batching,
+                notices,
+            };
+            reader.read(proto.max_batch_size).map(Scheduler::Dynamic)
+        }
+        _ => Ok(Scheduler::Default),
+    }
+}
+
+struct Reader<'a> {
+    model: &'a str,
+    batching: &'a inference::ModelDynamicBatching,
+    notices: &'a mut Vec<Notice>,
+}
+
+impl Reader<'_> {
+    fn read(mut self, max_batch_size: i32) -> Result<DynamicBatching, ConfigError> {
+        let inference::ModelDynamicBatching {
+            preferred_batch_size,
+            max_queue_delay_microseconds,
+            preserve_ordering,
+            priority_levels,
+            default_priority_level: _,
+            default_queue_policy: _,
+            priority_queue_policy: _,
+        } = self.batching;
+        let preferred_batch_sizes = self.preferred(preferred_batch_size, max_batch_size)?;
+        if max_batch_size == 0 {
+            self.note(
+                "",
+                "requests are queued by its rules, each is executed on its own: `max_batch_size` is 0",
+            );
+        }
+        let default_level = self.default_level(*priority_levels)?;
+        let levels = self.levels(*priority_levels)?;
+        if *preserve_ordering {
+            self.check_order(*priority_levels)?;
+        }
+        Ok(DynamicBatching {
+            preferred_batch_sizes,
+            max_queue_delay: Duration::from_micros(*max_queue_delay_microseconds),
+            preserve_ordering: *preserve_ordering,
+            levels,
+            default_level,
+        })
+    }
+
+    fn preferred(&self, sizes: &[i32], max_batch_size: i32) -> Result<Vec<usize>, ConfigError> {
+        let mut preferred = Vec::new();
+        for (index, &size) in sizes.iter().enumerate() {
+            let refuse = |rule: &str| {
+                let field = format!("preferred_batch_size[{index}]");
+                let hint = format!("it is {size}, `max_batch_size` is {max_batch_size}");
+                Err(self.refusal(
+                    &field,
+                    &format!("dynamic batching preferred size must be {rule}"),
+                    &hint,
+                ))
+            };
+            match usize::try_from(size) {
+                Err(_) | Ok(0) => return refuse("positive"),
+                Ok(_) if size > max_batch_size => return refuse("<= max batch size"),
+                Ok(size) => preferred.push(size),
+            }
+        }
+        preferred.sort_unstable();
+        preferred.dedup();
+        // What a server shows for an empty list.
+        if preferred.first() == usize::try_from(max_batch_size).ok().as_ref() {
+            preferred.clear();
+        }
+        Ok(preferred)
+    }
+
+    /// The index of the default level.
+    fn default_level(&mut self, levels: u64) -> Result<usize, ConfigError> {
+        let level = self.batching.default_priority_level;
+        if levels == 0 {
+            if level != 0 {
+                self.note(
+                    "default_priority_level",
+                    "no effect: there are no priority levels",
+                );
+            }
+            return Ok(0);
+        }
+        if levels > MAX_LEVELS {
+            let rule = format!("priority levels must be <= {MAX_LEVELS}");
+            return Err(self.refusal("priority_levels", &rule, &format!("it is {levels}")));
+        }
+        if !(1..=levels).contains(&level) {
+            let rule = format!("default priority level must be in range [1, {levels}]");
+            return Err(self.refusal("default_priority_level", &rule, &format!("it is {level}")));
+        }
+        Ok(usize::try_from(level - 1).unwrap_or_default())
+    }
+
+    /// The policy of each level.
+    fn levels(&mut self, levels: u64) -> Result<Vec<QueuePolicy>, ConfigError> {
+        let own = &self.batching.priority_queue_policy;
+        if levels == 0 && !own.is_empty() {
+            self.note(
+                "priority_queue_policy",
+                "no effect: there are no priority levels",
+            );
+        }
+        let stray = own
+            .keys()
+            .find(|level| levels > 0 && !(1..=levels).contains(*level));
+        if let Some(level) = stray {
+            let rule =
+                format!("priority queue policy must have priority level in range [1, {levels}]");
+            let hint = format!("it has level {level}");
+            return Err(self.refusal("priority_queue_policy", &rule, &hint));
+        }
+        let default = self.batching.default_queue_policy.unwrap_or_default();
+        let mut policies = Vec::new();
+        let all_have_their_own = levels > 0 && (1..=levels).all(|level| own.contains_key(&level));
+        if !all_have_their_own {
+            // Warns about it once, not level by level.
+            self.policy("default_queue_policy", default)?;
+        }
+        for level in 1..=levels.max(1) {
+            let policy = match own.get(&level).filter(|_| levels > 0) {
+                Some(policy) => self.policy(&format!("priority_queue_policy[{level}]"), *policy)?,
+                None => typed(default),
+            };
+            policies.push(policy);
+        }
+        Ok(policies)
+    }
+
+    /// One queue's policy, with a warning about what of it has no effect.
+    fn policy(
+        &mut self,
+        field: &str,
+        policy: inference::ModelQueuePolicy,
+    ) -> Result<QueuePolicy, ConfigError> {
+        if ProtoAction::try_from(policy.timeout_action).is_err() {
+            let rule = format!("timeout action {} is unknown", policy.timeout_action);
+            let hint = "expected REJECT or DELAY";
+            return Err(self.refusal(&format!("{field}.timeout_action"), &rule, hint));
+        }
+        if policy.allow_timeout_override && policy.default_timeout_microseconds == 0 {
+            self.note(
+                &format!("{field}.allow_timeout_override"),
+                "no effect: a request's own time-out counts only where it is below `default_timeout_microseconds`, which \
+                 is 0, for no end",
+            );
+        }
+        Ok(typed(policy))
+    }
+
+    /// Answers in order leave nothing to priorities and to requests that wait behind others.
+    fn check_order(&self, levels: u64) -> Result<(), ConfigError> {
+        if levels > 1 {
+            let rule = "Only one priority level is allowed when 'preserve_ordering' is true";
+            let hint = format!("it is {levels}");
+            return Err(self.refusal("priority_levels", rule, &hint));
+        }
+        let own = self.batching.priority_queue_policy.iter();
+        let mut policies = own
+            .map(|(level, policy)| (format!("priority_queue_policy[{level}]"), policy))
+            .chain(
+                self.batching
+                    .default_queue_policy
+                    .iter()
+                    .map(|policy| ("default_queue_policy".to_owned(), policy)),
+            );
+        let delays = policies.find(|(_, policy)| {
+            policy.default_timeout_microseconds != 0
+                && policy.timeout_action == ProtoAction::Delay as i32
+        });
+        match delays {
+            None => Ok(()),
+            Some((field, _)) => Err(self.refusal(
+                &format!("{field}.timeout_action"),
+                "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true",
+                "write REJECT",
+            )),
+        }
+    }
+
+    fn note(&mut self, field: &str, text: &str) {
+        let dot = if field.is_empty() { "" } else { "." };
+        self.notices
+            .push(Notice::new(format!("dynamic_batching{dot}{field}"), text));
+    }
+
+    /// `<rule> for <model>`, as Triton says it, and the field with what is there.
+    fn refusal(&self, field: &str, rule: &str, hint: &str) -> ConfigError {
+        let field = format!("dynamic_batching.{field}");
+        ConfigError::Invalid {
+            model: self.model.to_owned(),
+            reason: format!("{rule} for {}", self.model),
+            hint: Some(format!("`{field}`: {hint}")),
+            field,
+        }
+    }
+}
+
+fn typed(policy: inference::ModelQueuePolicy) -> QueuePolicy {
+    let inference::ModelQueuePolicy {
+        timeout_action,
+        default_timeout_microseconds,
+        allow_timeout_override,
+        max_queue_size,
+    } = policy;
+    let nonzero = |number: u64| Some(number).filter(|number| *number > 0);
+    QueuePolicy {
+        timeout_action: if timeout_action == ProtoAction::Delay as i32 {
+            TimeoutAction::Delay
+        } else {
+            TimeoutAction::Reject
+        },
+        default_timeout: nonzero(default_timeout_microseconds).map(Duration::from_micros),
+        allow_timeout_override,
+        max_queue_size: nonzero(u64::from(max_queue_size))
+            .map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+    }
+}
+
+#[cfg(test)]
+#[path = "batching_tests.rs"]
+mod tests;

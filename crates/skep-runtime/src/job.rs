@@ -1,0 +1,55 @@
+//! A request on its way: what to run, and who waits.
+
+use std::fmt;
+
+use skep_scheduler::{Payload, RequestId};
+use skep_types::Time;
+use tokio::sync::oneshot;
+
+use crate::{InferResponse, RuntimeError, validate::Prepared};
+
+/// What a request comes to.
+pub(crate) type Outcome = Result<InferResponse, RuntimeError>;
+
+/// Who waits for an answer. Nobody may be listening any more.
+pub(crate) type Reply = oneshot::Sender<Outcome>;
+
+/// A request on its way.
+pub(crate) struct Job {
+    /// Given by the driver.
+    pub(crate) id: RequestId,
+    pub(crate) prepared: Prepared,
+    pub(crate) reply: Reply,
+    /// When it arrived in the runtime.
+    pub(crate) arrived: Time,
+}
+
+impl Job {
+    /// A job that no driver has seen.
+    pub(crate) fn new(prepared: Prepared, reply: Reply, arrived: Time) -> Box<Self> {
+        Box::new(Self {
+            id: RequestId(0),
+            prepared,
+            reply,
+            arrived,
+        })
+    }
+}
+
+/// Jobs can share a batch if their tensors differ in nothing but the first dimension, and they left out the same.
+impl Payload for Box<Job> {
+    fn joins(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.prepared, &other.prepared);
+        let mut pairs = ours.inputs.iter().zip(&theirs.inputs);
+        ours.omitted == theirs.omitted
+            && pairs.all(|(a, b)| a.shape().dims().get(1..) == b.shape().dims().get(1..))
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("batch_size", &self.prepared.batch_size)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,53 @@
+//! From a model's configuration to what its scheduler is made with.
+
+use skep_config::{ModelConfig, Scheduler};
+use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
+
+/// What a driver is made with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Scheduling {
+    pub(crate) options: SchedulerOptions,
+    /// Whether answers leave in the order of their requests.
+    pub(crate) preserve_ordering: bool,
+    /// Whether the scheduler may want to be called at some moment.
+    pub(crate) needs_timer: bool,
+}
+
+impl Scheduling {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let one_by_one = SchedulerOptions::one_by_one(config.max_queue_size());
+        let Scheduler::Dynamic(batching) = config.scheduler() else {
+            return Self {
+                options: one_by_one,
+                preserve_ordering: false,
+                needs_timer: false,
+            };
+        };
+        let level = |policy: &skep_config::QueuePolicy| QueuePolicy {
+            max_queue_size: policy.max_queue_size,
+            timeout: policy.default_timeout,
+            allow_timeout_override: policy.allow_timeout_override,
+            timeout_action: match policy.timeout_action {
+                skep_config::TimeoutAction::Reject => TimeoutAction::Reject,
+                skep_config::TimeoutAction::Delay => TimeoutAction::Delay,
+            },
+        };
+        let policy = TritonPolicy {
+            preferred_batch_sizes: batching.preferred_batch_sizes.clone(),
+            max_queue_delay: batching.max_queue_delay,
+        };
+        Self {
+            options: SchedulerOptions {
+                // Without a batch dimension nothing can be joined.
+                max_batch_size: config.max_batch_size().max(1),
+                policy: Policy::Triton(policy),
+                levels: batching.levels.iter().map(level).collect(),
+                default_level: batching.default_level,
+                ..one_by_one
+            },
+            preserve_ordering: batching.preserve_ordering,
+            needs_timer: !batching.max_queue_delay.is_zero()
+                || batching.levels.iter().any(|l| l.default_timeout.is_some()),
+        }
+    }
+}
