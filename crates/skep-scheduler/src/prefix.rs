@@ -20,6 +20,8 @@ pub(crate) struct Step {
     pub(crate) oldest: Time,
     /// The earliest end of a wait up to this one; none for those that have no end.
     pub(crate) expires: Option<Time>,
+    /// Whether there is one up to this one that has overstayed.
+    pub(crate) overstayed: bool,
 }
 
 /// Why no further request can join.
@@ -74,10 +76,12 @@ impl Prefix {
             let waiter = waiting.get(place);
             let mut oldest = waiter.since;
             let mut expires = waiter.expires;
+            let mut overstayed = waiter.lane().overstayed;
             let mut size = waiter.request.batch_size;
             if let Some(last) = last {
                 oldest = oldest.min(last.oldest);
                 expires = earlier(expires, last.expires);
+                overstayed |= last.overstayed;
                 size += last.size;
                 if size > largest && self.cut.is_none() {
                     self.cut = Some(self.steps.len());
@@ -97,6 +101,7 @@ impl Prefix {
                 size,
                 oldest,
                 expires,
+                overstayed,
             });
             if preferred.contains(&size) || (preferred.is_empty() && size == max_batch_size) {
                 self.cut = Some(self.steps.len());

@@ -222,6 +222,8 @@ impl Engine {
         let last = steps[requests - 1];
         if prefix.stop().is_none()
             && !hurried
+            // What is late already is not held back as well.
+            && !last.overstayed
             && let Some(deadline) = last.expires
         {
             let wanted = match &self.rule {
