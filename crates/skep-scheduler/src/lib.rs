@@ -27,11 +27,17 @@
 //! `now` is an argument, and [`Scheduler::next_timeout`] says when to come back. Inputs of one moment can be applied
 //! together ([`Scheduler::handle_all`]), so that a batch is formed of all of them.
 //!
+//! # Devices
+//!
+//! Models that run on one device share its compute slots: [`DeviceShare`] decides who is next, and the schedulers, each
+//! made with `slots: true`, ask it before they dispatch. A batch is formed when its slot is there.
+//!
 //! # Cost
 //!
 //! The requests that could run as one are scanned once and kept; an arrival behind them costs one step. Everything else
 //! is a few bisections, however many requests wait.
 
+mod device;
 mod instances;
 mod latency;
 mod message;
@@ -43,6 +49,7 @@ mod scheduler;
 mod sorted;
 mod waiting;
 
+pub use device::{DeviceShare, Grants, MAX_PASSES, TenantId};
 pub use instances::InstanceId;
 pub use message::{
     Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
