@@ -497,3 +497,71 @@ def test_a_stop_ends_a_delay(repository):
         stop.start()
         assert model.statuses() == [200]
         stop.join(DEADLINE_S)
+
+
+def objective(**parameters):
+    lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("policy", ["auto", "edf", "deferred", "aimd", "quantile"])
+def test_slo_what_waits_leaves_together(repository, policy):
+    # An objective that nothing here breaks, and no `dynamic_batching`.
+    more = objective(slo_latency_ms=3600, batching_policy=policy)
+    repository.mock(config=more, max_batch_size=MAX, latency_us=HOLD_US)
+    with Server(repository) as server, Model(server) as model:
+        model.hold(rows=MAX)
+        for _ in range(4):
+            model.queue()
+        assert set(model.statuses()) == {200}
+        # One full batch has kept the objective by then: the cap of `aimd` grew from 1 to 2.
+        assert model.batches() == ({2: 2} if policy == "aimd" else {4: 1})
+        assert "dynamic_batching" not in get(server, "/v2/models/mock/config").json
+
+
+def test_slo_a_request_that_will_be_late_is_refused_while_the_instance_is_busy(repository):
+    repository.mock(config=objective(slo_latency_ms=20), latency_us=HOLD_US)
+    with Server(repository) as server, Model(server) as model:
+        model.hold()
+        refused = infer(server, "mock", zeros(1))
+        assert refused.status == 503
+        assert refused.error == "the request can no longer be answered within its latency objective"
+        assert metric(server, "exec_count", "mock") == 0
+        assert model.statuses() == [200]
+        # It takes longer than the objective, and is still tried.
+        assert infer(server, "mock", zeros(1)).status == 200
+
+
+def test_slo_late_requests_are_served_behind_the_others(repository):
+    more = objective(slo_latency_ms=3_600_000, slo_miss_action="DELAY", batching_policy="edf")
+    repository.mock(config=more, max_batch_size=1, latency_us=HOLD_US)
+    with Server(repository) as server, Model(server) as model:
+        model.hold()
+        model.queue(tag="late", timeout=1)
+        model.queue(tag="fresh")
+        assert set(model.statuses()) == {200}
+        assert model.finished == ["hold", "fresh", "late"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"slo_latency_ms": "soon"}, "expected a number of milliseconds above 0"),
+        ({"slo_latency_ms": 5, "batching_policy": "eager"}, "expected one of `auto`, `triton`, `aimd`"),
+        ({"batching_policy": "edf"}, "keeps a latency objective, and there is none"),
+    ],
+    ids=str,
+)
+def test_slo_objectives_that_cannot_be_meant_fail_the_load(repository, parameters, text):
+    repository.mock(config=objective(**parameters))
+    code, log = serve_and_fail(repository)
+    assert code == 1
+    assert text in log
+
+
+def test_slo_what_it_overrules_is_named(repository):
+    settings = "preferred_batch_size: 4 max_queue_delay_microseconds: 100"
+    repository.mock(config=batching(settings, objective(slo_latency_ms=50)), max_batch_size=MAX)
+    with Server(repository) as server:
+        for field in ("preferred_batch_size", "max_queue_delay_microseconds"):
+            assert server.log.count(f"`dynamic_batching.{field}`: no effect: batches are formed by") == 1

@@ -1,4 +1,4 @@
-//! How requests come to instances: `dynamic_batching`, validated and typed.
+//! How requests come to instances: `dynamic_batching` and a latency objective, validated and typed.
 //!
 //! Refusals are Triton's (`ValidateModelConfig`), each with a line that names the field and its value.
 
@@ -8,7 +8,7 @@ use skep_proto::inference::{
     self, model_config::SchedulingChoice, model_queue_policy::TimeoutAction as ProtoAction,
 };
 
-use crate::{error::ConfigError, model::Notice};
+use crate::{error::ConfigError, model::Notice, objective::Objective};
 
 /// How requests come to instances.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,6 +52,8 @@ pub struct DynamicBatching {
     pub levels: Vec<QueuePolicy>,
     /// Index of the level of requests that name none, or one that is not there.
     pub default_level: usize,
+    /// What decides instead of preferred sizes, delay and time-out actions.
+    pub objective: Option<Objective>,
 }
 
 /// What a queue does with requests that are too many or wait too long (`ModelQueuePolicy`).
@@ -80,27 +82,35 @@ pub enum TimeoutAction {
 /// More priority levels than anybody tells apart; each has a queue.
 const MAX_LEVELS: u64 = 4096;
 
+const ORDER_AND_DELAY: &str =
+    "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true";
+
 /// Reads the choice of a scheduler; the review has refused those that are not supported.
 pub(crate) fn read(
     proto: &inference::ModelConfig,
+    objective: Option<Objective>,
     notices: &mut Vec<Notice>,
 ) -> Result<Scheduler, ConfigError> {
-    match &proto.scheduling_choice {
-        Some(SchedulingChoice::DynamicBatching(batching)) => {
-            let reader = Reader {
-                model: &proto.name,
-                batching,
-                notices,
-            };
-            reader.read(proto.max_batch_size).map(Scheduler::Dynamic)
-        }
-        _ => Ok(Scheduler::Default),
-    }
+    let none_written = inference::ModelDynamicBatching::default();
+    let batching = match &proto.scheduling_choice {
+        Some(SchedulingChoice::DynamicBatching(batching)) => batching,
+        // Who says how long an answer may take asks for batches.
+        _ if objective.is_some() => &none_written,
+        _ => return Ok(Scheduler::Default),
+    };
+    let reader = Reader {
+        model: &proto.name,
+        batching,
+        objective,
+        notices,
+    };
+    reader.read(proto.max_batch_size).map(Scheduler::Dynamic)
 }
 
 struct Reader<'a> {
     model: &'a str,
     batching: &'a inference::ModelDynamicBatching,
+    objective: Option<Objective>,
     notices: &'a mut Vec<Notice>,
 }
 
@@ -127,12 +137,16 @@ impl Reader<'_> {
         if *preserve_ordering {
             self.check_order(*priority_levels)?;
         }
+        if let Some(objective) = self.objective {
+            self.note_overruled(objective, !preferred_batch_sizes.is_empty());
+        }
         Ok(DynamicBatching {
             preferred_batch_sizes,
             max_queue_delay: Duration::from_micros(*max_queue_delay_microseconds),
             preserve_ordering: *preserve_ordering,
             levels,
             default_level,
+            objective: self.objective,
         })
     }
 
@@ -232,7 +246,11 @@ impl Reader<'_> {
             let hint = "expected REJECT or DELAY";
             return Err(self.refusal(&format!("{field}.timeout_action"), &rule, hint));
         }
-        if policy.allow_timeout_override && policy.default_timeout_microseconds == 0 {
+        let has_objective = self.objective.is_some();
+        if policy.allow_timeout_override
+            && policy.default_timeout_microseconds == 0
+            && !has_objective
+        {
             self.note(
                 &format!("{field}.allow_timeout_override"),
                 "no effect: a request's own time-out counts only where it is below `default_timeout_microseconds`, which \
@@ -248,6 +266,17 @@ impl Reader<'_> {
             let rule = "Only one priority level is allowed when 'preserve_ordering' is true";
             let hint = format!("it is {levels}");
             return Err(self.refusal("priority_levels", rule, &hint));
+        }
+        if self
+            .objective
+            .is_some_and(|o| o.miss_action == TimeoutAction::Delay)
+        {
+            return Err(ConfigError::Invalid {
+                model: self.model.to_owned(),
+                field: "parameters.slo_miss_action".to_owned(),
+                reason: format!("{ORDER_AND_DELAY} for {}", self.model),
+                hint: Some("`parameters.slo_miss_action`: write REJECT".to_owned()),
+            });
         }
         let own = self.batching.priority_queue_policy.iter();
         let mut policies = own
@@ -266,9 +295,29 @@ impl Reader<'_> {
             None => Ok(()),
             Some((field, _)) => Err(self.refusal(
                 &format!("{field}.timeout_action"),
-                "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true",
+                ORDER_AND_DELAY,
                 "write REJECT",
             )),
+        }
+    }
+
+    /// What an objective decides in the place of these settings.
+    fn note_overruled(&mut self, objective: Objective, preferred: bool) {
+        let name = objective.policy.name();
+        let why = format!("no effect: batches are formed by `batching_policy` `{name}`");
+        if preferred {
+            self.note("preferred_batch_size", &why);
+        }
+        if self.batching.max_queue_delay_microseconds != 0 {
+            self.note("max_queue_delay_microseconds", &why);
+        }
+        let own = self.batching.priority_queue_policy.values();
+        let mut policies = own.chain(&self.batching.default_queue_policy);
+        if policies.any(|policy| policy.timeout_action == ProtoAction::Delay as i32) {
+            self.note(
+                "default_queue_policy.timeout_action",
+                "no effect: the parameter `slo_miss_action` decides",
+            );
         }
     }
 

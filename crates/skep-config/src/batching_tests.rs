@@ -5,7 +5,7 @@ use std::time::Duration;
 use skep_types::ModelName;
 
 use super::*;
-use crate::{Context, ErrorKind, ModelConfig, parse_pbtxt};
+use crate::{Context, ErrorKind, ModelConfig, ObjectivePolicy, parse_pbtxt};
 
 fn config(max_batch_size: usize, batching: &str) -> Result<ModelConfig, ConfigError> {
     let text = format!(
@@ -16,6 +16,30 @@ fn config(max_batch_size: usize, batching: &str) -> Result<ModelConfig, ConfigEr
     let name = ModelName::new("m").expect("name");
     let proto = parse_pbtxt(text.as_bytes(), "c").unwrap_or_else(|error| panic!("{error}"));
     ModelConfig::from_proto(proto, &Context::new(&name))
+}
+
+/// Parameters beside `dynamic_batching`, or without it.
+fn with_parameters(
+    batching: &str,
+    parameters: &[(&str, &str)],
+) -> Result<(Scheduler, Vec<String>), ConfigError> {
+    let mut proto = config(8, "").expect("valid").proto().clone();
+    proto.scheduling_choice = None;
+    if !batching.is_empty() {
+        let written = config(8, batching).expect(batching).proto().clone();
+        proto.scheduling_choice = written.scheduling_choice;
+    }
+    for (key, value) in parameters {
+        let string_value = (*value).to_owned();
+        let parameter = inference::ModelParameter { string_value };
+        proto.parameters.insert((*key).to_owned(), parameter);
+    }
+    let name = ModelName::new("m").expect("name");
+    let config = ModelConfig::from_proto(proto.clone(), &Context::new(&name))?;
+    // What a server shows says nothing of an objective but the parameters that were written.
+    assert_eq!(config.proto().parameters, proto.parameters);
+    let notices = config.notices().iter().map(ToString::to_string).collect();
+    Ok((config.scheduler().clone(), notices))
 }
 
 fn dynamic(batching: &str) -> (DynamicBatching, usize, Vec<String>) {
@@ -51,6 +75,7 @@ fn every_field_is_typed() {
         preserve_ordering: false,
         levels: vec![first, default, default],
         default_level: 1,
+        objective: None,
     };
     assert_eq!((got, max_queue_size, notices), (expected, 20_000, vec![]));
 }
@@ -64,6 +89,7 @@ fn nothing_written_is_one_queue_without_delay() {
         preserve_ordering: false,
         levels: vec![QueuePolicy::default()],
         default_level: 0,
+        objective: None,
     };
     assert_eq!((got, max_queue_size, notices), (expected, 16_384, vec![]));
     assert_eq!(dynamic("preferred_batch_size: 8").0, dynamic("").0);
@@ -174,4 +200,132 @@ fn what_has_no_effect_is_named_once() {
         unbatched.notices()[0].to_string(),
         "`dynamic_batching`: requests are queued by its rules, each is executed on its own: `max_batch_size` is 0"
     );
+}
+
+#[test]
+fn an_objective_is_typed() {
+    let (without, _) = with_parameters("", &[]).expect("valid");
+    assert_eq!(without, Scheduler::Default);
+    let ms = Duration::from_millis;
+    for (batching, parameters, latency, policy, miss_action) in [
+        (
+            "",
+            &[("slo_latency_ms", "50")][..],
+            ms(50),
+            ObjectivePolicy::Auto,
+            TimeoutAction::Reject,
+        ),
+        (
+            "priority_levels: 1 default_priority_level: 1",
+            &[
+                ("slo_latency_ms", " 2.5 "),
+                ("batching_policy", "edf"),
+                ("slo_miss_action", "DELAY"),
+            ],
+            Duration::from_micros(2500),
+            ObjectivePolicy::Edf,
+            TimeoutAction::Delay,
+        ),
+    ] {
+        let (scheduler, notices) = with_parameters(batching, parameters).expect("valid");
+        let Scheduler::Dynamic(dynamic) = scheduler else {
+            panic!("an objective asks for batches");
+        };
+        assert_eq!(
+            dynamic.objective,
+            Some(Objective {
+                latency,
+                policy,
+                miss_action
+            })
+        );
+        assert!(notices.is_empty(), "{notices:?}");
+    }
+    for name in ["aimd", "quantile", "edf", "deferred", "auto"] {
+        let parameters = [("slo_latency_ms", "1"), ("batching_policy", name)];
+        let (scheduler, _) = with_parameters("", &parameters).expect("valid");
+        let Scheduler::Dynamic(dynamic) = scheduler else {
+            panic!("chosen");
+        };
+        assert_eq!(dynamic.objective.expect("there").policy.name(), name);
+    }
+}
+
+#[test]
+fn objectives_that_cannot_be_meant_are_refused() {
+    for (batching, parameters, expected) in [
+        (
+            "",
+            &[("slo_latency_ms", "0")][..],
+            "parameter `slo_latency_ms` of model `m` is `0`, expected a number of milliseconds above 0 and up to 3600000",
+        ),
+        (
+            "",
+            &[("slo_latency_ms", "soon")],
+            "parameter `slo_latency_ms` of model `m` is `soon`, expected a number of milliseconds above 0 and up to 3600000",
+        ),
+        (
+            "",
+            &[("slo_latency_ms", "NaN")],
+            "parameter `slo_latency_ms` of model `m` is `NaN`, expected a number of milliseconds above 0 and up to 3600000",
+        ),
+        (
+            "",
+            &[("slo_latency_ms", "1"), ("batching_policy", "eager")],
+            "parameter `batching_policy` of model `m` is `eager`, expected one of `auto`, `triton`, `aimd`, `quantile`, \
+             `edf`, `deferred`",
+        ),
+        (
+            "max_queue_delay_microseconds: 1",
+            &[("batching_policy", "aimd")],
+            "parameter `batching_policy` of model `m` is `aimd`, which keeps a latency objective, and there is none\n\
+             write `parameters { key: \"slo_latency_ms\" value { string_value: \"50\" } }` with the milliseconds that an \
+             answer may take",
+        ),
+        (
+            "preserve_ordering: true",
+            &[("slo_latency_ms", "1"), ("slo_miss_action", "DELAY")],
+            "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true for m\n\
+             `parameters.slo_miss_action`: write REJECT",
+        ),
+    ] {
+        let error = with_parameters(batching, parameters).expect_err(expected);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn what_an_objective_overrules_is_named() {
+    let by_auto = "no effect: batches are formed by `batching_policy` `auto`";
+    let (_, notices) = with_parameters(
+        "preferred_batch_size: 4 max_queue_delay_microseconds: 1
+         default_queue_policy { timeout_action: DELAY allow_timeout_override: true }",
+        &[("slo_latency_ms", "1")],
+    )
+    .expect("valid");
+    assert_eq!(
+        notices,
+        [
+            format!("`dynamic_batching.preferred_batch_size`: {by_auto}"),
+            format!("`dynamic_batching.max_queue_delay_microseconds`: {by_auto}"),
+            "`dynamic_batching.default_queue_policy.timeout_action`: no effect: the parameter `slo_miss_action` decides"
+                .to_owned(),
+        ]
+    );
+    for (parameters, expected) in [
+        (
+            &[("batching_policy", "triton"), ("slo_latency_ms", "1")][..],
+            "`parameters.slo_latency_ms`: no effect: `batching_policy` is `triton`",
+        ),
+        (
+            &[("slo_miss_action", "REJECT")],
+            "`parameters.slo_miss_action`: no effect: there is no `slo_latency_ms`",
+        ),
+    ] {
+        let (scheduler, notices) = with_parameters("", parameters).expect("valid");
+        assert_eq!(
+            (scheduler, notices),
+            (Scheduler::Default, vec![expected.to_owned()])
+        );
+    }
 }

@@ -11,6 +11,7 @@ use crate::{
     instances::{self, InstanceGroup},
     metrics::{self, HistogramBounds, HistogramFamily},
     normalize::{self, model_filename},
+    objective,
     options::{ExecutionOptions, MockOptions},
     parameters::Parameters,
     review::{self, Review},
@@ -123,7 +124,6 @@ impl ModelConfig {
         let inputs = tensors::inputs(&proto)?;
         let outputs = tensors::outputs(&proto)?;
         normalize::check_has_tensors(&proto)?;
-        let scheduler = batching::read(&proto, &mut notices)?;
         let (version_policy, normal_policy) =
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
         proto.version_policy = Some(normal_policy);
@@ -140,6 +140,8 @@ impl ModelConfig {
             mock,
             max_queue_size,
         } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
+        let objective = objective::read(&proto.name, &parameters, &mut notices)?;
+        let scheduler = batching::read(&proto, objective, &mut notices)?;
         execution.graph_optimization = review::graph_optimization(&proto, &mut notices);
         execution.intra_op_threads = execution.intra_op_threads.or(context.intra_op_threads);
         execution.inter_op_threads = execution.inter_op_threads.or(context.inter_op_threads);

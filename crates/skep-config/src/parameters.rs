@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use crate::{
     error::ConfigError,
     model::{Notice, backends},
+    objective,
     options::{ExecutionOptions, MockOptions, Values},
     suggest,
 };
@@ -23,6 +24,8 @@ pub enum ValueType {
     },
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// A number of milliseconds above 0, with or without a fraction.
+    Milliseconds,
     /// `device:id` pairs, separated by semicolons.
     Devices,
     /// Anything.
@@ -77,6 +80,12 @@ macro_rules! parameters {
 pub const PARAMETERS: &[ParameterSpec] = parameters! {
     "max_queue_size", ValueType::Integer { min: 1, max: 1 << 32 }, "16384", Effect::Honoured,
         "requests that may wait for the model, in all its queues together; the next one is refused at once; when absent also as many as the `max_queue_size` of its queue policies add up to";
+    "slo_latency_ms", ValueType::Milliseconds, "", Effect::Honoured,
+        "how long a request may take until its answer, the latency objective; see [batching.md](batching.md)";
+    "batching_policy", ValueType::OneOf(objective::POLICIES), "auto", Effect::Honoured,
+        "how batches are formed under a latency objective; without `slo_latency_ms` Triton's batcher forms them";
+    "slo_miss_action", ValueType::OneOf(&["REJECT", "DELAY"]), "REJECT", Effect::Honoured,
+        "what happens to a request that cannot be answered within the objective any more: it is refused, or served behind the others";
     "thread_spinning", ValueType::Bool, "0", ORT,
         "whether idle threads of an instance wait for work by spinning: lower latency at back-to-back load, but they use a processor while they wait";
     "mock.latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
@@ -208,6 +217,7 @@ impl ValueType {
                 .parse::<u64>()
                 .is_ok_and(|n| (min..=max).contains(&n)),
             Self::OneOf(words) => words.contains(&value.trim()),
+            Self::Milliseconds => objective::milliseconds(value).is_some(),
             Self::Devices => value.split(';').all(|device| {
                 let device = device.trim();
                 let id = device
@@ -226,6 +236,10 @@ impl ValueType {
             Self::Integer { min, max: ANY } => format!("an integer of at least {min}"),
             Self::Integer { min, max } => format!("an integer from {min} to {max}"),
             Self::OneOf(words) => format!("one of `{}`", words.join("`, `")),
+            Self::Milliseconds => format!(
+                "a number of milliseconds above 0 and up to {}",
+                objective::MAX_LATENCY_MS
+            ),
             Self::Devices => "devices such as `cpu:0`, separated by `;`".to_owned(),
             Self::Text => "any text".to_owned(),
         }

@@ -26,8 +26,11 @@ fn the_table_is_sound() {
             "{} twice",
             spec.key
         );
-        let empty =
-            spec.default.is_empty() && matches!(spec.value, ValueType::Text | ValueType::Devices);
+        let empty = spec.default.is_empty()
+            && matches!(
+                spec.value,
+                ValueType::Text | ValueType::Devices | ValueType::Milliseconds
+            );
         assert!(empty || spec.value.accepts(spec.default), "{}", spec.key);
         assert!(
             !spec.meaning.is_empty() && !spec.meaning.contains('|'),

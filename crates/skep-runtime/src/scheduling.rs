@@ -1,7 +1,18 @@
 //! From a model's configuration to what its scheduler is made with.
 
+use std::time::Duration;
+
 use skep_config::{ModelConfig, Scheduler};
-use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
+use skep_scheduler::{
+    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+};
+
+/// What passes between a request's arrival and its answer besides its wait and its execution: two threads wake up, two
+/// hand it over. Some 20 us where a processor is free, a time slice where none is.
+const MARGIN: Duration = Duration::from_micros(500);
+
+/// The largest share of an objective that is set aside for that.
+const MARGIN_SHARE: u32 = 20;
 
 /// What a driver is made with.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,27 +38,52 @@ impl Scheduling {
             max_queue_size: policy.max_queue_size,
             timeout: policy.default_timeout,
             allow_timeout_override: policy.allow_timeout_override,
-            timeout_action: match policy.timeout_action {
-                skep_config::TimeoutAction::Reject => TimeoutAction::Reject,
-                skep_config::TimeoutAction::Delay => TimeoutAction::Delay,
-            },
+            timeout_action: action(policy.timeout_action),
         };
-        let policy = TritonPolicy {
-            preferred_batch_sizes: batching.preferred_batch_sizes.clone(),
-            max_queue_delay: batching.max_queue_delay,
+        let policy = match &batching.objective {
+            Some(wanted) => Policy::Objective(objective(wanted)),
+            None => Policy::Triton(TritonPolicy {
+                preferred_batch_sizes: batching.preferred_batch_sizes.clone(),
+                max_queue_delay: batching.max_queue_delay,
+            }),
         };
         Self {
             options: SchedulerOptions {
                 // Without a batch dimension nothing can be joined.
                 max_batch_size: config.max_batch_size().max(1),
-                policy: Policy::Triton(policy),
+                policy,
                 levels: batching.levels.iter().map(level).collect(),
                 default_level: batching.default_level,
                 ..one_by_one
             },
             preserve_ordering: batching.preserve_ordering,
-            needs_timer: !batching.max_queue_delay.is_zero()
+            needs_timer: batching.objective.is_some()
+                || !batching.max_queue_delay.is_zero()
                 || batching.levels.iter().any(|l| l.default_timeout.is_some()),
         }
+    }
+}
+
+const fn action(action: skep_config::TimeoutAction) -> TimeoutAction {
+    match action {
+        skep_config::TimeoutAction::Reject => TimeoutAction::Reject,
+        skep_config::TimeoutAction::Delay => TimeoutAction::Delay,
+    }
+}
+
+fn objective(wanted: &skep_config::Objective) -> Objective {
+    use skep_config::ObjectivePolicy as Wanted;
+    Objective {
+        latency: wanted.latency,
+        policy: match wanted.policy {
+            Wanted::Aimd => ObjectivePolicy::Aimd,
+            Wanted::Quantile => ObjectivePolicy::Quantile,
+            Wanted::Edf => ObjectivePolicy::Edf,
+            Wanted::Deferred => ObjectivePolicy::Deferred,
+            Wanted::Auto => ObjectivePolicy::Auto,
+        },
+        miss_action: action(wanted.miss_action),
+        margin: MARGIN.min(wanted.latency / MARGIN_SHARE),
+        profile: Vec::new(),
     }
 }

@@ -461,6 +461,22 @@ fn earliest_deadline_first() {
 }
 
 #[test]
+fn objectives_that_executions_do_not_keep() {
+    for (policy, first) in [
+        ("edf", "0 a:queue_empty 11.000001 b!late"),
+        ("auto", "0 a:queue_empty 11.000001 b!late"),
+        ("deferred", "10 a+b:queue_empty"),
+    ] {
+        check(&[(
+            "a request that finds an instance free runs: what was learned can be unlearned",
+            &format!("max=8 slo=10 policy={policy} run=50 blank="),
+            "0 a 1 b 100 c 101 d end",
+            &format!("{first} 100 c:queue_empty 101.000001 d!late"),
+        )]);
+    }
+}
+
+#[test]
 fn deferral() {
     let with = "max=4 slo=20 policy=deferred table=2+1";
     check(&[

@@ -122,7 +122,11 @@ impl Engine {
         match self.rule {
             Rule::Aimd(_) | Rule::Quantile(_) => deadline,
             Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
-                let takes = self.latency.of(waiter.request.batch_size);
+                // What nothing keeps is still tried where an instance is free: an estimate of one slow execution, a cold
+                // start, would otherwise refuse all that could correct it.
+                let whole = self.objective.latency.saturating_sub(self.objective.margin);
+                let whole = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
+                let takes = self.latency.of(waiter.request.batch_size).min(whole);
                 // One that would end at its very deadline is in time.
                 Time::from_nanos(deadline.as_nanos().saturating_sub(takes).saturating_add(1))
             }
