@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
-    serve::ServeArgs,
+    serve::ServeArgs, simulate::SimulateArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Infer(InferArgs),
     /// Write a generated ONNX model
     Generate(GenerateArgs),
+    /// Try decisions of the server over virtual time
+    Simulate(SimulateArgs),
 }
 
 /// Triton's booleans: true, false, 1, 0, in any case.

@@ -8,6 +8,7 @@ mod generate;
 mod infer;
 mod logging;
 mod serve;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         cli::Command::Doctor(args) => doctor::run(&args),
         cli::Command::Infer(args) => infer::run(&args),
         cli::Command::Generate(args) => generate::run(&args),
+        cli::Command::Simulate(args) => simulate::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
