@@ -6,4 +6,5 @@
 
 pub mod config;
 pub mod onnx;
+pub mod simulation;
 pub mod tensor;

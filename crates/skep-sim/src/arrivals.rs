@@ -18,12 +18,12 @@ pub enum Arrivals {
         /// Their standard deviation over their mean, above 0; 1 is Poisson.
         variation: f64,
     },
-    /// Poisson at a rate that swings like a sine.
+    /// Poisson at a rate that swings like a cosine, from its highest.
     Periodic {
         /// How far the rate swings to either side of its mean, from 0 to 1.
         amplitude: f64,
-        /// How long a swing takes, above 0.
-        period: Duration,
+        /// How long a swing takes, above 0; none for a fifth of the trace.
+        period: Option<Duration>,
     },
     /// As recorded, in faster or slower motion; over again where more requests are wanted than were recorded.
     Recorded(Recording),
@@ -43,7 +43,9 @@ impl Arrivals {
                     random.gamma(shape) / (shape * rate)
                 }
                 Self::Periodic { amplitude, period } => {
-                    thinned(seconds, rate, *amplitude, *period, random)
+                    let whole = count as f64 / rate;
+                    let period = period.map_or(whole / SWINGS, |period| period.as_secs_f64());
+                    thinned(seconds, rate, *amplitude, period, random)
                 }
                 Self::Recorded(_) => unreachable!("generated as a whole"),
             };
@@ -60,15 +62,19 @@ impl Arrivals {
     }
 }
 
+/// Swings of a periodic rate in a trace: enough that it is not chance where they end, and each is long beside the
+/// objective.
+const SWINGS: f64 = 5.0;
+
 /// The gap after `from` where the rate swings, in seconds: of arrivals at the highest rate, each counts as probably as
 /// the rate at its moment is to the highest (Lewis and Shedler's thinning).
-fn thinned(from: f64, rate: f64, amplitude: f64, period: Duration, random: &mut Random) -> f64 {
+fn thinned(from: f64, rate: f64, amplitude: f64, period: f64, random: &mut Random) -> f64 {
     let highest = rate * (1.0 + amplitude);
     let mut at = from;
     loop {
         at += random.exponential() / highest;
-        let phase = at / period.as_secs_f64() * std::f64::consts::TAU;
-        if random.uniform() * highest <= rate * (1.0 + amplitude * phase.sin()) {
+        let phase = at / period * std::f64::consts::TAU;
+        if random.uniform() * highest <= rate * (1.0 + amplitude * phase.cos()) {
             return at - from;
         }
     }
@@ -115,13 +121,15 @@ mod tests {
 
     #[test]
     fn a_periodic_rate_swings() {
-        let period = Duration::from_secs(1);
         let amplitude = 0.5;
-        let moments = generate(&Arrivals::Periodic { amplitude, period }, 100_000);
-        let rising = moments.iter().filter(|at| at.fract() < 0.5).count();
-        // The mean of 1 + sin/2 over its upper half is 1 + 1/pi.
-        let expected = 0.5 * (1.0 + std::f64::consts::FRAC_1_PI);
-        let share = rising as f64 / moments.len() as f64;
-        assert!((share - expected).abs() < 0.01, "{share} of {expected}");
+        // 100 s in all; the second has five swings of 20 s.
+        for (period, seconds) in [(Some(Duration::from_secs(1)), 1.0), (None, 20.0)] {
+            let moments = generate(&Arrivals::Periodic { amplitude, period }, 100_000);
+            // Above the mean in the first and the last quarter of a swing, where the mean of 1 + cos/2 is 1 + 1/pi.
+            let above = |at: &&f64| !(0.25..0.75).contains(&(*at / seconds).fract());
+            let share = moments.iter().filter(above).count() as f64 / moments.len() as f64;
+            let expected = 0.5 * (1.0 + std::f64::consts::FRAC_1_PI);
+            assert!((share - expected).abs() < 0.01, "{share} of {expected}");
+        }
     }
 }

@@ -2,8 +2,12 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TritonPolicy};
+use skep_scheduler::{
+    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+};
 use thiserror::Error;
+
+use crate::Model;
 
 /// Something that is compared at a [`Point`](crate::Point).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,8 +16,14 @@ pub enum Contender {
     None,
     /// Triton's dynamic batcher with its default settings.
     TritonDefault,
-    /// The best of a grid of static settings of Triton's dynamic batcher, found for each point.
+    /// The best of a grid of static settings of Triton's dynamic batcher, found for each point: the largest batch and
+    /// the delay.
     StaticBest,
+    /// The same, where Triton's queue policy also rejects requests that have waited for so long that an execution of
+    /// the largest batch would be late.
+    StaticTimeout,
+    /// A policy that knows the objective, with executions of powers of two measured beforehand, as a warm-up does.
+    Objective(ObjectivePolicy),
     /// What no policy can exceed: [`bound`](crate::bound).
     Bound,
 }
@@ -25,10 +35,16 @@ pub struct UnknownContender(String);
 
 impl Contender {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::TritonDefault,
         Self::StaticBest,
+        Self::StaticTimeout,
+        Self::Objective(ObjectivePolicy::Aimd),
+        Self::Objective(ObjectivePolicy::Quantile),
+        Self::Objective(ObjectivePolicy::Edf),
+        Self::Objective(ObjectivePolicy::Deferred),
+        Self::Objective(ObjectivePolicy::Auto),
         Self::Bound,
     ];
 
@@ -39,18 +55,38 @@ impl Contender {
             Self::None => "none",
             Self::TritonDefault => "triton_default",
             Self::StaticBest => "static_best",
+            Self::StaticTimeout => "static_timeout",
+            Self::Objective(policy) => policy.name(),
             Self::Bound => "bound",
         }
     }
 
-    /// What its scheduler is made with, where it has one that is the same everywhere.
-    pub(crate) fn policy(self, _objective: Duration) -> Option<Policy> {
-        match self {
-            Self::None => Some(Policy::OneByOne),
-            Self::TritonDefault => Some(Policy::Triton(TritonPolicy::default())),
-            Self::StaticBest | Self::Bound => None,
-        }
+    /// What its scheduler is made with, where that is one thing.
+    pub(crate) fn scheduler(self, model: &Model, objective: Duration) -> Option<SchedulerOptions> {
+        let policy = match self {
+            Self::None => Policy::OneByOne,
+            Self::TritonDefault => Policy::Triton(TritonPolicy::default()),
+            Self::Objective(policy) => Policy::Objective(Objective {
+                latency: objective,
+                policy,
+                miss_action: TimeoutAction::Reject,
+                // An answer arrives when its execution is finished.
+                margin: Duration::ZERO,
+                profile: profile(model),
+            }),
+            Self::StaticBest | Self::StaticTimeout | Self::Bound => return None,
+        };
+        Some(options(policy, model.table.max()))
     }
+}
+
+/// What a warm-up measures.
+fn profile(model: &Model) -> Vec<(usize, Duration)> {
+    let sizes = (0..usize::BITS).map(|power| 1usize << power);
+    sizes
+        .take_while(|size| *size <= model.table.max())
+        .map(|size| (size, model.table.latency(size)))
+        .collect()
 }
 
 impl fmt::Display for Contender {
@@ -83,53 +119,113 @@ pub(crate) fn options(policy: Policy, max_batch_size: usize) -> SchedulerOptions
 /// A static setting of Triton's dynamic batcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Static {
-    pub(crate) max_batch_size: usize,
-    pub(crate) delay: Duration,
+    max_batch_size: usize,
+    delay: Duration,
+    timeout: Option<Duration>,
 }
 
 impl Static {
-    /// The grid: powers of two, the maximum and what lies halfway for batches; shares of the objective for delays.
-    pub(crate) fn grid(max_batch_size: usize, objective: Duration) -> Vec<Self> {
+    /// The grid: powers of two, what lies halfway between them, and the maximum for batches; shares of the objective
+    /// for delays. Triton's default is the last batch size without a delay.
+    pub(crate) fn grid(model: &Model, objective: Duration, timeouts: bool) -> Vec<Self> {
+        let max = model.table.max();
         let powers = (0..usize::BITS).map(|power| 1usize << power);
         let mut sizes: Vec<usize> = powers
             .flat_map(|size| [size, size + size / 2])
-            .take_while(|size| *size < max_batch_size)
+            .take_while(|size| *size < max)
+            .filter(|size| *size >= model.request_size)
             .collect();
-        sizes.push(max_batch_size);
+        sizes.push(max);
         sizes.dedup();
         let delays = [0.0, 0.05, 0.1, 0.2, 0.35, 0.5].map(|share| objective.mul_f64(share));
         let mut grid = Vec::with_capacity(sizes.len() * delays.len());
         for max_batch_size in sizes {
-            // One alone has nothing to wait for.
-            let delays = if max_batch_size == 1 {
-                &delays[..1]
-            } else {
-                &delays
+            let left = objective.checked_sub(model.table.latency(max_batch_size));
+            let timeout = match (timeouts, left) {
+                (true, Some(left)) if !left.is_zero() => Some(left),
+                (true, _) => continue,
+                (false, _) => None,
             };
+            // One alone has nothing to wait for.
+            let alone = max_batch_size < 2 * model.request_size;
+            let delays = if alone { &delays[..1] } else { &delays };
             grid.extend(delays.iter().map(|&delay| Self {
                 max_batch_size,
                 delay,
+                timeout,
             }));
         }
         grid
     }
 
-    pub(crate) fn options(self) -> SchedulerOptions {
+    /// Whether it is what Triton does unless told.
+    pub(crate) fn is_default(self, model: &Model) -> bool {
+        self.max_batch_size == model.table.max() && self.delay.is_zero()
+    }
+
+    pub(crate) fn scheduler(self) -> SchedulerOptions {
         let triton = TritonPolicy {
             max_queue_delay: self.delay,
             ..TritonPolicy::default()
         };
-        options(Policy::Triton(triton), self.max_batch_size)
+        let mut options = options(Policy::Triton(triton), self.max_batch_size);
+        options.levels[0].timeout = self.timeout;
+        options
     }
 }
 
 impl fmt::Display for Static {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.delay.as_micros();
+        let delay = self.delay.as_micros();
         write!(
             f,
-            "max_batch_size {}, max_queue_delay {micros} us",
+            "max_batch_size {}, max_queue_delay {delay} us",
             self.max_batch_size
-        )
+        )?;
+        match self.timeout {
+            Some(timeout) => write!(f, ", timeout {} us", timeout.as_micros()),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LatencyTable;
+
+    #[test]
+    fn every_name_is_understood() {
+        for contender in Contender::ALL {
+            assert_eq!(contender.name().parse(), Ok(contender));
+        }
+        let known = Contender::ALL.map(Contender::name);
+        let all = ObjectivePolicy::ALL.map(ObjectivePolicy::name);
+        assert!(all.iter().all(|name| known.contains(name)));
+        assert!("fifo".parse::<Contender>().is_err());
+    }
+
+    #[test]
+    fn the_grid_holds_the_default_and_fits_requests() {
+        let table = LatencyTable::affine(1.0, 0.1, 24).expect("valid");
+        let mut model = Model::new(table, 1);
+        model.request_size = 4;
+        let objective = Duration::from_millis(2);
+        let sizes = |timeouts| -> Vec<usize> {
+            let grid = Static::grid(&model, objective, timeouts);
+            let mut sizes: Vec<usize> = grid.iter().map(|setting| setting.max_batch_size).collect();
+            sizes.dedup();
+            sizes
+        };
+        assert_eq!(sizes(false), [4, 6, 8, 12, 16, 24]);
+        // Larger ones would never be in time.
+        assert_eq!(sizes(true), [4, 6, 8]);
+        let grid = Static::grid(&model, objective, false);
+        assert_eq!(
+            grid.iter()
+                .filter(|setting| setting.is_default(&model))
+                .count(),
+            1
+        );
     }
 }

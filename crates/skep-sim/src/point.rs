@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use skep_scheduler::SchedulerOptions;
 use skep_types::Time;
 
 use crate::{
-    Arrivals, Contender, Load, Model, Outcome, Random, Setup, Stream, bound,
-    contender::{Static, options},
+    Arrivals, Contender, Load, Model, Outcome, Random, Setup, Stream, bound, contender::Static,
     simulate,
 };
 
@@ -54,9 +54,9 @@ pub struct Figures {
     pub setting: Option<String>,
 }
 
-/// The traces on which the grid of static settings is thinned out, and how many settings survive that.
-const TRIAL_REQUESTS: usize = 2000;
-const SURVIVORS: usize = 6;
+/// The part of a trace on which the grid of static settings is thinned out, and how many settings survive that.
+const TRIAL_REQUESTS: usize = 3000;
+const SURVIVORS: usize = 5;
 
 /// What a contender did on one trace.
 struct Run {
@@ -70,19 +70,20 @@ impl Point<'_> {
     #[must_use]
     pub fn compare(&self, contenders: &[Contender]) -> Vec<Figures> {
         let traces: Vec<Vec<Time>> = (0..self.seeds).map(|seed| self.trace(seed)).collect();
-        let figures = |&contender: &Contender| match contender.policy(self.objective) {
-            Some(policy) => {
-                let options = options(policy, self.model.table.max());
+        let figures = |&contender: &Contender| match contender {
+            Contender::Bound => {
+                let runs = self.runs(&traces, |_, trace| self.bound(trace));
+                self.figures(contender, &runs, None)
+            }
+            Contender::StaticBest | Contender::StaticTimeout => self.best(contender, &traces),
+            _ => {
+                let options = contender.scheduler(self.model, self.objective);
+                let options = options.expect("all others have a scheduler");
                 let runs = self.runs(&traces, |seed, trace| {
                     self.simulate(options.clone(), seed, trace)
                 });
                 self.figures(contender, &runs, None)
             }
-            None if contender == Contender::Bound => {
-                let runs = self.runs(&traces, |_, trace| self.bound(trace));
-                self.figures(contender, &runs, None)
-            }
-            None => self.static_best(&traces),
         };
         contenders.iter().map(figures).collect()
     }
@@ -98,12 +99,7 @@ impl Point<'_> {
         traces.map(|(seed, trace)| run(seed, trace)).collect()
     }
 
-    fn simulate(
-        &self,
-        scheduler: skep_scheduler::SchedulerOptions,
-        seed: u64,
-        trace: &[Time],
-    ) -> Run {
+    fn simulate(&self, scheduler: SchedulerOptions, seed: u64, trace: &[Time]) -> Run {
         let setup = Setup {
             scheduler,
             model: self.model,
@@ -134,24 +130,54 @@ impl Point<'_> {
         }
     }
 
-    /// Tries every setting on the beginning of one trace, and the best of them on all.
-    fn static_best(&self, traces: &[Vec<Time>]) -> Figures {
-        let mut grid = Static::grid(self.model.table.max(), self.objective);
-        grid.retain(|setting| setting.max_batch_size >= self.model.request_size);
+    /// Tries every setting on a part of one trace, and the best of them on all.
+    fn best(&self, contender: Contender, traces: &[Vec<Time>]) -> Figures {
+        let timeouts = contender == Contender::StaticTimeout;
+        let grid = Static::grid(self.model, self.objective, timeouts);
         let trial = &traces[0][..TRIAL_REQUESTS.min(traces[0].len())];
-        let mut tried: Vec<(f64, Static)> = grid
+        let part = Point {
+            warm_up: self.warm_up.min(trial.len() / 10),
+            ..self.clone()
+        };
+        let mut tried: Vec<(f64, Duration, Static)> = grid
             .into_iter()
-            .map(|setting| (self.simulate(setting.options(), 0, trial).goodput, setting))
+            .map(|setting| {
+                let run = part.simulate(setting.scheduler(), 0, trial);
+                let median = run.outcome.and_then(|outcome| outcome.quantile(0.5));
+                (run.goodput, median.unwrap_or_default(), setting)
+            })
             .collect();
-        tried.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-        let survivors = tried.iter().take(SURVIVORS).map(|(_, setting)| {
+        // Where nothing is in time any more, what is least late.
+        tried.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let survives =
+            |(rank, setting): (usize, &Static)| rank < SURVIVORS || setting.is_default(self.model);
+        let settings = tried.iter().map(|(_, _, setting)| setting).enumerate();
+        let survivors = settings.filter(|tried| survives(*tried));
+        let figures = survivors.map(|(_, setting)| {
             let runs = self.runs(traces, |seed, trace| {
-                self.simulate(setting.options(), seed, trace)
+                self.simulate(setting.scheduler(), seed, trace)
             });
-            self.figures(Contender::StaticBest, &runs, Some(setting.to_string()))
+            self.figures(contender, &runs, Some(setting.to_string()))
         });
-        let best = survivors.max_by(|a, b| a.goodput.total_cmp(&b.goodput));
-        best.expect("the maximum batch size is always in the grid")
+        // Of equals the one that did better in the trial.
+        let best = figures.reduce(|best, other| {
+            if other.goodput > best.goodput {
+                other
+            } else {
+                best
+            }
+        });
+        best.unwrap_or_else(|| self.figures(contender, &self.refuse_all(traces), None))
+    }
+
+    /// What is left where no setting can keep the objective.
+    fn refuse_all(&self, traces: &[Vec<Time>]) -> Vec<Run> {
+        let refused = |_, trace: &[Time]| {
+            let mut run = self.bound(trace);
+            run.goodput = 0.0;
+            run
+        };
+        self.runs(traces, refused)
     }
 
     fn figures(&self, contender: Contender, runs: &[Run], setting: Option<String>) -> Figures {

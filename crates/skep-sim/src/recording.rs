@@ -135,8 +135,11 @@ impl Recording {
         }
         let last = moments.last().copied().unwrap_or_default();
         if last > 0.0 {
-            let scale = count as f64 / (rate * last);
-            moments.iter_mut().for_each(|moment| *moment *= scale);
+            // Divided first: the recorded span may be close to nothing.
+            let span = count as f64 / rate;
+            moments
+                .iter_mut()
+                .for_each(|moment| *moment = *moment / last * span);
         }
         moments
     }

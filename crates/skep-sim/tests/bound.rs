@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TritonPolicy};
+use skep_scheduler::{
+    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+};
 use skep_sim::{LatencyTable, Load, Model, Setup, bound, simulate};
 use skep_types::Time;
 
@@ -162,15 +164,26 @@ fn case(instances: std::ops::RangeInclusive<u32>, requests: usize) -> impl Strat
         )
 }
 
-fn options() -> impl Strategy<Value = (Policy, Option<u32>)> {
+/// A policy, for an objective.
+fn policies(objective: u32) -> impl Strategy<Value = Policy> {
     let triton = (0u32..10).prop_map(|delay| {
         Policy::Triton(TritonPolicy {
             max_queue_delay: millis(delay),
             ..TritonPolicy::default()
         })
     });
-    let policy = prop_oneof![1 => Just(Policy::OneByOne), 4 => triton];
-    (policy, prop::option::of(0u32..20))
+    let miss = prop_oneof![Just(TimeoutAction::Reject), Just(TimeoutAction::Delay)];
+    let with_objective = (prop::sample::select(&ObjectivePolicy::ALL), miss);
+    let with_objective = with_objective.prop_map(move |(policy, miss_action)| {
+        Policy::Objective(Objective {
+            latency: millis(objective),
+            policy,
+            miss_action,
+            margin: Duration::ZERO,
+            profile: Vec::new(),
+        })
+    });
+    prop_oneof![1 => Just(Policy::OneByOne), 3 => triton, 6 => with_objective]
 }
 
 proptest! {
@@ -197,8 +210,11 @@ proptest! {
     /// No policy exceeds it, whatever it is made with.
     #[test]
     fn no_policy_exceeds_it(
-        mut case in case(1..=3, 60),
-        (policy, timeout) in options(),
+        (mut case, policy) in case(1..=3, 60).prop_flat_map(|case| {
+            let objective = case.objective;
+            (Just(case), policies(objective))
+        }),
+        timeout in prop::option::of(0u32..20),
         (jitter, stretch) in (prop_oneof![Just(0.0), 0.0..0.9], prop_oneof![Just(0.0), 0.0..1.0]),
         seed: u64,
     ) {

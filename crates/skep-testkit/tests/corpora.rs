@@ -24,6 +24,8 @@ fn corpora_hold() {
     feed("config_json", targets::config::json);
     feed("config_pbtxt", targets::config::pbtxt);
     feed("onnx", targets::onnx::file);
+    feed("recording", targets::simulation::recording);
+    feed("table", targets::simulation::table);
     feed("tensor", targets::tensor::tensor);
     feed("wire_json", targets::tensor::json);
 }

@@ -35,8 +35,8 @@ pub(crate) struct BatchingArgs {
         default_value = "2x,5x,20x"
     )]
     slo_ms: Vec<Slo>,
-    /// How requests arrive: poisson, constant, bursty:VARIATION (of the gaps), periodic:AMPLITUDE:PERIOD_MS, or files of
-    /// recorded requests
+    /// How requests arrive: poisson, constant, bursty:VARIATION (of the gaps), periodic:AMPLITUDE:PERIOD_MS (five
+    /// periods a trace unless told), or files of recorded requests
     #[arg(
         long,
         value_name = "LIST",

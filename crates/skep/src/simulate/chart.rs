@@ -24,12 +24,13 @@ const MARGIN: f64 = 16.0;
 /// Title and legend.
 const HEAD: f64 = 70.0;
 
-/// A policy's line: colours that people with any vision tell apart (Okabe and Ito), strongest for Skep's own.
+/// A policy's line: colours after Okabe and Ito, which people with any vision tell apart; Skep's own stands out.
 fn style(contender: Contender) -> (&'static str, f64, &'static str) {
     match contender.name() {
         "none" => ("#999999", 1.6, ""),
         "triton_default" => ("#e69f00", 1.6, ""),
         "static_best" => ("#a65628", 1.6, "7 3"),
+        "static_timeout" => ("#a65628", 1.6, ""),
         "aimd" => ("#cc79a7", 1.6, ""),
         "quantile" => ("#f781bf", 1.6, "5 3"),
         "edf" => ("#56b4e9", 1.8, ""),
@@ -75,7 +76,7 @@ fn head(svg: &mut String, study: &Study) {
         "<text x=\"{MARGIN}\" y=\"26\" font-size=\"16\" font-weight=\"600\">Goodput over load</text>\n\
          <text x=\"{}\" y=\"26\" fill=\"#777\">both as shares of what full batches carry; medians of {} traces of {} requests; \
          thin line: all requests</text>",
-        MARGIN + 150.0,
+        MARGIN + 190.0,
         study.seeds,
         study.requests,
     )

@@ -109,9 +109,8 @@ pub(crate) struct Pattern {
     kind: Option<Arrivals>,
 }
 
-/// How a periodic rate swings unless told otherwise: many times in a run, and slowly beside any objective.
+/// How far a periodic rate swings unless told otherwise.
 const AMPLITUDE: f64 = 0.5;
-const PERIOD: Duration = Duration::from_millis(500);
 
 impl FromStr for Pattern {
     type Err = String;
@@ -127,12 +126,12 @@ impl FromStr for Pattern {
                 let variation = *variation;
                 Some(Arrivals::Bursty { variation })
             }
-            ("periodic", []) => Some(periodic(AMPLITUDE, PERIOD)),
+            ("periodic", []) => Some(periodic(AMPLITUDE, None)),
             ("periodic", [Some(amplitude), rest @ ..]) if (0.0..=1.0).contains(amplitude) => {
                 match rest {
-                    [] => Some(periodic(*amplitude, PERIOD)),
+                    [] => Some(periodic(*amplitude, None)),
                     [Some(ms)] if (0.001..=1e9).contains(ms) => {
-                        Some(periodic(*amplitude, Duration::from_secs_f64(ms / 1e3)))
+                        Some(periodic(*amplitude, Some(Duration::from_secs_f64(ms / 1e3))))
                     }
                     _ => return Err("expected periodic:AMPLITUDE:PERIOD_MS with a period above 0, as in periodic:0.5:500".to_owned()),
                 }
@@ -168,7 +167,7 @@ impl Pattern {
     }
 }
 
-fn periodic(amplitude: f64, period: Duration) -> Arrivals {
+fn periodic(amplitude: f64, period: Option<Duration>) -> Arrivals {
     Arrivals::Periodic { amplitude, period }
 }
 
@@ -226,9 +225,12 @@ mod tests {
             ("poisson", Arrivals::Poisson),
             ("constant", Arrivals::Constant),
             ("bursty:4", Arrivals::Bursty { variation: 4.0 }),
-            ("periodic", periodic(AMPLITUDE, PERIOD)),
-            ("periodic:1", periodic(1.0, PERIOD)),
-            ("periodic:0.2:50", periodic(0.2, Duration::from_millis(50))),
+            ("periodic", periodic(AMPLITUDE, None)),
+            ("periodic:1", periodic(1.0, None)),
+            (
+                "periodic:0.2:50",
+                periodic(0.2, Some(Duration::from_millis(50))),
+            ),
         ] {
             let pattern: Pattern = text.parse().expect("valid");
             assert_eq!(pattern.load().expect("no file"), expected, "{text}");

@@ -52,7 +52,7 @@ pub(super) fn overview(study: &Study) -> String {
         )
         .expect(WRITES);
         for contender in panel.contenders() {
-            write!(text, "{:>16}", contender.name()).expect(WRITES);
+            write!(text, "  {:>6}", contender.name()).expect(WRITES);
         }
         text.push('\n');
         for (load, figures) in &panel.loads {
@@ -60,7 +60,8 @@ pub(super) fn overview(study: &Study) -> String {
             write!(text, "{load:>6}{offered:>12.0}").expect(WRITES);
             for figures in figures {
                 let percent = 100.0 * share(figures.goodput, figures.offered);
-                write!(text, "{percent:>16.1}").expect(WRITES);
+                let width = figures.contender.name().len().max(6);
+                write!(text, "  {percent:>width$.1}").expect(WRITES);
             }
             text.push('\n');
         }
@@ -126,7 +127,7 @@ fn footer(study: &Study) -> String {
 }
 
 /// The members of a row, in their order.
-fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static str, Value); 20] {
+fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static str, Value); 21] {
     [
         ("policy", json!(figures.contender.name())),
         ("table", json!(panel.table)),
@@ -147,11 +148,12 @@ fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static
         ("jitter", json!(panel.model.jitter)),
         ("stretch", json!(panel.model.stretch)),
         ("requests", json!(study.requests)),
+        ("seeds", json!(study.seeds)),
         ("setting", json!(figures.setting)),
     ]
 }
 
-fn rows(study: &Study) -> impl Iterator<Item = [(&'static str, Value); 20]> + '_ {
+fn rows(study: &Study) -> impl Iterator<Item = [(&'static str, Value); 21]> + '_ {
     study.panels.iter().flat_map(move |panel| {
         panel.loads.iter().flat_map(move |(load, figures)| {
             figures.iter().map(move |f| row(study, panel, *load, f))
