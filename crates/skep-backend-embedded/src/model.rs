@@ -1,6 +1,6 @@
 //! A loaded model, and its instances.
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use rten::{NodeId, RunErrorKind, RunOptions, ThreadPool, ValueOrView};
 use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, check_run};
@@ -30,6 +30,10 @@ impl Model for EmbeddedModel {
     /// The engine does not write into memory of others.
     fn output_shapes(&self, _inputs: &[&Shape]) -> Option<Vec<Shape>> {
         None
+    }
+
+    fn cpu_threads(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.threads)
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {

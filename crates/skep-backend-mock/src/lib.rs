@@ -8,6 +8,7 @@ mod fill;
 mod timer;
 
 use std::{
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -117,6 +118,11 @@ impl Model for MockModel {
         (0..self.signature.outputs.len())
             .map(|index| self.shape(index, inputs))
             .collect()
+    }
+
+    fn cpu_threads(&self) -> Option<NonZeroUsize> {
+        let threads = usize::try_from(self.script.cpu_threads).unwrap_or(usize::MAX);
+        NonZeroUsize::new(threads)
     }
 
     fn echoes_parameters(&self) -> bool {

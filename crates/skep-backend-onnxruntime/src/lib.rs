@@ -129,6 +129,7 @@ impl Backend for OnnxRuntime {
             input_names,
             output_names,
             shapes,
+            threads: options::busy_threads(execution, request.threads),
             shapes_lie: AtomicBool::new(false),
         }))
     }

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CString,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -29,6 +30,8 @@ pub(crate) struct OrtModel {
     pub(crate) input_names: Vec<CString>,
     pub(crate) output_names: Vec<CString>,
     pub(crate) shapes: Option<ShapeRules>,
+    /// That a run keeps busy.
+    pub(crate) threads: NonZeroUsize,
     /// Set when an output came out in another shape than the file declares.
     pub(crate) shapes_lie: AtomicBool,
 }
@@ -43,6 +46,10 @@ impl Model for OrtModel {
             return None;
         }
         self.shapes.as_ref()?.output_shapes(inputs)
+    }
+
+    fn cpu_threads(&self) -> Option<NonZeroUsize> {
+        Some(self.threads)
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {

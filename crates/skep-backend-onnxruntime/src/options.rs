@@ -1,11 +1,28 @@
 //! A configuration's execution options as a session's.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, thread};
 
 use ort_sys::GraphOptimizationLevel;
 use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization};
 
 use crate::ffi::{ApiError, RunOptions, Runtime, SessionOptions};
+
+/// How many threads a run keeps busy at most.
+pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) -> NonZeroUsize {
+    let of = |configured: Option<u32>| match configured {
+        None => threads,
+        // As many as the library likes: those of the machine.
+        Some(0) => thread::available_parallelism().unwrap_or(threads),
+        Some(count) => {
+            NonZeroUsize::new(usize::try_from(count).unwrap_or(usize::MAX)).unwrap_or(threads)
+        }
+    };
+    let intra = of(execution.intra_op_threads);
+    match execution.execution_mode {
+        ExecutionMode::Sequential => intra,
+        ExecutionMode::Parallel => intra.max(of(execution.inter_op_threads)),
+    }
+}
 
 /// What a configuration asks of the session.
 ///

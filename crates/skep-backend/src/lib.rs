@@ -90,6 +90,10 @@ pub trait Model: Send + Sync {
     /// the backend does not write into prepared memory.
     fn output_shapes(&self, inputs: &[&Shape]) -> Option<Vec<Shape>>;
 
+    /// How many threads of this machine's CPU a run keeps busy: the caller starts no more runs than there are cores. None
+    /// where the run takes place elsewhere.
+    fn cpu_threads(&self) -> Option<NonZeroUsize>;
+
     /// Whether an answer carries its request's parameters; the caller puts them there. For tests of clients.
     fn echoes_parameters(&self) -> bool {
         false

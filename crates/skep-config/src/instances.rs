@@ -28,6 +28,8 @@ pub struct InstanceGroup {
     pub kind: InstanceKind,
     /// Whether they are loaded and get no requests.
     pub passive: bool,
+    /// `rate_limiter.priority`, at least 1: with 2 they get half as much of a contended device as with 1.
+    pub priority: u32,
 }
 
 /// Fills in what a configuration leaves open, as Triton does on a machine without GPUs, and refuses what it refuses.
@@ -129,6 +131,11 @@ fn read_group(
         count: group.count.unsigned_abs(),
         kind,
         passive: group.passive,
+        // 0 is 1, as on Triton.
+        priority: group
+            .rate_limiter
+            .as_ref()
+            .map_or(1, |limiter| limiter.priority.max(1)),
     })
 }
 

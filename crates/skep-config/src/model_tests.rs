@@ -95,6 +95,7 @@ fn the_typed_view_holds_what_was_written() {
         count,
         kind,
         passive: false,
+        priority: 1,
     };
     assert_eq!(
         config.instance_groups(),
@@ -231,8 +232,8 @@ const UNSUPPORTED: &[(&str, &str)] = &[
         "optimization.execution_accelerators.cpu_execution_accelerator",
     ),
     (
-        "instance_group { rate_limiter { priority: 1 } }",
-        "instance_group[0].rate_limiter",
+        "instance_group { rate_limiter { resources { name: 'r' count: 1 } } }",
+        "instance_group[0].rate_limiter.resources",
     ),
     (
         "instance_group { host_policy: 'p' }",
@@ -351,7 +352,7 @@ fn settings_written_at_their_defaults_are_accepted() {
     let text = format!(
         "backend: 'mock' max_batch_size: 2 {IO} response_cache {{}} model_operations {{}} model_metrics {{}}
          model_transaction_policy {{ decoupled: false }} model_repository_agents {{}}
-         instance_group {{ rate_limiter {{}} }} optimization {{ execution_accelerators {{}} }}
+         instance_group {{ rate_limiter {{ priority: 2 }} }} optimization {{ execution_accelerators {{}} }}
          dynamic_batching {{ preferred_batch_size: 2 default_queue_policy {{}} }}"
     );
     let config = config(&text).expect("valid");

@@ -76,6 +76,8 @@ pub struct MockOptions {
     pub latency: Duration,
     /// What it takes in addition for each inference in its batch.
     pub latency_per_item: Duration,
+    /// Cores that an execution counts as busy; 0: none.
+    pub cpu_threads: u32,
     /// What outputs hold.
     pub output: MockOutput,
     /// Every n-th execution fails; 0: none.
@@ -148,6 +150,7 @@ impl Values<'_> {
             },
             fail_every: self.integer("mock.fail_every"),
             panic_every: self.integer("mock.panic_every"),
+            cpu_threads: self.threads("mock.cpu_threads").unwrap_or_default(),
             echo_parameters: self.bool("mock.echo_parameters"),
             load_error: Some(self.get("mock.load_error").to_owned())
                 .filter(|text| !text.is_empty()),

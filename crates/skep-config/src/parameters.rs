@@ -92,6 +92,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "microseconds that every execution takes";
     "mock.latency_us_per_item", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
         "microseconds that an execution takes in addition for each inference in its batch";
+    "mock.cpu_threads", ValueType::Integer { min: 0, max: MAX_THREADS }, "0", MOCK,
+        "cores that an execution counts as busy, as one of a real backend; 0: none, it stands for an accelerator of its own";
     "mock.output", ValueType::OneOf(&["zero", "echo", "ramp"]), "zero", MOCK,
         "what outputs hold: zeros, a copy of the input at the same position, or 0, 1, 2, ...";
     "mock.fail_every", ValueType::Integer { min: 0, max: ANY }, "0", MOCK,

@@ -115,6 +115,7 @@ fn every_honoured_key_reaches_its_option() {
             ("mock.panic_every", "5"),
             ("mock.load_error", "no such device"),
             ("mock.echo_parameters", "true"),
+            ("mock.cpu_threads", "3"),
         ],
     );
     let expected = MockOptions {
@@ -125,6 +126,7 @@ fn every_honoured_key_reaches_its_option() {
         panic_every: 5,
         load_error: Some("no such device".to_owned()),
         echo_parameters: true,
+        cpu_threads: 3,
     };
     assert_eq!(parameters.expect("valid").mock, expected);
     assert!(notices.is_empty());

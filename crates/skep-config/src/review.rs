@@ -271,10 +271,9 @@ impl<'a> Review<'a> {
             priority,
         }) = rate_limiter
         {
-            self.unsupported(
-                !resources.is_empty() || *priority != 0,
-                field("rate_limiter"),
-            )?;
+            // In instances.rs.
+            let _: &u32 = priority;
+            self.unsupported(!resources.is_empty(), field("rate_limiter.resources"))?;
         }
         self.unsupported(!host_policy.is_empty(), field("host_policy"))?;
         self.no_effect(

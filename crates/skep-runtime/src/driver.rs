@@ -26,6 +26,7 @@ use skep_types::Time;
 
 use crate::{
     ErrorKind, FailureReason, RuntimeError, WaitingLimit, clock,
+    device::{Device, PendingGrants, Seat, SlotNews, Tenant},
     job::{Job, Outcome, Reply},
     recorder::Statistics,
     scheduling::Scheduling,
@@ -78,6 +79,8 @@ pub(crate) struct Driver {
     waiting: AtomicUsize,
     /// The bound on what waits for all models.
     limit: Arc<WaitingLimit>,
+    /// Where executions need slots of a device.
+    seat: Option<Seat>,
     /// Answers on their way out, for models whose answers leave in the order of their requests.
     order: Option<Mutex<skep_scheduler::Ordering<(Reply, Outcome)>>>,
     /// How many answers the order may hold back.
@@ -90,6 +93,15 @@ pub(crate) struct Driver {
     possible_instances: AtomicUsize,
     /// Set when no instance could be kept alive.
     broken: AtomicBool,
+}
+
+/// Where a model's executions take place.
+pub(crate) struct Place {
+    pub(crate) device: Arc<Device>,
+    /// Its share of the device's time among others.
+    pub(crate) weight: f64,
+    /// The slots that an execution keeps busy.
+    pub(crate) threads: u32,
 }
 
 /// How an instance is reached.
@@ -125,16 +137,22 @@ impl Driver {
         scheduling: Scheduling,
         statistics: Statistics,
         limit: Arc<WaitingLimit>,
+        place: Option<Place>,
     ) -> Result<Arc<Self>, RuntimeError> {
         let Scheduling {
-            options,
+            mut options,
             preserve_ordering,
             needs_timer,
         } = scheduling;
         let timer = needs_timer.then(Timer::started).transpose()?;
         let max_held = options.max_waiting;
+        options.slots = place.is_some();
         let scheduler = Scheduler::new(options);
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
+            seat: place.map(|place| {
+                let this: Weak<dyn Tenant> = this.clone();
+                Seat::new(place.device, place.weight, place.threads, this)
+            }),
             state: Mutex::new(State {
                 scheduler,
                 retired: Vec::new(),
@@ -197,7 +215,13 @@ impl Driver {
         let mut state = self.lock();
         state.retired.push(instance);
         let known = state.scheduler.is_busy(instance);
-        self.apply(clock::now(), state, Input::InstanceGone(instance), None);
+        self.apply(
+            clock::now(),
+            state,
+            Input::InstanceGone(instance),
+            None,
+            None,
+        );
         match known {
             // What was decided for it may still be on its way; it leaves when it has finished.
             Some(true) => {}
@@ -281,7 +305,9 @@ impl Driver {
             // It would wait, and more wait on the node than may. What else the arrival led to stays.
             self.decide(now, &mut state, Input::Cancel(id), &mut outputs);
         }
+        let pending = self.settle(&mut state, &mut outputs, None);
         drop(state);
+        pending.deliver();
         for output in outputs {
             match output {
                 Output::Dispatch { instance, batch } => {
@@ -299,7 +325,7 @@ impl Driver {
                     reason: RejectReason::QueueFull,
                 } => self.refuse(request.payload, QUEUE_FULL.to_owned()),
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
-                Output::WantSlot | Output::ReturnSlot => unreachable!("no slots are needed"),
+                Output::WantSlot | Output::ReturnSlot => unreachable!("slots are settled"),
             }
         }
         (id, handover)
@@ -307,7 +333,7 @@ impl Driver {
 
     /// Takes a request out of the queue if it is still there.
     pub(crate) fn cancel(&self, id: RequestId) {
-        self.apply(clock::now(), self.lock(), Input::Cancel(id), None);
+        self.apply(clock::now(), self.lock(), Input::Cancel(id), None, None);
     }
 
     /// An instance is ready for its first batch.
@@ -320,7 +346,7 @@ impl Driver {
         }
         self.alive_instances.fetch_add(1, Ordering::Relaxed);
         let input = Input::InstanceReady(instance);
-        self.apply(clock::now(), state, input, Some(instance))
+        self.apply(clock::now(), state, input, None, Some(instance))
     }
 
     /// An instance that began at `taken` finished at `now`; what it should run next, if anything waits. `spent` is the
@@ -333,24 +359,25 @@ impl Driver {
         spent: Vec<Request<Box<Job>>>,
     ) -> Option<Work> {
         let mut state = self.lock();
+        let duration = now.since(taken);
         if state.retired.contains(&instance) {
-            drop(state);
+            self.give_back_slot(state, duration);
             self.leave(instance);
             return None;
         }
         state.scheduler.recycle(spent);
-        let duration = now.since(taken);
         let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.last_run_ns.store(duration_ns, Ordering::Relaxed);
         let input = Input::Finished { instance, duration };
-        self.apply(now, state, input, Some(instance))
+        self.apply(now, state, input, Some(duration), Some(instance))
     }
 
-    /// An instance died. What waits goes on waiting for the others or for its replacement.
-    pub(crate) fn gone(&self, instance: InstanceId) {
+    /// An instance that began at `taken` died. What waits goes on waiting for the others or for its replacement.
+    pub(crate) fn gone(&self, instance: InstanceId, taken: Time) {
         self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        let now = clock::now();
         let input = Input::InstanceGone(instance);
-        self.apply(clock::now(), self.lock(), input, None);
+        self.apply(now, self.lock(), input, Some(now.since(taken)), None);
     }
 
     /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
@@ -363,7 +390,7 @@ impl Driver {
 
     /// Takes no new requests; what waits is still served.
     pub(crate) fn drain(&self) {
-        self.apply(clock::now(), self.lock(), Input::Drain, None);
+        self.apply(clock::now(), self.lock(), Input::Drain, None, None);
     }
 
     /// Ends the instances once they have finished what they run. Only when nobody can enqueue any more.
@@ -378,18 +405,68 @@ impl Driver {
         }
     }
 
-    /// Applies one input under the lock, then carries out the outputs without it. A batch for `own` is given back.
+    /// Applies one input under the lock, then carries out the outputs without it. `released` is how long the execution
+    /// took that is over with this input; a batch for `own` is given back.
     fn apply(
         &self,
         now: Time,
         mut state: MutexGuard<'_, State>,
         input: Input<Box<Job>>,
+        released: Option<Duration>,
         own: Option<InstanceId>,
     ) -> Option<Work> {
         let mut outputs = Outputs::new();
         self.decide(now, &mut state, input, &mut outputs);
+        let pending = self.settle(&mut state, &mut outputs, released);
         drop(state);
-        self.carry_out(outputs, own)
+        let kept = self.carry_out(outputs, own);
+        pending.deliver();
+        kept
+    }
+
+    /// Takes what concerns slots out of the outputs and settles it with the device, until nothing more follows for this
+    /// model. What follows for others is given back, to be delivered when the lock is not held any more.
+    fn settle(
+        &self,
+        state: &mut State,
+        outputs: &mut Outputs<Box<Job>>,
+        released: Option<Duration>,
+    ) -> PendingGrants {
+        let mut pending = PendingGrants::default();
+        let Some(seat) = &self.seat else {
+            return pending;
+        };
+        let mut news = SlotNews {
+            released,
+            ..SlotNews::default()
+        };
+        loop {
+            outputs.retain(|output| match output {
+                Output::WantSlot => {
+                    news.wanted = true;
+                    false
+                }
+                Output::ReturnSlot => {
+                    news.returned = true;
+                    false
+                }
+                Output::Dispatch { .. } | Output::Reject { .. } => true,
+            });
+            if news.is_none() || !seat.tell(news, &mut pending) {
+                return pending;
+            }
+            news = SlotNews::default();
+            self.decide(state.now, state, Input::SlotGranted, outputs);
+        }
+    }
+
+    /// An execution is over of which the scheduler knows nothing any more.
+    fn give_back_slot(&self, mut state: MutexGuard<'_, State>, took: Duration) {
+        let mut outputs = Outputs::new();
+        let pending = self.settle(&mut state, &mut outputs, Some(took));
+        drop(state);
+        self.carry_out(outputs, None);
+        pending.deliver();
     }
 
     /// A batch for `own` is given back.
@@ -400,7 +477,7 @@ impl Driver {
                 Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
                 Output::Dispatch { instance, batch } => self.send(instance, batch),
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
-                Output::WantSlot | Output::ReturnSlot => unreachable!("no slots are needed"),
+                Output::WantSlot | Output::ReturnSlot => unreachable!("slots are settled"),
             }
         }
         kept
@@ -452,6 +529,7 @@ impl Driver {
             let error = RuntimeError::internal("the instance ended before it took the request");
             self.answer(request.payload, Err(error));
         }
+        self.give_back_slot(self.lock(), Duration::ZERO);
     }
 
     /// Answers a request that was taken in.
@@ -540,6 +618,19 @@ impl Alarm for Driver {
             .scheduler
             .handle_timeout(state_ref.now, &mut outputs);
         self.note(state_ref);
+        let pending = self.settle(state_ref, &mut outputs, None);
+        drop(state);
+        self.carry_out(outputs, None);
+        pending.deliver();
+    }
+}
+
+impl Tenant for Driver {
+    fn granted(&self, pending: &mut PendingGrants) {
+        let mut outputs = Outputs::new();
+        let mut state = self.lock();
+        self.decide(clock::now(), &mut state, Input::SlotGranted, &mut outputs);
+        pending.append(self.settle(&mut state, &mut outputs, None));
         drop(state);
         self.carry_out(outputs, None);
     }

@@ -79,7 +79,7 @@ impl Worker {
             if let Some(ended) = self.run_and_answer(&mut **current, &mut batch, taken) {
                 next = self.driver.finished(self.id, taken, ended, batch.requests);
             } else {
-                self.driver.gone(self.id);
+                self.driver.gone(self.id, taken);
                 instance = self.restart();
                 if instance.is_some() {
                     next = self.driver.ready(self.id);

@@ -15,6 +15,7 @@
 mod backends;
 mod check;
 mod clock;
+mod device;
 mod driver;
 mod error;
 mod instance;
@@ -44,6 +45,7 @@ mod warmup;
 
 pub use backends::{BackendEntry, Backends};
 pub use check::{Finding, ModelCheck, check};
+pub use device::Device;
 pub use error::{ErrorKind, RuntimeError};
 pub use labels::Labels;
 pub use latency::{Latencies, Phase};

@@ -10,9 +10,9 @@ use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
 use crate::{
-    RuntimeError, WaitingLimit,
+    Device, RuntimeError, WaitingLimit,
     backends::{Backends, Choice},
-    driver::Driver,
+    driver::{Driver, Place},
     labels,
     model_file::{decode, defaults, open, signature},
     recorder::Statistics,
@@ -45,6 +45,8 @@ pub struct LoadOptions {
     pub retries: u32,
     /// The bound on requests that wait for instances, over all models.
     pub waiting_limit: Arc<WaitingLimit>,
+    /// The CPU whose cores the models share; none where each starts whenever it can.
+    pub cpu: Option<Arc<Device>>,
 }
 
 impl LoadOptions {
@@ -287,6 +289,7 @@ impl Plan {
             Scheduling::new(&config),
             statistics,
             Arc::clone(&options.waiting_limit),
+            place(&config, &*model, options),
         )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
         let running = Arc::new(Running::new(
@@ -414,4 +417,19 @@ fn complete(
         signature: signature.as_ref(),
     };
     skep_config::complete(proto, &completion).map_err(RuntimeError::from)
+}
+
+/// Where a model's executions take place, if they need slots there.
+fn place(config: &ModelConfig, model: &dyn Model, options: &LoadOptions) -> Option<Place> {
+    let (device, threads) = (options.cpu.as_ref()?, model.cpu_threads()?);
+    let groups = config.instance_groups().iter();
+    let priority = groups
+        .filter(|group| !group.passive)
+        .map(|group| group.priority)
+        .min();
+    Some(Place {
+        device: Arc::clone(device),
+        weight: 1.0 / f64::from(priority.unwrap_or(1)),
+        threads: u32::try_from(threads.get()).unwrap_or(u32::MAX),
+    })
 }

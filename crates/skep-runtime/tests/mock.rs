@@ -5,7 +5,7 @@ use std::{fs, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{
-    BackendEntry, Backends, Control, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
+    BackendEntry, Backends, Control, Device, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
     LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::Tensor;
@@ -52,6 +52,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             config_name: None,
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
+            cpu: Some(Arc::new(Device::new(1))),
         },
         load_threads: 2,
         control: if explicit {

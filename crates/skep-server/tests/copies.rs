@@ -123,6 +123,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             config_name: None,
             retries: 0,
             waiting_limit: Arc::default(),
+            cpu: None,
         },
         load_threads: 1,
         control: Control::None,

@@ -73,6 +73,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         retries: 0,
         metrics: MetricsOptions::default(),
         waiting_limit: Arc::default(),
+        cpu: None,
     };
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);

@@ -348,6 +348,8 @@ impl ServeArgs {
         if roots.is_empty() {
             bail!("no model repository given\n  try: skep serve examples/models");
         }
+        // Counts the cgroup's quota and the affinity mask.
+        let cores = thread::available_parallelism()?;
         Ok(RuntimeOptions {
             repository: Repository::open(roots)
                 .map_err(anyhow::Error::msg)?
@@ -356,8 +358,8 @@ impl ServeArgs {
                 auto_complete: !self.disable_auto_complete_config
                     && self.strict_model_config != Some(true),
                 backend_settings: self.backend_config.clone(),
-                // Counts the cgroup's quota and the affinity mask.
-                cores: thread::available_parallelism()?,
+                cores,
+                cpu: self.limits.cpu(cores),
                 metrics,
                 config_name: self.model_config_name.clone(),
                 retries: self.model_load_retry_count,

@@ -4,11 +4,13 @@ use std::{
     fs,
     num::{NonZeroU64, NonZeroUsize},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use skep_runtime::Device;
 use skep_server::{GrpcConnections, Limits};
 
 use crate::cli::boolean;
@@ -38,6 +40,10 @@ pub(super) struct LimitArgs {
     /// Requests that wait for an instance, over all models; the next one is refused (Skep's own)
     #[arg(long, value_name = "N", default_value_t = DEFAULT_WAITING)]
     max_waiting_requests: NonZeroUsize,
+    /// Threads that compute at once, over all models; an execution waits until there are enough for it. 0 for no bound; by
+    /// default the cores that the process may use (Skep's own)
+    #[arg(long, value_name = "N")]
+    cpu_slots: Option<u32>,
     /// How long a TLS handshake and a request's head may take, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "30000")]
     head_timeout_ms: NonZeroU64,
@@ -116,6 +122,13 @@ impl GrpcPings {
 impl LimitArgs {
     pub(super) const fn max_json_bytes(&self) -> usize {
         self.http_max_input_size
+    }
+
+    /// The CPU whose cores the models share, of this many by itself; none where they do not share.
+    pub(super) fn cpu(&self, cores: NonZeroUsize) -> Option<Arc<Device>> {
+        let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
+        let slots = self.cpu_slots.unwrap_or(cores);
+        (slots > 0).then(|| Arc::new(Device::new(slots)))
     }
 
     pub(super) const fn max_waiting_requests(&self) -> usize {

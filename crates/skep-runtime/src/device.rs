@@ -1,0 +1,164 @@
+//! A device of the node at run time: the lock around its slots, and who waits for them.
+//!
+//! A driver asks under its own lock, so that a slot that is free is taken at once. Slots for other models are said to
+//! their drivers when no lock is held any more: a driver's lock may be held while the device's is taken, never the other
+//! way round, and never two drivers'.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use skep_scheduler::{DeviceShare, Grants, TenantId};
+
+/// Whoever asked for a slot.
+pub(crate) trait Tenant: Send + Sync {
+    /// The slot is there. What follows for others is appended to `grants`.
+    fn granted(&self, grants: &mut PendingGrants);
+}
+
+/// Slots that were granted to others than the one who called, and have not been said to them.
+#[derive(Default)]
+pub(crate) struct PendingGrants(VecDeque<Arc<dyn Tenant>>);
+
+impl PendingGrants {
+    pub(crate) fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
+    /// Says them, and what follows from them. No lock may be held.
+    pub(crate) fn deliver(mut self) {
+        while let Some(tenant) = self.0.pop_front() {
+            tenant.granted(&mut self);
+        }
+    }
+}
+
+/// A device whose slots the models of a node share.
+pub struct Device {
+    state: Mutex<State>,
+}
+
+struct State {
+    share: DeviceShare,
+    /// By number.
+    tenants: Vec<Weak<dyn Tenant>>,
+}
+
+impl Device {
+    /// A device with this many slots, at least one: for a CPU the cores that the process may use.
+    #[must_use]
+    pub fn new(slots: u32) -> Self {
+        Self {
+            state: Mutex::new(State {
+                share: DeviceShare::new(slots),
+                tenants: Vec::new(),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No call of the share panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Device")
+            .field("slots", &state.share.slots())
+            .field("busy", &state.share.busy())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A model's place at a device; given up with it.
+pub(crate) struct Seat {
+    device: Arc<Device>,
+    id: TenantId,
+}
+
+/// What a driver tells its device at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SlotNews {
+    /// An execution is over, after this long.
+    pub(crate) released: Option<Duration>,
+    /// A granted slot is not needed.
+    pub(crate) returned: bool,
+    /// A slot is wanted.
+    pub(crate) wanted: bool,
+}
+
+impl SlotNews {
+    pub(crate) fn is_none(self) -> bool {
+        self.released.is_none() && !self.returned && !self.wanted
+    }
+}
+
+impl Seat {
+    /// A place for `tenant`, each of whose executions keeps `threads` slots busy.
+    pub(crate) fn new(
+        device: Arc<Device>,
+        weight: f64,
+        threads: u32,
+        tenant: Weak<dyn Tenant>,
+    ) -> Self {
+        let mut state = device.lock();
+        let id = state.share.join(weight, threads);
+        let index = index(id);
+        if index < state.tenants.len() {
+            state.tenants[index] = tenant;
+        } else {
+            state.tenants.push(tenant);
+        }
+        drop(state);
+        Self { device, id }
+    }
+
+    /// Tells the news; whether a slot is granted to this very tenant.
+    pub(crate) fn tell(&self, news: SlotNews, pending: &mut PendingGrants) -> bool {
+        let mut grants = Grants::new();
+        let mut state = self.device.lock();
+        if news.returned {
+            state.share.give_up(self.id, &mut grants);
+        }
+        if let Some(took) = news.released {
+            state.share.release(self.id, took, news.wanted, &mut grants);
+        } else if news.wanted {
+            state.share.want(self.id, &mut grants);
+        }
+        self.note(&state, &grants, pending)
+    }
+
+    /// Keeps the grants for others; whether there is one for this tenant.
+    fn note(&self, state: &State, grants: &Grants, pending: &mut PendingGrants) -> bool {
+        let mut own = false;
+        for id in grants {
+            if *id == self.id {
+                own = true;
+            } else if let Some(tenant) = state.tenants[index(*id)].upgrade() {
+                pending.0.push_back(tenant);
+            }
+        }
+        own
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut pending = PendingGrants::default();
+        let mut grants = Grants::new();
+        let mut state = self.device.lock();
+        state.share.leave(self.id, &mut grants);
+        self.note(&state, &grants, &mut pending);
+        drop(state);
+        pending.deliver();
+    }
+}
+
+fn index(id: TenantId) -> usize {
+    usize::try_from(id.0).unwrap_or(usize::MAX)
+}

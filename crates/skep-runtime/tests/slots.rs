@@ -1,0 +1,243 @@
+//! Models that share a CPU: no more threads compute than there are slots, and every slot comes back.
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use skep_backend::{Backend, BackendError, Capabilities, Instance, LoadRequest, Model, OutputSlot};
+use skep_runtime::{
+    BackendEntry, Backends, Control, Device, InferRequest, LoadOptions, LoadOverrides,
+    MetricsOptions, Repository, Runtime, RuntimeOptions, WaitingLimit,
+};
+use skep_tensor::{Tensor, TensorView};
+use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+use tempfile::TempDir;
+
+/// A backend that counts the threads that compute. An input of [`DEADLY`] makes it panic.
+#[derive(Default)]
+struct Gauge {
+    busy: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+const DEADLY: i32 = 13;
+
+struct GaugeModel {
+    signature: ModelSignature,
+    /// Threads of an execution: the last digit of the model's name.
+    threads: usize,
+    busy: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Backend for Gauge {
+    fn name(&self) -> &'static str {
+        "mock"
+    }
+
+    fn describe(&self) -> String {
+        String::new()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            weights_in_place: false,
+            prepared_outputs: false,
+            datatypes: &[DataType::Int32],
+        }
+    }
+
+    fn needs_file(&self) -> bool {
+        false
+    }
+
+    fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
+        let spec = |name: &str| TensorSpec {
+            name: name.to_owned(),
+            datatype: DataType::Int32,
+            dims: Some(Dims::new(&[1]).expect("dims")),
+        };
+        let name = request.config.name().to_string();
+        Ok(Arc::new(GaugeModel {
+            signature: ModelSignature {
+                inputs: vec![spec("x")],
+                outputs: vec![spec("y")],
+            },
+            threads: name[name.len() - 1..].parse().expect("a digit"),
+            busy: Arc::clone(&self.busy),
+            most: Arc::clone(&self.most),
+        }))
+    }
+}
+
+impl Model for GaugeModel {
+    fn signature(&self) -> &ModelSignature {
+        &self.signature
+    }
+
+    fn output_shapes(&self, _inputs: &[&Shape]) -> Option<Vec<Shape>> {
+        None
+    }
+
+    fn cpu_threads(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.threads)
+    }
+
+    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+        Ok(Box::new(GaugeInstance(self)))
+    }
+}
+
+struct GaugeInstance(Arc<GaugeModel>);
+
+impl Instance for GaugeInstance {
+    fn execute(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<(), BackendError> {
+        let model = &self.0;
+        let busy = model.busy.fetch_add(model.threads, Ordering::SeqCst) + model.threads;
+        model.most.fetch_max(busy, Ordering::SeqCst);
+        // Long enough for others to come in between if they can.
+        for _ in 0..20 {
+            std::thread::yield_now();
+        }
+        model.busy.fetch_sub(model.threads, Ordering::SeqCst);
+        let bytes = inputs[0].data();
+        assert_ne!(bytes, DEADLY.to_le_bytes(), "as the input asks for");
+        let shape = Shape::new(&[1]).expect("shape");
+        let tensor = Tensor::new(DataType::Int32, shape, Bytes::copy_from_slice(bytes));
+        outputs[0].fill(tensor.expect("tensor"));
+        Ok(())
+    }
+}
+
+fn request(value: i32) -> InferRequest {
+    let shape = Shape::new(&[1]).expect("shape");
+    let bytes = Bytes::copy_from_slice(&value.to_le_bytes());
+    let tensor = Tensor::new(DataType::Int32, shape, bytes).expect("tensor");
+    InferRequest {
+        inputs: vec![("x".to_owned(), tensor)],
+        ..Default::default()
+    }
+}
+
+fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Arc<AtomicUsize>) {
+    for (name, instances) in models {
+        fs::create_dir_all(root.join(name).join("1")).expect("directory");
+        let config = format!(
+            "backend: \"mock\" input {{ name: \"x\" data_type: TYPE_INT32 dims: 1 }}
+             output {{ name: \"y\" data_type: TYPE_INT32 dims: 1 }}
+             instance_group {{ kind: KIND_CPU count: {instances} }}"
+        );
+        fs::write(root.join(name).join("config.pbtxt"), config).expect("file");
+    }
+    let gauge = Arc::new(Gauge::default());
+    let most = Arc::clone(&gauge.most);
+    let mut backends = Backends::default();
+    backends.add(
+        "mock",
+        BackendEntry::new(move || Ok(Arc::clone(&gauge) as Arc<dyn Backend>)),
+    );
+    let options = RuntimeOptions {
+        repository: Repository::open(vec![root.to_owned()]).expect("repository"),
+        load: LoadOptions {
+            auto_complete: true,
+            backend_settings: vec![],
+            cores: NonZeroUsize::MIN,
+            metrics: MetricsOptions::default(),
+            config_name: None,
+            retries: 0,
+            waiting_limit: Arc::new(WaitingLimit::new(10_000)),
+            cpu: Some(Arc::new(Device::new(slots))),
+        },
+        load_threads: 2,
+        control: Control::Explicit,
+        strict_readiness: true,
+    };
+    let runtime = Runtime::new(options, backends);
+    for (name, _) in models {
+        runtime
+            .load(name, &LoadOverrides::default())
+            .expect("loads");
+    }
+    (runtime, most)
+}
+
+/// Sends `count` requests to each model at once; how many were answered with their own value.
+async fn flood(runtime: &Arc<Runtime>, models: &[(&str, u32)], count: i32) -> i32 {
+    let mut tasks = Vec::new();
+    for value in 0..count {
+        for (name, _) in models {
+            let version = runtime.resolve(name, None).expect("loaded");
+            tasks.push(tokio::spawn(async move {
+                let answer = version.infer(request(value)).await;
+                let same = |tensor: &Tensor| tensor == &request(value).inputs[0].1;
+                answer.is_ok_and(|answer| same(&answer.outputs[0].tensor))
+            }));
+        }
+    }
+    let mut answered = 0;
+    for task in tasks {
+        answered += i32::from(task.await.expect("no panic"));
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_threads_compute_than_there_are_slots() {
+    for (slots, models, most_expected) in [
+        (1, &[("a_1", 3), ("b_1", 2)][..], 1),
+        (2, &[("a_1", 3), ("b_1", 2), ("c_2", 2)][..], 2),
+        // A model that needs more than there are gets all of them; what it then uses is its own affair.
+        (2, &[("a_3", 2)][..], 3),
+    ] {
+        let root = TempDir::new().expect("directory");
+        let (runtime, most) = runtime(root.path(), slots, models);
+        let answered = flood(&runtime, models, 200).await;
+        // One of each 200 is deadly.
+        assert_eq!(answered, 199 * i32::try_from(models.len()).expect("few"));
+        let most = most.load(Ordering::SeqCst);
+        assert!(most <= most_expected, "{most} threads with {slots} slots");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_come_back_from_instances_that_panic_and_models_that_go() {
+    let root = TempDir::new().expect("directory");
+    let models = [("a_1", 2), ("b_1", 1)];
+    let (runtime, _) = runtime(root.path(), 1, &models);
+    for _ in 0..20 {
+        let version = runtime.resolve("a_1", None).expect("loaded");
+        assert!(version.infer(request(DEADLY)).await.is_err());
+    }
+    assert_eq!(flood(&runtime, &models[1..], 5).await, 5, "after panics");
+    // Models that are loaded anew and unloaded while they work.
+    for _ in 0..20 {
+        let working = tokio::spawn({
+            let version = runtime.resolve("a_1", None).expect("loaded");
+            async move { version.infer(request(1)).await.is_ok() }
+        });
+        let runtime = Arc::clone(&runtime);
+        let again = tokio::task::spawn_blocking(move || {
+            runtime.unload("a_1").expect("unloads");
+            runtime
+                .load("a_1", &LoadOverrides::default())
+                .expect("loads");
+        });
+        assert!(
+            working.await.expect("no panic"),
+            "what was taken in is answered"
+        );
+        again.await.expect("no panic");
+    }
+    assert_eq!(flood(&runtime, &models, 5).await, 10, "after unloads");
+}
