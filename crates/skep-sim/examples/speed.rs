@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
+use skep_scheduler::{
+    Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
+};
 use skep_sim::{Arrivals, LatencyTable, Load, Model, Random, Setup, Stream, bound, simulate};
 
 const REQUESTS: usize = 1_000_000;
@@ -16,14 +18,28 @@ fn main() {
             ..TritonPolicy::default()
         })
     };
+    let objective = Duration::from_millis(20);
+    let with_objective = |policy| {
+        Policy::Objective(Objective {
+            latency: objective,
+            policy,
+            miss_action: TimeoutAction::Reject,
+            margin: Duration::ZERO,
+            profile: Vec::new(),
+        })
+    };
     let policies = [
         ("none", Policy::OneByOne),
         ("triton, no delay", triton(0)),
         ("triton, 5 ms", triton(5)),
+        ("aimd", with_objective(ObjectivePolicy::Aimd)),
+        ("quantile", with_objective(ObjectivePolicy::Quantile)),
+        ("edf", with_objective(ObjectivePolicy::Edf)),
+        ("deferred", with_objective(ObjectivePolicy::Deferred)),
+        ("auto", with_objective(ObjectivePolicy::Auto)),
     ];
-    let objective = Duration::from_millis(20);
     println!("| load | policy | million requests/s | mean batch |\n|---|---|---|---|");
-    for load in [0.2, 0.9, 1.2] {
+    for load in [0.05, 0.5, 0.9, 1.2] {
         let mut random = Random::new(1, Stream::Arrivals);
         let arrivals = Arrivals::Poisson.generate(load * model.capacity(), REQUESTS, &mut random);
         for (name, policy) in &policies {

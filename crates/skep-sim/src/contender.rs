@@ -19,8 +19,8 @@ pub enum Contender {
     /// The best of a grid of static settings of Triton's dynamic batcher, found for each point: the largest batch and
     /// the delay.
     StaticBest,
-    /// The same, where Triton's queue policy also rejects requests that have waited for so long that an execution of
-    /// the largest batch would be late.
+    /// The same, where Triton's queue policy may also reject requests that have waited for so long that an execution of
+    /// the largest batch, or of one request, would be late.
     StaticTimeout,
     /// A policy that knows the objective, with executions of powers of two measured beforehand, as a warm-up does.
     Objective(ObjectivePolicy),
@@ -137,30 +137,38 @@ impl Static {
             .collect();
         sizes.push(max);
         sizes.dedup();
-        let delays = [0.0, 0.05, 0.1, 0.2, 0.35, 0.5].map(|share| objective.mul_f64(share));
-        let mut grid = Vec::with_capacity(sizes.len() * delays.len());
+        let shares: &[f64] = if timeouts {
+            &[0.0, 0.1, 0.35]
+        } else {
+            &[0.0, 0.05, 0.1, 0.2, 0.35, 0.5]
+        };
+        let mut grid = Vec::new();
         for max_batch_size in sizes {
-            let left = objective.checked_sub(model.table.latency(max_batch_size));
-            let timeout = match (timeouts, left) {
-                (true, Some(left)) if !left.is_zero() => Some(left),
-                (true, _) => continue,
-                (false, _) => None,
-            };
             // One alone has nothing to wait for.
             let alone = max_batch_size < 2 * model.request_size;
-            let delays = if alone { &delays[..1] } else { &delays };
-            grid.extend(delays.iter().map(|&delay| Self {
-                max_batch_size,
-                delay,
-                timeout,
-            }));
+            let shares = if alone { &shares[..1] } else { shares };
+            let mut waits = vec![None];
+            if timeouts {
+                let left = |size| objective.checked_sub(model.table.latency(size));
+                waits.extend([left(max_batch_size), left(model.request_size)]);
+                waits.retain(|wait| wait.is_none_or(|wait| !wait.is_zero()));
+                waits.dedup();
+            }
+            for share in shares {
+                grid.extend(waits.iter().map(|&timeout| Self {
+                    max_batch_size,
+                    delay: objective.mul_f64(*share),
+                    timeout,
+                }));
+            }
         }
         grid
     }
 
     /// Whether it is what Triton does unless told.
     pub(crate) fn is_default(self, model: &Model) -> bool {
-        self.max_batch_size == model.table.max() && self.delay.is_zero()
+        let batches = self.max_batch_size == model.table.max() && self.delay.is_zero();
+        batches && self.timeout.is_none()
     }
 
     pub(crate) fn scheduler(self) -> SchedulerOptions {
@@ -211,21 +219,27 @@ mod tests {
         let mut model = Model::new(table, 1);
         model.request_size = 4;
         let objective = Duration::from_millis(2);
-        let sizes = |timeouts| -> Vec<usize> {
+        for timeouts in [false, true] {
             let grid = Static::grid(&model, objective, timeouts);
-            let mut sizes: Vec<usize> = grid.iter().map(|setting| setting.max_batch_size).collect();
+            let mut sizes: Vec<usize> = grid.iter().map(|s| s.max_batch_size).collect();
             sizes.dedup();
-            sizes
-        };
-        assert_eq!(sizes(false), [4, 6, 8, 12, 16, 24]);
-        // Larger ones would never be in time.
-        assert_eq!(sizes(true), [4, 6, 8]);
-        let grid = Static::grid(&model, objective, false);
-        assert_eq!(
-            grid.iter()
-                .filter(|setting| setting.is_default(&model))
-                .count(),
-            1
-        );
+            assert_eq!(sizes, [4, 6, 8, 12, 16, 24]);
+            let defaults = grid.iter().filter(|setting| setting.is_default(&model));
+            assert_eq!(defaults.count(), 1);
+            // A batch of 24 takes longer than the objective, so that only one time-out makes sense with it.
+            let waits = |size| {
+                let of_size = grid.iter().filter(move |s| s.max_batch_size == size);
+                let mut waits: Vec<_> = of_size.filter_map(|s| s.timeout).collect();
+                waits.sort();
+                waits.dedup();
+                waits
+            };
+            let micros = |micros: &[u64]| -> Vec<Duration> {
+                let waits = micros.iter().map(|&micros| Duration::from_micros(micros));
+                waits.filter(|_| timeouts).collect()
+            };
+            assert_eq!(waits(24), micros(&[600]));
+            assert_eq!(waits(8), micros(&[200, 600]));
+        }
     }
 }

@@ -167,17 +167,7 @@ impl Point<'_> {
                 best
             }
         });
-        best.unwrap_or_else(|| self.figures(contender, &self.refuse_all(traces), None))
-    }
-
-    /// What is left where no setting can keep the objective.
-    fn refuse_all(&self, traces: &[Vec<Time>]) -> Vec<Run> {
-        let refused = |_, trace: &[Time]| {
-            let mut run = self.bound(trace);
-            run.goodput = 0.0;
-            run
-        };
-        self.runs(traces, refused)
+        best.expect("Triton's default is in the grid")
     }
 
     fn figures(&self, contender: Contender, runs: &[Run], setting: Option<String>) -> Figures {

@@ -21,8 +21,9 @@ const TOP: f64 = 34.0;
 const CELL_WIDTH: f64 = LEFT + WIDTH + 22.0;
 const CELL_HEIGHT: f64 = TOP + HEIGHT + 46.0;
 const MARGIN: f64 = 16.0;
-/// Title and legend.
-const HEAD: f64 = 70.0;
+/// Title and what it means; a line of the legend.
+const HEAD: f64 = 52.0;
+const LEGEND_LINE: f64 = 20.0;
 
 /// A policy's line: colours after Okabe and Ito, which people with any vision tell apart; Skep's own stands out.
 fn style(contender: Contender) -> (&'static str, f64, &'static str) {
@@ -51,16 +52,23 @@ pub(super) fn svg(study: &Study) -> String {
     let columns = patterns.len().max(1);
     let rows = study.panels.len().div_ceil(columns);
     let width = 2.0 * MARGIN + columns as f64 * CELL_WIDTH;
-    let height = HEAD + MARGIN + rows as f64 * CELL_HEIGHT;
+    let (legend, legend_lines) = legend(study, width);
+    let head = HEAD + f64::from(legend_lines) * LEGEND_LINE + 14.0;
+    let height = head + MARGIN + rows as f64 * CELL_HEIGHT;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"system-ui, 'Segoe UI', Helvetica, Arial, sans-serif\" font-size=\"11\" fill=\"#333\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
     );
-    head(&mut svg, study);
+    writeln!(
+        svg,
+        "<text x=\"{MARGIN}\" y=\"26\" font-size=\"16\" font-weight=\"600\">Goodput over load</text>\n\
+         <text x=\"{MARGIN}\" y=\"43\" fill=\"#777\">shares of what full batches carry; thin: all requests</text>\n{legend}"
+    )
+    .expect(WRITES);
     for (index, panel) in study.panels.iter().enumerate() {
         let x = MARGIN + (index % columns) as f64 * CELL_WIDTH;
-        let y = HEAD + (index / columns) as f64 * CELL_HEIGHT;
+        let y = head + (index / columns) as f64 * CELL_HEIGHT;
         writeln!(svg, "<g transform=\"translate({x} {y})\">").expect(WRITES);
         draw(&mut svg, panel);
         svg.push_str("</g>\n");
@@ -69,35 +77,31 @@ pub(super) fn svg(study: &Study) -> String {
     svg
 }
 
-/// Title and legend.
-fn head(svg: &mut String, study: &Study) {
-    writeln!(
-        svg,
-        "<text x=\"{MARGIN}\" y=\"26\" font-size=\"16\" font-weight=\"600\">Goodput over load</text>\n\
-         <text x=\"{}\" y=\"26\" fill=\"#777\">both as shares of what full batches carry; medians of {} traces of {} requests; \
-         thin line: all requests</text>",
-        MARGIN + 190.0,
-        study.seeds,
-        study.requests,
-    )
-    .expect(WRITES);
-    let mut x = MARGIN;
+/// The names of the lines, and how many lines of text they take.
+fn legend(study: &Study, width: f64) -> (String, u32) {
+    let mut svg = String::new();
+    let (mut x, mut lines) = (MARGIN, 1);
     let loads = study.panels.first().and_then(|panel| panel.loads.first());
-    for figures in loads
-        .map(|(_, figures)| figures.as_slice())
-        .unwrap_or_default()
-    {
-        let (color, width, dashes) = style(figures.contender);
+    let figures = loads.map(|(_, figures)| figures.as_slice());
+    for figures in figures.unwrap_or_default() {
+        let (color, stroke, dashes) = style(figures.contender);
         let name = figures.contender.name();
+        let room = 30.0 + 7.0 * name.len() as f64;
+        if x > MARGIN && x + room > width - MARGIN {
+            (x, lines) = (MARGIN, lines + 1);
+        }
+        let y = HEAD + f64::from(lines) * LEGEND_LINE - 6.0;
         writeln!(
             svg,
-            "<path d=\"M{x} 47h24\" stroke=\"{color}\" stroke-width=\"{width}\" stroke-dasharray=\"{dashes}\"/>\
-             <text x=\"{}\" y=\"51\" font-size=\"12\">{name}</text>",
+            "<path d=\"M{x} {}h24\" stroke=\"{color}\" stroke-width=\"{stroke}\" stroke-dasharray=\"{dashes}\"/>\
+             <text x=\"{}\" y=\"{y}\" font-size=\"12\">{name}</text>",
+            y - 4.0,
             x + 30.0
         )
         .expect(WRITES);
-        x += 30.0 + 7.0 * name.len() as f64 + 22.0;
+        x += room + 16.0;
     }
+    (svg, lines)
 }
 
 /// One panel, at the origin.
@@ -145,11 +149,13 @@ fn draw(svg: &mut String, panel: &Panel) {
         svg,
         "<path d=\"M{LEFT} {bottom}h{WIDTH}\" stroke=\"#999\"/>\
          <path d=\"M{LEFT} {bottom}L{:.1} {:.1}\" stroke=\"#bbb\" stroke-width=\"0.8\"/>\
-         <text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#777\">load</text>",
+         <text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#777\">load</text>\
+         <text transform=\"translate(8 {:.1}) rotate(-90)\" text-anchor=\"middle\" fill=\"#777\">goodput</text>",
         x(all),
         y(all),
         LEFT + WIDTH / 2.0,
         TOP + HEIGHT + 32.0,
+        TOP + HEIGHT / 2.0,
         bottom = TOP + HEIGHT,
     )
     .expect(WRITES);
