@@ -34,6 +34,7 @@ def test_rows_have_their_members_and_repeat():
         assert (row["table"], row["arrival"], row["instances"]) == ("affine:1.87,0.087", "poisson", 1)
         assert math.isclose(row["slo_ms"], 5 * 1.957)
         assert (row["p50_ms"] is None) == (row["policy"] == "bound")
+        assert math.isclose(sum(row["ends"].values()), 0 if row["policy"] == "bound" else 1, abs_tol=1e-9)
     best = {(row["policy"], row["load"]): row["goodput"] for row in first}
     for load in (0.5, 1.2):
         assert all(best[policy, load] <= best["bound", load] for policy in POLICIES)
@@ -62,6 +63,7 @@ def test_every_dimension_is_a_row(tmp_path):
     assert [row["policy"] for row in written] == [row["policy"] for row in table]
     assert [float(row["goodput"]) for row in written] == [row["goodput"] for row in table]
     assert {row["table"] for row in written} == kinds["table"]
+    assert [json.loads(row["ends"]) for row in written] == [row["ends"] for row in table]
     chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
     assert chart.tag == "{http://www.w3.org/2000/svg}svg"
     panels = chart.findall("{http://www.w3.org/2000/svg}g")

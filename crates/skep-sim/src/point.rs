@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_scheduler::SchedulerOptions;
+use skep_scheduler::{BatchEnd, SchedulerOptions};
 use skep_types::Time;
 
 use crate::{
@@ -50,6 +50,9 @@ pub struct Figures {
     pub late: Option<f64>,
     /// Inferences an execution.
     pub mean_batch: Option<f64>,
+    /// The share of executions whose batches ended for each reason, over all seeds; reasons that did not occur are left
+    /// out.
+    pub ends: Vec<(BatchEnd, f64)>,
     /// The setting that was found, where one was looked for.
     pub setting: Option<String>,
 }
@@ -189,9 +192,23 @@ impl Point<'_> {
             rejected: share(|o| o.rejected),
             late: share(|o| o.late),
             mean_batch: median_of(runs, Outcome::mean_batch),
+            ends: ends(runs),
             setting,
         }
     }
+}
+
+fn ends(runs: &[Run]) -> Vec<(BatchEnd, f64)> {
+    let outcomes = || runs.iter().filter_map(|run| run.outcome.as_ref());
+    let all: usize = outcomes().map(Outcome::executions).sum();
+    let of = |end| {
+        outcomes()
+            .flat_map(Outcome::batches)
+            .filter(move |(other, _)| *other == end)
+    };
+    let share = |end| of(end).map(|(_, count)| count).sum::<usize>() as f64 / all.max(1) as f64;
+    let ends = BatchEnd::ALL.into_iter().map(|end| (end, share(end)));
+    ends.filter(|(_, share)| *share > 0.0).collect()
 }
 
 fn median_of(runs: &[Run], value: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {

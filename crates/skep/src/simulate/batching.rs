@@ -69,7 +69,7 @@ pub(crate) struct BatchingArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10000), default_value = "3")]
     seeds: u64,
     /// Requests a trace; the first tenth warms up and does not count
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=100_000_000), default_value = "10000")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000_000), default_value = "10000")]
     requests: u32,
     /// Print latencies, rejections and batch sizes too
     #[arg(long)]

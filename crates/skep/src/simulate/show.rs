@@ -127,7 +127,7 @@ fn footer(study: &Study) -> String {
 }
 
 /// The members of a row, in their order.
-fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static str, Value); 21] {
+fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static str, Value); 22] {
     [
         ("policy", json!(figures.contender.name())),
         ("table", json!(panel.table)),
@@ -149,11 +149,22 @@ fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static
         ("stretch", json!(panel.model.stretch)),
         ("requests", json!(study.requests)),
         ("seeds", json!(study.seeds)),
+        ("ends", ends(figures)),
         ("setting", json!(figures.setting)),
     ]
 }
 
-fn rows(study: &Study) -> impl Iterator<Item = [(&'static str, Value); 21]> + '_ {
+/// Shares by the names that the server's metrics have.
+fn ends(figures: &Figures) -> Value {
+    let shares = figures.ends.iter();
+    Value::Object(
+        shares
+            .map(|(end, share)| (end.name().to_owned(), json!(share)))
+            .collect(),
+    )
+}
+
+fn rows(study: &Study) -> impl Iterator<Item = [(&'static str, Value); 22]> + '_ {
     study.panels.iter().flat_map(move |panel| {
         panel.loads.iter().flat_map(move |(load, figures)| {
             figures.iter().map(move |f| row(study, panel, *load, f))
@@ -183,15 +194,21 @@ pub(super) fn csv(study: &Study) -> String {
         }
         let values = row.map(|(_, value)| match value {
             Value::Null => String::new(),
-            Value::String(text) if text.contains([',', '"', '\n']) => {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            }
-            Value::String(text) => text,
-            other => other.to_string(),
+            Value::String(text) => quoted(text),
+            other => quoted(other.to_string()),
         });
         writeln!(text, "{}", values.join(",")).expect(WRITES);
     }
     text
+}
+
+/// A cell of a CSV file.
+fn quoted(text: String) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
 }
 
 fn offered(figures: &[Figures]) -> f64 {
