@@ -254,7 +254,6 @@ def test_f18_a_misspelt_key_is_warned_about(repository):
         "sequence_batching {}",
         "response_cache { enable: true }",
         'model_operations { op_library_filename: "ops.so" }',
-        'input { name: "x" data_type: TYPE_FP32 dims: 4 allow_ragged_batch: true }',
         'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }',
     ],
 )

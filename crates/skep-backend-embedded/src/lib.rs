@@ -63,8 +63,8 @@ impl Backend for Embedded {
         let mut onnx =
             OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
         // The engine takes defaults for constants: an input that the configuration names must have none.
-        for input in request.config.inputs() {
-            onnx.forget_default(&input.name);
+        for input in request.config.fed_inputs() {
+            onnx.forget_default(input);
         }
         let signature = onnx.signature().map_err(|e| invalid(e.to_string()))?;
         weights::resolve_external(onnx.proto_mut(), path).map_err(invalid)?;

@@ -71,15 +71,20 @@ impl Backend for Mock {
     }
 }
 
-/// Inputs and outputs as the configuration has them.
+/// Inputs and outputs as the configuration has them, those that are computed of a batch behind the others.
 fn signature(config: &ModelConfig) -> ModelSignature {
     let spec = |tensor: &TensorConfig| TensorSpec {
         name: tensor.name.clone(),
         datatype: tensor.datatype,
         dims: Some(tensor.full_dims()),
     };
+    let computed = config.batch_inputs().iter().map(|input| TensorSpec {
+        name: input.name.clone(),
+        datatype: input.datatype,
+        dims: Some(input.kind.dims()),
+    });
     ModelSignature {
-        inputs: config.inputs().iter().map(spec).collect(),
+        inputs: config.inputs().iter().map(spec).chain(computed).collect(),
         outputs: config.outputs().iter().map(spec).collect(),
     }
 }

@@ -101,11 +101,7 @@ impl Backend for OnnxRuntime {
         let onnx =
             OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
         // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
-        let named = request
-            .config
-            .inputs()
-            .iter()
-            .map(|input| input.name.as_str());
+        let named = request.config.fed_inputs();
         let signature = onnx
             .signature_with(named)
             .map_err(|e| invalid(e.to_string()))?;

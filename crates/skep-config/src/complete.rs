@@ -63,7 +63,15 @@ pub fn complete(
         specs,
         batched,
     };
-    side("input", &signature.inputs).complete(&mut config.input)?;
+    // Those that are computed of a batch are none of a request's.
+    let computed = |name: &String| {
+        let mut targets = config.batch_input.iter().flat_map(|b| &b.target_name);
+        targets.any(|target| target == name)
+    };
+    let of_requests = signature.inputs.iter();
+    let of_requests = of_requests.filter(|spec| !computed(&spec.name));
+    let of_requests: Vec<TensorSpec> = of_requests.cloned().collect();
+    side("input", &of_requests).complete(&mut config.input)?;
     side("output", &signature.outputs).complete(&mut config.output)
 }
 

@@ -14,6 +14,7 @@ use crate::{
     objective,
     options::{ExecutionOptions, MockOptions},
     parameters::Parameters,
+    ragged::{self, BatchInput, BatchOutput, Ragged},
     review::{self, Review},
     signature::{check_signature, is_scalar},
     tensors::{self, InputConfig, OutputConfig},
@@ -86,6 +87,7 @@ pub struct ModelConfig {
     max_batch_size: usize,
     inputs: Vec<InputConfig>,
     outputs: Vec<OutputConfig>,
+    ragged: Ragged,
     instance_groups: Vec<InstanceGroup>,
     version_policy: VersionPolicy,
     warmups: Vec<Warmup>,
@@ -121,8 +123,9 @@ impl ModelConfig {
             );
             ConfigError::invalid(&proto.name, "max_batch_size", reason)
         })?;
-        let inputs = tensors::inputs(&proto)?;
+        let mut inputs = tensors::inputs(&proto)?;
         let outputs = tensors::outputs(&proto)?;
+        let ragged = ragged::read(&proto, &mut inputs, &outputs, &mut notices)?;
         normalize::check_has_tensors(&proto)?;
         let (version_policy, normal_policy) =
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
@@ -152,6 +155,7 @@ impl ModelConfig {
             max_batch_size,
             inputs,
             outputs,
+            ragged,
             instance_groups,
             version_policy,
             warmups,
@@ -261,6 +265,24 @@ impl ModelConfig {
     #[must_use]
     pub fn outputs(&self) -> &[OutputConfig] {
         &self.outputs
+    }
+
+    /// The model's inputs that are computed of a batch; requests do not have them.
+    #[must_use]
+    pub fn batch_inputs(&self) -> &[BatchInput] {
+        &self.ragged.inputs
+    }
+
+    /// The outputs that are given back to requests by the shapes of an input.
+    #[must_use]
+    pub fn batch_outputs(&self) -> &[BatchOutput] {
+        &self.ragged.outputs
+    }
+
+    /// The names of all inputs that the model is fed with, those of requests first.
+    pub fn fed_inputs(&self) -> impl Iterator<Item = &str> {
+        let computed = self.ragged.inputs.iter().map(|input| &*input.name);
+        self.inputs.iter().map(|input| &*input.name).chain(computed)
     }
 
     /// The input called `name`.

@@ -221,12 +221,6 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("sequence_batching {}", "sequence_batching"),
     ("ensemble_scheduling {}", "ensemble_scheduling"),
     ("platform: 'ensemble'", "platform: \"ensemble\""),
-    ("batch_input {}", "batch_input"),
-    ("batch_output {}", "batch_output"),
-    (
-        "input { allow_ragged_batch: true }",
-        "input[0].allow_ragged_batch",
-    ),
     (
         "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
         "optimization.execution_accelerators.cpu_execution_accelerator",

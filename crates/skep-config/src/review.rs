@@ -40,8 +40,9 @@ impl<'a> Review<'a> {
             runtime,
             input,
             output,
-            batch_input,
-            batch_output,
+            // Taken apart in ragged.rs.
+            batch_input: _,
+            batch_output: _,
             optimization,
             scheduling_choice,
             instance_group,
@@ -67,8 +68,6 @@ impl<'a> Review<'a> {
         );
         self.inputs(input)?;
         self.outputs(output)?;
-        self.unsupported(!batch_input.is_empty(), "batch_input")?;
-        self.unsupported(!batch_output.is_empty(), "batch_output")?;
         if let Some(optimization) = optimization {
             self.optimization(optimization)?;
         }
@@ -108,14 +107,14 @@ impl<'a> Review<'a> {
                 reshape: _,
                 format,
                 is_shape_tensor,
-                allow_ragged_batch,
+                // Read in ragged.rs.
+                allow_ragged_batch: _,
                 // Held against the model's file by `ModelConfig::check_optional`.
                 optional: _,
                 is_non_linear_format_io,
             } = input;
             let field = |name: &str| format!("input[{index}].{name}");
             self.tensorrt_io(&field, *is_shape_tensor, *is_non_linear_format_io)?;
-            self.unsupported(*allow_ragged_batch, field("allow_ragged_batch"))?;
             self.no_effect(
                 *format != 0,
                 field("format"),

@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 
 use skep_types::{Dims, ModelSignature, TensorSpec};
 
-use crate::{error::ConfigError, model::ModelConfig, tensors::TensorConfig};
+use crate::{
+    error::ConfigError,
+    model::ModelConfig,
+    ragged::{BatchInput, BatchOutput},
+    tensors::TensorConfig,
+};
 
 /// Refuses a configuration that contradicts the model's file: an unknown or missing input, an unknown output, another
 /// datatype, rank or fixed dimension. `reshape`, where there is one, is what the model sees.
@@ -22,14 +27,22 @@ pub fn check_signature(
             model,
             side: "input",
             tensor,
+            scattered: false,
         }
         .run(&signature.inputs)?;
     }
+    for input in config.batch_inputs() {
+        check_batch_input(model, input, &signature.inputs)?;
+    }
     for tensor in config.outputs() {
+        // The elements of all requests, one behind the other in whatever shape.
+        let scattered = |output: &BatchOutput| output.name == tensor.name;
+        let scattered = config.batch_outputs().iter().any(scattered);
         Check {
             model,
             side: "output",
             tensor,
+            scattered,
         }
         .run(&signature.outputs)?;
     }
@@ -43,7 +56,7 @@ pub(crate) fn is_scalar(spec: &TensorSpec) -> bool {
 
 /// Every input of the model is needed for a run, so the configuration must list each.
 fn check_input_count(config: &ModelConfig, signature: &ModelSignature) -> Result<(), ConfigError> {
-    let (expected, provided) = (config.inputs().len(), signature.inputs.len());
+    let (expected, provided) = (config.fed_inputs().count(), signature.inputs.len());
     if expected == provided {
         return Ok(());
     }
@@ -51,16 +64,14 @@ fn check_input_count(config: &ModelConfig, signature: &ModelSignature) -> Result
     let missing = signature
         .inputs
         .iter()
-        .find(|spec| config.input(&spec.name).is_none());
-    let unknown = config
-        .inputs()
-        .iter()
-        .find(|tensor| signature.input(&tensor.name).is_none());
+        .find(|spec| config.fed_inputs().all(|name| name != spec.name));
+    let mut fed = config.fed_inputs();
+    let unknown = fed.find(|name| signature.input(name).is_none());
     let hint = match (missing, unknown) {
         (Some(missing), _) if expected < provided => {
             format!("the configuration lacks input `{}`", missing.name)
         }
-        (_, Some(unknown)) => format!("the model has no input `{}`", unknown.name),
+        (_, Some(unknown)) => format!("the model has no input `{unknown}`"),
         _ => "the model lists an input twice".to_owned(),
     };
     Err(ConfigError::Signature {
@@ -73,11 +84,46 @@ fn check_input_count(config: &ModelConfig, signature: &ModelSignature) -> Result
     })
 }
 
+/// A computed input must be the model's, of its datatype and rank.
+fn check_batch_input(
+    model: &str,
+    input: &BatchInput,
+    specs: &[TensorSpec],
+) -> Result<(), ConfigError> {
+    let name = &input.name;
+    let error = |reason: String| ConfigError::Signature {
+        model: model.to_owned(),
+        tensor: name.clone(),
+        reason,
+        hint: None,
+    };
+    let Some(spec) = specs.iter().find(|spec| spec.name == *name) else {
+        let text = format!("unable to load model '{model}', it has no batch input '{name}'");
+        return Err(error(text));
+    };
+    if spec.datatype != input.datatype {
+        let (config, of_model) = (input.datatype.config_name(), spec.datatype.config_name());
+        return Err(error(format!(
+            "unable to load model '{model}', configuration expects datatype {config} for batch input '{name}', model \
+             provides {of_model}"
+        )));
+    }
+    let given = input.kind.dims();
+    match &spec.dims {
+        Some(dims) if dims.rank() != given.rank() => Err(error(format!(
+            "model '{model}', batch input '{name}': the model expects shape {dims}, its kind has {given}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// One tensor of the configuration.
 struct Check<'a> {
     model: &'a str,
     side: &'static str,
     tensor: &'a TensorConfig,
+    /// An output whose shape is that of no request.
+    scattered: bool,
 }
 
 impl Check<'_> {
@@ -108,6 +154,19 @@ impl Check<'_> {
     }
 
     fn shape(&self, model: &Dims) -> Result<(), ConfigError> {
+        if self.scattered {
+            return Ok(());
+        }
+        if self.tensor.ragged {
+            if *model == self.tensor.full_dims() {
+                return Ok(());
+            }
+            return Err(self.error(format!(
+                "unable to load model '{}', configuration expects model provides input with shape [-1]  for ragged input \
+                 '{}', model provides {model}",
+                self.model, self.tensor.name
+            )));
+        }
         let (tensor, full) = (self.tensor, self.tensor.full_dims());
         if tensor.batched && model.as_slice().first() != Some(&-1) {
             return Err(self.error(format!(

@@ -24,6 +24,9 @@ pub struct TensorConfig {
     pub label_filename: Option<String>,
     /// Whether a batch dimension precedes `dims` and `reshape`.
     pub batched: bool,
+    /// Whether requests of a batch may differ in its shape (`allow_ragged_batch`): the model sees their elements flat, one
+    /// request behind the other.
+    pub ragged: bool,
 }
 
 /// An input.
@@ -38,10 +41,12 @@ impl TensorConfig {
         self.reshape.as_ref().unwrap_or(&self.dims)
     }
 
-    /// The dims that the model sees, behind the batch dimension if there is one.
+    /// The dims that the model sees, behind the batch dimension if there is one; `[-1]` for a ragged input.
     #[must_use]
     pub fn full_dims(&self) -> Dims {
-        if self.batched {
+        if self.ragged {
+            Dims::default().with_batch()
+        } else if self.batched {
             self.model_dims().with_batch()
         } else {
             self.model_dims().clone()
@@ -191,6 +196,7 @@ impl<'a> Io<'a> {
             optional: false,
             label_filename: None,
             batched,
+            ragged: false,
         })
     }
 

@@ -19,6 +19,7 @@ use crate::{
     FailureReason, InferResponse, NamedTensor, RuntimeError, clock,
     driver::{Driver, Work},
     job::Job,
+    ragged,
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
     version::{Absent, Interface},
@@ -144,13 +145,21 @@ impl Worker {
         jobs: &[Box<Job>],
         taken: Time,
     ) -> Result<Executed, RuntimeError> {
-        let joined;
-        let inputs: &[Tensor] = if let [job] = jobs {
+        let joined: SmallVec<[Tensor; 4]>;
+        let inputs: &[Tensor] = match (&self.interface.ragged, jobs) {
             // A batch of one runs on the request's own memory.
-            &job.prepared.inputs
-        } else {
-            joined = self.gather(jobs)?;
-            &joined
+            (None, [job]) => &job.prepared.inputs,
+            (None, _) => {
+                let inputs = 0..self.interface.inputs.len();
+                joined = inputs
+                    .map(|index| self.gather(jobs, index))
+                    .collect::<Result<_, _>>()?;
+                &joined
+            }
+            (Some(ragged), _) => {
+                joined = ragged.feed(jobs, |index| self.gather(jobs, index))?;
+                &joined
+            }
         };
         let gathered = clock::now();
         let wanted = self.wanted(jobs);
@@ -168,21 +177,18 @@ impl Worker {
         Ok(Executed { answers, at })
     }
 
-    /// The inputs of all jobs, each joined along the batch axis with one copy.
-    fn gather(&self, jobs: &[Box<Job>]) -> Result<SmallVec<[Tensor; 4]>, RuntimeError> {
+    /// An input of all jobs, joined along the batch axis with one copy.
+    fn gather(&self, jobs: &[Box<Job>], index: usize) -> Result<Tensor, RuntimeError> {
         let first = &jobs[0].prepared;
-        let one = |index: usize| {
-            if first.omitted.iter().any(|o| usize::from(*o) == index) && self.has_default(index) {
-                // A batch holds requests that left out the same: the default once for all.
-                return Ok(first.inputs[index].clone());
-            }
-            let parts: SmallVec<[Tensor; 8]> = jobs
-                .iter()
-                .map(|job| job.prepared.inputs[index].clone())
-                .collect();
-            gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
-        };
-        (0..self.interface.inputs.len()).map(one).collect()
+        if first.omitted.iter().any(|o| usize::from(*o) == index) && self.has_default(index) {
+            // A batch holds requests that left out the same: the default once for all.
+            return Ok(first.inputs[index].clone());
+        }
+        let parts: SmallVec<[Tensor; 8]> = jobs
+            .iter()
+            .map(|job| job.prepared.inputs[index].clone())
+            .collect();
+        gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
     }
 
     /// Whether the model's graph has a value of its own for an input.
@@ -234,8 +240,11 @@ impl Worker {
                     self.interface.model, port.name
                 ))
             })?;
-            let tensor = self.client_shape(tensor, index)?;
-            parts[index] = self.parts(tensor, index, jobs)?;
+            let ragged = self.interface.ragged.as_ref();
+            parts[index] = match ragged.and_then(|ragged| ragged.scattered_by(index)) {
+                Some(source) => self.scatter(&tensor, index, source, jobs)?,
+                None => self.parts(self.client_shape(tensor, index)?, index, jobs)?,
+            };
         }
         let named = |index: usize, position: usize| NamedTensor {
             name: Arc::clone(&self.interface.outputs[index].name),
@@ -264,6 +273,29 @@ impl Worker {
         split(&tensor, &sizes)
             .map(SmallVec::from_vec)
             .map_err(|error| self.wrong_output(index, &error.to_string()))
+    }
+
+    /// The part of each job of an output that has the shapes of an input.
+    fn scatter(
+        &self,
+        tensor: &Tensor,
+        index: usize,
+        source: usize,
+        jobs: &[Box<Job>],
+    ) -> Result<Parts, RuntimeError> {
+        let config = &self.interface.outputs[index].config;
+        if tensor.datatype() != config.datatype {
+            let text = format!(
+                "the model gave {}, the configuration says {}",
+                tensor.datatype(),
+                config.datatype
+            );
+            return Err(self.wrong_output(index, &text));
+        }
+        let shapes = jobs.iter().map(|job| job.prepared.inputs[source].shape());
+        let shapes: SmallVec<[&Shape; 8]> = shapes.collect();
+        ragged::scatter(tensor, &config.full_dims(), &shapes)
+            .map_err(|error| self.wrong_output(index, &error))
     }
 
     /// Checks an output against the configuration and gives it the shape that clients see.

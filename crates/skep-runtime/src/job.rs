@@ -36,13 +36,17 @@ impl Job {
     }
 }
 
-/// Jobs can share a batch if their tensors differ in nothing but the first dimension, and they left out the same.
+/// Jobs can share a batch if their tensors differ in nothing but the first dimension, ragged ones apart, and they left out
+/// the same.
 impl Payload for Box<Job> {
     fn joins(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.prepared, &other.prepared);
-        let mut pairs = ours.inputs.iter().zip(&theirs.inputs);
+        let is_ragged = |index| ours.ragged.iter().any(|r| usize::from(*r) == index);
+        let mut pairs = ours.inputs.iter().zip(&theirs.inputs).enumerate();
         ours.omitted == theirs.omitted
-            && pairs.all(|(a, b)| a.shape().dims().get(1..) == b.shape().dims().get(1..))
+            && pairs.all(|(index, (a, b))| {
+                a.shape().dims().get(1..) == b.shape().dims().get(1..) || is_ragged(index)
+            })
     }
 }
 

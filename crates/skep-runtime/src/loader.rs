@@ -326,7 +326,7 @@ impl Plan {
         let directory = self.source.directory().join(version.to_string());
         let file = open(&directory, self.config.model_filename())?;
         let onnx = decode(&file)?;
-        let signature = signature(&file, &onnx, self.config.inputs().iter().map(|t| &*t.name))?;
+        let signature = signature(&file, &onnx, self.config.fed_inputs())?;
         let config = ModelConfig::clone(&self.config).with_signature(&signature)?;
         Ok(Opened {
             defaults: defaults(&file, &onnx, &config)?,

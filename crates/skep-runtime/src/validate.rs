@@ -18,8 +18,11 @@ const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model c
 /// A request that a batch can be made of.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// In the order of the loaded model's inputs, shaped as the model sees them.
+    /// In the order of the loaded model's inputs, without those that are computed of a batch; shaped as the model sees
+    /// them, but for ragged ones, which it gets flat.
     pub(crate) inputs: SmallVec<[Tensor; 4]>,
+    /// The ragged ones, by the same order: requests of a batch may differ in their shapes.
+    pub(crate) ragged: SmallVec<[u16; 4]>,
     /// The optional inputs that the request left out, by the same order, ascending. Only requests that left out the same
     /// may share a batch: for these the model gets its default once, whatever the batch.
     pub(crate) omitted: SmallVec<[u16; 4]>,
@@ -40,6 +43,7 @@ pub(crate) fn prepare(
     check.twice()?;
     check.count()?;
     let mut batch_size = None;
+    let mut ragged = SmallVec::new();
     for (name, tensor) in &request.inputs {
         let index = check.index(name)?;
         let port = &interface.inputs[index];
@@ -47,6 +51,9 @@ pub(crate) fn prepare(
         check.batch(&port.config, tensor, &mut batch_size)?;
         let shaped = check.shape(&port.config, tensor)?;
         inputs[port.position] = Some(shaped);
+        if port.config.ragged {
+            ragged.push(u16::try_from(port.position).unwrap_or(u16::MAX));
+        }
     }
     let batch_size = batch_size.unwrap_or(1);
     let mut omitted = SmallVec::new();
@@ -64,6 +71,7 @@ pub(crate) fn prepare(
     let inputs = inputs.into_iter().flatten().collect();
     Ok(Prepared {
         inputs,
+        ragged,
         omitted,
         outputs: check.outputs()?,
         batch_size,

@@ -9,14 +9,15 @@ use tokio::sync::oneshot;
 
 use crate::{
     ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot,
-    clock, driver::Driver, job::Job, running::Running, validate,
+    clock, driver::Driver, job::Job, ragged::Ragged, running::Running, validate,
 };
 
 /// An input or output of the configuration, and where the loaded model has it.
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) config: TensorConfig,
-    /// Index in the loaded model's signature.
+    /// Of an input: its place among those of requests, in the loaded model's order, which is its index in the model's
+    /// signature where the model has no others. Of an output: its index there.
     pub(crate) position: usize,
     /// The name, shared with every answer.
     pub(crate) name: Arc<str>,
@@ -43,6 +44,8 @@ pub(crate) struct Interface {
     pub(crate) echo_parameters: bool,
     pub(crate) inputs: Vec<Port>,
     pub(crate) outputs: Vec<Port>,
+    /// For a model that is not fed and read plainly.
+    pub(crate) ragged: Option<Ragged>,
 }
 
 impl Interface {
@@ -58,8 +61,14 @@ impl Interface {
             let absent = default.map_or(Absent::Zeros, |(_, value)| Absent::Default(value.clone()));
             tensor.optional.then_some(absent)
         };
-        let port = |names: &[skep_types::TensorSpec], tensor: &TensorConfig| {
-            let position = names.iter().position(|spec| spec.name == tensor.name)?;
+        let of_requests = signature.inputs.iter().map(|spec| &*spec.name);
+        let of_requests: Vec<&str> = of_requests
+            .filter(|name| config.input(name).is_some())
+            .collect();
+        let outputs = signature.outputs.iter().map(|spec| &*spec.name);
+        let outputs: Vec<&str> = outputs.collect();
+        let port = |names: &[&str], tensor: &TensorConfig| {
+            let position = names.iter().position(|name| *name == tensor.name)?;
             Some(Port {
                 config: tensor.clone(),
                 position,
@@ -75,13 +84,14 @@ impl Interface {
             inputs: config
                 .inputs()
                 .iter()
-                .filter_map(|t| port(&signature.inputs, t))
+                .filter_map(|t| port(&of_requests, t))
                 .collect(),
             outputs: config
                 .outputs()
                 .iter()
-                .filter_map(|t| port(&signature.outputs, t))
+                .filter_map(|t| port(&outputs, t))
                 .collect(),
+            ragged: Ragged::new(config, signature, &of_requests),
         }
     }
 }
