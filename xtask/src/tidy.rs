@@ -42,9 +42,6 @@ const UNSAFE_ALLOWED: [&str; 5] = [
     "skep-backend-embedded",
 ];
 
-/// A test that counts allocations, which takes an allocator.
-const UNSAFE_TEST: &str = "crates/skep-server/tests/copies.rs";
-
 /// What layers 0 and 1 never mention: time and randomness are arguments, and there is no I/O.
 const IMPURE: [&str; 10] = [
     "tokio::",
@@ -158,7 +155,7 @@ fn source(
     if crate_name == "xtask" {
         return Ok(());
     }
-    let may_be_unsafe = UNSAFE_ALLOWED.contains(&crate_name) || file.ends_with(UNSAFE_TEST);
+    let may_be_unsafe = UNSAFE_ALLOWED.contains(&crate_name);
     if text.contains("unsafe {") && !may_be_unsafe {
         findings.push(format!(
             "{shown}: `unsafe` belongs to layer 2 and to backends' FFI"

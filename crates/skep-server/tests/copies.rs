@@ -3,20 +3,8 @@
 //!
 //! In: the body is put together once and the model runs on it in place. Out: the model writes the answer's memory once;
 //! HTTP sends from there, a gRPC message is one copy more.
-#![allow(unsafe_code, reason = "an allocator that counts")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    fs,
-    future::poll_fn,
-    num::NonZeroUsize,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{fs, future::poll_fn, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use prost::{
@@ -24,6 +12,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 use skep_backend_mock::Mock;
+use skep_heap::CountingHeap;
 use skep_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use skep_runtime::{
     BackendEntry, Backends, Control, LoadOptions, Repository, Runtime, RuntimeOptions,
@@ -45,44 +34,8 @@ const TENSOR_BYTES: usize = 16 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Counts allocations that could hold the tensor.
-struct Counting;
-
-static LARGE: AtomicUsize = AtomicUsize::new(0);
-
-fn count(size: usize) {
-    if size >= TENSOR_BYTES / 2 {
-        LARGE.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: the system's allocator does all of the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size);
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static HEAP: CountingHeap = CountingHeap::of_blocks(TENSOR_BYTES / 2);
 
 #[derive(Debug)]
 struct NoLogs;
@@ -262,7 +215,7 @@ async fn over_grpc(sender: h2::client::SendRequest<Bytes>, piece: &Bytes) -> (St
 async fn a_large_tensor_is_copied_once_on_its_way_in() {
     let root = tempfile::tempdir().expect("directory");
     let (addresses, stop) = serve(runtime(root.path()));
-    let large = || LARGE.load(Ordering::Relaxed);
+    let large = || HEAP.taken();
     let mut piece = BytesMut::zeroed(PIECE_BYTES);
 
     let address = addresses.http.expect("HTTP");
