@@ -43,10 +43,18 @@ impl<K: Ord + Copy> Sorted<K> {
 
     /// The least key above this one, which need not be there itself.
     pub(crate) fn after(&self, key: K) -> Option<K> {
-        let chunk = self.chunks.partition_point(|chunk| last(chunk) <= key);
-        let chunk = self.chunks.get(chunk)?;
+        let chunk = self.chunks.get(self.position(|last| last <= key))?;
         let index = chunk.partition_point(|other| *other <= key);
         chunk.get(index).copied()
+    }
+
+    /// The first chunk whose greatest key is not `below`. That is most often the first of all, and the others lie
+    /// scattered in memory.
+    fn position(&self, below: impl Fn(K) -> bool) -> usize {
+        if self.chunks.front().is_none_or(|chunk| !below(last(chunk))) {
+            return 0;
+        }
+        self.chunks.partition_point(|chunk| below(last(chunk)))
     }
 
     /// All keys, ascending.
@@ -56,9 +64,12 @@ impl<K: Ord + Copy> Sorted<K> {
 
     pub(crate) fn insert(&mut self, key: K) {
         self.len += 1;
-        let at = self.chunks.partition_point(|chunk| last(chunk) < key);
-        // Behind everything: into the last chunk.
-        let at = at.min(self.chunks.len().saturating_sub(1));
+        let behind = self.chunks.back().is_some_and(|chunk| last(chunk) < key);
+        let at = if behind {
+            self.chunks.len() - 1
+        } else {
+            self.position(|last| last < key)
+        };
         let Some(chunk) = self.chunks.get_mut(at) else {
             let mut chunk = self.spare.pop().unwrap_or_default();
             chunk.push_back(key);
@@ -86,7 +97,7 @@ impl<K: Ord + Copy> Sorted<K> {
 
     /// Takes a key out; whether it was there.
     pub(crate) fn remove(&mut self, key: K) -> bool {
-        let at = self.chunks.partition_point(|chunk| last(chunk) < key);
+        let at = self.position(|last| last < key);
         let Some(chunk) = self.chunks.get_mut(at) else {
             return false;
         };

@@ -199,7 +199,7 @@ impl<P> Waiting<P> {
     }
 }
 
-/// Spreads ids, which are consecutive numbers: one multiplication.
+/// Leaves ids, which are consecutive numbers, next to each other: those that come and go together share cache lines.
 #[derive(Debug, Default)]
 pub(crate) struct IdHasher(u64);
 
@@ -211,9 +211,11 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // Fibonacci hashing: 2^64 divided by the golden ratio. The map takes low bits and the top seven.
-        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ (product >> 32);
+        // The map finds a place by the low bits and tells neighbours apart by the top seven; these are spread by
+        // Fibonacci hashing (2^64 divided by the golden ratio).
+        let value = self.0 ^ value;
+        let spread = value.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = (value & (u64::MAX >> 7)) | (spread & !(u64::MAX >> 7));
     }
 
     fn finish(&self) -> u64 {
