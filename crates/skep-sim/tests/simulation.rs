@@ -75,6 +75,39 @@ fn a_batch_by_hand() {
     .assert_eq(&show(&outcome));
 }
 
+/// Two executions of 4 ms begin together on two instances, the second beside the first; and a third when the first is
+/// done, again beside one.
+#[test]
+fn executions_stretch_each_other_by_hand() {
+    let mut model = Model::new(affine(4.0, 0.0, 1), 2);
+    model.stretch = 0.5;
+    let arrivals = at(&[1.0, 1.0, 1.0]);
+    let options = SchedulerOptions::one_by_one(usize::MAX);
+    let outcome = run(options, &model, Load::Open(&arrivals));
+    let latency = |rank: f64| outcome.quantile(rank / 3.0);
+    assert_eq!(latency(1.0), Some(Duration::from_millis(4)));
+    assert_eq!(latency(2.0), Some(Duration::from_millis(6)));
+    assert_eq!(latency(3.0), Some(Duration::from_millis(10)));
+}
+
+/// Jitter is uniform around the table, and reaches as far as it says.
+#[test]
+fn jitter_is_uniform() {
+    let mut model = Model::new(affine(1.0, 0.0, 1), 1);
+    model.jitter = 0.4;
+    let clients = Clients {
+        count: 1,
+        requests: 50_000,
+        pause: Duration::ZERO,
+    };
+    let options = SchedulerOptions::one_by_one(1);
+    let outcome = run(options, &model, Load::Closed(clients));
+    for (share, expected) in [(0.0, 0.6), (0.25, 0.8), (0.5, 1.0), (0.75, 1.2), (1.0, 1.4)] {
+        let latency = outcome.quantile(share).expect("answers").as_secs_f64() * 1e3;
+        assert!((latency - expected).abs() < 0.01, "{share}: {latency} ms");
+    }
+}
+
 /// A figure of queueing theory: in an M/D/1 queue at load 0.8 a request waits for 2 services on average, whatever the
 /// scheduler does in detail (Pollaczek and Khinchine).
 #[test]
