@@ -6,7 +6,6 @@ it shows in the statistics. The time that an execution takes decides nothing but
 
 import functools
 import queue
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +14,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-from http_client import get, infer, tensor
+from http_client import get, infer, post, tensor
 from metrics import metric, metrics, wait_metric, wait_pending
 from repository import FOREVER_US
 from server import DEADLINE_S, Server, serve_and_fail
@@ -488,15 +487,21 @@ def test_every_reason_is_counted_from_the_start(repository):
     }
 
 
-def test_a_stop_ends_a_delay(repository):
+@pytest.mark.parametrize("how", ["stop", "unload", "reload"])
+def test_what_ends_a_model_ends_its_delays(repository, how):
     """What waits for others is served at once when nothing more can come."""
-    repository.mock(config=batching(f"max_queue_delay_microseconds: {HOUR_US}"))
-    with Server(repository) as server, Model(server) as model:
+    delayed = batching(f"max_queue_delay_microseconds: {HOUR_US}")
+    repository.mock(config=delayed)
+    with Server(repository, "--model-control-mode=explicit", "--load-model=mock") as server, Model(server) as model:
         model.queue()
-        stop = threading.Thread(target=server.stop)
-        stop.start()
+        if how == "stop":
+            server.send_signal()
+        elif how == "unload":
+            assert post(server, "/v2/repository/models/mock/unload").status == 200
+        else:
+            repository.mock(config=delayed, max_batch_size=3)
+            assert post(server, "/v2/repository/models/mock/load").status == 200
         assert model.statuses() == [200]
-        stop.join(DEADLINE_S)
 
 
 def objective(**parameters):

@@ -388,6 +388,11 @@ impl Driver {
         }
     }
 
+    /// Lets nothing wait for more requests any longer; new ones are still taken.
+    pub(crate) fn hurry(&self) {
+        self.apply(clock::now(), self.lock(), Input::Hurry, None, None);
+    }
+
     /// Takes no new requests; what waits is still served.
     pub(crate) fn drain(&self) {
         self.apply(clock::now(), self.lock(), Input::Drain, None, None);
@@ -498,8 +503,8 @@ impl Driver {
 
     /// Notes how many wait, and when the scheduler wants to be called; whether more wait on the node than may.
     fn note(&self, state: &mut State) -> bool {
-        if let (Some(appointment), Some(moment)) =
-            (&mut state.appointment, state.scheduler.next_timeout())
+        if let Some(appointment) = &mut state.appointment
+            && let Some(moment) = state.scheduler.next_timeout()
         {
             appointment.no_later_than(moment);
         }

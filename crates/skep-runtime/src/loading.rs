@@ -275,9 +275,14 @@ impl Runtime {
 
     /// Puts `next` into the routing table. What was there comes back, to be let go without the lock.
     fn replace(&self, record: &mut Record, id: &ModelId, next: Versions) -> Arc<Routes> {
-        for version in self.serving(id).into_keys() {
-            if !next.contains_key(&version) {
+        for (version, loaded) in self.serving(id) {
+            let next = next.get(&version);
+            if next.is_none() {
                 record.unloading(version);
+            }
+            if next.is_none_or(|next| !Arc::ptr_eq(&next.driver, &loaded.driver)) {
+                // Nothing more comes that would be worth waiting for.
+                loaded.driver.hurry();
             }
         }
         // Only under the lock of the records, so no other change can come between.

@@ -310,6 +310,9 @@ impl Runtime {
         self.stopping.store(true, Ordering::Release);
         self.stop.set();
         self.stop_begun.notify_waiters();
+        for loaded in self.loaded() {
+            loaded.driver.hurry();
+        }
     }
 
     /// Done when a stop has begun: for what would otherwise go on as long as its client likes.

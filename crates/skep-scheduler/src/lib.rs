@@ -6,7 +6,7 @@
 //! another. So the server, the simulator and the property tests run the same decisions.
 //!
 //! ```text
-//!     Enqueue  Cancel  InstanceReady  Finished  InstanceGone  SlotGranted  Drain    next_timeout
+//!     Enqueue  Cancel  InstanceReady  Finished  InstanceGone  SlotGranted  Hurry, Drain   next_timeout
 //!         |       |          |            |           |            |         |           ^
 //!         v       v          v            v           v            v         v           |
 //!      +------------------------------------------------------------------------------------+

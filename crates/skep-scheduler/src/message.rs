@@ -59,7 +59,9 @@ pub enum Input<P> {
     InstanceGone(InstanceId),
     /// The compute slot that was asked for is there.
     SlotGranted,
-    /// Take no new requests; what waits is still served while there are instances.
+    /// Let nothing wait for more requests any longer; new ones are still taken.
+    Hurry,
+    /// Take no new requests; what waits is still served while there are instances, in a hurry.
     Drain,
 }
 

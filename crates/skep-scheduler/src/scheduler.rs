@@ -26,6 +26,7 @@ pub struct Scheduler<P> {
     /// When the policy wants to look again.
     wake: Option<Time>,
     draining: bool,
+    hurried: bool,
     /// Emptied batches, for the next ones.
     spare: Vec<Vec<Request<P>>>,
 }
@@ -61,6 +62,7 @@ impl<P: Payload> Scheduler<P> {
             slot: Slot::NotAsked,
             wake: None,
             draining: false,
+            hurried: false,
             spare: Vec::new(),
         }
     }
@@ -143,7 +145,8 @@ impl<P: Payload> Scheduler<P> {
             }
             Input::InstanceGone(instance) => self.instances.remove(instance),
             Input::SlotGranted => self.slot = Slot::Granted,
-            Input::Drain => self.draining = true,
+            Input::Hurry => self.hurried = true,
+            Input::Drain => (self.draining, self.hurried) = (true, true),
         }
     }
 
@@ -300,7 +303,7 @@ impl<P: Payload> Scheduler<P> {
                 let max = self.options.max_batch_size;
                 self.prefix
                     .extend(&self.waiting, max, &triton.preferred_batch_sizes);
-                triton.decide(now, &self.prefix, max, self.draining)
+                triton.decide(now, &self.prefix, max, self.hurried)
             }
             Policy::Objective(_) => {
                 let engine = self.engine.as_mut().expect("the policy has one");
@@ -311,7 +314,7 @@ impl<P: Payload> Scheduler<P> {
                     &self.prefix,
                     &self.waiting,
                     &self.instances,
-                    self.draining,
+                    self.hurried,
                 )
             }
         }

@@ -84,6 +84,12 @@ fn draining() {
             "0 a b 3 drain",
             "3 a+b:queue_empty",
         ),
+        (
+            "in a hurry neither, and new requests are taken",
+            "delay=50 run=1",
+            "0 a b 3 hurry 5 c end",
+            "3 a+b:queue_empty 5 c:queue_empty",
+        ),
     ]);
 }
 

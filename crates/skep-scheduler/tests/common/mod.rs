@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A request is a name and its batch size, then `/p2` for a priority, `/t5` for a time-out of 5 ms, `/sX` for the shape
-//! `X`. `x:NAME` cancels, `+0` and `-0` are instances that join and go, `drain` drains, and `end` lets time pass until
+//! `X`. `x:NAME` cancels, `+0` and `-0` are instances that join and go, `hurry` and `drain` do so, and `end` lets time pass until
 //! nothing happens any more. In the trace a batch is named by its requests and why it ended; `@i` names an instance
 //! other than the first.
 //!
@@ -205,8 +205,10 @@ impl Paper {
 
     fn input(&mut self, word: &str) -> Input<Named> {
         let instance = || InstanceId(word[1..].parse().expect("an instance"));
-        if word == "drain" {
-            return Input::Drain;
+        match word {
+            "hurry" => return Input::Hurry,
+            "drain" => return Input::Drain,
+            _ => {}
         }
         if let Some(name) = word.strip_prefix("x:") {
             return Input::Cancel(self.ids[name]);
