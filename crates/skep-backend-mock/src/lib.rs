@@ -11,7 +11,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -67,6 +67,7 @@ impl Backend for Mock {
             script,
             batched: request.config.max_batch_size() > 0,
             executions: AtomicU64::new(0),
+            running: AtomicU32::new(0),
         }))
     }
 }
@@ -112,6 +113,27 @@ struct MockModel {
     script: MockOptions,
     batched: bool,
     executions: AtomicU64,
+    running: AtomicU32,
+}
+
+/// Counts an execution as one that runs, for as long as it lives.
+struct Running<'a> {
+    running: &'a AtomicU32,
+    /// How many others ran when it began.
+    others: u32,
+}
+
+impl<'a> Running<'a> {
+    fn new(running: &'a AtomicU32) -> Self {
+        let others = running.fetch_add(1, Ordering::Relaxed);
+        Self { running, others }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Model for MockModel {
@@ -226,7 +248,10 @@ impl Instance for MockInstance {
         let number = model.executions.fetch_add(1, Ordering::Relaxed) + 1;
         let due = |every: u64| every != 0 && number.is_multiple_of(every);
         let latency = script.latency + script.latency_per_item.saturating_mul(model.items(inputs));
-        timer::wait_until(start + latency);
+        let running = Running::new(&model.running);
+        let longer = running.others.saturating_mul(script.overlap_percent);
+        timer::wait_until(start + latency + latency.saturating_mul(longer) / 100);
+        drop(running);
         assert!(
             !due(script.panic_every),
             "execution {number} panics, as `mock.panic_every` says"

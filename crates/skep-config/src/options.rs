@@ -76,6 +76,8 @@ pub struct MockOptions {
     pub latency: Duration,
     /// What it takes in addition for each inference in its batch.
     pub latency_per_item: Duration,
+    /// By how many percent an execution takes longer for each other one of the model that runs when it begins.
+    pub overlap_percent: u32,
     /// Cores that an execution counts as busy; 0: none.
     pub cpu_threads: u32,
     /// What outputs hold.
@@ -150,6 +152,7 @@ impl Values<'_> {
             },
             fail_every: self.integer("mock.fail_every"),
             panic_every: self.integer("mock.panic_every"),
+            overlap_percent: u32::try_from(self.integer("mock.overlap_percent")).unwrap_or(u32::MAX),
             cpu_threads: self.threads("mock.cpu_threads").unwrap_or_default(),
             echo_parameters: self.bool("mock.echo_parameters"),
             load_error: Some(self.get("mock.load_error").to_owned())

@@ -92,6 +92,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "microseconds that every execution takes";
     "mock.latency_us_per_item", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
         "microseconds that an execution takes in addition for each inference in its batch";
+    "mock.overlap_percent", ValueType::Integer { min: 0, max: 10_000 }, "0", MOCK,
+        "by how many percent an execution takes longer for each other one of the model that runs when it begins, as on an accelerator that is shared";
     "mock.cpu_threads", ValueType::Integer { min: 0, max: MAX_THREADS }, "0", MOCK,
         "cores that an execution counts as busy, as one of a real backend; 0: none, it stands for an accelerator of its own";
     "mock.output", ValueType::OneOf(&["zero", "echo", "ramp"]), "zero", MOCK,

@@ -116,6 +116,7 @@ fn every_honoured_key_reaches_its_option() {
             ("mock.load_error", "no such device"),
             ("mock.echo_parameters", "true"),
             ("mock.cpu_threads", "3"),
+            ("mock.overlap_percent", "39"),
         ],
     );
     let expected = MockOptions {
@@ -127,6 +128,7 @@ fn every_honoured_key_reaches_its_option() {
         load_error: Some("no such device".to_owned()),
         echo_parameters: true,
         cpu_threads: 3,
+        overlap_percent: 39,
     };
     assert_eq!(parameters.expect("valid").mock, expected);
     assert!(notices.is_empty());

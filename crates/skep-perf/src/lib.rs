@@ -1,6 +1,7 @@
 //! Load generation and measurement.
 //!
-//! [`closed_loop`] keeps a number of requests outstanding and counts what comes back; [`Server`] runs a `skep serve` of
+//! [`closed_loop`] keeps a number of requests outstanding and counts what comes back, [`open_loop`] sends them at given
+//! moments; [`Server`] runs a `skep serve` of
 //! its own to measure; [`memory`] says what a process holds; [`median`] sums up rounds. The benchmarks in `examples/` are made of these; `cargo xtask bench`
 //! runs them.
 
@@ -8,7 +9,7 @@ mod load;
 mod memory;
 mod server;
 
-pub use load::{ClosedLoop, Measurement, closed_loop};
+pub use load::{ClosedLoop, Fate, Measurement, closed_loop, open_loop};
 pub use memory::{Memory, memory};
 pub use server::{Server, ServerError, cpu_time};
 

@@ -1,0 +1,278 @@
+//! What dynamic batching brings: `cargo xtask bench batching`.
+//!
+//! Closed loops of requests of batch 2 over gRPC. On a CPU batching hardly pays for convolution nets, so a mock stands in
+//! for an accelerator, on a device of its own: an execution takes 1.87 ms and 0.087 ms an inference, figures that were
+//! published for a text recogniser on one; two instances, whose executions overlap, take 1.39 times that. A small MLP on
+//! ONNX Runtime, where batching pays on a CPU as well, has its own rows.
+//!
+//! What the device allows: without a delay batches alternate, so that `c` clients of one instance get
+//! `2c / (2 * 1.87 + 0.087 * 2c)` inferences a millisecond up to `c = 8`, and the largest batch's rate from there. With
+//! a delay, the simulator says what the same scheduler makes of it. Settings alternate round by round; figures are
+//! medians of rounds. Printed: a JSON object a row.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use skep_client::InferRequest;
+use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
+use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
+use skep_sim::{Clients, LatencyTable, Load, Model, Setup, simulate};
+use skep_tensor::Tensor;
+use skep_testkit::{Inputs, Kind, Options};
+use skep_types::{DataType, Shape};
+
+const ROUNDS: usize = 5;
+const WINDOW: Duration = Duration::from_secs(3);
+const WARM_UP: Duration = Duration::from_millis(500);
+
+const BASE_MS: f64 = 1.87;
+const PER_INFERENCE_MS: f64 = 0.087;
+const OVERLAP: f64 = 0.39;
+const MAX_BATCH: usize = 8;
+const REQUEST_BATCH: usize = 2;
+
+/// Long enough for all outstanding requests to come back, once the batch before has been answered.
+const DELAY: Duration = Duration::from_millis(1);
+
+/// A model that is measured.
+struct Row {
+    model: &'static str,
+    /// In the table: how batches are formed.
+    batching: &'static str,
+    instances: u32,
+    batched: bool,
+    delay: Duration,
+}
+
+const MOCK: [Row; 4] = [
+    row("mock", "none", 1, false, Duration::ZERO),
+    row("mock", "no delay", 1, true, Duration::ZERO),
+    row("mock", "delay 1 ms", 1, true, DELAY),
+    row("mock", "no delay", 2, true, Duration::ZERO),
+];
+
+const MLP: [Row; 2] = [
+    row("mlp", "none", 1, false, Duration::ZERO),
+    row("mlp", "no delay", 1, true, Duration::ZERO),
+];
+
+const fn row(
+    model: &'static str,
+    batching: &'static str,
+    instances: u32,
+    batched: bool,
+    delay: Duration,
+) -> Row {
+    Row {
+        model,
+        batching,
+        instances,
+        batched,
+        delay,
+    }
+}
+
+impl Row {
+    /// The model's name in its repository.
+    fn name(&self) -> String {
+        let batching = self.batching.replace([' ', '.'], "_");
+        format!("{}_{batching}_{}", self.model, self.instances)
+    }
+
+    fn config(&self) -> String {
+        let batching = if self.batched {
+            let delay = self.delay.as_micros();
+            format!("dynamic_batching {{ max_queue_delay_microseconds: {delay} }}")
+        } else {
+            String::new()
+        };
+        let group = format!(
+            "max_batch_size: {MAX_BATCH} instance_group {{ kind: KIND_CPU count: {} }} {batching}",
+            self.instances
+        );
+        if self.model == "mlp" {
+            return format!("backend: \"onnxruntime\" {group}");
+        }
+        let parameter = |key: &str, value: String| {
+            format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
+        };
+        let us = |ms: f64| format!("{:.0}", ms * 1e3);
+        format!(
+            "backend: \"mock\" {group}
+             input {{ name: \"x\" data_type: TYPE_FP32 dims: 16 }}
+             output {{ name: \"y\" data_type: TYPE_FP32 dims: 16 }}
+             {}{}{}",
+            parameter("mock.latency_us", us(BASE_MS)),
+            parameter("mock.latency_us_per_item", us(PER_INFERENCE_MS)),
+            parameter("mock.overlap_percent", format!("{:.0}", OVERLAP * 100.0)),
+        )
+    }
+
+    /// What the simulator gives: inferences a second.
+    fn simulated(&self, clients: usize) -> Result<f64> {
+        let model = Model {
+            request_size: REQUEST_BATCH,
+            stretch: OVERLAP,
+            ..Model::new(
+                LatencyTable::affine(BASE_MS, PER_INFERENCE_MS, MAX_BATCH)?,
+                self.instances,
+            )
+        };
+        let mut scheduler = SchedulerOptions::one_by_one(100_000);
+        if self.batched {
+            scheduler.max_batch_size = MAX_BATCH;
+            scheduler.policy = Policy::Triton(TritonPolicy {
+                preferred_batch_sizes: Vec::new(),
+                max_queue_delay: self.delay,
+            });
+        }
+        let outcome = simulate(
+            Setup {
+                scheduler,
+                model: &model,
+                objective: None,
+                warm_up: 1_000,
+                seed: 1,
+            },
+            Load::Closed(Clients {
+                count: clients,
+                requests: 20_000,
+                pause: Duration::ZERO,
+            }),
+        );
+        Ok(outcome.throughput() * REQUEST_BATCH as f64)
+    }
+
+    /// What the device allows without a delay.
+    fn formula(&self, clients: usize) -> Option<f64> {
+        let (one, all) = (REQUEST_BATCH as f64, (REQUEST_BATCH * clients) as f64);
+        let full = MAX_BATCH as f64;
+        match (self.batching, self.instances) {
+            ("none", 1) => Some(one / (BASE_MS + PER_INFERENCE_MS * one) * 1e3),
+            ("no delay", 1) if all <= 2.0 * full => {
+                Some(all / (2.0 * BASE_MS + PER_INFERENCE_MS * all) * 1e3)
+            }
+            ("no delay", 1) => Some(full / (BASE_MS + PER_INFERENCE_MS * full) * 1e3),
+            ("no delay", 2) if clients >= 16 => {
+                let took = (BASE_MS + PER_INFERENCE_MS * full) * (1.0 + OVERLAP);
+                Some(2.0 * full / took * 1e3)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the reference measured on its accelerator: batching, instances, clients, inferences a second.
+const REFERENCE: [(&str, u32, usize, f64); 7] = [
+    ("none", 1, 16, 975.0),
+    ("no delay", 1, 2, 998.0),
+    ("no delay", 1, 4, 1766.0),
+    ("no delay", 1, 6, 2518.0),
+    ("no delay", 1, 8, 3096.0),
+    ("no delay", 1, 16, 3188.0),
+    ("no delay", 2, 16, 4134.0),
+];
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let usage = "usage: batching SKEP_BINARY";
+    let binary: PathBuf = std::env::args().nth(1).context(usage)?.into();
+    let root = tempfile::tempdir()?;
+    let kind: Kind = "mlp:layers=512x512x512".parse()?;
+    for row in MOCK.iter().chain(&MLP) {
+        if row.model == "mlp" {
+            let model = skep_testkit::generate(&kind, &Options::default())?;
+            model.write_repository(root.path(), &row.name(), Some(&row.config()))?;
+        } else {
+            let directory = root.path().join(row.name());
+            std::fs::create_dir_all(directory.join("1"))?;
+            std::fs::write(directory.join("config.pbtxt"), row.config())?;
+        }
+    }
+    let server = Server::start(&binary, root.path())?;
+    let mock = vec![("x".to_owned(), fp32(&[REQUEST_BATCH, 16])?)];
+    for clients in [2, 4, 6, 8, 16] {
+        measure(&server, &MOCK, &mock, clients).await?;
+    }
+    let inputs = skep_testkit::inputs(
+        &kind,
+        Inputs {
+            seed: 1,
+            batch: REQUEST_BATCH,
+            sequence: 1,
+        },
+    );
+    let mut mlp = Vec::new();
+    for input in inputs {
+        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
+        mlp.push((input.name.to_string(), tensor));
+    }
+    for clients in [1, 4, 16] {
+        measure(&server, &MLP, &mlp, clients).await?;
+    }
+    Ok(())
+}
+
+fn fp32(dims: &[usize]) -> Result<Tensor> {
+    let shape = Shape::new(dims)?;
+    let bytes = vec![0; shape.element_count() * 4];
+    Ok(Tensor::new(DataType::Fp32, shape, Bytes::from(bytes))?)
+}
+
+/// Measures rows side by side and prints them.
+async fn measure(
+    server: &Server,
+    rows: &[Row],
+    inputs: &[(String, Tensor)],
+    clients: usize,
+) -> Result<()> {
+    let plan = ClosedLoop {
+        concurrency: clients,
+        connections: clients.min(4),
+        warm_up: WARM_UP,
+        duration: WINDOW,
+    };
+    let mut rounds: Vec<Vec<Value>> = rows.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (row, rounds) in rows.iter().zip(&mut rounds) {
+            let mut request = InferRequest::new(row.name());
+            request.inputs = inputs.to_vec();
+            let cpu = cpu_time(server.pid())?;
+            let measured = closed_loop(server.grpc(), &request, plan).await?;
+            let cpu = cpu_time(server.pid())? - cpu;
+            let sent = measured.rate() * (WARM_UP + WINDOW).as_secs_f64();
+            rounds.push(json!({
+                "rate": measured.rate() * REQUEST_BATCH as f64,
+                "p50_ms": measured.quantile(0.5).as_secs_f64() * 1e3,
+                "p95_ms": measured.quantile(0.95).as_secs_f64() * 1e3,
+                "cpu_us": cpu.as_secs_f64() * 1e6 / sent,
+            }));
+        }
+    }
+    for (row, rounds) in rows.iter().zip(rounds) {
+        let of = |field: &str| {
+            let values: Vec<f64> = rounds.iter().filter_map(|r| r[field].as_f64()).collect();
+            median(&values)
+        };
+        let mock = row.model == "mock";
+        let allowed = row.formula(clients).filter(|_| mock);
+        let simulated = mock.then(|| row.simulated(clients)).transpose()?;
+        let same = |r: &&(&str, u32, usize, f64)| {
+            mock && (r.0, r.1, r.2) == (row.batching, row.instances, clients)
+        };
+        let reference = REFERENCE.iter().find(same).map(|r| r.3);
+        println!(
+            "{}",
+            json!({
+                "model": row.model, "batching": row.batching, "instances": row.instances, "clients": clients,
+                "rate": of("rate"), "p50_ms": of("p50_ms"), "p95_ms": of("p95_ms"), "cpu_us": of("cpu_us"),
+                "formula": allowed, "formula_ratio": allowed.map(|a| of("rate") / a),
+                "simulated": simulated, "simulated_ratio": simulated.map(|s| of("rate") / s),
+                "reference": reference, "rounds": rounds,
+            })
+        );
+    }
+    Ok(())
+}
