@@ -14,7 +14,8 @@
 //!
 //! So `auto` is `edf` at low load, `deferred` near saturation, and runs one by one what does not gain by batching. When
 //! the most urgent request's deadline keeps others out of its batch, all three look ahead (`ahead.rs`) whether it is
-//! worth that, within its level.
+//! worth that, within its level. `auto` also drops what keeps a batch below the size that the load needs: the backlog
+//! that a look ahead sees ends, the arrivals do not.
 
 use std::time::Duration;
 
@@ -31,8 +32,14 @@ use crate::{
         rate::ArrivalRate,
     },
     prefix::{Prefix, Stop},
-    waiting::{Waiter, Waiting},
+    waiting::{Lane, Waiter, Waiting},
 };
+
+/// How much faster than they arrive `auto` wants to serve requests: what a rate is uncertain by.
+const AHEAD_OF_LOAD: f64 = 1.1;
+
+/// What counts as just as good: a smaller batch is worth as much.
+const NEARLY: f64 = 0.995;
 
 /// A policy at work.
 #[derive(Debug)]
@@ -209,6 +216,14 @@ impl Engine {
             let dropped =
                 self.ahead
                     .early_drop(now_ns, &self.latency, self.max_batch_size, urgent, free);
+            let sustained = match &self.rule {
+                Rule::Auto(rate) => {
+                    let target = self.sustainable(rate.per_ns(now), instances.len());
+                    self.in_the_way_of(target, now_ns, waiting, lane)
+                }
+                _ => 0,
+            };
+            let dropped = dropped.max(sustained);
             if dropped > 0 {
                 return Verdict::Drop { requests: dropped };
             }
@@ -249,11 +264,62 @@ impl Engine {
         }
     }
 
+    /// The smallest batch size with which the most requests are answered in time when more come than can be served one
+    /// by one, at this rate and a tenth more.
+    ///
+    /// With batches of `b` back to back on `m` instances, three things bound what is answered: the executions,
+    /// `m b / l(b)`; the arrivals; and those of them that are young enough at the start of an execution to outlast it,
+    /// which came within `objective - l(b)` before it.
+    fn sustainable(&self, per_ns: f64, instances: usize) -> usize {
+        let objective = self.objective.latency.saturating_sub(self.objective.margin);
+        let objective = objective.as_nanos() as f64;
+        let (rate, instances) = (AHEAD_OF_LOAD * per_ns, instances.max(1) as f64);
+        let answered = |size: usize| {
+            let takes = self.latency.of(size).max(1) as f64;
+            let executed = instances * size as f64 / takes;
+            let young = instances * rate * (objective - takes).max(0.0) / takes;
+            executed.min(young).min(rate)
+        };
+        let mut sizes = 1..=self.latency.useful();
+        let best = sizes.clone().map(answered).fold(0.0, f64::max);
+        sizes
+            .find(|size| answered(*size) >= NEARLY * best)
+            .unwrap_or(1)
+    }
+
+    /// How many of the first requests have to go so that the next batch can have this size, if so many wait. Smaller
+    /// ones would let the backlog grow, and with it the age of the next heads: a spiral.
+    fn in_the_way_of<P>(
+        &self,
+        target: usize,
+        now_ns: u64,
+        waiting: &Waiting<P>,
+        lane: Lane,
+    ) -> usize {
+        let mut left = waiting.inferences();
+        if left < target {
+            return 0;
+        }
+        let mut requests = 0;
+        for waiter in waiting.iter().take_while(|waiter| waiter.lane() == lane) {
+            let Some(deadline) = waiter.expires else {
+                break;
+            };
+            let time = deadline.as_nanos().saturating_sub(now_ns);
+            if self.latency.largest_within(time) >= target.min(left) {
+                break;
+            }
+            requests += 1;
+            left -= waiter.request.batch_size;
+        }
+        requests
+    }
+
     /// The smallest batch size with which the instances keep up with this rate, and a tenth more.
     fn enough(&self, per_ns: f64, instances: usize) -> usize {
         let keeps_up = |size: usize| {
             let takes = self.latency.of(size) as f64;
-            instances as f64 * size as f64 >= 1.1 * per_ns * takes
+            instances as f64 * size as f64 >= AHEAD_OF_LOAD * per_ns * takes
         };
         (1..self.max_batch_size)
             .find(|size| keeps_up(*size))
