@@ -487,6 +487,20 @@ def test_every_reason_is_counted_from_the_start(repository):
     }
 
 
+def test_the_hook_for_tests_holds_each_batcher_once(repository):
+    repository.mock(config=batching(), max_batch_size=MAX)
+    with Server(repository, env={"TRITONSERVER_DELAY_SCHEDULER": "3"}) as server, Model(server) as model:
+        model.queue()
+        model.queue()
+        model.send_at_once()
+        assert set(model.statuses()) == {200}
+        assert metric(server, "exec_count", "mock") == 1
+        assert infer(server, "mock", zeros(1)).status == 200
+    code, log = serve_and_fail(repository, env={"TRITONSERVER_DELAY_SCHEDULER": "many"})
+    assert code == 1
+    assert "TRITONSERVER_DELAY_SCHEDULER is `many`, expected a number of requests" in log
+
+
 @pytest.mark.parametrize("how", ["stop", "unload", "reload"])
 def test_what_ends_a_model_ends_its_delays(repository, how):
     """What waits for others is served at once when nothing more can come."""

@@ -45,6 +45,8 @@ pub struct LoadOptions {
     pub retries: u32,
     /// The bound on requests that wait for instances, over all models.
     pub waiting_limit: Arc<WaitingLimit>,
+    /// Batchers execute nothing before as many requests wait for their model for the first time; for tests.
+    pub hold_until: usize,
     /// The CPU whose cores the models share; none where each starts whenever it can.
     pub cpu: Option<Arc<Device>>,
 }
@@ -286,7 +288,7 @@ impl Plan {
         });
         let statistics = Statistics::new(Recording::new(options.metrics, &config));
         let driver = Driver::new(
-            Scheduling::new(&config),
+            Scheduling::new(&config, options.hold_until),
             statistics,
             Arc::clone(&options.waiting_limit),
             place(&config, &*model, options),

@@ -25,7 +25,7 @@ pub(crate) struct Scheduling {
 }
 
 impl Scheduling {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
+    pub(crate) fn new(config: &ModelConfig, hold_until: usize) -> Self {
         let one_by_one = SchedulerOptions::one_by_one(config.max_queue_size());
         let Scheduler::Dynamic(batching) = config.scheduler() else {
             return Self {
@@ -54,6 +54,7 @@ impl Scheduling {
                 policy,
                 levels: batching.levels.iter().map(level).collect(),
                 default_level: batching.default_level,
+                hold_until,
                 ..one_by_one
             },
             preserve_ordering: batching.preserve_ordering,

@@ -52,6 +52,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             config_name: None,
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
+            hold_until: 0,
             cpu: Some(Arc::new(Device::new(1))),
         },
         load_threads: 2,

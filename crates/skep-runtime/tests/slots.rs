@@ -157,6 +157,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             config_name: None,
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
+            hold_until: 0,
             cpu: Some(Arc::new(Device::new(slots))),
         },
         load_threads: 2,

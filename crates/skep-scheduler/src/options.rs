@@ -17,6 +17,8 @@ pub struct SchedulerOptions {
     pub default_level: usize,
     /// Whether an execution needs a compute slot, which is asked for with [`Output::WantSlot`](crate::Output::WantSlot).
     pub slots: bool,
+    /// Nothing is executed before as many requests wait for the first time; for tests.
+    pub hold_until: usize,
 }
 
 impl SchedulerOptions {
@@ -30,6 +32,7 @@ impl SchedulerOptions {
             levels: vec![QueuePolicy::default()],
             default_level: 0,
             slots: false,
+            hold_until: 0,
         }
     }
 }

@@ -263,6 +263,11 @@ impl<P: Payload> Scheduler<P> {
 
     fn dispatch(&mut self, now: Time, outputs: &mut Outputs<P>) {
         self.wake = None;
+        if self.waiting.len() >= self.options.hold_until || self.hurried {
+            self.options.hold_until = 0;
+        } else {
+            return;
+        }
         while self.waiting.len() > 0 && self.instances.any_free() {
             match self.verdict(now) {
                 Verdict::Send { requests, end } => {

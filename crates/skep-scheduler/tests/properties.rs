@@ -123,6 +123,7 @@ fn options() -> impl Strategy<Value = SchedulerOptions> {
         })
         .prop_map(
             |(max_batch_size, policy, levels, max_waiting, slots, default)| SchedulerOptions {
+                hold_until: 0,
                 max_waiting,
                 max_batch_size,
                 policy,

@@ -58,6 +58,24 @@ fn the_default_scheduler() {
 }
 
 #[test]
+fn holding() {
+    check(&[
+        (
+            "nothing runs before so many wait, once",
+            "hold=3 run=1",
+            "0 a 1 b 2 c 9 d end",
+            "2 a+b+c:queue_empty 9 d:queue_empty",
+        ),
+        (
+            "a hurry ends it",
+            "hold=3 run=1",
+            "0 a 1 hurry end",
+            "1 a:queue_empty",
+        ),
+    ]);
+}
+
+#[test]
 fn draining() {
     check(&[
         (

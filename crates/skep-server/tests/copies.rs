@@ -76,6 +76,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             config_name: None,
             retries: 0,
             waiting_limit: Arc::default(),
+            hold_until: 0,
             cpu: None,
         },
         load_threads: 1,

@@ -113,6 +113,7 @@ pub(crate) fn options(policy: Policy, max_batch_size: usize) -> SchedulerOptions
         levels: vec![QueuePolicy::default()],
         default_level: 0,
         slots: false,
+        hold_until: 0,
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         retries: 0,
         metrics: MetricsOptions::default(),
         waiting_limit: Arc::default(),
+        hold_until: 0,
         cpu: None,
     };
     let library = args.onnxruntime_library.clone();

@@ -8,7 +8,7 @@ mod restrict;
 mod without_effect;
 
 use std::{
-    net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread,
+    env, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread,
     time::Duration,
 };
 
@@ -364,6 +364,7 @@ impl ServeArgs {
                 config_name: self.model_config_name.clone(),
                 retries: self.model_load_retry_count,
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
+                hold_until: delay_scheduler()?,
             },
             load_threads: self.model_load_thread_count.get(),
             control: match self.model_control_mode {
@@ -396,6 +397,21 @@ impl ServeArgs {
             grpc_connections: self.limits.grpc_connections(),
         })
     }
+}
+
+/// Triton's hook for tests: batchers execute nothing before so many requests wait.
+fn delay_scheduler() -> anyhow::Result<usize> {
+    const NAME: &str = "TRITONSERVER_DELAY_SCHEDULER";
+    let Some(value) = env::var_os(NAME) else {
+        return Ok(0);
+    };
+    let requests = value.to_str().and_then(|text| text.parse().ok());
+    let requests = requests.with_context(|| {
+        let got = value.display();
+        format!("the environment's {NAME} is `{got}`, expected a number of requests")
+    })?;
+    tracing::warn!("{NAME}: each batcher waits until {requests} requests are queued");
+    Ok(requests)
 }
 
 /// A time of more than nothing.

@@ -120,6 +120,7 @@ impl Paper {
                     .iter_mut()
                     .for_each(|l| l.timeout_action = TimeoutAction::Delay),
                 "slots" => options.slots = true,
+                "hold" => options.hold_until = number(),
                 other => panic!("no setting is called {other}"),
             }
         }
