@@ -152,7 +152,8 @@ impl Values<'_> {
             },
             fail_every: self.integer("mock.fail_every"),
             panic_every: self.integer("mock.panic_every"),
-            overlap_percent: u32::try_from(self.integer("mock.overlap_percent")).unwrap_or(u32::MAX),
+            overlap_percent: u32::try_from(self.integer("mock.overlap_percent"))
+                .unwrap_or(u32::MAX),
             cpu_threads: self.threads("mock.cpu_threads").unwrap_or_default(),
             echo_parameters: self.bool("mock.echo_parameters"),
             load_error: Some(self.get("mock.load_error").to_owned())

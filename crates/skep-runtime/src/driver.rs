@@ -20,7 +20,7 @@ use std::{
 };
 
 use skep_scheduler::{
-    Batch, Input, InstanceId, Output, Outputs, RejectReason, Request, RequestId, Scheduler,
+    Batch, Input, InstanceId, Output, Outputs, Policy, RejectReason, Request, RequestId, Scheduler,
 };
 use skep_types::Time;
 
@@ -93,6 +93,8 @@ pub(crate) struct Driver {
     possible_instances: AtomicUsize,
     /// Set when no instance could be kept alive.
     broken: AtomicBool,
+    /// Whether the policy would like to know what executions take before it serves any.
+    wants_profile: AtomicBool,
 }
 
 /// Where a model's executions take place.
@@ -147,6 +149,7 @@ impl Driver {
         let timer = needs_timer.then(Timer::started).transpose()?;
         let max_held = options.max_waiting;
         options.slots = place.is_some();
+        let wants_profile = matches!(options.policy, Policy::Objective(_));
         let scheduler = Scheduler::new(options);
         Ok(Arc::new_cyclic(|this: &Weak<Self>| Self {
             seat: place.map(|place| {
@@ -170,6 +173,7 @@ impl Driver {
             alive_instances: AtomicUsize::new(0),
             possible_instances: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
+            wants_profile: AtomicBool::new(wants_profile),
         }))
     }
 
@@ -208,6 +212,20 @@ impl Driver {
             self.possible_instances.fetch_add(1, Ordering::Relaxed);
         }
         InstanceId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// Whether whoever asks should measure what executions take; true once at most.
+    pub(crate) fn wants_profile(&self) -> bool {
+        self.wants_profile.swap(false, Ordering::Relaxed)
+    }
+
+    /// An execution of this batch size took so long, outside of serving.
+    pub(crate) fn measured(&self, batch_size: usize, duration: Duration) {
+        let input = Input::Measured {
+            batch_size,
+            duration,
+        };
+        self.apply(clock::now(), self.lock(), input, None, None);
     }
 
     /// Takes an instance away: it gets no further batch, and ends when it has answered the one that it has.

@@ -7,6 +7,7 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc::Receiver},
+    time::Duration,
 };
 
 use skep_backend::{Instance, Model, OutputSlot};
@@ -366,17 +367,35 @@ impl Worker {
         instance: &mut dyn Instance,
         prepared: Prepared,
     ) -> Result<(), RuntimeError> {
-        let taken = clock::now();
         let size = prepared.batch_size;
+        let executed = self.execute_alone(instance, prepared)?;
+        self.recorder
+            .executed(size, None, &executed.at, std::iter::once(executed.at.taken));
+        Ok(())
+    }
+
+    /// Runs a request that nobody sent and that counts nowhere; how long it took.
+    pub(crate) fn try_out(
+        &self,
+        instance: &mut dyn Instance,
+        prepared: Prepared,
+    ) -> Result<Duration, RuntimeError> {
+        let executed = self.execute_alone(instance, prepared)?;
+        Ok(executed.at.ended.since(executed.at.taken))
+    }
+
+    /// Executes one request outside of serving; a panic is an error.
+    fn execute_alone(
+        &self,
+        instance: &mut dyn Instance,
+        prepared: Prepared,
+    ) -> Result<Executed, RuntimeError> {
+        let taken = clock::now();
         let (reply, _) = tokio::sync::oneshot::channel();
         let jobs = [Job::new(prepared, reply, taken)];
-        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)))
-            .map_err(|panic| {
-            RuntimeError::internal(format!("the backend panicked: {}", text(&*panic)))
-        })??;
-        self.recorder
-            .executed(size, None, &executed.at, std::iter::once(taken));
-        Ok(())
+        catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken))).map_err(
+            |panic| RuntimeError::internal(format!("the backend panicked: {}", text(&*panic))),
+        )?
     }
 }
 

@@ -26,6 +26,7 @@ mod loader;
 mod loading;
 mod model_file;
 mod poll;
+mod profile;
 mod ragged;
 mod recorder;
 mod recording;

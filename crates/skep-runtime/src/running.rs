@@ -19,6 +19,7 @@ use crate::{
     RuntimeError,
     driver::Driver,
     instance::Worker,
+    profile,
     source::Source,
     version::Interface,
     warmup::{self, WarmupRun},
@@ -184,6 +185,9 @@ impl Running {
             let worker = worker;
             let ready = worker.instantiate().and_then(|mut instance| {
                 warmup::run(&worker, &mut *instance, &warmups)?;
+                if worker.driver.wants_profile() && !profile::measure(&worker, &mut *instance) {
+                    instance = worker.instantiate()?;
+                }
                 Ok(instance)
             });
             drop(warmups);

@@ -105,7 +105,8 @@ fn tensor(
         .map_err(|e| RuntimeError::invalid(e.to_string()))
 }
 
-fn zeros(datatype: DataType, count: usize) -> Vec<u8> {
+/// Elements of a datatype, all zero or empty.
+pub(crate) fn zeros(datatype: DataType, count: usize) -> Vec<u8> {
     match datatype.element_size() {
         Some(size) => vec![0; count * size],
         None => encode_strings(std::iter::repeat_n(b"".as_slice(), count)),

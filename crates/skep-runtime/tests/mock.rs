@@ -191,6 +191,40 @@ async fn a_panic_answers_its_batch_and_the_instance_is_made_anew() {
 }
 
 #[tokio::test]
+async fn what_is_measured_at_loading_counts_nowhere_and_breaks_nothing() {
+    let root = TempDir::new().expect("directory");
+    let objective = parameter("slo_latency_ms", "60000");
+    // As many executions as are measured: each size from 1 to 4, four times.
+    for (more, broken) in [
+        (String::new(), false),
+        (parameter("mock.fail_every", "3"), false),
+        (parameter("mock.panic_every", "12"), false),
+        (parameter("mock.panic_every", "1"), true),
+    ] {
+        write_model(
+            root.path(),
+            "echo",
+            &config(&(objective.clone() + &more)),
+            &["1"],
+        );
+        let runtime = runtime(root.path(), false);
+        let report = runtime.start(None);
+        assert!(
+            report.iter().all(|(_, outcome)| outcome.is_ok()),
+            "{report:?}"
+        );
+        let echo = first("echo", &runtime);
+        let figures = echo.statistics();
+        assert_eq!(
+            (figures.inference_count, figures.execution_count),
+            (0, 0),
+            "{more}"
+        );
+        assert_eq!(echo.infer(request(1, 7)).await.is_err(), broken, "{more}");
+    }
+}
+
+#[tokio::test]
 async fn a_full_queue_answers_at_once() {
     let root = TempDir::new().expect("directory");
     let slow = config(&(parameter("mock.latency_us", SLOW) + &parameter("max_queue_size", "1")));

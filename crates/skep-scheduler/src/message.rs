@@ -55,6 +55,13 @@ pub enum Input<P> {
         /// How long the execution took; policies that learn a latency model use it.
         duration: Duration,
     },
+    /// An execution outside of serving took so long; policies that learn a latency model begin with it.
+    Measured {
+        /// Its inferences.
+        batch_size: usize,
+        /// How long it took.
+        duration: Duration,
+    },
     /// An instance died or was taken away; a batch it had is its owner's to answer.
     InstanceGone(InstanceId),
     /// The compute slot that was asked for is there.

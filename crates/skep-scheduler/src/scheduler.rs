@@ -143,6 +143,14 @@ impl<P: Payload> Scheduler<P> {
                     engine.finished(run.size, duration);
                 }
             }
+            Input::Measured {
+                batch_size,
+                duration,
+            } => {
+                if let Some(engine) = &mut self.engine {
+                    engine.measured(batch_size, duration);
+                }
+            }
             Input::InstanceGone(instance) => self.instances.remove(instance),
             Input::SlotGranted => self.slot = Slot::Granted,
             Input::Hurry => self.hurried = true,

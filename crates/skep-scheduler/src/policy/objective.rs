@@ -111,6 +111,11 @@ impl Engine {
         }
     }
 
+    /// Learns from an execution that served nobody.
+    pub(crate) fn measured(&mut self, size: usize, took: Duration) {
+        self.latency.learn(size, took);
+    }
+
     /// Learns from an execution.
     pub(crate) fn finished(&mut self, size: usize, took: Duration) {
         self.latency.learn(size, took);

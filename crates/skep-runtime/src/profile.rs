@@ -1,0 +1,74 @@
+//! What executions take, measured before the first request: policies that keep a latency objective begin with it.
+//!
+//! Batches of powers of two run on the first instance, with zeros. Models with variable dimensions have no shapes to run
+//! with before the first request; for them, as for sizes that the time did not suffice for, the policy learns from what
+//! it serves.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use skep_backend::Instance;
+use skep_tensor::Tensor;
+use skep_types::Shape;
+
+use crate::{InferRequest, RuntimeError, instance::Worker, validate, warmup::zeros};
+
+/// How long measuring may keep a load waiting, but for the execution that is under way.
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// Executions a size; the first of a new shape allocates and counts for nothing.
+const EXECUTIONS: usize = 4;
+
+/// Measures what executions take and tells the driver; whether the instance came through it well.
+pub(crate) fn measure(worker: &Worker, instance: &mut dyn Instance) -> bool {
+    let max = worker.interface.max_batch_size.max(1);
+    let sizes = std::iter::successors(Some(1), |size| (*size < max).then(|| (2 * size).min(max)));
+    let began = Instant::now();
+    for size in sizes {
+        let Some(request) = request(worker, size) else {
+            return true;
+        };
+        for execution in 0..EXECUTIONS {
+            match run(worker, instance, &request) {
+                Ok(took) if execution > 0 => worker.driver.measured(size, took),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::info!(
+                        "model `{}`: no profile of its executions: {error}",
+                        worker.interface.model
+                    );
+                    return false;
+                }
+            }
+            if began.elapsed() > BUDGET {
+                return true;
+            }
+        }
+    }
+    true
+}
+
+fn run(
+    worker: &Worker,
+    instance: &mut dyn Instance,
+    request: &InferRequest,
+) -> Result<Duration, RuntimeError> {
+    let prepared = validate::prepare(request, &worker.interface)?;
+    worker.try_out(instance, prepared)
+}
+
+/// A request of zeros with this batch size; none where a dimension is variable.
+fn request(worker: &Worker, size: usize) -> Option<InferRequest> {
+    let mut request = InferRequest::default();
+    for port in &worker.interface.inputs {
+        let mut dims = port.config.dims.to_shape()?.dims().to_vec();
+        if port.config.batched {
+            dims.insert(0, size);
+        }
+        let shape = Shape::new(&dims).ok()?;
+        let data = zeros(port.config.datatype, shape.element_count());
+        let tensor = Tensor::new(port.config.datatype, shape, Bytes::from(data)).ok()?;
+        request.inputs.push((port.name.to_string(), tensor));
+    }
+    Some(request)
+}
