@@ -194,7 +194,6 @@ def test_f10_instance_groups(repository):
         ("count: 1000000", "count"),
         ("passive: true", "every instance group of model m is passive"),
         ('host_policy: "p"', "not supported yet"),
-        ("rate_limiter { priority: 2 }", "not supported yet"),
     ],
 )
 def test_f10_f11_f12_instance_groups_that_are_refused(repository, group, error):
