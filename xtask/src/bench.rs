@@ -20,7 +20,7 @@ struct Bench {
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
@@ -51,6 +51,25 @@ const BENCHES: [Bench; 4] = [
             ("server CPU us/request", "cpu_us", 1),
             ("p50 us", "p50_us", 0),
             ("p99 us", "p99_us", 0),
+        ],
+    },
+    Bench {
+        name: "batching",
+        title: "What dynamic batching brings: closed loops of requests of batch 2 over gRPC",
+        columns: &[
+            ("model", "model", 0),
+            ("batching", "batching", 0),
+            ("instances", "instances", 0),
+            ("clients", "clients", 0),
+            ("inferences/s", "rate", 0),
+            ("p50 ms", "p50_ms", 2),
+            ("p95 ms", "p95_ms", 2),
+            ("the device allows", "formula", 0),
+            ("share of it", "formula_ratio", 3),
+            ("simulated", "simulated", 0),
+            ("share of it", "simulated_ratio", 3),
+            ("published for the accelerator", "reference", 0),
+            ("server CPU us/request", "cpu_us", 1),
         ],
     },
     Bench {

@@ -43,6 +43,7 @@ pub(crate) struct LatencyModel {
     /// By batch size from 0, in nanoseconds; never decreasing.
     table: Vec<u64>,
     useful: usize,
+    best: usize,
     /// For what is computed anew with each change.
     scratch: Scratch,
 }
@@ -64,6 +65,7 @@ impl LatencyModel {
             cells: vec![None; cell_of(max) + 1],
             table: vec![0; max + 1],
             useful: max,
+            best: max,
             scratch: Scratch::default(),
         };
         for (size, latency) in profile {
@@ -93,6 +95,11 @@ impl LatencyModel {
     /// requests wait for their last. 1 where batching does not pay, as for convolutions on a CPU.
     pub(crate) fn useful(&self) -> usize {
         self.useful
+    }
+
+    /// The size that takes the least an inference.
+    pub(crate) fn best(&self) -> usize {
+        self.best
     }
 
     /// An execution took so long.
@@ -196,9 +203,10 @@ impl LatencyModel {
             self.table[size] = self.table[size].max(self.table[size - 1]);
         }
         let cost = |size: usize| self.table[size] as f64 / size as f64;
-        let mut sizes = 1..self.table.len();
+        let sizes = 1..self.table.len();
         let best = sizes.clone().map(cost).fold(f64::INFINITY, f64::min);
-        self.useful = sizes.find(|size| cost(*size) <= HARDLY * best).unwrap_or(1);
+        let first = |within: f64| sizes.clone().find(|size| cost(*size) <= within * best);
+        (self.useful, self.best) = (first(HARDLY).unwrap_or(1), first(1.0).unwrap_or(1));
     }
 }
 

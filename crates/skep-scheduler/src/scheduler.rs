@@ -250,6 +250,9 @@ impl<P: Payload> Scheduler<P> {
         reason: RejectReason,
         outputs: &mut Outputs<P>,
     ) {
+        if let Some(engine) = &mut self.engine {
+            engine.gave_up();
+        }
         match action {
             TimeoutAction::Reject => self.reject(place, reason, outputs),
             TimeoutAction::Delay => {
@@ -340,6 +343,9 @@ impl<P: Payload> Scheduler<P> {
         for _ in 0..requests {
             let place = self.waiting.first().expect("as many wait as are sent");
             batch.push(self.waiting.take(place).request);
+            if let Some(engine) = &mut self.engine {
+                engine.sent();
+            }
         }
         self.prefix.clear();
         let size = batch.iter().map(|request| request.batch_size).sum();

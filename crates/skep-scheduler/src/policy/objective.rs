@@ -38,6 +38,12 @@ use crate::{
 /// How much faster than they arrive `auto` wants to serve requests: what a rate is uncertain by.
 const AHEAD_OF_LOAD: f64 = 1.1;
 
+/// Requests over which the share of those given up is averaged.
+const REMEMBERED: f64 = 64.0;
+
+/// The share from which on `auto` rather makes all wait longer.
+const MANY_GIVEN_UP: f64 = 0.05;
+
 /// What counts as just as good: a smaller batch is worth as much.
 const NEARLY: f64 = 0.995;
 
@@ -49,6 +55,8 @@ pub(crate) struct Engine {
     latency: LatencyModel,
     rule: Rule,
     ahead: Ahead,
+    /// The share of the last requests that were given up; a request counts for as much as the [`REMEMBERED`] after it.
+    given_up: f64,
 }
 
 /// What makes the policies differ.
@@ -78,6 +86,7 @@ impl Engine {
             max_batch_size,
             rule,
             ahead: Ahead::default(),
+            given_up: 0.0,
         }
     }
 
@@ -125,6 +134,16 @@ impl Engine {
             Rule::Quantile(quantile) => quantile.learn(size, took, objective, max),
             Rule::Edf | Rule::Deferred | Rule::Auto(_) => {}
         }
+    }
+
+    /// A request was given up.
+    pub(crate) fn gave_up(&mut self) {
+        self.given_up += (1.0 - self.given_up) / REMEMBERED;
+    }
+
+    /// A request was sent to an instance.
+    pub(crate) fn sent(&mut self) {
+        self.given_up -= self.given_up / REMEMBERED;
     }
 
     /// From when on a request is not worth an execution any more: where deadlines decide, when it would be late even if
@@ -190,7 +209,7 @@ impl Engine {
         let now_ns = now.as_nanos();
         // Where larger batches do not pay, `auto` leaves the rest for the next execution.
         let useful = match self.rule {
-            Rule::Auto(_) => self.latency.useful(),
+            Rule::Auto(ref rate) => self.largest_that_pays(rate.per_ns(now), instances),
             _ => self.max_batch_size,
         };
         let all = prefix.steps();
@@ -252,6 +271,14 @@ impl Engine {
         {
             let wanted = match &self.rule {
                 Rule::Deferred => self.max_batch_size,
+                // Where requests are given up though there is room, they come in bursts, and a batch that begins with the
+                // first of a burst makes the others late.
+                Rule::Auto(rate)
+                    if self.given_up > MANY_GIVEN_UP
+                        && rate.long_run_per_ns(now) < self.capacity(instances) / 2.0 =>
+                {
+                    useful
+                }
                 Rule::Auto(rate) => self.enough(rate.per_ns(now), instances.len()).min(useful),
                 _ => 1,
             };
@@ -285,7 +312,7 @@ impl Engine {
             let young = instances * rate * (objective - takes).max(0.0) / takes;
             executed.min(young).min(rate)
         };
-        let mut sizes = 1..=self.latency.useful();
+        let mut sizes = 1..=self.latency.best();
         let best = sizes.clone().map(answered).fold(0.0, f64::max);
         sizes
             .find(|size| answered(*size) >= NEARLY * best)
@@ -318,6 +345,21 @@ impl Engine {
             left -= waiter.request.batch_size;
         }
         requests
+    }
+
+    /// Inferences a nanosecond with batches of the size that pays.
+    fn capacity(&self, instances: &Instances) -> f64 {
+        let size = self.latency.useful();
+        instances.len() as f64 * size as f64 / self.latency.of(size).max(1) as f64
+    }
+
+    /// The size from which on larger batches do not pay: a little is not worth the wait, unless all is needed.
+    fn largest_that_pays(&self, per_ns: f64, instances: &Instances) -> usize {
+        if AHEAD_OF_LOAD * per_ns < self.capacity(instances) {
+            self.latency.useful()
+        } else {
+            self.latency.best()
+        }
     }
 
     /// The smallest batch size with which the instances keep up with this rate, and a tenth more.

@@ -38,17 +38,23 @@ impl ArrivalRate {
         }
     }
 
+    /// Inferences a nanosecond on the longer scale.
+    pub(crate) fn long_run_per_ns(&self, now: Time) -> f64 {
+        self.scales[1].per_ns(now)
+    }
+
     /// Inferences a nanosecond.
     pub(crate) fn per_ns(&self, now: Time) -> f64 {
-        let rates = self
-            .scales
-            .iter()
-            .map(|scale| scale.faded(now) / scale.span_ns);
+        let rates = self.scales.iter().map(|scale| scale.per_ns(now));
         rates.fold(0.0, f64::max)
     }
 }
 
 impl Scale {
+    fn per_ns(&self, now: Time) -> f64 {
+        self.faded(now) / self.span_ns
+    }
+
     fn faded(&self, now: Time) -> f64 {
         let passed = now.since(self.at).as_nanos() as f64;
         self.count * (-passed / self.span_ns).exp()

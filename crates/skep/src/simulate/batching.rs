@@ -23,7 +23,7 @@ use super::{
 #[derive(Debug, Args)]
 #[command(after_help = format!("Policies: {}", names()))]
 pub(crate) struct BatchingArgs {
-    /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:MS, in milliseconds, or a file of measured `batch,ms`
+    /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured `batch,ms`
     /// lines; may be given several times
     #[arg(long, value_name = "TABLE", default_value = "affine:1.87,0.087")]
     table: Vec<Table>,

@@ -33,10 +33,11 @@ impl FromStr for Table {
                 per_inference,
             }
         } else if let Some(ms) = text.strip_prefix("flat:") {
-            let base = number(ms).ok_or("expected flat:MS with milliseconds, as in flat:10")?;
+            let per_inference = number(ms)
+                .ok_or("expected flat:MS with milliseconds an inference, as in flat:10")?;
             TableKind::Affine {
-                base,
-                per_inference: 0.0,
+                base: 0.0,
+                per_inference,
             }
         } else {
             TableKind::File
@@ -237,7 +238,7 @@ mod tests {
         }
         let flat: Table = "flat:10".parse().expect("valid");
         let flat = flat.load(4).expect("valid");
-        assert_eq!(flat.latency(4), Duration::from_millis(10));
+        assert_eq!(flat.latency(4), Duration::from_millis(40));
     }
 
     #[test]
