@@ -24,8 +24,8 @@ use skep_testkit::{Inputs, Kind, Options};
 use skep_types::{DataType, Shape};
 
 const ROUNDS: usize = 5;
-const WINDOW: Duration = Duration::from_secs(3);
-const WARM_UP: Duration = Duration::from_millis(500);
+const WINDOW: Duration = Duration::from_millis(1500);
+const WARM_UP: Duration = Duration::from_millis(300);
 
 const BASE_MS: f64 = 1.87;
 const PER_INFERENCE_MS: f64 = 0.087;
