@@ -8,8 +8,8 @@ use skep_scheduler::{
 };
 
 /// What passes between a request's arrival and its answer besides its wait and its execution: two threads wake up, two
-/// hand it over. Some 20 us where a processor is free, a time slice where none is.
-const MARGIN: Duration = Duration::from_micros(500);
+/// hand it over. Some 20 us where a processor is free, a time slice or two where none is.
+const MARGIN: Duration = Duration::from_millis(5);
 
 /// The largest share of an objective that is set aside for that.
 const MARGIN_SHARE: u32 = 20;

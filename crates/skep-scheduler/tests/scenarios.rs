@@ -476,10 +476,10 @@ fn earliest_deadline_first() {
             "0 z:max_batch_size 10 a+b:max_batch_size 20 d:max_batch_size 30 c:max_batch_size",
         ),
         (
-            "a margin makes deadlines earlier",
+            "within the margin it is tried, and at once",
             "max=8 slo=20 policy=edf table=2+1 margin=5",
             "0 z8 1 a/t14 b end",
-            "0 z:max_batch_size 7.000001 a!late 10 b:queue_empty",
+            "0 z:max_batch_size 10 a+b:queue_empty",
         ),
     ]);
 }

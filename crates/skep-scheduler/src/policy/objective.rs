@@ -146,6 +146,10 @@ impl Engine {
         self.given_up -= self.given_up / REMEMBERED;
     }
 
+    fn margin_ns(&self) -> u64 {
+        u64::try_from(self.objective.margin.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// From when on a request is not worth an execution any more: where deadlines decide, when it would be late even if
     /// it ran alone at once; otherwise when it is late. Waits without an end are not asked for.
     pub(crate) fn gives_up_at<P>(&self, waiter: &Waiter<P>) -> Time {
@@ -158,8 +162,10 @@ impl Engine {
                 let whole = self.objective.latency.saturating_sub(self.objective.margin);
                 let whole = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
                 let takes = self.latency.of(waiter.request.batch_size).min(whole);
-                // One that would end at its very deadline is in time.
-                Time::from_nanos(deadline.as_nanos().saturating_sub(takes).saturating_add(1))
+                // The margin is for what nobody foresees, a timer that is late among it; and one that would end at its very
+                // deadline is in time.
+                let latest = deadline.as_nanos().saturating_add(self.margin_ns());
+                Time::from_nanos(latest.saturating_sub(takes).saturating_add(1))
             }
         }
     }
@@ -214,13 +220,24 @@ impl Engine {
         };
         let all = prefix.steps();
         let steps = &all[..all.partition_point(|step| step.size <= useful).max(1)];
-        let in_time = |requests: usize| {
-            let step = steps[requests - 1];
-            let takes = self.latency.of(step.size);
-            step.expires
-                .is_none_or(|deadline| now_ns + takes <= deadline.as_nanos())
+        let fits = |margin_ns: u64| {
+            (1..=steps.len()).rev().find(|requests| {
+                let step = steps[*requests - 1];
+                let ends = now_ns + self.latency.of(step.size);
+                step.expires
+                    .is_none_or(|deadline| ends <= deadline.as_nanos().saturating_add(margin_ns))
+            })
         };
-        let requests = (1..=steps.len()).rev().find(|n| in_time(*n)).unwrap_or(1);
+        let Some(requests) = fits(0) else {
+            // The most urgent one is within its margin: it is tried at once.
+            let requests = fits(self.margin_ns()).unwrap_or(1);
+            let end = if requests < all.len() {
+                BatchEnd::Deadline
+            } else {
+                self.end_of(prefix)
+            };
+            return Verdict::Send { requests, end };
+        };
         if requests < steps.len() {
             // The most urgent one's deadline keeps others out: is it worth that?
             let others = instances.runs().filter_map(|run| {
@@ -282,10 +299,11 @@ impl Engine {
                 Rule::Auto(rate) => self.enough(rate.per_ns(now), instances.len()).min(useful),
                 _ => 1,
             };
-            // Until then one more could still join.
+            // Until then one more could still join; whoever waits is woken a little late.
             let frontrun = deadline
                 .as_nanos()
-                .saturating_sub(self.latency.of(last.size + 1));
+                .saturating_sub(self.latency.of(last.size + 1))
+                .saturating_sub(self.margin_ns());
             if last.size < wanted && now_ns < frontrun {
                 return Verdict::Wait(Time::from_nanos(frontrun));
             }
