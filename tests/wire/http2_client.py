@@ -53,12 +53,17 @@ class Http2:
     def flush(self):
         self.socket.sendall(self.state.data_to_send())
 
-    def begin(self, method, path, end_stream=True, **headers):
-        """Sends a request's head; the number of its stream."""
+    def prepare(self, method, path, end_stream=True, **headers):
+        """Writes a request's head, to be sent with what is flushed next; the number of its stream."""
         stream = self.state.get_next_available_stream_id()
         fields = {":method": method, ":path": path, ":scheme": "http", ":authority": "test"}
         fields.update({name.replace("_", "-"): value for name, value in headers.items()})
         self.state.send_headers(stream, list(fields.items()), end_stream=end_stream)
+        return stream
+
+    def begin(self, method, path, end_stream=True, **headers):
+        """Sends a request's head; the number of its stream."""
+        stream = self.prepare(method, path, end_stream, **headers)
         self.flush()
         return stream
 
