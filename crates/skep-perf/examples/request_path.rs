@@ -65,6 +65,8 @@ struct Settings {
     binary: PathBuf,
     rounds: usize,
     window: Duration,
+    /// Only what has this in its server, protocol, or way of answering.
+    only: String,
     /// The script that installs and runs a Triton.
     triton: Option<PathBuf>,
 }
@@ -120,6 +122,13 @@ fn main() -> Result<()> {
     if let Some(triton) = &triton {
         targets.extend(triton.targets());
     }
+    targets.retain(|target| {
+        let name = format!(
+            "{} {} {}",
+            target.server, target.protocol, target.answered_by
+        );
+        name.contains(&settings.only)
+    });
     let script = root.path().join("post.lua");
     fs::write(&script, lua())?;
     // One thread: the client should take as little of the machine as it can.
@@ -147,11 +156,12 @@ fn settings() -> Result<Settings> {
     let mut args = std::env::args().skip(1);
     let binary = args
         .next()
-        .context("usage: request_path SKEP_BINARY [--rounds N] [--seconds N] [--triton SCRIPT]")?;
+        .context("usage: request_path SKEP_BINARY [--rounds N] [--seconds N] [--only TEXT] [--triton SCRIPT]")?;
     let mut settings = Settings {
         binary: binary.into(),
         rounds: 5,
         window: Duration::from_secs(8),
+        only: String::new(),
         triton: None,
     };
     while let Some(flag) = args.next() {
@@ -161,6 +171,7 @@ fn settings() -> Result<Settings> {
         match flag.as_str() {
             "--rounds" => settings.rounds = value.parse()?,
             "--seconds" => settings.window = Duration::from_secs(value.parse()?),
+            "--only" => settings.only = value,
             "--triton" => settings.triton = Some(value.into()),
             _ => bail!("unknown flag `{flag}`"),
         }
