@@ -95,6 +95,11 @@ def ends(server):
     }
 
 
+def policy(server, name, **labels):
+    """A figure of what forms the batches; none where it has no such figure."""
+    return metrics(server).get((f"skep_batching_{name}", frozenset({"model": "mock", "version": "1", **labels}.items())))
+
+
 def held(repository, settings="", more="", rows=(), **script):
     """Sends requests of so many rows behind one that holds the instance: sizes of the batches, reasons of their ends."""
     repository.mock(config=batching(settings, more), max_batch_size=MAX, latency_us=HOLD_US, **script)
@@ -313,6 +318,7 @@ def test_s10_a_request_that_has_waited_too_long_is_refused_while_the_instance_is
             with pytest.raises(InferenceServerException, match="Request timeout expired") as error:
                 client.infer("mock", [given])
             assert error.value.status() == "StatusCode.UNAVAILABLE"
+        assert policy(server, "given_up_total", action="REJECT") == 2
         assert metric(server, "request_failure", "mock", reason="REJECTED") == 2
         server.kill()
 
@@ -501,6 +507,24 @@ def test_the_hook_for_tests_holds_each_batcher_once(repository):
     assert "TRITONSERVER_DELAY_SCHEDULER is `many`, expected a number of requests" in log
 
 
+def test_what_forms_batches_shows(repository):
+    repository.mock(config=batching(f"preferred_batch_size: 6 max_queue_delay_microseconds: {HOLD_US}"), max_batch_size=MAX)
+    repository.mock("plain", max_batch_size=MAX)
+    with Server(repository) as server, Model(server) as model:
+        assert policy(server, "last_batch_size") is None
+        for _ in range(6):
+            model.send_at_once()
+        assert set(model.statuses()) == {200}
+        assert policy(server, "policy_info", policy="triton") == 1
+        assert policy(server, "policy_info", model="plain", policy="none") == 1
+        assert (policy(server, "cap"), policy(server, "target")) == (MAX, 6)
+        assert (policy(server, "cap", model="plain"), policy(server, "target", model="plain")) == (1, 1)
+        assert policy(server, "last_batch_size", reason="preferred_batch_size") == 6
+        # Only where there is an objective.
+        names = {name for name, _ in metrics(server)}
+        assert names.isdisjoint({f"skep_batching_{name}" for name in ("objective_us", "arrival_rate", "latency_us")})
+
+
 @pytest.mark.parametrize("how", ["stop", "unload", "reload"])
 def test_what_ends_a_model_ends_its_delays(repository, how):
     """What waits for others is served at once when nothing more can come."""
@@ -523,10 +547,10 @@ def objective(**parameters):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("policy", ["auto", "edf", "deferred", "aimd", "quantile"])
-def test_slo_what_waits_leaves_together(repository, policy):
+@pytest.mark.parametrize("name", ["auto", "edf", "deferred", "aimd", "quantile"])
+def test_slo_what_waits_leaves_together(repository, name):
     # An objective that nothing here breaks, and no `dynamic_batching`.
-    more = objective(slo_latency_ms=3600, batching_policy=policy)
+    more = objective(slo_latency_ms=3600, batching_policy=name)
     repository.mock(config=more, max_batch_size=MAX, latency_us=HOLD_US)
     with Server(repository) as server, Model(server) as model:
         model.hold(rows=MAX)
@@ -534,7 +558,7 @@ def test_slo_what_waits_leaves_together(repository, policy):
             model.queue()
         assert set(model.statuses()) == {200}
         # One full batch has kept the objective by then: the cap of `aimd` grew from 1 to 2.
-        assert model.batches() == ({2: 2} if policy == "aimd" else {4: 1})
+        assert model.batches() == ({2: 2} if name == "aimd" else {4: 1})
         assert "dynamic_batching" not in get(server, "/v2/models/mock/config").json
 
 
@@ -545,6 +569,7 @@ def test_slo_a_request_that_will_be_late_is_refused_while_the_instance_is_busy(r
         refused = infer(server, "mock", zeros(1))
         assert refused.status == 503
         assert refused.error == "the request can no longer be answered within its latency objective"
+        assert policy(server, "given_up_total", action="REJECT") == 1
         assert metric(server, "exec_count", "mock") == 0
         assert model.statuses() == [200]
         # It takes longer than the objective, and is still tried.
@@ -560,6 +585,8 @@ def test_slo_late_requests_are_served_behind_the_others(repository):
         model.queue(tag="fresh")
         assert set(model.statuses()) == {200}
         assert model.finished == ["hold", "fresh", "late"]
+        assert policy(server, "given_up_total", action="DELAY") == 1
+        assert policy(server, "given_up_total", action="REJECT") == 0
 
 
 @pytest.mark.parametrize(
@@ -584,3 +611,32 @@ def test_slo_what_it_overrules_is_named(repository):
     with Server(repository) as server:
         for field in ("preferred_batch_size", "max_queue_delay_microseconds"):
             assert server.log.count(f"`dynamic_batching.{field}`: no effect: batches are formed by") == 1
+
+
+def test_slo_what_the_policy_has_learned_shows(repository):
+    # All sizes are measured when it loads, since together they take far less than the second that measuring may take.
+    more = objective(slo_latency_ms=3_600_000)
+    repository.mock(config=more, max_batch_size=6, latency_us=2_000, latency_us_per_item=1_000)
+    with Server(repository) as server, Model(server) as model:
+        assert policy(server, "policy_info", policy="auto") == 1
+        assert policy(server, "objective_us") == HOUR_US
+        latencies = {
+            int(dict(labels)["batch_size"]): us for (name, labels), us in metrics(server).items()
+            if name == "skep_batching_latency_us"
+        }
+        assert sorted(latencies) == [1, 2, 4, 6]
+        # Never sooner than the script says.
+        assert all(us >= 2_000 + 1_000 * size for size, us in latencies.items())
+        assert policy(server, "arrival_rate") == 0
+        assert policy(server, "target") == 1
+        assert infer(server, "mock", zeros(1)).status == 200
+        assert policy(server, "arrival_rate") > 0
+        assert policy(server, "last_batch_size", reason="queue_empty") == 1
+
+
+def test_slo_the_cap_shows(repository):
+    repository.mock(config=objective(slo_latency_ms=3_600_000, batching_policy="aimd"), max_batch_size=MAX)
+    with Server(repository) as server:
+        for cap in (1, 2):
+            assert policy(server, "cap") == cap
+            assert infer(server, "mock", zeros(cap)).status == 200

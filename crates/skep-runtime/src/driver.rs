@@ -20,7 +20,8 @@ use std::{
 };
 
 use skep_scheduler::{
-    Batch, Input, InstanceId, Output, Outputs, Policy, RejectReason, Request, RequestId, Scheduler,
+    Batch, Input, InstanceId, Output, Outputs, Policy, PolicySnapshot, RejectReason, Request,
+    RequestId, Scheduler,
 };
 use skep_types::Time;
 
@@ -179,6 +180,12 @@ impl Driver {
 
     pub(crate) fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// What the policy is doing now.
+    pub(crate) fn policy_snapshot(&self) -> PolicySnapshot {
+        let state = self.lock();
+        state.scheduler.policy_snapshot(state.now.max(clock::now()))
     }
 
     /// Requests that wait for an instance.

@@ -22,9 +22,8 @@ const EXECUTIONS: usize = 4;
 /// Measures what executions take and tells the driver; whether the instance came through it well.
 pub(crate) fn measure(worker: &Worker, instance: &mut dyn Instance) -> bool {
     let max = worker.interface.max_batch_size.max(1);
-    let sizes = std::iter::successors(Some(1), |size| (*size < max).then(|| (2 * size).min(max)));
     let began = Instant::now();
-    for size in sizes {
+    for size in skep_scheduler::profile_sizes(max) {
         let Some(request) = request(worker, size) else {
             return true;
         };

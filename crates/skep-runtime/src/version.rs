@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use skep_config::{ModelConfig, TensorConfig};
+use skep_scheduler::PolicySnapshot;
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 use tokio::sync::oneshot;
@@ -179,6 +180,12 @@ impl LoadedVersion {
     #[must_use]
     pub fn latencies(&self) -> Option<Latencies> {
         self.driver.statistics().latencies()
+    }
+
+    /// What its batching policy is doing now.
+    #[must_use]
+    pub fn policy(&self) -> PolicySnapshot {
+        self.driver.policy_snapshot()
     }
 
     /// How long it took to load: weights, instances, warm-up.

@@ -46,6 +46,7 @@ mod ordering;
 mod policy;
 mod prefix;
 mod scheduler;
+mod snapshot;
 mod sorted;
 mod waiting;
 
@@ -59,3 +60,4 @@ pub use options::{
 };
 pub use ordering::Ordering;
 pub use scheduler::Scheduler;
+pub use snapshot::{PolicySnapshot, profile_sizes};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use skep_types::Time;
 
 use crate::{
-    Batch, BatchEnd, Input, InstanceId, Output, Outputs, Payload, Policy, QueuePolicy,
-    RejectReason, Request, SchedulerOptions, TimeoutAction,
+    Batch, BatchEnd, Input, InstanceId, Output, Outputs, Payload, Policy, PolicySnapshot,
+    QueuePolicy, RejectReason, Request, SchedulerOptions, TimeoutAction,
     instances::{Instances, Run},
     policy::{Verdict, objective::Engine},
     prefix::Prefix,
@@ -29,6 +29,10 @@ pub struct Scheduler<P> {
     hurried: bool,
     /// Emptied batches, for the next ones.
     spare: Vec<Vec<Request<P>>>,
+    last_batch: Option<(usize, BatchEnd)>,
+    /// How many waits ended with an error, and behind all others.
+    rejected: u64,
+    delayed: u64,
 }
 
 /// Emptied batches that are kept; each instance has one at a time.
@@ -64,6 +68,9 @@ impl<P: Payload> Scheduler<P> {
             draining: false,
             hurried: false,
             spare: Vec::new(),
+            last_batch: None,
+            rejected: 0,
+            delayed: 0,
         }
     }
 
@@ -124,6 +131,34 @@ impl<P: Payload> Scheduler<P> {
     #[must_use]
     pub fn is_busy(&self, instance: InstanceId) -> Option<bool> {
         self.instances.is_busy(instance)
+    }
+
+    /// What the policy is doing. Allocates, and is not meant for each request.
+    #[must_use]
+    pub fn policy_snapshot(&self, now: Time) -> PolicySnapshot {
+        let engine = self.engine.as_deref();
+        let max = self.options.max_batch_size;
+        let (policy, cap, target) = match &self.options.policy {
+            Policy::OneByOne => ("none", 1, 1),
+            Policy::Triton(triton) => ("triton", max, triton.target(max)),
+            Policy::Objective(objective) => {
+                let engine = engine.expect("the policy has one");
+                let instances = &self.instances;
+                let (cap, target) = (engine.cap(now, instances), engine.target(now, instances));
+                (objective.policy.name(), cap, target)
+            }
+        };
+        PolicySnapshot {
+            policy,
+            objective: engine.map(|engine| engine.objective().latency),
+            cap,
+            target,
+            arrivals_per_s: engine.and_then(|engine| engine.arrivals_per_s(now)),
+            latencies: engine.map(Engine::latencies).unwrap_or_default(),
+            last_batch: self.last_batch,
+            rejected: self.rejected,
+            delayed: self.delayed,
+        }
     }
 
     fn apply(&mut self, now: Time, input: Input<P>, outputs: &mut Outputs<P>) {
@@ -225,7 +260,7 @@ impl<P: Payload> Scheduler<P> {
     /// Ends the waits that are over.
     fn expire(&mut self, now: Time, outputs: &mut Outputs<P>) {
         if let Some(engine) = &self.engine {
-            let action = engine.miss_action();
+            let action = engine.objective().miss_action;
             while let Some(engine) = &self.engine
                 && let Some(waiter) = self.waiting.most_urgent()
                 && engine.gives_up_at(waiter) <= now
@@ -254,8 +289,12 @@ impl<P: Payload> Scheduler<P> {
             engine.gave_up();
         }
         match action {
-            TimeoutAction::Reject => self.reject(place, reason, outputs),
+            TimeoutAction::Reject => {
+                self.rejected += 1;
+                self.reject(place, reason, outputs);
+            }
             TimeoutAction::Delay => {
+                self.delayed += 1;
                 self.prefix.touch(place);
                 let waiter = self.waiting.take(place);
                 let lane = Lane {
@@ -349,6 +388,7 @@ impl<P: Payload> Scheduler<P> {
         }
         self.prefix.clear();
         let size = batch.iter().map(|request| request.batch_size).sum();
+        self.last_batch = Some((size, end));
         let run = Run { size, since: now };
         let instance = self.instances.take_free(run).expect("an instance is free");
         outputs.push(Output::Dispatch {
@@ -365,7 +405,9 @@ impl<P: Payload> Scheduler<P> {
         let action = self
             .engine
             .as_ref()
-            .map_or(TimeoutAction::Reject, |engine| engine.miss_action());
+            .map_or(TimeoutAction::Reject, |engine| {
+                engine.objective().miss_action
+            });
         for _ in 0..requests {
             let place = self.waiting.first().expect("as many wait as are dropped");
             self.end_wait(place, action, RejectReason::TooLate, outputs);

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::Paper;
+use common::{Paper, ms};
+use skep_scheduler::{BatchEnd, PolicySnapshot};
 
 /// Plays scenarios: what each shows, its settings, its script, what should happen.
 fn check(scenarios: &[(&str, &str, &str, &str)]) {
@@ -568,4 +569,97 @@ fn caps() {
              50 p+q+r+s:cap 56 t+u:queue_empty",
         ),
     ]);
+}
+
+/// What is seen of each policy from outside.
+#[test]
+fn snapshots() {
+    let known = |sizes: &[(usize, &str)]| -> Vec<_> {
+        sizes.iter().map(|(size, took)| (*size, ms(took))).collect()
+    };
+    let quiet = PolicySnapshot {
+        policy: "none",
+        objective: None,
+        cap: 1,
+        target: 1,
+        arrivals_per_s: None,
+        latencies: Vec::new(),
+        last_batch: None,
+        rejected: 0,
+        delayed: 0,
+    };
+    assert_eq!(Paper::watch("one_by_one=", ""), quiet);
+    for (settings, target) in [
+        ("", 1),
+        ("delay=5", 8),
+        ("delay=5 pref=2,6", 6),
+        ("pref=4", 1),
+    ] {
+        let triton = PolicySnapshot {
+            policy: "triton",
+            cap: 8,
+            target,
+            ..quiet.clone()
+        };
+        assert_eq!(Paper::watch(settings, ""), triton, "{settings}");
+    }
+    let timeouts = "levels=2 L1.timeout=5 L2.timeout=5 L2.action=delay max=4";
+    let got = Paper::watch(timeouts, "0 a3 b/p1 c/p1 d/p2 6");
+    assert_eq!((got.rejected, got.delayed), (1, 1));
+    assert_eq!(got.last_batch, Some((4, BatchEnd::MaxBatchSize)));
+
+    let slo = |policy| format!("max=6 slo=20 policy={policy} table=2+1");
+    let profile = known(&[(1, "3"), (2, "4"), (4, "6"), (6, "8")]);
+    for (policy, cap, target) in [
+        ("aimd", 1, 1),
+        ("quantile", 1, 1),
+        ("edf", 6, 1),
+        ("deferred", 6, 6),
+    ] {
+        let expected = PolicySnapshot {
+            policy,
+            objective: Some(ms("20")),
+            cap,
+            target,
+            latencies: profile.clone(),
+            ..quiet.clone()
+        };
+        assert_eq!(Paper::watch(&slo(policy), ""), expected);
+    }
+    let got = Paper::watch(&slo("edf"), "0 z6 1 a/t3 b end");
+    assert_eq!(
+        (got.rejected, got.last_batch),
+        (1, Some((1, BatchEnd::QueueEmpty)))
+    );
+    // Two full batches kept the objective.
+    let got = Paper::watch(&slo("aimd"), "0 a b c 4");
+    assert_eq!((got.cap, got.last_batch), (2, Some((2, BatchEnd::Cap))));
+    let blank = Paper::watch("max=6 slo=20 policy=edf table=2+1 blank=", "");
+    assert!(blank.latencies.is_empty());
+}
+
+/// `auto` shows the load that it sees, and what it makes of it.
+#[test]
+fn snapshots_of_auto() {
+    let with = "max=8 slo=100 policy=auto table=2+1";
+    let idle = Paper::watch(with, "");
+    assert_eq!((idle.arrivals_per_s, idle.target), (Some(0.0), 1));
+    // An inference every 2 ms, where `l(b)` is 2 + b ms: two are just too few for it and a tenth more, three suffice.
+    let moments: Vec<String> = (0..500)
+        .map(|i| format!("{} r{}x", 2 * i, letters(i)))
+        .collect();
+    let busy = Paper::watch(with, &moments.join(" "));
+    let rate = busy.arrivals_per_s.expect("measured");
+    assert!((495.0..530.0).contains(&rate), "{rate}");
+    // Seven take 9 ms, hardly longer an inference than eight.
+    assert_eq!((busy.target, busy.cap), (3, 7));
+}
+
+/// A name without digits for each number.
+fn letters(number: usize) -> String {
+    let digits = number.to_string();
+    digits
+        .bytes()
+        .map(|digit| char::from(digit - b'0' + b'a'))
+        .collect()
 }

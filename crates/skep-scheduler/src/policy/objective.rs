@@ -22,7 +22,7 @@ use std::time::Duration;
 use skep_types::Time;
 
 use crate::{
-    BatchEnd, Objective, ObjectivePolicy, TimeoutAction,
+    BatchEnd, Objective, ObjectivePolicy,
     instances::Instances,
     latency::LatencyModel,
     policy::{
@@ -32,6 +32,7 @@ use crate::{
         rate::ArrivalRate,
     },
     prefix::{Prefix, Stop},
+    snapshot::profile_sizes,
     waiting::{Lane, Waiter, Waiting},
 };
 
@@ -88,10 +89,6 @@ impl Engine {
             ahead: Ahead::default(),
             given_up: 0.0,
         }
-    }
-
-    pub(crate) fn miss_action(&self) -> TimeoutAction {
-        self.objective.miss_action
     }
 
     /// When a request that arrives now has to be answered.
@@ -180,8 +177,7 @@ impl Engine {
         hurried: bool,
     ) -> Verdict {
         match &self.rule {
-            Rule::Aimd(aimd) => self.capped(prefix, aimd.cap()),
-            Rule::Quantile(quantile) => self.capped(prefix, quantile.cap()),
+            Rule::Aimd(_) | Rule::Quantile(_) => self.capped(prefix, self.cap(now, instances)),
             Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
                 self.by_deadline(now, prefix, waiting, instances, hurried)
             }
@@ -213,13 +209,9 @@ impl Engine {
         hurried: bool,
     ) -> Verdict {
         let now_ns = now.as_nanos();
-        // Where larger batches do not pay, `auto` leaves the rest for the next execution.
-        let useful = match self.rule {
-            Rule::Auto(ref rate) => self.largest_that_pays(rate.per_ns(now), instances),
-            _ => self.max_batch_size,
-        };
+        let cap = self.cap(now, instances);
         let all = prefix.steps();
-        let steps = &all[..all.partition_point(|step| step.size <= useful).max(1)];
+        let steps = &all[..all.partition_point(|step| step.size <= cap).max(1)];
         let fits = |margin_ns: u64| {
             (1..=steps.len()).rev().find(|requests| {
                 let step = steps[*requests - 1];
@@ -286,25 +278,12 @@ impl Engine {
             && !last.overstayed
             && let Some(deadline) = last.expires
         {
-            let wanted = match &self.rule {
-                Rule::Deferred => self.max_batch_size,
-                // Where requests are given up though there is room, they come in bursts, and a batch that begins with the
-                // first of a burst makes the others late.
-                Rule::Auto(rate)
-                    if self.given_up > MANY_GIVEN_UP
-                        && rate.long_run_per_ns(now) < self.capacity(instances) / 2.0 =>
-                {
-                    useful
-                }
-                Rule::Auto(rate) => self.enough(rate.per_ns(now), instances.len()).min(useful),
-                _ => 1,
-            };
             // Until then one more could still join; whoever waits is woken a little late.
             let frontrun = deadline
                 .as_nanos()
                 .saturating_sub(self.latency.of(last.size + 1))
                 .saturating_sub(self.margin_ns());
-            if last.size < wanted && now_ns < frontrun {
+            if last.size < self.target(now, instances) && now_ns < frontrun {
                 return Verdict::Wait(Time::from_nanos(frontrun));
             }
         }
@@ -312,6 +291,55 @@ impl Engine {
             requests,
             end: self.end_of(prefix),
         }
+    }
+
+    /// The largest batch that is formed now.
+    pub(crate) fn cap(&self, now: Time, instances: &Instances) -> usize {
+        match &self.rule {
+            Rule::Aimd(aimd) => aimd.cap(),
+            Rule::Quantile(quantile) => quantile.cap(),
+            Rule::Edf | Rule::Deferred => self.max_batch_size,
+            // Where larger batches do not pay, the rest is left for the next execution.
+            Rule::Auto(rate) => self.largest_that_pays(rate.per_ns(now), instances),
+        }
+    }
+
+    /// The size up to which a free instance waits for more.
+    pub(crate) fn target(&self, now: Time, instances: &Instances) -> usize {
+        match &self.rule {
+            Rule::Aimd(_) | Rule::Quantile(_) | Rule::Edf => 1,
+            Rule::Deferred => self.max_batch_size,
+            Rule::Auto(rate) => {
+                let cap = self.cap(now, instances);
+                // Where requests are given up though there is room, they come in bursts, and a batch that begins with the
+                // first of a burst makes the others late.
+                if self.given_up > MANY_GIVEN_UP
+                    && rate.long_run_per_ns(now) < self.capacity(instances) / 2.0
+                {
+                    return cap;
+                }
+                self.enough(rate.per_ns(now), instances.len()).min(cap)
+            }
+        }
+    }
+
+    /// Inferences that arrive a second, where that is measured.
+    pub(crate) fn arrivals_per_s(&self, now: Time) -> Option<f64> {
+        match &self.rule {
+            Rule::Auto(rate) => Some(rate.per_ns(now) * 1e9),
+            Rule::Aimd(_) | Rule::Quantile(_) | Rule::Edf | Rule::Deferred => None,
+        }
+    }
+
+    /// What executions of some batch sizes are thought to take; none while none was seen.
+    pub(crate) fn latencies(&self) -> Vec<(usize, Duration)> {
+        let known = |size| (size, Duration::from_nanos(self.latency.of(size)));
+        let latencies = profile_sizes(self.max_batch_size).map(known);
+        latencies.filter(|(_, took)| !took.is_zero()).collect()
+    }
+
+    pub(crate) fn objective(&self) -> &Objective {
+        &self.objective
     }
 
     /// The smallest batch size with which the most requests are answered in time when more come than can be served one

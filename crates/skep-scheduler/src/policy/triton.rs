@@ -41,11 +41,7 @@ impl TritonPolicy {
         };
         let over = all.oldest + delay;
         let overdue = delay > Duration::ZERO && now >= over;
-        let largest = self
-            .preferred_batch_sizes
-            .last()
-            .copied()
-            .unwrap_or(max_batch_size);
+        let largest = self.largest_preferred(max_batch_size);
         if let (Some(cut), false) = (prefix.cut(), overdue) {
             let size = steps[cut - 1].size;
             let chosen = size < max_batch_size && self.preferred_batch_sizes.contains(&size);
@@ -70,5 +66,19 @@ impl TritonPolicy {
             requests: steps.len(),
             end,
         }
+    }
+
+    /// The size up to which a free instance waits for more.
+    pub(crate) fn target(&self, max_batch_size: usize) -> usize {
+        if self.max_queue_delay.is_zero() {
+            1
+        } else {
+            self.largest_preferred(max_batch_size)
+        }
+    }
+
+    fn largest_preferred(&self, max_batch_size: usize) -> usize {
+        let largest = self.preferred_batch_sizes.last();
+        largest.copied().unwrap_or(max_batch_size)
     }
 }

@@ -17,8 +17,9 @@
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use skep_scheduler::{
-    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Policy, QueuePolicy,
-    RejectReason, Request, RequestId, Scheduler, SchedulerOptions, TimeoutAction, TritonPolicy,
+    Input, InstanceId, Objective, ObjectivePolicy, Output, Outputs, Payload, Policy,
+    PolicySnapshot, QueuePolicy, RejectReason, Request, RequestId, Scheduler, SchedulerOptions,
+    TimeoutAction, TritonPolicy,
 };
 use skep_types::Time;
 
@@ -148,6 +149,21 @@ impl Paper {
 
     /// Plays a script; what happened.
     pub(crate) fn play(settings: &str, script: &str) -> String {
+        let mut paper = Self::played(settings, script);
+        let waiting = paper.scheduler.waiting();
+        if waiting > 0 {
+            write!(paper.trace, " {waiting} wait").expect("a string takes all");
+        }
+        paper.trace.trim().to_owned()
+    }
+
+    /// Plays a script; what the policy is doing then.
+    pub(crate) fn watch(settings: &str, script: &str) -> PolicySnapshot {
+        let paper = Self::played(settings, script);
+        paper.scheduler.policy_snapshot(paper.now)
+    }
+
+    fn played(settings: &str, script: &str) -> Self {
         let mut paper = Self::new(settings);
         let mut inputs = Vec::new();
         for word in script.split_whitespace() {
@@ -164,11 +180,7 @@ impl Paper {
             }
         }
         paper.apply(inputs);
-        let waiting = paper.scheduler.waiting();
-        if waiting > 0 {
-            write!(paper.trace, " {waiting} wait").expect("a string takes all");
-        }
-        paper.trace.trim().to_owned()
+        paper
     }
 
     /// The next moment at which something happens by itself.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skep_config::HistogramFamily;
 use skep_runtime::{
-    FailureReason, HistogramStatistics, Latencies, LoadedVersion, Phase, Runtime,
+    FailureReason, HistogramStatistics, Latencies, LoadedVersion, Phase, PolicySnapshot, Runtime,
     StatisticsSnapshot,
 };
 
@@ -41,6 +41,33 @@ const COUNTERS: [(&str, &str, Figure); 2] = [
         "nv_inference_exec_count",
         "Number of model executions performed (does not include cached requests)",
         |s| s.execution_count,
+    ),
+];
+
+/// A metric's figure out of what a policy is doing.
+type PolicyFigure = fn(&PolicySnapshot) -> Option<f64>;
+
+/// Gauges of a batching policy: name, help, figure; none where the policy has no such figure.
+const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
+    (
+        "skep_batching_cap",
+        "Inferences in the largest batch that the policy forms now",
+        |policy| Some(policy.cap as f64),
+    ),
+    (
+        "skep_batching_target",
+        "Inferences up to which an idle instance waits for more now; 1 where it does not wait",
+        |policy| Some(policy.target as f64),
+    ),
+    (
+        "skep_batching_objective_us",
+        "How long an answer may take, in microseconds",
+        |policy| Some(policy.objective?.as_nanos() as f64 / NS_PER_US as f64),
+    ),
+    (
+        "skep_batching_arrival_rate",
+        "Inferences that arrive a second, as the policy has measured",
+        |policy| policy.arrivals_per_s,
     ),
 ];
 
@@ -109,6 +136,7 @@ struct Row {
     loaded: Arc<LoadedVersion>,
     figures: StatisticsSnapshot,
     latencies: Option<Latencies>,
+    policy: PolicySnapshot,
     labels: Labels,
 }
 
@@ -126,6 +154,7 @@ impl Row {
         Self {
             figures: loaded.statistics(),
             latencies: loaded.latencies(),
+            policy: loaded.policy(),
             labels,
             loaded,
         }
@@ -145,6 +174,7 @@ pub(super) fn render(runtime: &Runtime, options: &MetricsOptions, sample: &Sampl
     summaries(&mut text, &rows, &options.quantiles);
     histograms(&mut text, &rows);
     batch_ends(&mut text, &rows);
+    policies(&mut text, &rows);
     busy(&mut text, &rows, sample);
     text.finish()
 }
@@ -334,6 +364,60 @@ fn batch_ends(text: &mut Text, rows: &[Row]) {
     for row in rows {
         for (reason, count) in row.figures.batch_ends.iter() {
             family.line(&row.labels.with("reason", reason), count);
+        }
+    }
+}
+
+/// What the batching policies are doing, and why.
+fn policies(text: &mut Text, rows: &[Row]) {
+    let mut family = text.family(
+        "skep_batching_policy_info",
+        "The policy that forms batches; always 1",
+        "gauge",
+    );
+    for row in rows {
+        family.line(&row.labels.with("policy", row.policy.policy), 1);
+    }
+    let mut family = text.family(
+        "skep_batching_last_batch_size",
+        "Inferences in the last batch, by the reason why it was not larger",
+        "gauge",
+    );
+    for row in rows {
+        if let Some((size, end)) = row.policy.last_batch {
+            family.line(&row.labels.with("reason", end.name()), size);
+        }
+    }
+    let mut family = text.family(
+        "skep_batching_given_up_total",
+        "Requests that waited too long or would have been late, by what was done with them",
+        "counter",
+    );
+    for row in rows {
+        let PolicySnapshot {
+            rejected, delayed, ..
+        } = row.policy;
+        for (action, count) in [("DELAY", delayed), ("REJECT", rejected)] {
+            family.line(&row.labels.with("action", action), count);
+        }
+    }
+    for (name, help, figure) in POLICY_GAUGES {
+        let mut family = text.family(name, help, "gauge");
+        for row in rows {
+            if let Some(value) = figure(&row.policy) {
+                family.line(&row.labels, value);
+            }
+        }
+    }
+    let mut family = text.family(
+        "skep_batching_latency_us",
+        "What the policy expects an execution to take (95th percentile), in microseconds, by batch size",
+        "gauge",
+    );
+    for row in rows {
+        for (size, took) in &row.policy.latencies {
+            let us = took.as_nanos() as f64 / NS_PER_US as f64;
+            family.line(&row.labels.with("batch_size", &size.to_string()), us);
         }
     }
 }

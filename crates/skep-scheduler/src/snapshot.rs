@@ -1,0 +1,36 @@
+//! What a scheduler's policy is doing, for whoever watches it.
+
+use std::time::Duration;
+
+use crate::BatchEnd;
+
+/// What a scheduler's policy is doing at one moment. Nothing is decided by it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicySnapshot {
+    /// The policy's name in configurations; `none` where requests are never merged.
+    pub policy: &'static str,
+    /// How long an answer may take, where the policy keeps an objective.
+    pub objective: Option<Duration>,
+    /// The largest batch that is formed now, in inferences.
+    pub cap: usize,
+    /// The batch size up to which a free instance waits for more, in inferences; 1 where it does not wait.
+    pub target: usize,
+    /// Inferences that arrive a second, where the policy measures that.
+    pub arrivals_per_s: Option<f64>,
+    /// What an execution is thought to take, by [`profile_sizes`]. Empty where the policy does not learn that, or has
+    /// seen none.
+    pub latencies: Vec<(usize, Duration)>,
+    /// The size of the last batch in inferences, and why it was not larger.
+    pub last_batch: Option<(usize, BatchEnd)>,
+    /// Requests that were rejected since they had waited too long, or could not be answered in time any more.
+    pub rejected: u64,
+    /// Requests that were put behind all others of their level for the same reasons.
+    pub delayed: u64,
+}
+
+/// The batch sizes of a profile: the powers of two below the maximum, and the maximum, which is at least 1.
+pub fn profile_sizes(max: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(1), move |size| {
+        (*size < max).then(|| (2 * size).min(max))
+    })
+}
