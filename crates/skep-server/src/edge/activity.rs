@@ -206,6 +206,11 @@ impl Activity {
         self.requests.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether several requests are under way.
+    pub(super) fn has_many_requests(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 1
+    }
+
     /// A piece of an answer has been handed over.
     pub(super) fn sending_begins(&self) {
         self.sending.fetch_add(1, Ordering::Relaxed);
