@@ -1,0 +1,194 @@
+//! The load generators, and what a round of each measures.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use prost::Message as _;
+use skep_client::InferRequest;
+use skep_perf::{ClosedLoop, closed_loop, cpu_time};
+use skep_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
+use skep_tensor::Tensor;
+use skep_types::{DataType, Shape};
+
+use super::{CONCURRENCY, Round, Target, WIDTH};
+
+/// The request as a `wrk` script.
+pub(super) fn lua() -> String {
+    format!(
+        r#"local json = '{{"inputs":[{{"name":"INPUT0","shape":[1,{WIDTH}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}],"outputs":[{{"name":"OUTPUT0","parameters":{{"binary_data":true}}}}]}}'
+wrk.method = "POST"
+wrk.body = json .. string.rep(string.char(0, 0, 128, 63), {WIDTH})
+wrk.headers["Inference-Header-Content-Length"] = tostring(#json)
+wrk.headers["Content-Type"] = "application/octet-stream"
+"#,
+        WIDTH * size_of::<f32>()
+    )
+}
+
+pub(super) fn wrk(target: &Target, duration: Duration, script: Option<&Path>) -> Result<Round> {
+    let mut command = Command::new("wrk");
+    command.args(["-t1", "--latency"]);
+    command.arg(format!("-c{CONCURRENCY}"));
+    command.arg(format!("-d{}s", duration.as_secs()));
+    if let Some(script) = script {
+        command.arg("-s").arg(script);
+    }
+    let before = tree_cpu_time(target.pid)?;
+    let output = command.arg(&target.url).output()?;
+    let cpu = tree_cpu_time(target.pid)? - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && !text.contains("Non-2xx") && !text.contains("Socket errors"),
+        "wrk against {}:\n{text}",
+        target.url
+    );
+    let after = |label: &str| -> Result<&str> {
+        let line = text.lines().find(|line| line.trim().starts_with(label));
+        let value = line.and_then(|line| line.trim()[label.len()..].split_whitespace().next());
+        value.with_context(|| format!("wrk printed no `{label}`:\n{text}"))
+    };
+    let requests = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .context("wrk printed no number of requests")?;
+    Ok(Round {
+        rate: after("Requests/sec:")?.parse()?,
+        cpu_us: cpu.as_secs_f64() * 1e6 / requests.0.parse::<f64>()?,
+        p50_us: microseconds(after("50%")?)?,
+        p99_us: microseconds(after("99%")?)?,
+    })
+}
+
+/// `wrk` prints latencies as `210.00us`, `1.24ms`, `1.02s`.
+fn microseconds(text: &str) -> Result<f64> {
+    let (number, scale) = [("us", 1.0), ("ms", 1e3), ("s", 1e6)]
+        .into_iter()
+        .find_map(|(unit, scale)| text.strip_suffix(unit).map(|number| (number, scale)))
+        .with_context(|| format!("`{text}` is no latency"))?;
+    Ok(number.parse::<f64>()? * scale)
+}
+
+fn floats() -> Bytes {
+    [1f32; WIDTH].iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// The request as the body of a gRPC call.
+fn message(model: &str) -> Vec<u8> {
+    let input = InferInputTensor {
+        name: "INPUT0".to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: vec![1, i64::try_from(WIDTH).expect("small")],
+        ..InferInputTensor::default()
+    };
+    let message = ModelInferRequest {
+        model_name: model.to_owned(),
+        inputs: vec![input],
+        raw_input_contents: vec![floats()],
+        ..ModelInferRequest::default()
+    }
+    .encode_to_vec();
+    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+    [&[0][..], &length, &message].concat()
+}
+
+pub(super) fn h2load(target: &Target, connections: usize, duration: Duration) -> Result<Round> {
+    let scratch = tempfile::tempdir()?;
+    let (body, log) = (scratch.path().join("body"), scratch.path().join("log"));
+    fs::write(&body, message(&target.model))?;
+    let mut command = Command::new("h2load");
+    command.arg("-t1").arg(format!("-c{connections}"));
+    command.arg(format!("-m{}", CONCURRENCY / connections));
+    command.args(["-D", &duration.as_secs().to_string()]);
+    command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+    command.arg("-d").arg(&body).arg("--log-file").arg(&log);
+    let authority = target.url.trim_start_matches("grpc://");
+    command.arg(format!(
+        "http://{authority}/inference.GRPCInferenceService/ModelInfer"
+    ));
+    let before = tree_cpu_time(target.pid)?;
+    let output = command.output()?;
+    let cpu = tree_cpu_time(target.pid)? - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success() && text.contains(" 0 failed, 0 errored, 0 timeout"),
+        "h2load against {}:\n{text}",
+        target.url
+    );
+    // A line a request: when it began, its status, its latency in microseconds.
+    let log = fs::read_to_string(&log)?;
+    let latencies = log.lines().map(|line| {
+        let latency = line
+            .rsplit('\t')
+            .next()
+            .and_then(|us| us.parse::<f64>().ok());
+        latency.with_context(|| format!("h2load logged `{line}`"))
+    });
+    let mut latencies = latencies.collect::<Result<Vec<f64>>>()?;
+    latencies.sort_unstable_by(f64::total_cmp);
+    ensure!(!latencies.is_empty(), "h2load sent nothing:\n{text}");
+    // A refused call has status 200 too, but no message.
+    let data = text.lines().find_map(|line| {
+        let (_, data) = line.strip_suffix(" data")?.rsplit_once('(')?;
+        data.strip_suffix(')')?.parse::<usize>().ok()
+    });
+    ensure!(
+        data.is_some_and(|bytes| bytes >= latencies.len() * WIDTH * size_of::<f32>()),
+        "not all of {}'s answers hold the tensor:\n{text}",
+        target.url
+    );
+    let quantile = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    let requests = latencies.len() as f64;
+    Ok(Round {
+        rate: requests / duration.as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / requests,
+        p50_us: quantile(50),
+        p99_us: quantile(99),
+    })
+}
+
+pub(super) async fn client(
+    target: &Target,
+    connections: usize,
+    duration: Duration,
+) -> Result<Round> {
+    let data = floats();
+    let tensor = Tensor::new(DataType::Fp32, Shape::new(&[1, WIDTH])?, data)?;
+    let mut request = InferRequest::new(&target.model);
+    request.inputs.push(("INPUT0".to_owned(), tensor));
+    let plan = ClosedLoop {
+        concurrency: CONCURRENCY,
+        connections,
+        warm_up: Duration::ZERO,
+        duration,
+    };
+    let before = tree_cpu_time(target.pid)?;
+    let measured = closed_loop(&target.url, &request, plan).await?;
+    let cpu = tree_cpu_time(target.pid)? - before;
+    let us = |share| measured.quantile(share).as_secs_f64() * 1e6;
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    let requests = measured.requests as f64;
+    Ok(Round {
+        rate: measured.rate(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / requests,
+        p50_us: us(0.5),
+        p99_us: us(0.99),
+    })
+}
+
+/// CPU time of a process and all below it: Triton runs Python models in processes of their own.
+fn tree_cpu_time(root: u32) -> Result<Duration> {
+    let mut tree = vec![root];
+    let mut total = Duration::ZERO;
+    while let Some(pid) = tree.pop() {
+        total += cpu_time(pid)?;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            for child in children.split_whitespace() {
+                tree.push(child.parse()?);
+            }
+        }
+    }
+    Ok(total)
+}
