@@ -1,20 +1,23 @@
 //! The driver of a scheduler: applies inputs and carries out outputs, on whichever thread has the input.
 //!
-//! The critical section is `Scheduler::handle` alone. Instances get their batches through a mailbox of capacity one,
-//! which never blocks: an instance has at most one batch at a time. A finished instance that is given its next batch
-//! takes it directly.
+//! The critical section is `Scheduler::handle` alone. Instances get their batches through [`mailboxes`]; a finished
+//! instance that is given its next batch takes it directly. [`answers`] is the way out.
 //!
 //! Where a scheduler wants to be called at some moment, the process's [`Timer`] does so.
 //!
 //! An instance that is taken away ([`Driver::retire`]) leaves the scheduler at once and its mailbox when it is idle: a
 //! batch that was decided for it still reaches it and is answered.
 
+mod answers;
+mod deciding;
+mod mailboxes;
+
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-        mpsc::{SyncSender, TrySendError},
+        mpsc::SyncSender,
     },
     time::Duration,
 };
@@ -25,20 +28,22 @@ use skep_scheduler::{
 };
 use skep_types::Time;
 
+use self::{
+    answers::{Answers, QUEUE_FULL},
+    deciding::State,
+    mailboxes::Mailboxes,
+};
 use crate::{
-    ErrorKind, FailureReason, RuntimeError, WaitingLimit, clock,
-    device::{Device, PendingGrants, Seat, SlotNews, Tenant},
-    job::{Job, Outcome, Reply},
+    RuntimeError, WaitingLimit, clock,
+    device::{Device, Seat, Tenant},
+    job::{Job, Outcome},
     recorder::Statistics,
     scheduling::Scheduling,
-    timer::{Alarm, Appointment, Timer},
+    timer::{Appointment, Timer},
 };
 
 /// What an instance gets: boxed, since a job is handed on from the caller through the queue to the instance.
 pub(crate) type Work = Batch<Box<Job>>;
-
-/// Triton's words for a queue that holds as many requests as it may.
-const QUEUE_FULL: &str = "Exceeds maximum queue size";
 
 /// A run shorter than this is not worth a wake-up of its own: waking a thread and letting it sleep again costs the two
 /// threads some 5 us of CPU.
@@ -74,24 +79,17 @@ impl Drop for Handover<'_> {
 /// A scheduler with its lock, its instances' mailboxes and its statistics.
 pub(crate) struct Driver {
     state: Mutex<State>,
-    /// By instance. Apart from the state, so that waking an instance's thread is outside of the critical section.
-    mailboxes: RwLock<Vec<Mailbox>>,
-    statistics: Statistics,
+    mailboxes: Mailboxes,
+    answers: Answers,
     waiting: AtomicUsize,
     /// The bound on what waits for all models.
     limit: Arc<WaitingLimit>,
     /// Where executions need slots of a device.
     seat: Option<Seat>,
-    /// Answers on their way out, for models whose answers leave in the order of their requests.
-    order: Option<Mutex<skep_scheduler::Ordering<(Reply, Outcome)>>>,
-    /// How many answers the order may hold back.
-    max_held: usize,
     /// How long the last run of any instance took, in nanoseconds; at first for ever.
     last_run_ns: AtomicU64,
     /// Instances that take batches now.
     alive_instances: AtomicUsize,
-    /// Instances that take batches or are being made anew.
-    possible_instances: AtomicUsize,
     /// Set when no instance could be kept alive.
     broken: AtomicBool,
     /// Whether the policy would like to know what executions take before it serves any.
@@ -105,30 +103,6 @@ pub(crate) struct Place {
     pub(crate) weight: f64,
     /// The slots that an execution keeps busy.
     pub(crate) threads: u32,
-}
-
-/// How an instance is reached.
-enum Mailbox {
-    /// No instance has this number.
-    Vacant,
-    Open {
-        sender: SyncSender<Work>,
-        /// It gets no batches.
-        passive: bool,
-    },
-    /// The instance ends; its number is taken until its thread has.
-    Closed,
-}
-
-struct State {
-    scheduler: Scheduler<Box<Job>>,
-    /// Instances that were taken away and whose threads have not ended. A handful.
-    retired: Vec<InstanceId>,
-    next_request: u64,
-    /// Where the scheduler may want to be called.
-    appointment: Option<Appointment>,
-    /// The latest moment that the scheduler was told: moments are taken before the lock, and it must not see time go back.
-    now: Time,
 }
 
 impl Driver {
@@ -148,7 +122,7 @@ impl Driver {
             needs_timer,
         } = scheduling;
         let timer = needs_timer.then(Timer::started).transpose()?;
-        let max_held = options.max_waiting;
+        let answers = Answers::new(statistics, preserve_ordering, options.max_waiting);
         options.slots = place.is_some();
         let wants_profile = matches!(options.policy, Policy::Objective(_));
         let scheduler = Scheduler::new(options);
@@ -164,22 +138,19 @@ impl Driver {
                 appointment: timer.map(|timer| Appointment::new(timer, this.clone())),
                 now: Time::ZERO,
             }),
-            mailboxes: RwLock::default(),
-            statistics,
+            mailboxes: Mailboxes::default(),
+            answers,
             waiting: AtomicUsize::new(0),
             limit,
-            order: preserve_ordering.then(Mutex::default),
-            max_held,
             last_run_ns: AtomicU64::new(u64::MAX),
             alive_instances: AtomicUsize::new(0),
-            possible_instances: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
             wants_profile: AtomicBool::new(wants_profile),
         }))
     }
 
     pub(crate) fn statistics(&self) -> &Statistics {
-        &self.statistics
+        &self.answers.statistics
     }
 
     /// What the policy is doing now.
@@ -200,25 +171,7 @@ impl Driver {
     /// Gives an instance's mailbox and gets its number; batches come once the instance has said that it is ready, and
     /// never for a passive one.
     pub(crate) fn connect(&self, mailbox: SyncSender<Work>, passive: bool) -> InstanceId {
-        let mut mailboxes = self
-            .mailboxes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let vacant = mailboxes
-            .iter()
-            .position(|mailbox| matches!(mailbox, Mailbox::Vacant));
-        let index = vacant.unwrap_or_else(|| {
-            mailboxes.push(Mailbox::Vacant);
-            mailboxes.len() - 1
-        });
-        mailboxes[index] = Mailbox::Open {
-            sender: mailbox,
-            passive,
-        };
-        if !passive {
-            self.possible_instances.fetch_add(1, Ordering::Relaxed);
-        }
-        InstanceId(u32::try_from(index).unwrap_or(u32::MAX))
+        self.mailboxes.open(mailbox, passive)
     }
 
     /// Whether whoever asks should measure what executions take; true once at most.
@@ -253,47 +206,27 @@ impl Driver {
             Some(false) => self.leave(instance),
             // Passive, or being made anew.
             None => {
-                self.close_mailbox(instance);
+                self.mailboxes.close(instance);
             }
         }
     }
 
     /// An instance could not be made at all.
     pub(crate) fn abandon(&self, instance: InstanceId) {
-        self.close_mailbox(instance);
+        self.mailboxes.close(instance);
         self.vacate(instance);
     }
 
     /// The thread of an instance has ended: its number is free.
     pub(crate) fn vacate(&self, instance: InstanceId) {
         self.lock().retired.retain(|retired| *retired != instance);
-        let mut mailboxes = self
-            .mailboxes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(mailbox) = mailboxes.get_mut(index(instance)) {
-            *mailbox = Mailbox::Vacant;
-        }
+        self.mailboxes.vacate(instance);
     }
 
     /// An instance that took batches takes none any more.
     fn leave(&self, instance: InstanceId) {
         self.alive_instances.fetch_sub(1, Ordering::Relaxed);
-        self.close_mailbox(instance);
-    }
-
-    /// Closes an instance's mailbox; whether it was the last one that could take batches.
-    fn close_mailbox(&self, instance: InstanceId) -> bool {
-        let mut mailboxes = self
-            .mailboxes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(mailbox) = mailboxes.get_mut(index(instance)) else {
-            return false;
-        };
-        let before = std::mem::replace(mailbox, Mailbox::Closed);
-        matches!(before, Mailbox::Open { passive: false, .. })
-            && self.possible_instances.fetch_sub(1, Ordering::AcqRel) == 1
+        self.mailboxes.close(instance);
     }
 
     /// Takes a request in: it is queued, answered with an error, or dispatched, which the caller has to complete.
@@ -312,9 +245,9 @@ impl Driver {
             driver: self,
             dispatched: None,
         };
-        if self.holds_too_many() {
+        if self.answers.are_too_many() {
             drop(state);
-            self.refuse(job, QUEUE_FULL.to_owned());
+            self.answers.refuse(job, QUEUE_FULL.to_owned());
             return (id, handover);
         }
         let request = Request {
@@ -343,12 +276,12 @@ impl Driver {
                     }
                 }
                 Output::Reject { request, .. } if is_too_many && request.id == id => {
-                    self.refuse(request.payload, self.node_is_full());
+                    self.answers.refuse(request.payload, self.node_is_full());
                 }
                 Output::Reject {
                     request,
                     reason: RejectReason::QueueFull,
-                } => self.refuse(request.payload, QUEUE_FULL.to_owned()),
+                } => self.answers.refuse(request.payload, QUEUE_FULL.to_owned()),
                 Output::Reject { request, reason } => self.reject(request.payload, reason),
                 Output::WantSlot | Output::ReturnSlot => unreachable!("slots are settled"),
             }
@@ -366,7 +299,7 @@ impl Driver {
         let state = self.lock();
         if state.retired.contains(&instance) {
             drop(state);
-            self.close_mailbox(instance);
+            self.mailboxes.close(instance);
             return None;
         }
         self.alive_instances.fetch_add(1, Ordering::Relaxed);
@@ -407,7 +340,7 @@ impl Driver {
 
     /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
     pub(crate) fn give_up(&self, instance: InstanceId) {
-        if self.close_mailbox(instance) {
+        if self.mailboxes.close(instance) {
             self.broken.store(true, Ordering::Relaxed);
             self.drain();
         }
@@ -426,134 +359,13 @@ impl Driver {
     /// Ends the instances once they have finished what they run. Only when nobody can enqueue any more.
     pub(crate) fn close(&self) {
         self.drain();
-        let mut mailboxes = self
-            .mailboxes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        for mailbox in mailboxes.iter_mut() {
-            *mailbox = Mailbox::Closed;
-        }
+        self.mailboxes.close_all();
     }
 
-    /// Applies one input under the lock, then carries out the outputs without it. `released` is how long the execution
-    /// took that is over with this input; a batch for `own` is given back.
-    fn apply(
-        &self,
-        now: Time,
-        mut state: MutexGuard<'_, State>,
-        input: Input<Box<Job>>,
-        released: Option<Duration>,
-        own: Option<InstanceId>,
-    ) -> Option<Work> {
-        let mut outputs = Outputs::new();
-        self.decide(now, &mut state, input, &mut outputs);
-        let pending = self.settle(&mut state, &mut outputs, released);
-        drop(state);
-        let kept = self.carry_out(outputs, own);
-        pending.deliver();
-        kept
-    }
-
-    /// Takes what concerns slots out of the outputs and settles it with the device, until nothing more follows for this
-    /// model. What follows for others is given back, to be delivered when the lock is not held any more.
-    fn settle(
-        &self,
-        state: &mut State,
-        outputs: &mut Outputs<Box<Job>>,
-        released: Option<Duration>,
-    ) -> PendingGrants {
-        let mut pending = PendingGrants::default();
-        let Some(seat) = &self.seat else {
-            return pending;
-        };
-        let mut news = SlotNews {
-            released,
-            ..SlotNews::default()
-        };
-        loop {
-            outputs.retain(|output| match output {
-                Output::WantSlot => {
-                    news.wanted = true;
-                    false
-                }
-                Output::ReturnSlot => {
-                    news.returned = true;
-                    false
-                }
-                Output::Dispatch { .. } | Output::Reject { .. } => true,
-            });
-            if news.is_none() || !seat.tell(news, &mut pending) {
-                return pending;
-            }
-            news = SlotNews::default();
-            self.decide(state.now, state, Input::SlotGranted, outputs);
-        }
-    }
-
-    /// An execution is over of which the scheduler knows nothing any more.
-    fn give_back_slot(&self, mut state: MutexGuard<'_, State>, took: Duration) {
-        let mut outputs = Outputs::new();
-        let pending = self.settle(&mut state, &mut outputs, Some(took));
-        drop(state);
-        self.carry_out(outputs, None);
-        pending.deliver();
-    }
-
-    /// A batch for `own` is given back.
-    fn carry_out(&self, outputs: Outputs<Box<Job>>, own: Option<InstanceId>) -> Option<Work> {
-        let mut kept = None;
-        for output in outputs {
-            match output {
-                Output::Dispatch { instance, batch } if Some(instance) == own => kept = Some(batch),
-                Output::Dispatch { instance, batch } => self.send(instance, batch),
-                Output::Reject { request, reason } => self.reject(request.payload, reason),
-                Output::WantSlot | Output::ReturnSlot => unreachable!("slots are settled"),
-            }
-        }
-        kept
-    }
-
-    /// Applies one input; whether more wait on the node than may.
-    fn decide(
-        &self,
-        now: Time,
-        state: &mut State,
-        input: Input<Box<Job>>,
-        outputs: &mut Outputs<Box<Job>>,
-    ) -> bool {
-        state.now = state.now.max(now);
-        state.scheduler.handle(state.now, input, outputs);
-        self.note(state)
-    }
-
-    /// Notes how many wait, and when the scheduler wants to be called; whether more wait on the node than may.
-    fn note(&self, state: &mut State) -> bool {
-        if let Some(appointment) = &mut state.appointment
-            && let Some(moment) = state.scheduler.next_timeout()
-        {
-            appointment.no_later_than(moment);
-        }
-        let after = state.scheduler.waiting();
-        // Changed nowhere but here, under the lock.
-        let before = self.waiting.load(Ordering::Relaxed);
-        self.waiting.store(after, Ordering::Relaxed);
-        self.limit.count(before, after)
-    }
-
-    /// Gives a batch to an instance. The mailbox of one that was free is empty: this neither blocks nor allocates.
     fn send(&self, instance: InstanceId, batch: Work) {
-        let mailboxes = self
-            .mailboxes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let refused = match mailboxes.get(index(instance)) {
-            Some(Mailbox::Open { sender, .. }) => match sender.try_send(batch) {
-                Ok(()) => return,
-                Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => batch,
-            },
-            _ => batch,
+        let Err(refused) = self.mailboxes.send(instance, batch) else {
+            return;
         };
-        drop(mailboxes);
         // Reached only by an instance that ended without saying so.
         for request in refused.requests {
             let error = RuntimeError::internal("the instance ended before it took the request");
@@ -564,62 +376,12 @@ impl Driver {
 
     /// Answers a request that was taken in.
     pub(crate) fn answer(&self, job: Box<Job>, outcome: Outcome) {
-        let Job { id, reply, .. } = *job;
-        // A client that went away meanwhile is nobody's loss.
-        let send = |(reply, outcome): (Reply, Outcome)| drop(reply.send(outcome));
-        match &self.order {
-            None => send((reply, outcome)),
-            // Sent under the lock: the next one must not overtake.
-            Some(order) => lock(order).finish(id, Some((reply, outcome)), send),
-        }
+        self.answers.answer(job, outcome);
     }
 
-    /// Refuses a request at once, whatever the order of answers: it was not taken in.
-    fn refuse(&self, job: Box<Job>, text: String) {
-        self.count_failure(FailureReason::Rejected, &job);
-        let Job { id, reply, .. } = *job;
-        if let Some(order) = &self.order {
-            lock(order).finish(id, None, |(reply, outcome)| drop(reply.send(outcome)));
-        }
-        drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
-    }
-
-    /// Ends a request that was taken in and is not executed.
     fn reject(&self, job: Box<Job>, reason: RejectReason) {
-        let label = match reason {
-            RejectReason::QueueFull
-            | RejectReason::TimedOut
-            | RejectReason::TooLate
-            | RejectReason::Draining => FailureReason::Rejected,
-            RejectReason::Cancelled => FailureReason::Canceled,
-        };
-        self.count_failure(label, &job);
-        let text = match reason {
-            RejectReason::QueueFull => QUEUE_FULL,
-            RejectReason::TimedOut => "Request timeout expired",
-            RejectReason::TooLate => {
-                "the request can no longer be answered within its latency objective"
-            }
-            RejectReason::Draining if self.broken.load(Ordering::Relaxed) => {
-                "no instance of the model is alive: each one failed and could not be restarted"
-            }
-            RejectReason::Draining => {
-                "Server is stopping, scheduler for model has stopped accepting new inference requests"
-            }
-            RejectReason::Cancelled => "the request was cancelled",
-        };
-        self.answer(job, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
-    }
-
-    fn count_failure(&self, label: FailureReason, job: &Job) {
-        let total = clock::now().since(job.arrived);
-        self.statistics.failed(label, total);
-    }
-
-    /// Whether as many answers wait for those before them as requests may wait: those are a queue as well.
-    fn holds_too_many(&self) -> bool {
-        let order = self.order.as_ref();
-        order.is_some_and(|order| lock(order).held() >= self.max_held)
+        let is_broken = self.broken.load(Ordering::Relaxed);
+        self.answers.reject(job, reason, is_broken);
     }
 
     fn node_is_full(&self) -> String {
@@ -628,56 +390,12 @@ impl Driver {
             self.limit.max()
         )
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // `handle` does not panic on any input; a poisoned lock still holds a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Alarm for Driver {
-    fn ring(&self) {
-        let mut outputs = Outputs::new();
-        let mut state = self.lock();
-        if let Some(appointment) = &mut state.appointment {
-            appointment.rung();
-        }
-        let state_ref = &mut *state;
-        state_ref.now = state_ref.now.max(clock::now());
-        state_ref
-            .scheduler
-            .handle_timeout(state_ref.now, &mut outputs);
-        self.note(state_ref);
-        let pending = self.settle(state_ref, &mut outputs, None);
-        drop(state);
-        self.carry_out(outputs, None);
-        pending.deliver();
-    }
-}
-
-impl Tenant for Driver {
-    fn granted(&self, pending: &mut PendingGrants) {
-        let mut outputs = Outputs::new();
-        let mut state = self.lock();
-        self.decide(clock::now(), &mut state, Input::SlotGranted, &mut outputs);
-        pending.append(self.settle(&mut state, &mut outputs, None));
-        drop(state);
-        self.carry_out(outputs, None);
-    }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
         self.limit.count(self.waiting(), 0);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn index(instance: InstanceId) -> usize {
-    usize::try_from(instance.0).unwrap_or(usize::MAX)
 }
 
 impl fmt::Debug for Driver {
