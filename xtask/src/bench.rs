@@ -69,6 +69,8 @@ const BENCHES: [Bench; 5] = [
             ("simulated", "simulated", 0),
             ("share of it", "simulated_ratio", 3),
             ("published for the accelerator", "reference", 0),
+            ("mock late by us", "late_us", 1),
+            ("turn-around us", "turnaround_us", 0),
             ("server CPU us/request", "cpu_us", 1),
         ],
     },

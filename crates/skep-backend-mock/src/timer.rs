@@ -1,17 +1,26 @@
 //! Waiting until a point in time, more exactly than the system's sleep.
 
 use std::{
-    hint, thread,
+    hint,
+    num::NonZeroU64,
+    thread,
     time::{Duration, Instant},
 };
 
-/// How long before the deadline sleeping ends and spinning begins. Linux wakes a sleeping thread 50 us late by default
-/// (its timer slack) and a few more to switch to it.
+/// How long before the deadline sleeping ends and spinning begins: what waking a thread takes on a virtual machine whose
+/// processor is asleep.
 const SPIN: Duration = Duration::from_micros(80);
+
+thread_local! {
+    /// Whether this thread's sleeps are exact. Linux adds 50 us to each by default, its timer slack.
+    static EXACT: bool = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).is_ok();
+}
 
 /// Returns at `deadline`, never before; late by a microsecond or so where a processor is free, by a time slice where
 /// all are busy. Costs at most [`SPIN`] of processor time.
 pub(crate) fn wait_until(deadline: Instant) {
+    // Where it cannot be set, waits are that much longer.
+    let _is_exact = EXACT.with(|exact| *exact);
     let now = Instant::now();
     if let Some(sleep) = deadline.saturating_duration_since(now).checked_sub(SPIN) {
         thread::sleep(sleep);

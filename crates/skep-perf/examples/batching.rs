@@ -7,15 +7,18 @@
 //!
 //! What the device allows: without a delay batches alternate, so that `c` clients of one instance get
 //! `2c / (2 * 1.87 + 0.087 * 2c)` inferences a millisecond up to `c = 8`, and the largest batch's rate from there. With
-//! a delay, the simulator says what the same scheduler makes of it. Settings alternate round by round; figures are
-//! medians of rounds. Printed: a JSON object a row.
+//! a delay, the simulator says what the same scheduler makes of it. Its clients come back after as long as a request
+//! takes, with as many others, to a mock that takes no time: from an answer to the next request the device may be idle,
+//! which is neither the scheduler's doing nor left out. Settings alternate round by round; figures are
+//! medians of rounds. How much longer than asked for the mock's executions took on the mean, by the model's statistics, is
+//! in the table: that is not the server's. Printed: a JSON object a row.
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use skep_client::InferRequest;
+use skep_client::{Client, InferRequest};
 use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
 use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
 use skep_sim::{Clients, LatencyTable, Load, Model, Setup, simulate};
@@ -52,6 +55,9 @@ const MOCK: [Row; 4] = [
     row("mock", "delay 1 ms", 1, true, DELAY),
     row("mock", "no delay", 2, true, Duration::ZERO),
 ];
+
+/// What a request costs besides its execution.
+const INSTANT: Row = row("mock", "instant", 1, true, Duration::ZERO);
 
 const MLP: [Row; 2] = [
     row("mlp", "none", 1, false, Duration::ZERO),
@@ -98,7 +104,8 @@ impl Row {
         let parameter = |key: &str, value: String| {
             format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
         };
-        let us = |ms: f64| format!("{:.0}", ms * 1e3);
+        let takes_time = f64::from(u8::from(self.batching != "instant"));
+        let us = |ms: f64| format!("{:.0}", ms * takes_time * 1e3);
         format!(
             "backend: \"mock\" {group}
              input {{ name: \"x\" data_type: TYPE_FP32 dims: 16 }}
@@ -111,7 +118,7 @@ impl Row {
     }
 
     /// What the simulator gives: inferences a second.
-    fn simulated(&self, clients: usize) -> Result<f64> {
+    fn simulated(&self, clients: usize, turnaround: Duration) -> Result<f64> {
         let model = Model {
             request_size: REQUEST_BATCH,
             stretch: OVERLAP,
@@ -138,8 +145,9 @@ impl Row {
             },
             Load::Closed(Clients {
                 count: clients,
+                together: true,
                 requests: 20_000,
-                pause: Duration::ZERO,
+                pause: turnaround,
             }),
         );
         Ok(outcome.throughput() * REQUEST_BATCH as f64)
@@ -181,7 +189,7 @@ async fn main() -> Result<()> {
     let binary: PathBuf = std::env::args().nth(1).context(usage)?.into();
     let root = tempfile::tempdir()?;
     let kind: Kind = "mlp:layers=512x512x512".parse()?;
-    for row in MOCK.iter().chain(&MLP) {
+    for row in MOCK.iter().chain(&MLP).chain([&INSTANT]) {
         if row.model == "mlp" {
             let model = skep_testkit::generate(&kind, &Options::default())?;
             model.write_repository(root.path(), &row.name(), Some(&row.config()))?;
@@ -235,7 +243,19 @@ async fn measure(
         duration: WINDOW,
     };
     let mut rounds: Vec<Vec<Value>> = rows.iter().map(|_| Vec::new()).collect();
+    let client = Client::connect(server.grpc()).await?;
+    let mut before = Vec::new();
+    for row in rows {
+        before.push(Lateness::of(&client, row).await?);
+    }
+    let mut turnarounds = Vec::new();
     for _ in 0..ROUNDS {
+        let mut instant = InferRequest::new(INSTANT.name());
+        if rows[0].model == "mock" {
+            instant.inputs = inputs.to_vec();
+            let measured = closed_loop(server.grpc(), &instant, plan).await?;
+            turnarounds.push(measured.quantile(0.5).as_secs_f64());
+        }
         for (row, rounds) in rows.iter().zip(&mut rounds) {
             let mut request = InferRequest::new(row.name());
             request.inputs = inputs.to_vec();
@@ -251,18 +271,27 @@ async fn measure(
             }));
         }
     }
-    for (row, rounds) in rows.iter().zip(rounds) {
+    let turnaround = match turnarounds.as_slice() {
+        [] => Duration::ZERO,
+        all => Duration::from_secs_f64(median(all)),
+    };
+    for ((row, rounds), before) in rows.iter().zip(rounds).zip(before) {
         let of = |field: &str| {
             let values: Vec<f64> = rounds.iter().filter_map(|r| r[field].as_f64()).collect();
             median(&values)
         };
         let mock = row.model == "mock";
         let allowed = row.formula(clients).filter(|_| mock);
-        let simulated = mock.then(|| row.simulated(clients)).transpose()?;
+        let simulated = mock
+            .then(|| row.simulated(clients, turnaround))
+            .transpose()?;
         let same = |r: &&(&str, u32, usize, f64)| {
             mock && (r.0, r.1, r.2) == (row.batching, row.instances, clients)
         };
         let reference = REFERENCE.iter().find(same).map(|r| r.3);
+        let late_us = Lateness::of(&client, row).await?.since(&before);
+        // Executions that overlap take longer on purpose.
+        let late_us = late_us.filter(|_| mock && row.instances == 1);
         println!(
             "{}",
             json!({
@@ -270,9 +299,39 @@ async fn measure(
                 "rate": of("rate"), "p50_ms": of("p50_ms"), "p95_ms": of("p95_ms"), "cpu_us": of("cpu_us"),
                 "formula": allowed, "formula_ratio": allowed.map(|a| of("rate") / a),
                 "simulated": simulated, "simulated_ratio": simulated.map(|s| of("rate") / s),
-                "reference": reference, "rounds": rounds,
+                "reference": reference, "late_us": late_us, "turnaround_us": turnaround.as_secs_f64() * 1e6, "rounds": rounds,
             })
         );
     }
     Ok(())
+}
+
+/// How long a mock's executions took, and how long they were asked to take.
+struct Lateness {
+    executions: f64,
+    late_us: f64,
+}
+
+impl Lateness {
+    async fn of(client: &Client, row: &Row) -> Result<Self> {
+        let mut sum = Self {
+            executions: 0.0,
+            late_us: 0.0,
+        };
+        for version in client.statistics(Some(&row.name()), None).await? {
+            for batches in version.batches {
+                let executions = batches.compute_infer.count as f64;
+                let asked_ms = BASE_MS + PER_INFERENCE_MS * batches.batch_size as f64;
+                sum.executions += executions;
+                sum.late_us += batches.compute_infer.ns as f64 / 1e3 - executions * asked_ms * 1e3;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// A mean execution's since then, in microseconds.
+    fn since(&self, before: &Self) -> Option<f64> {
+        let executions = self.executions - before.executions;
+        (executions > 0.0).then(|| (self.late_us - before.late_us) / executions)
+    }
 }

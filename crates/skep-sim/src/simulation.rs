@@ -36,8 +36,11 @@ pub enum Load<'a> {
 /// Clients that wait for their answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clients {
-    /// How many. They begin spread over one execution of a single request, as clients do that do not know each other.
+    /// How many.
     pub count: usize,
+    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do that
+    /// do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
+    pub together: bool,
     /// How many requests they send in all.
     pub requests: usize,
     /// From an answer to the next request. Even without a pause that comes after the finished instance has taken its
@@ -268,7 +271,11 @@ impl<'a> Source<'a> {
             Load::Closed(clients) => {
                 let whole = model.table.latency(model.request_size);
                 let begin = |index: usize| {
-                    let share = index as f64 / clients.count as f64;
+                    let share = if clients.together {
+                        0.0
+                    } else {
+                        index as f64 / clients.count as f64
+                    };
                     Reverse(Time::ZERO + whole.mul_f64(share))
                 };
                 Self::Closed {

@@ -97,6 +97,7 @@ fn jitter_is_uniform() {
     model.jitter = 0.4;
     let clients = Clients {
         count: 1,
+        together: false,
         requests: 50_000,
         pause: Duration::ZERO,
     };
@@ -141,6 +142,7 @@ fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
     for count in 2..=8 {
         let clients = Clients {
             count,
+            together: false,
             requests: 20_000,
             pause: Duration::ZERO,
         };
@@ -155,12 +157,35 @@ fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
     }
 }
 
+/// With a delay that lets them, clients that begin together stay together: each batch is of all of them, and between two
+/// of them lies what the clients pause and the delay. Those that begin apart wait for each other's batch for ever.
+#[test]
+fn a_delay_keeps_clients_together() {
+    let mut model = Model::new(affine(1.87, 0.087, 8), 1);
+    model.request_size = 2;
+    for (together, inferences, ms) in [
+        (true, 4.0, 1.87 + 0.087 * 4.0 + 1.0 + 0.25),
+        (false, 2.0, 1.87 + 0.087 * 2.0),
+    ] {
+        let clients = Clients {
+            count: 2,
+            together,
+            requests: 20_000,
+            pause: Duration::from_micros(250),
+        };
+        let outcome = run(triton(8, 1.0), &model, Load::Closed(clients));
+        let ratio = 2.0 * outcome.throughput() / 1e3 / (inferences / ms);
+        assert!((ratio - 1.0).abs() < 0.002, "together {together}: {ratio}");
+    }
+}
+
 /// A client's pause counts: one client, one request after the other.
 #[test]
 fn a_client_pauses() {
     let model = Model::new(affine(1.0, 1.0, 4), 1);
     let clients = Clients {
         count: 1,
+        together: false,
         requests: 1000,
         pause: Duration::from_millis(3),
     };
@@ -178,6 +203,7 @@ fn larger_batches_carry_more_and_take_longer() {
     for max in [1, 2, 4, 8, 16] {
         let clients = Clients {
             count: 4 * max,
+            together: false,
             requests: 50_000,
             pause: Duration::ZERO,
         };
@@ -240,6 +266,7 @@ fn rejected_clients_do_not_stop_time() {
     let options = SchedulerOptions::one_by_one(1);
     let clients = Clients {
         count: 5,
+        together: false,
         requests: 500,
         pause: Duration::ZERO,
     };
