@@ -7,11 +7,14 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use skep_scheduler::{DeviceShare, Grants, TenantId};
+use skep_types::Time;
+
+use crate::clock;
 
 /// Whoever asked for a slot.
 pub(crate) trait Tenant: Send + Sync {
@@ -79,6 +82,8 @@ impl fmt::Debug for Device {
 pub(crate) struct Seat {
     device: Arc<Device>,
     id: TenantId,
+    weight: f64,
+    threads: u32,
 }
 
 /// What a driver tells its device at once.
@@ -115,7 +120,33 @@ impl Seat {
             state.tenants.push(tenant);
         }
         drop(state);
-        Self { device, id }
+        Self {
+            device,
+            id,
+            weight,
+            threads,
+        }
+    }
+
+    /// Waits until the device has slots for one more execution of this model, besides those that its scheduler asks for.
+    pub(crate) fn occupy(&self) -> Occupied {
+        let visitor = Arc::new(Visitor::default());
+        let tenant: Weak<dyn Tenant> = Arc::downgrade(&(Arc::clone(&visitor) as Arc<dyn Tenant>));
+        let seat = Self::new(Arc::clone(&self.device), self.weight, self.threads, tenant);
+        let mut pending = PendingGrants::default();
+        let news = SlotNews {
+            wanted: true,
+            ..SlotNews::default()
+        };
+        let is_there = seat.tell(news, &mut pending);
+        pending.deliver();
+        if !is_there {
+            visitor.wait();
+        }
+        Occupied {
+            seat,
+            since: clock::now(),
+        }
     }
 
     /// Tells the news; whether a slot is granted to this very tenant.
@@ -156,6 +187,52 @@ impl Drop for Seat {
         self.note(&state, &grants, &mut pending);
         drop(state);
         pending.deliver();
+    }
+}
+
+/// Slots for an execution that no scheduler decided, such as one while a model loads; given back when dropped.
+pub(crate) struct Occupied {
+    seat: Seat,
+    since: Time,
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        let mut pending = PendingGrants::default();
+        let news = SlotNews {
+            released: Some(clock::now().since(self.since)),
+            ..SlotNews::default()
+        };
+        self.seat.tell(news, &mut pending);
+        pending.deliver();
+    }
+}
+
+/// A thread that waits for its slots.
+#[derive(Default)]
+struct Visitor {
+    is_granted: Mutex<bool>,
+    granted: Condvar,
+}
+
+impl Visitor {
+    fn wait(&self) {
+        let is_granted = self
+            .is_granted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self.granted.wait_while(is_granted, |granted| !*granted);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Tenant for Visitor {
+    fn granted(&self, _: &mut PendingGrants) {
+        *self
+            .is_granted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+        self.granted.notify_one();
     }
 }
 

@@ -384,12 +384,13 @@ impl Worker {
         Ok(executed.at.ended.since(executed.at.taken))
     }
 
-    /// Executes one request outside of serving; a panic is an error.
+    /// Executes one request outside of serving, in its turn among the models that share the device; a panic is an error.
     fn execute_alone(
         &self,
         instance: &mut dyn Instance,
         prepared: Prepared,
     ) -> Result<Executed, RuntimeError> {
+        let _occupied = self.driver.occupy();
         let taken = clock::now();
         let (reply, _) = tokio::sync::oneshot::channel();
         let jobs = [Job::new(prepared, reply, taken)];

@@ -130,6 +130,10 @@ fn request(value: i32) -> InferRequest {
     }
 }
 
+/// A warm-up of 20 executions.
+const WARM_UP: &str = r#"model_warmup { name: "w" batch_size: 1 count: 20
+    inputs { key: "x" value { data_type: TYPE_INT32 dims: 1 zero_data: true } } }"#;
+
 fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Arc<AtomicUsize>) {
     for (name, instances) in models {
         fs::create_dir_all(root.join(name).join("1")).expect("directory");
@@ -241,4 +245,30 @@ async fn slots_come_back_from_instances_that_panic_and_models_that_go() {
         again.await.expect("no panic");
     }
     assert_eq!(flood(&runtime, &models, 5).await, 10, "after unloads");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warm_ups_take_their_turn() {
+    let root = TempDir::new().expect("directory");
+    let models = [("a_1", 2), ("b_1", 3)];
+    let (runtime, most) = runtime(root.path(), 1, &models);
+    let file = root.path().join("b_1/config.pbtxt");
+    let config = fs::read_to_string(&file).expect("file");
+    fs::write(&file, config + WARM_UP).expect("file");
+    for _ in 0..5 {
+        let again = tokio::task::spawn_blocking({
+            let runtime = Arc::clone(&runtime);
+            move || {
+                runtime.unload("b_1").expect("unloads");
+                runtime
+                    .load("b_1", &LoadOverrides::default())
+                    .expect("loads")
+            }
+        });
+        while !again.is_finished() {
+            assert_eq!(flood(&runtime, &models[..1], 10).await, 10);
+        }
+        again.await.expect("no panic");
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
 }

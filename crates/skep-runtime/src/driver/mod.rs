@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     RuntimeError, WaitingLimit, clock,
-    device::{Device, Seat, Tenant},
+    device::{Device, Occupied, Seat, Tenant},
     job::{Job, Outcome},
     recorder::Statistics,
     scheduling::Scheduling,
@@ -172,6 +172,11 @@ impl Driver {
     /// never for a passive one.
     pub(crate) fn connect(&self, mailbox: SyncSender<Work>, passive: bool) -> InstanceId {
         self.mailboxes.open(mailbox, passive)
+    }
+
+    /// Waits for the slots of an execution that the scheduler does not know; none where executions need none.
+    pub(crate) fn occupy(&self) -> Option<Occupied> {
+        self.seat.as_ref().map(Seat::occupy)
     }
 
     /// Whether whoever asks should measure what executions take; true once at most.
