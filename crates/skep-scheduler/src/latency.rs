@@ -34,6 +34,8 @@ struct Cell {
     next: usize,
     /// Their 95th percentile.
     estimate: u64,
+    /// Whether they were measured outside of serving: the first one of serving takes their place.
+    measured: bool,
 }
 
 /// A latency model of one model on its device.
@@ -69,7 +71,7 @@ impl LatencyModel {
             scratch: Scratch::default(),
         };
         for (size, latency) in profile {
-            model.note(*size, nanos(*latency));
+            model.note(*size, nanos(*latency), true);
         }
         model.rebuild();
         model
@@ -104,16 +106,20 @@ impl LatencyModel {
 
     /// An execution took so long.
     pub(crate) fn learn(&mut self, size: usize, took: Duration) {
-        if size == 0 || size >= self.table.len() {
-            return;
+        if self.note(size, nanos(took), false) {
+            self.rebuild();
         }
-        if self.note(size, nanos(took)) {
+    }
+
+    /// An execution outside of serving took so long.
+    pub(crate) fn measured(&mut self, size: usize, took: Duration) {
+        if self.note(size, nanos(took), true) {
             self.rebuild();
         }
     }
 
     /// Remembers an execution; whether the size's estimate changed.
-    fn note(&mut self, size: usize, ns: u64) -> bool {
+    fn note(&mut self, size: usize, ns: u64, measured: bool) -> bool {
         if size == 0 || size >= self.table.len() {
             return false;
         }
@@ -122,7 +128,12 @@ impl LatencyModel {
             seen: Vec::with_capacity(REMEMBERED),
             next: 0,
             estimate: 0,
+            measured,
         });
+        if cell.measured && !measured {
+            cell.measured = false;
+            cell.seen.clear();
+        }
         cell.size = size;
         if cell.seen.len() < REMEMBERED {
             cell.seen.push(ns);
@@ -286,6 +297,18 @@ mod tests {
             (model.of(1), model.of(2), model.of(4)),
             (750_000, 1_000_000, 1_500_000)
         );
+    }
+
+    #[test]
+    fn what_serves_takes_the_place_of_what_was_measured() {
+        let mut model = LatencyModel::new(8, &[(1, us(3000)), (8, us(9000))]);
+        model.learn(8, us(4000));
+        assert_eq!((model.of(1), model.of(8)), (3_000_000, 4_000_000));
+        model.measured(8, us(5000));
+        assert_eq!(model.of(8), 5_000_000, "the slower of two");
+        model.measured(1, us(3500));
+        model.learn(1, us(2000));
+        assert_eq!(model.of(1), 2_000_000);
     }
 
     #[test]

@@ -655,6 +655,18 @@ fn snapshots_of_auto() {
     assert_eq!((busy.target, busy.cap), (3, 7));
 }
 
+/// A largest batch that was slow when it was measured is found to be fast.
+#[test]
+fn auto_does_not_believe_a_slow_profile_for_ever() {
+    let with = "max=8 slo=2000 policy=auto table=2+1 slow=40";
+    assert_eq!(Paper::watch(with, "").cap, 1);
+    // Eight take 10 ms: more come than can be served.
+    let moments: Vec<String> = (0..3000).map(|i| format!("{i} r{}x", letters(i))).collect();
+    let busy = Paper::watch(with, &moments.join(" "));
+    assert_eq!(busy.cap, 8);
+    assert_eq!(busy.latencies.last(), Some(&(8, ms("10"))));
+}
+
 /// A name without digits for each number.
 fn letters(number: usize) -> String {
     let digits = number.to_string();

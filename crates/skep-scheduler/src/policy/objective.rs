@@ -12,7 +12,8 @@
 //! | `deferred` | up to the maximum | one more would make the most urgent late | the maximum |
 //! | `auto` | up to the smallest size with which the instances keep up with the arrivals | likewise | the smallest size that takes, an inference, hardly longer than the best |
 //!
-//! So `auto` is `edf` at low load, `deferred` near saturation, and runs one by one what does not gain by batching. When
+//! So `auto` is `edf` at low load, `deferred` near saturation, and runs one by one what does not gain by batching (now and
+//! then it tries one more than that, since what is never executed is never known better). When
 //! the most urgent request's deadline keeps others out of its batch, all three look ahead (`ahead.rs`) whether it is
 //! worth that, within its level. `auto` also drops what keeps a batch below the size that the load needs: the backlog
 //! that a look ahead sees ends, the arrivals do not.
@@ -45,6 +46,9 @@ const REMEMBERED: f64 = 64.0;
 /// The share from which on `auto` rather makes all wait longer.
 const MANY_GIVEN_UP: f64 = 0.05;
 
+/// Of so many executions one may have an inference more than seems to pay.
+const PROBE_EVERY: u64 = 32;
+
 /// What counts as just as good: a smaller batch is worth as much.
 const NEARLY: f64 = 0.995;
 
@@ -58,6 +62,8 @@ pub(crate) struct Engine {
     ahead: Ahead,
     /// The share of the last requests that were given up; a request counts for as much as the [`REMEMBERED`] after it.
     given_up: f64,
+    /// How many executions have finished.
+    executions: u64,
 }
 
 /// What makes the policies differ.
@@ -88,6 +94,7 @@ impl Engine {
             rule,
             ahead: Ahead::default(),
             given_up: 0.0,
+            executions: 0,
         }
     }
 
@@ -119,11 +126,12 @@ impl Engine {
 
     /// Learns from an execution that served nobody.
     pub(crate) fn measured(&mut self, size: usize, took: Duration) {
-        self.latency.learn(size, took);
+        self.latency.measured(size, took);
     }
 
     /// Learns from an execution.
     pub(crate) fn finished(&mut self, size: usize, took: Duration) {
+        self.executions += 1;
         self.latency.learn(size, took);
         let (objective, max) = (self.objective.latency, self.max_batch_size);
         match &mut self.rule {
@@ -209,7 +217,7 @@ impl Engine {
         hurried: bool,
     ) -> Verdict {
         let now_ns = now.as_nanos();
-        let cap = self.cap(now, instances);
+        let cap = self.cap(now, instances) + usize::from(self.probes());
         let all = prefix.steps();
         let steps = &all[..all.partition_point(|step| step.size <= cap).max(1)];
         let fits = |margin_ns: u64| {
@@ -321,6 +329,13 @@ impl Engine {
                 self.enough(rate.per_ns(now), instances.len()).min(cap)
             }
         }
+    }
+
+    /// Whether the next batch may be larger by one than seems to pay. Executions of such sizes that were slow once, at
+    /// loading or when the device was busy with something else, would otherwise be the last ones, and nothing would
+    /// correct what was learned of them.
+    fn probes(&self) -> bool {
+        self.executions % PROBE_EVERY == PROBE_EVERY - 1
     }
 
     /// Inferences that arrive a second, where that is measured.

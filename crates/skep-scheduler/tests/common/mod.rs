@@ -12,7 +12,7 @@
 //! other than the first.
 //!
 //! `slo=10 policy=edf table=2+1` is an objective of 10 ms, and executions that take 2 ms and 1 ms an inference, which the
-//! policy knows from the start (`blank=` if it does not).
+//! policy knows from the start (`blank=` if it does not; `slow=9` if it thinks that the largest batch takes 9 ms).
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -71,7 +71,7 @@ impl Paper {
             margin: Duration::ZERO,
             profile: Vec::new(),
         };
-        let mut blank = false;
+        let (mut blank, mut slow) = (false, None);
         let mut triton = TritonPolicy::default();
         for setting in settings.split_whitespace() {
             let (key, value) = setting.split_once('=').expect("key=value");
@@ -101,6 +101,7 @@ impl Paper {
                     run = (ms(fixed), ms(each));
                 }
                 "blank" => blank = true,
+                "slow" => slow = Some(ms(value)),
                 "slo" => objective.latency = ms(value),
                 "margin" => objective.margin = ms(value),
                 "miss" => objective.miss_action = TimeoutAction::Delay,
@@ -129,6 +130,7 @@ impl Paper {
             if !blank {
                 let sizes = [1, options.max_batch_size];
                 objective.profile = sizes.map(|size| (size, took(run, size))).to_vec();
+                objective.profile[1].1 = slow.unwrap_or(objective.profile[1].1);
             }
             options.policy = Policy::Objective(objective);
         } else if options.policy != Policy::OneByOne {
