@@ -99,7 +99,12 @@ impl Row {
             self.instances
         );
         if self.model == "mlp" {
-            return format!("backend: \"onnxruntime\" {group}");
+            // Left out, they would be completed, and a batcher with them.
+            return format!(
+                "backend: \"onnxruntime\" {group}
+                 input {{ name: \"input\" data_type: TYPE_FP32 dims: 512 }}
+                 output {{ name: \"output\" data_type: TYPE_FP32 dims: 512 }}"
+            );
         }
         let parameter = |key: &str, value: String| {
             format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
