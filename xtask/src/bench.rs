@@ -20,7 +20,7 @@ struct Bench {
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
@@ -72,6 +72,30 @@ const BENCHES: [Bench; 5] = [
             ("mock late by us", "late_us", 1),
             ("turn-around us", "turnaround_us", 0),
             ("server CPU us/request", "cpu_us", 1),
+        ],
+    },
+    Bench {
+        name: "bursts",
+        title: "Batching policies under bursts: an open loop over gRPC, beside the simulator on the same arrivals",
+        columns: &[
+            ("model", "model", 0),
+            ("load", "load", 1),
+            ("policy", "policy", 0),
+            ("requests/s", "offered", 0),
+            ("in time/s", "goodput", 0),
+            ("simulated", "simulated_goodput", 0),
+            ("share of it", "goodput_ratio", 3),
+            ("in the simulated order", "in_order", 0),
+            ("p50 ms", "p50_ms", 1),
+            ("simulated", "simulated_p50_ms", 1),
+            ("p99 ms", "p99_ms", 1),
+            ("simulated", "simulated_p99_ms", 1),
+            ("refused", "refused", 3),
+            ("simulated", "simulated_refused", 3),
+            ("mean batch", "mean_batch", 1),
+            ("simulated", "simulated_mean_batch", 1),
+            ("sender late p50 ms", "sender_p50_ms", 2),
+            ("sender late p99 ms", "sender_p99_ms", 2),
         ],
     },
     Bench {

@@ -5,12 +5,14 @@
 //! its own to measure; [`memory`] says what a process holds; [`median`] sums up rounds. The benchmarks in `examples/` are made of these; `cargo xtask bench`
 //! runs them.
 
-mod load;
+mod closed_loop;
 mod memory;
+mod open_loop;
 mod server;
 
-pub use load::{ClosedLoop, Fate, Measurement, closed_loop, open_loop};
+pub use closed_loop::{ClosedLoop, Measurement, closed_loop};
 pub use memory::{Memory, memory};
+pub use open_loop::{Fate, OpenLoop, OpenLoopError, Sent, open_loop};
 pub use server::{Server, ServerError, cpu_time};
 
 /// The median; the mean of the middle two for an even number. NaN for none.

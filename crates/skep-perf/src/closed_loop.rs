@@ -101,61 +101,6 @@ pub async fn closed_loop(
     })
 }
 
-/// What became of a request that was sent at its moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Answered, this long after its moment.
-    Answered(Duration),
-    /// Refused or failed.
-    Failed,
-}
-
-/// Sends a request at each of these moments after the start, which ascend, whatever became of the others, and says what
-/// became of each. A moment at which the sender itself is late counts all the same: latencies are from the moment.
-///
-/// # Errors
-/// When the connections cannot be made.
-pub async fn open_loop(
-    url: &str,
-    request: &InferRequest,
-    connections: usize,
-    moments: &[Duration],
-) -> Result<Vec<Fate>, Error> {
-    let mut clients = Vec::new();
-    for _ in 0..connections.max(1) {
-        clients.push(Client::connect(url).await?);
-    }
-    let request = std::sync::Arc::new(request.clone());
-    let mut requests = tokio::task::JoinSet::new();
-    let start = Instant::now();
-    let mut fates = vec![Fate::Failed; moments.len()];
-    for (index, (moment, client)) in moments.iter().zip(clients.iter().cycle()).enumerate() {
-        // The reactor's timers have a grain of a millisecond: short waits are turns of the reactor.
-        while let Some(left) = (start + *moment).checked_duration_since(Instant::now()) {
-            if left > Duration::from_millis(2) {
-                tokio::time::sleep(left - Duration::from_millis(2)).await;
-            } else {
-                tokio::task::yield_now().await;
-            }
-        }
-        let (client, request, due) = (client.clone(), request.clone(), start + *moment);
-        requests.spawn(async move {
-            let fate = match client.infer(&request).await {
-                Ok(_) => Fate::Answered(due.elapsed()),
-                Err(_) => Fate::Failed,
-            };
-            (index, fate)
-        });
-    }
-    while let Some(done) = requests.join_next().await {
-        // As above: no panics of its own.
-        let (index, fate) =
-            done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        fates[index] = fate;
-    }
-    Ok(fates)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,477 @@
+//! What batching policies make of bursts: `cargo xtask bench bursts [--trace FILE] [--rounds N] [--seconds N]`.
+//!
+//! An open loop over gRPC sends requests at recorded moments, at some loads; the same moments go through the simulator.
+//! Two models: a mock that stands for an accelerator of its own (1.87 ms an execution and 0.087 ms an inference), and an
+//! MLP on ONNX Runtime, whose weights do not fit a core's cache, so that batching pays. What the MLP's executions take is
+//! measured first, one request at a time, and is the simulator's table. Load 1 is what full batches carry.
+//!
+//! A request counts as good if its answer is there within the objective, seen from its moment at the client: what the
+//! sender is late counts against the server. Every policy is a model of its own on one server. In each round all policies
+//! get the same requests; the next round has others, unless they are from a file. Printed: a JSON object for each model,
+//! load and policy, medians of the rounds.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use skep_client::{Client, InferRequest, ModelStatistics};
+use skep_perf::{Fate, OpenLoop, Sent, Server, median, open_loop};
+use skep_scheduler::{
+    Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
+    profile_sizes,
+};
+use skep_sim::{
+    Arrivals, LatencyTable, Load, Model, Outcome, Random, Recording, Setup, Stream, simulate,
+};
+use skep_tensor::Tensor;
+use skep_testkit::{Inputs, Kind, Options};
+use skep_types::{DataType, Shape, Time};
+
+const LOADS: [f64; 3] = [0.5, 0.9, 1.2];
+const MAX_BATCH: usize = 16;
+const CONNECTIONS: usize = 4;
+
+/// The standard deviation of gaps between requests over their mean, where no file says otherwise.
+const VARIATION: f64 = 4.0;
+
+const BASE_MS: f64 = 1.87;
+const PER_INFERENCE_MS: f64 = 0.087;
+const MLP: &str = "mlp:layers=512x2048x2048x2048x512";
+
+/// A model whose configuration left out its inputs and outputs would be completed with a batcher.
+const MLP_PORTS: &str = "input { name: \"input\" data_type: TYPE_FP32 dims: 512 }
+    output { name: \"output\" data_type: TYPE_FP32 dims: 512 }";
+
+/// Executions of each size from which the MLP's table is made.
+const CALIBRATION: usize = 30;
+
+/// What a policy without time-outs still owes when the last request is sent; what is later is too late in any case.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// From one run to the next, so that nothing of it is left.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Goodputs that the simulator finds closer than this are as good as each other.
+const EQUAL: f64 = 0.05;
+
+/// A model that is measured.
+struct Subject {
+    name: &'static str,
+    objective: Duration,
+    inputs: Vec<(String, Tensor)>,
+    table: LatencyTable,
+}
+
+/// A policy, by the name that the simulator gives it.
+#[derive(Clone, Copy)]
+enum Contender {
+    None,
+    TritonDefault,
+    Objective(ObjectivePolicy),
+}
+
+const CONTENDERS: [Contender; 7] = [
+    Contender::None,
+    Contender::TritonDefault,
+    Contender::Objective(ObjectivePolicy::Aimd),
+    Contender::Objective(ObjectivePolicy::Quantile),
+    Contender::Objective(ObjectivePolicy::Edf),
+    Contender::Objective(ObjectivePolicy::Deferred),
+    Contender::Objective(ObjectivePolicy::Auto),
+];
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::TritonDefault => "triton_default",
+            Self::Objective(policy) => policy.name(),
+        }
+    }
+
+    /// The part of a configuration that chooses it.
+    fn config(self, objective: Duration) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::TritonDefault => "dynamic_batching {}".to_owned(),
+            Self::Objective(policy) => {
+                let ms = objective.as_secs_f64() * 1e3;
+                parameter("slo_latency_ms", &ms.to_string())
+                    + &parameter("batching_policy", policy.name())
+            }
+        }
+    }
+
+    /// What its scheduler is made with on the server, once a warm-up has measured what executions take.
+    fn scheduler(self, subject: &Subject) -> SchedulerOptions {
+        let mut options = SchedulerOptions::one_by_one(16_384);
+        match self {
+            Self::None => return options,
+            Self::TritonDefault => options.policy = Policy::Triton(TritonPolicy::default()),
+            Self::Objective(policy) => {
+                let profile = profile_sizes(MAX_BATCH);
+                options.policy = Policy::Objective(Objective {
+                    latency: subject.objective,
+                    policy,
+                    miss_action: TimeoutAction::Reject,
+                    margin: (subject.objective / 20).min(Duration::from_millis(5)),
+                    profile: profile.map(|b| (b, subject.table.latency(b))).collect(),
+                });
+            }
+        }
+        options.max_batch_size = MAX_BATCH;
+        options
+    }
+}
+
+fn parameter(key: &str, value: &str) -> String {
+    format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
+}
+
+struct Settings {
+    binary: PathBuf,
+    arrivals: Arrivals,
+    rounds: u64,
+    seconds: f64,
+}
+
+impl Settings {
+    fn parse() -> Result<Self> {
+        let mut args = std::env::args().skip(1);
+        let usage = "usage: bursts SKEP_BINARY [--trace FILE] [--rounds N] [--seconds N]";
+        let mut settings = Self {
+            binary: args.next().context(usage)?.into(),
+            arrivals: Arrivals::Bursty {
+                variation: VARIATION,
+            },
+            rounds: 3,
+            seconds: 2.5,
+        };
+        while let Some(flag) = args.next() {
+            let value = args
+                .next()
+                .with_context(|| format!("`{flag}` needs a value"))?;
+            match flag.as_str() {
+                "--trace" => {
+                    let text = std::fs::read_to_string(&value)
+                        .with_context(|| format!("cannot read `{value}`"))?;
+                    settings.arrivals = Arrivals::Recorded(Recording::parse(&text)?);
+                }
+                "--rounds" => settings.rounds = value.parse()?,
+                "--seconds" => settings.seconds = value.parse()?,
+                _ => bail!("unknown flag `{flag}`\n{usage}"),
+            }
+        }
+        Ok(settings)
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let settings = Settings::parse()?;
+    let root = tempfile::tempdir()?;
+    let kind: Kind = MLP.parse()?;
+    let (mock, mlp) = (Duration::from_millis(20), Duration::from_millis(60));
+    write_models(root.path(), &kind, mock, mlp)?;
+    let server = Server::start(&settings.binary, root.path())?;
+    let mut subjects = vec![Subject {
+        name: "mock",
+        objective: mock,
+        inputs: vec![("x".to_owned(), fp32(&[1, 16])?)],
+        table: LatencyTable::affine(BASE_MS, PER_INFERENCE_MS, MAX_BATCH)?,
+    }];
+    subjects.push(Subject {
+        name: "mlp",
+        objective: mlp,
+        inputs: mlp_inputs(&kind, 1)?,
+        table: calibrate(&server, &kind).await?,
+    });
+    for subject in &subjects {
+        for load in LOADS {
+            measure(&server, &settings, subject, load).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The name of a subject under a policy in the repository.
+fn model_name(subject: &str, contender: Contender) -> String {
+    format!("{subject}_{}", contender.name())
+}
+
+fn write_models(root: &Path, kind: &Kind, mock: Duration, mlp: Duration) -> Result<()> {
+    let generated = skep_testkit::generate(kind, &Options::default())?;
+    for contender in CONTENDERS {
+        let group =
+            format!("max_batch_size: {MAX_BATCH} instance_group {{ kind: KIND_CPU count: 1 }}");
+        let us = |ms: f64| format!("{:.0}", ms * 1e3);
+        let config = format!(
+            "backend: \"mock\" {group} {}
+             input {{ name: \"x\" data_type: TYPE_FP32 dims: 16 }}
+             output {{ name: \"y\" data_type: TYPE_FP32 dims: 16 }}
+             {}{}",
+            contender.config(mock),
+            parameter("mock.latency_us", &us(BASE_MS)),
+            parameter("mock.latency_us_per_item", &us(PER_INFERENCE_MS)),
+        );
+        let directory = root.join(model_name("mock", contender));
+        std::fs::create_dir_all(directory.join("1"))?;
+        std::fs::write(directory.join("config.pbtxt"), config)?;
+        let config = format!(
+            "backend: \"onnxruntime\" {group} {}{MLP_PORTS}{}",
+            contender.config(mlp),
+            parameter("intra_op_thread_count", "1"),
+        );
+        generated.write_repository(root, &model_name("mlp", contender), Some(&config))?;
+    }
+    Ok(())
+}
+
+fn fp32(dims: &[usize]) -> Result<Tensor> {
+    let shape = Shape::new(dims)?;
+    let bytes = vec![0; shape.element_count() * 4];
+    Ok(Tensor::new(DataType::Fp32, shape, Bytes::from(bytes))?)
+}
+
+fn mlp_inputs(kind: &Kind, batch: usize) -> Result<Vec<(String, Tensor)>> {
+    let wanted = Inputs {
+        seed: 1,
+        batch,
+        sequence: 1,
+    };
+    let mut inputs = Vec::new();
+    for input in skep_testkit::inputs(kind, wanted) {
+        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
+        inputs.push((input.name.to_string(), tensor));
+    }
+    Ok(inputs)
+}
+
+/// What executions of the MLP take, by size: medians, one request at a time.
+async fn calibrate(server: &Server, kind: &Kind) -> Result<LatencyTable> {
+    let client = Client::connect(server.grpc()).await?;
+    let model = model_name("mlp", Contender::None);
+    let mut table = String::new();
+    for size in profile_sizes(MAX_BATCH) {
+        let mut request = InferRequest::new(model.clone());
+        request.inputs = mlp_inputs(kind, size)?;
+        let mut took_ms = Vec::new();
+        let mut before = busy_ns(&statistics(&client, &model).await?);
+        for _ in 0..CALIBRATION {
+            client.infer(&request).await?;
+            let after = busy_ns(&statistics(&client, &model).await?);
+            took_ms.push((after - before) as f64 / 1e6);
+            before = after;
+        }
+        writeln!(table, "{size},{}", median(&took_ms))?;
+    }
+    eprint!("what the MLP's executions take, in ms:\n{table}");
+    Ok(LatencyTable::measured(&table, MAX_BATCH)?)
+}
+
+async fn statistics(client: &Client, model: &str) -> Result<ModelStatistics> {
+    let mut all = client.statistics(Some(model), None).await?;
+    all.pop().context("the model has statistics")
+}
+
+/// How long instances held batches so far.
+fn busy_ns(statistics: &ModelStatistics) -> u64 {
+    let phases = |b: &skep_client::BatchStatistics| {
+        b.compute_input.ns + b.compute_infer.ns + b.compute_output.ns
+    };
+    statistics.batches.iter().map(phases).sum()
+}
+
+/// Measures all policies at one load, and prints what came of it.
+async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: f64) -> Result<()> {
+    let model = Model::new(subject.table.clone(), 1);
+    let rate = load * model.capacity();
+    let count = (rate * settings.seconds).round();
+    ensure!(
+        (100.0..1e6).contains(&count),
+        "{count} requests a run, expected 100 to 1,000,000: see --seconds"
+    );
+    #[expect(clippy::cast_sign_loss, reason = "within the range above")]
+    let count = count as usize;
+    let mut rounds: Vec<Vec<Value>> = CONTENDERS.map(|_| Vec::new()).to_vec();
+    for seed in 0..settings.rounds {
+        let mut random = Random::new(seed, Stream::Arrivals);
+        let arrivals = settings.arrivals.generate(rate, count, &mut random);
+        for (contender, rounds) in CONTENDERS.iter().zip(&mut rounds) {
+            let simulated = simulate(
+                Setup {
+                    scheduler: contender.scheduler(subject),
+                    model: &model,
+                    objective: Some(subject.objective),
+                    warm_up: warm_up(count),
+                    seed,
+                },
+                Load::Open(&arrivals),
+            );
+            let run = run(server, subject, *contender, &arrivals).await?;
+            rounds.push(figures(&run, &simulated));
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    let of = |index: usize, field: &str| {
+        let rounds = rounds[index].iter();
+        let values: Vec<f64> = rounds.filter_map(|round| round[field].as_f64()).collect();
+        // A latency that was not reached in most rounds has no median.
+        (2 * values.len() > rounds_len(settings)).then(|| median(&values))
+    };
+    let goodputs = |field: &str| -> Vec<f64> {
+        let all = 0..CONTENDERS.len();
+        all.map(|index| of(index, field).unwrap_or(0.0)).collect()
+    };
+    let (goodput, simulated) = (goodputs("goodput"), goodputs("simulated_goodput"));
+    for (index, contender) in CONTENDERS.iter().enumerate() {
+        let mut row = json!({
+            "model": subject.name, "load": load, "policy": contender.name(),
+            "in_order": in_order(index, &goodput, &simulated),
+        });
+        for field in FIELDS {
+            row[field] = json!(of(index, field));
+        }
+        row["rounds"] = json!(rounds[index]);
+        println!("{row}");
+    }
+    Ok(())
+}
+
+fn rounds_len(settings: &Settings) -> usize {
+    usize::try_from(settings.rounds).unwrap_or(usize::MAX)
+}
+
+/// Requests before the first that counts.
+fn warm_up(count: usize) -> usize {
+    count / 10
+}
+
+/// On how many of the other policies this one lies on the side, better or worse, where the simulator has it.
+fn in_order(index: usize, goodput: &[f64], simulated: &[f64]) -> String {
+    let others = (0..goodput.len()).filter(|other| *other != index);
+    let apart: Vec<usize> = others
+        .filter(|other| {
+            let (a, b) = (simulated[index], simulated[*other]);
+            (a - b).abs() > EQUAL * a.max(b)
+        })
+        .collect();
+    let same = apart.iter().filter(|other| {
+        (goodput[index] > goodput[**other]) == (simulated[index] > simulated[**other])
+    });
+    format!("{}/{}", same.count(), apart.len())
+}
+
+/// What a run gave.
+struct Run {
+    /// Without the warm-up.
+    sent: Vec<Sent>,
+    span: Duration,
+    objective: Duration,
+    /// With the warm-up.
+    mean_batch: f64,
+    busy: f64,
+}
+
+async fn run(
+    server: &Server,
+    subject: &Subject,
+    contender: Contender,
+    arrivals: &[Time],
+) -> Result<Run> {
+    let name = model_name(subject.name, contender);
+    let client = Client::connect(server.grpc()).await?;
+    let mut request = InferRequest::new(name.clone());
+    request.inputs.clone_from(&subject.inputs);
+    let moments: Vec<Duration> = arrivals.iter().map(|at| at.since(Time::ZERO)).collect();
+    let plan = OpenLoop {
+        connections: CONNECTIONS,
+        patience: PATIENCE,
+    };
+    let before = statistics(&client, &name).await?;
+    let mut sent = open_loop(server.grpc(), &request, plan, &moments).await?;
+    let after = statistics(&client, &name).await?;
+    let warm_up = warm_up(moments.len());
+    sent.drain(..warm_up);
+    let last = moments[moments.len() - 1];
+    let inferences = after.inference_count - before.inference_count;
+    let executions = after.execution_count - before.execution_count;
+    let busy = Duration::from_nanos(busy_ns(&after) - busy_ns(&before));
+    Ok(Run {
+        sent,
+        span: last - moments[warm_up - 1],
+        objective: subject.objective,
+        mean_batch: inferences as f64 / executions.max(1) as f64,
+        busy: busy.as_secs_f64() / last.as_secs_f64(),
+    })
+}
+
+/// What is summed up over rounds.
+const FIELDS: [&str; 15] = [
+    "offered",
+    "goodput",
+    "simulated_goodput",
+    "goodput_ratio",
+    "p50_ms",
+    "simulated_p50_ms",
+    "p99_ms",
+    "simulated_p99_ms",
+    "refused",
+    "simulated_refused",
+    "mean_batch",
+    "simulated_mean_batch",
+    "busy",
+    "sender_p50_ms",
+    "sender_p99_ms",
+];
+
+fn figures(run: &Run, simulated: &Outcome) -> Value {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let count = |wanted: fn(Fate, Duration) -> bool| {
+        let sent = run.sent.iter();
+        sent.filter(|one| wanted(one.fate, run.objective)).count() as f64
+    };
+    let good =
+        count(|fate, objective| matches!(fate, Fate::Answered(latency) if latency <= objective));
+    let goodput = good / run.span.as_secs_f64();
+    let refused = count(|fate, _| fate == Fate::Refused) / run.sent.len() as f64;
+    // What was not answered took longer than all that was.
+    let mut latencies: Vec<Option<Duration>> = Vec::new();
+    for one in &run.sent {
+        match one.fate {
+            Fate::Answered(latency) => latencies.push(Some(latency)),
+            Fate::Unanswered => latencies.push(None),
+            Fate::Refused => {}
+        }
+    }
+    latencies.sort_by_key(|latency| latency.unwrap_or(Duration::MAX));
+    let answered = |share| rank(&latencies, share).flatten().map(ms);
+    let mut late: Vec<Duration> = run.sent.iter().map(|one| one.late).collect();
+    late.sort_unstable();
+    json!({
+        "offered": run.sent.len() as f64 / run.span.as_secs_f64(),
+        "goodput": goodput, "simulated_goodput": simulated.goodput(),
+        "goodput_ratio": (simulated.goodput() > 0.0).then(|| goodput / simulated.goodput()),
+        "p50_ms": answered(0.5), "simulated_p50_ms": simulated.quantile(0.5).map(ms),
+        "p99_ms": answered(0.99), "simulated_p99_ms": simulated.quantile(0.99).map(ms),
+        "refused": refused,
+        "simulated_refused": simulated.rejected as f64 / simulated.sent.max(1) as f64,
+        "unanswered": count(|fate, _| fate == Fate::Unanswered) / run.sent.len() as f64,
+        "mean_batch": run.mean_batch, "simulated_mean_batch": simulated.mean_batch(),
+        "busy": run.busy,
+        "sender_p50_ms": rank(&late, 0.5).map(ms), "sender_p99_ms": rank(&late, 0.99).map(ms),
+        "sender_max_ms": late.last().copied().map(ms),
+    })
+}
+
+/// What this share of an ascending list does not exceed; none for an empty one.
+fn rank<T: Copy>(ascending: &[T], share: f64) -> Option<T> {
+    #[expect(clippy::cast_sign_loss, reason = "between 0 and the list's length")]
+    let rank = (share * ascending.len() as f64).ceil() as usize;
+    ascending.get(rank.saturating_sub(1)).copied()
+}
