@@ -2,8 +2,9 @@
 //!
 //! An open loop over gRPC sends requests at recorded moments, at some loads; the same moments go through the simulator.
 //! Two models: a mock that stands for an accelerator of its own (1.87 ms an execution and 0.087 ms an inference), and an
-//! MLP on ONNX Runtime, whose weights do not fit a core's cache, so that batching pays. What the MLP's executions take is
-//! measured first, one request at a time, and is the simulator's table. Load 1 is what full batches carry.
+//! MLP on ONNX Runtime, whose weights do not fit a core's cache, so that batching pays. What the
+//! MLP's executions take is measured first, one request at a time: load 1 is what full batches carry by that. The
+//! simulator's table is what its executions took in the round itself, by size.
 //!
 //! A request counts as good if its answer is there within the objective, seen from its moment at the client: what the
 //! sender is late counts against the server. Every policy is a model of its own on one server. In each round all policies
@@ -11,6 +12,7 @@
 //! load and policy, medians of the rounds.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use skep_client::{Client, InferRequest, ModelStatistics};
+use skep_client::{BatchStatistics, Client, InferRequest, ModelStatistics};
 use skep_perf::{Fate, OpenLoop, Sent, Server, median, open_loop};
 use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
@@ -65,6 +67,8 @@ struct Subject {
     objective: Duration,
     inputs: Vec<(String, Tensor)>,
     table: LatencyTable,
+    /// Whether executions take what the table says, and not what they take.
+    scripted: bool,
 }
 
 /// A policy, by the name that the simulator gives it.
@@ -108,7 +112,7 @@ impl Contender {
     }
 
     /// What its scheduler is made with on the server, once a warm-up has measured what executions take.
-    fn scheduler(self, subject: &Subject) -> SchedulerOptions {
+    fn scheduler(self, objective: Duration, table: &LatencyTable) -> SchedulerOptions {
         let mut options = SchedulerOptions::one_by_one(16_384);
         match self {
             Self::None => return options,
@@ -116,11 +120,11 @@ impl Contender {
             Self::Objective(policy) => {
                 let profile = profile_sizes(MAX_BATCH);
                 options.policy = Policy::Objective(Objective {
-                    latency: subject.objective,
+                    latency: objective,
                     policy,
                     miss_action: TimeoutAction::Reject,
-                    margin: (subject.objective / 20).min(Duration::from_millis(5)),
-                    profile: profile.map(|b| (b, subject.table.latency(b))).collect(),
+                    margin: (objective / 20).min(Duration::from_millis(5)),
+                    profile: profile.map(|b| (b, table.latency(b))).collect(),
                 });
             }
         }
@@ -184,12 +188,14 @@ async fn main() -> Result<()> {
         objective: mock,
         inputs: vec![("x".to_owned(), fp32(&[1, 16])?)],
         table: LatencyTable::affine(BASE_MS, PER_INFERENCE_MS, MAX_BATCH)?,
+        scripted: true,
     }];
     subjects.push(Subject {
         name: "mlp",
         objective: mlp,
         inputs: mlp_inputs(&kind, 1)?,
         table: calibrate(&server, &kind).await?,
+        scripted: false,
     });
     for subject in &subjects {
         for load in LOADS {
@@ -252,7 +258,8 @@ fn mlp_inputs(kind: &Kind, batch: usize) -> Result<Vec<(String, Tensor)>> {
     Ok(inputs)
 }
 
-/// What executions of the MLP take, by size: medians, one request at a time.
+/// What executions of the MLP take, by size, at best: one request at a time, and the least, since it sets the loads,
+/// which should be the same whatever else the machine does meanwhile.
 async fn calibrate(server: &Server, kind: &Kind) -> Result<LatencyTable> {
     let client = Client::connect(server.grpc()).await?;
     let model = model_name("mlp", Contender::None);
@@ -260,15 +267,15 @@ async fn calibrate(server: &Server, kind: &Kind) -> Result<LatencyTable> {
     for size in profile_sizes(MAX_BATCH) {
         let mut request = InferRequest::new(model.clone());
         request.inputs = mlp_inputs(kind, size)?;
-        let mut took_ms = Vec::new();
+        let mut least_ms = f64::INFINITY;
         let mut before = busy_ns(&statistics(&client, &model).await?);
         for _ in 0..CALIBRATION {
             client.infer(&request).await?;
             let after = busy_ns(&statistics(&client, &model).await?);
-            took_ms.push((after - before) as f64 / 1e6);
+            least_ms = least_ms.min((after - before) as f64 / 1e6);
             before = after;
         }
-        writeln!(table, "{size},{}", median(&took_ms))?;
+        writeln!(table, "{size},{least_ms}")?;
     }
     eprint!("what the MLP's executions take, in ms:\n{table}");
     Ok(LatencyTable::measured(&table, MAX_BATCH)?)
@@ -281,16 +288,26 @@ async fn statistics(client: &Client, model: &str) -> Result<ModelStatistics> {
 
 /// How long instances held batches so far.
 fn busy_ns(statistics: &ModelStatistics) -> u64 {
-    let phases = |b: &skep_client::BatchStatistics| {
-        b.compute_input.ns + b.compute_infer.ns + b.compute_output.ns
-    };
-    statistics.batches.iter().map(phases).sum()
+    let batches = statistics.batches.iter();
+    batches.map(|batch| executions_of(batch).1).sum()
+}
+
+/// Executions of a size, and their nanoseconds.
+fn executions_of(batch: &BatchStatistics) -> (u64, u64) {
+    let phases = [
+        batch.compute_input,
+        batch.compute_infer,
+        batch.compute_output,
+    ];
+    (
+        batch.compute_infer.count,
+        phases.iter().map(|phase| phase.ns).sum(),
+    )
 }
 
 /// Measures all policies at one load, and prints what came of it.
 async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: f64) -> Result<()> {
-    let model = Model::new(subject.table.clone(), 1);
-    let rate = load * model.capacity();
+    let rate = load * Model::new(subject.table.clone(), 1).capacity();
     let count = (rate * settings.seconds).round();
     ensure!(
         (100.0..1e6).contains(&count),
@@ -302,10 +319,21 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
     for seed in 0..settings.rounds {
         let mut random = Random::new(seed, Stream::Arrivals);
         let arrivals = settings.arrivals.generate(rate, count, &mut random);
-        for (contender, rounds) in CONTENDERS.iter().zip(&mut rounds) {
+        let mut runs = Vec::new();
+        for contender in CONTENDERS {
+            runs.push(run(server, subject, contender, &arrivals).await?);
+            tokio::time::sleep(PAUSE).await;
+        }
+        let table = if subject.scripted {
+            subject.table.clone()
+        } else {
+            executed(&runs)?
+        };
+        let model = Model::new(table, 1);
+        for ((contender, run), rounds) in CONTENDERS.iter().zip(&runs).zip(&mut rounds) {
             let simulated = simulate(
                 Setup {
-                    scheduler: contender.scheduler(subject),
+                    scheduler: contender.scheduler(subject.objective, &model.table),
                     model: &model,
                     objective: Some(subject.objective),
                     warm_up: warm_up(count),
@@ -313,9 +341,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
                 },
                 Load::Open(&arrivals),
             );
-            let run = run(server, subject, *contender, &arrivals).await?;
-            rounds.push(figures(&run, &simulated));
-            tokio::time::sleep(PAUSE).await;
+            rounds.push(figures(run, &simulated));
         }
     }
     let of = |index: usize, field: &str| {
@@ -376,6 +402,22 @@ struct Run {
     /// With the warm-up.
     mean_batch: f64,
     busy: f64,
+    /// By batch size: executions, and their nanoseconds.
+    executed: BTreeMap<u64, (u64, u64)>,
+}
+
+/// What executions of these runs took, by size: means.
+fn executed(runs: &[Run]) -> Result<LatencyTable> {
+    let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for (size, (count, ns)) in runs.iter().flat_map(|run| &run.executed) {
+        let sum = sums.entry(*size).or_default();
+        *sum = (sum.0 + count, sum.1 + ns);
+    }
+    let mut table = String::new();
+    for (size, (count, ns)) in sums.iter().filter(|(_, (count, _))| *count > 0) {
+        writeln!(table, "{size},{}", *ns as f64 / *count as f64 / 1e6)?;
+    }
+    Ok(LatencyTable::measured(&table, MAX_BATCH)?)
 }
 
 async fn run(
@@ -402,12 +444,22 @@ async fn run(
     let inferences = after.inference_count - before.inference_count;
     let executions = after.execution_count - before.execution_count;
     let busy = Duration::from_nanos(busy_ns(&after) - busy_ns(&before));
+    let known = before.batches.iter();
+    let known: BTreeMap<u64, (u64, u64)> =
+        known.map(|b| (b.batch_size, executions_of(b))).collect();
+    let executed = after.batches.iter().map(|batch| {
+        let (count, ns) = executions_of(batch);
+        let before = known.get(&batch.batch_size).copied().unwrap_or_default();
+        (batch.batch_size, (count - before.0, ns - before.1))
+    });
+    let executed = executed.collect();
     Ok(Run {
         sent,
         span: last - moments[warm_up - 1],
         objective: subject.objective,
         mean_batch: inferences as f64 / executions.max(1) as f64,
         busy: busy.as_secs_f64() / last.as_secs_f64(),
+        executed,
     })
 }
 
