@@ -1,6 +1,7 @@
 """Clients at their worst: too slow, too much, gone. Each is ended in time and in bounded memory; others are served."""
 
 import contextlib
+import gzip
 import json
 import socket
 import struct
@@ -14,7 +15,7 @@ import tritonclient.grpc
 from onnx import TensorProto, helper
 
 from http2_client import Http2, infer_message, split
-from http_client import connect, get, infer, raw, send, tensor
+from http_client import connect, get, infer, post, raw, send, tensor
 from metrics import metric, wait_pending
 from process import MIB, open_files, private_bytes, wait_until
 from repository import FOREVER_US, Repository, graph, plus
@@ -197,6 +198,23 @@ def test_h28_many_at_once_share_the_bound(server):
     assert set(statuses) <= {b"200", b"503", b"408"}, statuses
     assert statuses.count(b"503") >= 6, statuses
     wait_until(lambda: infer(server, "m", ZEROS).status == 200, "room again")
+
+
+def test_h31_what_a_request_becomes_counts_in_the_memory_of_requests(server):
+    """Kilobytes that would become less than a request may have, and more than all of them together may."""
+    bomb = gzip.compress(json.dumps({"inputs": ZEROS}).encode() + b" " * (40 * MIB))
+    answer = post(server, "/v2/models/m/infer", bomb, {"Content-Encoding": "gzip"})
+    assert (answer.status, "memory" in answer.error) == (503, True), answer.error
+    packed = gzip.compress(infer_message("m", shape=(1, 10 * MIB), data=bytes(40 * MIB)))
+    with Http2(server.grpc) as client:
+        path = "/inference.GRPCInferenceService/ModelInfer"
+        kind = {"content_type": "application/grpc", "te": "trailers", "grpc_encoding": "gzip"}
+        stream = client.begin("POST", path, end_stream=False, **kind)
+        message = struct.pack(">BI", 1, len(packed)) + packed
+        for at in range(0, len(message), 1 << 14):
+            client.data(stream, message[at : at + (1 << 14)], end_stream=at + (1 << 14) >= len(message))
+        headers = client.answer(stream)[0]
+        assert (headers["grpc-status"], "memory" in headers["grpc-message"]) == ("14", True), headers
 
 
 def read_status(connection):

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{BoxError, body::Body};
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{HeaderMap, Request, Response, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -80,6 +80,10 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
         } else {
             let held = Arc::new(Charge::new(Arc::clone(&self.port.memory)));
             charge = Some(Arc::clone(&held));
+            let mut request = request;
+            if is_compressed(request.headers()) {
+                request.extensions_mut().insert(Arc::clone(&held));
+            }
             request.map(|body| {
                 Body::new(Inflow {
                     body,
@@ -100,6 +104,11 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             _charge: charge,
         }
     }
+}
+
+/// Whether a body says that it becomes something else, in either protocol's words.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_ENCODING) || headers.contains_key("grpc-encoding")
 }
 
 pin_project! {
@@ -204,8 +213,8 @@ impl http_body::Body for Inflow {
                 if this.messages.as_mut().is_some_and(|m| m.pass(data)) {
                     this.charge.clear();
                 }
-                if !this.charge.add(data.len()) {
-                    return refuse(BodyError::NoMemory(this.charge.limit()));
+                if let Err(error) = this.charge.add(data.len()) {
+                    return refuse(error);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use super::BodyError;
+
 /// How many bytes of requests there are and may be, over all connections.
 #[derive(Debug)]
 pub(crate) struct RequestMemory {
@@ -20,10 +22,6 @@ impl RequestMemory {
         }
     }
 
-    pub(crate) const fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Takes `bytes` more, if they fit.
     fn take(&self, bytes: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -36,37 +34,42 @@ impl RequestMemory {
         fits
     }
 
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
     fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// What one request holds; given back when its body and its handler are done.
+/// What one request holds; given back when its body and its handler are done. A request whose body is compressed has it
+/// among its extensions, for what the body becomes.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     memory: Arc<RequestMemory>,
     bytes: AtomicUsize,
 }
 
 impl Charge {
-    pub(super) const fn new(memory: Arc<RequestMemory>) -> Self {
+    pub(crate) const fn new(memory: Arc<RequestMemory>) -> Self {
         Self {
             memory,
             bytes: AtomicUsize::new(0),
         }
     }
 
-    pub(super) fn limit(&self) -> usize {
-        self.memory.limit()
-    }
-
-    /// Adds `bytes`, if they fit.
-    pub(super) fn add(&self, bytes: usize) -> bool {
-        let fits = self.memory.take(bytes);
-        if fits {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Adds `bytes`.
+    ///
+    /// # Errors
+    /// [`BodyError::NoMemory`] when they do not fit.
+    pub(crate) fn add(&self, bytes: usize) -> Result<(), BodyError> {
+        if !self.memory.take(bytes) {
+            return Err(BodyError::NoMemory(self.memory.limit));
         }
-        fits
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Gives back what has been added so far.
@@ -90,13 +93,13 @@ mod tests {
         let memory = Arc::new(RequestMemory::new(10));
         let first = Charge::new(Arc::clone(&memory));
         let second = Charge::new(Arc::clone(&memory));
-        assert!(first.add(6));
-        assert!(!second.add(5), "11 of 10");
-        assert!(!second.add(usize::MAX), "no overflow");
-        assert!(second.add(4));
+        assert!(first.add(6).is_ok());
+        assert!(second.add(5).is_err(), "11 of 10");
+        assert!(second.add(usize::MAX).is_err(), "no overflow");
+        assert!(second.add(4).is_ok());
         drop(first);
-        assert!(second.add(6));
+        assert!(second.add(6).is_ok());
         second.clear();
-        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.used(), 0);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) use self::{
     body::{Unread, read_body},
     exchange::BodyError,
     listen::{accept, listen},
-    memory::RequestMemory,
+    memory::{Charge, RequestMemory},
     routes::{Answer, Routes, Shortcut},
 };
 pub use self::{

@@ -82,7 +82,7 @@ fn plain(body: &[u8], piece: usize, limit: usize) -> Option<Vec<u8>> {
         .chunks(piece)
         .map(|piece| Ok(Bytes::copy_from_slice(piece)))
         .collect();
-    let messages = Messages::new(Body::from_stream(stream::iter(pieces)), limit);
+    let messages = Messages::new(Body::from_stream(stream::iter(pieces)), limit, None);
     let all = body::to_bytes(Body::new(messages), usize::MAX).now_or_never();
     Some(all.expect("no connection to wait for").ok()?.to_vec())
 }

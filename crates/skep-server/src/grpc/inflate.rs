@@ -5,6 +5,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +15,11 @@ use http_body::{Body, Frame};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tonic::{Status, codegen::Service, server::NamedService};
 
-use crate::inflate::inflate;
+use crate::{
+    edge::Charge,
+    error::ApiError,
+    inflate::{InflateError, inflate},
+};
 
 /// What stands in front of each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
@@ -57,7 +62,8 @@ where
     fn call(&mut self, request: http::Request<B>) -> S::Future {
         let (mut head, body) = request.into_parts();
         let body = if take_coding(&mut head.headers) {
-            tonic::body::Body::new(Messages::new(body, self.limit))
+            let charge = head.extensions.remove();
+            tonic::body::Body::new(Messages::new(body, self.limit, charge))
         } else {
             tonic::body::Body::new(body)
         };
@@ -82,14 +88,17 @@ pub(super) struct Messages<B> {
     /// Of the next message, what has come so far.
     received: BytesMut,
     limit: usize,
+    /// What the request holds of the memory.
+    charge: Option<Arc<Charge>>,
 }
 
 impl<B> Messages<B> {
-    pub(super) fn new(body: B, limit: usize) -> Self {
+    pub(super) fn new(body: B, limit: usize, charge: Option<Arc<Charge>>) -> Self {
         Self {
             body: Box::pin(body),
             received: BytesMut::new(),
             limit,
+            charge,
         }
     }
 
@@ -113,11 +122,15 @@ impl<B> Messages<B> {
             return Ok(Some(message.freeze()));
         }
         message.advance(PREFIX_BYTES);
-        let plain = off_reactor(length, || inflate(&message, self.limit))
-            .map_err(|error| {
+        let charge = self.charge.as_deref();
+        let plain = off_reactor(length, || inflate(&message, self.limit, charge));
+        let plain = plain.map_err(|error| match error {
+            InflateError::TooLong => self.too_long(),
+            InflateError::NoMemory(error) => ApiError::from(&error).into(),
+            InflateError::Broken(error) => {
                 Status::invalid_argument(format!("the message cannot be decompressed: {error}"))
-            })?
-            .ok_or_else(|| self.too_long())?;
+            }
+        })?;
         let mut message = BytesMut::with_capacity(PREFIX_BYTES + plain.len());
         message.put_u8(0);
         message.put_u32(u32::try_from(plain.len()).map_err(|_| self.too_long())?);
@@ -206,7 +219,7 @@ mod tests {
             .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
             .collect();
         let body = axum::body::Body::from_stream(stream::iter(pieces));
-        let mut messages = pin!(Messages::new(body, limit));
+        let mut messages = pin!(Messages::new(body, limit, None));
         let mut out = Vec::new();
         let next = |context: &mut Context<'_>| messages.as_mut().poll_frame(context);
         let mut next = next;

@@ -2,7 +2,10 @@
 //!
 //! Source: RFC 9110 (content codings); which requests and answers may be compressed: Triton, `http_server.cc`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -14,7 +17,12 @@ use flate2::{
     write::{GzEncoder, ZlibEncoder},
 };
 
-use crate::{api, error::ApiError, inflate::inflate};
+use crate::{
+    api,
+    edge::Charge,
+    error::ApiError,
+    inflate::{InflateError, inflate},
+};
 
 /// Compressed bytes that are decompressed at once: what they can become, a thousand times as much, takes milliseconds.
 /// More goes to another thread, so that no other request waits for it.
@@ -106,24 +114,30 @@ pub(super) fn of_answer(headers: &HeaderMap) -> Option<Coding> {
     best.1
 }
 
-/// Decompresses a body, to at most `limit` bytes: what would become more is refused as soon as it does.
-pub(super) async fn decompress(body: Bytes, limit: usize) -> Result<Bytes, ApiError> {
+/// Decompresses a body, to at most `limit` bytes and within the memory of requests: what would become more is refused as
+/// soon as it does.
+pub(super) async fn decompress(
+    body: Bytes,
+    limit: usize,
+    charge: Option<Arc<Charge>>,
+) -> Result<Bytes, ApiError> {
     if body.is_empty() {
         return Err(ApiError::invalid("nothing to be decompressed"));
     }
     let inline = body.len() <= MAX_INLINE_COMPRESSED_BYTES;
-    let work = move || inflate(&body, limit);
+    let work = move || inflate(&body, limit, charge.as_deref());
     let plain = if inline {
         work()
     } else {
         api::off_reactor(work).await?
     };
     match plain {
-        Ok(Some(plain)) => Ok(plain.into()),
-        Ok(None) => Err(ApiError::invalid(format!(
+        Ok(plain) => Ok(plain.into()),
+        Err(InflateError::NoMemory(error)) => Err(ApiError::from(&error)),
+        Err(InflateError::TooLong) => Err(ApiError::invalid(format!(
             "the decompressed request exceeds the maximum allowed value of {limit} bytes. Use --http-max-input-size to increase the limit."
         ))),
-        Err(error) => Err(ApiError::invalid(format!(
+        Err(InflateError::Broken(error)) => Err(ApiError::invalid(format!(
             "the request's body cannot be decompressed: {error}"
         ))),
     }
@@ -197,10 +211,12 @@ mod tests {
                 .collect();
             for coding in [Coding::Gzip, Coding::Deflate] {
                 let packed = compress(plain.clone(), coding).await.expect("compresses");
-                let back = decompress(packed.clone().into(), size).await.expect("fits");
+                let back = decompress(packed.clone().into(), size, None)
+                    .await
+                    .expect("fits");
                 assert_eq!(back, plain);
                 if size > 0 {
-                    assert!(decompress(packed.into(), size - 1).await.is_err());
+                    assert!(decompress(packed.into(), size - 1, None).await.is_err());
                 }
             }
         }

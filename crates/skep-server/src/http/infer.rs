@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, Method, Request},
     response::{IntoResponse, Response},
 };
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api, classification,
-    edge::{Answer, Shortcut},
+    edge::{Answer, Charge, Shortcut},
     error::ApiError,
     server::Shared,
 };
@@ -45,9 +45,10 @@ impl Shortcut for Direct {
             return Err(request);
         };
         let shared = State(Arc::clone(&self.0));
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         Ok(Box::pin(async move {
-            let answer = infer(shared, path, parts.headers, body).await;
+            let charge = parts.extensions.remove().map(Extension);
+            let answer = infer(shared, path, parts.headers, charge, body).await;
             answer.unwrap_or_else(IntoResponse::into_response)
         }))
     }
@@ -73,6 +74,7 @@ pub(super) async fn infer(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
     headers: HeaderMap,
+    charge: Option<Extension<Arc<Charge>>>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let coding = match compression::of_request(&headers) {
@@ -81,7 +83,8 @@ pub(super) async fn infer(
     };
     let mut body = read_split_body(body, MAX_BODY_BYTES, split(&headers)).await?;
     if coding.is_some() {
-        body = compression::decompress(body, shared.max_json_bytes).await?;
+        body =
+            compression::decompress(body, shared.max_json_bytes, charge.map(|held| held.0)).await?;
     }
     let header_length = header_length(&headers, body.len()).map_err(ApiError::plain)?;
     let json_bytes = header_length.unwrap_or(body.len());
