@@ -1,0 +1,218 @@
+//! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
+//!
+//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that.
+//! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
+//!    that fit under the largest bound of all need nothing further.
+//! 3. The others are searched exactly ([`crate::exact`]), as far as they can be and the budget goes.
+//! 4. What remains above its bound is improved by placing what lies highest earlier.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::{
+    bounds,
+    budget::{Budget, InTurn, Workers},
+    exact::{self, Known},
+    in_place, local,
+    offsets::{self, Order},
+    plan::OffsetPlan,
+    problem::Problem,
+    timeline,
+};
+
+/// A plan, and what is known about how good it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Valid, whatever the budget was.
+    pub plan: OffsetPlan,
+    /// Bytes that every plan needs.
+    pub lower_bound: u64,
+    /// How the bound is known.
+    pub proof: Proof,
+    /// Nodes of searches that were spent.
+    pub nodes: u64,
+}
+
+/// Why no plan is smaller than the lower bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// So much is live at one moment, or ends there because it is fixed.
+    Load,
+    /// Searches have tried everything smaller.
+    Search,
+}
+
+impl Answer {
+    /// Whether no plan is smaller.
+    pub fn is_optimal(&self) -> bool {
+        self.plan.size == self.lower_bound
+    }
+
+    /// Bytes by which the plan exceeds what is known to be needed.
+    pub fn gap(&self) -> u64 {
+        self.plan.size - self.lower_bound
+    }
+}
+
+/// Plans in the calling thread.
+pub fn auto(problem: &Problem, budget: &Budget<'_>) -> Answer {
+    auto_with(problem, budget, &InTurn)
+}
+
+/// Plans with the help of `workers`. The same budget of nodes gives the same plan, whoever they are.
+///
+/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best.
+pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer {
+    let Some(joined) = in_place::join(problem) else {
+        return plan(problem, budget, workers);
+    };
+    let lower_bound = bounds::max_load(&joined.relaxed);
+    let half = Budget {
+        nodes: budget.nodes / 2,
+        ..*budget
+    };
+    let first = plan(&joined.problem, &half, workers);
+    let mut nodes = first.nodes;
+    let mut best = joined.expand(problem, &first.plan);
+    if best.size > lower_bound {
+        let second = plan(problem, &half, workers);
+        nodes += second.nodes;
+        if second.plan.size < best.size {
+            best = second.plan;
+        }
+    }
+    Answer {
+        plan: best,
+        lower_bound,
+        proof: Proof::Load,
+        nodes,
+    }
+}
+
+fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer {
+    let load = bounds::max_load(problem);
+    let mut pieces = heuristics(problem, load, budget, workers);
+    let mut nodes = 0;
+    // The largest bound first: what it proves, smaller pieces need not beat.
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.bound));
+    for number in 0..pieces.len() {
+        let goal = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
+        let left = Budget {
+            nodes: budget.nodes.saturating_sub(nodes),
+            ..*budget
+        };
+        if pieces[number].size > goal {
+            nodes += exact::improve(problem, &mut pieces[number], goal, &left, workers);
+        }
+    }
+    let goal = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
+    for piece in &mut pieces {
+        let left = Budget {
+            nodes: budget.nodes.saturating_sub(nodes),
+            ..*budget
+        };
+        if piece.size > goal {
+            nodes += local::improve(problem, piece, goal, &left);
+        }
+    }
+    let lower_bound = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
+    let mut offsets: Vec<u64> = problem
+        .buffers()
+        .iter()
+        .map(|buffer| buffer.fixed.unwrap_or(0))
+        .collect();
+    for &(buffer, offset) in pieces.iter().flat_map(|piece| &piece.offsets) {
+        offsets[buffer] = offset;
+    }
+    Answer {
+        plan: OffsetPlan::new(problem, offsets),
+        lower_bound,
+        proof: if lower_bound > load {
+            Proof::Search
+        } else {
+            Proof::Load
+        },
+        nodes,
+    }
+}
+
+/// The best of several orders for each piece.
+fn heuristics(
+    problem: &Problem,
+    goal: u64,
+    budget: &Budget<'_>,
+    workers: &dyn Workers,
+) -> Vec<Known> {
+    let spans = problem.timeline().spans();
+    let sizes = problem
+        .sized()
+        .map(|buffer| (problem.span(buffer), problem.buffers()[buffer].size));
+    let loads = timeline::loads(problem.timeline().sections(), sizes);
+    // Fast whatever the problem, so that there is a plan however soon the budget ends.
+    let first = offsets::in_time(problem);
+    let mut pieces: Vec<Known> = timeline::pieces(spans, problem.sized())
+        .into_iter()
+        .map(|piece| {
+            let sections = piece.iter().flat_map(|&buffer| {
+                [spans[buffer].start, spans[buffer].end - 1].map(|section| section as usize)
+            });
+            let (start, end) = sections.fold((usize::MAX, 0), |(start, end), section| {
+                (start.min(section), end.max(section))
+            });
+            let offsets: Vec<(usize, u64)> = piece
+                .into_iter()
+                .map(|buffer| (buffer, first.offsets[buffer]))
+                .collect();
+            Known {
+                size: exact::size(problem, &offsets),
+                bound: loads[start..=end].iter().copied().max().unwrap_or(0),
+                offsets,
+                order: None,
+            }
+        })
+        .collect();
+    if first.size <= goal {
+        return pieces;
+    }
+    let plans: [OnceLock<OffsetPlan>; Order::ALL.len()] = Default::default();
+    let done = AtomicUsize::new(usize::MAX);
+    workers.run(Order::ALL.len(), &|number| {
+        let is_over = || done.load(Ordering::Relaxed) < number || budget.is_over();
+        let order = Order::ALL[number];
+        let inner = Budget {
+            nodes: 0,
+            should_stop: &is_over,
+        };
+        if is_over() {
+            return;
+        }
+        if let Some(plan) = offsets::best_fit(problem, order.of(problem), &inner) {
+            if plan.size <= goal {
+                done.fetch_min(number, Ordering::Relaxed);
+            }
+            plans[number].set(plan).expect("each job runs once");
+        }
+    });
+    let last = done.into_inner();
+    for (number, plan) in plans.into_iter().enumerate() {
+        let Some(plan) = plan.into_inner().filter(|_| number <= last) else {
+            continue;
+        };
+        for piece in &mut pieces {
+            let offsets: Vec<(usize, u64)> = piece
+                .offsets
+                .iter()
+                .map(|&(buffer, _)| (buffer, plan.offsets[buffer]))
+                .collect();
+            let size = exact::size(problem, &offsets);
+            if size < piece.size {
+                piece.size = size;
+                piece.offsets = offsets;
+                piece.order = Some(Order::ALL[number]);
+            }
+        }
+    }
+    pieces
+}

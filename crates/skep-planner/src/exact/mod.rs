@@ -1,0 +1,115 @@
+//! Exact planning of one piece: the smallest plan, or how far from it the budget has brought us.
+
+mod piece;
+mod portfolio;
+mod search;
+
+use crate::{
+    budget::{Budget, Workers},
+    offsets::Order,
+    problem::{Buffer, Problem},
+};
+use piece::Piece;
+use portfolio::{Portfolio, Round};
+
+/// Pieces with more entries in their lists of neighbours and sections than this are not searched: the lists alone would
+/// take 4 bytes each, and a first descent seconds.
+const MAX_ENTRIES: usize = 16 << 20;
+
+/// What is known of a piece: a plan, and a bound that no plan beats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Each buffer and its offset.
+    pub(crate) offsets: Vec<(usize, u64)>,
+    /// Bytes of that plan.
+    pub(crate) size: u64,
+    /// Bytes that every plan needs.
+    pub(crate) bound: u64,
+    /// The order that the plan is from, if it is from one.
+    pub(crate) order: Option<Order>,
+}
+
+/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is spent.
+///
+/// Returns the nodes that it took.
+pub(crate) fn improve(
+    problem: &Problem,
+    known: &mut Known,
+    goal: u64,
+    budget: &Budget<'_>,
+    workers: &dyn Workers,
+) -> u64 {
+    let buffers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
+    // Two fixed buffers in one place are no conflict, which the search does not know.
+    let shares = |&buffer: &usize| {
+        let Buffer {
+            fixed, in_place, ..
+        } = problem.buffers()[buffer];
+        fixed.is_some() && in_place.is_some()
+    };
+    if buffers.iter().any(shares) || Piece::entries(problem, &buffers) > MAX_ENTRIES {
+        return 0;
+    }
+    let piece = Piece::new(problem, &buffers);
+    let (bound, step) = piece.bound();
+    known.bound = known.bound.max(bound.unsigned_abs());
+    let widths = piece.items.iter().map(|item| {
+        let buffer = &problem.buffers()[item.buffer];
+        buffer.end - buffer.start
+    });
+    let mut portfolio = Portfolio::new(&piece, widths.collect());
+    let step = step.unsigned_abs();
+    let mut limit = 2 * piece.items.len() as u64;
+    // How far above the bound the next try is: grows while tries prove themselves impossible.
+    let mut reach = 0;
+    // A second aim between bound and plan, for pieces whose bound is out of reach.
+    let mut aim = 0;
+    while known.size > goal.max(known.bound) {
+        if portfolio.nodes >= budget.nodes || budget.is_over() {
+            break;
+        }
+        let attempt = |capacity: u64, known: &mut Known, portfolio: &mut Portfolio<'_>| {
+            let units = i64::try_from(capacity).expect("a problem's sizes stay below 2^62");
+            let round = portfolio.round(units, limit, budget, workers);
+            match &round {
+                Round::Fits(offsets) => {
+                    let offsets = offsets.iter().map(|offset| offset.unsigned_abs());
+                    let items = piece.items.iter();
+                    known.offsets = items.map(|item| item.buffer).zip(offsets).collect();
+                    known.size = size(problem, &known.offsets);
+                    known.order = None;
+                }
+                Round::Impossible => known.bound = (capacity + 1).next_multiple_of(step),
+                Round::Stopped => {}
+            }
+            round
+        };
+        let capacity = (known.bound.max(goal) + reach).min(known.size - 1);
+        match attempt(capacity, known, &mut portfolio) {
+            Round::Fits(_) => reach = 0,
+            Round::Impossible => reach = (2 * reach).max(step),
+            Round::Stopped if reach > 0 => reach = 0,
+            Round::Stopped => {
+                // Halfway up at first, and nearer to the plan after every failure.
+                let middle = known.bound + (known.size - known.bound) / 2;
+                aim = aim.max(middle).min(known.size - 1);
+                match attempt(aim, known, &mut portfolio) {
+                    Round::Fits(_) => aim = 0,
+                    Round::Impossible => {}
+                    Round::Stopped => aim += (known.size - aim) / 2,
+                }
+                limit = limit.saturating_mul(2);
+            }
+        }
+    }
+    portfolio.nodes
+}
+
+/// Where the highest of these buffers ends.
+pub(crate) fn size(problem: &Problem, offsets: &[(usize, u64)]) -> u64 {
+    offsets
+        .iter()
+        .map(|&(buffer, offset)| offset + problem.buffers()[buffer].size)
+        .max()
+        .unwrap_or(0)
+}

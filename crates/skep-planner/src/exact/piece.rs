@@ -1,0 +1,286 @@
+//! One piece of a problem as the search wants it: few sections, neighbours listed, sizes in units.
+
+use std::ops::Range;
+
+use crate::{
+    problem::{Buffer, Problem},
+    timeline::{self, Span},
+};
+
+/// A buffer of a piece.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Item {
+    /// Its number in the problem.
+    pub(crate) buffer: usize,
+    /// Units that it takes, padding up to the common alignment included.
+    pub(crate) size: i64,
+    /// Units without that padding.
+    pub(crate) bare: i64,
+    /// Units, a power of two times the common alignment.
+    alignment: i64,
+    fixed: Option<i64>,
+    /// Sections of the piece.
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+impl Item {
+    pub(crate) fn span(&self) -> Span {
+        Span {
+            start: self.start,
+            end: self.end,
+        }
+    }
+
+    pub(crate) fn sections(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    /// Where it can begin at most.
+    pub(crate) fn highest(&self, capacity: i64) -> i64 {
+        let highest = capacity - self.bare;
+        self.fixed.map_or(highest, |fixed| fixed.min(highest))
+    }
+}
+
+/// Buffers that hang together in time, prepared for [`Search`](super::search::Search).
+///
+/// Of the problem's sections only those are kept whose live set is contained in no other's: two buffers are live
+/// together exactly if they are in one of these, and the load of the others is no larger.
+pub(crate) struct Piece {
+    pub(crate) items: Vec<Item>,
+    pub(crate) sections: usize,
+    /// Up to so much of what a section holds may be padding above its topmost buffer.
+    pub(crate) padding: i64,
+    meets: Lists,
+    members: Lists,
+    /// Fixed items that each item meets, by offset.
+    fixed: Vec<Vec<u32>>,
+}
+
+/// Lists of numbers, one behind the other.
+struct Lists {
+    bounds: Vec<usize>,
+    entries: Vec<u32>,
+}
+
+impl Lists {
+    fn new(lists: impl Iterator<Item = Vec<u32>>) -> Self {
+        let mut bounds = vec![0];
+        let mut entries = Vec::new();
+        for list in lists {
+            entries.extend(list);
+            bounds.push(entries.len());
+        }
+        Self { bounds, entries }
+    }
+
+    fn get(&self, list: usize) -> &[u32] {
+        &self.entries[self.bounds[list]..self.bounds[list + 1]]
+    }
+}
+
+impl Piece {
+    /// How many entries the lists of a piece of these buffers have, at most.
+    pub(crate) fn entries(problem: &Problem, buffers: &[usize]) -> usize {
+        let sections: usize = buffers
+            .iter()
+            .map(|&buffer| problem.span(buffer).sections().len())
+            .sum();
+        let mut ends: Vec<u32> = buffers
+            .iter()
+            .map(|&buffer| problem.span(buffer).end)
+            .collect();
+        ends.sort_unstable();
+        let mut starts: Vec<u32> = buffers
+            .iter()
+            .map(|&buffer| problem.span(buffer).start)
+            .collect();
+        starts.sort_unstable();
+        let meets: usize = starts
+            .iter()
+            .enumerate()
+            .map(|(begun, start)| begun - ends.partition_point(|end| end <= start))
+            .sum();
+        sections + 2 * meets
+    }
+
+    /// Prepares `buffers` of `problem`, which hang together in time.
+    pub(crate) fn new(problem: &Problem, buffers: &[usize]) -> Self {
+        let all = problem.buffers();
+        let alignment = buffers
+            .iter()
+            .map(|&buffer| {
+                let fixed = all[buffer].fixed.filter(|fixed| *fixed > 0);
+                all[buffer]
+                    .alignment
+                    .min(fixed.map_or(u64::MAX, |fixed| 1 << fixed.trailing_zeros()))
+            })
+            .min()
+            .unwrap_or(1);
+        let units = |bytes: u64| i64::try_from(bytes).expect("a problem's sizes stay below 2^62");
+        let spans: Vec<Span> = buffers.iter().map(|&buffer| problem.span(buffer)).collect();
+        let (sections, spans) = maximal_sections(&spans);
+        let mut items: Vec<Item> = buffers
+            .iter()
+            .zip(&spans)
+            .map(|(&buffer, span)| {
+                let Buffer {
+                    size,
+                    alignment: own,
+                    fixed,
+                    ..
+                } = all[buffer];
+                Item {
+                    buffer,
+                    size: units(size.next_multiple_of(alignment)),
+                    bare: units(size),
+                    alignment: units(own),
+                    fixed: fixed.map(units),
+                    start: span.start,
+                    end: span.end,
+                }
+            })
+            .collect();
+        items.sort_by_key(|item| (item.start, item.buffer));
+        let padding = items.iter().map(|item| item.size - item.bare).max();
+        let mut members = vec![Vec::new(); sections];
+        for (number, item) in (0..).zip(&items) {
+            for section in item.sections() {
+                members[section].push(number);
+            }
+        }
+        let members = Lists::new(members.into_iter());
+        // What is live where an item begins, and what begins later while it is live: items are sorted by their start.
+        let meets = Lists::new((0..).zip(&items).map(|(own, item): (u32, &Item)| {
+            let live = members.get(item.start as usize).iter().copied();
+            let after = items.partition_point(|other| other.start <= item.start);
+            let until = items.partition_point(|other| other.start < item.end);
+            live.filter(|other| *other != own)
+                .chain((0..).take(until).skip(after))
+                .collect()
+        }));
+        let fixed = (0..items.len())
+            .map(|item| {
+                let mut fixed: Vec<u32> = meets
+                    .get(item)
+                    .iter()
+                    .copied()
+                    .filter(|&other| items[other as usize].fixed.is_some())
+                    .collect();
+                fixed.sort_by_key(|&other| items[other as usize].fixed);
+                fixed
+            })
+            .collect();
+        Self {
+            sections,
+            padding: padding.unwrap_or(0),
+            meets,
+            members,
+            fixed,
+            items,
+        }
+    }
+
+    /// What no plan of the piece can be smaller than, and in which steps plans differ: a capacity that is no multiple
+    /// of the second is no better than the next smaller one that is.
+    pub(crate) fn bound(&self) -> (i64, i64) {
+        let sizes = |of: fn(&Item) -> i64| {
+            let items = self.items.iter();
+            let sizes = items.map(move |item| (item.span(), of(item).unsigned_abs()));
+            let highest = timeline::loads(self.sections, sizes).into_iter().max();
+            i64::try_from(highest.unwrap_or(0)).expect("sums of a problem stay below 2^62")
+        };
+        let bare = sizes(|item| item.bare);
+        let padded = sizes(|item| item.size) - self.padding;
+        let fixed = self
+            .items
+            .iter()
+            .map(|item| item.fixed.unwrap_or(0) + item.bare);
+        let bound = bare.max(padded).max(fixed.max().unwrap_or(0));
+        if self.padding > 0 {
+            return (bound, 1);
+        }
+        let step = self.items.iter().fold(0, |step, item| {
+            let aligned = if item.alignment > 1 {
+                item.alignment
+            } else {
+                0
+            };
+            [item.size, aligned, item.fixed.unwrap_or(0)]
+                .into_iter()
+                .fold(step, greatest_common_divisor)
+        });
+        (bound, step.max(1))
+    }
+
+    /// Items that are live together with `item`.
+    pub(crate) fn meets(&self, item: usize) -> &[u32] {
+        self.meets.get(item)
+    }
+
+    /// Items that are live in `section`.
+    pub(crate) fn members(&self, section: usize) -> &[u32] {
+        self.members.get(section)
+    }
+
+    /// The first address from `from` on at which `item` is aligned and clear of fixed items that have no place yet.
+    pub(crate) fn lowest_from(&self, item: usize, from: i64, placed: &[bool]) -> i64 {
+        let own = &self.items[item];
+        let mut low = aligned(from, own.alignment);
+        if let Some(fixed) = own.fixed {
+            return low.max(fixed);
+        }
+        for &other in &self.fixed[item] {
+            let fixed = &self.items[other as usize];
+            let at = fixed.fixed.unwrap_or(0);
+            if !placed[other as usize] && low + own.bare > at {
+                low = low.max(aligned(at + fixed.size, own.alignment));
+            }
+        }
+        low
+    }
+}
+
+/// `value`, up to the next multiple of `alignment`, a power of two.
+fn aligned(value: i64, alignment: i64) -> i64 {
+    (value + alignment - 1) & -alignment
+}
+
+fn greatest_common_divisor(first: i64, second: i64) -> i64 {
+    let (mut first, mut second) = (first, second);
+    while second != 0 {
+        (first, second) = (second, first % second);
+    }
+    first
+}
+
+/// Keeps the sections in which something has begun since the last one kept, and something ends.
+///
+/// Returns how many there are, and the spans in their numbers.
+fn maximal_sections(spans: &[Span]) -> (usize, Vec<Span>) {
+    let last = spans.iter().map(|span| span.end).max().unwrap_or(0) as usize;
+    let mut begins = vec![false; last + 1];
+    let mut ends = vec![false; last + 1];
+    for span in spans {
+        begins[span.start as usize] = true;
+        ends[span.end as usize] = true;
+    }
+    // Number of kept sections before each section.
+    let mut before = vec![0_u32; last + 2];
+    let mut begun = false;
+    for section in 0..last {
+        begun |= begins[section];
+        let kept = begun && ends[section + 1];
+        begun &= !kept;
+        before[section + 1] = before[section] + u32::from(kept);
+    }
+    let spans = spans
+        .iter()
+        .map(|span| Span {
+            start: before[span.start as usize],
+            end: before[span.end as usize],
+        })
+        .collect();
+    (before[last] as usize, spans)
+}

@@ -1,0 +1,435 @@
+//! The search itself: does a piece fit under a capacity?
+//!
+//! Sections are machines that work off one buffer after another from address 0 upwards, and a buffer occupies all
+//! machines of its span at once. The state keeps, for each buffer without a place, the lowest address at which it can
+//! still begin (`low`), and for each section the bytes that have yet to be placed in it (`rest`).
+//!
+//! One decision is: buffer `b` is below everything without a place that it meets, so it lies at its `low`; or it is
+//! not, then it is *blocked* and rests on something that has no place yet, which raises its `low`. Each decision that
+//! is taken back so tightens what follows, and no arrangement is visited twice.
+//!
+//! What follows from a decision, until nothing more does:
+//! - a buffer lies above what it meets and is already placed;
+//! - in a section whose rest fills the capacity from some address on, whatever cannot begin by then is not the lowest
+//!   of the section, so it lies above the end of one that can; if none can, the decision was wrong;
+//! - a blocked buffer lies above the lowest end of those that it meets.
+//!
+//! What is left falls apart where no unplaced buffer is live on both sides; the parts are solved one by one, and one
+//! part that cannot be solved ends the search in all of them.
+
+use super::piece::{Item, Piece};
+
+/// How a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Every buffer has a place.
+    Fits,
+    /// There is no plan of this size.
+    Impossible,
+    /// The node budget or the caller ended it.
+    Stopped,
+}
+
+/// What to try first among the buffers with the lowest address.
+#[derive(Clone, Copy)]
+pub(crate) struct Preference<'a> {
+    /// Those in the section with the fewest bytes to lose, as far as the search has got.
+    pub(crate) by_slack: bool,
+    /// Smallest first.
+    pub(crate) rank: &'a [u32],
+}
+
+/// What can be taken back.
+#[derive(Clone, Copy)]
+enum Change {
+    Low(u32, i64),
+    Blocked(u32, bool),
+    Placed(u32),
+}
+
+/// Buffers without a place that hang together in time: a range of [`Search::parts`].
+#[derive(Clone, Copy)]
+struct Part {
+    start: usize,
+    end: usize,
+}
+
+/// A buffer that has been placed for a try, and what that has left to do.
+struct Frame {
+    part: Part,
+    item: usize,
+    /// Lengths of the trail, of the parts and of the open parts before.
+    trail: usize,
+    parts: usize,
+    open: usize,
+}
+
+/// A search for a plan of one piece under one capacity.
+pub(crate) struct Search<'a> {
+    piece: &'a Piece,
+    capacity: i64,
+    preference: Preference<'a>,
+    low: Vec<i64>,
+    placed: Vec<bool>,
+    blocked: Vec<bool>,
+    /// The one on which a blocked buffer could rest at its `low`: saves looking for another while it lasts.
+    support: Vec<u32>,
+    rest: Vec<i64>,
+    /// What a section can still lose to gaps, when it was looked at last.
+    slack: Vec<i64>,
+    /// How often a section has ended a try.
+    failures: Vec<u64>,
+    trail: Vec<Change>,
+    queue: Vec<u32>,
+    queued: Vec<bool>,
+    /// Members of the parts on all levels of the search.
+    parts: Vec<u32>,
+    /// Parts that no try has begun with.
+    open: Vec<Part>,
+    nodes: u64,
+}
+
+/// The caller is asked so often, in nodes.
+const STOP_INTERVAL: u64 = 64;
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(piece: &'a Piece, capacity: i64, preference: Preference<'a>) -> Self {
+        let count = piece.items.len();
+        let mut rest = vec![0; piece.sections];
+        for item in &piece.items {
+            for section in item.sections() {
+                rest[section] += item.size;
+            }
+        }
+        Self {
+            piece,
+            capacity,
+            preference,
+            low: vec![0; count],
+            placed: vec![false; count],
+            blocked: vec![false; count],
+            support: (0..).take(count).collect(),
+            rest,
+            slack: vec![0; piece.sections],
+            failures: vec![0; piece.sections],
+            trail: Vec::new(),
+            queue: Vec::new(),
+            queued: vec![false; piece.sections],
+            parts: Vec::new(),
+            open: Vec::new(),
+            nodes: 0,
+        }
+    }
+
+    /// Searches until a plan is found, there is none, or a limit is reached. To be called once.
+    pub(crate) fn run(&mut self, node_limit: u64, should_stop: &dyn Fn() -> bool) -> Outcome {
+        let count = self.piece.items.len();
+        self.parts = (0..).take(count).collect();
+        let whole = Part {
+            start: 0,
+            end: count,
+        };
+        for section in 0..self.piece.sections {
+            self.enqueue(section);
+        }
+        if !(0..count).all(|item| self.raise(item, 0)) || !self.propagate(whole) {
+            return Outcome::Impossible;
+        }
+        self.open.push(whole);
+        let mut frames: Vec<Frame> = Vec::new();
+        loop {
+            // What the last try has left open comes next; with nothing left, it has succeeded.
+            let bottom = frames.last().map_or(0, |frame| frame.open);
+            if self.open.len() == bottom {
+                let Some(frame) = frames.pop() else {
+                    return Outcome::Fits;
+                };
+                self.parts.truncate(frame.parts);
+                continue;
+            }
+            let mut part = self.open.pop();
+            // Until something has been placed: a wrong decision is taken back, and its opposite tried.
+            while let Some(trying) = part {
+                self.nodes += 1;
+                if self.nodes > node_limit
+                    || self.nodes.is_multiple_of(STOP_INTERVAL) && should_stop()
+                {
+                    return Outcome::Stopped;
+                }
+                let frame = self.choose(trying).map(|item| Frame {
+                    part: trying,
+                    item,
+                    trail: self.trail.len(),
+                    parts: self.parts.len(),
+                    open: self.open.len(),
+                });
+                let failed = match frame {
+                    None => frames.pop(),
+                    Some(frame) => {
+                        if self.place(frame.item) && self.propagate(trying) {
+                            self.split(trying);
+                            frames.push(frame);
+                            break;
+                        }
+                        Some(frame)
+                    }
+                };
+                part = self.take_back(failed, &mut frames);
+                if part.is_none() {
+                    return Outcome::Impossible;
+                }
+            }
+        }
+    }
+
+    /// Each buffer's address, once [`Outcome::Fits`].
+    pub(crate) fn offsets(&self) -> &[i64] {
+        &self.low
+    }
+
+    /// Tries that it took.
+    pub(crate) fn nodes(&self) -> u64 {
+        self.nodes
+    }
+
+    /// How often each section has ended a try.
+    pub(crate) fn failures(&self) -> &[u64] {
+        &self.failures
+    }
+
+    /// Takes back a try and, while its opposite is no better, those before it. Returns the part to go on with.
+    fn take_back(&mut self, failed: Option<Frame>, frames: &mut Vec<Frame>) -> Option<Part> {
+        let mut failed = failed;
+        while let Some(frame) = failed {
+            self.undo(frame.trail);
+            self.parts.truncate(frame.parts);
+            self.open.truncate(frame.open);
+            if self.block(frame.item) && self.propagate(frame.part) {
+                return Some(frame.part);
+            }
+            failed = frames.pop();
+        }
+        None
+    }
+
+    /// The preferred one of the lowest of those that could be below all they meet.
+    fn choose(&self, part: Part) -> Option<usize> {
+        let candidates = || {
+            self.parts[part.start..part.end]
+                .iter()
+                .map(|&item| item as usize)
+                .filter(|&item| !self.blocked[item])
+        };
+        let lowest = candidates().map(|item| self.low[item]).min()?;
+        let Preference { by_slack, rank } = self.preference;
+        candidates()
+            .filter(|&item| self.low[item] == lowest)
+            .min_by_key(|&item| {
+                let slacks = &self.slack[self.piece.items[item].sections()];
+                let slack = if by_slack { slacks.iter().min() } else { None };
+                (slack, rank[item])
+            })
+    }
+
+    /// Opens what is left of a part, split where nothing is live on both sides.
+    fn split(&mut self, part: Part) {
+        let mut start = self.parts.len();
+        let mut reach = 0;
+        for position in part.start..part.end {
+            let number = self.parts[position];
+            if self.placed[number as usize] {
+                continue;
+            }
+            let item = &self.piece.items[number as usize];
+            let end = self.parts.len();
+            if item.start >= reach && end > start {
+                self.open.push(Part { start, end });
+                start = end;
+            }
+            reach = reach.max(item.end);
+            self.parts.push(number);
+        }
+        let end = self.parts.len();
+        if end > start {
+            self.open.push(Part { start, end });
+        }
+    }
+
+    /// Decides that `item` is below all that it meets and has no place yet.
+    fn place(&mut self, item: usize) -> bool {
+        let piece = self.piece;
+        self.placed[item] = true;
+        self.trail.push(Change::Placed(number(item)));
+        let Item { size, .. } = piece.items[item];
+        let top = self.low[item] + size;
+        for section in piece.items[item].sections() {
+            self.rest[section] -= size;
+            self.enqueue(section);
+        }
+        for &other in piece.meets(item) {
+            let other = other as usize;
+            if self.placed[other] {
+                continue;
+            }
+            if self.blocked[other] {
+                self.blocked[other] = false;
+                self.trail.push(Change::Blocked(number(other), true));
+            }
+            if self.low[other] < top && !self.raise(other, top) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Decides that something without a place, which `item` meets, is below it.
+    fn block(&mut self, item: usize) -> bool {
+        self.blocked[item] = true;
+        self.trail.push(Change::Blocked(number(item), false));
+        self.rest_on_something(item)
+    }
+
+    /// Raises a blocked buffer to the lowest end of those that it meets.
+    fn rest_on_something(&mut self, item: usize) -> bool {
+        let piece = self.piece;
+        let support = self.support[item] as usize;
+        if support != item
+            && !self.placed[support]
+            && self.low[support] + piece.items[support].size <= self.low[item]
+        {
+            return true;
+        }
+        let lowest = piece
+            .meets(item)
+            .iter()
+            .filter(|&&other| !self.placed[other as usize])
+            .map(|&other| {
+                let other_item = &piece.items[other as usize];
+                (self.low[other as usize] + other_item.size, other)
+            })
+            .min();
+        let Some((top, support)) = lowest else {
+            return false;
+        };
+        self.support[item] = support;
+        top <= self.low[item] || self.raise(item, top)
+    }
+
+    /// Raises what is known of where `item` can begin; false if that is too high.
+    fn raise(&mut self, item: usize, to: i64) -> bool {
+        let piece = self.piece;
+        let low = piece.lowest_from(item, to, &self.placed);
+        if low > piece.items[item].highest(self.capacity) {
+            return false;
+        }
+        if low > self.low[item] {
+            self.trail.push(Change::Low(number(item), self.low[item]));
+            self.low[item] = low;
+            for section in piece.items[item].sections() {
+                self.enqueue(section);
+            }
+        }
+        true
+    }
+
+    fn enqueue(&mut self, section: usize) {
+        if !self.queued[section] {
+            self.queued[section] = true;
+            self.queue.push(number(section));
+        }
+    }
+
+    /// Draws all conclusions within a part.
+    fn propagate(&mut self, part: Part) -> bool {
+        loop {
+            while let Some(section) = self.queue.pop() {
+                self.queued[section as usize] = false;
+                if !self.first_of(section as usize) {
+                    return false;
+                }
+            }
+            for position in part.start..part.end {
+                let item = self.parts[position] as usize;
+                if self.blocked[item] && !self.placed[item] && !self.rest_on_something(item) {
+                    return false;
+                }
+            }
+            if self.queue.is_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// Which can be the lowest in a section, and what that means for the others.
+    fn first_of(&mut self, section: usize) -> bool {
+        let piece = self.piece;
+        let rest = self.rest[section];
+        if rest == 0 {
+            return true;
+        }
+        let latest = self.capacity + piece.padding - rest;
+        let mut lowest_top = i64::MAX;
+        let mut only = None;
+        let mut firsts = 0;
+        let mut highest = 0;
+        let mut floor = i64::MAX;
+        for &item in piece.members(section) {
+            let item = item as usize;
+            if self.placed[item] {
+                continue;
+            }
+            let low = self.low[item];
+            highest = highest.max(low);
+            floor = floor.min(low);
+            if low <= latest {
+                firsts += 1;
+                only = Some(item);
+                lowest_top = lowest_top.min(low + piece.items[item].size);
+            }
+        }
+        self.slack[section] = self.capacity - rest - floor;
+        if firsts == 0 {
+            self.failures[section] += 1;
+            return false;
+        }
+        if highest <= latest && firsts > 1 {
+            return true;
+        }
+        for &item in piece.members(section) {
+            let item = item as usize;
+            let is_first = self.low[item] <= latest && (firsts > 1 || only == Some(item));
+            if !self.placed[item]
+                && !is_first
+                && self.low[item] < lowest_top
+                && !self.raise(item, lowest_top)
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn undo(&mut self, mark: usize) {
+        while let Some(section) = self.queue.pop() {
+            self.queued[section as usize] = false;
+        }
+        while self.trail.len() > mark {
+            match self.trail.pop() {
+                Some(Change::Low(item, low)) => self.low[item as usize] = low,
+                Some(Change::Blocked(item, blocked)) => self.blocked[item as usize] = blocked,
+                Some(Change::Placed(item)) => {
+                    self.placed[item as usize] = false;
+                    let item = &self.piece.items[item as usize];
+                    for section in item.sections() {
+                        self.rest[section] += item.size;
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).expect("a piece has fewer than 2^31 buffers")
+}

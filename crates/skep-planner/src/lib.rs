@@ -1,0 +1,67 @@
+//! Static memory planning: tensors whose sizes and live ranges are known before a run share memory.
+//!
+//! ```text
+//! address ^
+//!         |        +-----------+
+//!         |  +-----+ c         |        Buffers that are live at one step lie at different addresses.
+//!         |  | b   +-----+-----+
+//!         |  +-----+     | e   |        The largest load, here that of the step with a, b and c, is what no plan
+//!         +--+-----+-----+-----+--+     can beat; a plan that needs no more is proved to be optimal.
+//!         |  a           |  d     |
+//!         +--------------+--------+--> steps of the run
+//! ```
+//!
+//! A [`Problem`] holds [`Buffer`]s that keep its invariants. [`auto`] plans it and says how good the plan is, with a
+//! proof; [`Strategy::ALL`] lists everything else by name, to compare with: TFLite's strategies exactly, in
+//! [`objects`] and [`offsets`], and other systems' in [`baselines`]. [`validate`] judges a plan and shares nothing
+//! with the planners.
+//!
+//! ```
+//! use skep_planner::{Budget, Buffer, Problem, auto};
+//!
+//! let problem = Problem::new(vec![
+//!     Buffer::new(4, 0, 3),
+//!     Buffer::new(4, 3, 9),
+//!     Buffer::new(4, 0, 9),
+//!     Buffer::new(4, 9, 21),
+//!     Buffer::new(4, 0, 21),
+//! ])?;
+//! let answer = auto(&problem, &Budget::nodes(1_000));
+//! assert_eq!((answer.plan.size, answer.lower_bound), (12, 12));
+//! assert!(answer.is_optimal());
+//! # Ok::<(), skep_planner::ProblemError>(())
+//! ```
+//!
+//! # Pure
+//!
+//! No clock, no threads, no I/O: how long to search is the caller's to say ([`Budget`]), and who computes as well
+//! ([`Workers`]). The same nodes give the same plan, on however many threads.
+//!
+//! # Cost
+//!
+//! Validation, bounds and planning in the order of time take `n log n` steps; best fit looks at what a buffer can meet,
+//! which is quadratic at worst and stops when it is told to. Nothing lists all pairs of buffers except what is bounded
+//! by name ([`Unavailable::TooLarge`], and the exact search, which leaves larger pieces alone).
+
+mod auto;
+pub mod baselines;
+pub mod bounds;
+mod budget;
+mod exact;
+mod in_place;
+mod local;
+pub mod objects;
+pub mod offsets;
+mod plan;
+mod problem;
+mod strategy;
+mod timeline;
+mod validate;
+
+pub use auto::{Answer, Proof, auto, auto_with};
+pub use budget::{Budget, InTurn, Workers};
+pub use plan::{ObjectPlan, OffsetPlan, Plan};
+pub use problem::{Buffer, Problem, ProblemError};
+pub use strategy::{Strategy, Unavailable};
+pub use timeline::{Span, Timeline};
+pub use validate::{InvalidPlan, validate, validate_objects, validate_offsets};

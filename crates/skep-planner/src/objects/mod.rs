@@ -1,0 +1,127 @@
+//! Shared objects: whole buffers that several tensors use in turn.
+//!
+//! The rules are those of TFLite's GPU delegate (Pisarchyk and Lee, arXiv 2001.03288), tie breaks included. A *task* is
+//! a section of the timeline: what lives through neighbouring operators alike needs looking at only once.
+
+mod breadth;
+mod in_order;
+mod min_cost_flow;
+mod reallocation;
+pub mod shaped;
+mod size;
+
+pub use breadth::greedy_by_breadth;
+pub use in_order::{equality, greedy_in_order, greedy_in_order_reallocating};
+pub use min_cost_flow::min_cost_flow;
+pub use reallocation::reallocation_graph;
+pub use size::greedy_by_size;
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use crate::{budget::Budget, plan::ObjectPlan, problem::Problem, timeline::Span};
+
+/// An object a buffer.
+pub fn naive(problem: &Problem) -> ObjectPlan {
+    ObjectPlan {
+        objects: (0..problem.len()).collect(),
+        sizes: problem.buffers().iter().map(|buffer| buffer.size).collect(),
+    }
+}
+
+/// The smaller one of [`greedy_by_size`] and [`greedy_by_breadth`], the former where they are equal.
+pub fn greedy_best(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
+    let by_size = greedy_by_size(problem, budget)?;
+    let by_breadth = greedy_by_breadth(problem, budget)?;
+    Some(if by_breadth.size() < by_size.size() {
+        by_breadth
+    } else {
+        by_size
+    })
+}
+
+/// The largest k-th largest size of any task, for each k: no set of shared objects is smaller than their sum.
+pub fn positional_maximums(problem: &Problem, budget: &Budget<'_>) -> Option<Vec<u64>> {
+    let mut maximums: Vec<u64> = Vec::new();
+    let mut live = Live::new(problem);
+    for section in 0..problem.timeline().sections() {
+        if section % 64 == 0 && budget.is_over() {
+            return None;
+        }
+        live.advance(section);
+        for (position, (Reverse(size), _)) in live.by_size.keys().enumerate() {
+            match maximums.get_mut(position) {
+                Some(maximum) => *maximum = (*maximum).max(*size),
+                None => maximums.push(*size),
+            }
+        }
+    }
+    Some(maximums)
+}
+
+/// What is live, from section to section.
+struct Live<'p> {
+    problem: &'p Problem,
+    by_start: Vec<usize>,
+    by_end: Vec<usize>,
+    begun: usize,
+    ended: usize,
+    /// Largest first, then in their order.
+    by_size: BTreeMap<(Reverse<u64>, usize), ()>,
+}
+
+impl<'p> Live<'p> {
+    fn new(problem: &'p Problem) -> Self {
+        let mut by_start: Vec<usize> = (0..problem.len()).collect();
+        let mut by_end = by_start.clone();
+        by_start.sort_by_key(|&buffer| problem.span(buffer).start);
+        by_end.sort_by_key(|&buffer| problem.span(buffer).end);
+        Self {
+            problem,
+            by_start,
+            by_end,
+            begun: 0,
+            ended: 0,
+            by_size: BTreeMap::new(),
+        }
+    }
+
+    /// Goes on to `section`, which is later than the last one.
+    fn advance(&mut self, section: usize) {
+        let key = |buffer: usize| (Reverse(self.problem.buffers()[buffer].size), buffer);
+        while let Some(&buffer) = self.by_start.get(self.begun)
+            && self.problem.span(buffer).start as usize <= section
+        {
+            self.by_size.insert(key(buffer), ());
+            self.begun += 1;
+        }
+        while let Some(&buffer) = self.by_end.get(self.ended)
+            && self.problem.span(buffer).end as usize <= section
+        {
+            self.by_size.remove(&key(buffer));
+            self.ended += 1;
+        }
+    }
+}
+
+/// Live ranges of one object's tenants, which never overlap.
+#[derive(Default)]
+pub(crate) struct Tenants(BTreeMap<u32, u32>);
+
+impl Tenants {
+    pub(crate) fn insert(&mut self, span: Span) {
+        self.0.insert(span.start, span.end);
+    }
+
+    /// Whether any tenant is live in these sections.
+    pub(crate) fn meet(&self, span: Span) -> bool {
+        let before = self.0.range(..span.end).next_back();
+        before.is_some_and(|(_, end)| *end > span.start)
+    }
+
+    /// Ends of the tenant before and start of the tenant after these sections, in which none is live.
+    pub(crate) fn around(&self, span: Span) -> (Option<u32>, Option<u32>) {
+        let before = self.0.range(..span.end).next_back();
+        let after = self.0.range(span.end..).next();
+        (before.map(|(_, end)| *end), after.map(|(start, _)| *start))
+    }
+}

@@ -1,0 +1,87 @@
+//! Greedy by size, improved: by classes of size, and within them what leaves objects idle for the shortest time.
+
+use std::cmp::Reverse;
+
+use super::{Tenants, positional_maximums};
+use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
+
+/// The nearest object that a tensor could join: steps that it is idle between, and its number.
+type Nearest = Option<(u64, usize)>;
+
+/// Tensors come by the class of their size (the last positional maximum that is no smaller), then by their distance in
+/// time from the nearest object without an overlap, then by size. Each joins that object, or a new one. `None` if the
+/// caller ended it.
+pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
+    let maximums = positional_maximums(problem, budget)?;
+    let buffers = problem.buffers();
+    let classes: Vec<usize> = buffers
+        .iter()
+        .map(|buffer| maximums.partition_point(|maximum| *maximum >= buffer.size))
+        .collect();
+    let mut open: Vec<usize> = (0..problem.len()).collect();
+    open.sort_by_key(|&tensor| (classes[tensor], Reverse(buffers[tensor].size), tensor));
+    let mut nearest: Vec<Nearest> = vec![None; problem.len()];
+    let mut tenants: Vec<Tenants> = Vec::new();
+    let mut plan = ObjectPlan {
+        objects: vec![0; problem.len()],
+        sizes: Vec::new(),
+    };
+    while let Some(&first) = open.first() {
+        if open.len().is_multiple_of(16) && budget.is_over() {
+            return None;
+        }
+        // Of the class that is due, the nearest; of those, `open` has the largest first.
+        let class = classes[first];
+        let position = (0..open.len())
+            .take_while(|&position| classes[open[position]] == class)
+            .min_by_key(|&position| nearest[open[position]].map_or(u64::MAX, |(steps, _)| steps))
+            .unwrap_or(0);
+        let tensor = open.remove(position);
+        let object = nearest[tensor].map_or(plan.sizes.len(), |(_, object)| object);
+        if object == plan.sizes.len() {
+            plan.sizes.push(0);
+            tenants.push(Tenants::default());
+        }
+        plan.sizes[object] = plan.sizes[object].max(buffers[tensor].size);
+        plan.objects[tensor] = object;
+        tenants[object].insert(problem.span(tensor));
+        for &other in &open {
+            let met = problem.span(other).overlaps(problem.span(tensor));
+            if met && nearest[other].is_some_and(|(_, near)| near == object) {
+                nearest[other] = search(problem, &tenants, other);
+            } else if !met {
+                let steps = distance(problem, other, tensor);
+                let is_nearer = nearest[other].is_none_or(|(near, _)| steps < near);
+                if is_nearer && !tenants[object].meet(problem.span(other)) {
+                    nearest[other] = Some((steps, object));
+                }
+            }
+        }
+    }
+    Some(plan)
+}
+
+/// Steps between two tensors that are not live together.
+fn distance(problem: &Problem, first: usize, second: usize) -> u64 {
+    let (first, second) = (&problem.buffers()[first], &problem.buffers()[second]);
+    first.start.max(second.start) - first.end.min(second.end)
+}
+
+/// The nearest object of all, the lowest number of several.
+fn search(problem: &Problem, tenants: &[Tenants], tensor: usize) -> Nearest {
+    let span = problem.span(tensor);
+    let steps = problem.timeline().steps();
+    let step = |section: u32| steps[section as usize];
+    tenants
+        .iter()
+        .enumerate()
+        .filter(|(_, tenants)| !tenants.meet(span))
+        .filter_map(|(object, tenants)| {
+            let (before, after) = tenants.around(span);
+            let before = before.map(|end| step(span.start) - step(end));
+            let after = after.map(|start| step(start) - step(span.end));
+            let nearest = before.into_iter().chain(after).min()?;
+            Some((nearest, object))
+        })
+        .min()
+}

@@ -1,0 +1,243 @@
+//! Properties of every strategy, and of the exact search against all orders of small problems.
+
+mod common;
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use common::{conditioned, cut_rectangle, plain, read_csv};
+use proptest::prelude::*;
+use skep_planner::{
+    Budget, Buffer, Plan, Problem, Proof, Strategy as Planner, Unavailable, Workers, auto,
+    auto_with, bounds, objects, offsets, validate, validate_offsets,
+};
+
+const BUDGET: Budget<'static> = Budget::nodes(200_000);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn every_strategy_is_valid_deterministic_and_above_its_bound(problem in plain(40)) {
+        let load = bounds::max_load(&problem);
+        let maximums = objects::positional_maximums(&problem, &BUDGET).expect("nothing ends it");
+        let answer = auto(&problem, &BUDGET);
+        prop_assert!(answer.lower_bound >= load);
+        for strategy in Planner::ALL {
+            let plan = strategy.plan(&problem, &BUDGET).expect("nothing ends it");
+            prop_assert_eq!(validate(&problem, &plan), Ok(()), "{}", strategy.name);
+            prop_assert_eq!(&plan, &strategy.plan(&problem, &BUDGET).expect("as before"));
+            let bound = match plan {
+                Plan::Offsets(_) => answer.lower_bound,
+                Plan::Objects(_) => maximums.iter().sum(),
+            };
+            prop_assert!(plan.size() >= bound, "{} beats the bound", strategy.name);
+            if matches!(plan, Plan::Offsets(_)) {
+                prop_assert!(answer.plan.size <= plan.size(), "{} beats auto", strategy.name);
+            }
+        }
+    }
+
+    #[test]
+    fn auto_is_as_good_as_the_best_of_all_orders(problem in conditioned(6)) {
+        let answer = auto(&problem, &BUDGET);
+        prop_assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+        // The best of all plans without any sharing of places, which no bound exceeds.
+        let best = best_of_all_orders(&problem);
+        prop_assert!(answer.lower_bound <= best);
+        prop_assert!(answer.lower_bound <= answer.plan.size);
+        prop_assert!(answer.plan.size <= best, "{} bytes, expected {}", answer.plan.size, best);
+        let pairs = problem.buffers().iter().any(|buffer| buffer.in_place.is_some());
+        prop_assert!(pairs || answer.is_optimal());
+        prop_assert!(pairs || answer.proof == Proof::Search || best == bounds::max_load(&problem));
+    }
+
+    #[test]
+    fn fixed_and_aligned_buffers_stay_so_in_every_strategy(problem in conditioned(30)) {
+        for strategy in Planner::ALL {
+            match strategy.plan(&problem, &Budget::nodes(3_000)) {
+                Ok(plan) => prop_assert_eq!(validate(&problem, &plan), Ok(()), "{}", strategy.name),
+                Err(refusal) => {
+                    let is_fixed = matches!(refusal, Unavailable::Fixed { .. });
+                    prop_assert!(is_fixed, "{}", refusal);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn time_does_not_matter_only_its_order(problem in plain(20), stretch in 1..1_000_000_u64) {
+        let stretched = problem.buffers().iter().map(|buffer| Buffer {
+            start: buffer.start * stretch,
+            end: buffer.end * stretch,
+            ..*buffer
+        });
+        let stretched = Problem::new(stretched.collect()).expect("still valid");
+        prop_assert_eq!(
+            auto(&problem, &BUDGET).plan,
+            auto(&stretched, &BUDGET).plan
+        );
+    }
+}
+
+/// The smallest plan that places buffers one by one at their lowest free address, over all orders: in the order of a
+/// smallest plan's own offsets, no buffer comes to lie higher than there.
+fn best_of_all_orders(problem: &Problem) -> u64 {
+    let best = Cell::new(u64::MAX);
+    let mut offsets: Vec<Option<u64>> = problem
+        .buffers()
+        .iter()
+        .map(|buffer| buffer.fixed)
+        .collect();
+    place_next(problem, &mut offsets, &best);
+    best.get()
+}
+
+fn place_next(problem: &Problem, offsets: &mut [Option<u64>], best: &Cell<u64>) {
+    let buffers = problem.buffers();
+    let open: Vec<usize> = (0..offsets.len())
+        .filter(|&buffer| offsets[buffer].is_none())
+        .collect();
+    if open.is_empty() {
+        let ends = buffers.iter().zip(offsets.iter().flatten());
+        let ends = ends.filter(|(buffer, _)| buffer.size > 0);
+        let size = ends.map(|(buffer, offset)| offset + buffer.size).max();
+        best.set(best.get().min(size.unwrap_or(0)));
+    }
+    for buffer in open {
+        let Buffer {
+            size,
+            start,
+            end,
+            alignment,
+            ..
+        } = buffers[buffer];
+        let fits = |offset: u64| {
+            size == 0
+                || buffers.iter().zip(offsets.iter()).all(|(other, at)| {
+                    let Some(at) = *at else { return true };
+                    other.size == 0
+                        || other.start >= end
+                        || start >= other.end
+                        || at >= offset + size
+                        || offset >= at + other.size
+                })
+        };
+        let lowest = (0..)
+            .map(|multiple| multiple * alignment)
+            .find(|&offset| fits(offset));
+        offsets[buffer] = lowest;
+        place_next(problem, offsets, best);
+        offsets[buffer] = None;
+    }
+}
+
+/// Threads take jobs from both ends.
+struct Threads(AtomicU64);
+
+impl Workers for Threads {
+    fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            for number in (0..jobs).rev() {
+                scope.spawn(move || job(number));
+            }
+        });
+    }
+}
+
+#[test]
+fn workers_do_not_change_the_plan() {
+    let threads = Threads(AtomicU64::new(0));
+    for seed in 0..20 {
+        let problem = cut_rectangle(80, 60, 5_000, seed);
+        let alone = auto(&problem, &Budget::nodes(20_000));
+        let together = auto_with(&problem, &Budget::nodes(20_000), &threads);
+        // Jobs that turn out to be needless end sooner in turns, so nodes differ.
+        assert_eq!(
+            (alone.plan, alone.lower_bound),
+            (together.plan, together.lower_bound)
+        );
+    }
+    assert!(threads.0.into_inner() > 20);
+}
+
+#[test]
+fn a_published_hard_problem_is_solved() {
+    let problem = read_csv(include_str!("data/minimalloc_a.csv"));
+    let greedy = offsets::best_fit(&problem, offsets::Order::Size.of(&problem), &BUDGET);
+    assert!(greedy.expect("nothing ends it").size > 1_048_576);
+    let answer = auto(&problem, &BUDGET);
+    assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+    assert_eq!(
+        (answer.plan.size, answer.lower_bound),
+        (1_048_576, 1_048_576)
+    );
+    assert_eq!(answer.proof, Proof::Load);
+}
+
+#[test]
+fn a_problem_whose_load_no_plan_attains() {
+    let buffers = [
+        (3, 0, 4),
+        (1, 4, 7),
+        (1, 3, 7),
+        (3, 6, 8),
+        (3, 0, 3),
+        (1, 6, 7),
+        (3, 7, 8),
+        (2, 3, 5),
+    ]
+    .map(|(size, start, end)| Buffer::new(size, start, end));
+    let problem = Problem::new(buffers.to_vec()).expect("valid buffers");
+    assert_eq!(bounds::max_load(&problem), 6);
+    assert_eq!(best_of_all_orders(&problem), 7);
+    let answer = auto(&problem, &BUDGET);
+    assert_eq!(
+        (answer.plan.size, answer.lower_bound, answer.proof),
+        (7, 7, Proof::Search)
+    );
+}
+
+#[test]
+fn an_output_takes_its_inputs_place() {
+    // Each is live with the one before for a step: two places would be needed, and one is enough.
+    let chain: Vec<Buffer> = (0..10)
+        .map(|number| {
+            let buffer = Buffer::new(64, number, number + 2);
+            match usize::try_from(number).expect("small") {
+                0 => buffer,
+                number => buffer.in_place_of(number - 1),
+            }
+        })
+        .collect();
+    let problem = Problem::new(chain.clone()).expect("valid buffers");
+    let answer = auto(&problem, &BUDGET);
+    assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+    assert_eq!((answer.plan.size, answer.lower_bound), (64, 64));
+
+    // What is read again later keeps its place.
+    let mut read_again = chain;
+    read_again[4].end = 9;
+    let problem = Problem::new(read_again).expect("valid buffers");
+    let answer = auto(&problem, &BUDGET);
+    assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+    assert_eq!(answer.plan.size, 128);
+}
+
+#[test]
+fn what_is_fixed_is_planned_around() {
+    let problem = Problem::new(vec![
+        Buffer::new(4, 0, 4).at(6),
+        Buffer::new(4, 0, 2),
+        Buffer::new(6, 2, 4),
+        Buffer::new(2, 0, 2),
+    ])
+    .expect("valid buffers");
+    let answer = auto(&problem, &BUDGET);
+    assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+    assert_eq!((answer.plan.size, answer.lower_bound), (10, 10));
+    assert_eq!(answer.plan.offsets[0], 6);
+}
