@@ -16,14 +16,17 @@ use crate::{cargo, setup, step};
 struct Bench {
     name: &'static str,
     title: &'static str,
+    /// Whose example it is; that of a pure crate needs no server.
+    package: &'static str,
     /// Heading, field, decimals.
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
+        package: "skep-perf",
         columns: &[
             ("model", "model", 0),
             ("rows a request", "batch", 0),
@@ -43,6 +46,7 @@ const BENCHES: [Bench; 6] = [
     Bench {
         name: "request-path",
         title: "What one request costs: identity over 16 floats, 16 requests outstanding",
+        package: "skep-perf",
         columns: &[
             ("server", "server", 0),
             ("protocol", "protocol", 0),
@@ -56,6 +60,7 @@ const BENCHES: [Bench; 6] = [
     Bench {
         name: "batching",
         title: "What dynamic batching brings: closed loops of requests of batch 2 over gRPC",
+        package: "skep-perf",
         columns: &[
             ("model", "model", 0),
             ("batching", "batching", 0),
@@ -77,6 +82,7 @@ const BENCHES: [Bench; 6] = [
     Bench {
         name: "bursts",
         title: "Batching policies under bursts: an open loop over gRPC, beside the simulator on the same arrivals",
+        package: "skep-perf",
         columns: &[
             ("model", "model", 0),
             ("load", "load", 1),
@@ -99,8 +105,30 @@ const BENCHES: [Bench; 6] = [
         ],
     },
     Bench {
+        name: "planner",
+        title: "Static memory plans: bytes, proofs and CPU time",
+        package: "skep-planner",
+        columns: &[
+            ("problem", "instance", 0),
+            ("buffers", "buffers", 0),
+            ("lower bound", "lower_bound", 0),
+            ("greedy by size", "greedy_by_size", 0),
+            ("TVM's hill climb", "hill_climb", 0),
+            ("ONNX Runtime's memory pattern", "memory_pattern", 0),
+            ("SOMAS' best fit", "somas", 0),
+            ("ExecuTorch's greedy", "executorch", 0),
+            ("auto", "auto", 0),
+            ("optimal", "optimal", 0),
+            ("gap %", "gap_percent", 3),
+            ("CPU s", "cpu_seconds", 3),
+            ("MiniMalloc, CPU s", "minimalloc_cpu_seconds", 2),
+            ("MiniMalloc / auto", "minimalloc_ratio", 0),
+        ],
+    },
+    Bench {
         name: "footprint",
         title: "What a node costs before it does anything",
+        package: "skep-perf",
         columns: &[
             ("binary MiB", "binary_mib", 1),
             ("start to ready ms", "ready_ms", 1),
@@ -111,6 +139,7 @@ const BENCHES: [Bench; 6] = [
     Bench {
         name: "load-unload",
         title: "Memory after loading and unloading a model over and over",
+        package: "skep-perf",
         columns: &[
             ("backend", "backend", 0),
             ("cycles", "cycles", 0),
@@ -141,24 +170,29 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let Some(bench) = BENCHES.iter().find(|bench| Some(bench.name) == name) else {
         bail!("usage: cargo xtask bench {} [ARGUMENTS]", names.join("|"));
     };
-    setup::run(root, false)?;
-    step(
-        root,
-        cargo().args(["build", "--release", "--locked", "--package", "skep"]),
-    )?;
+    let is_served = bench.package == "skep-perf";
+    if is_served {
+        setup::run(root, false)?;
+        step(
+            root,
+            cargo().args(["build", "--release", "--locked", "--package", "skep"]),
+        )?;
+    }
     let mut command = cargo();
     command.args([
         "run",
         "--release",
         "--locked",
         "--package",
-        "skep-perf",
+        bench.package,
         "--example",
         &bench.name.replace('-', "_"),
         "--",
     ]);
+    if is_served {
+        command.arg(root.join("target/release/skep"));
+    }
     command
-        .arg(root.join("target/release/skep"))
         .args(args)
         .current_dir(root)
         .stderr(Stdio::inherit());

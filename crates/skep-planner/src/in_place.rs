@@ -26,6 +26,8 @@ pub(crate) fn join(problem: &Problem) -> Option<Joined> {
     order.sort_by_key(|&buffer| buffers[buffer].start);
     let mut joined: Vec<usize> = vec![0; buffers.len()];
     let mut groups: Vec<Buffer> = Vec::new();
+    // When all but the last member of a group have ended: the next one shares its place with the last alone.
+    let mut others_end: Vec<u64> = Vec::new();
     let mut taken = vec![false; buffers.len()];
     let mut relaxed = buffers.to_vec();
     for number in order {
@@ -37,11 +39,13 @@ pub(crate) fn join(problem: &Problem) -> Option<Joined> {
             !taken[input]
                 && buffers[input].size == buffer.size
                 && buffers[input].end <= buffer.end
-                && buffer.start <= buffers[input].end
+                && others_end[joined[input]] <= buffer.start
+                && buffer.start < buffers[input].end
                 && (group.fixed.is_none() || buffer.fixed.is_none() || group.fixed == buffer.fixed)
         });
         let Some(input) = input else {
             joined[number] = groups.len();
+            others_end.push(0);
             groups.push(Buffer {
                 in_place: buffer.in_place.map(|input| joined[input]),
                 ..buffer
@@ -50,6 +54,7 @@ pub(crate) fn join(problem: &Problem) -> Option<Joined> {
         };
         taken[input] = true;
         joined[number] = joined[input];
+        others_end[joined[input]] = others_end[joined[input]].max(buffers[input].end);
         let group = &mut groups[joined[input]];
         group.end = buffer.end;
         group.alignment = group.alignment.max(buffer.alignment);

@@ -17,7 +17,7 @@ use skep_planner::{
 const BUDGET: Budget<'static> = Budget::nodes(200_000);
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
     fn every_strategy_is_valid_deterministic_and_above_its_bound(problem in plain(40)) {
@@ -41,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn auto_is_as_good_as_the_best_of_all_orders(problem in conditioned(6)) {
+    fn auto_is_as_good_as_the_best_of_all_orders(problem in conditioned(7)) {
         let answer = auto(&problem, &BUDGET);
         prop_assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
         // The best of all plans without any sharing of places, which no bound exceeds.

@@ -7,7 +7,7 @@ mod search;
 use crate::{
     budget::{Budget, Workers},
     offsets::Order,
-    problem::{Buffer, Problem},
+    problem::Problem,
 };
 use piece::Piece;
 use portfolio::{Portfolio, Round};
@@ -15,6 +15,8 @@ use portfolio::{Portfolio, Round};
 /// Pieces with more entries in their lists of neighbours and sections than this are not searched: the lists alone would
 /// take 4 bytes each, and a first descent seconds.
 const MAX_ENTRIES: usize = 16 << 20;
+/// Larger pieces are not searched either: each try looks through all that is left, and a plan takes as many tries.
+const MAX_ITEMS: usize = 1 << 14;
 
 /// What is known of a piece: a plan, and a bound that no plan beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +44,15 @@ pub(crate) fn improve(
     let buffers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
     // Two fixed buffers in one place are no conflict, which the search does not know.
     let shares = |&buffer: &usize| {
-        let Buffer {
-            fixed, in_place, ..
-        } = problem.buffers()[buffer];
-        fixed.is_some() && in_place.is_some()
+        let all = problem.buffers();
+        all[buffer].in_place.is_some_and(|input| {
+            let both_live = problem.span(input).overlaps(problem.span(buffer));
+            let same_place = all[buffer].fixed.is_some() && all[buffer].fixed == all[input].fixed;
+            all[input].size > 0 && both_live && same_place
+        })
     };
-    if buffers.iter().any(shares) || Piece::entries(problem, &buffers) > MAX_ENTRIES {
+    let is_large = buffers.len() > MAX_ITEMS || Piece::entries(problem, &buffers) > MAX_ENTRIES;
+    if is_large || buffers.iter().any(shares) {
         return 0;
     }
     let piece = Piece::new(problem, &buffers);

@@ -47,7 +47,7 @@ enum Change {
     Placed(u32),
 }
 
-/// Buffers without a place that hang together in time: a range of [`Search::parts`].
+/// Buffers that hang together in time, those with a place left out: a range of [`Search::parts`].
 #[derive(Clone, Copy)]
 struct Part {
     start: usize,
@@ -218,7 +218,7 @@ impl<'a> Search<'a> {
             self.parts[part.start..part.end]
                 .iter()
                 .map(|&item| item as usize)
-                .filter(|&item| !self.blocked[item])
+                .filter(|&item| !self.blocked[item] && !self.placed[item])
         };
         let lowest = candidates().map(|item| self.low[item]).min()?;
         let Preference { by_slack, rank } = self.preference;
@@ -232,8 +232,12 @@ impl<'a> Search<'a> {
     }
 
     /// Opens what is left of a part, split where nothing is live on both sides.
+    ///
+    /// A part that does not split and has lost little stays in use, members with a place and all: so the lists of all
+    /// levels together stay linear.
     fn split(&mut self, part: Part) {
-        let mut start = self.parts.len();
+        let bottom = self.parts.len();
+        let mut start = bottom;
         let mut reach = 0;
         for position in part.start..part.end {
             let number = self.parts[position];
@@ -250,7 +254,10 @@ impl<'a> Search<'a> {
             self.parts.push(number);
         }
         let end = self.parts.len();
-        if end > start {
+        if start == bottom && 8 * (end - bottom) > 7 * (part.end - part.start) {
+            self.parts.truncate(bottom);
+            self.open.push(part);
+        } else if end > start {
             self.open.push(Part { start, end });
         }
     }

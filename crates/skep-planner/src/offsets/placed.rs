@@ -1,6 +1,6 @@
 //! What has been placed, arranged so that a short-lived buffer looks only at what it can meet.
 //!
-//! The time axis is covered by windows of halving width, each half over the next. A window lists by offset what is live
+//! The time axis is covered by windows, each half over the next, a quarter as wide from level to level. A window lists by offset what is live
 //! in it; a buffer asks the narrowest window that contains it. What lives long is in many windows, so there are only
 //! widths that some buffer asks for, and only as many as entries can be afforded.
 
@@ -84,22 +84,18 @@ impl Level {
 impl<'p> Placed<'p> {
     pub(crate) fn new(problem: &'p Problem) -> Self {
         let sections = problem.timeline().sections().max(1);
-        // How many halvings of the whole are still as wide as a buffer.
-        let halvings = |buffer: usize| (sections / problem.span(buffer).sections().len()).ilog2();
-        let most = (sections / NARROWEST).max(1).ilog2();
-        let mut is_asked_for = vec![false; most as usize + 1];
+        // How often the whole can be quartered and still be as wide as a buffer.
+        let quarterings = |width: usize| (sections / width).max(1).ilog2() as usize / 2;
+        let most = quarterings(NARROWEST);
+        let mut is_asked_for = vec![false; most + 1];
         for buffer in problem.sized() {
-            is_asked_for[halvings(buffer).min(most) as usize] = true;
+            let own = quarterings(problem.span(buffer).sections().len());
+            is_asked_for[own.min(most)] = true;
         }
         let mut levels = vec![Level::new(sections, sections)];
         let mut left = ENTRIES_A_BUFFER * problem.len();
-        for (halving, _) in is_asked_for
-            .iter()
-            .enumerate()
-            .skip(1)
-            .filter(|(_, asked)| **asked)
-        {
-            let level = Level::new(sections, sections >> halving);
+        for quartering in (1..=most).filter(|&quartering| is_asked_for[quartering]) {
+            let level = Level::new(sections, sections >> (2 * quartering));
             let entries: usize = problem
                 .sized()
                 .map(|buffer| level.windows_of(problem.span(buffer)).len())

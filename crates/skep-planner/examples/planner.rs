@@ -1,0 +1,167 @@
+//! Planning benchmark: `cargo xtask bench planner [--budget SECONDS] [--rounds N] [DIRECTORY...]`.
+//!
+//! Plans every `id,lower,upper,size` CSV file of the directories given, and generated problems, with every strategy, and
+//! puts each plan before the validator. Prints a JSON object a problem; times are CPU seconds of this process.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use common::{Random, cut_rectangle, read_csv};
+use serde_json::{Map, Value, json};
+use skep_planner::{Answer, Budget, Buffer, Plan, Problem, Strategy, auto, bounds, validate};
+
+/// CPU seconds in which MiniMalloc decides that capacity 1048576 is enough for these problems of its challenging suite
+/// (its authors publish 4.9, 0.64, 3.7, 1.2, 3.9 and 0.63).
+const MINIMALLOC: [(&str, f64); 6] = [
+    ("A.1048576", 4.7),
+    ("C.1048576", 0.67),
+    ("E.1048576", 3.4),
+    ("G.1048576", 1.1),
+    ("I.1048576", 3.1),
+    ("K.1048576", 0.61),
+];
+
+fn main() {
+    let mut budget = Duration::from_secs(2);
+    let mut rounds = 3;
+    let mut problems = generated();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || {
+            let value = arguments.next().and_then(|value| value.parse().ok());
+            value.unwrap_or_else(|| panic!("`{argument}` needs a whole number"))
+        };
+        match argument.as_str() {
+            "--budget" => budget = Duration::from_secs(number()),
+            "--rounds" => rounds = number(),
+            directory => problems.extend(files(Path::new(directory))),
+        }
+    }
+    for (name, problem) in &problems {
+        println!("{}", row(name, problem, budget, rounds));
+    }
+}
+
+fn row(name: &str, problem: &Problem, budget: Duration, rounds: u64) -> Value {
+    let (mut best, mut seconds): (Option<Answer>, Vec<f64>) = (None, Vec::new());
+    for _ in 0..rounds.max(1) {
+        let (answer, took) = timed(budget, |budget| auto(problem, budget));
+        let plan = Plan::Offsets(answer.plan.clone());
+        validate(problem, &plan).expect("a valid plan");
+        seconds.push(took);
+        best = Some(answer);
+    }
+    let answer = best.expect("at least one round");
+    seconds.sort_by(f64::total_cmp);
+    let mut strategies = Map::new();
+    for strategy in Strategy::ALL
+        .iter()
+        .filter(|strategy| strategy.name != "auto")
+    {
+        let (plan, took) = timed(budget, |budget| strategy.plan(problem, budget));
+        let entry = match plan {
+            Ok(plan) => {
+                validate(problem, &plan).expect("a valid plan");
+                json!({ "size": plan.size(), "cpu_seconds": took })
+            }
+            Err(refusal) => json!({ "refused": refusal.to_string(), "cpu_seconds": took }),
+        };
+        strategies.insert(strategy.name.to_owned(), entry);
+    }
+    let size = |name: &str| strategies[name]["size"].clone();
+    let cpu = seconds[seconds.len() / 2];
+    let published = MINIMALLOC.iter().find(|(known, _)| *known == name);
+    let minimalloc = published.map(|(_, seconds)| *seconds);
+    json!({
+        "instance": name,
+        "buffers": problem.len(),
+        "max_load": bounds::max_load(problem),
+        "lower_bound": answer.lower_bound,
+        "greedy_by_size": size("offsets.greedy_by_size"),
+        "hill_climb": size("tvm.hill_climb"),
+        "memory_pattern": size("onnxruntime.memory_pattern"),
+        "somas": size("somas.best_fit"),
+        "executorch": size("executorch.greedy"),
+        "auto": answer.plan.size,
+        "optimal": if answer.is_optimal() { "yes" } else { "no" },
+        "gap_percent": 100.0 * answer.gap() as f64 / answer.lower_bound.max(1) as f64,
+        "nodes": answer.nodes,
+        "cpu_seconds": cpu,
+        "cpu_seconds_rounds": seconds,
+        "minimalloc_cpu_seconds": minimalloc,
+        "minimalloc_ratio": minimalloc.map(|seconds| seconds / cpu),
+        "strategies": strategies,
+    })
+}
+
+/// Runs under a budget of wall time, and tells the CPU time.
+fn timed<T>(limit: Duration, run: impl FnOnce(&Budget<'_>) -> T) -> (T, f64) {
+    let began = Instant::now();
+    let cpu = cpu_seconds();
+    let should_stop = || began.elapsed() > limit;
+    let budget = Budget {
+        nodes: u64::MAX,
+        should_stop: &should_stop,
+    };
+    let result = run(&budget);
+    (result, cpu_seconds() - cpu)
+}
+
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// The problems in a directory, by name.
+fn files(directory: &Path) -> Vec<(String, Problem)> {
+    let entries = fs::read_dir(directory)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", directory.display()));
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut problems = Vec::new();
+    for path in paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "csv"))
+    {
+        let text = fs::read_to_string(path)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+        if text.starts_with("id,lower,upper,size") {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            problems.push((name.into_owned(), read_csv(&text)));
+        }
+    }
+    problems
+}
+
+fn generated() -> Vec<(String, Problem)> {
+    let mut problems = Vec::new();
+    for (cuts, seed) in [(160, 1), (160, 2), (300, 3)] {
+        let problem = cut_rectangle(cuts, 1024, 1024, seed);
+        problems.push((format!("rectangle cut {cuts} times, seed {seed}"), problem));
+    }
+    let mut random = Random(1);
+    let last = 60_000;
+    let buffers = (0..last).map(|_| {
+        let (kind, start) = (random.below(100), random.below(last));
+        match kind {
+            0..2 => Buffer::new(4096 * (1 + random.below(2000)), 0, last),
+            2..30 => {
+                let start = start / 2;
+                Buffer::new(512 * (1 + random.below(3000)), start, last - start)
+            }
+            _ => {
+                let end = last.min(start + 1 + random.below(60));
+                Buffer::new(512 * (1 + random.below(20_000)), start, end)
+            }
+        }
+    });
+    let problem = Problem::new(buffers.collect()).expect("valid buffers");
+    problems.push(("training-like, 60000 buffers".to_owned(), problem));
+    problems
+}
