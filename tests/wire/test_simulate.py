@@ -88,6 +88,7 @@ def test_tables_to_read():
         (["--slo-ms", "fast"], ["fast", "--slo-ms", "expected milliseconds above 0"]),
         (["--arrival", "bursty"], ["bursty", "--arrival", "expected bursty:VARIATION"]),
         (["--arrival", "nosuch.csv"], ["--arrival nosuch.csv", "expected poisson, constant", "No such file"]),
+        (["--jitter", "lognormal"], ["lognormal", "--jitter", "or lognormal:DEVIATION"]),
         (["--load", "0"], ["'0'", "--load", "expected a share"]),
         (["--instances", "0"], ["'0'", "--instances", "1..=1024"]),
         (["--policy", "fifo"], ["fifo", "--policy", "expected one or some of none, triton_default"]),
@@ -106,7 +107,7 @@ def test_what_makes_no_sense_is_named(flags, words):
 def test_files_that_are_none_are_named_with_their_line(tmp_path):
     for flag, text, words in (
         ("--table", "1,2\n2;3\n", "line 2: expected a batch size and milliseconds as in `8,2.5`, got `2;3`"),
-        ("--arrival", "0\n1\nsoon\n", "line 3: expected seconds, got `soon`"),
+        ("--arrival", "0\n1\nsoon\n", "line 3: expected a number, or a date and time"),
     ):
         file = tmp_path / "file.csv"
         file.write_text(text)

@@ -4,7 +4,7 @@
 //! even one that knows all arrivals beforehand, that executes whole requests in batches within the latency table.
 //! `r(i)` is the arrival of request `i`, `L(q)` what a batch of `q` requests takes at least: the table's latency, made
 //! monotone from above (the least of all batches of `q` *or more* requests, so that leaving late requests out of a batch
-//! never costs time), times `1 - jitter`; stretch is left out. All requests are alike, so deadlines `r(i) + S` ascend.
+//! never costs time), times the least factor of the jitter; stretch is left out. All requests are alike, so deadlines `r(i) + S` ascend.
 //!
 //! # One instance: the optimum
 //!
@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-use crate::Model;
+use crate::{Jitter, Model};
 
 /// How many of these requests, which arrive at ascending moments, can be answered within the objective at most. See the
 /// [source](self) for the proof.
@@ -66,7 +66,8 @@ fn least_latencies(model: &Model) -> Vec<f64> {
             .latency(requests * model.request_size)
             .as_nanos() as f64;
         // Rounding may take a nanosecond away.
-        (nanos * (1.0 - model.jitter)).floor() - if model.jitter > 0.0 { 1.0 } else { 0.0 }
+        let rounding = f64::from(model.jitter != Jitter::None);
+        (nanos * model.jitter.least()).floor() - rounding
     };
     let mut latencies: Vec<f64> = (1..=fit).map(latency).collect();
     for index in (1..fit).rev() {

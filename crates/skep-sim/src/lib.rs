@@ -31,7 +31,7 @@ mod simulation;
 pub use arrivals::Arrivals;
 pub use bound::bound;
 pub use contender::{Contender, UnknownContender};
-pub use model::{InvalidTable, LatencyTable, Model};
+pub use model::{InvalidTable, Jitter, LatencyTable, Model};
 pub use outcome::Outcome;
 pub use point::{Figures, Point};
 pub use random::{Random, Stream};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::Random;
+
 /// How long an execution takes, by batch size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LatencyTable {
@@ -144,6 +146,41 @@ fn nanos(batch: usize, ms: f64) -> Result<u64, InvalidTable> {
         .unwrap_or(u64::MAX))
 }
 
+/// By how much executions vary: each takes the table's time times a random factor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Jitter {
+    /// Not at all.
+    None,
+    /// Uniform within one less and one more this share, which is above 0 and below 1.
+    Uniform(f64),
+    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers have
+    /// it, seldom much faster and now and then much slower. Cut at three standard deviations.
+    LogNormal(f64),
+}
+
+/// Where a log-normal factor is cut: without, there would be a bound on nothing.
+const CUT: f64 = 3.0;
+
+impl Jitter {
+    /// The next execution's factor.
+    pub(crate) fn factor(self, random: &mut Random) -> f64 {
+        match self {
+            Self::None => 1.0,
+            Self::Uniform(share) => 1.0 + share * (2.0 * random.uniform() - 1.0),
+            Self::LogNormal(deviation) => (deviation * random.normal().clamp(-CUT, CUT)).exp(),
+        }
+    }
+
+    /// The least factor there is.
+    pub(crate) fn least(self) -> f64 {
+        match self {
+            Self::None => 1.0,
+            Self::Uniform(share) => 1.0 - share,
+            Self::LogNormal(deviation) => (-CUT * deviation).exp(),
+        }
+    }
+}
+
 /// A model, and what runs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
@@ -153,9 +190,8 @@ pub struct Model {
     pub instances: u32,
     /// The inferences of each request, from 1 to the table's maximum.
     pub request_size: usize,
-    /// By how much executions vary: each takes the table's time times a factor that is uniform within `1 - jitter` and
-    /// `1 + jitter`. From 0 to below 1.
-    pub jitter: f64,
+    /// By how much executions vary.
+    pub jitter: Jitter,
     /// How much instances slow each other down: an execution that begins while `k` others run takes `1 + stretch * k`
     /// times as long. At least 0.
     pub stretch: f64,
@@ -169,7 +205,7 @@ impl Model {
             table,
             instances,
             request_size: 1,
-            jitter: 0.0,
+            jitter: Jitter::None,
             stretch: 0.0,
         }
     }

@@ -64,7 +64,7 @@ impl Random {
     }
 
     /// Standard normal (Box and Muller; the second value is not kept).
-    fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         let radius = (2.0 * self.exponential()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }

@@ -4,10 +4,12 @@
 //!
 //! | heading | meaning |
 //! |---|---|
-//! | `TIMESTAMP,...` | a request a line, at `2023-11-16 18:17:03.9799600` (Azure LLM inference trace) |
-//! | `app,func,end_timestamp,duration` | a request a line, in seconds; it arrived its duration before its end (Azure Functions trace of 2021) |
+//! | `app,func,end_timestamp,duration` | a request a line, which arrived its duration before its end (Azure Functions trace of 2021) |
 //! | `HashOwner,HashApp,HashFunction,Trigger,1,2,...` | a function a line, its requests in each minute (Azure Functions trace of 2019) |
-//! | none | a request a line, in seconds |
+//! | with a column of [`COLUMNS`] | a request a line, whose moment is in that column (Azure LLM inference trace) |
+//! | none | a request a line, whose moment is in the first column |
+//!
+//! A moment is a number, of any unit, since it is brought to a rate; or a date and time, `2023-11-16 18:17:03.9799600`.
 
 use thiserror::Error;
 
@@ -44,7 +46,16 @@ pub enum InvalidRecording {
     TooFew,
 }
 
-const LLM: &str = "TIMESTAMP";
+/// Names of a column of moments, in small letters.
+const COLUMNS: [&str; 6] = [
+    "timestamp",
+    "time",
+    "arrival",
+    "arrival_time",
+    "arrived_at",
+    "seconds",
+];
+const MOMENT: &str = "a number, or a date and time as in `2023-11-16 18:17:03.97`, below a heading that names its column or in the first";
 const FUNCTIONS_2021: &str = "app,func,end_timestamp,duration";
 const FUNCTIONS_2019: &str = "HashOwner,HashApp,HashFunction,Trigger,";
 
@@ -60,20 +71,28 @@ impl Recording {
         if heading.starts_with(FUNCTIONS_2019) {
             return Self::counts(text);
         }
-        let (skipped, expected, read): (_, _, fn(&str) -> Option<f64>) = if heading.starts_with(LLM)
-        {
-            (1, "a date and time as in `2023-11-16 18:17:03.97`", date)
-        } else if heading == FUNCTIONS_2021 {
-            (1, "four columns, the last two seconds", function_2021)
+        let column = heading.split(',').position(|name| {
+            let name = name.trim().trim_matches('"').to_lowercase();
+            COLUMNS.contains(&name.as_str())
+        });
+        let ended = heading == FUNCTIONS_2021;
+        let expected = if ended {
+            "four columns, the last two seconds"
         } else {
-            (0, "seconds", |line| number(line))
+            MOMENT
         };
+        let skipped = usize::from(ended || column.is_some());
         let mut moments = Vec::new();
         for (index, line) in text.lines().enumerate().skip(skipped) {
             if line.trim().is_empty() {
                 continue;
             }
-            moments.push(read(line).ok_or_else(|| invalid(index, expected, line))?);
+            let read = if ended {
+                function_2021(line)
+            } else {
+                moment(line, column.unwrap_or(0))
+            };
+            moments.push(read.ok_or_else(|| invalid(index, expected, line))?);
         }
         moments.sort_by(f64::total_cmp);
         match (moments.first().copied(), moments.last().copied()) {
@@ -107,8 +126,21 @@ impl Recording {
         Ok(Self(Kind::Counts(counts)))
     }
 
-    /// `count` ascending moments in seconds, scaled to this mean rate a second.
+    /// `count` ascending moments in seconds, scaled to this mean rate a second, from anywhere in the recording on: so
+    /// that seeds differ, and all of a long recording is seen.
     pub(crate) fn moments(&self, rate: f64, count: usize, random: &mut Random) -> Vec<f64> {
+        let length = match &self.0 {
+            Kind::Moments(recorded) => recorded.len(),
+            Kind::Counts(counts) => counts.len(),
+        };
+        // Below the length but for a draw of 1, which begins anew.
+        #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
+        let start = (random.uniform() * length as f64) as usize % length;
+        self.moments_from(start, rate, count, random)
+    }
+
+    /// The same from this request, or this span, on.
+    fn moments_from(&self, start: usize, rate: f64, count: usize, random: &mut Random) -> Vec<f64> {
         let mut moments = Vec::with_capacity(count);
         match &self.0 {
             Kind::Moments(recorded) => {
@@ -117,10 +149,12 @@ impl Recording {
                 let round = span * recorded.len() as f64 / (recorded.len() - 1) as f64;
                 let rounds = (0..).map(|index| f64::from(index) * round);
                 let all = rounds.flat_map(|from| recorded.iter().map(move |at| from + at));
+                let all = all.skip(start).map(|at| at - recorded[start]);
                 moments.extend(all.take(count));
             }
             Kind::Counts(counts) => {
-                'minutes: for (index, requests) in counts.iter().cycle().enumerate() {
+                let minutes = counts.iter().cycle().skip(start);
+                'minutes: for (index, requests) in minutes.enumerate() {
                     // Uniform moments in their order, one by one: the least of those that are left comes next.
                     let mut rest = 1.0;
                     for left in (1..=*requests).rev() {
@@ -154,8 +188,14 @@ fn invalid(index: usize, expected: &'static str, text: &str) -> InvalidRecording
 }
 
 fn number(text: &str) -> Option<f64> {
-    // Seconds since 1970 are below 1e10; what is far above would lose its fractions.
-    text.trim().parse().ok().filter(|n: &f64| n.abs() <= 1e12)
+    // Nanoseconds since 1970 are below 1e19.
+    text.trim().parse().ok().filter(|n: &f64| n.abs() <= 1e19)
+}
+
+/// What a column says.
+fn moment(line: &str, column: usize) -> Option<f64> {
+    let text = line.split(',').nth(column)?.trim().trim_matches('"');
+    number(text).or_else(|| date(text))
 }
 
 fn function_2021(line: &str) -> Option<f64> {
@@ -164,16 +204,15 @@ fn function_2021(line: &str) -> Option<f64> {
     Some(end - number(columns.next()?)?)
 }
 
-/// Seconds of `2023-11-16 18:17:03.9799600` since 1970.
-fn date(line: &str) -> Option<f64> {
-    let stamp = line.split(',').next()?.trim();
+/// Seconds of `2023-11-16 18:17:03.9799600` since 1970; a zone behind it is left out, since it is that of all.
+fn date(stamp: &str) -> Option<f64> {
     let (day, clock) = stamp.split_once([' ', 'T'])?;
     let mut day = day.splitn(3, '-').map(str::parse::<i32>);
     let (year, month, day) = (day.next()?.ok()?, day.next()?.ok()?, day.next()?.ok()?);
     let mut clock = clock.splitn(3, ':');
     let hours: u32 = clock.next()?.parse().ok()?;
     let minutes: u32 = clock.next()?.parse().ok()?;
-    let seconds = number(clock.next()?.trim_end_matches('Z'))?;
+    let seconds = number(clock.next()?.split(['Z', '+', '-']).next()?)?;
     let valid = (0..=9999).contains(&year)
         && (1..=12).contains(&month)
         && (1..=31).contains(&day)
@@ -205,7 +244,7 @@ mod tests {
 
     fn moments(text: &str, count: usize) -> Vec<f64> {
         let recording = Recording::parse(text).expect("valid");
-        recording.moments(1.0, count, &mut Random::new(1, Stream::Arrivals))
+        recording.moments_from(0, 1.0, count, &mut Random::new(1, Stream::Arrivals))
     }
 
     /// Gaps over the first, which no scaling changes.
@@ -225,11 +264,30 @@ mod tests {
         assert_eq!(shape(llm, 3), [1.0, 3.0]);
         let leap = "TIMESTAMP\n2024-02-28 12:00:00\n2024-02-29 12:00:00\n2024-03-02 12:00:00\n";
         assert_eq!(shape(leap, 3), [1.0, 2.0]);
+        let zoned = "id,\"Arrival_Time\"\na,2024-05-10 00:00:00.5+00:00\nb,2024-05-10 00:00:01Z\nc,2024-05-10T00:00:02\n";
+        assert_eq!(shape(zoned, 3), [1.0, 2.0]);
+        let milliseconds = "Timestamp,Model\n1715299200000,m\n1715299200001,m\n1715299200003,m\n";
+        assert_eq!(shape(milliseconds, 3), [1.0, 2.0]);
         let functions = "app,func,end_timestamp,duration\na,f,10.0,9.0\na,g,13,10\nb,f,6,0.5\n";
         assert_eq!(shape(functions, 3), [1.0, 1.25]);
         assert_eq!(shape("0\n1\n3\n", 3), [1.0, 2.0]);
         // The second round begins a mean gap after the first.
         assert_eq!(shape("5\n6\n8\n", 6), [1.0, 2.0, 1.5, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn each_seed_begins_elsewhere() {
+        let recording = Recording::parse("0\n1\n3\n7\n").expect("valid");
+        let begin = |seed| {
+            let moments = recording.moments(1.0, 5, &mut Random::new(seed, Stream::Arrivals));
+            assert_eq!(moments[0].to_bits(), 0f64.to_bits());
+            // The last of five is a round, 28/3 seconds, after the first.
+            (moments[1] / moments[4] * 28.0 / 3.0).round()
+        };
+        let mut gaps: Vec<f64> = (0..20).map(begin).collect();
+        gaps.sort_by(f64::total_cmp);
+        gaps.dedup();
+        assert_eq!(gaps, [1.0, 2.0, 4.0]);
     }
 
     #[test]
@@ -250,10 +308,14 @@ mod tests {
     #[test]
     fn what_is_no_recording_is_refused() {
         let error = |text| Recording::parse(text).expect_err("invalid").to_string();
-        assert_eq!(error("1\nx\n"), "line 2: expected seconds, got `x`");
+        assert_eq!(
+            error("1\nx\n"),
+            format!("line 2: expected {MOMENT}, got `x`")
+        );
+        assert!(error("when,what\n1,a\n").starts_with("line 1: expected a number, or a date"));
         assert_eq!(
             error("TIMESTAMP\n2024-13-01 00:00:00\n"),
-            "line 2: expected a date and time as in `2023-11-16 18:17:03.97`, got `2024-13-01 00:00:00`"
+            format!("line 2: expected {MOMENT}, got `2024-13-01 00:00:00`")
         );
         assert!(error("app,func,end_timestamp,duration\na,b,1\n").contains("four columns"));
         let counts = "HashOwner,HashApp,HashFunction,Trigger,1\na,b,c,d,-1\n";

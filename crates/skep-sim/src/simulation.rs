@@ -225,11 +225,10 @@ impl Simulation<'_> {
         let size = batch.size();
         let overlap = 1.0 + self.model.stretch * f64::from(self.busy);
         let mut duration = self.model.table.latency(size);
-        if self.model.jitter > 0.0 {
-            let swing = self.model.jitter * (2.0 * self.random.uniform() - 1.0);
-            duration = duration.mul_f64(overlap * (1.0 + swing));
-        } else if overlap > 1.0 {
-            duration = duration.mul_f64(overlap);
+        let factor = overlap * self.model.jitter.factor(&mut self.random);
+        // What is exact stays so.
+        if factor.to_bits() != 1f64.to_bits() {
+            duration = duration.mul_f64(factor);
         }
         if index_of(&batch.requests[0]) >= self.warm_up {
             self.outcome.batch(batch.requests.len(), batch.end);

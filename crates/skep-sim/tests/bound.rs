@@ -6,7 +6,7 @@ use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
-use skep_sim::{LatencyTable, Load, Model, Setup, bound, simulate};
+use skep_sim::{Jitter, LatencyTable, Load, Model, Setup, bound, simulate};
 use skep_types::Time;
 
 /// A case in whole milliseconds.
@@ -18,7 +18,7 @@ struct Case {
     objective: u32,
     instances: u32,
     request_size: usize,
-    jitter: f64,
+    jitter: Jitter,
     stretch: f64,
 }
 
@@ -158,7 +158,7 @@ fn case(instances: std::ops::RangeInclusive<u32>, requests: usize) -> impl Strat
                 objective,
                 instances,
                 request_size,
-                jitter: 0.0,
+                jitter: Jitter::None,
                 stretch: 0.0,
             },
         )
@@ -184,6 +184,14 @@ fn policies(objective: u32) -> impl Strategy<Value = Policy> {
         })
     });
     prop_oneof![1 => Just(Policy::OneByOne), 3 => triton, 6 => with_objective]
+}
+
+fn jitter() -> impl Strategy<Value = Jitter> {
+    prop_oneof![
+        Just(Jitter::None),
+        (0.01..0.9).prop_map(Jitter::Uniform),
+        (0.01..0.9).prop_map(Jitter::LogNormal),
+    ]
 }
 
 proptest! {
@@ -215,7 +223,7 @@ proptest! {
             (Just(case), policies(objective))
         }),
         timeout in prop::option::of(0u32..20),
-        (jitter, stretch) in (prop_oneof![Just(0.0), 0.0..0.9], prop_oneof![Just(0.0), 0.0..1.0]),
+        (jitter, stretch) in (jitter(), prop_oneof![Just(0.0), 0.0..1.0]),
         seed: u64,
     ) {
         (case.jitter, case.stretch) = (jitter, stretch);

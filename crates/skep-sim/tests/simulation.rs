@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use expect_test::expect;
 use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
 use skep_sim::{
-    Arrivals, Clients, LatencyTable, Load, Model, Outcome, Random, Setup, Stream, simulate,
+    Arrivals, Clients, Jitter, LatencyTable, Load, Model, Outcome, Random, Setup, Stream, simulate,
 };
 use skep_types::Time;
 
@@ -90,11 +90,26 @@ fn executions_stretch_each_other_by_hand() {
     assert_eq!(latency(3.0), Some(Duration::from_millis(10)));
 }
 
-/// Jitter is uniform around the table, and reaches as far as it says.
+/// Jitter is distributed around the table, and reaches as far as it says.
 #[test]
-fn jitter_is_uniform() {
+fn jitter_has_its_quantiles() {
+    let uniform = [(0.0, 0.6), (0.25, 0.8), (0.5, 1.0), (0.75, 1.2), (1.0, 1.4)];
+    check_jitter(Jitter::Uniform(0.4), &uniform);
+    // Of a normal distribution 15.87 % lie beyond one standard deviation to each side.
+    let factor = |deviations: f64| (0.2 * deviations).exp();
+    let log_normal = [
+        (0.0, factor(-3.0)),
+        (0.1587, factor(-1.0)),
+        (0.5, 1.0),
+        (0.8413, factor(1.0)),
+        (1.0, factor(3.0)),
+    ];
+    check_jitter(Jitter::LogNormal(0.2), &log_normal);
+}
+
+fn check_jitter(jitter: Jitter, quantiles: &[(f64, f64)]) {
     let mut model = Model::new(affine(1.0, 0.0, 1), 1);
-    model.jitter = 0.4;
+    model.jitter = jitter;
     let clients = Clients {
         count: 1,
         together: false,
@@ -103,7 +118,7 @@ fn jitter_is_uniform() {
     };
     let options = SchedulerOptions::one_by_one(1);
     let outcome = run(options, &model, Load::Closed(clients));
-    for (share, expected) in [(0.0, 0.6), (0.25, 0.8), (0.5, 1.0), (0.75, 1.2), (1.0, 1.4)] {
+    for &(share, expected) in quantiles {
         let latency = outcome.quantile(share).expect("answers").as_secs_f64() * 1e3;
         assert!((latency - expected).abs() < 0.01, "{share}: {latency} ms");
     }
@@ -225,7 +240,7 @@ fn larger_batches_carry_more_and_take_longer() {
 #[test]
 fn the_same_seed_gives_the_same_outcome() {
     let mut model = Model::new(affine(1.87, 0.087, 16), 3);
-    model.jitter = 0.2;
+    model.jitter = Jitter::Uniform(0.2);
     model.stretch = 0.1;
     let outcome = |seed: u64| {
         let mut random = Random::new(seed, Stream::Arrivals);

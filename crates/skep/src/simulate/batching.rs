@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use skep_sim::{Arrivals, Contender, Figures, Model, Point};
+use skep_sim::{Arrivals, Contender, Figures, Jitter, Model, Point};
 
 use super::{
     chart,
@@ -56,9 +56,9 @@ pub(crate) struct BatchingArgs {
     /// The inferences of each request
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), default_value = "1")]
     request_batch_size: u32,
-    /// By how much executions vary to either side of the table, as a share
-    #[arg(long, value_name = "SHARE", value_parser = parse::jitter, default_value = "0")]
-    jitter: f64,
+    /// By how much executions vary: a share to either side of the table, or lognormal:DEVIATION
+    #[arg(long, value_name = "JITTER", value_parser = parse::jitter, default_value = "0")]
+    jitter: Jitter,
     /// How much longer an execution takes for each other that runs when it begins, as a share
     #[arg(long, value_name = "SHARE", value_parser = parse::stretch, default_value = "0")]
     stretch: f64,

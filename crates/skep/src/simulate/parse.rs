@@ -3,7 +3,7 @@
 use std::{fs, path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context, bail};
-use skep_sim::{Arrivals, LatencyTable, Recording};
+use skep_sim::{Arrivals, Jitter, LatencyTable, Recording};
 
 /// Where a latency table comes from. Shown as it was given.
 #[derive(Debug, Clone)]
@@ -181,10 +181,22 @@ pub(crate) fn load(text: &str) -> Result<f64, String> {
     })
 }
 
-/// A share from 0 to below 1.
-pub(crate) fn jitter(text: &str) -> Result<f64, String> {
-    let jitter = number(text).filter(|jitter| (0.0..1.0).contains(jitter));
-    jitter.ok_or_else(|| "expected a share from 0 to below 1, as in 0.1".to_owned())
+/// A share from 0 to below 1, or the deviation of a log-normal factor.
+pub(crate) fn jitter(text: &str) -> Result<Jitter, String> {
+    let jitter = match text.strip_prefix("lognormal:") {
+        Some(text) => number(text)
+            .filter(|deviation| (0.001..=1.0).contains(deviation))
+            .map(Jitter::LogNormal),
+        None => number(text).and_then(|share| match share {
+            0.0 => Some(Jitter::None),
+            _ => (0.0..1.0)
+                .contains(&share)
+                .then_some(Jitter::Uniform(share)),
+        }),
+    };
+    jitter.ok_or_else(|| {
+        "expected a share from 0 to below 1, as in 0.1, or lognormal:DEVIATION, the factor's logarithm's standard deviation from 0.001 to 1, as in lognormal:0.2".to_owned()
+    })
 }
 
 /// A factor from 0.
@@ -239,6 +251,13 @@ mod tests {
         let flat: Table = "flat:10".parse().expect("valid");
         let flat = flat.load(4).expect("valid");
         assert_eq!(flat.latency(4), Duration::from_millis(40));
+        for (text, expected) in [
+            ("0", Jitter::None),
+            ("0.1", Jitter::Uniform(0.1)),
+            ("lognormal:0.2", Jitter::LogNormal(0.2)),
+        ] {
+            assert_eq!(jitter(text), Ok(expected));
+        }
     }
 
     #[test]
@@ -260,6 +279,16 @@ mod tests {
         }
         for text in ["0", "-1", "nan", "1e3"] {
             assert!(load(text).is_err(), "{text}");
+        }
+        for text in [
+            "1",
+            "-0.1",
+            "nan",
+            "lognormal",
+            "lognormal:0",
+            "lognormal:9",
+        ] {
+            assert!(jitter(text).is_err(), "{text}");
         }
         let missing: Table = "nosuchfile".parse().expect("a file's name");
         let error = format!("{:#}", missing.load(4).expect_err("missing"));

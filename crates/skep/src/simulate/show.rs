@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use skep_sim::{Contender, Figures};
+use skep_sim::{Contender, Figures, Jitter};
 
 use super::batching::{Panel, Study};
 
@@ -145,13 +145,22 @@ fn row(study: &Study, panel: &Panel, load: f64, figures: &Figures) -> [(&'static
         ("late", json!(figures.late)),
         ("max_batch_size", json!(panel.model.table.max())),
         ("request_batch_size", json!(panel.model.request_size)),
-        ("jitter", json!(panel.model.jitter)),
+        ("jitter", jitter(panel.model.jitter)),
         ("stretch", json!(panel.model.stretch)),
         ("requests", json!(study.requests)),
         ("seeds", json!(study.seeds)),
         ("ends", ends(figures)),
         ("setting", json!(figures.setting)),
     ]
+}
+
+/// As the flag has it.
+fn jitter(jitter: Jitter) -> Value {
+    match jitter {
+        Jitter::None => json!(0),
+        Jitter::Uniform(share) => json!(share),
+        Jitter::LogNormal(deviation) => json!(format!("lognormal:{deviation}")),
+    }
 }
 
 /// Shares by the names that the server's metrics have.
