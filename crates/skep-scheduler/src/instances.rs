@@ -52,7 +52,7 @@ impl Instances {
     }
 
     /// What each executes; none for free ones.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<Run>> + '_ {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<Run>> + Clone + '_ {
         self.known.iter().map(|(_, run)| *run)
     }
 

@@ -211,8 +211,9 @@ impl<P: Payload> Scheduler<P> {
         }
         let (urgency, expires) = match &mut self.engine {
             Some(engine) => {
-                engine.arrived(now, request.batch_size);
                 let deadline = engine.deadline(now, policy.timeout, request.timeout);
+                let oldest = self.waiting.most_urgent().map(|waiter| waiter.since);
+                engine.arrived(now, deadline, request.batch_size, &self.instances, oldest);
                 (engine.urgency(deadline), Some(deadline))
             }
             None => {
@@ -285,9 +286,6 @@ impl<P: Payload> Scheduler<P> {
         reason: RejectReason,
         outputs: &mut Outputs<P>,
     ) {
-        if let Some(engine) = &mut self.engine {
-            engine.gave_up();
-        }
         match action {
             TimeoutAction::Reject => {
                 self.rejected += 1;
@@ -382,9 +380,6 @@ impl<P: Payload> Scheduler<P> {
         for _ in 0..requests {
             let place = self.waiting.first().expect("as many wait as are sent");
             batch.push(self.waiting.take(place).request);
-            if let Some(engine) = &mut self.engine {
-                engine.sent();
-            }
         }
         self.prefix.clear();
         let size = batch.iter().map(|request| request.batch_size).sum();

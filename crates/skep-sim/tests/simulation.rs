@@ -3,9 +3,12 @@
 use std::{fmt::Write, time::Duration};
 
 use expect_test::expect;
-use skep_scheduler::{Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy};
+use skep_scheduler::{
+    ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
+};
 use skep_sim::{
-    Arrivals, Clients, Jitter, LatencyTable, Load, Model, Outcome, Random, Setup, Stream, simulate,
+    Arrivals, Clients, Contender, Jitter, LatencyTable, Load, Model, Outcome, Point, Random, Setup,
+    Stream, simulate,
 };
 use skep_types::Time;
 
@@ -272,6 +275,43 @@ fn the_same_seed_gives_the_same_outcome() {
         p100: 19.545806ms
         240 executions of 15.863, max_batch_size 232, queue_delay 8"#]]
     .assert_eq(&show(&outcome(1)));
+}
+
+/// `auto` does as well as whichever of `edf` and `deferred` is better, and better than both where the load stays too high.
+#[test]
+fn auto_finds_the_better_way() {
+    let [edf, deferred, auto] = [
+        ObjectivePolicy::Edf,
+        ObjectivePolicy::Deferred,
+        ObjectivePolicy::Auto,
+    ]
+    .map(Contender::Objective);
+    let bursty = Arrivals::Bursty { variation: 4.0 };
+    // Instances, multiples of a single request's latency, arrivals, load; what `edf` does beside `deferred`, and
+    // `auto` beside the better one at least.
+    for (instances, times, arrivals, load, ratio, least) in [
+        (4, 2.0, &bursty, 0.1, ..0.95, 0.98),
+        (4, 2.0, &bursty, 0.3, ..0.92, 0.97),
+        (4, 2.0, &Arrivals::Poisson, 0.8, ..1.1, 1.05),
+        (1, 5.0, &Arrivals::Poisson, 1.0, ..1.1, 1.05),
+        (1, 2.0, &bursty, 0.5, ..0.9, 0.98),
+    ] {
+        let model = Model::new(affine(1.87, 0.087, 64), instances);
+        let point = Point {
+            model: &model,
+            objective: model.table.latency(1).mul_f64(times),
+            arrivals,
+            load,
+            requests: 10_000,
+            warm_up: 1000,
+            seeds: 3,
+        };
+        let figures = point.compare(&[edf, deferred, auto]);
+        let [edf, deferred, auto] = [0, 1, 2].map(|index| figures[index].goodput);
+        let what = format!("{instances} {times}x {arrivals:?} {load}: {edf} {deferred} {auto}");
+        assert!(ratio.contains(&(edf / deferred)), "{what}");
+        assert!(auto >= least * edf.max(deferred), "{what}");
+    }
 }
 
 /// Rejected clients come back, but not at the same moment.

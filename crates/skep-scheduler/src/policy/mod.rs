@@ -3,7 +3,9 @@
 mod ahead;
 mod cap;
 pub(crate) mod objective;
+mod plan;
 mod rate;
+mod rehearsal;
 pub(crate) mod triton;
 
 use skep_types::Time;

@@ -4,7 +4,7 @@
 //! an execution takes, `l(b)`, is learned (`latency.rs`). Requests are served by priority, within a level by deadline
 //! (`edf`, `deferred`, `auto`) or arrival (`aimd`, `quantile`). A request that would be late even alone is given up.
 //!
-//! `edf`, `deferred` and `auto` differ in how long they wait and in how large they let a batch become:
+//! `edf`, `deferred` and `auto` decide alike (`plan.rs`) but in their *manner*:
 //!
 //! | | waits for more | until | at most |
 //! |---|---|---|---|
@@ -12,11 +12,10 @@
 //! | `deferred` | up to the maximum | one more would make the most urgent late | the maximum |
 //! | `auto` | up to the smallest size with which the instances keep up with the arrivals | likewise | the smallest size that takes, an inference, hardly longer than the best |
 //!
-//! So `auto` is `edf` at low load, `deferred` near saturation, and runs one by one what does not gain by batching (now and
-//! then it tries one more than that, since what is never executed is never known better). When
-//! the most urgent request's deadline keeps others out of its batch, all three look ahead (`ahead.rs`) whether it is
-//! worth that, within its level. `auto` also drops what keeps a batch below the size that the load needs: the backlog
-//! that a look ahead sees ends, the arrivals do not.
+//! Now and then `auto` tries one more than that, since what is never executed is never known better.
+//!
+//! That is how it begins. Where instances get busy, it rehearses several manners on the requests that arrive, and takes
+//! the one that answers the most in time (`rehearsal.rs`).
 
 use std::time::Duration;
 
@@ -30,38 +29,37 @@ use crate::{
         Verdict,
         ahead::Ahead,
         cap::{Aimd, Quantile},
+        plan::{Line, Manner, Patience, Scene, Terms},
         rate::ArrivalRate,
+        rehearsal::{Reality, Rehearsal},
     },
     prefix::{Prefix, Stop},
     snapshot::profile_sizes,
-    waiting::{Lane, Waiter, Waiting},
+    waiting::{Waiter, Waiting},
 };
 
-/// How much faster than they arrive `auto` wants to serve requests: what a rate is uncertain by.
-const AHEAD_OF_LOAD: f64 = 1.1;
+const EDF: Manner = Manner {
+    patience: Patience::None,
+    thrifty: false,
+    strict: false,
+};
 
-/// Requests over which the share of those given up is averaged.
-const REMEMBERED: f64 = 64.0;
-
-/// The share from which on `auto` rather makes all wait longer.
-const MANY_GIVEN_UP: f64 = 0.05;
+const DEFERRED: Manner = Manner {
+    patience: Patience::Full,
+    ..EDF
+};
 
 /// Of so many executions one may have an inference more than seems to pay.
 const PROBE_EVERY: u64 = 32;
-
-/// What counts as just as good: a smaller batch is worth as much.
-const NEARLY: f64 = 0.995;
 
 /// A policy at work.
 #[derive(Debug)]
 pub(crate) struct Engine {
     objective: Objective,
-    max_batch_size: usize,
+    terms: Terms,
     latency: LatencyModel,
     rule: Rule,
     ahead: Ahead,
-    /// The share of the last requests that were given up; a request counts for as much as the [`REMEMBERED`] after it.
-    given_up: f64,
     /// How many executions have finished.
     executions: u64,
 }
@@ -73,7 +71,13 @@ enum Rule {
     Quantile(Quantile),
     Edf,
     Deferred,
-    Auto(ArrivalRate),
+    Auto(Box<Auto>),
+}
+
+#[derive(Debug)]
+struct Auto {
+    rate: ArrivalRate,
+    rehearsal: Rehearsal,
 }
 
 impl Engine {
@@ -83,17 +87,21 @@ impl Engine {
             ObjectivePolicy::Quantile => Rule::Quantile(Quantile::new()),
             ObjectivePolicy::Edf => Rule::Edf,
             ObjectivePolicy::Deferred => Rule::Deferred,
-            ObjectivePolicy::Auto => {
-                Rule::Auto(ArrivalRate::new(objective.latency, 10 * objective.latency))
-            }
+            ObjectivePolicy::Auto => Rule::Auto(Box::new(Auto {
+                rate: ArrivalRate::new(objective.latency, 10 * objective.latency),
+                rehearsal: Rehearsal::new(),
+            })),
         };
         Self {
             latency: LatencyModel::new(max_batch_size, &objective.profile),
+            terms: Terms {
+                max_batch_size,
+                objective: nanos(objective.latency.saturating_sub(objective.margin)),
+                margin: nanos(objective.margin),
+            },
             objective,
-            max_batch_size,
             rule,
             ahead: Ahead::default(),
-            given_up: 0.0,
             executions: 0,
         }
     }
@@ -118,10 +126,33 @@ impl Engine {
         }
     }
 
-    pub(crate) fn arrived(&mut self, now: Time, inferences: usize) {
-        if let Rule::Auto(rate) = &mut self.rule {
-            rate.arrived(now, inferences);
-        }
+    /// A request with this deadline arrives. `oldest` is the arrival of the one that waits for longest.
+    pub(crate) fn arrived(
+        &mut self,
+        now: Time,
+        deadline: Time,
+        inferences: usize,
+        instances: &Instances,
+        oldest: Option<Time>,
+    ) {
+        let Rule::Auto(auto) = &mut self.rule else {
+            return;
+        };
+        let Auto { rate, rehearsal } = auto.as_mut();
+        rate.arrived(now, inferences);
+        let scene = Scene {
+            now: now.as_nanos(),
+            terms: self.terms,
+            latency: &self.latency,
+            instances: instances.len(),
+            per_ns: rate.per_ns(now),
+            probes: false,
+        };
+        let reality = Reality {
+            oldest: oldest.map(Time::as_nanos),
+            busy: ends(instances, &self.latency),
+        };
+        rehearsal.arrived(deadline.as_nanos(), inferences, rate, scene, reality);
     }
 
     /// Learns from an execution that served nobody.
@@ -131,28 +162,16 @@ impl Engine {
 
     /// Learns from an execution.
     pub(crate) fn finished(&mut self, size: usize, took: Duration) {
+        let expected = self.latency.of(size);
         self.executions += 1;
         self.latency.learn(size, took);
-        let (objective, max) = (self.objective.latency, self.max_batch_size);
+        let (objective, max) = (self.objective.latency, self.terms.max_batch_size);
         match &mut self.rule {
             Rule::Aimd(aimd) => aimd.learn(size, took, objective, max),
             Rule::Quantile(quantile) => quantile.learn(size, took, objective, max),
-            Rule::Edf | Rule::Deferred | Rule::Auto(_) => {}
+            Rule::Auto(auto) => auto.rehearsal.finished(expected, took),
+            Rule::Edf | Rule::Deferred => {}
         }
-    }
-
-    /// A request was given up.
-    pub(crate) fn gave_up(&mut self) {
-        self.given_up += (1.0 - self.given_up) / REMEMBERED;
-    }
-
-    /// A request was sent to an instance.
-    pub(crate) fn sent(&mut self) {
-        self.given_up -= self.given_up / REMEMBERED;
-    }
-
-    fn margin_ns(&self) -> u64 {
-        u64::try_from(self.objective.margin.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// From when on a request is not worth an execution any more: where deadlines decide, when it would be late even if
@@ -164,12 +183,11 @@ impl Engine {
             Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
                 // What nothing keeps is still tried where an instance is free: an estimate of one slow execution, a cold
                 // start, would otherwise refuse all that could correct it.
-                let whole = self.objective.latency.saturating_sub(self.objective.margin);
-                let whole = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
-                let takes = self.latency.of(waiter.request.batch_size).min(whole);
+                let takes = self.latency.of(waiter.request.batch_size);
+                let takes = takes.min(self.terms.objective);
                 // The margin is for what nobody foresees, a timer that is late among it; and one that would end at its very
                 // deadline is in time.
-                let latest = deadline.as_nanos().saturating_add(self.margin_ns());
+                let latest = deadline.as_nanos().saturating_add(self.terms.margin);
                 Time::from_nanos(latest.saturating_sub(takes).saturating_add(1))
             }
         }
@@ -187,7 +205,11 @@ impl Engine {
         match &self.rule {
             Rule::Aimd(_) | Rule::Quantile(_) => self.capped(prefix, self.cap(now, instances)),
             Rule::Edf | Rule::Deferred | Rule::Auto(_) => {
-                self.by_deadline(now, prefix, waiting, instances, hurried)
+                let mut ahead = std::mem::take(&mut self.ahead);
+                let verdict =
+                    self.by_deadline(now, prefix, waiting, instances, hurried, &mut ahead);
+                self.ahead = ahead;
+                verdict
             }
         }
     }
@@ -197,107 +219,57 @@ impl Engine {
         let steps = prefix.steps();
         let requests = steps.partition_point(|step| step.size <= cap).max(1);
         let end = if requests < steps.len() || steps[requests - 1].size >= cap {
-            if cap >= self.max_batch_size {
+            if cap >= self.terms.max_batch_size {
                 BatchEnd::MaxBatchSize
             } else {
                 BatchEnd::Cap
             }
         } else {
-            self.end_of(prefix)
+            end_of(prefix)
         };
         Verdict::Send { requests, end }
     }
 
     fn by_deadline<P>(
-        &mut self,
+        &self,
         now: Time,
         prefix: &Prefix,
         waiting: &Waiting<P>,
         instances: &Instances,
         hurried: bool,
+        ahead: &mut Ahead,
     ) -> Verdict {
-        let now_ns = now.as_nanos();
-        let cap = self.cap(now, instances) + usize::from(self.probes());
-        let all = prefix.steps();
-        let steps = &all[..all.partition_point(|step| step.size <= cap).max(1)];
-        let fits = |margin_ns: u64| {
-            (1..=steps.len()).rev().find(|requests| {
-                let step = steps[*requests - 1];
-                let ends = now_ns + self.latency.of(step.size);
-                step.expires
-                    .is_none_or(|deadline| ends <= deadline.as_nanos().saturating_add(margin_ns))
-            })
+        let (scene, manner) = (self.scene(now, instances), self.manner());
+        let line = Head {
+            prefix,
+            waiting,
+            hurried,
         };
-        let Some(requests) = fits(0) else {
-            // The most urgent one is within its margin: it is tried at once.
-            let requests = fits(self.margin_ns()).unwrap_or(1);
-            let end = if requests < all.len() {
-                BatchEnd::Deadline
-            } else {
-                self.end_of(prefix)
-            };
-            return Verdict::Send { requests, end };
-        };
-        if requests < steps.len() {
-            // The most urgent one's deadline keeps others out: is it worth that?
-            let others = instances.runs().filter_map(|run| {
-                run.map(|run| {
-                    let ends = run.since.as_nanos() + self.latency.of(run.size);
-                    ends.max(now_ns)
-                })
-            });
-            let idle = instances.runs().filter(Option::is_none).count();
-            let free = others.chain(std::iter::repeat_n(now_ns, idle.saturating_sub(1)));
-            // No level gives anything up for a lower one.
-            let lane = waiting.get(steps[0].place).lane();
-            let urgent = waiting.iter().map_while(|waiter| {
-                let deadline = waiter.expires.filter(|_| waiter.lane() == lane)?;
-                Some((deadline.as_nanos(), waiter.request.batch_size))
-            });
-            let dropped =
-                self.ahead
-                    .early_drop(now_ns, &self.latency, self.max_batch_size, urgent, free);
-            let sustained = match &self.rule {
-                Rule::Auto(rate) => {
-                    let target = self.sustainable(rate.per_ns(now), instances.len());
-                    self.in_the_way_of(target, now_ns, waiting, lane)
-                }
-                _ => 0,
-            };
-            let dropped = dropped.max(sustained);
-            if dropped > 0 {
-                return Verdict::Drop { requests: dropped };
-            }
-            return Verdict::Send {
-                requests,
-                end: BatchEnd::Deadline,
-            };
+        let busy = ends(instances, &self.latency).map(|end| end.max(scene.now));
+        let idle = instances.runs().filter(Option::is_none).count();
+        let free = busy.chain(std::iter::repeat_n(scene.now, idle.saturating_sub(1)));
+        scene.decide(manner, &line, free, ahead)
+    }
+
+    fn manner(&self) -> Manner {
+        match &self.rule {
+            Rule::Auto(auto) => auto.rehearsal.manner(),
+            Rule::Deferred => DEFERRED,
+            Rule::Edf | Rule::Aimd(_) | Rule::Quantile(_) => EDF,
         }
-        if steps.len() < all.len() {
-            return Verdict::Send {
-                requests,
-                end: BatchEnd::Cap,
-            };
-        }
-        let last = steps[requests - 1];
-        if prefix.stop().is_none()
-            && !hurried
-            // What is late already is not held back as well.
-            && !last.overstayed
-            && let Some(deadline) = last.expires
-        {
-            // Until then one more could still join; whoever waits is woken a little late.
-            let frontrun = deadline
-                .as_nanos()
-                .saturating_sub(self.latency.of(last.size + 1))
-                .saturating_sub(self.margin_ns());
-            if last.size < self.target(now, instances) && now_ns < frontrun {
-                return Verdict::Wait(Time::from_nanos(frontrun));
-            }
-        }
-        Verdict::Send {
-            requests,
-            end: self.end_of(prefix),
+    }
+
+    fn scene(&self, now: Time, instances: &Instances) -> Scene<'_> {
+        Scene {
+            now: now.as_nanos(),
+            terms: self.terms,
+            latency: &self.latency,
+            instances: instances.len(),
+            per_ns: match &self.rule {
+                Rule::Auto(auto) => auto.rate.per_ns(now),
+                _ => 0.0,
+            },
+            probes: self.executions % PROBE_EVERY == PROBE_EVERY - 1,
         }
     }
 
@@ -306,42 +278,19 @@ impl Engine {
         match &self.rule {
             Rule::Aimd(aimd) => aimd.cap(),
             Rule::Quantile(quantile) => quantile.cap(),
-            Rule::Edf | Rule::Deferred => self.max_batch_size,
-            // Where larger batches do not pay, the rest is left for the next execution.
-            Rule::Auto(rate) => self.largest_that_pays(rate.per_ns(now), instances),
+            _ => self.scene(now, instances).cap(self.manner()),
         }
     }
 
     /// The size up to which a free instance waits for more.
     pub(crate) fn target(&self, now: Time, instances: &Instances) -> usize {
-        match &self.rule {
-            Rule::Aimd(_) | Rule::Quantile(_) | Rule::Edf => 1,
-            Rule::Deferred => self.max_batch_size,
-            Rule::Auto(rate) => {
-                let cap = self.cap(now, instances);
-                // Where requests are given up though there is room, they come in bursts, and a batch that begins with the
-                // first of a burst makes the others late.
-                if self.given_up > MANY_GIVEN_UP
-                    && rate.long_run_per_ns(now) < self.capacity(instances) / 2.0
-                {
-                    return cap;
-                }
-                self.enough(rate.per_ns(now), instances.len()).min(cap)
-            }
-        }
-    }
-
-    /// Whether the next batch may be larger by one than seems to pay. Executions of such sizes that were slow once, at
-    /// loading or when the device was busy with something else, would otherwise be the last ones, and nothing would
-    /// correct what was learned of them.
-    fn probes(&self) -> bool {
-        self.executions % PROBE_EVERY == PROBE_EVERY - 1
+        self.scene(now, instances).target(self.manner())
     }
 
     /// Inferences that arrive a second, where that is measured.
     pub(crate) fn arrivals_per_s(&self, now: Time) -> Option<f64> {
         match &self.rule {
-            Rule::Auto(rate) => Some(rate.per_ns(now) * 1e9),
+            Rule::Auto(auto) => Some(auto.rate.per_ns(now) * 1e9),
             Rule::Aimd(_) | Rule::Quantile(_) | Rule::Edf | Rule::Deferred => None,
         }
     }
@@ -349,97 +298,79 @@ impl Engine {
     /// What executions of some batch sizes are thought to take; none while none was seen.
     pub(crate) fn latencies(&self) -> Vec<(usize, Duration)> {
         let known = |size| (size, Duration::from_nanos(self.latency.of(size)));
-        let latencies = profile_sizes(self.max_batch_size).map(known);
+        let latencies = profile_sizes(self.terms.max_batch_size).map(known);
         latencies.filter(|(_, took)| !took.is_zero()).collect()
     }
 
     pub(crate) fn objective(&self) -> &Objective {
         &self.objective
     }
+}
 
-    /// The smallest batch size with which the most requests are answered in time when more come than can be served one
-    /// by one, at this rate and a tenth more.
-    ///
-    /// With batches of `b` back to back on `m` instances, three things bound what is answered: the executions,
-    /// `m b / l(b)`; the arrivals; and those of them that are young enough at the start of an execution to outlast it,
-    /// which came within `objective - l(b)` before it.
-    fn sustainable(&self, per_ns: f64, instances: usize) -> usize {
-        let objective = self.objective.latency.saturating_sub(self.objective.margin);
-        let objective = objective.as_nanos() as f64;
-        let (rate, instances) = (AHEAD_OF_LOAD * per_ns, instances.max(1) as f64);
-        let answered = |size: usize| {
-            let takes = self.latency.of(size).max(1) as f64;
-            let executed = instances * size as f64 / takes;
-            let young = instances * rate * (objective - takes).max(0.0) / takes;
-            executed.min(young).min(rate)
-        };
-        let mut sizes = 1..=self.latency.best();
-        let best = sizes.clone().map(answered).fold(0.0, f64::max);
-        sizes
-            .find(|size| answered(*size) >= NEARLY * best)
-            .unwrap_or(1)
+/// When the busy instances will be free, in nanoseconds.
+fn ends(instances: &Instances, latency: &LatencyModel) -> impl Iterator<Item = u64> + Clone {
+    let runs = instances.runs().flatten();
+    runs.map(|run| run.since.as_nanos() + latency.of(run.size))
+}
+
+/// Why a batch of all that was scanned is not larger.
+fn end_of(prefix: &Prefix) -> BatchEnd {
+    match prefix.stop() {
+        Some(Stop::Full) => BatchEnd::MaxBatchSize,
+        Some(Stop::Shape) => BatchEnd::ShapeChange,
+        None => BatchEnd::QueueEmpty,
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The head of the queue.
+struct Head<'a, P> {
+    prefix: &'a Prefix,
+    waiting: &'a Waiting<P>,
+    hurried: bool,
+}
+
+impl<P> Line for Head<'_, P> {
+    fn joined(&self) -> usize {
+        self.prefix.steps().len()
     }
 
-    /// How many of the first requests have to go so that the next batch can have this size, if so many wait. Smaller
-    /// ones would let the backlog grow, and with it the age of the next heads: a spiral.
-    fn in_the_way_of<P>(
-        &self,
-        target: usize,
-        now_ns: u64,
-        waiting: &Waiting<P>,
-        lane: Lane,
-    ) -> usize {
-        let mut left = waiting.inferences();
-        if left < target {
-            return 0;
-        }
-        let mut requests = 0;
-        for waiter in waiting.iter().take_while(|waiter| waiter.lane() == lane) {
-            let Some(deadline) = waiter.expires else {
-                break;
-            };
-            let time = deadline.as_nanos().saturating_sub(now_ns);
-            if self.latency.largest_within(time) >= target.min(left) {
-                break;
-            }
-            requests += 1;
-            left -= waiter.request.batch_size;
-        }
-        requests
+    fn size(&self, requests: usize) -> usize {
+        self.prefix.steps()[requests - 1].size
     }
 
-    /// Inferences a nanosecond with batches of the size that pays.
-    fn capacity(&self, instances: &Instances) -> f64 {
-        let size = self.latency.useful();
-        instances.len() as f64 * size as f64 / self.latency.of(size).max(1) as f64
+    fn deadline(&self, requests: usize) -> Option<u64> {
+        let expires = self.prefix.steps()[requests - 1].expires;
+        expires.map(Time::as_nanos)
     }
 
-    /// The size from which on larger batches do not pay: a little is not worth the wait, unless all is needed.
-    fn largest_that_pays(&self, per_ns: f64, instances: &Instances) -> usize {
-        if AHEAD_OF_LOAD * per_ns < self.capacity(instances) {
-            self.latency.useful()
-        } else {
-            self.latency.best()
-        }
+    fn may_grow(&self) -> bool {
+        // What is late already is not held back as well.
+        let overstayed = self
+            .prefix
+            .steps()
+            .last()
+            .is_some_and(|step| step.overstayed);
+        self.prefix.stop().is_none() && !self.hurried && !overstayed
     }
 
-    /// The smallest batch size with which the instances keep up with this rate, and a tenth more.
-    fn enough(&self, per_ns: f64, instances: usize) -> usize {
-        let keeps_up = |size: usize| {
-            let takes = self.latency.of(size) as f64;
-            instances as f64 * size as f64 >= AHEAD_OF_LOAD * per_ns * takes
-        };
-        (1..self.max_batch_size)
-            .find(|size| keeps_up(*size))
-            .unwrap_or(self.max_batch_size)
+    fn end(&self) -> BatchEnd {
+        end_of(self.prefix)
     }
 
-    /// Why a batch of all that was scanned is not larger.
-    fn end_of(&self, prefix: &Prefix) -> BatchEnd {
-        match prefix.stop() {
-            Some(Stop::Full) => BatchEnd::MaxBatchSize,
-            Some(Stop::Shape) => BatchEnd::ShapeChange,
-            None => BatchEnd::QueueEmpty,
-        }
+    fn inferences(&self) -> usize {
+        self.waiting.inferences()
+    }
+
+    /// No level gives anything up for a lower one.
+    fn urgent(&self) -> impl Iterator<Item = (u64, usize)> {
+        let lane = self.waiting.get(self.prefix.steps()[0].place).lane();
+        self.waiting.iter().map_while(move |waiter| {
+            let deadline = waiter.expires.filter(|_| waiter.lane() == lane)?;
+            Some((deadline.as_nanos(), waiter.request.batch_size))
+        })
     }
 }

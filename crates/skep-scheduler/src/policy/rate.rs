@@ -5,13 +5,13 @@ use std::time::Duration;
 use skep_types::Time;
 
 /// A rate on two time scales, of which the larger wins: a burst is seen at once and not forgotten at once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ArrivalRate {
     scales: [Scale; 2],
 }
 
 /// A count that fades: each inference counts for less as time passes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Scale {
     /// How long it takes to fade to a third (1/e), in nanoseconds.
     span_ns: f64,
@@ -36,11 +36,6 @@ impl ArrivalRate {
             scale.count = scale.faded(now) + inferences as f64;
             scale.at = now;
         }
-    }
-
-    /// Inferences a nanosecond on the longer scale.
-    pub(crate) fn long_run_per_ns(&self, now: Time) -> f64 {
-        self.scales[1].per_ns(now)
     }
 
     /// Inferences a nanosecond.

@@ -411,7 +411,7 @@ fn policies(text: &mut Text, rows: &[Row]) {
     }
     let mut family = text.family(
         "skep_batching_latency_us",
-        "What the policy expects an execution to take (95th percentile), in microseconds, by batch size",
+        "What the policy expects an execution to take (80th percentile), in microseconds, by batch size",
         "gauge",
     );
     for row in rows {

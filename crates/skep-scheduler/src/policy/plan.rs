@@ -1,0 +1,271 @@
+//! What is decided where deadlines count: who leaves now, who is given up, how long to wait.
+//!
+//! The most urgent come first, and a batch is the largest with which the most urgent one is in time. When its deadline
+//! keeps others out, it is looked ahead (`ahead.rs`) whether it is worth that, within its level. In all else *manners*
+//! differ.
+
+use skep_types::Time;
+
+use crate::{
+    BatchEnd,
+    latency::LatencyModel,
+    policy::{Verdict, ahead::Ahead},
+};
+
+/// How much faster than they arrive requests should be served: what a rate is uncertain by.
+const AHEAD_OF_LOAD: f64 = 1.1;
+
+/// How often the time of [`Patience::Brief`] fits into the objective.
+const BRIEF: u64 = 10;
+
+/// What counts as just as good: a smaller batch is worth as much.
+const NEARLY: f64 = 0.995;
+
+/// The waiting requests, most urgent first.
+pub(crate) trait Line {
+    /// How many of the first could run as one batch, at least 1.
+    fn joined(&self) -> usize;
+
+    /// The inferences of the first `requests`.
+    fn size(&self, requests: usize) -> usize;
+
+    /// The earliest deadline of the first `requests`, in nanoseconds; none where none has one.
+    fn deadline(&self, requests: usize) -> Option<u64>;
+
+    /// Whether one that arrives could join all of [`Line::joined`], and these may be held back for it.
+    fn may_grow(&self) -> bool;
+
+    /// Why these are not more.
+    fn end(&self) -> BatchEnd;
+
+    /// The inferences of all.
+    fn inferences(&self) -> usize;
+
+    /// Deadline in nanoseconds and inferences of those of the first one's level.
+    fn urgent(&self) -> impl Iterator<Item = (u64, usize)>;
+}
+
+/// For how many a batch waits, as long as no deadline is near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// For none.
+    None,
+    /// For the smallest size with which the instances keep up with the arrivals.
+    Enough,
+    /// For as many as pay.
+    Full,
+    /// Likewise, but for a tenth of the objective only: until those have come that belong together.
+    Brief,
+}
+
+/// How deadlines are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Manner {
+    pub(crate) patience: Patience,
+    /// Whether a batch is no larger than pays.
+    pub(crate) thrifty: bool,
+    /// Whether what keeps a batch below the size that the load needs is given up: the backlog that a look ahead sees
+    /// ends, the arrivals do not.
+    pub(crate) strict: bool,
+}
+
+/// What stays the same for a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) max_batch_size: usize,
+    /// How long a request has from its arrival to its deadline, in nanoseconds.
+    pub(crate) objective: u64,
+    /// How long after its deadline an answer is still in time if nothing unforeseen happens, in nanoseconds.
+    pub(crate) margin: u64,
+}
+
+/// What a decision is made of, besides the line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scene<'a> {
+    /// In nanoseconds.
+    pub(crate) now: u64,
+    pub(crate) terms: Terms,
+    pub(crate) latency: &'a LatencyModel,
+    /// How many there are.
+    pub(crate) instances: usize,
+    /// Inferences that arrive a nanosecond.
+    pub(crate) per_ns: f64,
+    /// Whether the batch may be larger by one than seems to pay. Executions of such sizes that were slow once, at loading
+    /// or when the device was busy with something else, would otherwise be the last ones, and nothing would correct
+    /// what was learned of them.
+    pub(crate) probes: bool,
+}
+
+impl Scene<'_> {
+    /// What a free instance does. `free` are the moments at which the others are free, none before now.
+    pub(crate) fn decide(
+        &self,
+        manner: Manner,
+        line: &impl Line,
+        free: impl Iterator<Item = u64>,
+        ahead: &mut Ahead,
+    ) -> Verdict {
+        let largest = self.cap(manner) + usize::from(self.probes);
+        let joined = line.joined();
+        let paying = count(joined, |requests| line.size(requests) <= largest).max(1);
+        let fits = |margin: u64| {
+            count(paying, |requests| {
+                let ends = self.now + self.latency.of(line.size(requests));
+                line.deadline(requests)
+                    .is_none_or(|deadline| ends <= deadline.saturating_add(margin))
+            })
+        };
+        let end = |requests: usize, otherwise| {
+            if requests < joined {
+                otherwise
+            } else {
+                line.end()
+            }
+        };
+        let requests = fits(0);
+        if requests == 0 {
+            // The most urgent one is within its margin: it is tried at once.
+            let requests = fits(self.terms.margin).max(1);
+            return Verdict::Send {
+                requests,
+                end: end(requests, BatchEnd::Deadline),
+            };
+        }
+        if requests < paying {
+            // The most urgent one's deadline keeps others out: is it worth that?
+            let mut dropped = ahead.early_drop(
+                self.now,
+                self.latency,
+                self.terms.max_batch_size,
+                line.urgent(),
+                free,
+            );
+            if manner.strict {
+                dropped = dropped.max(self.in_the_way_of(self.sustainable(), line));
+            }
+            if dropped > 0 {
+                return Verdict::Drop { requests: dropped };
+            }
+            return Verdict::Send {
+                requests,
+                end: BatchEnd::Deadline,
+            };
+        }
+        let size = line.size(requests);
+        if requests == joined
+            && line.may_grow()
+            && let Some(deadline) = line.deadline(requests)
+        {
+            // Until then one more could still join; whoever waits is woken a little late.
+            let mut until = deadline
+                .saturating_sub(self.latency.of(size + 1))
+                .saturating_sub(self.terms.margin);
+            if manner.patience == Patience::Brief {
+                let arrived = deadline.saturating_sub(self.terms.objective);
+                until = until.min(arrived + self.terms.objective / BRIEF);
+            }
+            if self.now < until && size < self.target(manner) {
+                return Verdict::Wait(Time::from_nanos(until));
+            }
+        }
+        Verdict::Send {
+            requests,
+            end: end(requests, BatchEnd::Cap),
+        }
+    }
+
+    /// The largest batch that is formed.
+    pub(crate) fn cap(&self, manner: Manner) -> usize {
+        if manner.thrifty {
+            self.largest_that_pays()
+        } else {
+            self.terms.max_batch_size
+        }
+    }
+
+    /// The size up to which is waited for more.
+    pub(crate) fn target(&self, manner: Manner) -> usize {
+        match manner.patience {
+            Patience::None => 1,
+            Patience::Enough => self.enough().min(self.cap(manner)),
+            Patience::Full | Patience::Brief => self.cap(manner),
+        }
+    }
+
+    /// The smallest batch size with which the instances keep up with the arrivals, and a tenth more.
+    fn enough(&self) -> usize {
+        let keeps_up = |size: usize| {
+            let takes = self.latency.of(size) as f64;
+            self.instances as f64 * size as f64 >= AHEAD_OF_LOAD * self.per_ns * takes
+        };
+        (1..self.terms.max_batch_size)
+            .find(|size| keeps_up(*size))
+            .unwrap_or(self.terms.max_batch_size)
+    }
+
+    /// The size from which on larger batches do not pay: a little is not worth the wait, unless all is needed.
+    fn largest_that_pays(&self) -> usize {
+        let size = self.latency.useful();
+        let takes = self.latency.of(size).max(1) as f64;
+        if AHEAD_OF_LOAD * self.per_ns < self.instances as f64 * size as f64 / takes {
+            size
+        } else {
+            self.latency.best()
+        }
+    }
+
+    /// The smallest batch size with which the most requests are answered in time when more come than can be served one
+    /// by one, at this rate and a tenth more.
+    ///
+    /// With batches of `b` back to back on `m` instances, three things bound what is answered: the executions,
+    /// `m b / l(b)`; the arrivals; and those of them that are young enough at the start of an execution to outlast it,
+    /// which came within `objective - l(b)` before it.
+    fn sustainable(&self) -> usize {
+        let objective = self.terms.objective as f64;
+        let (rate, instances) = (AHEAD_OF_LOAD * self.per_ns, self.instances.max(1) as f64);
+        let answered = |size: usize| {
+            let takes = self.latency.of(size).max(1) as f64;
+            let executed = instances * size as f64 / takes;
+            let young = instances * rate * (objective - takes).max(0.0) / takes;
+            executed.min(young).min(rate)
+        };
+        let mut sizes = 1..=self.latency.best();
+        let best = sizes.clone().map(answered).fold(0.0, f64::max);
+        sizes
+            .find(|size| answered(*size) >= NEARLY * best)
+            .unwrap_or(1)
+    }
+
+    /// How many of the first requests have to go so that the next batch can have this size, if so many wait. Smaller
+    /// ones would let the backlog grow, and with it the age of the next heads: a spiral.
+    fn in_the_way_of(&self, target: usize, line: &impl Line) -> usize {
+        let mut left = line.inferences();
+        if left < target {
+            return 0;
+        }
+        let mut requests = 0;
+        for (deadline, size) in line.urgent() {
+            let time = deadline.saturating_sub(self.now);
+            if self.latency.largest_within(time) >= target.min(left) {
+                break;
+            }
+            requests += 1;
+            left -= size;
+        }
+        requests
+    }
+}
+
+/// How many of 1, 2, ... `most` there are before this fails, which it then does for all others.
+pub(crate) fn count(most: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut holding, mut failing) = (0, most + 1);
+    while failing - holding > 1 {
+        let middle = usize::midpoint(holding, failing);
+        if holds(middle) {
+            holding = middle;
+        } else {
+            failing = middle;
+        }
+    }
+    holding
+}

@@ -1,0 +1,397 @@
+//! Rehearsals: the requests that arrive, served in thought in each manner side by side, to find the one that answers the
+//! most in time.
+//!
+//! Which manner is best depends on what comes next: of a burst that has just begun, a batch that leaves at once makes
+//! the rest late; in a stream that is too fast for good, who does not give up some in time loses more; with one
+//! instance it is better not to wait where with four it is. No rate tells these apart. So each manner has a *stage* of its
+//! own, with as many instances as there are and the latencies that were learned, and gets the requests that really arrive;
+//! what it would have made of the last ones is its score.
+//!
+//! ```text
+//! past:     [ 1 1 0 1 . . . . . . ]       the last arrivals; who answered which in time
+//! stages:           ^head  ^seen          each manner has its own: behind the head all is decided
+//! ```
+//!
+//! A request counts when all manners have decided it: they are compared on the same requests, not at the same moment,
+//! when the patient ones are behind. Scores fade, as the load they are of. From time to time all stages begin anew
+//! with what really waits and runs: a backlog that a manner never gets into by itself it may still not get out of.
+//!
+//! An arrival plays one stage on, in turn, so that it costs some hundred nanoseconds whatever happens. While there is
+//! always a free instance nothing is rehearsed at all.
+
+use std::{collections::VecDeque, time::Duration};
+
+use skep_types::Time;
+
+use crate::{
+    BatchEnd,
+    policy::{
+        Verdict,
+        ahead::Ahead,
+        plan::{Line, Manner, Patience, Scene, count},
+        rate::ArrivalRate,
+    },
+};
+
+/// The manners that are compared; the first is that of a load that asks for nothing else.
+const MANNERS: [Manner; 6] = [
+    manner(Patience::Enough, false),
+    manner(Patience::Full, false),
+    manner(Patience::None, false),
+    manner(Patience::Brief, false),
+    manner(Patience::Enough, true),
+    manner(Patience::Full, true),
+];
+
+const fn manner(patience: Patience, strict: bool) -> Manner {
+    Manner {
+        patience,
+        strict,
+        thrifty: true,
+    }
+}
+
+/// Requests over which scores fade to a third (1/e), or those of so many objectives if they are more: several bursts of
+/// a few, several backlogs of many.
+const REMEMBERED: f64 = 1024.0;
+const REMEMBERED_OBJECTIVES: f64 = 20.0;
+
+/// Requests, and objectives, until stages begin anew: long enough to show whether a backlog grows.
+const SCENE_REQUESTS: usize = 1024;
+const SCENE_OBJECTIVES: u64 = 4;
+
+/// Arrivals for which rehearsals go on after the last that found no free instance.
+const ATTENTIVE: usize = 4096;
+
+/// Requests that are remembered until all have decided them; of more, the oldest count as they are.
+const MAX_PAST: usize = 8192;
+
+/// The share of the requests that another manner has to answer more, where everything is asked of the instances, and
+/// where nothing is: the first manner answers sooner, which then is worth something too.
+const BETTER: f64 = 0.002;
+const BETTER_AT_REST: f64 = 0.03;
+
+/// Executions over which it is averaged how long they take beside their estimates, which are high.
+const PACED: f64 = 64.0;
+
+/// A request that arrived.
+#[derive(Debug)]
+struct Past {
+    at: u64,
+    deadline: u64,
+    size: usize,
+    /// The inferences before it.
+    before: usize,
+    /// As it was known then.
+    rate: ArrivalRate,
+    /// A bit for each manner that answers it in time.
+    answered: u8,
+}
+
+/// Where a manner is.
+#[derive(Debug, Default)]
+struct Stage {
+    /// The first of the past that is not decided.
+    head: usize,
+    /// The first that has not arrived yet.
+    seen: usize,
+    now: u64,
+    /// When each instance is free.
+    free: Vec<u64>,
+    /// The faded number of requests that were answered in time.
+    score: f64,
+}
+
+/// The rehearsals of one model's scheduler.
+#[derive(Debug)]
+pub(crate) struct Rehearsal {
+    past: VecDeque<Past>,
+    stages: [Stage; MANNERS.len()],
+    /// The stage that is played next.
+    turn: usize,
+    chosen: usize,
+    /// The faded number of requests that count, the time in which they arrived, and the last of them.
+    counted: f64,
+    span: f64,
+    last: u64,
+    /// Since when, and for how many requests, stages go on by themselves.
+    began: u64,
+    since: usize,
+    attention: usize,
+    /// What executions take over what was expected.
+    pace: f64,
+    ahead: Ahead,
+}
+
+/// What is really going on.
+#[derive(Debug)]
+pub(crate) struct Reality<I> {
+    /// When the one that waits for longest arrived.
+    pub(crate) oldest: Option<u64>,
+    /// When each busy instance will be free.
+    pub(crate) busy: I,
+}
+
+impl Rehearsal {
+    pub(crate) fn new() -> Self {
+        Self {
+            past: VecDeque::new(),
+            stages: Default::default(),
+            turn: 0,
+            chosen: 0,
+            counted: 0.0,
+            span: 0.0,
+            last: 0,
+            began: 0,
+            since: 0,
+            attention: 0,
+            pace: 1.0,
+            ahead: Ahead::default(),
+        }
+    }
+
+    /// The manner that did best.
+    pub(crate) fn manner(&self) -> Manner {
+        MANNERS[self.chosen]
+    }
+
+    /// An execution took so long, of which this was expected.
+    pub(crate) fn finished(&mut self, expected: u64, took: Duration) {
+        if expected > 0 {
+            let took = took.as_nanos() as f64 / expected as f64;
+            self.pace += (took - self.pace) / PACED;
+        }
+    }
+
+    /// A request arrives, at the scene's moment.
+    pub(crate) fn arrived(
+        &mut self,
+        deadline: u64,
+        size: usize,
+        rate: &ArrivalRate,
+        scene: Scene<'_>,
+        reality: Reality<impl Iterator<Item = u64> + Clone>,
+    ) {
+        if reality.busy.clone().count() >= scene.instances {
+            self.attention = ATTENTIVE;
+        }
+        if self.attention == 0 {
+            self.past.clear();
+            self.chosen = 0;
+            return;
+        }
+        self.attention -= 1;
+        let now = scene.now;
+        if self.past.is_empty() {
+            self.stages = Default::default();
+            (self.counted, self.span) = (0.0, 0.0);
+            (self.last, self.began, self.since) = (now, now, 0);
+        }
+        let before = self.past.back().map_or(0, |past| past.before + past.size);
+        self.past.push_back(Past {
+            at: now,
+            deadline,
+            size,
+            before,
+            rate: rate.clone(),
+            answered: 0,
+        });
+        self.since += 1;
+        self.play(self.turn, scene);
+        self.turn = (self.turn + 1) % self.stages.len();
+        if self.turn == 0 {
+            let long = SCENE_OBJECTIVES.saturating_mul(scene.terms.objective);
+            if self.since >= SCENE_REQUESTS && now - self.began >= long {
+                self.begin_anew(scene, reality);
+            }
+            self.count(scene);
+            self.choose(scene);
+        }
+    }
+
+    /// Plays a stage up to the moment before now: not all that arrive now may be known.
+    fn play(&mut self, index: usize, scene: Scene<'_>) {
+        let (stage, past) = (&mut self.stages[index], &mut self.past);
+        stage.free.resize(scene.instances.max(1), 0);
+        while stage.head < past.len() {
+            let free = stage.free.iter().copied().enumerate();
+            let (at, free) = free
+                .min_by_key(|(_, moment)| *moment)
+                .expect("an instance is there");
+            let now = free.max(past[stage.head].at).max(stage.now);
+            if now >= scene.now {
+                return;
+            }
+            stage.now = now;
+            while stage.seen < past.len() && past[stage.seen].at <= now {
+                stage.seen += 1;
+            }
+            let margin = scene.terms.margin;
+            let urgent = &past[stage.head];
+            if now + scene.latency.of(urgent.size) > urgent.deadline.saturating_add(margin) {
+                stage.head += 1;
+                stage.seen = stage.seen.max(stage.head);
+                continue;
+            }
+            let waiting = stage.seen - stage.head;
+            let mut line = Rehearsed {
+                past,
+                head: stage.head,
+                waiting,
+                joined: 1,
+                most: scene.terms.max_batch_size,
+            };
+            line.joined = count(waiting, |requests| line.size(requests) <= line.most).max(1);
+            let others = stage.free.iter().enumerate();
+            let others = others.filter(|(other, _)| *other != at);
+            let scene_then = Scene {
+                now,
+                per_ns: past[stage.seen - 1].rate.per_ns(Time::from_nanos(now)),
+                ..scene
+            };
+            let verdict = scene_then.decide(
+                MANNERS[index],
+                &line,
+                others.map(|(_, moment)| (*moment).max(now)),
+                &mut self.ahead,
+            );
+            match verdict {
+                Verdict::Send { requests, .. } => {
+                    let takes = scene.latency.of(line.size(requests));
+                    for past in past.range_mut(stage.head..stage.head + requests) {
+                        if now + takes <= past.deadline.saturating_add(margin) {
+                            past.answered |= 1 << index;
+                        }
+                    }
+                    stage.head += requests;
+                    #[expect(
+                        clippy::cast_sign_loss,
+                        reason = "no execution takes less than no time"
+                    )]
+                    let takes = (takes as f64 * self.pace) as u64;
+                    stage.free[at] = now + takes;
+                }
+                Verdict::Drop { requests } => stage.head += requests,
+                Verdict::Wait(until) => {
+                    let next = past.get(stage.seen).map_or(u64::MAX, |past| past.at);
+                    let until = until.as_nanos().min(next);
+                    if until >= scene.now {
+                        return;
+                    }
+                    stage.now = until;
+                }
+            }
+        }
+    }
+
+    /// Lets all stages begin with what really waits and runs.
+    fn begin_anew(
+        &mut self,
+        scene: Scene<'_>,
+        reality: Reality<impl Iterator<Item = u64> + Clone>,
+    ) {
+        let newest = self.past.len() - 1;
+        let oldest = reality.oldest.map_or(newest, |oldest| {
+            self.past
+                .partition_point(|past| past.at < oldest)
+                .min(newest)
+        });
+        for (index, stage) in self.stages.iter_mut().enumerate() {
+            // What the patient have not decided shall not be held against them.
+            for past in self.past.range_mut(stage.head.min(oldest)..oldest) {
+                past.answered |= 1 << index;
+            }
+            stage.head = oldest;
+            stage.seen = stage.seen.max(oldest);
+            stage.now = scene.now;
+            stage.free.clear();
+            stage.free.extend(reality.busy.clone());
+            stage.free.resize(scene.instances.max(1), 0);
+        }
+        (self.began, self.since) = (scene.now, 0);
+    }
+
+    /// Counts and forgets what all have decided.
+    fn count(&mut self, scene: Scene<'_>) {
+        let heads = self.stages.iter().map(|stage| stage.head);
+        let decided = heads.min().unwrap_or(0).min(self.past.len() - 1);
+        let decided = decided.max(self.past.len().saturating_sub(MAX_PAST));
+        let objectives = REMEMBERED_OBJECTIVES * scene.terms.objective.max(1) as f64;
+        for past in self.past.drain(..decided) {
+            let gap = (past.at - self.last) as f64;
+            self.last = past.at;
+            let keeps = 1.0 - (gap / objectives).min(1.0 / REMEMBERED);
+            self.counted = self.counted * keeps + 1.0;
+            self.span = self.span * keeps + gap;
+            for (index, stage) in self.stages.iter_mut().enumerate() {
+                stage.score = stage.score * keeps + f64::from(past.answered >> index & 1);
+            }
+        }
+        for stage in &mut self.stages {
+            stage.head = stage.head.saturating_sub(decided);
+            stage.seen = stage.seen.saturating_sub(decided);
+        }
+    }
+
+    /// The first manner, unless another is better; of the others one that is as good as the best, if it is the present.
+    fn choose(&mut self, scene: Scene<'_>) {
+        let scores = || self.stages.iter().map(|stage| stage.score).enumerate();
+        let best = scores().fold(
+            (0, 0.0),
+            |best, other| {
+                if other.1 > best.1 { other } else { best }
+            },
+        );
+        // What would be asked of the instances if all ran one by one.
+        let busy = self.counted / self.span.max(1.0) * scene.latency.of(1) as f64;
+        let rest = 1.0 - busy / scene.instances.max(1) as f64;
+        let as_good =
+            |index: usize, better: f64| self.stages[index].score + better * self.counted >= best.1;
+        if as_good(0, BETTER.max(BETTER_AT_REST * rest)) {
+            self.chosen = 0;
+        } else if !as_good(self.chosen, BETTER) {
+            self.chosen = best.0;
+        }
+    }
+}
+
+/// A stage's waiting requests. All have the objective, or nearly: the one that came first is the most urgent.
+struct Rehearsed<'a> {
+    past: &'a VecDeque<Past>,
+    head: usize,
+    waiting: usize,
+    joined: usize,
+    most: usize,
+}
+
+impl Line for Rehearsed<'_> {
+    fn joined(&self) -> usize {
+        self.joined
+    }
+
+    fn size(&self, requests: usize) -> usize {
+        let last = &self.past[self.head + requests - 1];
+        last.before + last.size - self.past[self.head].before
+    }
+
+    fn deadline(&self, _requests: usize) -> Option<u64> {
+        Some(self.past[self.head].deadline)
+    }
+
+    fn may_grow(&self) -> bool {
+        self.joined == self.waiting && self.size(self.joined) < self.most
+    }
+
+    fn end(&self) -> BatchEnd {
+        BatchEnd::QueueEmpty
+    }
+
+    fn inferences(&self) -> usize {
+        self.size(self.waiting)
+    }
+
+    fn urgent(&self) -> impl Iterator<Item = (u64, usize)> {
+        let waiting = self.past.range(self.head..self.head + self.waiting);
+        waiting.map(|past| (past.deadline, past.size))
+    }
+}
