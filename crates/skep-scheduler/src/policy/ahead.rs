@@ -52,6 +52,10 @@ impl Ahead {
         let mut best = (0, 0);
         let mut largest = 0;
         for start in 0..self.requests.len() {
+            // No more than all that are left can be answered.
+            if self.requests.len() - start <= best.1 {
+                break;
+            }
             // Dropping one more helps only if the next one allows a larger batch.
             let size = fits(start);
             if size <= largest {
