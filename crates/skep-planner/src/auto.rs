@@ -4,7 +4,8 @@
 //! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
 //!    that fit under the largest bound of all need nothing further.
 //! 3. The others are searched exactly ([`crate::exact`]), as far as they can be and the budget goes.
-//! 4. What remains above its bound is improved by placing what lies highest earlier.
+//! 4. What remains above its bound is searched where it is fullest and placed around that, then improved by placing
+//!    what lies highest earlier ([`crate::local`]).
 
 use std::sync::{
     OnceLock,
@@ -21,6 +22,10 @@ use crate::{
     problem::Problem,
     timeline,
 };
+
+/// Of problems with more buffers than this only the first order is tried before their fullest moments are searched: an
+/// order may take a second.
+pub(crate) const LARGE: usize = 1 << 14;
 
 /// A plan, and what is known about how good it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +68,8 @@ pub fn auto(problem: &Problem, budget: &Budget<'_>) -> Answer {
 
 /// Plans with the help of `workers`. The same budget of nodes gives the same plan, whoever they are.
 ///
-/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best.
+/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs of which both are
+/// fixed, at one offset, are planned around but not searched.)
 pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer {
     let Some(joined) = in_place::join(problem) else {
         return plan(problem, budget, workers);
@@ -114,7 +120,7 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer
             ..*budget
         };
         if piece.size > goal {
-            nodes += local::improve(problem, piece, goal, &left);
+            nodes += local::improve(problem, piece, goal, &left, workers);
         }
     }
     let lower_bound = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
@@ -178,7 +184,12 @@ fn heuristics(
     }
     let plans: [OnceLock<OffsetPlan>; Order::ALL.len()] = Default::default();
     let done = AtomicUsize::new(usize::MAX);
-    workers.run(Order::ALL.len(), &|number| {
+    let orders = if problem.len() > LARGE {
+        1
+    } else {
+        Order::ALL.len()
+    };
+    workers.run(orders, &|number| {
         let is_over = || done.load(Ordering::Relaxed) < number || budget.is_over();
         let order = Order::ALL[number];
         let inner = Budget {

@@ -47,7 +47,7 @@ pub(crate) fn join(problem: &Problem) -> Option<Joined> {
             joined[number] = groups.len();
             others_end.push(0);
             groups.push(Buffer {
-                in_place: buffer.in_place.map(|input| joined[input]),
+                in_place: None,
                 ..buffer
             });
             continue;
@@ -64,7 +64,8 @@ pub(crate) fn join(problem: &Problem) -> Option<Joined> {
         buffer.in_place = None;
     }
     let relaxed = Problem::new(relaxed).expect("ranges only became shorter, and not empty");
-    // A joined buffer takes over its half's fixed offset for longer, where another fixed one may be: then none is joined.
+    // A joined buffer takes over its half's fixed offset for longer, where another fixed one may be, and what is fixed
+    // where its input is no longer may be there: then none is joined.
     let (problem, joined) = match Problem::new(groups) {
         Ok(problem) => (problem, joined),
         Err(_) => (problem.clone(), (0..buffers.len()).collect()),

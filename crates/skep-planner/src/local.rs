@@ -1,17 +1,32 @@
-//! Local search for pieces that are too large to be searched exactly: what lies too high is placed earlier next time.
+//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them; then
+//! what lies too high is placed earlier next time.
 
 use crate::{
-    budget::Budget,
-    exact::Known,
+    auto::LARGE,
+    budget::{Budget, Workers},
+    exact::{self, Known},
     offsets::{self, Order},
+    plan::OffsetPlan,
     problem::{Buffer, Problem},
+    timeline,
 };
+
+/// What is searched first: buffers that are live where the load is above these hundredths of the goal.
+const CORES: [u64; 5] = [97, 94, 90, 85, 80];
+/// Nodes that the search for a core may take, a buffer of it.
+const CORE_NODES: u64 = 64;
 
 /// Tries orders near the best one until the plan needs at most `goal` bytes or the budget is spent.
 ///
 /// A try moves every buffer that ends above `goal`, or above all but the top thousandth of the plan, to an earlier
 /// turn, and costs as many nodes as the piece has buffers. What is no worse is the next try's beginning.
-pub(crate) fn improve(problem: &Problem, known: &mut Known, goal: u64, budget: &Budget<'_>) -> u64 {
+pub(crate) fn improve(
+    problem: &Problem,
+    known: &mut Known,
+    goal: u64,
+    budget: &Budget<'_>,
+    workers: &dyn Workers,
+) -> u64 {
     let numbers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
     let cost = numbers.len() as u64;
     let buffers = numbers.iter().map(|&buffer| Buffer {
@@ -22,11 +37,44 @@ pub(crate) fn improve(problem: &Problem, known: &mut Known, goal: u64, budget: &
     let Ok(piece) = Problem::new(buffers.collect()) else {
         return 0;
     };
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    let mut nodes = 0;
+    for percent in CORES {
+        if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
+            break;
+        }
+        nodes += cost;
+        let left = Budget {
+            nodes: budget.nodes - nodes,
+            ..*budget
+        };
+        let (plan, searched) = around_core(&piece, percent, goal, &left, workers);
+        nodes += searched;
+        if let Some(plan) = plan.filter(|plan| plan.size < known.size) {
+            known.size = plan.size;
+            known.offsets = numbers.iter().copied().zip(plan.offsets).collect();
+        }
+    }
+    let untried = if problem.len() > LARGE {
+        &Order::ALL[1..]
+    } else {
+        &[]
+    };
+    for &order in untried {
+        if known.size <= goal || nodes + cost > budget.nodes {
+            break;
+        }
+        nodes += cost;
+        let plan = offsets::best_fit(&piece, order.of(&piece), budget);
+        if let Some(plan) = plan.filter(|plan| plan.size < known.size) {
+            known.size = plan.size;
+            known.offsets = numbers.iter().copied().zip(plan.offsets).collect();
+            known.order = Some(order);
+        }
+    }
     let mut order = known.order.unwrap_or(Order::Size).of(&piece);
     let mut offsets: Vec<u64> = known.offsets.iter().map(|(_, offset)| *offset).collect();
     let mut size = known.size;
-    let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    let mut nodes = 0;
     while known.size > goal && nodes + cost <= budget.nodes {
         nodes += cost;
         let line = goal.max(size - size / 1000);
@@ -57,6 +105,63 @@ pub(crate) fn improve(problem: &Problem, known: &mut Known, goal: u64, budget: &
         }
     }
     nodes
+}
+
+/// Plans what is live in the fullest sections exactly, as far as that goes, and everything else around it. Also returns
+/// the nodes of the search.
+fn around_core(
+    piece: &Problem,
+    percent: u64,
+    goal: u64,
+    budget: &Budget<'_>,
+    workers: &dyn Workers,
+) -> (Option<OffsetPlan>, u64) {
+    let buffers = piece.buffers();
+    let sizes = piece
+        .sized()
+        .map(|buffer| (piece.span(buffer), buffers[buffer].size));
+    let loads = timeline::loads(piece.timeline().sections(), sizes);
+    // Full sections before each one: a buffer is live in one if their number grows over its span.
+    let mut full = vec![0_usize];
+    for load in loads {
+        full.push(full[full.len() - 1] + usize::from(load / percent > goal / 100));
+    }
+    let core: Vec<usize> = piece
+        .sized()
+        .filter(|&buffer| {
+            let span = piece.span(buffer);
+            full[span.end as usize] > full[span.start as usize]
+        })
+        .collect();
+    // A core that is most of the piece saves nothing.
+    if 2 * core.len() > piece.len() {
+        return (None, 0);
+    }
+    let list = core.iter().map(|&buffer| buffers[buffer]).collect();
+    let problem = Problem::new(list).expect("part of a valid problem without pairs");
+    let Some(plan) = offsets::best_fit(&problem, Order::Size.of(&problem), budget) else {
+        return (None, 0);
+    };
+    let mut known = Known {
+        size: plan.size,
+        bound: goal,
+        offsets: plan.offsets.into_iter().enumerate().collect(),
+        order: None,
+    };
+    let limited = Budget {
+        nodes: budget.nodes.min(CORE_NODES * core.len() as u64),
+        ..*budget
+    };
+    let nodes = exact::improve(&problem, &mut known, goal, &limited, workers);
+    let mut fixed = buffers.to_vec();
+    for (member, offset) in known.offsets {
+        fixed[core[member]].fixed = Some(offset);
+    }
+    // Offsets of fixed buffers count, so that they may add up to too much.
+    let plan = Problem::new(fixed)
+        .ok()
+        .and_then(|fixed| offsets::best_fit(&fixed, Order::Size.of(&fixed), budget));
+    (plan, nodes)
 }
 
 /// A splitmix generator: the same tries every time.
