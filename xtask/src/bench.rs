@@ -3,12 +3,12 @@
 use std::{
     fmt::Write,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{cargo, setup, step};
 
@@ -18,15 +18,31 @@ struct Bench {
     title: &'static str,
     /// Whose example it is; that of a pure crate needs no server.
     package: &'static str,
+    /// The group of criterion's benchmarks that it is instead of an example.
+    criterion: Option<&'static str>,
     /// Heading, field, decimals.
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
+    Bench {
+        name: "scheduler",
+        title: "What one call of a scheduler takes, by the length of its queue",
+        package: "skep-scheduler",
+        criterion: Some("round"),
+        columns: &[
+            ("policy", "function", 0),
+            ("requests waiting", "value", 0),
+            ("ns/call", "median_ns", 0),
+            ("least", "lower_ns", 0),
+            ("most (95 % confidence)", "upper_ns", 0),
+        ],
+    },
     Bench {
         name: "saturation",
         title: "Served throughput at saturation beside the bare runtime's",
         package: "skep-perf",
+        criterion: None,
         columns: &[
             ("model", "model", 0),
             ("rows a request", "batch", 0),
@@ -47,6 +63,7 @@ const BENCHES: [Bench; 7] = [
         name: "request-path",
         title: "What one request costs: identity over 16 floats, 16 requests outstanding",
         package: "skep-perf",
+        criterion: None,
         columns: &[
             ("server", "server", 0),
             ("protocol", "protocol", 0),
@@ -61,6 +78,7 @@ const BENCHES: [Bench; 7] = [
         name: "batching",
         title: "What dynamic batching brings: closed loops of requests of batch 2 over gRPC",
         package: "skep-perf",
+        criterion: None,
         columns: &[
             ("model", "model", 0),
             ("batching", "batching", 0),
@@ -83,6 +101,7 @@ const BENCHES: [Bench; 7] = [
         name: "bursts",
         title: "Batching policies under bursts: an open loop over gRPC, beside the simulator on the same arrivals",
         package: "skep-perf",
+        criterion: None,
         columns: &[
             ("model", "model", 0),
             ("load", "load", 1),
@@ -108,6 +127,7 @@ const BENCHES: [Bench; 7] = [
         name: "planner",
         title: "Static memory plans: bytes, proofs and CPU time",
         package: "skep-planner",
+        criterion: None,
         columns: &[
             ("problem", "instance", 0),
             ("buffers", "buffers", 0),
@@ -129,6 +149,7 @@ const BENCHES: [Bench; 7] = [
         name: "footprint",
         title: "What a node costs before it does anything",
         package: "skep-perf",
+        criterion: None,
         columns: &[
             ("binary MiB", "binary_mib", 1),
             ("start to ready ms", "ready_ms", 1),
@@ -140,6 +161,7 @@ const BENCHES: [Bench; 7] = [
         name: "load-unload",
         title: "Memory after loading and unloading a model over and over",
         package: "skep-perf",
+        criterion: None,
         columns: &[
             ("backend", "backend", 0),
             ("cycles", "cycles", 0),
@@ -170,6 +192,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let Some(bench) = BENCHES.iter().find(|bench| Some(bench.name) == name) else {
         bail!("usage: cargo xtask bench {} [ARGUMENTS]", names.join("|"));
     };
+    let commit = text("git", &["describe", "--always", "--dirty"])?;
     let is_served = bench.package == "skep-perf";
     if is_served {
         setup::run(root, false)?;
@@ -178,6 +201,29 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
             cargo().args(["build", "--release", "--locked", "--package", "skep"]),
         )?;
     }
+    let raw = match bench.criterion {
+        Some(group) => criterion(root, bench.package, group)?,
+        None => example(root, bench, is_served, args)?,
+    };
+    let rows: Vec<Value> = raw
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let folder =
+        root.join("benchmarks/results")
+            .join(format!("{}-{}", text("date", &["+%F"])?, bench.name));
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("raw.jsonl"), &raw)?;
+    fs::write(
+        folder.join("README.md"),
+        readme(bench, args, &commit, &rows)?,
+    )?;
+    println!("wrote {}", folder.display());
+    Ok(())
+}
+
+/// What an example prints.
+fn example(root: &Path, bench: &Bench, is_served: bool, args: &[String]) -> Result<String> {
     let mut command = cargo();
     command.args([
         "run",
@@ -200,22 +246,46 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     if !output.status.success() {
         bail!("the benchmark failed: {}", output.status);
     }
-    let raw = String::from_utf8(output.stdout)?;
-    let rows: Vec<Value> = raw
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?;
-    let folder =
-        root.join("benchmarks/results")
-            .join(format!("{}-{}", text("date", &["+%F"])?, bench.name));
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join("raw.jsonl"), &raw)?;
-    fs::write(folder.join("README.md"), readme(bench, args, &rows)?)?;
-    println!("wrote {}", folder.display());
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
 }
 
-fn readme(bench: &Bench, args: &[String], rows: &[Value]) -> Result<String> {
+/// Runs a package's benchmarks by criterion; a row for each of a group, in time an element of its throughput.
+fn criterion(root: &Path, package: &str, group: &str) -> Result<String> {
+    step(
+        root,
+        cargo().args(["bench", "--locked", "--package", package]),
+    )?;
+    let read = |path: PathBuf| -> Result<Value> {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    let mut rows = Vec::new();
+    for function in fs::read_dir(root.join("target/criterion").join(group))? {
+        // Beside the functions there are reports.
+        for value in fs::read_dir(function?.path())? {
+            let folder = value?.path().join("new");
+            if !folder.join("estimates.json").exists() {
+                continue;
+            }
+            let benchmark = read(folder.join("benchmark.json"))?;
+            let median = &read(folder.join("estimates.json"))?["median"];
+            let elements = benchmark["throughput"]["Elements"].as_f64().unwrap_or(1.0);
+            let ns = |value: &Value| value.as_f64().map(|ns| ns / elements);
+            let interval = &median["confidence_interval"];
+            let waiting: u64 = benchmark["value_str"].as_str().unwrap_or("0").parse()?;
+            let function = benchmark["function_id"].as_str().unwrap_or_default();
+            let row = json!({
+                "function": function, "value": waiting, "median_ns": ns(&median["point_estimate"]),
+                "lower_ns": ns(&interval["lower_bound"]), "upper_ns": ns(&interval["upper_bound"]),
+            });
+            rows.push((function.to_owned(), waiting, format!("{row}\n")));
+        }
+    }
+    rows.sort();
+    Ok(rows.into_iter().map(|(.., row)| row).collect())
+}
+
+fn readme(bench: &Bench, args: &[String], commit: &str, rows: &[Value]) -> Result<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
         .lines()
@@ -228,11 +298,7 @@ fn readme(bench: &Bench, args: &[String], rows: &[Value]) -> Result<String> {
         .collect();
     writeln!(page, "- command: `cargo xtask bench {}`", command.join(" "))?;
     writeln!(page, "- date: {}", text("date", &["+%F"])?)?;
-    writeln!(
-        page,
-        "- commit: {}",
-        text("git", &["describe", "--always", "--dirty"])?
-    )?;
+    writeln!(page, "- commit: {commit}")?;
     writeln!(
         page,
         "- machine: {} cores of {model}, shared; Linux {}",
