@@ -1,6 +1,6 @@
 //! The load generators, and what a round of each measures.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -34,9 +34,10 @@ pub(super) fn wrk(target: &Target, duration: Duration, script: Option<&Path>) ->
     if let Some(script) = script {
         command.arg("-s").arg(script);
     }
-    let before = tree_cpu_time(target.pid)?;
+    let tree = tree(target.pid)?;
+    let before = cpu_of(&tree)?;
     let output = command.arg(&target.url).output()?;
-    let cpu = tree_cpu_time(target.pid)? - before;
+    let cpu = cpu_of(&tree)? - before;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success() && !text.contains("Non-2xx") && !text.contains("Socket errors"),
@@ -106,9 +107,10 @@ pub(super) fn h2load(target: &Target, connections: usize, duration: Duration) ->
     command.arg(format!(
         "http://{authority}/inference.GRPCInferenceService/ModelInfer"
     ));
-    let before = tree_cpu_time(target.pid)?;
+    let tree = tree(target.pid)?;
+    let before = cpu_of(&tree)?;
     let output = command.output()?;
-    let cpu = tree_cpu_time(target.pid)? - before;
+    let cpu = cpu_of(&tree)? - before;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success() && text.contains(" 0 failed, 0 errored, 0 timeout"),
@@ -163,9 +165,10 @@ pub(super) async fn client(
         warm_up: Duration::ZERO,
         duration,
     };
-    let before = tree_cpu_time(target.pid)?;
+    let tree = tree(target.pid)?;
+    let before = cpu_of(&tree)?;
     let measured = closed_loop(&target.url, &request, plan).await?;
-    let cpu = tree_cpu_time(target.pid)? - before;
+    let cpu = cpu_of(&tree)? - before;
     let us = |share| measured.quantile(share).as_secs_f64() * 1e6;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     let requests = measured.requests as f64;
@@ -177,18 +180,33 @@ pub(super) async fn client(
     })
 }
 
-/// CPU time of a process and all below it: Triton runs Python models in processes of their own.
-fn tree_cpu_time(root: u32) -> Result<Duration> {
-    let mut tree = vec![root];
-    let mut total = Duration::ZERO;
-    while let Some(pid) = tree.pop() {
-        total += cpu_time(pid)?;
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let children = fs::read_to_string(task?.path().join("children"))?;
-            for child in children.split_whitespace() {
-                tree.push(child.parse()?);
+/// A process and all below it: Triton runs Python models in processes of their own.
+///
+/// The system leaves children out of its list when threads come and go meanwhile, so it is asked more than once.
+fn tree(root: u32) -> Result<BTreeSet<u32>> {
+    let mut tree = BTreeSet::from([root]);
+    for _ in 0..4 {
+        let mut open: Vec<u32> = tree.iter().copied().collect();
+        while let Some(pid) = open.pop() {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                // A thread that has just ended has no children.
+                let children = fs::read_to_string(task?.path().join("children"));
+                for child in children.unwrap_or_default().split_whitespace() {
+                    let child = child.parse()?;
+                    if tree.insert(child) {
+                        open.push(child);
+                    }
+                }
             }
         }
+    }
+    Ok(tree)
+}
+
+fn cpu_of(tree: &BTreeSet<u32>) -> Result<Duration> {
+    let mut total = Duration::ZERO;
+    for pid in tree {
+        total += cpu_time(*pid)?;
     }
     Ok(total)
 }

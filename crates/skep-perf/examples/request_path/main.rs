@@ -206,10 +206,15 @@ fn skep_targets(server: &Server) -> Vec<Target> {
             targets.push(target(protocol, answered_by, url, name, load));
         }
     }
+    let (name, answered_by, _) = SKEP_MODELS[0];
+    for (protocol, load) in CLIENT {
+        let url = server.grpc().to_owned();
+        targets.push(target(protocol, answered_by, url, name, load));
+    }
     targets
 }
 
-const GRPC: [(&str, Load); 4] = [
+const GRPC: [(&str, Load); 2] = [
     (
         "gRPC, 16 connections",
         Load::Grpc {
@@ -217,6 +222,10 @@ const GRPC: [(&str, Load); 4] = [
         },
     ),
     ("gRPC, 1 connection", Load::Grpc { connections: 1 }),
+];
+
+/// Of the first model only.
+const CLIENT: [(&str, Load); 2] = [
     (
         "gRPC by a Rust client, 16 connections",
         Load::Client {
