@@ -1,6 +1,6 @@
 //! The load generators, and what a round of each measures.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -34,10 +34,9 @@ pub(super) fn wrk(target: &Target, duration: Duration, script: Option<&Path>) ->
     if let Some(script) = script {
         command.arg("-s").arg(script);
     }
-    let tree = tree(target.pid)?;
-    let before = cpu_of(&tree)?;
+    let before = tree_cpu_time(target.pid)?;
     let output = command.arg(&target.url).output()?;
-    let cpu = cpu_of(&tree)? - before;
+    let cpu = cpu_since(&before);
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success() && !text.contains("Non-2xx") && !text.contains("Socket errors"),
@@ -107,10 +106,9 @@ pub(super) fn h2load(target: &Target, connections: usize, duration: Duration) ->
     command.arg(format!(
         "http://{authority}/inference.GRPCInferenceService/ModelInfer"
     ));
-    let tree = tree(target.pid)?;
-    let before = cpu_of(&tree)?;
+    let before = tree_cpu_time(target.pid)?;
     let output = command.output()?;
-    let cpu = cpu_of(&tree)? - before;
+    let cpu = cpu_since(&before);
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success() && text.contains(" 0 failed, 0 errored, 0 timeout"),
@@ -165,10 +163,9 @@ pub(super) async fn client(
         warm_up: Duration::ZERO,
         duration,
     };
-    let tree = tree(target.pid)?;
-    let before = cpu_of(&tree)?;
+    let before = tree_cpu_time(target.pid)?;
     let measured = closed_loop(&target.url, &request, plan).await?;
-    let cpu = cpu_of(&tree)? - before;
+    let cpu = cpu_since(&before);
     let us = |share| measured.quantile(share).as_secs_f64() * 1e6;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     let requests = measured.requests as f64;
@@ -180,20 +177,24 @@ pub(super) async fn client(
     })
 }
 
-/// A process and all below it: Triton runs Python models in processes of their own.
+/// The CPU time of a process and of all below it: Triton runs Python models in processes of their own.
 ///
 /// The system leaves children out of its list when threads come and go meanwhile, so it is asked more than once.
-fn tree(root: u32) -> Result<BTreeSet<u32>> {
-    let mut tree = BTreeSet::from([root]);
+fn tree_cpu_time(root: u32) -> Result<BTreeMap<u32, Duration>> {
+    let mut tree = BTreeMap::from([(root, cpu_time(root)?)]);
     for _ in 0..4 {
-        let mut open: Vec<u32> = tree.iter().copied().collect();
+        let mut open: Vec<u32> = tree.keys().copied().collect();
         while let Some(pid) = open.pop() {
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                // A thread that has just ended has no children.
-                let children = fs::read_to_string(task?.path().join("children"));
+            // What has just ended has no children.
+            let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+                continue;
+            };
+            for task in tasks.flatten() {
+                let children = fs::read_to_string(task.path().join("children"));
                 for child in children.unwrap_or_default().split_whitespace() {
                     let child = child.parse()?;
-                    if tree.insert(child) {
+                    if let (false, Ok(cpu)) = (tree.contains_key(&child), cpu_time(child)) {
+                        tree.insert(child, cpu);
                         open.push(child);
                     }
                 }
@@ -203,10 +204,9 @@ fn tree(root: u32) -> Result<BTreeSet<u32>> {
     Ok(tree)
 }
 
-fn cpu_of(tree: &BTreeSet<u32>) -> Result<Duration> {
-    let mut total = Duration::ZERO;
-    for pid in tree {
-        total += cpu_time(*pid)?;
-    }
-    Ok(total)
+/// What those of these processes that still run have used since.
+fn cpu_since(before: &BTreeMap<u32, Duration>) -> Duration {
+    let since =
+        |(pid, before): (&u32, &Duration)| Some(cpu_time(*pid).ok()?.saturating_sub(*before));
+    before.iter().filter_map(since).sum()
 }
