@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 
-use super::{GRPC, Load, Target};
+use super::{CLIENT, Load, Target};
 
 /// The models of Triton: one Python model, computed and out of the response cache.
 const TRITON_MODELS: [(&str, &str); 2] = [
@@ -90,7 +90,8 @@ impl Triton {
                 format!("{http}/v2/models/{model}/infer"),
                 Load::Post,
             );
-            for (protocol, load) in GRPC {
+            // Not by `h2load`: with a response cache this Triton ends when `h2load` ends with calls under way.
+            for (protocol, load) in CLIENT {
                 add(
                     protocol,
                     format!("grpc://127.0.0.1:{}", self.grpc_port),
