@@ -7,8 +7,8 @@
 //!
 //! What the device allows: without a delay batches alternate, so that `c` clients of one instance get
 //! `2c / (2 * 1.87 + 0.087 * 2c)` inferences a millisecond up to `c = 8`, and the largest batch's rate from there. With
-//! a delay, the simulator says what the same scheduler makes of it. Its clients come back after as long as a request
-//! takes, with as many others, to a mock that takes no time: from an answer to the next request the device may be idle,
+//! a delay, the simulator says what the same scheduler makes of it. Its clients then come back after as long as a request
+//! takes, with as many others, to a mock that takes no time: from an answer to the next request the device is idle,
 //! which is neither the scheduler's doing nor left out. Settings alternate round by round; figures are
 //! medians of rounds. How much longer than asked for the mock's executions took on the mean, by the model's statistics, is
 //! in the table: that is not the server's. Printed: a JSON object a row.
@@ -140,6 +140,8 @@ impl Row {
                 max_queue_delay: self.delay,
             });
         }
+        // Without a delay batches alternate, and what clients take to come back lies within the other one.
+        let waits = !self.delay.is_zero();
         let outcome = simulate(
             Setup {
                 scheduler,
@@ -150,9 +152,9 @@ impl Row {
             },
             Load::Closed(Clients {
                 count: clients,
-                together: true,
+                together: waits,
                 requests: 20_000,
-                pause: turnaround,
+                pause: if waits { turnaround } else { Duration::ZERO },
             }),
         );
         Ok(outcome.throughput() * REQUEST_BATCH as f64)
