@@ -319,10 +319,12 @@ impl Runtime {
             let Some(runtime) = runtime.upgrade() else {
                 return;
             };
-            let gone = runtime.with_record(&id, |record| record.gone(version, generation));
-            if gone == Some(true) {
-                tracing::info!("unloaded model `{id}` version {version}");
-            }
+            runtime.with_record(&id, |record| {
+                if record.gone(version, generation) {
+                    // Under the lock: whoever waits for it sees it after this line, a stop that is logged next as well.
+                    tracing::info!("unloaded model `{id}` version {version}");
+                }
+            });
             runtime.gone.notify_all();
         })
     }
