@@ -13,25 +13,25 @@
 //! medians of rounds. How much longer than asked for the mock's executions took on the mean, by the model's statistics, is
 //! in the table: that is not the server's. Printed: a JSON object a row.
 
+mod common;
+
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_client::{Client, InferRequest};
 use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
 use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
 use skep_sim::{Clients, LatencyTable, Load, Model, Setup, simulate};
 use skep_tensor::Tensor;
-use skep_testkit::{Inputs, Kind, Options};
-use skep_types::{DataType, Shape};
+use skep_testkit::{Kind, Options};
+
+use common::{BASE_MS, MLP_PORTS, PER_INFERENCE_MS, inputs, mock_config, mock_inputs, parameter};
 
 const ROUNDS: usize = 5;
 const WINDOW: Duration = Duration::from_millis(1500);
 const WARM_UP: Duration = Duration::from_millis(300);
 
-const BASE_MS: f64 = 1.87;
-const PER_INFERENCE_MS: f64 = 0.087;
 const OVERLAP: f64 = 0.39;
 const MAX_BATCH: usize = 8;
 const REQUEST_BATCH: usize = 2;
@@ -99,26 +99,13 @@ impl Row {
             self.instances
         );
         if self.model == "mlp" {
-            // Left out, they would be completed, and a batcher with them.
-            return format!(
-                "backend: \"onnxruntime\" {group}
-                 input {{ name: \"input\" data_type: TYPE_FP32 dims: 512 }}
-                 output {{ name: \"output\" data_type: TYPE_FP32 dims: 512 }}"
-            );
+            return format!("backend: \"onnxruntime\" {group} {MLP_PORTS}");
         }
-        let parameter = |key: &str, value: String| {
-            format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
-        };
         let takes_time = f64::from(u8::from(self.batching != "instant"));
-        let us = |ms: f64| format!("{:.0}", ms * takes_time * 1e3);
         format!(
-            "backend: \"mock\" {group}
-             input {{ name: \"x\" data_type: TYPE_FP32 dims: 16 }}
-             output {{ name: \"y\" data_type: TYPE_FP32 dims: 16 }}
-             {}{}{}",
-            parameter("mock.latency_us", us(BASE_MS)),
-            parameter("mock.latency_us_per_item", us(PER_INFERENCE_MS)),
-            parameter("mock.overlap_percent", format!("{:.0}", OVERLAP * 100.0)),
+            "backend: \"mock\" {group} {}{}",
+            mock_config(BASE_MS * takes_time, PER_INFERENCE_MS * takes_time),
+            parameter("mock.overlap_percent", &format!("{:.0}", OVERLAP * 100.0)),
         )
     }
 
@@ -207,33 +194,15 @@ async fn main() -> Result<()> {
         }
     }
     let server = Server::start(&binary, root.path())?;
-    let mock = vec![("x".to_owned(), fp32(&[REQUEST_BATCH, 16])?)];
+    let mock = mock_inputs(REQUEST_BATCH)?;
     for clients in [2, 4, 6, 8, 16] {
         measure(&server, &MOCK, &mock, clients).await?;
     }
-    let inputs = skep_testkit::inputs(
-        &kind,
-        Inputs {
-            seed: 1,
-            batch: REQUEST_BATCH,
-            sequence: 1,
-        },
-    );
-    let mut mlp = Vec::new();
-    for input in inputs {
-        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
-        mlp.push((input.name.to_string(), tensor));
-    }
+    let mlp = inputs(&kind, REQUEST_BATCH)?;
     for clients in [1, 4, 16] {
         measure(&server, &MLP, &mlp, clients).await?;
     }
     Ok(())
-}
-
-fn fp32(dims: &[usize]) -> Result<Tensor> {
-    let shape = Shape::new(dims)?;
-    let bytes = vec![0; shape.element_count() * 4];
-    Ok(Tensor::new(DataType::Fp32, shape, Bytes::from(bytes))?)
 }
 
 /// Measures rows side by side and prints them.

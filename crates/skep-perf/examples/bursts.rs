@@ -11,6 +11,8 @@
 //! get the same requests; the next round has others, unless they are from a file. Printed: a JSON object for each model,
 //! load and policy, medians of the rounds.
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -19,7 +21,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_client::{BatchStatistics, Client, InferRequest, ModelStatistics};
 use skep_perf::{Fate, OpenLoop, Sent, Server, median, open_loop};
@@ -28,11 +29,14 @@ use skep_scheduler::{
     profile_sizes,
 };
 use skep_sim::{
-    Arrivals, LatencyTable, Load, Model, Outcome, Random, Recording, Setup, Stream, simulate,
+    Arrivals, Contender, LatencyTable, Load, Model, Outcome, Random, Recording, Setup, Stream,
+    simulate,
 };
 use skep_tensor::Tensor;
-use skep_testkit::{Inputs, Kind, Options};
-use skep_types::{DataType, Shape, Time};
+use skep_testkit::{Kind, Options};
+use skep_types::Time;
+
+use common::{BASE_MS, MLP_PORTS, PER_INFERENCE_MS, inputs, mock_config, mock_inputs, parameter};
 
 const LOADS: [f64; 3] = [0.5, 0.9, 1.2];
 const MAX_BATCH: usize = 16;
@@ -41,13 +45,7 @@ const CONNECTIONS: usize = 4;
 /// The standard deviation of gaps between requests over their mean, where no file says otherwise.
 const VARIATION: f64 = 4.0;
 
-const BASE_MS: f64 = 1.87;
-const PER_INFERENCE_MS: f64 = 0.087;
 const MLP: &str = "mlp:layers=512x2048x2048x2048x512";
-
-/// A model whose configuration left out its inputs and outputs would be completed with a batcher.
-const MLP_PORTS: &str = "input { name: \"input\" data_type: TYPE_FP32 dims: 512 }
-    output { name: \"output\" data_type: TYPE_FP32 dims: 512 }";
 
 /// Executions of each size from which the MLP's table is made.
 const CALIBRATION: usize = 30;
@@ -71,14 +69,6 @@ struct Subject {
     scripted: bool,
 }
 
-/// A policy, by the name that the simulator gives it.
-#[derive(Clone, Copy)]
-enum Contender {
-    None,
-    TritonDefault,
-    Objective(ObjectivePolicy),
-}
-
 const CONTENDERS: [Contender; 7] = [
     Contender::None,
     Contender::TritonDefault,
@@ -89,52 +79,38 @@ const CONTENDERS: [Contender; 7] = [
     Contender::Objective(ObjectivePolicy::Auto),
 ];
 
-impl Contender {
-    fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::TritonDefault => "triton_default",
-            Self::Objective(policy) => policy.name(),
+/// The part of a configuration that chooses a policy.
+fn policy_config(contender: Contender, objective: Duration) -> String {
+    match contender {
+        Contender::TritonDefault => "dynamic_batching {}".to_owned(),
+        Contender::Objective(policy) => {
+            let ms = objective.as_secs_f64() * 1e3;
+            parameter("slo_latency_ms", &ms.to_string())
+                + &parameter("batching_policy", policy.name())
         }
-    }
-
-    /// The part of a configuration that chooses it.
-    fn config(self, objective: Duration) -> String {
-        match self {
-            Self::None => String::new(),
-            Self::TritonDefault => "dynamic_batching {}".to_owned(),
-            Self::Objective(policy) => {
-                let ms = objective.as_secs_f64() * 1e3;
-                parameter("slo_latency_ms", &ms.to_string())
-                    + &parameter("batching_policy", policy.name())
-            }
-        }
-    }
-
-    /// What its scheduler is made with on the server, once a warm-up has measured what executions take.
-    fn scheduler(self, objective: Duration, table: &LatencyTable) -> SchedulerOptions {
-        let mut options = SchedulerOptions::one_by_one(16_384);
-        match self {
-            Self::None => return options,
-            Self::TritonDefault => options.policy = Policy::Triton(TritonPolicy::default()),
-            Self::Objective(policy) => {
-                let profile = profile_sizes(MAX_BATCH);
-                options.policy = Policy::Objective(Objective {
-                    latency: objective,
-                    policy,
-                    miss_action: TimeoutAction::Reject,
-                    margin: (objective / 20).min(Duration::from_millis(5)),
-                    profile: profile.map(|b| (b, table.latency(b))).collect(),
-                });
-            }
-        }
-        options.max_batch_size = MAX_BATCH;
-        options
+        _ => String::new(),
     }
 }
 
-fn parameter(key: &str, value: &str) -> String {
-    format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
+/// What a policy's scheduler is made with on the server, once a warm-up has measured what executions take.
+fn scheduler(contender: Contender, objective: Duration, table: &LatencyTable) -> SchedulerOptions {
+    let mut options = SchedulerOptions::one_by_one(16_384);
+    match contender {
+        Contender::TritonDefault => options.policy = Policy::Triton(TritonPolicy::default()),
+        Contender::Objective(policy) => {
+            let profile = profile_sizes(MAX_BATCH);
+            options.policy = Policy::Objective(Objective {
+                latency: objective,
+                policy,
+                miss_action: TimeoutAction::Reject,
+                margin: (objective / 20).min(Duration::from_millis(5)),
+                profile: profile.map(|b| (b, table.latency(b))).collect(),
+            });
+        }
+        _ => return options,
+    }
+    options.max_batch_size = MAX_BATCH;
+    options
 }
 
 struct Settings {
@@ -186,14 +162,14 @@ async fn main() -> Result<()> {
     let mut subjects = vec![Subject {
         name: "mock",
         objective: mock,
-        inputs: vec![("x".to_owned(), fp32(&[1, 16])?)],
+        inputs: mock_inputs(1)?,
         table: LatencyTable::affine(BASE_MS, PER_INFERENCE_MS, MAX_BATCH)?,
         scripted: true,
     }];
     subjects.push(Subject {
         name: "mlp",
         objective: mlp,
-        inputs: mlp_inputs(&kind, 1)?,
+        inputs: inputs(&kind, 1)?,
         table: calibrate(&server, &kind).await?,
         scripted: false,
     });
@@ -215,47 +191,22 @@ fn write_models(root: &Path, kind: &Kind, mock: Duration, mlp: Duration) -> Resu
     for contender in CONTENDERS {
         let group =
             format!("max_batch_size: {MAX_BATCH} instance_group {{ kind: KIND_CPU count: 1 }}");
-        let us = |ms: f64| format!("{:.0}", ms * 1e3);
         let config = format!(
-            "backend: \"mock\" {group} {}
-             input {{ name: \"x\" data_type: TYPE_FP32 dims: 16 }}
-             output {{ name: \"y\" data_type: TYPE_FP32 dims: 16 }}
-             {}{}",
-            contender.config(mock),
-            parameter("mock.latency_us", &us(BASE_MS)),
-            parameter("mock.latency_us_per_item", &us(PER_INFERENCE_MS)),
+            "backend: \"mock\" {group} {} {}",
+            policy_config(contender, mock),
+            mock_config(BASE_MS, PER_INFERENCE_MS),
         );
         let directory = root.join(model_name("mock", contender));
         std::fs::create_dir_all(directory.join("1"))?;
         std::fs::write(directory.join("config.pbtxt"), config)?;
         let config = format!(
             "backend: \"onnxruntime\" {group} {}{MLP_PORTS}{}",
-            contender.config(mlp),
+            policy_config(contender, mlp),
             parameter("intra_op_thread_count", "1"),
         );
         generated.write_repository(root, &model_name("mlp", contender), Some(&config))?;
     }
     Ok(())
-}
-
-fn fp32(dims: &[usize]) -> Result<Tensor> {
-    let shape = Shape::new(dims)?;
-    let bytes = vec![0; shape.element_count() * 4];
-    Ok(Tensor::new(DataType::Fp32, shape, Bytes::from(bytes))?)
-}
-
-fn mlp_inputs(kind: &Kind, batch: usize) -> Result<Vec<(String, Tensor)>> {
-    let wanted = Inputs {
-        seed: 1,
-        batch,
-        sequence: 1,
-    };
-    let mut inputs = Vec::new();
-    for input in skep_testkit::inputs(kind, wanted) {
-        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
-        inputs.push((input.name.to_string(), tensor));
-    }
-    Ok(inputs)
 }
 
 /// What executions of the MLP take, by size, at best: one request at a time, and the least, since it sets the loads,
@@ -266,7 +217,7 @@ async fn calibrate(server: &Server, kind: &Kind) -> Result<LatencyTable> {
     let mut table = String::new();
     for size in profile_sizes(MAX_BATCH) {
         let mut request = InferRequest::new(model.clone());
-        request.inputs = mlp_inputs(kind, size)?;
+        request.inputs = inputs(kind, size)?;
         let mut least_ms = f64::INFINITY;
         let mut before = busy_ns(&statistics(&client, &model).await?);
         for _ in 0..CALIBRATION {
@@ -333,7 +284,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
         for ((contender, run), rounds) in CONTENDERS.iter().zip(&runs).zip(&mut rounds) {
             let simulated = simulate(
                 Setup {
-                    scheduler: contender.scheduler(subject.objective, &model.table),
+                    scheduler: scheduler(*contender, subject.objective, &model.table),
                     model: &model,
                     objective: Some(subject.objective),
                     warm_up: warm_up(count),

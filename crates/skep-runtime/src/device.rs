@@ -14,7 +14,7 @@ use std::{
 use skep_scheduler::{DeviceShare, Grants, TenantId};
 use skep_types::Time;
 
-use crate::clock;
+use crate::{clock, lock::lock};
 
 /// Whoever asked for a slot.
 pub(crate) trait Tenant: Send + Sync {
@@ -217,21 +217,16 @@ struct Visitor {
 
 impl Visitor {
     fn wait(&self) {
-        let is_granted = self
-            .is_granted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let waited = self.granted.wait_while(is_granted, |granted| !*granted);
+        let waited = self
+            .granted
+            .wait_while(lock(&self.is_granted), |granted| !*granted);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Tenant for Visitor {
     fn granted(&self, _: &mut PendingGrants) {
-        *self
-            .is_granted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
+        *lock(&self.is_granted) = true;
         self.granted.notify_one();
     }
 }

@@ -24,6 +24,7 @@ mod labels;
 mod latency;
 mod loader;
 mod loading;
+mod lock;
 mod model_file;
 mod poll;
 mod profile;

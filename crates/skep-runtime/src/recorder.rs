@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -19,6 +19,7 @@ use crate::{
     BatchEnds, BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase,
     StatisticsSnapshot, clock,
     latency::{Buckets, Window},
+    lock::lock,
     recording::Recording,
     statistics::{DurationStatistic, HistogramStatistics},
 };
@@ -327,11 +328,6 @@ impl Statistics {
 /// Nanoseconds from `earlier` to `later`.
 fn ns(later: Time, earlier: Time) -> u64 {
     later.as_nanos().saturating_sub(earlier.as_nanos())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The figures are plain numbers: a panic elsewhere cannot leave them half-written in a way that matters.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 use skep_client::InferRequest;
-use skep_perf::{ClosedLoop, closed_loop, cpu_time};
+use skep_perf::{ClosedLoop, Measurement, closed_loop, cpu_time};
 use skep_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -118,14 +118,12 @@ pub(super) fn h2load(target: &Target, connections: usize, duration: Duration) ->
     // A line a request: when it began, its status, its latency in microseconds.
     let log = fs::read_to_string(&log)?;
     let latencies = log.lines().map(|line| {
-        let latency = line
-            .rsplit('\t')
-            .next()
-            .and_then(|us| us.parse::<f64>().ok());
+        let latency = line.rsplit('\t').next().and_then(|us| us.parse().ok());
+        let latency = latency.map(Duration::from_micros);
         latency.with_context(|| format!("h2load logged `{line}`"))
     });
-    let mut latencies = latencies.collect::<Result<Vec<f64>>>()?;
-    latencies.sort_unstable_by(f64::total_cmp);
+    let mut latencies = latencies.collect::<Result<Vec<Duration>>>()?;
+    latencies.sort_unstable();
     ensure!(!latencies.is_empty(), "h2load sent nothing:\n{text}");
     // A refused call has status 200 too, but no message.
     let data = text.lines().find_map(|line| {
@@ -137,15 +135,12 @@ pub(super) fn h2load(target: &Target, connections: usize, duration: Duration) ->
         "not all of {}'s answers hold the tensor:\n{text}",
         target.url
     );
-    let quantile = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let requests = latencies.len() as f64;
-    Ok(Round {
-        rate: requests / duration.as_secs_f64(),
-        cpu_us: cpu.as_secs_f64() * 1e6 / requests,
-        p50_us: quantile(50),
-        p99_us: quantile(99),
-    })
+    let measured = Measurement {
+        requests: latencies.len(),
+        elapsed: duration,
+        latencies,
+    };
+    Ok(round(&measured, cpu))
 }
 
 pub(super) async fn client(
@@ -166,15 +161,19 @@ pub(super) async fn client(
     let before = tree_cpu_time(target.pid)?;
     let measured = closed_loop(&target.url, &request, plan).await?;
     let cpu = cpu_since(&before);
+    Ok(round(&measured, cpu))
+}
+
+fn round(measured: &Measurement, cpu: Duration) -> Round {
     let us = |share| measured.quantile(share).as_secs_f64() * 1e6;
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
     let requests = measured.requests as f64;
-    Ok(Round {
+    Round {
         rate: measured.rate(),
         cpu_us: cpu.as_secs_f64() * 1e6 / requests,
         p50_us: us(0.5),
         p99_us: us(0.99),
-    })
+    }
 }
 
 /// The CPU time of a process and of all below it: Triton runs Python models in processes of their own.

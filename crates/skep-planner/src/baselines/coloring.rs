@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::{budget::Budget, objects::Tenants, offsets, plan::ObjectPlan, problem::Problem};
+use crate::{budget::Budget, objects::Filling, offsets, plan::ObjectPlan, problem::Problem};
 
 /// Welsh and Powell's order: buffers come by their number of conflicts, then by size, and take the first colour that no
 /// neighbour has. A colour is an object as large as its largest buffer. `None` if the caller ended it.
@@ -11,25 +11,15 @@ pub fn coloring(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPlan> {
     let size = |buffer: usize| problem.buffers()[buffer].size;
     let mut order: Vec<usize> = (0..problem.len()).collect();
     order.sort_by_key(|&buffer| Reverse((conflicts[buffer], size(buffer))));
-    let mut plan = ObjectPlan {
-        objects: vec![0; problem.len()],
-        sizes: Vec::new(),
-    };
-    let mut colors: Vec<Tenants> = Vec::new();
+    let mut colors = Filling::new(problem);
     for (count, buffer) in order.into_iter().enumerate() {
         if count % 16 == 0 && budget.is_over() {
             return None;
         }
         let span = problem.span(buffer);
-        let free = colors.iter().position(|tenants| !tenants.meet(span));
-        let color = free.unwrap_or(colors.len());
-        if free.is_none() {
-            colors.push(Tenants::default());
-            plan.sizes.push(0);
-        }
-        colors[color].insert(span);
-        plan.objects[buffer] = color;
-        plan.sizes[color] = plan.sizes[color].max(size(buffer));
+        let mut neighbours = colors.tenants().iter();
+        let free = neighbours.position(|tenants| !tenants.meet(span));
+        colors.join(buffer, free);
     }
-    Some(plan)
+    Some(colors.finish())
 }

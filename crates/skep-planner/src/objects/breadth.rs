@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::Tenants;
+use super::Filling;
 use crate::{budget::Budget, plan::ObjectPlan, problem::Problem, timeline};
 
 /// Visits tasks by the sum of their tensors' sizes, largest first and of equal ones the earliest, and in each its
@@ -26,40 +26,30 @@ pub fn greedy_by_breadth(problem: &Problem, budget: &Budget<'_>) -> Option<Objec
         let first = turns.over(spans[tensor].sections());
         (first, Reverse(problem.buffers()[tensor].size))
     });
-    let mut plan = ObjectPlan {
-        objects: vec![0; problem.len()],
-        sizes: Vec::new(),
-    };
-    let mut tenants: Vec<Tenants> = Vec::new();
+    let mut filling = Filling::new(problem);
     for (count, tensor) in order.into_iter().enumerate() {
         if count % 16 == 0 && budget.is_over() {
             return None;
         }
         let size = problem.buffers()[tensor].size;
         let mut best: Option<usize> = None;
-        for (object, &own) in plan.sizes.iter().enumerate() {
+        let sizes = filling.sizes();
+        for (object, &own) in sizes.iter().enumerate() {
             let is_better = best.is_none_or(|best| {
-                let best = plan.sizes[best];
+                let best = sizes[best];
                 if best < size {
                     own > best
                 } else {
                     size <= own && own < best
                 }
             });
-            if is_better && !tenants[object].meet(spans[tensor]) {
+            if is_better && !filling.tenants()[object].meet(spans[tensor]) {
                 best = Some(object);
             }
         }
-        let object = best.unwrap_or(plan.sizes.len());
-        if best.is_none() {
-            plan.sizes.push(size);
-            tenants.push(Tenants::default());
-        }
-        plan.sizes[object] = plan.sizes[object].max(size);
-        plan.objects[tensor] = object;
-        tenants[object].insert(spans[tensor]);
+        filling.join(tensor, best);
     }
-    Some(plan)
+    Some(filling.finish())
 }
 
 /// Minimums of ranges in constant time.

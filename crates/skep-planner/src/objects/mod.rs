@@ -103,6 +103,54 @@ impl<'p> Live<'p> {
     }
 }
 
+/// Objects as they fill: a plan in the making, and who lives in each.
+pub(crate) struct Filling<'p> {
+    problem: &'p Problem,
+    plan: ObjectPlan,
+    tenants: Vec<Tenants>,
+}
+
+impl<'p> Filling<'p> {
+    pub(crate) fn new(problem: &'p Problem) -> Self {
+        Self {
+            problem,
+            plan: ObjectPlan {
+                objects: vec![0; problem.len()],
+                sizes: Vec::new(),
+            },
+            tenants: Vec::new(),
+        }
+    }
+
+    /// Each object's size so far.
+    pub(crate) fn sizes(&self) -> &[u64] {
+        &self.plan.sizes
+    }
+
+    /// Who lives in each object.
+    pub(crate) fn tenants(&self) -> &[Tenants] {
+        &self.tenants
+    }
+
+    /// Lets a buffer live in an object, which grows if it has to, or in a new one; which it is.
+    pub(crate) fn join(&mut self, buffer: usize, object: Option<usize>) -> usize {
+        let object = object.unwrap_or_else(|| {
+            self.plan.sizes.push(0);
+            self.tenants.push(Tenants::default());
+            self.tenants.len() - 1
+        });
+        let size = self.problem.buffers()[buffer].size;
+        self.plan.sizes[object] = self.plan.sizes[object].max(size);
+        self.plan.objects[buffer] = object;
+        self.tenants[object].insert(self.problem.span(buffer));
+        object
+    }
+
+    pub(crate) fn finish(self) -> ObjectPlan {
+        self.plan
+    }
+}
+
 /// Live ranges of one object's tenants, which never overlap.
 #[derive(Default)]
 pub(crate) struct Tenants(BTreeMap<u32, u32>);

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Tenants, positional_maximums};
+use super::{Filling, Tenants, positional_maximums};
 use crate::{budget::Budget, plan::ObjectPlan, problem::Problem};
 
 /// The nearest object that a tensor could join: steps that it is idle between, and its number.
@@ -21,11 +21,7 @@ pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPl
     let mut open: Vec<usize> = (0..problem.len()).collect();
     open.sort_by_key(|&tensor| (classes[tensor], Reverse(buffers[tensor].size), tensor));
     let mut nearest: Vec<Nearest> = vec![None; problem.len()];
-    let mut tenants: Vec<Tenants> = Vec::new();
-    let mut plan = ObjectPlan {
-        objects: vec![0; problem.len()],
-        sizes: Vec::new(),
-    };
+    let mut filling = Filling::new(problem);
     while let Some(&first) = open.first() {
         if open.len().is_multiple_of(16) && budget.is_over() {
             return None;
@@ -37,28 +33,21 @@ pub fn greedy_by_size(problem: &Problem, budget: &Budget<'_>) -> Option<ObjectPl
             .min_by_key(|&position| nearest[open[position]].map_or(u64::MAX, |(steps, _)| steps))
             .unwrap_or(0);
         let tensor = open.remove(position);
-        let object = nearest[tensor].map_or(plan.sizes.len(), |(_, object)| object);
-        if object == plan.sizes.len() {
-            plan.sizes.push(0);
-            tenants.push(Tenants::default());
-        }
-        plan.sizes[object] = plan.sizes[object].max(buffers[tensor].size);
-        plan.objects[tensor] = object;
-        tenants[object].insert(problem.span(tensor));
+        let object = filling.join(tensor, nearest[tensor].map(|(_, object)| object));
         for &other in &open {
             let met = problem.span(other).overlaps(problem.span(tensor));
             if met && nearest[other].is_some_and(|(_, near)| near == object) {
-                nearest[other] = search(problem, &tenants, other);
+                nearest[other] = search(problem, filling.tenants(), other);
             } else if !met {
                 let steps = distance(problem, other, tensor);
                 let is_nearer = nearest[other].is_none_or(|(near, _)| steps < near);
-                if is_nearer && !tenants[object].meet(problem.span(other)) {
+                if is_nearer && !filling.tenants()[object].meet(problem.span(other)) {
                     nearest[other] = Some((steps, object));
                 }
             }
         }
     }
-    Some(plan)
+    Some(filling.finish())
 }
 
 /// Steps between two tensors that are not live together.

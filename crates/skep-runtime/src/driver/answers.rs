@@ -1,12 +1,13 @@
 //! Answers on their way out: counted where they are failures, in order where the model wants that.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use skep_scheduler::{Ordering, RejectReason};
 
 use crate::{
     ErrorKind, FailureReason, RuntimeError, clock,
     job::{Job, Outcome, Reply},
+    lock::lock,
     recorder::Statistics,
 };
 
@@ -90,8 +91,4 @@ impl Answers {
         let total = clock::now().since(job.arrived);
         self.statistics.failed(label, total);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -40,6 +40,17 @@ impl Driver {
     ) -> Option<Work> {
         let mut outputs = Outputs::new();
         self.decide(now, &mut state, input, &mut outputs);
+        self.conclude(state, outputs, released, own)
+    }
+
+    /// What follows from a decision: slots are settled under the lock, the outputs carried out without it.
+    fn conclude(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        mut outputs: Outputs<Box<Job>>,
+        released: Option<Duration>,
+        own: Option<InstanceId>,
+    ) -> Option<Work> {
         let pending = self.settle(&mut state, &mut outputs, released);
         drop(state);
         let kept = self.carry_out(outputs, own);
@@ -84,12 +95,8 @@ impl Driver {
     }
 
     /// An execution is over of which the scheduler knows nothing any more.
-    pub(super) fn give_back_slot(&self, mut state: MutexGuard<'_, State>, took: Duration) {
-        let mut outputs = Outputs::new();
-        let pending = self.settle(&mut state, &mut outputs, Some(took));
-        drop(state);
-        self.carry_out(outputs, None);
-        pending.deliver();
+    pub(super) fn give_back_slot(&self, state: MutexGuard<'_, State>, took: Duration) {
+        self.conclude(state, Outputs::new(), Some(took), None);
     }
 
     /// A batch for `own` is given back.
@@ -142,20 +149,15 @@ impl Driver {
 impl Alarm for Driver {
     fn ring(&self) {
         let mut outputs = Outputs::new();
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if let Some(appointment) = &mut state.appointment {
             appointment.rung();
         }
-        let state_ref = &mut *state;
-        state_ref.now = state_ref.now.max(clock::now());
-        state_ref
-            .scheduler
-            .handle_timeout(state_ref.now, &mut outputs);
-        self.note(state_ref);
-        let pending = self.settle(state_ref, &mut outputs, None);
-        drop(state);
-        self.carry_out(outputs, None);
-        pending.deliver();
+        state.now = state.now.max(clock::now());
+        state.scheduler.handle_timeout(state.now, &mut outputs);
+        self.note(state);
+        self.conclude(guard, outputs, None, None);
     }
 }
 
