@@ -1,0 +1,117 @@
+//! A problem whose buffers have names.
+
+use std::collections::HashMap;
+
+use skep_planner::{Buffer, Problem, ProblemError};
+
+use crate::error::{RecordsError, shortened};
+
+/// Usage records: what is to be planned, and what each buffer is called.
+#[derive(Clone, Debug)]
+pub struct Records {
+    names: Vec<String>,
+    problem: Problem,
+}
+
+impl Records {
+    /// Checks names and buffers.
+    ///
+    /// # Errors
+    /// Two buffers have one name, or [`Problem::new`] refuses the buffers.
+    pub fn new(named: Vec<(String, Buffer)>) -> Result<Self, RecordsError> {
+        let (names, buffers): (Vec<String>, Vec<Buffer>) = named.into_iter().unzip();
+        if let Some((first, second)) = duplicate(&names) {
+            return Err(RecordsError::Duplicate {
+                name: shortened(&names[second]),
+                first,
+                second,
+            });
+        }
+        match Problem::new(buffers) {
+            Ok(problem) => Ok(Self { names, problem }),
+            Err(source) => Err(RecordsError::Problem {
+                name: named_by(&source)
+                    .map_or_else(String::new, |buffer| shortened(&names[buffer])),
+                source,
+            }),
+        }
+    }
+
+    /// Names, one a buffer, in the order of the problem's.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What is to be planned.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+}
+
+/// Positions of the first two equal names.
+fn duplicate(names: &[String]) -> Option<(usize, usize)> {
+    let mut seen = HashMap::with_capacity(names.len());
+    names
+        .iter()
+        .enumerate()
+        .find_map(|(position, name)| Some((seen.insert(name, position)?, position)))
+}
+
+/// The buffer that an error is about.
+pub(crate) fn named_by(error: &ProblemError) -> Option<usize> {
+    match *error {
+        ProblemError::EmptyRange { buffer, .. }
+        | ProblemError::InvertedRange { buffer, .. }
+        | ProblemError::Alignment { buffer, .. }
+        | ProblemError::Overflow { buffer }
+        | ProblemError::FixedUnaligned { buffer, .. }
+        | ProblemError::InPlace { buffer, .. } => Some(buffer),
+        ProblemError::FixedOverlap { second, .. } => Some(second),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(named: &[(&str, Buffer)]) -> Result<Records, String> {
+        let named = named
+            .iter()
+            .map(|(name, buffer)| ((*name).to_owned(), *buffer));
+        Records::new(named.collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn names_stay_with_their_buffers() {
+        let (first, second) = (Buffer::new(4, 0, 3), Buffer::new(8, 2, 9));
+        let records = records(&[("b1", first), ("b2", second)]).expect("valid");
+        assert_eq!(records.names(), ["b1", "b2"]);
+        assert_eq!(records.problem().buffers(), [first, second]);
+        assert!(
+            Records::new(Vec::new())
+                .expect("valid")
+                .problem()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_planned_is_named() {
+        let buffer = Buffer::new(4, 0, 3);
+        assert_eq!(
+            records(&[("a", buffer), ("b", buffer), ("a", buffer)]).expect_err("a twice"),
+            "buffers 0 and 2 are both called `a`, expected names that differ"
+        );
+        assert_eq!(
+            records(&[("a", buffer), ("b", Buffer::new(4, 3, 3))]).expect_err("no step"),
+            "buffer `b`: buffer 1 has the empty live range 3..3, expected at least one step"
+        );
+        let long = "x".repeat(100);
+        let error = records(&[(&long, Buffer::new(1 << 62, 0, 1))]).expect_err("too large");
+        assert!(
+            error.starts_with(&format!("buffer `{}...`: sizes up", "x".repeat(80))),
+            "{error}"
+        );
+    }
+}
