@@ -1,0 +1,240 @@
+//! Columns by the names that a heading may have for them, and rows by their columns.
+
+use std::borrow::Cow;
+
+use skep_planner::Buffer;
+
+use super::cells;
+use crate::error::{RecordsError, shortened};
+
+/// What a column says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Name,
+    Start,
+    End { inclusive: bool },
+    Size,
+    Alignment,
+    Offset,
+    InPlace,
+    IsOutput,
+    Gaps,
+}
+
+/// Every name that has a meaning, in small letters.
+const NAMES: [(&str, Meaning); 22] = [
+    ("id", Meaning::Name),
+    ("buffer", Meaning::Name),
+    ("buffer_id", Meaning::Name),
+    ("name", Meaning::Name),
+    ("tensor", Meaning::Name),
+    ("tensor_id", Meaning::Name),
+    ("lower", Meaning::Start),
+    ("begin", Meaning::Start),
+    ("start", Meaning::Start),
+    ("first_op", Meaning::Start),
+    ("first_task", Meaning::Start),
+    ("upper", Meaning::End { inclusive: false }),
+    ("end", Meaning::End { inclusive: true }),
+    ("last_op", Meaning::End { inclusive: true }),
+    ("last_task", Meaning::End { inclusive: true }),
+    ("size", Meaning::Size),
+    ("size_bytes", Meaning::Size),
+    ("alignment", Meaning::Alignment),
+    ("offset", Meaning::Offset),
+    ("in_place", Meaning::InPlace),
+    ("is_output", Meaning::IsOutput),
+    ("gaps", Meaning::Gaps),
+];
+
+impl Meaning {
+    fn of(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, meaning)| *meaning)
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Name => "names",
+            Self::Start => "first steps",
+            Self::End { .. } => "ends",
+            Self::Size => "sizes",
+            Self::Alignment => "alignments",
+            Self::Offset => "fixed offsets",
+            Self::InPlace => "whose place a buffer may take",
+            Self::IsOutput => "which tensors are outputs",
+            Self::Gaps => "gaps",
+        }
+    }
+
+    fn same(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
+/// A heading.
+pub(super) struct Columns {
+    /// What each column means, if anything, and its name.
+    meanings: Vec<(Option<Meaning>, String)>,
+}
+
+/// A buffer, and the name of its input if it may be in its place.
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) buffer: Buffer,
+    pub(super) input: Option<String>,
+}
+
+impl Columns {
+    /// Reads a heading; also gives the columns without effect.
+    pub(super) fn of(heading: &str, line: usize) -> Result<(Self, Vec<String>), RecordsError> {
+        let mut meanings: Vec<(Option<Meaning>, String)> = Vec::new();
+        cells(heading, line, |_, name| {
+            let meaning = Meaning::of(&name);
+            let other = meanings
+                .iter()
+                .find(|(other, _)| matches!((*other, meaning), (Some(a), Some(b)) if a.same(b)));
+            if let (Some((_, other)), Some(meaning)) = (other, meaning) {
+                return Err(RecordsError::TwoColumns {
+                    line,
+                    first: other.clone(),
+                    second: name.into_owned(),
+                    what: meaning.words(),
+                });
+            }
+            meanings.push((meaning, shortened(&name)));
+            Ok(())
+        })?;
+        for needed in [
+            Meaning::Name,
+            Meaning::Start,
+            Meaning::End { inclusive: false },
+            Meaning::Size,
+        ] {
+            let is_there = meanings
+                .iter()
+                .any(|(meaning, _)| meaning.is_some_and(|meaning| meaning.same(needed)));
+            if !is_there {
+                let names = NAMES.iter().filter(|(_, meaning)| meaning.same(needed));
+                let names: Vec<String> = names.map(|(name, _)| format!("`{name}`")).collect();
+                return Err(RecordsError::MissingColumn {
+                    line,
+                    what: needed.words(),
+                    names: names.join(", "),
+                    got: shortened(heading.trim()),
+                });
+            }
+        }
+        let ignored = meanings.iter().filter(|(meaning, _)| meaning.is_none());
+        let ignored = ignored.map(|(_, name)| name.clone()).collect();
+        Ok((Self { meanings }, ignored))
+    }
+
+    /// Reads a line; none for an output.
+    pub(super) fn row(&self, line: &str, number: usize) -> Result<Option<Row>, RecordsError> {
+        let mut name = String::new();
+        let mut buffer = Buffer::new(0, 0, 0);
+        let mut input = None;
+        let mut is_output = false;
+        let count = cells(line, number, |index, cell| {
+            let Some((Some(meaning), column)) = self.meanings.get(index) else {
+                return Ok(());
+            };
+            let cell = Cell {
+                text: cell,
+                line: number,
+                column,
+            };
+            match *meaning {
+                Meaning::Name if cell.text.is_empty() => return Err(cell.wrong("a name")),
+                Meaning::Name => name = cell.text.into_owned(),
+                Meaning::Start => buffer.start = cell.number()?,
+                Meaning::End { inclusive } => {
+                    let end = cell.number()?.checked_add(u64::from(inclusive));
+                    buffer.end = end.ok_or_else(|| cell.wrong("a step below 2^64 - 1"))?;
+                }
+                Meaning::Size => buffer.size = cell.number()?,
+                Meaning::Alignment => {
+                    let alignment = cell.number()?;
+                    if !alignment.is_power_of_two() {
+                        return Err(cell.wrong("a power of two"));
+                    }
+                    buffer.alignment = alignment;
+                }
+                Meaning::Offset => {
+                    let anywhere = matches!(&*cell.text, "" | "-1");
+                    buffer.fixed = (!anywhere).then(|| cell.number()).transpose()?;
+                }
+                Meaning::InPlace => {
+                    input = Some(cell.text.into_owned()).filter(|input| !input.is_empty())
+                }
+                Meaning::IsOutput => {
+                    is_output = match &*cell.text.to_ascii_lowercase() {
+                        "1" | "true" => true,
+                        "0" | "false" | "" => false,
+                        _ => return Err(cell.wrong("0 or 1")),
+                    }
+                }
+                Meaning::Gaps if cell.text.is_empty() => {}
+                Meaning::Gaps => {
+                    return Err(cell.wrong("nothing, for gaps in live ranges are not supported"));
+                }
+            }
+            Ok(())
+        })?;
+        let expected = self.meanings.len();
+        if count != expected {
+            return Err(RecordsError::Cells {
+                line: number,
+                expected,
+                got: count,
+            });
+        }
+        let Buffer { start, end, .. } = buffer;
+        if start >= end {
+            let name = shortened(&name);
+            return Err(RecordsError::Range {
+                line: number,
+                name,
+                start,
+                end,
+            });
+        }
+        Ok((!is_output).then_some(Row {
+            name,
+            buffer,
+            input,
+        }))
+    }
+}
+
+/// A cell, and where it is.
+struct Cell<'a> {
+    text: Cow<'a, str>,
+    line: usize,
+    column: &'a str,
+}
+
+impl Cell<'_> {
+    fn number(&self) -> Result<u64, RecordsError> {
+        // A sign is no digit, which `parse` would allow.
+        let number = self
+            .text
+            .parse()
+            .ok()
+            .filter(|_| !self.text.starts_with('+'));
+        number.ok_or_else(|| self.wrong("a whole number from 0 to 2^64 - 1"))
+    }
+
+    fn wrong(&self, expected: &'static str) -> RecordsError {
+        RecordsError::Cell {
+            line: self.line,
+            column: self.column.to_owned(),
+            expected,
+            got: shortened(&self.text),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Buffers that several values have in turn, while they are found.
+
+use skep_planner::Buffer;
+
+use crate::{MAX_BUFFERS, error::RecordsError, records::Records};
+
+/// A buffer and its live range, half-open.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+/// Buffers in the order in which they were found.
+#[derive(Default)]
+pub(super) struct Groups(Vec<Group>);
+
+impl Groups {
+    /// Adds a buffer, and gives its number.
+    pub(super) fn push(&mut self, group: Group) -> Result<usize, RecordsError> {
+        if self.0.len() == MAX_BUFFERS {
+            return Err(RecordsError::TooMany { limit: MAX_BUFFERS });
+        }
+        self.0.push(group);
+        Ok(self.0.len() - 1)
+    }
+
+    /// A value of this size shares the buffer.
+    pub(super) fn grow(&mut self, group: usize, size: u64) {
+        self.0[group].size = self.0[group].size.max(size);
+    }
+
+    /// A value of the buffer is not live any more from this step on.
+    pub(super) fn end(&mut self, group: usize, step: u64) {
+        self.0[group].end = self.0[group].end.max(step);
+    }
+
+    pub(super) fn records(self) -> Result<Records, RecordsError> {
+        let named = self.0.into_iter();
+        let named = named.map(
+            |Group {
+                 name,
+                 size,
+                 start,
+                 end,
+             }| (name, Buffer::new(size, start, end)),
+        );
+        Records::new(named.collect())
+    }
+}
