@@ -3,9 +3,10 @@
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
 //! datatypes, and the graphs within graphs. [`ShapeRules`] says which output shapes follow from input
-//! shapes. No I/O.
+//! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. No I/O.
 
 mod defaults;
+pub mod infer;
 mod shapes;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,262 @@
+//! From what the caller states to the shapes of a model's inputs.
+
+use std::collections::BTreeMap;
+
+use skep_proto::onnx::{ValueInfoProto, tensor_shape_proto::dimension};
+use skep_types::Shape;
+
+use super::{
+    ElementType, Given, InferError,
+    error::list,
+    fact::{Fact, MAX_RANK},
+    scope::tensor_type,
+};
+
+/// The sizes of named dimensions, and where each comes from.
+#[derive(Debug, Default)]
+pub(super) struct NamedDims<'a>(BTreeMap<&'a str, (usize, String)>);
+
+impl<'a> NamedDims<'a> {
+    pub(super) fn get(&self, name: &str) -> Option<usize> {
+        self.0.get(name).map(|(size, _)| *size)
+    }
+
+    fn set(
+        &mut self,
+        name: &'a str,
+        size: usize,
+        by: &dyn Fn() -> String,
+    ) -> Result<(), InferError> {
+        if name.is_empty() {
+            return Ok(());
+        }
+        let (known, first) = self.0.entry(name).or_insert_with(|| (size, by()));
+        if *known == size {
+            return Ok(());
+        }
+        Err(InferError::Dimension {
+            name: name.to_owned(),
+            size: *known,
+            first: first.clone(),
+            other: size,
+            second: by(),
+        })
+    }
+}
+
+/// A declared dimension. Some exporters write 0 or -1 for one that is not known.
+fn fixed(value: Option<&dimension::Value>) -> Option<usize> {
+    match value {
+        Some(dimension::Value::DimValue(size)) => usize::try_from(*size).ok().filter(|&s| s > 0),
+        _ => None,
+    }
+}
+
+fn name(value: Option<&dimension::Value>) -> &str {
+    match value {
+        Some(dimension::Value::DimParam(name)) => name,
+        _ => "",
+    }
+}
+
+/// Dimensions as the file declares them: sizes, names, `?` for neither.
+pub(super) fn declared(value: &ValueInfoProto) -> Option<String> {
+    let shape = tensor_type(value)?.shape.as_ref()?;
+    let dims =
+        shape.dim.iter().map(
+            |dim| match (fixed(dim.value.as_ref()), name(dim.value.as_ref())) {
+                (Some(size), _) => size.to_string(),
+                (None, "") => "?".to_owned(),
+                (None, name) => name.to_owned(),
+            },
+        );
+    Some(format!("[{}]", dims.collect::<Vec<_>>().join(",")))
+}
+
+/// Whether a tensor of these dimensions is what the file declares, as far as it fixes anything.
+pub(super) fn accepts(value: &ValueInfoProto, dims: &[usize]) -> bool {
+    let Some(shape) = tensor_type(value).and_then(|tensor| tensor.shape.as_ref()) else {
+        return true;
+    };
+    let fits = |(dim, &size): (&skep_proto::onnx::tensor_shape_proto::Dimension, &usize)| {
+        fixed(dim.value.as_ref()).is_none_or(|fixed| fixed == size)
+    };
+    shape.dim.len() == dims.len() && shape.dim.iter().zip(dims).all(fits)
+}
+
+/// The inputs as tensors, in the file's order, and the sizes that their dimensions' names have from now on.
+///
+/// A stated shape of an input comes first, then stated dimensions, then the batch size.
+pub(super) fn inputs<'a>(
+    values: &[&'a ValueInfoProto],
+    given: &'a Given,
+) -> Result<(Vec<Fact<'a>>, NamedDims<'a>), InferError> {
+    let mut named = NamedDims::default();
+    for (name, size) in &given.dims {
+        named.set(name, *size, &|| "what was given".to_owned())?;
+    }
+    for value in values {
+        if let Some(dims) = given.inputs.get(value.name()) {
+            stated(value, dims, &mut named)?;
+        }
+    }
+    let mut batch = Batch {
+        size: given.batch,
+        is_open: false,
+    };
+    for value in values
+        .iter()
+        .filter(|v| !given.inputs.contains_key(v.name()))
+    {
+        batch.name(value, &mut named)?;
+    }
+    let mut facts = Vec::with_capacity(values.len());
+    for value in values {
+        let tensor = tensor_type(value).ok_or_else(|| InferError::NotATensor {
+            input: value.name().to_owned(),
+        })?;
+        let dims = match given.inputs.get(value.name()) {
+            Some(dims) => dims.clone(),
+            None => batch.dims(value, &named)?,
+        };
+        let shape = Shape::new(&dims)
+            .ok()
+            .filter(|shape| shape.rank() <= MAX_RANK);
+        let shape = shape.ok_or_else(|| InferError::TooLarge {
+            tensor: value.name().to_owned(),
+            shape: list(&dims),
+            limit: "no memory holds it".to_owned(),
+        })?;
+        facts.push(Fact::of_run(ElementType(tensor.elem_type()), shape));
+    }
+    match batch {
+        Batch {
+            size: Some(batch),
+            is_open: false,
+        } => Err(InferError::NoBatch { batch }),
+        _ => {
+            known_names(values, given)?;
+            Ok((facts, named))
+        }
+    }
+}
+
+/// Each stated dimension must be one of an input.
+fn known_names(values: &[&ValueInfoProto], given: &Given) -> Result<(), InferError> {
+    let dims = values
+        .iter()
+        .filter_map(|value| tensor_type(value)?.shape.as_ref());
+    let names: Vec<&str> = dims
+        .flat_map(|shape| &shape.dim)
+        .map(|dim| name(dim.value.as_ref()))
+        .collect();
+    let unknown = given
+        .dims
+        .keys()
+        .find(|name| !names.contains(&name.as_str()));
+    match unknown {
+        None => Ok(()),
+        Some(name) => Err(InferError::NoSuch {
+            what: "dimension",
+            name: name.clone(),
+        }),
+    }
+}
+
+/// Takes over the sizes that a stated shape gives to names, when it is one that the file allows.
+fn stated<'a>(
+    value: &'a ValueInfoProto,
+    dims: &[usize],
+    named: &mut NamedDims<'a>,
+) -> Result<(), InferError> {
+    if !accepts(value, dims) {
+        return Err(InferError::Contradiction {
+            role: "input",
+            tensor: value.name().to_owned(),
+            got: list(dims),
+            by: "the file".to_owned(),
+            stated: declared(value).unwrap_or_default(),
+        });
+    }
+    let shape = tensor_type(value).and_then(|tensor| tensor.shape.as_ref());
+    for (dim, &size) in shape.iter().flat_map(|shape| &shape.dim).zip(dims) {
+        named.set(name(dim.value.as_ref()), size, &|| {
+            format!("input `{}`", value.name())
+        })?;
+    }
+    Ok(())
+}
+
+/// The batch size, for leading dimensions that nothing else fixes.
+struct Batch {
+    size: Option<usize>,
+    /// Whether there is a leading dimension that it can be the size of.
+    is_open: bool,
+}
+
+impl Batch {
+    /// Gives the name of an input's leading dimension the batch size, unless the name has another one.
+    fn name<'a>(
+        &mut self,
+        value: &'a ValueInfoProto,
+        named: &mut NamedDims<'a>,
+    ) -> Result<(), InferError> {
+        let shape = tensor_type(value).and_then(|tensor| tensor.shape.as_ref());
+        let first = shape.and_then(|shape| shape.dim.first());
+        let (Some(size), Some(first)) = (self.size, first) else {
+            return Ok(());
+        };
+        match fixed(first.value.as_ref()) {
+            Some(fixed) => self.is_open |= fixed == size,
+            None => {
+                self.is_open = true;
+                named.set(name(first.value.as_ref()), size, &|| {
+                    "the batch size".to_owned()
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The dimensions of an input whose shape was not stated.
+    fn dims(
+        &self,
+        value: &ValueInfoProto,
+        named: &NamedDims<'_>,
+    ) -> Result<Vec<usize>, InferError> {
+        let shape = tensor_type(value).and_then(|tensor| tensor.shape.as_ref());
+        let Some(shape) = shape else {
+            return Err(InferError::OpenInput {
+                input: value.name().to_owned(),
+                declared: "of any rank".to_owned(),
+                hint: format!("pass `--input {}:1,2`", value.name()),
+            });
+        };
+        let size = |(at, dim): (usize, &skep_proto::onnx::tensor_shape_proto::Dimension)| {
+            let value = dim.value.as_ref();
+            let size = fixed(value).or_else(|| named.get(name(value)));
+            size.or(self.size.filter(|_| at == 0))
+        };
+        let sizes: Vec<Option<usize>> = shape.dim.iter().enumerate().map(size).collect();
+        let known: Option<Vec<usize>> = sizes.iter().copied().collect();
+        known.ok_or_else(|| InferError::OpenInput {
+            input: value.name().to_owned(),
+            declared: declared(value).unwrap_or_default(),
+            hint: hint(value.name(), &sizes),
+        })
+    }
+}
+
+/// What to pass for an input of these sizes: an example, with sizes that are usual where one is missing.
+fn hint(input: &str, sizes: &[Option<usize>]) -> String {
+    let others = if sizes.len() == 4 { 224 } else { 128 };
+    let example = sizes.iter().enumerate().map(|(at, size)| match (size, at) {
+        (Some(size), _) => size.to_string(),
+        (None, 0) => "1".to_owned(),
+        (None, _) => others.to_string(),
+    });
+    let shape = example.collect::<Vec<_>>().join(",");
+    let only_batch = sizes.iter().skip(1).all(Option::is_some);
+    let batch = if only_batch { "`--batch N` or " } else { "" };
+    format!("pass {batch}`--input {input}:{shape}`")
+}

@@ -1,0 +1,73 @@
+//! Operators that work element by element: as the first input, or with broadcasting.
+
+use super::{Shapes, one};
+use crate::infer::{
+    call::{Call, Dims},
+    error::{Refusal, list},
+};
+
+/// One output, as the first input.
+pub(in crate::infer) fn same(call: &Call<'_, '_>) -> Shapes {
+    one(call.dims(0)?)
+}
+
+/// Two shapes as one, NumPy's way: aligned at the last dimension, ones stretched.
+pub(in crate::infer) fn broadcast(one: &[usize], other: &[usize]) -> Result<Dims, Refusal> {
+    let rank = one.len().max(other.len());
+    let dim = |dims: &[usize], at: usize| {
+        let missing = rank - dims.len();
+        if at < missing { 1 } else { dims[at - missing] }
+    };
+    let both = (0..rank).map(|at| match (dim(one, at), dim(other, at)) {
+        (1, size) | (size, 1) => Some(size),
+        (size, same) if size == same => Some(size),
+        _ => None,
+    });
+    both.collect::<Option<_>>().ok_or_else(|| {
+        Refusal::Invalid(format!(
+            "combines shapes {} and {}, which do not broadcast",
+            list(one),
+            list(other)
+        ))
+    })
+}
+
+/// All inputs broadcast together.
+pub(in crate::infer) fn all(call: &Call<'_, '_>) -> Shapes {
+    inputs(call, 0..call.inputs.len().max(1))
+}
+
+/// The first two inputs broadcast together.
+pub(in crate::infer) fn two(call: &Call<'_, '_>) -> Shapes {
+    inputs(call, 0..2)
+}
+
+/// The inputs at 0 and 3 broadcast together: quantised operators hold scale and zero point behind each tensor.
+pub(in crate::infer) fn quantised_two(call: &Call<'_, '_>) -> Shapes {
+    one(broadcast(call.dims(0)?, call.dims(3)?)?)
+}
+
+fn inputs(call: &Call<'_, '_>, which: std::ops::Range<usize>) -> Shapes {
+    let mut dims = Vec::new();
+    for at in which {
+        dims = broadcast(&dims, call.dims(at)?)?;
+    }
+    one(dims)
+}
+
+/// `Dropout`: output and mask, both as the input.
+pub(in crate::infer) fn dropout(call: &Call<'_, '_>) -> Shapes {
+    let dims = call.dims(0)?.to_vec();
+    Ok(vec![dims.clone(), dims])
+}
+
+/// `StringNormalizer`: what it drops, if anything, only a run tells.
+pub(in crate::infer) fn string_normalizer(call: &Call<'_, '_>) -> Shapes {
+    let drops = call
+        .attribute("stopwords")
+        .is_some_and(|a| !a.strings.is_empty());
+    if drops {
+        return Err(call.open(0));
+    }
+    one(call.dims(0)?)
+}
