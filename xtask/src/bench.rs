@@ -24,7 +24,7 @@ struct Bench {
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     Bench {
         name: "scheduler",
         title: "What one call of a scheduler takes, by the length of its queue",
@@ -155,6 +155,26 @@ const BENCHES: [Bench; 8] = [
             ("start to ready ms", "ready_ms", 1),
             ("private MiB", "private_mib", 1),
             ("PSS MiB", "pss_mib", 1),
+        ],
+    },
+    Bench {
+        name: "estimate",
+        title: "Memory estimated before anything runs, beside what a server with one model holds",
+        package: "skep-perf",
+        criterion: None,
+        columns: &[
+            ("model", "model", 0),
+            ("rows a request", "batch", 0),
+            ("instances", "instances", 0),
+            ("weights MiB", "weights_mib", 1),
+            ("intermediates MiB", "intermediates_mib", 1),
+            ("workspace and prepacking MiB", "workspace_mib", 1),
+            ("runtime MiB", "runtime_mib", 1),
+            ("estimate MiB", "estimate_mib", 1),
+            ("measured PSS MiB", "measured_mib", 1),
+            ("of it mapped files MiB", "mapped_mib", 1),
+            ("of it anonymous MiB", "anonymous_mib", 1),
+            ("error %", "error_percent", 1),
         ],
     },
     Bench {

@@ -17,6 +17,7 @@
 mod error;
 mod ffi;
 mod find;
+mod machine;
 mod model;
 mod open;
 mod options;
@@ -28,6 +29,7 @@ use std::{
 };
 
 pub use find::{LIBRARY_VARIABLE, Origin, Search};
+pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
 use skep_onnx::{OnnxModel, ShapeRules};

@@ -1,12 +1,14 @@
-//! Usage records for [`skep_planner`] out of what other tools write.
+//! Usage records for [`skep_planner`] out of ONNX graphs and of what other tools write.
 //!
 //! ```text
 //! bytes -> unpack (gzip) -> Format::of (by content) -> csv::read          MiniMalloc's CSV, usage records
 //!                                                   -> xla::read_text     a buffer assignment and its live ranges
 //!                                                   -> xla::read_proto    the same run as a message
+//! model, its shapes -> onnx::usage                  as it is in the file, or as ONNX Runtime rewrites it
 //! ```
 //!
-//! [`Records`] are a problem whose buffers have names. Pure: bytes in, records out, no file is opened here. Whatever the
+//! [`Records`] are a problem whose buffers have names. [`estimate`] adds weights and what a server
+//! needs besides. Pure: bytes in, records out, no file is opened here. Whatever the
 //! bytes are, reading takes time and memory in proportion to them, and ends with records or with an error that says
 //! where and why.
 //!
@@ -19,7 +21,9 @@
 
 pub mod csv;
 mod error;
+pub mod estimate;
 mod format;
+pub mod onnx;
 mod records;
 mod unpack;
 pub mod xla;

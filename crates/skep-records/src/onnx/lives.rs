@@ -1,0 +1,226 @@
+//! From a graph and an order of its nodes to buffers: who is live when, and who lies in whose memory.
+
+use skep_planner::Buffer;
+
+use super::graph::{Graph, Node, NodeId, TensorId};
+
+/// What ONNX Runtime's tensors and those of its planned arena lie at multiples of.
+pub(super) const ALIGNMENT: u64 = 64;
+
+/// How far outputs share memory with inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Not at all.
+    Nothing,
+    /// Views lie where they view; element-wise operators may write over an input of their output's size that nothing
+    /// reads afterwards.
+    Possible,
+    /// What ONNX Runtime 1.31 shares.
+    Runtime,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// In no buffer of the plan: in weights, or in the caller's memory.
+    Outside,
+    Buffer(usize),
+}
+
+/// Operators whose output is their first input in another shape.
+const VIEWS: [&str; 6] = [
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "Dropout",
+];
+
+/// Operators of which ONNX Runtime writes the output over the first input. Observed with 1.31.1, by the blocks that runs
+/// of each operator take; `Add`, `Mul` and others of two inputs, and `Erf`, `Sqrt`, `Neg` and the like, take a block of
+/// their own there.
+const WRITES_OVER_FIRST: [&str; 14] = [
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Clip",
+    "LeakyRelu",
+    "HardSigmoid",
+    "ThresholdedRelu",
+    "Softmax",
+    "LogSoftmax",
+    "Softplus",
+    "Softsign",
+    "Elu",
+    "Celu",
+    "Selu",
+];
+
+/// Operators that compute each element of their output from the elements at its place.
+const ELEMENT_WISE: [&str; 47] = [
+    "Abs",
+    "Acos",
+    "Add",
+    "And",
+    "Asin",
+    "Atan",
+    "BatchNormalization",
+    "BitShift",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Div",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "Greater",
+    "HardSigmoid",
+    "HardSwish",
+    "LeakyRelu",
+    "Less",
+    "Log",
+    "Max",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Reciprocal",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Sin",
+    "Softplus",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "Tanh",
+];
+
+/// The input of a fused convolution that is added to its result, in its place.
+pub(super) const RESIDUAL: usize = 3;
+
+/// The buffers that the nodes of `graph` need when they run in `order`: names and records.
+pub(super) fn buffers(graph: &Graph, order: &[NodeId], sharing: Sharing) -> Vec<(String, Buffer)> {
+    let mut lives = Lives {
+        graph,
+        sharing,
+        last: last_steps(graph, order),
+        places: vec![Place::Outside; graph.tensors.len()],
+        named: Vec::new(),
+    };
+    for (step, &node) in order.iter().enumerate() {
+        lives.add(step as u64, &graph.nodes[node]);
+    }
+    lives.named
+}
+
+/// For each tensor the step after the last one that reads it; 0 where none does.
+fn last_steps(graph: &Graph, order: &[NodeId]) -> Vec<u64> {
+    let mut last = vec![0; graph.tensors.len()];
+    for (step, &node) in order.iter().enumerate() {
+        for tensor in graph.nodes[node].reads() {
+            last[tensor] = step as u64 + 1;
+        }
+    }
+    last
+}
+
+struct Lives<'a> {
+    graph: &'a Graph,
+    sharing: Sharing,
+    last: Vec<u64>,
+    places: Vec<Place>,
+    named: Vec<(String, Buffer)>,
+}
+
+impl Lives<'_> {
+    /// What a node makes and needs for itself.
+    fn add(&mut self, step: u64, node: &Node) {
+        for (position, tensor) in node.outputs.iter().enumerate() {
+            if let Some(tensor) = *tensor {
+                self.make(step, node, tensor, position == 0);
+            }
+        }
+        if let Some(made) = node.output().filter(|_| node.scratch > 0) {
+            let name = format!("{} (workspace)", self.graph.tensors[made].name);
+            let buffer = Buffer::new(node.scratch, step, step + 1).aligned(ALIGNMENT);
+            self.named.push((name, buffer));
+        }
+    }
+
+    fn make(&mut self, step: u64, node: &Node, tensor: TensorId, is_first: bool) {
+        let made = &self.graph.tensors[tensor];
+        // The caller's memory is never an input's: what is a view elsewhere is a copy here.
+        if made.is_output {
+            return;
+        }
+        let end = self.last[tensor].max(step + 1);
+        if let Some(place) = self.view(node).filter(|_| is_first) {
+            self.places[tensor] = place;
+            self.extend(place, end);
+            return;
+        }
+        let mut buffer = Buffer::new(made.bytes, step, end).aligned(ALIGNMENT);
+        if let Some(input) = self
+            .written_over(step, node, made.bytes)
+            .filter(|_| is_first)
+        {
+            if self.sharing == Sharing::Runtime {
+                self.places[tensor] = Place::Buffer(input);
+                self.extend(Place::Buffer(input), end);
+                return;
+            }
+            buffer = buffer.in_place_of(input);
+        }
+        self.places[tensor] = Place::Buffer(self.named.len());
+        self.named.push((made.name.clone(), buffer));
+    }
+
+    fn extend(&mut self, place: Place, end: u64) {
+        if let Place::Buffer(number) = place {
+            let buffer = &mut self.named[number].1;
+            buffer.end = buffer.end.max(end);
+        }
+    }
+
+    /// Where a view's bytes are.
+    fn view(&self, node: &Node) -> Option<Place> {
+        let is_view = self.sharing != Sharing::Nothing && VIEWS.contains(&&*node.op);
+        Some(self.places[node.input(0).filter(|_| is_view)?])
+    }
+
+    /// The buffer that a node's first output of this size can be written over: nothing reads it any more.
+    fn written_over(&self, step: u64, node: &Node, bytes: u64) -> Option<usize> {
+        let op = &*node.op;
+        let inputs = match self.sharing {
+            Sharing::Nothing => return None,
+            Sharing::Possible if ELEMENT_WISE.contains(&op) => 0..node.inputs.len(),
+            Sharing::Possible => return None,
+            Sharing::Runtime if WRITES_OVER_FIRST.contains(&op) => 0..1,
+            Sharing::Runtime if op == super::nchwc::CONV => RESIDUAL..RESIDUAL + 1,
+            Sharing::Runtime => return None,
+        };
+        inputs
+            .into_iter()
+            .find_map(|at| match self.places[node.input(at)?] {
+                Place::Buffer(number) => {
+                    let buffer = self.named[number].1;
+                    let dies = buffer.end == step + 1 && buffer.start < step;
+                    (dies && buffer.size == bytes).then_some(number)
+                }
+                Place::Outside => None,
+            })
+    }
+}

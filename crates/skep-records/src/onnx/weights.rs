@@ -1,0 +1,74 @@
+//! What weights take once a model is loaded: most are held once, in the layout in which they are used.
+
+use std::collections::HashMap;
+
+use super::{
+    build::{Built, inner_weights},
+    graph::{Graph, Node, Origin, TensorId},
+};
+use skep_onnx::OnnxModel;
+
+/// Columns of a packed matrix come in sixteens (`MLAS_SGEMM_STRIDEN_THREAD_ALIGN`).
+const PACKED_COLUMNS: u64 = 16;
+
+/// Bytes of weights in a loaded model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Weights {
+    /// As they are in the file, without those that became part of others.
+    pub(crate) plain: u64,
+    /// What their layouts take beyond that: whole blocks, and copies where one is needed in two layouts.
+    pub(crate) layouts: u64,
+}
+
+/// The weights of a graph as ONNX Runtime holds them.
+pub(crate) fn weights(model: &OnnxModel, built: &Built) -> Weights {
+    let graph = &built.graph;
+    let mut packed: HashMap<TensorId, (usize, u64)> = HashMap::new();
+    for node in graph.alive() {
+        if let Some((weight, bytes)) = packed_bytes(graph, &graph.nodes[node]) {
+            let (times, total) = packed.entry(weight).or_default();
+            *times += 1;
+            *total = total.saturating_add(bytes);
+        }
+    }
+    let mut sum = Weights {
+        plain: inner_weights(model),
+        layouts: 0,
+    };
+    for (id, tensor) in graph.tensors.iter().enumerate() {
+        let uses = graph.uses(id);
+        if tensor.origin != Origin::File || uses == 0 {
+            continue;
+        }
+        let (times, in_packs) = packed.get(&id).copied().unwrap_or_default();
+        // The file's layout is given up where all who read it have packed it.
+        let held = in_packs.saturating_add(if uses > times { tensor.bytes } else { 0 });
+        let plain = tensor.bytes.saturating_sub(tensor.padding);
+        sum.plain = sum.plain.saturating_add(plain);
+        sum.layouts = sum.layouts.saturating_add(held.saturating_sub(plain));
+    }
+    sum
+}
+
+/// The matrix that a node packs when it is loaded, and what the pack takes.
+fn packed_bytes(graph: &Graph, node: &Node) -> Option<(TensorId, u64)> {
+    if !["MatMul", "com.microsoft:FusedMatMul", "Gemm"].contains(&&*node.op) {
+        return None;
+    }
+    let weight = node.input(1)?;
+    let tensor = &graph.tensors[weight];
+    let ([rows, columns], true, Origin::File) = (&tensor.dims[..], tensor.is_fp32, tensor.origin)
+    else {
+        return None;
+    };
+    let (rows, columns) = if node.attributes.trans_b {
+        (columns, rows)
+    } else {
+        (rows, columns)
+    };
+    let columns = (*columns as u64).next_multiple_of(PACKED_COLUMNS);
+    Some((
+        weight,
+        (*rows as u64).saturating_mul(columns).saturating_mul(4),
+    ))
+}
