@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
+    check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs, plan::PlanArgs,
     serve::ServeArgs, simulate::SimulateArgs,
 };
 
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Try decisions of the server over virtual time
     Simulate(SimulateArgs),
+    /// Plan the memory of tensors whose sizes and live ranges are known
+    Plan(PlanArgs),
 }
 
 /// Triton's booleans: true, false, 1, 0, in any case.

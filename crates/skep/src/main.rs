@@ -3,10 +3,13 @@
 mod backends;
 mod check;
 mod cli;
+mod cores;
 mod doctor;
 mod generate;
 mod infer;
 mod logging;
+mod output;
+mod plan;
 mod serve;
 mod simulate;
 
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         cli::Command::Infer(args) => infer::run(&args),
         cli::Command::Generate(args) => generate::run(&args),
         cli::Command::Simulate(args) => simulate::run(&args),
+        cli::Command::Plan(args) => plan::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -1,16 +1,8 @@
 //! `skep simulate batching`: policies side by side, over models, objectives, patterns of arrivals and loads.
 
-use std::{
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use skep_sim::{Arrivals, Contender, Figures, Jitter, Model, Point};
 
@@ -19,6 +11,7 @@ use super::{
     parse::{self, Pattern, Slo, Table},
     show,
 };
+use crate::{cores::on_all_cores, output};
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("Policies: {}", names()))]
@@ -104,12 +97,8 @@ pub(super) struct Study {
 }
 
 pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
-    // What cannot be written is better known before a minute's work.
     for (flag, path) in [("--csv", &args.csv), ("--svg", &args.svg)] {
-        let directory = path.as_deref().and_then(Path::parent);
-        if let Some(directory) = directory.filter(|d| !d.as_os_str().is_empty() && !d.is_dir()) {
-            bail!("{flag}: there is no directory `{}`", directory.display());
-        }
+        output::check(flag, path.as_deref())?;
     }
     let study = study(args)?;
     if args.json {
@@ -119,13 +108,8 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     } else {
         print!("{}", show::overview(&study));
     }
-    let write = |flag: &str, path: &Option<PathBuf>, text: fn(&Study) -> String| match path {
-        Some(path) => fs::write(path, text(&study))
-            .with_context(|| format!("{flag}: cannot write `{}`", path.display())),
-        None => Ok(()),
-    };
-    write("--csv", &args.csv, show::csv)?;
-    write("--svg", &args.svg, chart::svg)?;
+    output::write("--csv", args.csv.as_deref(), || show::csv(&study))?;
+    output::write("--svg", args.svg.as_deref(), || chart::svg(&study))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -204,32 +188,6 @@ fn panels(args: &BatchingArgs) -> anyhow::Result<(Vec<Panel>, Vec<Arrivals>)> {
         }
     }
     Ok((panels, patterns))
-}
-
-/// Applies a function to each item, and returns the results in the items' order.
-fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(index) else {
-                return done;
-            };
-            done.push((index, work(item)));
-        }
-    };
-    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        let done = workers.into_iter().map(|worker| match worker.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        done.flatten().collect()
-    });
-    results.sort_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
 }
 
 fn contender(name: &str) -> Result<Contender, String> {

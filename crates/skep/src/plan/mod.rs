@@ -1,0 +1,123 @@
+//! `skep plan`: how little memory tensors need that take turns, by every strategy, and how good that is.
+
+mod compare;
+mod json;
+mod picture;
+mod show;
+mod source;
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use skep_planner::{Plan, Strategy};
+use skep_records::csv;
+
+use self::compare::Study;
+use crate::output;
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's *-buffer-assignment.txt (with its
+    /// *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz)
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Which strategies are compared; all of them unless told; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = strategies())]
+    strategy: Vec<&'static Strategy>,
+    /// How long a strategy may take, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "2")]
+    budget: Duration,
+    /// Print one JSON document: buffers, lower bound, and each strategy's size, time and plan
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print the table with the offsets of the smallest plan, as MiniMalloc has it
+    #[arg(long)]
+    csv: bool,
+    /// Draw the smallest plan into an SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write a page to look at all plans closely
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Exits with 0 if there are plans, however good they are.
+pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    for (flag, path) in [("--svg", &args.svg), ("--html", &args.html)] {
+        output::check(flag, path.as_deref())?;
+    }
+    let source = source::read(&args.file)?;
+    for notice in &source.notices {
+        eprintln!("warning: {notice}");
+    }
+    let strategies = if args.strategy.is_empty() {
+        Strategy::ALL.iter().collect()
+    } else {
+        args.strategy.clone()
+    };
+    let studies = source.records.into_iter();
+    let studies =
+        studies.map(|(title, records)| Study::new(title, records, &strategies, args.budget));
+    let studies: Vec<Study> = studies.collect::<anyhow::Result<_>>()?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if args.json {
+        json::write(&mut out, &studies)?;
+    } else if args.csv {
+        out.write_all(table(&studies)?.as_bytes())?;
+    } else {
+        out.write_all(show::overview(&studies).as_bytes())?;
+    }
+    out.flush()?;
+    output::write("--svg", args.svg.as_deref(), || picture::svg(&studies))?;
+    output::write("--html", args.html.as_deref(), || picture::html(&studies))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The smallest plan of the first records.
+fn table(studies: &[Study]) -> anyhow::Result<String> {
+    let study = studies
+        .first()
+        .ok_or_else(|| anyhow::anyhow!("nothing to plan"))?;
+    for other in &studies[1..] {
+        eprintln!(
+            "warning: --csv: `{}` is written, `{}` is not",
+            study.title, other.title
+        );
+    }
+    let row = study
+        .best()
+        .ok_or_else(|| anyhow::anyhow!("--csv: no strategy gives a plan"))?;
+    let offsets = match &row.plan {
+        Plan::Offsets(plan) => plan.offsets.clone(),
+        Plan::Objects(plan) => plan.to_offsets(study.records.problem()).offsets,
+    };
+    Ok(csv::write(&study.records, Some(&offsets)))
+}
+
+/// Names of strategies; clap lists them, and suggests one for what is nearly a name.
+fn strategies() -> impl TypedValueParser<Value = &'static Strategy> {
+    let names = Strategy::ALL
+        .iter()
+        .map(|strategy| PossibleValue::new(strategy.name).help(strategy.summary));
+    PossibleValuesParser::new(names)
+        .try_map(|name| Strategy::named(&name).ok_or("expected the name of a strategy"))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    let seconds =
+        seconds.ok_or_else(|| "expected seconds from 0.001 to 86400, as in 2 or 0.5".to_owned())?;
+    Ok(Duration::from_secs_f64(seconds))
+}

@@ -1,0 +1,155 @@
+//! The comparison as text.
+
+use std::fmt::Write;
+
+use skep_planner::Proof;
+
+use super::compare::{AUTO, Row, Study};
+
+const WRITES: &str = "a string takes all";
+
+/// A block for each of the records.
+pub(super) fn overview(studies: &[Study]) -> String {
+    let blocks: Vec<String> = studies.iter().map(block).collect();
+    blocks.join("\n")
+}
+
+fn block(study: &Study) -> String {
+    let mut text = format!("{}\n{}\n", heading(study), bound(study));
+    let width = |columns: &dyn Fn(&Row) -> usize| study.rows.iter().map(columns).max().unwrap_or(0);
+    let names = width(&|row| row.strategy.name.len()).max("strategy".len());
+    let bytes = width(&|row| row.plan.size().to_string().len()).max("bytes".len());
+    if !study.rows.is_empty() {
+        let head = format!(
+            "\n  {:<names$}  {:>10}  {:>bytes$}  {:>10}  {:>9}  {:>9}",
+            "strategy", "size", "bytes", "over bound", "time", "CPU time"
+        );
+        writeln!(text, "{head}").expect(WRITES);
+    }
+    for row in &study.rows {
+        let mark = if row.strategy.name == AUTO { '*' } else { ' ' };
+        let size = row.plan.size();
+        writeln!(
+            text,
+            "{mark} {:<names$}  {:>10}  {size:>bytes$}  {:>10}  {:>9}  {:>9}",
+            row.strategy.name,
+            human(size),
+            waste(study, row),
+            time(row.time.seconds),
+            time(row.time.cpu_seconds),
+        )
+        .expect(WRITES);
+    }
+    if !study.without.is_empty() {
+        text.push_str("\nwithout a plan:\n");
+    }
+    for (_, reason) in &study.without {
+        writeln!(text, "  {reason}").expect(WRITES);
+    }
+    if study.rows.iter().any(|row| row.strategy.name == AUTO) {
+        text.push_str("\n* the planner that Skep uses\n");
+    }
+    text
+}
+
+/// What is planned.
+pub(super) fn heading(study: &Study) -> String {
+    let problem = study.records.problem();
+    let buffers = problem.buffers();
+    let fixed = buffers
+        .iter()
+        .filter(|buffer| buffer.fixed.is_some())
+        .count();
+    let fixed = if fixed > 0 {
+        format!(", {fixed} of them fixed")
+    } else {
+        String::new()
+    };
+    let plural = if buffers.len() == 1 { "" } else { "s" };
+    let steps = problem.timeline().steps();
+    let (first, last) = (steps.first().unwrap_or(&0), steps.last().unwrap_or(&0));
+    let total = buffers.iter().map(|buffer| buffer.size).sum::<u64>();
+    format!(
+        "{}: {} buffer{plural}{fixed}, live in steps {first} to {last}, {} together",
+        study.title,
+        buffers.len(),
+        human(total)
+    )
+}
+
+/// What no plan can beat, and why.
+fn bound(study: &Study) -> String {
+    let why = match study.proof {
+        Proof::Load => "as much is live at one moment",
+        Proof::Search => "a search has tried everything smaller",
+    };
+    format!(
+        "lower bound: {} ({} bytes), {why}",
+        human(study.lower_bound),
+        study.lower_bound
+    )
+}
+
+/// By how much a plan exceeds what is known to be needed.
+pub(super) fn waste(study: &Study, row: &Row) -> String {
+    if study.is_optimal(row) {
+        return "optimal".to_owned();
+    }
+    let over = row.plan.size().saturating_sub(study.lower_bound);
+    let percent = 100.0 * over as f64 / study.lower_bound.max(1) as f64;
+    // What is not nothing should not look like it.
+    if percent < 0.005 {
+        "+<0.01 %".to_owned()
+    } else {
+        format!("+{percent:.2} %")
+    }
+}
+
+/// Bytes with three digits that count.
+pub(super) fn human(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
+    // What would be rounded to 1024 is one of the next.
+    while value >= 1023.5 {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    let decimals = if value < 9.995 {
+        2
+    } else {
+        usize::from(value < 99.95)
+    };
+    format!("{value:.decimals$} {}", UNITS[unit])
+}
+
+fn time(seconds: f64) -> String {
+    if seconds < 0.9995 {
+        format!("{:.2} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.2} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_to_read() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (10_229, "9.99 KiB"),
+            (10_239, "10.0 KiB"),
+            (1_048_575, "1.00 MiB"),
+            (9_633_792, "9.19 MiB"),
+            (386_684_496, "369 MiB"),
+            (1 << 62, "4.00 EiB"),
+        ] {
+            assert_eq!(human(bytes), expected);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Files of usage records: what they are shows in them.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use skep_records::{Format, Records, csv, unpack, xla};
+
+/// A longer file is nothing that a planner could work on.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Names of XLA's files for one run end so, with a point or a hyphen before.
+const ASSIGNMENT: &str = "buffer-assignment.txt";
+const LIVE_RANGE: &str = "live-range.txt";
+
+/// What is to be planned.
+pub(super) struct Source {
+    /// Each with a title; the first is the one that matters most.
+    pub(super) records: Vec<(String, Records)>,
+    /// What had no effect.
+    pub(super) notices: Vec<String>,
+}
+
+/// Reads a file of any format.
+pub(super) fn read(path: &Path) -> anyhow::Result<Source> {
+    let file = bytes(path)?;
+    let named = || format!("`{}`", path.display());
+    let plain = unpack(&file).with_context(named)?;
+    let title = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned();
+    let mut notices = Vec::new();
+    let records = match Format::of(&plain) {
+        Some(Format::Csv) => {
+            let table = csv::read(&plain).with_context(named)?;
+            let columns = table
+                .ignored
+                .iter()
+                .map(|column| format!("{}: column `{column}` has no effect", named()));
+            notices.extend(columns);
+            vec![(title, table.records)]
+        }
+        Some(Format::BufferAssignment) => {
+            let beside = live_ranges(path)?;
+            let ranges = bytes(&beside)?;
+            let ranges = unpack(&ranges).with_context(|| format!("`{}`", beside.display()))?;
+            let both = || format!("`{}` with `{}`", path.display(), beside.display());
+            under(&title, xla::read_text(&plain, &ranges).with_context(both)?)
+        }
+        Some(Format::LiveRange) => {
+            bail!(
+                "{} has live ranges without sizes, expected the {ASSIGNMENT} beside it",
+                named()
+            )
+        }
+        Some(Format::HloProto) => under(&title, xla::read_proto(&plain).with_context(named)?),
+        Some(Format::Onnx) => bail!("{} is an ONNX model, which is not read yet", named()),
+        _ if plain.is_empty() => bail!("{} is empty, expected usage records", named()),
+        _ => bail!(
+            "{} is none of the formats that are read: a CSV table, XLA's *-{ASSIGNMENT} or *.hlo.pb",
+            named()
+        ),
+    };
+    Ok(Source { records, notices })
+}
+
+/// Titles with the file's name before them.
+fn under(file: &str, records: Vec<(String, Records)>) -> Vec<(String, Records)> {
+    let records = records.into_iter();
+    records
+        .map(|(title, records)| (format!("{file}, {title}"), records))
+        .collect()
+}
+
+/// A file's content; bounded, since any path may be given.
+fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let unreadable = || format!("cannot read `{}`", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(unreadable)?;
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .with_context(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        bail!(
+            "`{}` is longer than 1 GiB, expected at most as much",
+            path.display()
+        );
+    }
+    Ok(bytes)
+}
+
+/// The file of live ranges beside a buffer assignment, compressed or not.
+fn live_ranges(path: &Path) -> anyhow::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(stem) = name
+        .strip_suffix(".gz")
+        .unwrap_or(&name)
+        .strip_suffix(ASSIGNMENT)
+    else {
+        bail!(
+            "`{}` is a buffer assignment, expected a name that ends with {ASSIGNMENT}: the live ranges are looked for beside it, in the file whose name ends with {LIVE_RANGE} instead",
+            path.display()
+        );
+    };
+    let plain = path.with_file_name(format!("{stem}{LIVE_RANGE}"));
+    let packed = path.with_file_name(format!("{stem}{LIVE_RANGE}.gz"));
+    let found = [&plain, &packed]
+        .into_iter()
+        .find(|candidate| candidate.exists());
+    found.cloned().with_context(|| {
+        format!("`{}` is a buffer assignment, expected its live ranges beside it in `{}`, which is not there", path.display(), plain.display())
+    })
+}
