@@ -1,10 +1,58 @@
-//! Plans as pictures: time by address.
+//! Plans as pictures: time by address, a rectangle a buffer.
 
-use super::compare::Study;
+mod curve;
+mod page;
+mod scale;
+mod svg;
 
-pub(super) fn svg(_: &[Study]) -> String {
-    String::new()
+use skep_planner::{Plan, Problem};
+
+pub(super) use page::html;
+pub(super) use svg::svg;
+
+use super::compare::Row;
+
+/// Fills of buffers, in turn: hues that are told apart beside each other, light enough for dark words and strong enough for
+/// either background. The page has the same.
+const FILLS: [&str; 10] = [
+    "#6b9bd1", "#f2a14e", "#6fbf63", "#ef7577", "#c496b8", "#e6c84a", "#76c2bd", "#b8927c",
+    "#f29ac0", "#9aa5b1",
+];
+
+/// Where a plan puts each buffer; shared objects lie one behind the other.
+fn offsets(problem: &Problem, row: &Row) -> Vec<u64> {
+    match &row.plan {
+        Plan::Offsets(plan) => plan.offsets.clone(),
+        Plan::Objects(plan) => plan.to_offsets(problem).offsets,
+    }
 }
-pub(super) fn html(_: &[Study]) -> String {
-    String::new()
+
+/// A text as XML has it.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            // No XML document may have the others, however they are written.
+            other if other >= ' ' || other == '\n' => escaped.push(other),
+            _ => escaped.push('\u{fffd}'),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_end_their_elements() {
+        assert_eq!(
+            escaped("a<b>&\"c\"\u{1}\nü"),
+            "a&lt;b&gt;&amp;&quot;c&quot;\u{fffd}\nü"
+        );
+    }
 }
