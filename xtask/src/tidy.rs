@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 22] = [
+const ORDER: [(u8, &str); 23] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -19,6 +19,7 @@ const ORDER: [(u8, &str); 22] = [
     (1, "skep-planner"),
     (2, "skep-tensor"),
     (2, "skep-heap"),
+    (2, "skep-alloc"),
     (3, "skep-backend"),
     (3, "skep-backend-onnxruntime"),
     (3, "skep-backend-embedded"),
@@ -36,9 +37,10 @@ const ORDER: [(u8, &str); 22] = [
 ];
 
 /// Crates that may hold `unsafe`: layer 2, the mapping of model files, and the FFI of backends.
-const UNSAFE_ALLOWED: [&str; 5] = [
+const UNSAFE_ALLOWED: [&str; 6] = [
     "skep-tensor",
     "skep-heap",
+    "skep-alloc",
     "skep-backend",
     "skep-backend-onnxruntime",
     "skep-backend-embedded",

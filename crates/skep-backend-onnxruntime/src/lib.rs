@@ -21,6 +21,7 @@ mod machine;
 mod model;
 mod open;
 mod options;
+mod planning;
 
 use std::{
     collections::BTreeSet,
@@ -38,6 +39,7 @@ use skep_types::{DataType, TensorSpec};
 use crate::{
     ffi::{Runtime, Session},
     model::OrtModel,
+    planning::Plans,
 };
 
 /// The backend's name in configurations.
@@ -127,6 +129,7 @@ impl Backend for OnnxRuntime {
             input_names,
             output_names,
             shapes,
+            plans: Plans::new(execution.memory_planner),
             threads: options::busy_threads(execution, request.threads),
             shapes_lie: AtomicBool::new(false),
         }))

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use skep_backend::{BackendError, Instance, Model, OutputSlot, check_run};
+use skep_backend::{BackendError, Instance, Model, OutputSlot, RunMemory, check_run};
 use skep_onnx::ShapeRules;
 use skep_tensor::{Tensor, TensorView};
 use skep_types::{DataType, ModelSignature, Shape};
@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use crate::{
     error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
+    planning::{Plans, Runs, ShapeClass},
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
@@ -30,6 +31,8 @@ pub(crate) struct OrtModel {
     pub(crate) input_names: Vec<CString>,
     pub(crate) output_names: Vec<CString>,
     pub(crate) shapes: Option<ShapeRules>,
+    /// Where intermediate tensors lie; `None` leaves it to the library.
+    pub(crate) plans: Option<Plans>,
     /// That a run keeps busy.
     pub(crate) threads: NonZeroUsize,
     /// Set when an output came out in another shape than the file declares.
@@ -53,14 +56,18 @@ impl Model for OrtModel {
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
-        Ok(Box::new(OrtInstance { model: self }))
+        Ok(Box::new(OrtInstance {
+            model: self,
+            runs: Runs::default(),
+        }))
     }
 }
 
-/// An executable copy. It owns nothing yet: a run's lists are on the stack, its scratch memory is the session's arena.
+/// An executable copy: the memory of its runs, unless that is the session's arena. A run's lists are on the stack.
 #[derive(Debug)]
 struct OrtInstance {
     model: Arc<OrtModel>,
+    runs: Runs,
 }
 
 impl Instance for OrtInstance {
@@ -74,18 +81,23 @@ impl Instance for OrtInstance {
         let runtime = model.session.runtime();
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
-        let Some(first) = model.run_prepared(&values, inputs, outputs)? else {
+        let runs = &mut self.runs;
+        let Some(first) = model.run_prepared(runs, &values, inputs, outputs)? else {
             return Ok(());
         };
         // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
         model
-            .run(&values, inputs, outputs, false)
+            .run(runs, &values, inputs, outputs, false)
             .map_err(error::run)?;
         if !model.shapes_lie.swap(true, Ordering::Relaxed) {
             let reason = first.message;
             tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
         }
         Ok(())
+    }
+
+    fn memory(&self) -> Option<RunMemory> {
+        self.model.plans.as_ref().map(|_| self.runs.figures())
     }
 }
 
@@ -94,12 +106,13 @@ impl OrtModel {
     /// shape may be the reason for.
     fn run_prepared(
         &self,
+        runs: &mut Runs,
         values: &[Value<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<Option<ApiError>, BackendError> {
         let prepared = outputs.iter_mut().any(|slot| slot.prepared_mut().is_some());
-        match self.run(values, inputs, outputs, true) {
+        match self.run(runs, values, inputs, outputs, true) {
             Ok(()) => Ok(None),
             Err(failure) if prepared && error::may_be_output_shape(&failure) => Ok(Some(failure)),
             Err(failure) => Err(error::run(failure)),
@@ -109,6 +122,7 @@ impl OrtModel {
     /// Runs once and fills the slots, into prepared memory where there is some and `in_place` allows.
     fn run(
         &self,
+        runs: &mut Runs,
         values: &[Value<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
@@ -116,6 +130,10 @@ impl OrtModel {
     ) -> Result<(), ApiError> {
         let runtime = self.session.runtime();
         let wanted: List<usize> = outputs.iter().map(OutputSlot::index).collect();
+        let class = self
+            .plans
+            .as_ref()
+            .map(|plans| (plans, ShapeClass::of(inputs, outputs, in_place)));
         let made = {
             let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
                 Some((datatype, shape, memory)) if in_place => {
@@ -124,15 +142,21 @@ impl OrtModel {
                 _ => Ok(None),
             });
             let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
-            self.session.run(
-                self.run_options.as_ref(),
-                self.input_names.iter().map(CString::as_c_str),
-                values,
-                wanted
-                    .iter()
-                    .map(|&index| self.output_names[index].as_c_str()),
-                &prepared,
-            )?
+            let run = || {
+                self.session.run(
+                    self.run_options.as_ref(),
+                    self.input_names.iter().map(CString::as_c_str),
+                    values,
+                    wanted
+                        .iter()
+                        .map(|&index| self.output_names[index].as_c_str()),
+                    &prepared,
+                )
+            };
+            match class {
+                Some((plans, class)) => runs.run(plans, class, run)?,
+                None => run()?,
+            }
         };
         for (slot, value) in outputs.iter_mut().zip(made) {
             match value {

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, thread};
 
 use ort_sys::GraphOptimizationLevel;
-use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization};
+use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner};
 
 use crate::ffi::{ApiError, RunOptions, Runtime, SessionOptions};
 
@@ -47,6 +47,9 @@ pub(crate) fn session_options(
         GraphOptimization::All => GraphOptimizationLevel::ORT_ENABLE_ALL,
     })?;
     options.memory(execution.memory_arena, execution.memory_pattern)?;
+    if execution.memory_planner != MemoryPlanner::Runtime {
+        options.entry(c"session.use_env_allocators", c"1")?;
+    }
     // Idle threads that spin take the processor from other models' instances: 3.5 times the CPU time at 20 ms gaps.
     let spinning = if execution.spinning { c"1" } else { c"0" };
     options.entry(c"session.intra_op.allow_spinning", spinning)?;

@@ -1,68 +1,20 @@
 //! The backend on hand-built models. Without the library every test says that it is skipped, and passes.
 #![allow(clippy::expect_used, reason = "tests state what they expect")]
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod common;
+
+use std::{fs, sync::Arc};
+
+use common::{library, load, save};
 
 use skep_backend::{
-    Backend, BackendError, ErrorKind, LoadRequest, Model, ModelFile, OutputSlot,
+    ErrorKind, ModelFile, OutputSlot,
     conformance::{
         Attribute, Case, Example, Graph, Tolerance, config, fp32, initializer, int64, tensor,
     },
 };
-use skep_backend_onnxruntime::{FindError, OnnxRuntime, Search};
 use skep_tensor::{Tensor, encode_strings};
 use skep_types::{DataType, Shape};
-use tempfile::TempDir;
-
-/// The library that `ORT_DYLIB_PATH` names or `cargo xtask setup` installed, or a visible line.
-fn library() -> Option<OnnxRuntime> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let search = Search {
-        working_directory: Some(root),
-        ..Search::from_environment()
-    };
-    match OnnxRuntime::start(&search) {
-        Ok((backend, _)) => Some(backend),
-        Err(error) => {
-            skip(&error);
-            None
-        }
-    }
-}
-
-/// Writes past the test harness, which hides what passing tests print.
-fn skip(why: &FindError) {
-    let _ = writeln!(io::stderr(), "SKIPPED, no ONNX Runtime: {why}");
-}
-
-struct Saved {
-    _directory: TempDir,
-    path: PathBuf,
-}
-
-fn save(graph: Graph) -> Saved {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("model.onnx");
-    fs::write(&path, graph.encode()).expect("a file");
-    Saved {
-        _directory: directory,
-        path,
-    }
-}
-
-fn load(backend: &OnnxRuntime, path: &Path, pbtxt: &str) -> Result<Arc<dyn Model>, BackendError> {
-    backend.load(&LoadRequest {
-        file: &ModelFile::open(path)?,
-        config: &config("onnxruntime", pbtxt),
-        threads: NonZeroUsize::MIN,
-    })
-}
 
 fn conform(graph: Graph, inputs: &[&str], outputs: &[&str], examples: &[Example], pbtxt: &str) {
     let Some(backend) = library() else { return };
@@ -125,6 +77,8 @@ fn every_execution_option_gives_the_same() {
     for (key, value) in [
         ("intra_op_thread_count", "2"),
         ("execution_mode", "1"),
+        ("memory_planner", "malloc"),
+        ("memory_planner", "runtime"),
         ("enable_mem_arena", "0"),
         ("enable_mem_pattern", "0"),
         ("memory.enable_memory_arena_shrinkage", "cpu:0"),

@@ -23,6 +23,7 @@ mod check;
 pub mod conformance;
 mod error;
 mod file;
+mod memory;
 mod slot;
 
 use std::{num::NonZeroUsize, sync::Arc};
@@ -30,6 +31,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
 pub use file::ModelFile;
+pub use memory::RunMemory;
 use skep_config::ModelConfig;
 use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
@@ -120,4 +122,9 @@ pub trait Instance: Send {
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<(), BackendError>;
+
+    /// What the intermediate tensors of its runs take, up to the last one; `None` where the backend cannot see them.
+    fn memory(&self) -> Option<RunMemory> {
+        None
+    }
 }

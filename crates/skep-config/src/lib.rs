@@ -44,7 +44,9 @@ pub use metrics::HistogramFamily;
 pub use model::{BACKENDS, Context, ModelConfig, Notice};
 pub use normalize::{check_name, model_filename};
 pub use objective::{Objective, ObjectivePolicy};
-pub use options::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
+pub use options::{
+    ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner, MockOptions, MockOutput,
+};
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
 pub use pbtxt::{FieldPlaces, parse_pbtxt};
 pub use ragged::{BatchInput, BatchInputKind, BatchOutput};

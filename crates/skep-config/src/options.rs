@@ -28,6 +28,18 @@ pub enum GraphOptimization {
     All,
 }
 
+/// Where the intermediate tensors of runs lie (`memory_planner`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryPlanner {
+    /// In an arena of the instance, laid out by a plan of what a run with the same shapes was seen to need.
+    #[default]
+    Planned,
+    /// Each in memory of its own from the process's heap.
+    Malloc,
+    /// Where the runtime's own means put them.
+    Runtime,
+}
+
 /// How a backend runs the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutionOptions {
@@ -39,9 +51,11 @@ pub struct ExecutionOptions {
     pub execution_mode: ExecutionMode,
     /// How far the graph is rewritten.
     pub graph_optimization: GraphOptimization,
-    /// Whether intermediate tensors come from the runtime's arena.
+    /// Where intermediate tensors lie.
+    pub memory_planner: MemoryPlanner,
+    /// Whether they come from the runtime's arena: with [`MemoryPlanner::Runtime`] alone.
     pub memory_arena: bool,
-    /// Whether the runtime lays out intermediate tensors in advance.
+    /// Whether the runtime lays them out in advance: never with [`MemoryPlanner::Planned`].
     pub memory_pattern: bool,
     /// Whether the arena gives unused memory back after every run.
     pub arena_shrinkage: bool,
@@ -92,6 +106,13 @@ pub struct MockOptions {
     pub echo_parameters: bool,
 }
 
+/// Keys about the runtime's own means of placing intermediate tensors.
+pub(crate) const RUNTIME_MEMORY: [&str; 3] = [
+    "enable_mem_arena",
+    "enable_mem_pattern",
+    "memory.enable_memory_arena_shrinkage",
+];
+
 /// Checked values, with the table's defaults behind them.
 pub(crate) struct Values<'a>(pub(crate) &'a BTreeMap<String, String>);
 
@@ -121,6 +142,8 @@ impl Values<'_> {
     }
 
     pub(crate) fn execution(&self) -> ExecutionOptions {
+        let memory_planner = self.memory_planner();
+        let (pattern, said) = ("enable_mem_pattern", |key| self.0.contains_key(key));
         ExecutionOptions {
             intra_op_threads: self.threads("intra_op_thread_count"),
             inter_op_threads: self.threads("inter_op_thread_count"),
@@ -129,8 +152,13 @@ impl Values<'_> {
                 _ => ExecutionMode::Sequential,
             },
             graph_optimization: GraphOptimization::All,
-            memory_arena: self.bool("enable_mem_arena"),
-            memory_pattern: self.bool("enable_mem_pattern"),
+            memory_planner,
+            memory_arena: memory_planner == MemoryPlanner::Runtime && self.bool("enable_mem_arena"),
+            memory_pattern: match memory_planner {
+                MemoryPlanner::Planned => false,
+                MemoryPlanner::Malloc => said(pattern) && self.bool(pattern),
+                MemoryPlanner::Runtime => self.bool(pattern),
+            },
             arena_shrinkage: self
                 .get("memory.enable_memory_arena_shrinkage")
                 .split(';')
@@ -138,6 +166,21 @@ impl Values<'_> {
             device_allocator_for_initializers: self
                 .bool("session.use_device_allocator_for_initializers"),
             spinning: self.bool("thread_spinning"),
+        }
+    }
+
+    /// What was said, or else: the runtime's own means where something was said about these, and where operators run in
+    /// parallel, whose allocations have no order.
+    pub(crate) fn memory_planner(&self) -> MemoryPlanner {
+        let says = |key: &&str| self.0.contains_key(*key);
+        if self.get("execution_mode") == "1" {
+            return MemoryPlanner::Runtime;
+        }
+        match self.0.get("memory_planner").map(|value| value.trim()) {
+            Some("malloc") => MemoryPlanner::Malloc,
+            Some("runtime") => MemoryPlanner::Runtime,
+            None if RUNTIME_MEMORY.iter().any(says) => MemoryPlanner::Runtime,
+            _ => MemoryPlanner::Planned,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     error::ConfigError,
     model::{Notice, backends},
     objective,
-    options::{ExecutionOptions, MockOptions, Values},
+    options::{ExecutionOptions, MemoryPlanner, MockOptions, RUNTIME_MEMORY, Values},
     suggest,
 };
 
@@ -112,12 +112,14 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "threads that compute independent operators in parallel (`execution_mode` 1); 0: as many as the runtime likes";
     "execution_mode", ValueType::OneOf(&["0", "1"]), "0", ORT,
         "0: operators run one after another, 1: independent operators run in parallel";
+    "memory_planner", ValueType::OneOf(&["planned", "malloc", "runtime"]), "planned", ORT,
+        "where intermediate tensors lie: `planned`, in an arena of each instance, laid out by what a run with the same shapes was seen to need; `malloc`, each in memory of its own; `runtime`, as ONNX Runtime does it by the next three keys. When one of these three is given and this is not: `runtime`; with `execution_mode` 1 always `runtime`. See [memory-planning.md](memory-planning.md)";
     "enable_mem_arena", ValueType::Bool, "1", ORT,
-        "whether intermediate tensors come from an arena that keeps its memory between runs";
+        "with `memory_planner` `runtime`: whether intermediate tensors come from an arena that keeps its memory between runs";
     "enable_mem_pattern", ValueType::Bool, "1", ORT,
-        "whether intermediate tensors of runs with equal shapes are laid out in advance";
+        "with `memory_planner` `runtime`, and with `malloc` where given: whether intermediate tensors of runs with equal shapes are laid out in advance";
     "memory.enable_memory_arena_shrinkage", ValueType::Devices, "", ORT,
-        "`cpu:0`: the arena gives unused memory back after every run; entries for GPUs have no effect";
+        "with `memory_planner` `runtime`: `cpu:0`: the arena gives unused memory back after every run; entries for GPUs have no effect";
     "session.use_device_allocator_for_initializers", ValueType::Bool, "0", ORT,
         "whether initializers are allocated outside of the arena";
     "cudnn_conv_algo_search", ValueType::Text, "", Effect::None(NO_GPU), "how cuDNN chooses convolution algorithms";
@@ -152,6 +154,7 @@ impl Parameters {
             }
         }
         let values = Values(map);
+        notices.extend(without_effect(backend, map, values.memory_planner()));
         let max_queue_size = map
             .contains_key("max_queue_size")
             .then(|| usize::try_from(values.integer("max_queue_size")).unwrap_or(usize::MAX));
@@ -161,6 +164,40 @@ impl Parameters {
             max_queue_size,
         })
     }
+}
+
+/// What the choice of a memory planner leaves without effect.
+fn without_effect(
+    backend: &str,
+    map: &BTreeMap<String, String>,
+    chosen: MemoryPlanner,
+) -> Vec<Notice> {
+    let Some(said) = map
+        .get("memory_planner")
+        .filter(|_| backend == backends::ONNXRUNTIME)
+    else {
+        return Vec::new();
+    };
+    let said = said.trim();
+    if chosen == MemoryPlanner::Runtime {
+        let text = format!(
+            "no effect of `{said}` with `execution_mode` 1, in which allocations have no order"
+        );
+        return Vec::from_iter(
+            (said != "runtime").then(|| Notice::new("parameters.memory_planner", text)),
+        );
+    }
+    let honoured = |key: &str| chosen == MemoryPlanner::Malloc && key == "enable_mem_pattern";
+    let unused = RUNTIME_MEMORY
+        .iter()
+        .filter(|key| map.contains_key(**key) && !honoured(key));
+    let notice = |key: &&str| {
+        Notice::new(
+            format!("parameters.{key}"),
+            format!("no effect with `memory_planner` `{said}`"),
+        )
+    };
+    unused.map(notice).collect()
 }
 
 /// A warning about a key that is nearly one of the table's; any other key is the user's own.

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{PARAMETERS, Parameters, ValueType, parameters_markdown};
-use crate::{ExecutionMode, ExecutionOptions, GraphOptimization, MockOptions, MockOutput};
+use crate::{
+    ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner, MockOptions, MockOutput,
+};
 
 fn read(backend: &str, pairs: &[(&str, &str)]) -> (Result<Parameters, String>, Vec<String>) {
     let map: BTreeMap<String, String> = pairs
@@ -48,8 +50,9 @@ fn without_keys_everything_has_its_default() {
         inter_op_threads: None,
         execution_mode: ExecutionMode::Sequential,
         graph_optimization: GraphOptimization::All,
-        memory_arena: true,
-        memory_pattern: true,
+        memory_planner: MemoryPlanner::Planned,
+        memory_arena: false,
+        memory_pattern: false,
         arena_shrinkage: false,
         device_allocator_for_initializers: false,
         spinning: false,
@@ -83,6 +86,7 @@ fn every_honoured_key_reaches_its_option() {
         inter_op_threads: Some(0),
         execution_mode: ExecutionMode::Parallel,
         graph_optimization: GraphOptimization::All,
+        memory_planner: MemoryPlanner::Runtime,
         memory_arena: false,
         memory_pattern: false,
         arena_shrinkage: true,
@@ -227,5 +231,49 @@ fn the_documentation_is_the_table() {
     assert!(
         written == expected,
         "docs/model-parameters.md is stale: run SKEP_UPDATE_DOCS=1 cargo test -p skep-config"
+    );
+}
+
+/// What is left without effect, of keys about where intermediate tensors lie.
+#[test]
+fn the_memory_planner_is_chosen_by_all_its_keys() {
+    use MemoryPlanner::{Malloc, Planned, Runtime};
+    let chosen = |pairs: &[(&str, &str)]| {
+        let (parameters, notices) = read("onnxruntime", pairs);
+        let options = parameters.expect("valid").execution;
+        let own = (options.memory_arena, options.memory_pattern);
+        (options.memory_planner, own, notices)
+    };
+    let arena = ("enable_mem_arena", "1");
+    let pattern = ("enable_mem_pattern", "1");
+    let parallel = ("execution_mode", "1");
+    let planner = |value| ("memory_planner", value);
+    let silent: [(&[_], _, _); 8] = [
+        (&[], Planned, (false, false)),
+        (&[planner("planned")], Planned, (false, false)),
+        (&[planner("malloc")], Malloc, (false, false)),
+        (&[planner("malloc"), pattern], Malloc, (false, true)),
+        (&[planner("runtime")], Runtime, (true, true)),
+        (&[arena], Runtime, (true, true)),
+        (&[("enable_mem_pattern", "0")], Runtime, (true, false)),
+        (&[parallel, planner("runtime")], Runtime, (true, true)),
+    ];
+    for (pairs, expected, own) in silent {
+        assert_eq!(chosen(pairs), (expected, own, vec![]), "{pairs:?}");
+    }
+    assert_eq!(
+        chosen(&[planner("planned"), arena, pattern]).2,
+        [
+            "`parameters.enable_mem_arena`: no effect with `memory_planner` `planned`",
+            "`parameters.enable_mem_pattern`: no effect with `memory_planner` `planned`"
+        ]
+    );
+    let (planner, own, notices) = chosen(&[planner("malloc"), parallel]);
+    assert_eq!((planner, own), (Runtime, (true, true)));
+    assert_eq!(
+        notices,
+        [
+            "`parameters.memory_planner`: no effect of `malloc` with `execution_mode` 1, in which allocations have no order"
+        ]
     );
 }

@@ -9,8 +9,10 @@
 //! since it does not depend on who else shares the cores: of a bare run, and of a request at the server and at
 //! the client. Printed: a JSON object a row.
 
+#[path = "common/bare.rs"]
+mod bare;
+
 use std::{
-    num::NonZeroUsize,
     path::PathBuf,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
@@ -18,16 +20,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
+use bare::Bare;
 use serde_json::json;
-use skep_backend::{Backend, LoadRequest, ModelFile, OutputSlot};
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_client::InferRequest;
-use skep_config::{Completion, Context as ConfigContext, ModelConfig};
 use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
-use skep_tensor::{Tensor, TensorView};
+use skep_tensor::Tensor;
 use skep_testkit::{Inputs, Kind, Options};
-use skep_types::{ModelName, Shape};
 
 const ROUNDS: usize = 5;
 const SEARCH: Duration = Duration::from_secs(2);
@@ -157,21 +156,14 @@ fn subject(kind: &str, batch: usize, root: &std::path::Path) -> Result<Subject> 
     let kind: Kind = kind.parse()?;
     let name = kind.name();
     skep_testkit::generate(&kind, &Options::default())?.write_repository(root, &name, None)?;
-    let inputs = skep_testkit::inputs(
+    let inputs = bare::inputs(
         &kind,
         Inputs {
             seed: 1,
             batch,
             sequence: 1,
         },
-    );
-    let tensor = |input: skep_testkit::InputTensor| -> Result<(String, Tensor)> {
-        Ok((
-            input.name.to_string(),
-            Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?,
-        ))
-    };
-    let inputs = inputs.into_iter().map(tensor).collect::<Result<_>>()?;
+    )?;
     Ok(Subject {
         directory: root.join(&name),
         name,
@@ -203,57 +195,24 @@ fn bare(
     setting: Setting,
     window: Duration,
 ) -> Result<(f64, f64)> {
-    let file = ModelFile::open(&subject.directory.join("1/model.onnx"))?;
-    let signature = signature_of(&file)?;
-    let name = ModelName::new(&subject.name)?;
-    let mut proto = skep_config::parse_pbtxt(config_text(setting).as_bytes(), "bare")?;
-    let completion = Completion {
-        model: &name,
-        backend: "onnxruntime",
-        model_filename: "",
-        default_max_batch_size: 4,
-        signature: Some(&signature),
-    };
-    skep_config::complete(&mut proto, &completion)?;
-    let config =
-        ModelConfig::from_proto(proto, &ConfigContext::new(&name))?.with_signature(&signature)?;
-    let model = runtime.load(&LoadRequest {
-        file: &file,
-        config: &config,
-        threads: NonZeroUsize::MIN,
-    })?;
+    let tensors = subject.inputs.iter().map(|(_, tensor)| tensor.clone());
+    let bare = Bare::load(
+        runtime,
+        &subject.directory.join("1/model.onnx"),
+        &config_text(setting),
+        tensors.collect(),
+    )?;
     let (count, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let shapes: Vec<&Shape> = subject
-        .inputs
-        .iter()
-        .map(|(_, tensor)| tensor.shape())
-        .collect();
-    let known = model.output_shapes(&shapes);
     let mut instances = Vec::new();
     for _ in 0..setting.concurrent {
-        instances.push(model.clone().instance()?);
+        instances.push(bare.instance()?);
     }
     thread::scope(|scope| {
         for mut instance in instances {
-            let (count, stop, known, model) = (&count, &stop, &known, &model);
+            let (count, stop, bare) = (&count, &stop, &bare);
             scope.spawn(move || {
-                let views: Vec<TensorView<'_>> = subject
-                    .inputs
-                    .iter()
-                    .map(|(_, tensor)| tensor.view())
-                    .collect();
                 while !stop.load(Ordering::Relaxed) {
-                    let outputs = &model.signature().outputs;
-                    let slot = |(index, spec): (usize, &skep_types::TensorSpec)| match known {
-                        Some(shapes) => {
-                            OutputSlot::prepared(index, spec.datatype, shapes[index].clone())
-                        }
-                        None => OutputSlot::new(index),
-                    };
-                    let mut slots: Vec<OutputSlot> = outputs.iter().enumerate().map(slot).collect();
-                    instance
-                        .execute(&views, &mut slots)
-                        .expect("the model runs");
+                    bare.run(&mut *instance).expect("the model runs");
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -271,8 +230,4 @@ fn bare(
         let rate = (after - before) as f64 / elapsed.as_secs_f64();
         Ok((rate, per_run(cpu_time(own)? - cpu, rate, elapsed)))
     })
-}
-
-fn signature_of(file: &ModelFile) -> Result<skep_types::ModelSignature> {
-    Ok(skep_onnx::OnnxModel::decode(file.bytes().clone())?.signature()?)
 }

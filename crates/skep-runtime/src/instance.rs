@@ -166,7 +166,11 @@ impl Worker {
         let wanted = self.wanted(jobs);
         let mut slots = self.slots(inputs, &wanted);
         let views: SmallVec<[TensorView<'_>; 4]> = inputs.iter().map(Tensor::view).collect();
-        instance.execute(&views, &mut slots)?;
+        let run = instance.execute(&views, &mut slots);
+        if let Some(memory) = instance.memory() {
+            self.recorder.took(memory);
+        }
+        run?;
         let ran = clock::now();
         let answers = self.split_outputs(slots, &wanted, jobs)?;
         let at = Execution {

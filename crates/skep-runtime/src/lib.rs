@@ -58,6 +58,7 @@ pub use records::{IndexEntry, VersionState};
 pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
+pub use skep_backend::RunMemory;
 pub use skep_scheduler::PolicySnapshot;
 pub use source::LoadOverrides;
 pub use statistics::{

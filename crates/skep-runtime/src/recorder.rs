@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use skep_backend::RunMemory;
 use skep_scheduler::BatchEnd;
 use skep_types::Time;
 
@@ -56,6 +57,8 @@ pub(crate) struct Recorder {
     figures: Mutex<Figures>,
     /// When the batch that runs now was taken, on the process's clock; [`IDLE`] without one.
     running_since_ns: AtomicU64,
+    /// What its last run took, where the backend can see it.
+    memory: Mutex<Option<RunMemory>>,
     name: Arc<str>,
     /// The instance was taken away; its figures still count.
     has_ended: AtomicBool,
@@ -93,6 +96,12 @@ impl Recorder {
     /// The instance has ended: it is no longer listed, and its figures still count.
     pub(crate) fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
+        *lock(&self.memory) = None;
+    }
+
+    /// Notes what the last run took.
+    pub(crate) fn took(&self, memory: RunMemory) {
+        *lock(&self.memory) = Some(memory);
     }
 
     /// Notes that the instance took a batch.
@@ -223,6 +232,7 @@ impl Statistics {
         let recorder = Arc::new(Recorder {
             figures: Mutex::new(Figures::new(&self.recording)),
             running_since_ns: AtomicU64::new(IDLE),
+            memory: Mutex::default(),
             name: name.into(),
             has_ended: AtomicBool::new(false),
         });
@@ -261,6 +271,7 @@ impl Statistics {
                 sum.instances.push(InstanceStatistics {
                     name: Arc::clone(&recorder.name),
                     busy_ns: figures.busy_ns + running_ns,
+                    memory: *lock(&recorder.memory),
                 });
             }
             last = last.max(figures.last_inference);

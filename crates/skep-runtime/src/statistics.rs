@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use skep_backend::RunMemory;
 use skep_scheduler::BatchEnd;
 
 use crate::Phase;
@@ -171,6 +172,8 @@ pub struct InstanceStatistics {
     pub name: Arc<str>,
     /// Nanoseconds in which it held a batch, the one it holds now included.
     pub busy_ns: u64,
+    /// What the intermediate tensors of its last run took; `None` before one, and where the backend cannot see it.
+    pub memory: Option<RunMemory>,
 }
 
 #[cfg(test)]

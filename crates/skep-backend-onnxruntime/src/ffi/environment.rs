@@ -12,7 +12,7 @@ use ort_sys::{
     OrtMemType, OrtMemoryInfo,
 };
 
-use super::{ApiError, Library, check, text};
+use super::{ApiError, Library, allocator, check, text};
 
 /// The opened library with its environment.
 #[derive(Debug)]
@@ -65,10 +65,13 @@ impl Runtime {
         let status = unsafe { (api.GetAllocatorWithDefaultOptions)(&raw mut allocator) };
         check(api, status)?;
         let made = "a successful call fills its out parameter";
+        let memory = NonNull::new(memory).expect(made);
+        // SAFETY: the environment was just made; the memory's description is never released.
+        unsafe { allocator::register(api, environment, memory) }?;
         Ok(Box::leak(Box::new(Self {
             library,
             environment: NonNull::new(environment).expect(made),
-            memory: NonNull::new(memory).expect(made),
+            memory,
             allocator: NonNull::new(allocator).expect(made),
         })))
     }

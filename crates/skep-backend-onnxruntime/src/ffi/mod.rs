@@ -11,6 +11,7 @@
     reason = "this module is the crate's FFI (invariant 6): everything outside of it is safe"
 )]
 
+mod allocator;
 mod environment;
 mod library;
 mod session;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use skep_config::HistogramFamily;
 use skep_runtime::{
-    FailureReason, HistogramStatistics, Latencies, LoadedVersion, Phase, PolicySnapshot, Runtime,
-    StatisticsSnapshot,
+    FailureReason, HistogramStatistics, Latencies, LoadedVersion, Phase, PolicySnapshot, RunMemory,
+    Runtime, StatisticsSnapshot,
 };
 
 use super::{
@@ -176,6 +176,7 @@ pub(super) fn render(runtime: &Runtime, options: &MetricsOptions, sample: &Sampl
     batch_ends(&mut text, &rows);
     policies(&mut text, &rows);
     busy(&mut text, &rows, sample);
+    memory(&mut text, &rows);
     text.finish()
 }
 
@@ -418,6 +419,58 @@ fn policies(text: &mut Text, rows: &[Row]) {
         for (size, took) in &row.policy.latencies {
             let us = took.as_nanos() as f64 / NS_PER_US as f64;
             family.line(&row.labels.with("batch_size", &size.to_string()), us);
+        }
+    }
+}
+
+/// A figure out of what an instance's runs take.
+type MemoryFigure = fn(&RunMemory) -> u64;
+
+/// What intermediate tensors take, in bytes: kind, figure.
+const RUN_MEMORY: [(&str, MemoryFigure); 4] = [
+    ("planned", |memory| memory.planned_bytes),
+    ("reserved", |memory| memory.reserved_bytes),
+    ("saved", |memory| memory.saved_bytes),
+    ("used", |memory| memory.used_bytes),
+];
+
+/// How runs went: outcome, figure.
+const RUNS: [(&str, MemoryFigure); 4] = [
+    ("planned", |memory| memory.planned_runs),
+    ("recorded", |memory| memory.recorded_runs),
+    ("deviated", |memory| memory.deviated_runs),
+    ("unplanned", |memory| memory.unplanned_runs),
+];
+
+fn memory(text: &mut Text, rows: &[Row]) {
+    let families = [
+        (
+            "skep_run_memory_bytes",
+            "Intermediate tensors of an instance's last run, in bytes: what its plan needs, what is held for plans, what the plan saves, the most that was in use",
+            "gauge",
+            "kind",
+            RUN_MEMORY,
+        ),
+        (
+            "skep_runs_total",
+            "Runs of an instance by where their intermediate tensors came from",
+            "counter",
+            "memory",
+            RUNS,
+        ),
+    ];
+    for (name, help, kind, label, figures) in families {
+        let mut family = text.family(name, help, kind);
+        for row in rows {
+            for instance in &row.figures.instances {
+                let Some(memory) = &instance.memory else {
+                    continue;
+                };
+                let labels = row.labels.with("instance", &instance.name);
+                for (value, figure) in figures {
+                    family.line(&labels.with(label, value), figure(memory));
+                }
+            }
         }
     }
 }

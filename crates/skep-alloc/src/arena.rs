@@ -1,0 +1,309 @@
+//! The arena of an instance: one run at a time.
+
+use std::sync::Arc;
+
+use crate::{
+    Recording, RunPlan,
+    region::Region,
+    scope::{self, Recorded},
+};
+
+/// Where the blocks of a run come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Use<'a> {
+    /// The heap.
+    Heap,
+    /// Memory of this run alone, and the sequence is written down.
+    Record,
+    /// The places of a plan.
+    Replay(&'a Arc<RunPlan>),
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The most bytes that were in use at once, in the arena and on the heap.
+    pub peak: u64,
+    /// The sequence, of a run with [`Use::Record`] that did not allocate beyond measure.
+    pub recording: Option<Recording>,
+    /// The number of the first allocation that did not go as planned, of a run with [`Use::Replay`].
+    pub deviation: Option<usize>,
+    /// How many blocks came from the heap for that.
+    pub unplanned: u64,
+    /// Blocks of the arena are still in use: their memory stays theirs.
+    pub outlived: bool,
+}
+
+/// An arena: memory of planned runs that is kept from one to the next.
+#[derive(Debug, Default)]
+pub struct Arena {
+    region: Option<Arc<Region>>,
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+impl Arena {
+    /// An arena without memory.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes of address space that the arena holds; those that no run has written take no memory.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        self.region
+            .as_ref()
+            .map_or(0, |region| region.length() as u64)
+    }
+
+    /// Lets go of the memory; the next planned run takes some anew.
+    pub fn give_back(&mut self) {
+        if let Some(region) = self.region.take() {
+            region.retire();
+        }
+    }
+
+    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says. If there is no memory for the plan, the
+    /// heap serves it, as a deviation at block 0. Runs do not nest: within one, another has none.
+    pub fn run<T>(&mut self, how: Use<'_>, run: impl FnOnce() -> T) -> (T, Outcome) {
+        let mut refused = None;
+        let (mut region, mut recorded) = (None, None);
+        match how {
+            Use::Heap => {}
+            Use::Record => recorded = Some(Recorded::default()),
+            Use::Replay(plan) => {
+                region = self.prepare(plan);
+                refused = region.is_none().then_some(0);
+            }
+        }
+        let scope = Scope::enter(scope::Run::new(region.clone(), recorded));
+        let result = run();
+        let mut run = scope.leave();
+        let mut outcome = Outcome {
+            peak: run.peak,
+            recording: run.recorded.as_mut().and_then(Recorded::finish),
+            deviation: refused,
+            unplanned: run.unplanned,
+            outlived: false,
+        };
+        if let Some(region) = region {
+            outcome.deviation = region.deviation();
+            outcome.outlived = region.in_use();
+            if outcome.outlived {
+                self.give_back();
+            }
+        }
+        (result, outcome)
+    }
+
+    /// The region with a run by `plan` begun in it.
+    fn prepare(&mut self, plan: &Arc<RunPlan>) -> Option<Arc<Region>> {
+        // It may be too small, and a run that ended by a panic may have left blocks in use.
+        let fits = |region: &Arc<Region>| region.restart(plan);
+        if !self.region.as_ref().is_some_and(fits) {
+            self.give_back();
+        }
+        if self.region.is_none() {
+            self.region = Region::planned(plan).ok();
+        }
+        self.region.clone()
+    }
+}
+
+/// A run that is installed in the calling thread until this is dropped.
+struct Scope {
+    outer: Option<scope::Run>,
+    left: bool,
+}
+
+impl Scope {
+    fn enter(run: scope::Run) -> Self {
+        Self {
+            outer: scope::install(Some(run)),
+            left: false,
+        }
+    }
+
+    fn leave(mut self) -> scope::Run {
+        self.left = true;
+        scope::install(self.outer.take()).unwrap_or_default()
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        if !self.left {
+            scope::install(self.outer.take());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "freeing is unsafe")]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        thread,
+    };
+
+    use super::*;
+    use crate::{free, malloc, region::is_mapped};
+
+    /// Allocates and frees as two tensors do that follow each other beside a third; fills what it gets.
+    fn run(sizes: [usize; 3]) {
+        let fill = |block: *mut u8, size: usize, with: u8| {
+            // SAFETY: the block has so many bytes, and nobody else has it.
+            unsafe { block.write_bytes(with, size) };
+        };
+        let check = |block: *const u8, size: usize, with: u8| {
+            // SAFETY: as above.
+            let bytes = unsafe { std::slice::from_raw_parts(block, size) };
+            assert!(bytes.iter().all(|byte| *byte == with));
+        };
+        let [a, b] = [malloc(sizes[0]), malloc(sizes[1])];
+        fill(a, sizes[0], 1);
+        fill(b, sizes[1], 2);
+        check(a, sizes[0], 1);
+        // SAFETY: live, and not used again; here and below.
+        unsafe { free(a) };
+        let c = malloc(sizes[2]);
+        fill(c, sizes[2], 3);
+        check(b, sizes[1], 2);
+        check(c, sizes[2], 3);
+        for block in [b, c] {
+            assert_eq!(block as usize % 64, 0);
+            // SAFETY: as above.
+            unsafe { free(block) };
+        }
+    }
+
+    const SIZES: [usize; 3] = [3000, 5000, 2000];
+
+    fn planned(arena: &mut Arena) -> Arc<RunPlan> {
+        let ((), outcome) = arena.run(Use::Record, || run(SIZES));
+        let recording = outcome.recording.expect("a recording");
+        assert_eq!((recording.peak(), outcome.peak), (8000, 8000));
+        let places = [Some(0), Some(3008), Some(0)];
+        Arc::new(RunPlan::new(&recording, &places).expect("a plan"))
+    }
+
+    #[test]
+    fn a_planned_run_takes_its_memory_from_the_region() {
+        let mut arena = Arena::new();
+        let plan = planned(&mut arena);
+        assert_eq!(arena.reserved(), 0);
+        for _ in 0..3 {
+            let ((), outcome) = arena.run(Use::Replay(&plan), || {
+                run(SIZES);
+                assert_eq!(malloc(0), std::ptr::null_mut());
+            });
+            let expected = Outcome {
+                peak: 8000,
+                ..Outcome::default()
+            };
+            assert_eq!(outcome, expected);
+        }
+        assert_eq!((plan.size(), arena.reserved()), (8008, 8192));
+    }
+
+    #[test]
+    fn a_run_that_deviates_is_served_by_the_heap_and_says_so() {
+        let mut arena = Arena::new();
+        let plan = planned(&mut arena);
+        let ((), outcome) = arena.run(Use::Replay(&plan), || run([3000, 5001, 2000]));
+        assert_eq!((outcome.deviation, outcome.unplanned), (Some(1), 2));
+        let ((), outcome) = arena.run(Use::Replay(&plan), || {
+            run(SIZES);
+            run(SIZES);
+        });
+        assert_eq!((outcome.deviation, outcome.unplanned), (Some(3), 3));
+        let ((), outcome) = arena.run(Use::Replay(&plan), || ());
+        assert_eq!((outcome.deviation, outcome.unplanned), (Some(0), 0));
+        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        assert_eq!(outcome.deviation, None, "the next one is planned again");
+    }
+
+    #[test]
+    fn a_block_that_outlives_its_run_keeps_its_memory() {
+        let mut arena = Arena::new();
+        let plan = planned(&mut arena);
+        let kept = |arena: &mut Arena| {
+            let (block, outcome) = arena.run(Use::Replay(&plan), || {
+                let block = malloc(3000);
+                // SAFETY: so many bytes are ours.
+                unsafe { block.write_bytes(7, 3000) };
+                block as usize
+            });
+            assert!(outcome.outlived);
+            block
+        };
+        let (first, second) = (kept(&mut arena), kept(&mut arena));
+        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        assert_eq!(outcome.deviation, None);
+        drop(arena);
+        for block in [first, second] {
+            // SAFETY: the block is live, although its arena is gone.
+            let bytes = unsafe { std::slice::from_raw_parts(block as *const u8, 3000) };
+            assert!(bytes.iter().all(|byte| *byte == 7));
+            assert!(is_mapped(block));
+            let freeing = thread::spawn(move || {
+                // SAFETY: not used again.
+                unsafe { free(block as *mut u8) };
+            });
+            freeing.join().expect("no panic");
+            assert!(!is_mapped(block), "with its last block the region goes");
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_the_run() {
+        let mut arena = Arena::new();
+        let plan = planned(&mut arena);
+        let left = catch_unwind(AssertUnwindSafe(|| {
+            arena.run(Use::Replay(&plan), || {
+                std::panic::panic_any(malloc(3000) as usize);
+            })
+        }));
+        let block = *left
+            .expect_err("a panic")
+            .downcast::<usize>()
+            .expect("an address");
+        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        assert_eq!(outcome.deviation, None, "in a region of its own");
+        // SAFETY: the block of the panic is live, and not used again.
+        unsafe { free(block as *mut u8) };
+        assert!(!is_mapped(block));
+    }
+
+    #[test]
+    fn runs_on_several_threads_do_not_mix() {
+        thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    let mut arena = Arena::new();
+                    let plan = planned(&mut arena);
+                    for _ in 0..200 {
+                        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+                        assert_eq!((outcome.deviation, outcome.peak), (None, 8000));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_plan_that_no_memory_can_hold_is_served_by_the_heap() {
+        let mut arena = Arena::new();
+        let ((), outcome) = arena.run(Use::Record, || run(SIZES));
+        let recording = outcome.recording.expect("a recording");
+        let far = [Some(0), Some(1 << 60), None];
+        let plan = Arc::new(RunPlan::new(&recording, &far).expect("a plan"));
+        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        assert_eq!(outcome.deviation, Some(0));
+    }
+}

@@ -1,0 +1,46 @@
+//! Memory of runs: intermediate tensors come from a *planned arena*, or from a plain heap.
+//!
+//! ```text
+//! first run of a shape class      its Recording            planned by the caller      every later run
+//!
+//!  malloc 300 -> memory of        + 0: 300 bytes            0 -> offset 0              +--------+ <- region, one an Arena
+//!  malloc 200    this run alone   + 1: 200 bytes            1 -> offset 320            |   0, 2 |
+//!  free   300                     - 0                       2 -> offset 0              +--------+
+//!  malloc 250                     + 2: 250 bytes            RunPlan of 576 bytes       |     1  |
+//!  free   200, 250                - 1  - 2                                             +--------+
+//! ```
+//!
+//! A runtime whose allocator is [`malloc`] and [`free`] allocates in the same sequence in every run with inputs of the
+//! same shapes. [`Arena::run`] with [`Use::Record`] writes that sequence down; whoever plans it hands the offsets to
+//! [`RunPlan::new`], and [`Use::Replay`] serves the n-th allocation of a run from the n-th planned place. What does not go
+//! as planned (another size, another count, a place whose planned predecessor is still in use) comes from the heap, for the
+//! rest of that run: [`Outcome::deviation`] says so. A deviation costs memory and time, never a wrong value.
+//!
+//! # Safety of a replay
+//!
+//! Two live blocks never share a byte, whatever the runtime does: a [`RunPlan`] knows for each block which blocks were the
+//! last before it on any of its bytes, and [`Arena`] hands a place out only once these are free. (Older ones were free
+//! before those were handed out.) A block that is still live when its run ends, which no plan foresees, keeps its whole
+//! region alive, and the arena takes another one; [`free`] finds the region of a block by its address, on any thread.
+//!
+//! # Threads
+//!
+//! The arena of a run belongs to the thread that runs it. Allocations of other threads, such as a runtime's own pool,
+//! find no run and come from the heap.
+
+mod arena;
+mod best_fit;
+mod heap;
+mod plan;
+mod recording;
+mod region;
+mod replay;
+mod scope;
+
+pub use arena::{Arena, Outcome, Use};
+pub use plan::{InvalidPlan, RunPlan};
+pub use recording::{Event, Recording, Usage};
+pub use scope::{free, malloc};
+
+/// Every block lies at a multiple of it: a cache line, and the widest vector register.
+pub const ALIGNMENT: u64 = 64;

@@ -1,0 +1,125 @@
+//! What a run allocated, in its order.
+
+use std::collections::HashMap;
+
+/// A step of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A block of so many bytes; the n-th of these is block n.
+    Malloc(u64),
+    /// Block so-and-so is free.
+    Free(u32),
+}
+
+/// The allocations of one run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    events: Vec<Event>,
+}
+
+/// A block's part of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes.
+    pub size: u64,
+    /// The step that allocates it.
+    pub start: u64,
+    /// The step that frees it; `None` where it outlives the run.
+    pub end: Option<u64>,
+}
+
+impl Recording {
+    /// A recording of these events, `None` where a block is freed before it is allocated, or twice.
+    #[must_use]
+    pub fn new(events: Vec<Event>) -> Option<Self> {
+        let mut live = Vec::new();
+        for event in &events {
+            match *event {
+                Event::Malloc(_) => live.push(true),
+                Event::Free(block) => {
+                    let block = live.get_mut(usize::try_from(block).ok()?)?;
+                    if !std::mem::replace(block, false) {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(Self { events })
+    }
+
+    /// The events, in their order.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Each block's size and live range, in steps of the run.
+    #[must_use]
+    pub fn usages(&self) -> Vec<Usage> {
+        let mut usages: Vec<Usage> = Vec::new();
+        for (step, event) in (0..).zip(&self.events) {
+            match *event {
+                Event::Malloc(size) => usages.push(Usage {
+                    size,
+                    start: step,
+                    end: None,
+                }),
+                Event::Free(block) => usages[block as usize].end = Some(step),
+            }
+        }
+        usages
+    }
+
+    /// The most bytes in use at once.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        let mut sizes = Vec::new();
+        let (mut live, mut peak) = (0_u64, 0);
+        for event in &self.events {
+            match *event {
+                Event::Malloc(size) => {
+                    sizes.push(size);
+                    live = live.saturating_add(size);
+                    peak = peak.max(live);
+                }
+                Event::Free(block) => live = live.saturating_sub(sizes[block as usize]),
+            }
+        }
+        peak
+    }
+}
+
+/// A recording in the making: blocks are known by their addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    recording: Recording,
+    blocks: u32,
+    live: HashMap<usize, u32>,
+    /// More blocks than a recording can count: nothing of it can be used.
+    overflowed: bool,
+}
+
+/// A run that allocates more often than this is not planned: a recording of it would be as large as its tensors.
+const MAX_BLOCKS: u32 = 1 << 20;
+
+impl Recorder {
+    pub(crate) fn malloc(&mut self, block: usize, size: u64) {
+        if self.blocks == MAX_BLOCKS {
+            self.overflowed = true;
+            return;
+        }
+        self.recording.events.push(Event::Malloc(size));
+        self.live.insert(block, self.blocks);
+        self.blocks += 1;
+    }
+
+    pub(crate) fn free(&mut self, block: usize) {
+        if let Some(block) = self.live.remove(&block) {
+            self.recording.events.push(Event::Free(block));
+        }
+    }
+
+    pub(crate) fn finish(self) -> Option<Recording> {
+        (!self.overflowed).then_some(self.recording)
+    }
+}

@@ -1,0 +1,217 @@
+//! The memory of runs: regions straight from the system, and the list of all of them by address.
+#![allow(unsafe_code, reason = "memory straight from the system (invariant 6)")]
+
+use std::{
+    io,
+    ptr::{self, NonNull},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::{
+    RunPlan,
+    best_fit::BestFit,
+    replay::{Place, Replay},
+};
+
+/// Memory mapped for one arena or for one run, and the run that goes on in it. Pages take memory once they are written.
+#[derive(Debug)]
+pub(crate) struct Region {
+    base: NonNull<u8>,
+    length: usize,
+    state: Mutex<State>,
+}
+
+/// Where blocks lie in a region.
+#[derive(Debug)]
+enum Layout {
+    Planned(Replay),
+    Dynamic(BestFit),
+}
+
+impl Layout {
+    fn free(&mut self, offset: u64) -> Option<u64> {
+        match self {
+            Self::Planned(replay) => replay.free(offset),
+            Self::Dynamic(best_fit) => best_fit.free(offset),
+        }
+    }
+
+    fn in_use(&self) -> bool {
+        match self {
+            Self::Planned(replay) => replay.in_use(),
+            Self::Dynamic(best_fit) => best_fit.in_use(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    layout: Layout,
+    /// No run will use it any more: it goes when its last block is freed.
+    retired: bool,
+}
+
+// SAFETY: the region owns its mapping, which is not bound to a thread; blocks in it are disjoint.
+unsafe impl Send for Region {}
+// SAFETY: what changes is behind a mutex; the memory itself belongs to whoever got blocks of it.
+unsafe impl Sync for Region {}
+
+/// Every region that is not free, in order of address: readers do not wait.
+static REGIONS: LazyLock<ArcSwap<Vec<Arc<Region>>>> = LazyLock::new(ArcSwap::default);
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nobody has a block of it: regions are let go when none is in use.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
+
+impl Region {
+    /// Maps a region that `plan` fits into, and lists it.
+    pub(crate) fn planned(plan: &Arc<RunPlan>) -> io::Result<Arc<Self>> {
+        let layout = |_| Layout::Planned(Replay::new(Arc::clone(plan)));
+        Self::map(plan.size(), layout)
+    }
+
+    /// Maps a region of at least so many bytes for blocks wherever they fit, and lists it.
+    pub(crate) fn dynamic(at_least: u64) -> io::Result<Arc<Self>> {
+        Self::map(at_least, |length| Layout::Dynamic(BestFit::new(length)))
+    }
+
+    fn map(at_least: u64, layout: impl FnOnce(u64) -> Layout) -> io::Result<Arc<Self>> {
+        let length = usize::try_from(at_least).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let length = length
+            .max(1)
+            .checked_next_multiple_of(rustix::param::page_size())
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a new anonymous mapping, wherever the system likes.
+        let base = unsafe {
+            mmap_anonymous(
+                ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        let region = Arc::new(Self {
+            base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            length,
+            state: Mutex::new(State {
+                layout: layout(length as u64),
+                retired: false,
+            }),
+        });
+        REGIONS.rcu(|regions| {
+            let mut regions = Vec::clone(regions);
+            let position = regions.partition_point(|other| other.base < region.base);
+            regions.insert(position, Arc::clone(&region));
+            regions
+        });
+        Ok(region)
+    }
+
+    /// Bytes of it.
+    pub(crate) const fn length(&self) -> usize {
+        self.length
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a run by `plan`, if that fits and no block is in use.
+    pub(crate) fn restart(&self, plan: &Arc<RunPlan>) -> bool {
+        match &mut self.state().layout {
+            Layout::Planned(replay) if plan.size() <= self.length as u64 && !replay.in_use() => {
+                replay.restart(plan);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The number of the first allocation of a planned run that was not the plan's.
+    pub(crate) fn deviation(&self) -> Option<usize> {
+        match &self.state().layout {
+            Layout::Planned(replay) => replay.deviation(),
+            Layout::Dynamic(_) => None,
+        }
+    }
+
+    /// Whether a block is in use.
+    pub(crate) fn in_use(&self) -> bool {
+        self.state().layout.in_use()
+    }
+
+    /// The next planned place, or any other that fits, as an address; or why there is none.
+    pub(crate) fn malloc(&self, size: u64) -> Result<NonNull<u8>, Place> {
+        let place = match &mut self.state().layout {
+            Layout::Planned(replay) => replay.malloc(size),
+            Layout::Dynamic(best_fit) => best_fit.malloc(size).map_or(Place::Heap, Place::Offset),
+        };
+        match place {
+            // SAFETY: the plan's size, and with it each of its blocks, fits the mapping; the other layout knows its length.
+            Place::Offset(offset) => Ok(unsafe { self.base.add(offset as usize) }),
+            elsewhere => Err(elsewhere),
+        }
+    }
+
+    fn contains(&self, address: usize) -> bool {
+        let base = self.base.as_ptr() as usize;
+        (base..base + self.length).contains(&address)
+    }
+
+    /// Frees the block at `address`, if that is in this region, and says its size.
+    pub(crate) fn free(&self, address: usize) -> Option<u64> {
+        if !self.contains(address) {
+            return None;
+        }
+        let offset = (address - self.base.as_ptr() as usize) as u64;
+        let (size, over) = {
+            let mut state = self.state();
+            let size = state.layout.free(offset);
+            (size, state.retired && !state.layout.in_use())
+        };
+        if over {
+            self.forget();
+        }
+        Some(size.unwrap_or(0))
+    }
+
+    /// No run will use the region any more: it is unmapped at once, or when the last of its blocks is freed.
+    pub(crate) fn retire(&self) {
+        let over = {
+            let mut state = self.state();
+            state.retired = true;
+            !state.layout.in_use()
+        };
+        if over {
+            self.forget();
+        }
+    }
+
+    /// Takes the region off the list; whoever lets go of it last unmaps it.
+    fn forget(&self) {
+        REGIONS.rcu(|regions| {
+            let others = regions.iter().filter(|other| other.base != self.base);
+            others.cloned().collect::<Vec<_>>()
+        });
+    }
+}
+
+/// Frees the block at `address` if it lies in any region, and says its size.
+pub(crate) fn free_anywhere(address: usize) -> Option<u64> {
+    let regions = REGIONS.load();
+    let behind = regions.partition_point(|region| region.base.as_ptr() as usize <= address);
+    regions.get(behind.checked_sub(1)?)?.free(address)
+}
+
+/// Whether the address lies in a region.
+#[cfg(test)]
+pub(crate) fn is_mapped(address: usize) -> bool {
+    REGIONS.load().iter().any(|region| region.contains(address))
+}

@@ -1,0 +1,179 @@
+//! The allocator that a runtime is given: it knows the run that the calling thread is in.
+#![allow(
+    unsafe_code,
+    reason = "an allocator is made of raw memory (invariant 6)"
+)]
+
+use std::{cell::RefCell, ptr, sync::Arc};
+
+use crate::{Recording, heap, recording::Recorder, region, region::Region, replay::Place};
+
+/// The run of a thread: one that has neither takes its blocks from the heap.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    /// Of a planned run.
+    pub(crate) region: Option<Arc<Region>>,
+    /// Of a recorded run.
+    pub(crate) recorded: Option<Recorded>,
+    in_use: u64,
+    /// The most bytes in use at once.
+    pub(crate) peak: u64,
+    /// Blocks that came from the heap although the run has a plan.
+    pub(crate) unplanned: u64,
+}
+
+/// What is written down of a run, and its memory, which goes back to the system when the run ends.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    recorder: Recorder,
+    regions: Vec<Arc<Region>>,
+}
+
+/// Address space of a recorded run is taken in such pieces; only what is written takes memory.
+const DYNAMIC_BYTES: u64 = 64 << 20;
+
+impl Recorded {
+    fn malloc(&mut self, size: u64) -> Option<*mut u8> {
+        let known = self
+            .regions
+            .iter()
+            .find_map(|region| region.malloc(size).ok());
+        let block = match known {
+            Some(block) => block,
+            None => {
+                let at_least = size.checked_next_multiple_of(crate::ALIGNMENT)?;
+                let region = Region::dynamic(at_least.max(DYNAMIC_BYTES)).ok()?;
+                let block = region.malloc(size).ok()?;
+                self.regions.push(region);
+                block
+            }
+        };
+        Some(block.as_ptr())
+    }
+
+    /// The sequence, unless that was too long.
+    pub(crate) fn finish(&mut self) -> Option<Recording> {
+        std::mem::take(&mut self.recorder).finish()
+    }
+
+    fn free(&self, address: usize) -> Option<u64> {
+        self.regions.iter().find_map(|region| region.free(address))
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        for region in &self.regions {
+            region.retire();
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Run>> = const { RefCell::new(None) };
+}
+
+/// Makes `run` the calling thread's; the one before it is handed back.
+pub(crate) fn install(run: Option<Run>) -> Option<Run> {
+    CURRENT.with(|current| current.replace(run))
+}
+
+impl Run {
+    pub(crate) fn new(region: Option<Arc<Region>>, recorded: Option<Recorded>) -> Self {
+        Self {
+            region,
+            recorded,
+            ..Self::default()
+        }
+    }
+
+    fn malloc(&mut self, size: usize) -> *mut u8 {
+        let bytes = size as u64;
+        let planned = match self.region.as_ref().map(|region| region.malloc(bytes)) {
+            Some(Ok(block)) => Some(block.as_ptr()),
+            Some(Err(place)) => {
+                self.unplanned += u64::from(place == Place::Deviating);
+                None
+            }
+            None => self.recorded.as_mut().and_then(|run| run.malloc(bytes)),
+        };
+        let block = planned.unwrap_or_else(|| heap::malloc(size));
+        if !block.is_null() {
+            self.in_use += bytes;
+            self.peak = self.peak.max(self.in_use);
+            if let Some(run) = &mut self.recorded {
+                run.recorder.malloc(block as usize, bytes);
+            }
+        }
+        block
+    }
+
+    /// Frees a block of the run's own memory, and says its size.
+    fn free(&self, address: usize) -> Option<u64> {
+        match (&self.region, &self.recorded) {
+            (Some(region), _) => region.free(address),
+            (None, Some(run)) => run.free(address),
+            (None, None) => None,
+        }
+    }
+
+    fn freed(&mut self, block: usize, size: u64) {
+        // A block of an earlier run may end in this one.
+        self.in_use = self.in_use.saturating_sub(size);
+        if let Some(run) = &mut self.recorded {
+            run.recorder.free(block);
+        }
+    }
+}
+
+/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none. Null for
+/// 0 bytes, and when there is no memory. Never panics.
+#[must_use]
+pub fn malloc(size: usize) -> *mut u8 {
+    if size == 0 {
+        return ptr::null_mut();
+    }
+    // A thread that ends has no run any more, and one that frees within `malloc` is not known to exist.
+    let in_run = CURRENT.try_with(|current| {
+        let mut current = current.try_borrow_mut().ok()?;
+        current.as_mut().map(|run| run.malloc(size))
+    });
+    in_run.ok().flatten().unwrap_or_else(|| heap::malloc(size))
+}
+
+/// Frees a block; null is nothing. On any thread, in any run or none. Never panics.
+///
+/// # Safety
+/// `block` is null, or comes from [`malloc`], is live, and is not used again.
+pub unsafe fn free(block: *mut u8) {
+    if block.is_null() {
+        return;
+    }
+    let address = block as usize;
+    let own = CURRENT.try_with(|current| {
+        let mut current = current.try_borrow_mut().ok()?;
+        let run = current.as_mut()?;
+        let size = run.free(address)?;
+        run.freed(address, size);
+        Some(())
+    });
+    if own.ok().flatten().is_some() {
+        return;
+    }
+    let planned = region::free_anywhere(address);
+    let size = planned.unwrap_or_else(|| {
+        // SAFETY: the block is in no region, so it comes from the heap; the caller promises the rest.
+        unsafe {
+            let size = heap::size(block) as u64;
+            heap::free(block);
+            size
+        }
+    });
+    let _ = CURRENT.try_with(|current| {
+        if let Ok(mut current) = current.try_borrow_mut()
+            && let Some(run) = current.as_mut()
+        {
+            run.freed(address, size);
+        }
+    });
+}

@@ -1,0 +1,88 @@
+//! A model in ONNX Runtime without any server.
+
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
+
+use anyhow::Result;
+use bytes::Bytes;
+use skep_backend::{Backend, Instance, LoadRequest, Model, ModelFile, OutputSlot};
+use skep_backend_onnxruntime::OnnxRuntime;
+use skep_config::{Completion, Context, ModelConfig};
+use skep_onnx::OnnxModel;
+use skep_tensor::{Tensor, TensorView};
+use skep_testkit::{InputTensor, Inputs, Kind};
+use skep_types::{ModelName, Shape};
+
+/// A loaded model, and what to feed it.
+pub(crate) struct Bare {
+    model: Arc<dyn Model>,
+    inputs: Vec<Tensor>,
+    /// Where they follow from the inputs'.
+    output_shapes: Option<Vec<Shape>>,
+}
+
+impl Bare {
+    /// Loads `file` with this configuration, as a server does.
+    pub(crate) fn load(
+        runtime: &OnnxRuntime,
+        file: &Path,
+        config: &str,
+        inputs: Vec<Tensor>,
+    ) -> Result<Self> {
+        let file = ModelFile::open(file)?;
+        let signature = OnnxModel::decode(file.bytes().clone())?.signature()?;
+        let name = ModelName::new("bare")?;
+        let mut proto = skep_config::parse_pbtxt(config.as_bytes(), "bare")?;
+        let completion = Completion {
+            model: &name,
+            backend: "onnxruntime",
+            model_filename: "",
+            default_max_batch_size: 4,
+            signature: Some(&signature),
+        };
+        skep_config::complete(&mut proto, &completion)?;
+        let config =
+            ModelConfig::from_proto(proto, &Context::new(&name))?.with_signature(&signature)?;
+        let model = runtime.load(&LoadRequest {
+            file: &file,
+            config: &config,
+            threads: NonZeroUsize::MIN,
+        })?;
+        let shapes: Vec<&Shape> = inputs.iter().map(Tensor::shape).collect();
+        let output_shapes = model.output_shapes(&shapes);
+        Ok(Self {
+            model,
+            inputs,
+            output_shapes,
+        })
+    }
+
+    /// An executable copy.
+    pub(crate) fn instance(&self) -> Result<Box<dyn Instance>> {
+        Ok(Arc::clone(&self.model).instance()?)
+    }
+
+    /// Runs the model once, into prepared memory where shapes are known.
+    pub(crate) fn run(&self, instance: &mut dyn Instance) -> Result<()> {
+        let outputs = self.model.signature().outputs.iter().enumerate();
+        let slots = outputs.map(|(index, spec)| match &self.output_shapes {
+            Some(shapes) => OutputSlot::prepared(index, spec.datatype, shapes[index].clone()),
+            None => OutputSlot::new(index),
+        });
+        let mut slots: Vec<OutputSlot> = slots.collect();
+        let views: Vec<TensorView<'_>> = self.inputs.iter().map(Tensor::view).collect();
+        instance.execute(&views, &mut slots)?;
+        Ok(())
+    }
+}
+
+/// Inputs of a generated model, by name.
+pub(crate) fn inputs(kind: &Kind, wanted: Inputs) -> Result<Vec<(String, Tensor)>> {
+    let tensor = |input: InputTensor| {
+        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
+        Ok((input.name, tensor))
+    };
+    skep_testkit::inputs(kind, wanted)
+        .into_iter()
+        .map(tensor)
+        .collect()
+}
