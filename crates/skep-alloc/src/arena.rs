@@ -1,4 +1,4 @@
-//! The arena of an instance: one run at a time.
+//! An arena: one run at a time.
 
 use std::sync::Arc;
 

@@ -25,13 +25,15 @@
 //!
 //! # Threads
 //!
-//! The arena of a run belongs to the thread that runs it. Allocations of other threads, such as a runtime's own pool,
+//! A run belongs to one thread, which takes its arena out of a [`Pool`] and puts it back: as many arenas as runs are in
+//! flight at once serve all instances of all models. Allocations of other threads, such as a runtime's own pool,
 //! find no run and come from the heap.
 
 mod arena;
 mod best_fit;
 mod heap;
 mod plan;
+mod pool;
 mod recording;
 mod region;
 mod replay;
@@ -39,7 +41,9 @@ mod scope;
 
 pub use arena::{Arena, Outcome, Use};
 pub use plan::{InvalidPlan, RunPlan};
+pub use pool::{Need, Pool};
 pub use recording::{Event, Recording, Usage};
+pub use region::reserved_bytes;
 pub use scope::{free, malloc};
 
 /// Every block lies at a multiple of it: a cache line, and the widest vector register.

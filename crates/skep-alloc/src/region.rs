@@ -210,6 +210,13 @@ pub(crate) fn free_anywhere(address: usize) -> Option<u64> {
     regions.get(behind.checked_sub(1)?)?.free(address)
 }
 
+/// Bytes of address space that all arenas of the process hold, idle ones included.
+#[must_use]
+pub fn reserved_bytes() -> u64 {
+    let regions = REGIONS.load();
+    regions.iter().map(|region| region.length as u64).sum()
+}
+
 /// Whether the address lies in a region.
 #[cfg(test)]
 pub(crate) fn is_mapped(address: usize) -> bool {

@@ -129,7 +129,7 @@ impl Backend for OnnxRuntime {
             input_names,
             output_names,
             shapes,
-            plans: Plans::new(execution.memory_planner),
+            plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, request.threads),
             shapes_lie: AtomicBool::new(false),
         }))

@@ -1,19 +1,16 @@
 //! The memory of runs: what a run of each shape class allocates, planned once and replayed by every instance.
 //!
 //! A *shape class* is what decides the sequence of a run's allocations: the shapes of its inputs, and which outputs it
-//! fills, where. The first run of a class is recorded, on the heap; its plan is made before it is answered, takes below a
-//! millisecond for usual models, and is shared by all instances of the model. Each instance replays it in an arena of
-//! its own, whose memory it keeps.
+//! fills, where. The first run of a class is recorded; its plan is made before it is answered, takes below a
+//! millisecond for usual models, and is shared by all instances of the model. A run replays it in an arena that it
+//! takes for its time: there are as many as runs at once, of all models.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use skep_alloc::{ALIGNMENT, Arena, Outcome, Recording, RunPlan, Use};
+use skep_alloc::{ALIGNMENT, Arena, Need, Outcome, Pool, Recording, RunPlan, Use};
 use skep_backend::{OutputSlot, RunMemory};
 use skep_config::MemoryPlanner;
 use skep_planner::{Budget, Buffer, Problem, auto};
@@ -30,9 +27,6 @@ const MAX_RECORDINGS: u32 = 4;
 /// Plans of usual models need fewer; a run that allocates thousands of times may wait for so long at its first time.
 const PLANNING_NODES: u64 = 20_000;
 const PLANNING_TIME: Duration = Duration::from_millis(50);
-
-/// An arena is at most so much larger than its plan.
-const LARGEST_PAGE: u64 = 1 << 16;
 
 /// What decides the sequence of a run's allocations.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,64 +58,96 @@ impl ShapeClass {
 struct Class {
     plan: Option<Arc<RunPlan>>,
     recordings: u32,
-    /// The next run is to be recorded.
-    wanted: bool,
+    /// A run left the plan: the next one is to be recorded.
+    left: bool,
 }
 
 /// The plans of a model, the one used last behind the others.
 #[derive(Debug)]
 pub(crate) struct Plans {
     classes: Mutex<Vec<(ShapeClass, Arc<Mutex<Class>>)>>,
+    pool: Arc<Pool>,
     /// What the largest plan needs.
-    largest: AtomicU64,
+    need: Need,
     makes_plans: bool,
 }
 
 impl Plans {
     /// `None` where the runtime's own means place tensors.
-    pub(crate) fn new(planner: MemoryPlanner) -> Option<Self> {
+    pub(crate) fn new(planner: MemoryPlanner, pool: &Arc<Pool>) -> Option<Self> {
         (planner != MemoryPlanner::Runtime).then(|| Self {
             classes: Mutex::default(),
-            largest: AtomicU64::new(0),
+            need: pool.need(),
+            pool: Arc::clone(pool),
             makes_plans: planner == MemoryPlanner::Planned,
         })
     }
 
     fn class(&self, key: &ShapeClass) -> Arc<Mutex<Class>> {
-        let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut classes = lock(&self.classes);
         let known = classes.iter().position(|(other, _)| other == key);
         let found = match known {
             Some(position) => classes.remove(position),
             None => {
                 if classes.len() == MAX_CLASSES {
                     classes.remove(0);
-                    self.largest.store(largest(&classes), Ordering::Relaxed);
+                    self.need.set(largest(&classes));
                 }
-                let class = Class {
-                    wanted: self.makes_plans,
-                    ..Class::default()
-                };
-                (key.clone(), Arc::new(Mutex::new(class)))
+                (key.clone(), Arc::default())
             }
         };
         classes.push(found.clone());
         found.1
     }
+
+    /// The class's plan, and whether this run is to be recorded.
+    fn begin(&self, class: &Mutex<Class>) -> (Option<Arc<RunPlan>>, bool) {
+        let mut class = lock(class);
+        let wanted = class.plan.is_none() || std::mem::take(&mut class.left);
+        let record = self.makes_plans && wanted && class.recordings < MAX_RECORDINGS;
+        (class.plan.clone(), record)
+    }
+
+    /// Plans what was recorded by a run that had the plan `before`; the plan from now on.
+    fn recorded(
+        &self,
+        class: &Mutex<Class>,
+        recording: &Recording,
+        before: Option<Arc<RunPlan>>,
+    ) -> Option<Arc<RunPlan>> {
+        // Runs that began together are all recorded; the first one's plan is as good as the others'.
+        if before.is_none()
+            && let Some(plan) = &lock(class).plan
+        {
+            return Some(Arc::clone(plan));
+        }
+        let plan = plan(recording).map(Arc::new);
+        let plan = {
+            let mut class = lock(class);
+            class.recordings += 1;
+            class.plan = plan.or_else(|| class.plan.take());
+            class.plan.clone()
+        };
+        self.need.set(largest(&lock(&self.classes)));
+        plan
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the largest plan of these needs.
 fn largest(classes: &[(ShapeClass, Arc<Mutex<Class>>)]) -> u64 {
-    let sizes = classes.iter().filter_map(|(_, class)| {
-        let class = class.lock().unwrap_or_else(PoisonError::into_inner);
-        class.plan.as_ref().map(|plan| plan.size())
-    });
+    let size = |class: &Mutex<Class>| lock(class).plan.as_ref().map(|plan| plan.size());
+    let sizes = classes.iter().filter_map(|(_, class)| size(class));
     sizes.max().unwrap_or(0)
 }
 
-/// The memory of an instance's runs.
+/// The runs of an instance.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
-    arena: Arena,
     last: Option<(ShapeClass, Arc<Mutex<Class>>)>,
     figures: RunMemory,
 }
@@ -142,36 +168,27 @@ impl Runs {
             Some((last, class)) if *last == key => Arc::clone(class),
             _ => {
                 let class = plans.class(&key);
-                // Where the largest plan was forgotten, its memory is not kept either.
-                let largest = plans.largest.load(Ordering::Relaxed);
-                if self.arena.reserved() > largest.next_multiple_of(LARGEST_PAGE) {
-                    self.arena.give_back();
-                }
                 self.last = Some((key, Arc::clone(&class)));
                 class
             }
         };
-        let (plan, record) = begin(&class);
-        let how = match &plan {
-            _ if record => Use::Record,
-            Some(plan) => Use::Replay(plan),
-            None => Use::Heap,
+        let (plan, record) = plans.begin(&class);
+        let (result, mut outcome) = match &plan {
+            _ if record => Arena::new().run(Use::Record, run),
+            None => Arena::new().run(Use::Heap, run),
+            Some(plan) => {
+                let mut arena = plans.pool.take(plan.size());
+                let ran = arena.run(Use::Replay(plan), run);
+                plans.pool.put(arena);
+                ran
+            }
         };
-        let (result, mut outcome) = self.arena.run(how, run);
         let plan = match outcome.recording.take() {
             // The sequence of a run that failed is not that of its class.
-            _ if result.is_err() => {
-                class.lock().unwrap_or_else(PoisonError::into_inner).wanted |= record;
-                plan
-            }
-            Some(recording) => {
-                let plan = end_recording(&class, &recording);
-                let size = plan.as_ref().map_or(0, |plan| plan.size());
-                plans.largest.fetch_max(size, Ordering::Relaxed);
-                plan
-            }
+            _ if result.is_err() => plan,
+            Some(recording) => plans.recorded(&class, &recording, plan),
             None => {
-                deviates(&class, &outcome, plan.as_ref());
+                lock(&class).left |= outcome.deviation.is_some() || outcome.outlived;
                 plan
             }
         };
@@ -184,7 +201,6 @@ impl Runs {
         figures.used_bytes = outcome.peak;
         figures.planned_bytes = plan.map_or(0, RunPlan::size);
         figures.saved_bytes = plan.map_or(0, |plan| plan.sum().saturating_sub(plan.size()));
-        figures.reserved_bytes = self.arena.reserved();
         let runs = match plan {
             _ if recorded => &mut figures.recorded_runs,
             None => &mut figures.unplanned_runs,
@@ -193,30 +209,6 @@ impl Runs {
         };
         *runs += 1;
     }
-}
-
-/// The class's plan, and whether this run is to be recorded: one is at a time.
-fn begin(class: &Mutex<Class>) -> (Option<Arc<RunPlan>>, bool) {
-    let mut class = class.lock().unwrap_or_else(PoisonError::into_inner);
-    (class.plan.clone(), std::mem::take(&mut class.wanted))
-}
-
-/// Plans what was recorded; the plan from now on.
-fn end_recording(class: &Mutex<Class>, recording: &Recording) -> Option<Arc<RunPlan>> {
-    let plan = plan(recording).map(Arc::new);
-    let mut class = class.lock().unwrap_or_else(PoisonError::into_inner);
-    class.recordings += 1;
-    class.plan = plan.or_else(|| class.plan.take());
-    class.plan.clone()
-}
-
-/// A run that left its plan is a reason to record the next one, some times.
-fn deviates(class: &Mutex<Class>, outcome: &Outcome, plan: Option<&Arc<RunPlan>>) {
-    if plan.is_none() || (outcome.deviation.is_none() && !outcome.outlived) {
-        return;
-    }
-    let mut class = class.lock().unwrap_or_else(PoisonError::into_inner);
-    class.wanted = class.recordings < MAX_RECORDINGS;
 }
 
 /// The places of what a run allocated and freed; what outlives it stays on the heap. `None` if nothing is left, or too much
@@ -274,27 +266,21 @@ mod tests {
 
     #[test]
     fn plans_are_bounded_and_what_they_needed_is_given_back() {
-        let plans = Plans::new(MemoryPlanner::Planned).expect("plans");
+        let pool = Arc::new(Pool::default());
+        let plans = Plans::new(MemoryPlanner::Planned, &pool).expect("plans");
         let mut runs = Runs::default();
         for _ in 0..2 {
             run(&mut runs, &plans, 10_000);
         }
         let figures = runs.figures();
         assert_eq!((figures.planned_bytes, figures.recorded_runs), (960_000, 1));
-        assert!(figures.reserved_bytes >= 960_000);
+        assert!(skep_alloc::reserved_bytes() >= 960_000);
         for shape in 1..=MAX_CLASSES {
             run(&mut runs, &plans, shape);
             run(&mut runs, &plans, shape);
         }
-        assert_eq!(
-            plans.classes.lock().expect("not poisoned").len(),
-            MAX_CLASSES
-        );
-        assert!(
-            runs.figures().reserved_bytes <= 65_536,
-            "{:?}",
-            runs.figures()
-        );
+        assert_eq!(lock(&plans.classes).len(), MAX_CLASSES);
+        assert!(skep_alloc::reserved_bytes() <= 65_536);
         run(&mut runs, &plans, MAX_CLASSES);
         assert_eq!(
             runs.figures().recorded_runs,
@@ -307,6 +293,8 @@ mod tests {
             2 + MAX_CLASSES as u64,
             "forgotten"
         );
+        drop((plans, runs));
+        assert_eq!(skep_alloc::reserved_bytes(), 0);
     }
 
     #[test]

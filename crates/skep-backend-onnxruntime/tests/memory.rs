@@ -88,7 +88,6 @@ fn runs_of_a_shape_are_recorded_once_and_then_planned() {
         planned_bytes: (64 + 80) * column,
         used_bytes: (64 + 80) * column,
         saved_bytes: 48 * column,
-        reserved_bytes: 8192,
         planned_runs: 9,
         recorded_runs: 3,
         ..RunMemory::default()
@@ -163,11 +162,10 @@ fn a_run_that_fails_is_no_plan() {
         assert_eq!(run(&mut *instance, &[&good]), fp32(&[2], &[6.0, 5.0]));
     }
     let memory = instance.memory().expect("seen");
-    assert_eq!(
-        memory.planned_bytes,
-        memory.reserved_bytes.min(memory.planned_bytes)
+    assert!(
+        memory.planned_bytes > 0 && memory.planned_runs >= 2,
+        "{memory:?}"
     );
-    assert!(memory.planned_runs >= 2, "{memory:?}");
 }
 
 #[test]

@@ -5,8 +5,6 @@
 pub struct RunMemory {
     /// What the plan of the last run needs; 0 where it had none yet.
     pub planned_bytes: u64,
-    /// What the instance holds for planned runs: as much as the largest of its plans needs.
-    pub reserved_bytes: u64,
     /// The most that was in use at once.
     pub used_bytes: u64,
     /// What the plan needs less than a buffer for each of its tensors would.

@@ -31,7 +31,7 @@ pub enum GraphOptimization {
 /// Where the intermediate tensors of runs lie (`memory_planner`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MemoryPlanner {
-    /// In an arena of the instance, laid out by a plan of what a run with the same shapes was seen to need.
+    /// In arenas that all models' runs take turns in, laid out by a plan of what a run with the same shapes was seen to need.
     #[default]
     Planned,
     /// Each in memory of its own from the process's heap.

@@ -113,7 +113,7 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
     "execution_mode", ValueType::OneOf(&["0", "1"]), "0", ORT,
         "0: operators run one after another, 1: independent operators run in parallel";
     "memory_planner", ValueType::OneOf(&["planned", "malloc", "runtime"]), "planned", ORT,
-        "where intermediate tensors lie: `planned`, in an arena of each instance, laid out by what a run with the same shapes was seen to need; `malloc`, each in memory of its own; `runtime`, as ONNX Runtime does it by the next three keys. When one of these three is given and this is not: `runtime`; with `execution_mode` 1 always `runtime`. See [memory-planning.md](memory-planning.md)";
+        "where intermediate tensors lie: `planned`, in arenas that all models' runs take turns in, laid out by what a run with the same shapes was seen to need; `malloc`, each in memory of its own; `runtime`, as ONNX Runtime does it by the next three keys. When one of these three is given and this is not: `runtime`; with `execution_mode` 1 always `runtime`. See [memory-planning.md](memory-planning.md)";
     "enable_mem_arena", ValueType::Bool, "1", ORT,
         "with `memory_planner` `runtime`: whether intermediate tensors come from an arena that keeps its memory between runs";
     "enable_mem_pattern", ValueType::Bool, "1", ORT,

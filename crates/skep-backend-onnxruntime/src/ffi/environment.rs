@@ -5,12 +5,14 @@ use std::{
     panic::catch_unwind,
     path::Path,
     ptr::{self, NonNull},
+    sync::Arc,
 };
 
 use ort_sys::{
     OrtAllocator, OrtAllocatorType, OrtApi, OrtEnv, OrtLoggingFunction, OrtLoggingLevel,
     OrtMemType, OrtMemoryInfo,
 };
+use skep_alloc::Pool;
 
 use super::{ApiError, Library, allocator, check, text};
 
@@ -21,6 +23,7 @@ pub(crate) struct Runtime {
     pub(super) environment: NonNull<OrtEnv>,
     pub(super) memory: NonNull<OrtMemoryInfo>,
     pub(super) allocator: NonNull<OrtAllocator>,
+    arenas: Arc<Pool>,
 }
 
 // SAFETY: the environment, the memory description and the default allocator are safe to use from any thread (the C
@@ -73,7 +76,13 @@ impl Runtime {
             environment: NonNull::new(environment).expect(made),
             memory,
             allocator: NonNull::new(allocator).expect(made),
+            arenas: Arc::default(),
         })))
+    }
+
+    /// Memory for the intermediate tensors of runs, of all sessions.
+    pub(crate) const fn arenas(&self) -> &Arc<Pool> {
+        &self.arenas
     }
 
     /// The library's own version.

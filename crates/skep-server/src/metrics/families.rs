@@ -427,9 +427,8 @@ fn policies(text: &mut Text, rows: &[Row]) {
 type MemoryFigure = fn(&RunMemory) -> u64;
 
 /// What intermediate tensors take, in bytes: kind, figure.
-const RUN_MEMORY: [(&str, MemoryFigure); 4] = [
+const RUN_MEMORY: [(&str, MemoryFigure); 3] = [
     ("planned", |memory| memory.planned_bytes),
-    ("reserved", |memory| memory.reserved_bytes),
     ("saved", |memory| memory.saved_bytes),
     ("used", |memory| memory.used_bytes),
 ];
@@ -443,20 +442,26 @@ const RUNS: [(&str, MemoryFigure); 4] = [
 ];
 
 fn memory(text: &mut Text, rows: &[Row]) {
+    text.family(
+        "skep_run_memory_reserved_bytes",
+        "Address space that is held for the planned intermediate tensors of all models' runs",
+        "gauge",
+    )
+    .line(&Labels::default(), skep_alloc::reserved_bytes());
     let families = [
         (
             "skep_run_memory_bytes",
-            "Intermediate tensors of an instance's last run, in bytes: what its plan needs, what is held for plans, what the plan saves, the most that was in use",
+            "Intermediate tensors of an instance's last run, in bytes: what its plan needs, what the plan saves, the most that was in use",
             "gauge",
             "kind",
-            RUN_MEMORY,
+            &RUN_MEMORY[..],
         ),
         (
             "skep_runs_total",
             "Runs of an instance by where their intermediate tensors came from",
             "counter",
             "memory",
-            RUNS,
+            &RUNS[..],
         ),
     ];
     for (name, help, kind, label, figures) in families {

@@ -1,0 +1,174 @@
+//! Arenas for runs in flight: as many as runs meet, whatever number of models and instances takes turns in them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::Arena;
+
+/// Idle arenas of a process.
+///
+/// ```text
+/// needs  |######### model a, 40 MiB      a run of a or b takes the smallest idle arena that it fits into,
+///        |###       model b, 12 MiB      or the largest there is, which grows; it puts it back when it ends
+/// arenas |######### |#########           two runs at once: two arenas, however many instances there are
+/// ```
+#[derive(Debug, Default)]
+pub struct Pool {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: Vec<Arena>,
+    /// How many models need so many bytes for their largest plan.
+    needs: BTreeMap<u64, usize>,
+}
+
+/// What one model needs for the largest of its plans; idle arenas that are larger than all needs are given back.
+#[derive(Debug)]
+pub struct Need {
+    pool: Arc<Pool>,
+    bytes: Mutex<u64>,
+}
+
+/// An arena may be so much larger than its plan: a page of any usual size.
+const LARGEST_PAGE: u64 = 1 << 16;
+
+impl Pool {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An arena for a run that needs so many bytes: the smallest idle one that has them, else the largest, which
+    /// will grow, else a new one.
+    #[must_use]
+    pub fn take(&self, bytes: u64) -> Arena {
+        let mut state = self.state();
+        let idle = state.idle.iter().enumerate();
+        let by_size = idle.map(|(position, arena)| (arena.reserved(), position));
+        let fitting = by_size
+            .clone()
+            .filter(|(reserved, _)| *reserved >= bytes)
+            .min();
+        match fitting.or_else(|| by_size.max()) {
+            Some((_, position)) => state.idle.swap_remove(position),
+            None => Arena::new(),
+        }
+    }
+
+    /// Keeps an arena for the next run, unless nobody needs so much any more.
+    pub fn put(&self, arena: Arena) {
+        let mut state = self.state();
+        if arena.reserved() > 0 && arena.reserved() <= state.bound() {
+            state.idle.push(arena);
+        }
+    }
+
+    /// A model that has no plan yet.
+    #[must_use]
+    pub fn need(self: &Arc<Self>) -> Need {
+        Need {
+            pool: Arc::clone(self),
+            bytes: Mutex::new(0),
+        }
+    }
+}
+
+impl State {
+    fn bound(&self) -> u64 {
+        let largest = self.needs.last_key_value().map_or(0, |(bytes, _)| *bytes);
+        largest.next_multiple_of(LARGEST_PAGE)
+    }
+
+    fn count(&mut self, from: u64, to: u64) {
+        if let Some(count) = self.needs.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                self.needs.remove(&from);
+            }
+        }
+        if to > 0 {
+            *self.needs.entry(to).or_default() += 1;
+        }
+        let bound = self.bound();
+        self.idle.retain(|arena| arena.reserved() <= bound);
+    }
+}
+
+impl Need {
+    /// The largest plan needs so many bytes from now on.
+    pub fn set(&self, bytes: u64) {
+        let mut known = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *known, bytes);
+        if before != bytes {
+            self.pool.state().count(before, bytes);
+        }
+    }
+}
+
+impl Drop for Need {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Recording, RunPlan, Use};
+
+    /// An arena that holds so many bytes.
+    fn grown(mut arena: Arena, bytes: u64) -> Arena {
+        let recording = Recording::new(vec![Event::Malloc(bytes), Event::Free(0)]);
+        let recording = recording.expect("a recording");
+        let plan = Arc::new(RunPlan::new(&recording, &[Some(0)]).expect("a plan"));
+        arena.run(Use::Replay(&plan), || ());
+        arena
+    }
+
+    const KIB_64: u64 = 64 << 10;
+
+    #[test]
+    fn runs_take_the_smallest_arena_that_fits_and_else_the_largest() {
+        let pool = Arc::new(Pool::default());
+        let need = pool.need();
+        need.set(10 * KIB_64);
+        for units in [2, 9, 4] {
+            pool.put(grown(Arena::new(), units * KIB_64));
+        }
+        let take = |units: u64| pool.take(units * KIB_64);
+        assert_eq!(take(3).reserved(), 4 * KIB_64);
+        assert_eq!(take(10).reserved(), 9 * KIB_64);
+        assert_eq!(take(10).reserved(), 2 * KIB_64);
+        assert_eq!(take(1).reserved(), 0, "none is left");
+    }
+
+    #[test]
+    fn what_nobody_needs_any_more_is_given_back() {
+        let pool = Arc::new(Pool::default());
+        let (a, b) = (pool.need(), pool.need());
+        a.set(4 * KIB_64);
+        b.set(2 * KIB_64);
+        for units in [4, 2, 5] {
+            pool.put(grown(Arena::new(), units * KIB_64));
+        }
+        let idle = || {
+            let mut sizes: Vec<u64> = pool.state().idle.iter().map(Arena::reserved).collect();
+            sizes.sort_unstable();
+            sizes
+        };
+        assert_eq!(
+            idle(),
+            [2 * KIB_64, 4 * KIB_64],
+            "the third is larger than any plan"
+        );
+        drop(a);
+        assert_eq!(idle(), [2 * KIB_64]);
+        b.set(KIB_64);
+        assert_eq!(idle(), [0; 0]);
+        drop(b);
+        assert_eq!(pool.state().needs, BTreeMap::new());
+    }
+}
