@@ -299,3 +299,35 @@ def test_m18_flags(repository):
         code, log = serve_and_fail(repository.path, flag)
         assert code != 0
         assert flag.split("=")[0] in log
+
+
+@pytest.mark.parametrize("planner", [None, "malloc", "runtime"])
+def test_m5_runs_say_what_their_tensors_take(repository, planner):
+    chosen = f'parameters {{ key: "memory_planner" value {{ string_value: "{planner}" }} }}' if planner else ""
+    repository.generate("cnn", config=f"max_batch_size: 8 instance_group {{ count: 1 kind: KIND_CPU }} {chosen}")
+    instance = {"model": "cnn", "version": "1", "instance": "cnn_0_0"}
+    with Server(repository, "--model-control-mode=explicit", "--load-model=cnn") as server:
+        shape = get(server, "/v2/models/cnn").json["inputs"][0]["shape"][1:]
+        name = get(server, "/v2/models/cnn").json["inputs"][0]["name"]
+        for batch in (1, 2, 1, 2, 2):
+            count = batch * math.prod(shape)
+            answer = infer(server, "cnn", [tensor(name, "FP32", [batch, *shape], [0.5] * count)])
+            assert answer.status == 200, answer.body
+        if planner == "runtime":
+            assert "skep_runs_total{" not in text(server)
+            return
+        runs = {kind: figure(server, "skep_runs_total", memory=kind, **instance)
+                for kind in ("planned", "recorded", "deviated", "unplanned")}
+        memory = {kind: figure(server, "skep_run_memory_bytes", kind=kind, **instance)
+                  for kind in ("planned", "saved", "used")}
+        held = figure(server, "skep_run_memory_reserved_bytes")
+        assert memory["used"] > 0
+        if planner == "malloc":
+            assert runs == {"planned": 0, "recorded": 0, "deviated": 0, "unplanned": 5}
+            assert (memory["planned"], memory["saved"], held) == (0, 0, 0)
+        else:
+            assert runs == {"planned": 3, "recorded": 2, "deviated": 0, "unplanned": 0}
+            assert memory["planned"] <= held < memory["planned"] + 65536
+            assert memory["saved"] > 0
+        assert post(server, "/v2/repository/models/cnn/unload", {}).status == 200
+        wait_metric(server, "skep_run_memory_reserved_bytes", lambda value: value == 0)
