@@ -21,6 +21,8 @@ mod order;
 mod scope;
 mod shapes;
 mod table;
+#[cfg(test)]
+mod tests;
 mod values;
 mod walk;
 
@@ -52,7 +54,8 @@ pub struct Given {
     pub dims: BTreeMap<String, usize>,
     /// Shapes of inputs; each must be one that the file allows.
     pub inputs: BTreeMap<String, Vec<usize>>,
-    /// Shapes of other tensors, such as those that only a run tells.
+    /// Shapes of other tensors, such as those that only a run tells. Where neither the operator nor the file says the type
+    /// of such a tensor, it is taken to be that of what its node reads.
     pub tensors: BTreeMap<String, Vec<usize>>,
 }
 

@@ -395,6 +395,10 @@ const ONNX: &[(&str, Rule)] = &[
         folded(&[Ty::In(0)], elementwise::same, arithmetic::neg),
     ),
     (
+        "NegativeLogLikelihoodLoss",
+        rule_of(&[Ty::In(0)], reduce::loss),
+    ),
+    (
         "NonMaxSuppression",
         rule_of(&[Ty::Is(Onnx::Int64)], index::counted),
     ),
@@ -411,6 +415,11 @@ const ONNX: &[(&str, Rule)] = &[
         folded(&[Ty::In(0)], elementwise::same, arithmetic::not),
     ),
     ("OneHot", rule_of(&[Ty::In(2)], index::one_hot)),
+    ("OptionalGetElement", Rule::Direct(sequence::identity)),
+    (
+        "OptionalHasElement",
+        rule_of(&[Ty::Is(Onnx::Bool)], create::scalar),
+    ),
     (
         "Or",
         folded(&[Ty::Is(Onnx::Bool)], elementwise::two, arithmetic::or),
@@ -479,7 +488,10 @@ const ONNX: &[(&str, Rule)] = &[
         "RegexFullMatch",
         rule_of(&[Ty::Is(Onnx::Bool)], elementwise::same),
     ),
-    ("Relu", rule_of(&[Ty::In(0)], elementwise::same)),
+    (
+        "Relu",
+        folded(&[Ty::In(0)], elementwise::same, arithmetic::relu),
+    ),
     (
         "Reshape",
         folded(&[Ty::In(0)], reshape::reshape, layout::keep),
@@ -525,6 +537,10 @@ const ONNX: &[(&str, Rule)] = &[
     ),
     ("Slice", folded(&[Ty::In(0)], slice::slice, layout::slice)),
     ("Softmax", rule_of(&[Ty::In(0)], elementwise::same)),
+    (
+        "SoftmaxCrossEntropyLoss",
+        rule_of(&[Ty::In(0)], reduce::loss),
+    ),
     ("Softplus", rule_of(&[Ty::In(0)], elementwise::same)),
     ("Softsign", rule_of(&[Ty::In(0)], elementwise::same)),
     (
@@ -713,6 +729,10 @@ const ML: &[(&str, Rule)] = &[
     ),
     ("Binarizer", rule_of(&[Ty::In(0)], elementwise::same)),
     ("Imputer", rule_of(&[Ty::In(0)], elementwise::same)),
+    (
+        "LabelEncoder",
+        rule_of(&[Ty::Special(elementwise::label_type)], elementwise::same),
+    ),
     (
         "Normalizer",
         rule_of(&[Ty::Is(Onnx::Float)], elementwise::same),

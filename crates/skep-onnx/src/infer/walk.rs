@@ -22,9 +22,9 @@ use super::{
     values,
 };
 
-/// Nodes, inputs and declarations that are looked at in all, however often functions and loops repeat them: above the
-/// largest files, and a few seconds at most.
-const MAX_VISITS: usize = 4_000_000;
+/// What functions and inner graphs hold may be looked at this often in all, however they repeat each other. The main
+/// graph is walked once, whatever its size.
+const MAX_VISITS: usize = 1_000_000;
 /// Values that are read and written in all while following them; bounds time and, at 8 bytes each, memory.
 const MAX_VALUE_STEPS: usize = 16 << 20;
 
@@ -103,7 +103,9 @@ impl<'a> Walk<'a> {
         order: &[usize],
     ) -> Result<(), InferError> {
         for node in order.iter().map(|&at| &nodes[at]) {
-            self.visit(node, 1 + node.input.len() + node.output.len())?;
+            if scope.depth > 0 {
+                self.visit(node, 1 + node.input.len() + node.output.len())?;
+            }
             let outputs = self.node(scope, node)?;
             for (name, datum) in node.output.iter().zip(outputs) {
                 if name.is_empty() {
@@ -321,10 +323,17 @@ impl<'a> Walk<'a> {
                 Some(Rule::Shaped { types, .. }) => table::element(types, call, at),
                 _ => None,
             };
+            // An operator that nobody knows most likely gives what it reads.
+            let read = || {
+                call.inputs
+                    .iter()
+                    .flatten()
+                    .find_map(|datum| element_of(datum))
+            };
             let element = rule
                 .or(declared)
-                .or(name.is_empty().then_some(ElementType::FLOAT));
-            let element = element.ok_or_else(|| unknown_type(node, at))?;
+                .or_else(read)
+                .unwrap_or(ElementType::FLOAT);
             let shape = checked(name, element, shape.dims())?;
             outputs.push(Datum::Tensor(Fact::of_run(element, shape)));
         }
@@ -519,6 +528,13 @@ impl Open {
             },
             Self::Within(error) => error,
         }
+    }
+}
+
+fn element_of(datum: &Datum<'_>) -> Option<ElementType> {
+    match datum {
+        Datum::Tensor(fact) => Some(fact.element),
+        Datum::Sequence(_) => None,
     }
 }
 

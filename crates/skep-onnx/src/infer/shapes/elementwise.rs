@@ -2,9 +2,11 @@
 
 use super::{Shapes, one};
 use crate::infer::{
+    ElementType,
     call::{Call, Dims},
     error::{Refusal, list},
 };
+use skep_proto::onnx::tensor_proto::DataType as Onnx;
 
 /// One output, as the first input.
 pub(in crate::infer) fn same(call: &Call<'_, '_>) -> Shapes {
@@ -70,4 +72,22 @@ pub(in crate::infer) fn string_normalizer(call: &Call<'_, '_>) -> Shapes {
         return Err(call.open(0));
     }
     one(call.dims(0)?)
+}
+
+/// The values of `LabelEncoder`: whichever attribute lists them says their type.
+pub(in crate::infer) fn label_type(call: &Call<'_, '_>) -> Option<ElementType> {
+    let listed = [
+        ("values_strings", Onnx::String),
+        ("values_int64s", Onnx::Int64),
+        ("values_floats", Onnx::Float),
+    ];
+    let found = listed
+        .iter()
+        .find(|(name, _)| call.attribute(name).is_some());
+    match found {
+        Some((_, element)) => Some(ElementType(*element as i32)),
+        None => call
+            .tensor("values_tensor")
+            .map(|tensor| ElementType(tensor.data_type())),
+    }
 }

@@ -73,3 +73,13 @@ pub(in crate::infer) fn determinant(call: &Call<'_, '_>) -> Shapes {
     let dims = call.at_least(0, 2)?;
     one(&dims[..dims.len() - 2])
 }
+
+/// `NegativeLogLikelihoodLoss`, `SoftmaxCrossEntropyLoss`: a number, or without reduction one a target; the latter's
+/// probabilities as its scores.
+pub(in crate::infer) fn loss(call: &Call<'_, '_>) -> Shapes {
+    let loss = match call.text("reduction") {
+        Some("none") => call.dims(1)?.to_vec(),
+        _ => Vec::new(),
+    };
+    Ok(vec![loss, call.dims(0)?.to_vec()])
+}

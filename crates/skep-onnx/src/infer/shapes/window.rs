@@ -90,10 +90,11 @@ fn slid(input: usize, slide: &Slide, padding: Padding, ceil: bool) -> Result<usi
         )));
     }
     let mut count = room / slide.stride + 1;
-    if ceil && room % slide.stride != 0 {
+    if ceil {
+        count += i128::from(room % slide.stride != 0);
         // A window that would begin in the padding behind the input is left out.
-        let begins = count * slide.stride;
-        count += i128::from(begins < input + slide.pad_start);
+        let begins = (count - 1) * slide.stride;
+        count -= i128::from(begins >= input + slide.pad_start);
     }
     size(count)
 }

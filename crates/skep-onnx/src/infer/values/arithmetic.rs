@@ -254,6 +254,10 @@ pub(in crate::infer) fn abs(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Opti
     mapped(call, i64::wrapping_abs, f64::abs)
 }
 
+pub(in crate::infer) fn relu(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+    mapped(call, |v| v.max(0), |v| v.max(0.0))
+}
+
 pub(in crate::infer) fn sign(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
     mapped(
         call,

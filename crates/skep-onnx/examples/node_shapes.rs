@@ -1,0 +1,143 @@
+//! Static shape inference on ONNX's own node tests: a line a test, and sums.
+//!
+//! ```text
+//! cargo run -p skep-onnx --example node_shapes -- DIRECTORY > tests.tsv
+//! ```
+//!
+//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. Each model's outputs are inferred from the shapes
+//! of its inputs, and where they depend on values once more with its inputs as constants. A test is *right* by shapes or
+//! by *values*, *wrong* where type or shape differ from the test's, *refused* with the reason. Left out are training,
+//! and tests whose inputs are no tensors. Ends in failure where one is wrong.
+
+use std::{collections::BTreeMap, error::Error, fs, path::Path};
+
+use prost::Message;
+use skep_onnx::{
+    OnnxModel,
+    infer::{ElementType, Given, InferError, Inferred},
+};
+use skep_proto::onnx::{TensorProto, ValueInfoProto, type_proto};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let directory = std::env::args()
+        .nth(1)
+        .ok_or("expected the directory of the node tests")?;
+    let mut paths: Vec<_> = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::result::Result<_, _>>()?;
+    paths.sort();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for path in &paths {
+        let (word, reason) = outcome(path)?;
+        *counts.entry(word).or_default() += 1;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        println!("{name}\t{word}\t{}", reason.replace('\n', " "));
+    }
+    for (word, count) in &counts {
+        eprintln!("{word} {count}");
+    }
+    match counts.get("wrong") {
+        None => Ok(()),
+        Some(count) => Err(format!("{count} tests are inferred wrongly").into()),
+    }
+}
+
+fn outcome(path: &Path) -> Result<(&'static str, String)> {
+    let mut model = OnnxModel::decode(fs::read(path.join("model.onnx"))?.into())?;
+    let tensors = |values: &[ValueInfoProto]| values.iter().all(is_tensor);
+    let training = model
+        .graph()
+        .node
+        .iter()
+        .any(|node| node.domain().ends_with("training"));
+    if training || !tensors(&model.graph().input) || !tensors(&model.graph().output) {
+        return Ok(("left out", String::new()));
+    }
+    // Declared shapes would answer where inference cannot.
+    let graph = model.proto_mut().graph.as_mut().ok_or("no graph")?;
+    for value in graph.output.iter_mut().chain(&mut graph.value_info) {
+        if let Some(type_proto::Value::TensorType(tensor)) =
+            value.r#type.as_mut().and_then(|kind| kind.value.as_mut())
+        {
+            tensor.shape = None;
+        }
+    }
+    let data = path.join("test_data_set_0");
+    let (inputs, outputs) = (read(&data, "input")?, read(&data, "output")?);
+    let mut given = Given::default();
+    for (value, tensor) in model.graph().input.iter().zip(&inputs) {
+        given.inputs.insert(value.name().to_owned(), dims(tensor)?);
+    }
+    let mut right = "right";
+    let mut inferred = model.infer(&given);
+    if matches!(inferred, Err(InferError::Undetermined { .. })) {
+        right = "right by values";
+        let graph = model.proto_mut().graph.as_mut().ok_or("no graph")?;
+        for (value, tensor) in graph.input.drain(..).zip(inputs) {
+            graph.initializer.push(TensorProto {
+                name: value.name,
+                ..tensor
+            });
+        }
+        inferred = model.infer(&Given::default());
+    }
+    match inferred {
+        Err(error) => Ok(("refused", error.to_string())),
+        Ok(inferred) => Ok(match difference(&model, &inferred, &outputs)? {
+            None => (right, String::new()),
+            Some(difference) => ("wrong", difference),
+        }),
+    }
+}
+
+fn is_tensor(value: &ValueInfoProto) -> bool {
+    element(value).bits().is_some()
+}
+
+/// The declared element type; that of number 0 for what is no tensor.
+fn element(value: &ValueInfoProto) -> ElementType {
+    match value.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => ElementType(tensor.elem_type()),
+        _ => ElementType(0),
+    }
+}
+
+fn read(directory: &Path, role: &str) -> Result<Vec<TensorProto>> {
+    let mut tensors = Vec::new();
+    loop {
+        let path = directory.join(format!("{role}_{}.pb", tensors.len()));
+        if !path.exists() {
+            return Ok(tensors);
+        }
+        tensors.push(TensorProto::decode(fs::read(&path)?.as_slice())?);
+    }
+}
+
+fn dims(tensor: &TensorProto) -> Result<Vec<usize>> {
+    let dims = tensor.dims.iter().map(|&dim| usize::try_from(dim));
+    Ok(dims.collect::<std::result::Result<_, _>>()?)
+}
+
+fn difference(
+    model: &OnnxModel,
+    inferred: &Inferred,
+    expected: &[TensorProto],
+) -> Result<Option<String>> {
+    for (value, expected) in model.graph().output.iter().zip(expected) {
+        let got = inferred
+            .tensors
+            .get(value.name())
+            .ok_or("an output is missing")?;
+        // The type is the model's: BF16 is UINT16 in the files of data.
+        let (dims, declared) = (dims(expected)?, element(value));
+        if got.shape.dims() != dims || got.element != declared {
+            let (name, shape, element) = (value.name(), &got.shape, got.element);
+            return Ok(Some(format!(
+                "output `{name}` is {element} {shape}, expected {declared} {dims:?}"
+            )));
+        }
+    }
+    Ok(None)
+}

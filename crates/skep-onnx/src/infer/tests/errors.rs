@@ -1,0 +1,267 @@
+//! What inference says when it cannot go on.
+
+use skep_types::DataType;
+
+use super::build::{Graph, Onnx, ints, value};
+use crate::infer::Given;
+
+fn tensors(name: &str, dims: &[usize]) -> Given {
+    Given {
+        tensors: [(name.to_owned(), dims.to_vec())].into(),
+        ..Given::default()
+    }
+}
+
+fn inputs(name: &str, dims: &[usize]) -> Given {
+    Given {
+        inputs: [(name.to_owned(), dims.to_vec())].into(),
+        ..Given::default()
+    }
+}
+
+#[test]
+fn open_inputs_say_what_to_pass() {
+    let graph = |dims: &[&str]| Graph::new(&[("x", dims)], "y = Relu(x)");
+    assert_eq!(
+        graph(&["batch", "3", "?", "?"]).error(&Given::default()),
+        "input `x` has shape [batch,3,?,?], whose size is not known; pass `--input x:1,3,224,224`"
+    );
+    assert_eq!(
+        graph(&["batch", "3"]).error(&Given::default()),
+        "input `x` has shape [batch,3], whose size is not known; pass `--batch N` or `--input x:1,3`"
+    );
+    assert_eq!(
+        graph(&["1", "3"]).error(&Given {
+            batch: Some(4),
+            ..Given::default()
+        }),
+        "batch size 4 was given, but no input's leading dimension is open"
+    );
+    assert_eq!(
+        graph(&["1", "3"])
+            .infer(&Given {
+                batch: Some(1),
+                ..Given::default()
+            })
+            .map(|_| ()),
+        Ok(())
+    );
+}
+
+#[test]
+fn what_is_stated_must_fit() {
+    let graph = |dims: &[&str]| {
+        Graph::new(
+            &[("x", dims), ("z", &["n", "k"])],
+            "w = Relu(x)\ny = NonZero(w)",
+        )
+    };
+    let cases = [
+        (
+            inputs("x", &[1]),
+            "input `x` has shape [1], but the file says [n,3]",
+        ),
+        (
+            inputs("x", &[1, 4]),
+            "input `x` has shape [1,4], but the file says [n,3]",
+        ),
+        (
+            inputs("q", &[1]),
+            "input `q` was given, but the model has none of that name",
+        ),
+        (
+            Given {
+                dims: [("q".to_owned(), 1)].into(),
+                inputs: [("x".to_owned(), vec![1, 3]), ("z".to_owned(), vec![1, 3])].into(),
+                ..Given::default()
+            },
+            "dimension `q` was given, but the model has none of that name",
+        ),
+        (
+            Given {
+                inputs: [("x".to_owned(), vec![1, 3]), ("z".to_owned(), vec![2, 3])].into(),
+                ..Given::default()
+            },
+            "dimension `n` is 1 in input `x`, but 2 in input `z`",
+        ),
+        (
+            Given {
+                batch: Some(2),
+                inputs: [("x".to_owned(), vec![1, 3])].into(),
+                ..Given::default()
+            },
+            "dimension `n` is 1 in input `x`, but 2 in the batch size",
+        ),
+    ];
+    for (given, expected) in cases {
+        assert_eq!(graph(&["n", "3"]).error(&given), expected);
+    }
+    let both = Given {
+        dims: [("k".to_owned(), 1)].into(),
+        ..Given::default()
+    };
+    let with = |name: &str, dims: &[usize]| Given {
+        batch: Some(2),
+        ..tensors(name, dims)
+    };
+    let stated = |given: Given| Given {
+        dims: both.dims.clone(),
+        ..given
+    };
+    assert_eq!(
+        graph(&["n", "3"]).error(&stated(with("w", &[2, 4]))),
+        "tensor `w` has shape [2,3], but what was given says [2,4]"
+    );
+    let ok = graph(&["n", "3"])
+        .infer(&stated(with("y", &[2, 6])))
+        .expect("stated");
+    assert_eq!(ok.tensors["y"].shape.dims(), [2, 6]);
+    let both = Given {
+        batch: Some(2),
+        dims: both.dims,
+        tensors: [("y".to_owned(), vec![2, 1]), ("none".to_owned(), vec![])].into(),
+        ..Given::default()
+    };
+    assert_eq!(
+        graph(&["n", "3"]).error(&both),
+        "tensor `none` was given, but the model has none of that name"
+    );
+}
+
+#[test]
+fn what_only_a_run_tells_is_named() {
+    let graph = Graph::new(&[("x", &["2", "3"])], "i = NonZero(x)\ny = Transpose(i)");
+    assert_eq!(
+        graph.error(&Given::default()),
+        "shape of tensor `i` (output of NonZero that gives `i`) depends on values that are known only in a run: those \
+         of `x`; pass its shape with `--tensor i:1,2`"
+    );
+    let mut graph = Graph::new(&[("x", &["2", "3"]), ("to", &["2"])], "y = Reshape(x, to)")
+        .typed("to", Onnx::Int64);
+    graph.graph().node[0].name = Some("view".to_owned());
+    assert_eq!(
+        graph.error(&Given::default()),
+        "shape of tensor `y` (output of Reshape `view`) depends on values that are known only in a run: those of `to`; \
+         pass its shape with `--tensor y:1,2`"
+    );
+}
+
+#[test]
+fn unknown_operators_are_named_and_can_be_stated() {
+    let graph = || {
+        Graph::new(
+            &[("x", &["2", "3"])],
+            "a = com.example::Frob(x)\ny = Relu(a)",
+        )
+    };
+    assert_eq!(
+        graph().error(&Given::default()),
+        "shape of tensor `a` (output of Frob that gives `a`) is not known: there is no such operator in operator set 0 \
+         of domain `com.example`; pass its shape with `--tensor a:1,2`"
+    );
+    let inferred = graph().infer(&tensors("a", &[5])).expect("stated");
+    assert_eq!(
+        inferred.tensors["a"].element.datatype(),
+        Some(DataType::Fp32)
+    );
+    let mut declared = graph();
+    declared
+        .graph()
+        .value_info
+        .push(value("a", Onnx::Int64, &["?"]));
+    let inferred = declared.infer(&tensors("a", &[5])).expect("stated");
+    assert_eq!(inferred.tensors["y"].shape.dims(), [5]);
+    assert_eq!(
+        inferred.tensors["y"].element.datatype(),
+        Some(DataType::Int64)
+    );
+}
+
+#[test]
+fn outputs_must_be_as_the_file_fixes_them() {
+    let graph = |dims: &[&str]| {
+        let mut graph = Graph::new(&[("x", &["2", "3"])], "y = Relu(x)");
+        graph.graph().output = vec![value("y", Onnx::Float, dims)];
+        graph
+    };
+    assert_eq!(graph(&["other", "3"]).shape("y"), "[2,3]");
+    assert_eq!(
+        graph(&["2", "4"]).shape("y"),
+        "output `y` has shape [2,3], but the file says [2,4]"
+    );
+    assert_eq!(
+        graph(&["2"]).shape("y"),
+        "output `y` has shape [2,3], but the file says [2]"
+    );
+}
+
+#[test]
+fn graphs_that_are_none() {
+    let graph = |lines: &str| Graph::new(&[("x", &["2"])], lines);
+    assert_eq!(
+        graph("a = Relu(c)\nb = Relu(a)\nc = Neg(b)\ny = Abs(c)").shape("y"),
+        "Relu that gives `a` is on a cycle: it waits for a tensor that depends on its own output"
+    );
+    // What merely waits for a cycle is not on it.
+    let behind = graph("y = Abs(b)\na = Relu(b)\nb = Neg(a)").shape("y");
+    assert!(
+        !behind.starts_with("Abs") && behind.contains("is on a cycle"),
+        "{behind}"
+    );
+    assert_eq!(
+        graph("y = Relu(x)\ny = Neg(x)").shape("y"),
+        "tensor `y` is produced twice, the second time by Neg that gives `y`"
+    );
+    assert_eq!(
+        graph("x = Relu(x)").shape("x"),
+        "Relu that gives `x` is on a cycle: it waits for a tensor that depends on its own output"
+    );
+    assert_eq!(
+        graph("y = Relu(nowhere)").shape("y"),
+        "tensor `nowhere` is read by Relu that gives `y`, but nothing produces it"
+    );
+    let twice = graph("y = Relu(w)").with([ints("w", &[1], &[1]), ints("w", &[1], &[1])]);
+    assert_eq!(
+        twice.shape("y"),
+        "tensor `w` is produced twice, the second time by an initializer"
+    );
+}
+
+#[test]
+fn nodes_whose_inputs_do_not_fit() {
+    let graph =
+        |lines: &str| Graph::new(&[("x", &["2", "3"]), ("z", &["4", "5"])], lines).shape("y");
+    let cases = [
+        (
+            "y = Add(x, z)",
+            "Add that gives `y` combines shapes [2,3] and [4,5], which do not broadcast",
+        ),
+        (
+            "y = MatMul(x, z)",
+            "MatMul that gives `y` multiplies shapes [2,3] and [4,5], whose inner sizes differ",
+        ),
+        (
+            "y = Concat(x, z) axis=0",
+            "Concat that gives `y` joins shapes [2,3] and [4,5] along axis 0",
+        ),
+        (
+            "y = Softmax()",
+            "Softmax that gives `y` has no input 1, expected one",
+        ),
+        (
+            "y = Flatten(x) axis=7",
+            "Flatten that gives `y` names axis 7 of a tensor of 3 dimensions",
+        ),
+        (
+            "y a = Relu(x)",
+            "Relu that gives `y` has 2 outputs, expected 1",
+        ),
+        (
+            "y = AveragePool(i) kernel_shape=3,3\ni = Unsqueeze(x) axes=0,1",
+            "AveragePool that gives `y` slides a window of 3 over 2 padded by 0",
+        ),
+    ];
+    for (lines, expected) in cases {
+        assert_eq!(graph(lines), expected);
+    }
+}
