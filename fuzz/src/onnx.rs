@@ -1,7 +1,12 @@
 //! ONNX files.
 
+use std::collections::HashMap;
+
 use skep_config::{Completion, Context, ModelConfig, complete};
-use skep_onnx::{OnnxModel, ShapeRules};
+use skep_onnx::{
+    OnnxModel, ShapeRules,
+    infer::{Given, Inferred},
+};
 use skep_proto::inference;
 use skep_types::{ModelName, Shape};
 
@@ -55,5 +60,57 @@ pub fn file(data: &[u8]) {
     {
         let fitted = config.with_signature(&signature);
         fitted.expect("a configuration made for the model");
+    }
+}
+
+/// A model's file, up to the shapes of its tensors, with a size for whatever its inputs leave open.
+///
+/// The order has each node once, behind what it reads, and every tensor has bytes that can be addressed.
+pub fn infer(data: &[u8]) {
+    let Ok(model) = OnnxModel::decode(data.to_vec().into()) else {
+        return;
+    };
+    let mut given = Given {
+        batch: Some(2),
+        ..Given::default()
+    };
+    for round in 0..2 {
+        if let Ok(inferred) = model.infer(&given) {
+            check(&model, &inferred);
+        }
+        if round == 0 {
+            let Ok(signature) = model.signature() else {
+                return;
+            };
+            given.batch = None;
+            for spec in signature.inputs {
+                let dims = spec.dims.iter().flat_map(|dims| dims.as_slice());
+                let sized = dims.map(|dim| usize::try_from(*dim).unwrap_or(3));
+                given.inputs.insert(spec.name, sized.collect());
+            }
+        }
+    }
+}
+
+fn check(model: &OnnxModel, inferred: &Inferred) {
+    let nodes = &model.graph().node;
+    let mut places = vec![usize::MAX; nodes.len()];
+    for (place, &node) in inferred.order.iter().enumerate() {
+        assert_eq!(places[node], usize::MAX, "node {node} comes twice");
+        places[node] = place;
+    }
+    assert_eq!(inferred.order.len(), nodes.len());
+    let outputs = nodes.iter().enumerate();
+    let outputs = outputs.flat_map(|(at, node)| node.output.iter().map(move |name| (name, at)));
+    let producers: HashMap<&String, usize> = outputs.collect();
+    for (at, node) in nodes.iter().enumerate() {
+        for name in node.input.iter().filter(|name| !name.is_empty()) {
+            if let Some(&producer) = producers.get(name) {
+                assert!(places[producer] < places[at], "`{name}` is read too early");
+            }
+        }
+    }
+    for tensor in inferred.tensors.values() {
+        assert!(tensor.bytes() <= isize::MAX as usize);
     }
 }

@@ -23,7 +23,7 @@ usage: cargo xtask <task>
   bench NAME ...  run a benchmark, with its arguments, and write its folder under benchmarks/results
   fuzz TARGET [--seconds N]
                   feed a parser of outside bytes with what libFuzzer makes of fuzz/corpus, for ten minutes unless told
-  operators       run ONNX's own node tests on each backend and write docs/operators.md
+  operators       run ONNX's own node tests on each backend and through shape inference, and write docs/operators.md
   codegen         write crates/skep-proto/src/generated from the .proto files";
 
 fn main() -> ExitCode {
@@ -76,6 +76,17 @@ fn operators(root: &Path) -> Result<()> {
         "skep-backend-embedded",
         "--example",
         "node_tests",
+        "--",
+        &data,
+    ]);
+    step(root, command.args(["--markdown", "docs/operators.md"]))?;
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--package",
+        "skep-onnx",
+        "--example",
+        "node_shapes",
         "--",
         &data,
     ]);

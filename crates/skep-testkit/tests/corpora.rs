@@ -23,6 +23,7 @@ fn feed(name: &str, target: fn(&[u8])) {
 fn corpora_hold() {
     feed("config_json", targets::config::json);
     feed("config_pbtxt", targets::config::pbtxt);
+    feed("infer", targets::onnx::infer);
     feed("onnx", targets::onnx::file);
     feed("recording", targets::simulation::recording);
     feed("table", targets::simulation::table);

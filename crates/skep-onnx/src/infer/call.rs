@@ -130,9 +130,13 @@ impl<'a, 's> Call<'a, 's> {
 
     /// An attribute, the function caller's where the node refers to one.
     pub(super) fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
-        let found = self.node.attribute.iter().find(|a| a.name() == name)?;
-        match found.ref_attr_name() {
-            "" => Some(found),
+        self.resolved(self.node.attribute.iter().find(|a| a.name() == name)?)
+    }
+
+    /// One of the node's attributes, the function caller's where it refers to one.
+    pub(super) fn resolved(&self, attribute: &'a AttributeProto) -> Option<&'a AttributeProto> {
+        match attribute.ref_attr_name() {
+            "" => Some(attribute),
             reference => self.frame?.get(reference).copied(),
         }
     }

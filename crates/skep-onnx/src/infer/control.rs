@@ -35,12 +35,12 @@ fn branch<'a>(
     scope: &Scope<'a, '_>,
     call: &Call<'a, '_>,
 ) -> Result<Vec<Datum<'a>>, Stop> {
-    let condition = call.input(0)?.ints();
+    let condition = call.input(0)?.int();
     let mut run = |name| -> Result<Vec<Datum<'a>>, Stop> {
         walk.graph(scope, call.node, call.graph(name)?, Vec::new())
     };
-    if let Some([condition]) = condition.as_deref() {
-        return run(if *condition == 0 {
+    if let Some(condition) = condition {
+        return run(if condition == 0 {
             "else_branch"
         } else {
             "then_branch"
@@ -102,10 +102,7 @@ fn scalar<'a>(element: ElementType, value: Option<i64>) -> Datum<'a> {
 
 fn truth(datum: Option<&Datum<'_>>) -> Option<bool> {
     match datum? {
-        Datum::Tensor(fact) => match fact.ints()?[..] {
-            [value] => Some(value != 0),
-            _ => None,
-        },
+        Datum::Tensor(fact) => fact.int().map(|value| value != 0),
         Datum::Sequence(_) => None,
     }
 }
@@ -119,10 +116,7 @@ fn repeat<'a>(
 ) -> Result<Vec<Datum<'a>>, Stop> {
     let body = call.graph("body")?;
     let carried: Vec<Datum<'a>> = carried(call, 2)?;
-    let rounds = match call.optional(0) {
-        None => None,
-        Some(fact) => fact.ints().and_then(|values| values.first().copied()),
-    };
+    let rounds = call.optional(0).and_then(Fact::int);
     let starts = match call.inputs.get(1).copied().flatten() {
         None => Some(true),
         condition => truth(condition),

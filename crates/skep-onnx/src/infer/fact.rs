@@ -153,6 +153,22 @@ impl<'a> Fact<'a> {
         }
     }
 
+    /// The one whole number that it holds.
+    pub(super) fn int(&self) -> Option<i64> {
+        match self.shape.element_count() {
+            1 => self.ints()?.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// The one float that it holds.
+    pub(super) fn float(&self) -> Option<f64> {
+        match self.shape.element_count() {
+            1 => self.floats()?.first().copied(),
+            _ => None,
+        }
+    }
+
     /// The same tensor in a run whose values may be others.
     pub(super) fn without_value(&self) -> Self {
         Fact::of_run(self.element, self.shape.clone())

@@ -27,7 +27,7 @@ mod values;
 mod walk;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -123,6 +123,7 @@ impl OnnxModel {
             frame: None,
             declared: HashMap::new(),
             is_stated: true,
+            left_out: HashSet::new(),
             depth: 0,
         };
         scope.add_graph(graph)?;
@@ -144,7 +145,7 @@ impl OnnxModel {
             });
         }
         let (facts, named) = given::inputs(&inputs, given)?;
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for (value, fact) in inputs.iter().zip(facts) {
             if !seen.insert(value.name()) {
                 return Err(InferError::Twice {
@@ -155,7 +156,7 @@ impl OnnxModel {
             walk::checked(value.name(), fact.element, fact.dims())?;
             scope.data.insert(value.name(), Datum::Tensor(fact));
         }
-        let order = order::order(&graph.node, &|name| scope.find(name).is_some())?;
+        let order = order::order(&graph.node, &|name| scope.is_readable(name))?;
         let mut walk = Walk::new(&self.proto().functions, &given.tensors, named);
         walk.nodes(&mut scope, &graph.node, &order)?;
         if let Some(name) = walk.not_met() {

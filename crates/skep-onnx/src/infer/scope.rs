@@ -1,6 +1,9 @@
 //! What names stand for while a graph or a function is walked.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use skep_proto::onnx::{
     GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
@@ -30,6 +33,8 @@ pub(super) struct Scope<'a, 's> {
     pub(super) declared: HashMap<&'a str, &'a ValueInfoProto>,
     /// Whether the names are the file's own, which a caller can state shapes of; those of functions are not.
     pub(super) is_stated: bool,
+    /// Inputs of a function that its caller leaves out.
+    pub(super) left_out: HashSet<&'a str>,
     /// How many graphs and functions are around this one.
     pub(super) depth: usize,
 }
@@ -38,6 +43,12 @@ impl<'a> Scope<'a, '_> {
     pub(super) fn find(&self, name: &str) -> Option<&Datum<'a>> {
         let own = self.data.get(name);
         own.or_else(|| self.outer?.find(name))
+    }
+
+    /// Whether a name may be read: it stands for something, or for an input that a function's caller leaves out.
+    pub(super) fn is_readable(&self, name: &str) -> bool {
+        let own = self.data.contains_key(name) || self.left_out.contains(name);
+        own || self.outer.is_some_and(|outer| outer.is_readable(name))
     }
 
     /// Adds what a graph brings along: initializers and declarations.

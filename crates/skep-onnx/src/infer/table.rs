@@ -78,6 +78,11 @@ pub(super) fn is_random(operator: &str) -> bool {
     operator.starts_with("Random") || matches!(operator, "Bernoulli" | "Multinomial")
 }
 
+/// Whether an operator's shapes follow from values that may be many.
+pub(super) fn counts_values(operator: &str) -> bool {
+    matches!(operator, "NonZero" | "Compress")
+}
+
 /// The mask of `Dropout` was of the input's type in the first operator sets.
 fn mask_type(call: &Call<'_, '_>) -> Option<ElementType> {
     if call.version < 10 && call.version > 0 {

@@ -2,7 +2,7 @@
 //! its attributes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -104,7 +104,7 @@ impl<'a> Walk<'a> {
     ) -> Result<(), InferError> {
         for node in order.iter().map(|&at| &nodes[at]) {
             if scope.depth > 0 {
-                self.visit(node, 1 + node.input.len() + node.output.len())?;
+                self.visit(node, size_of(node))?;
             }
             let outputs = self.node(scope, node)?;
             for (name, datum) in node.output.iter().zip(outputs) {
@@ -194,7 +194,12 @@ impl<'a> Walk<'a> {
                 types,
                 shapes,
                 fold,
-            }) => self.shaped(call, types, shapes(call)?, fold.as_ref()),
+            }) => {
+                if table::counts_values(node.op_type()) {
+                    self.count_values(call)?;
+                }
+                self.shaped(call, types, shapes(call)?, fold.as_ref())
+            }
             None => Err(Stop::Unknown),
         }
     }
@@ -257,13 +262,20 @@ impl<'a> Walk<'a> {
             return None;
         }
         let count = output.shape.element_count();
+        if count == 0 {
+            return Some(if output.element.is_integer() {
+                values::Elements::Ints(Vec::new())
+            } else {
+                values::Elements::Floats(Vec::new())
+            });
+        }
         let values = match fold {
             Fold::Shapes(fold) => {
                 self.value_steps_left = self.value_steps_left.checked_sub(count)?;
                 fold(call, output)?
             }
             Fold::Values(fold) => {
-                let mut steps = count;
+                let mut steps = count + call.inputs.len() + call.node.output.len();
                 for input in call.inputs.iter().flatten() {
                     match input {
                         Datum::Tensor(fact) if fact.has_value() => {
@@ -278,6 +290,19 @@ impl<'a> Walk<'a> {
         };
         let values = values::fit(output.element, values)?;
         (values.len() == count).then_some(values)
+    }
+
+    /// Takes the values that a rule of shapes reads off those that may be followed.
+    fn count_values(&mut self, call: &Call<'a, '_>) -> Result<(), Refusal> {
+        for (at, fact) in (0..call.inputs.len()).filter_map(|at| Some((at, call.optional(at)?))) {
+            if fact.has_value() {
+                let left = self
+                    .value_steps_left
+                    .checked_sub(fact.shape.element_count());
+                self.value_steps_left = left.ok_or_else(|| call.open(at))?;
+            }
+        }
+        Ok(())
     }
 
     /// Outputs as they are stated or declared, for a node whose rule leaves them open.
@@ -384,11 +409,15 @@ impl<'a> Walk<'a> {
                 .map(|default| (default.name(), default)),
         );
         for attribute in &node.attribute {
-            if let Some(given) = call.attribute(attribute.name()) {
+            if let Some(given) = call.resolved(attribute) {
                 frame.insert(attribute.name(), given);
             }
         }
-        self.visit(node, function.attribute_proto.len() + function.input.len())?;
+        let declared = function.attribute_proto.len() + function.value_info.len();
+        self.visit(
+            node,
+            declared + function.input.len() + function.opset_import.len(),
+        )?;
         let mut inner = Scope {
             data: HashMap::new(),
             outer: None,
@@ -396,15 +425,16 @@ impl<'a> Walk<'a> {
             frame: Some(Rc::new(frame)),
             declared: function.value_info.iter().map(|v| (v.name(), v)).collect(),
             is_stated: false,
+            left_out: HashSet::new(),
             depth,
         };
-        for (name, datum) in function.input.iter().zip(&call.inputs) {
-            if let Some(datum) = datum {
-                inner.data.insert(name, (*datum).clone());
+        for (at, name) in function.input.iter().enumerate() {
+            match call.inputs.get(at).copied().flatten() {
+                Some(datum) => drop(inner.data.insert(name, datum.clone())),
+                None => drop(inner.left_out.insert(name)),
             }
         }
-        let is_input = |name: &str| function.input.iter().any(|input| input == name);
-        let order = self.order(&function.node, &is_input)?;
+        let order = self.order(&function.node, &|name| inner.is_readable(name))?;
         self.nodes(&mut inner, &function.node, &order)?;
         let outputs = function.output.iter().map(|name| found(&inner, name, node));
         Ok(outputs.collect::<Result<_, _>>()?)
@@ -419,10 +449,9 @@ impl<'a> Walk<'a> {
         inputs: Vec<Datum<'a>>,
     ) -> Result<Vec<Datum<'a>>, Stop> {
         let depth = self.deeper(scope, node)?;
-        self.visit(
-            node,
-            1 + graph.initializer.len() + graph.value_info.len() + graph.output.len(),
-        )?;
+        let tensors = graph.initializer.len() + graph.sparse_initializer.len();
+        let values = graph.value_info.len() + graph.input.len() + graph.output.len();
+        self.visit(node, 1 + tensors + values)?;
         let mut inner = Scope {
             data: HashMap::new(),
             outer: Some(scope),
@@ -430,6 +459,7 @@ impl<'a> Walk<'a> {
             frame: scope.frame.clone(),
             declared: HashMap::new(),
             is_stated: scope.is_stated,
+            left_out: HashSet::new(),
             depth,
         };
         inner.add_graph(graph)?;
@@ -443,7 +473,7 @@ impl<'a> Walk<'a> {
         for (value, datum) in graph.input.iter().zip(inputs) {
             inner.data.insert(value.name(), datum);
         }
-        let order = self.order(&graph.node, &|name| inner.find(name).is_some())?;
+        let order = self.order(&graph.node, &|name| inner.is_readable(name))?;
         self.nodes(&mut inner, &graph.node, &order)?;
         let outputs = graph
             .output
@@ -529,6 +559,13 @@ impl Open {
             Self::Within(error) => error,
         }
     }
+}
+
+/// What an evaluation of a node looks at.
+fn size_of(node: &NodeProto) -> usize {
+    let attributes = node.attribute.iter();
+    let attributes = attributes.map(|a| 1 + a.ints.len() + a.floats.len());
+    1 + node.input.len() + node.output.len() + attributes.sum::<usize>()
 }
 
 fn element_of(datum: &Datum<'_>) -> Option<ElementType> {

@@ -110,24 +110,15 @@ pub(in crate::infer) fn value_type(call: &Call<'_, '_>) -> Option<ElementType> {
 
 /// `Range`: as many numbers as fit between start and limit.
 pub(in crate::infer) fn range(call: &Call<'_, '_>) -> Shapes {
-    let ints = |at: usize| call.input(at).map(|fact| fact.ints());
-    if let (Some(start), Some(limit), Some(delta)) = (ints(0)?, ints(1)?, ints(2)?) {
-        let ([start], [limit], [delta]) = (&start[..], &limit[..], &delta[..]) else {
-            return Err(Refusal::invalid(
-                "has a start, limit or delta of more than one number",
-            ));
-        };
-        let (start, limit, delta) = (i128::from(*start), i128::from(*limit), i128::from(*delta));
+    let int = |at: usize| call.input(at).map(|fact| fact.int().map(i128::from));
+    if let (Some(start), Some(limit), Some(delta)) = (int(0)?, int(1)?, int(2)?) {
         if delta == 0 {
             return Err(Refusal::invalid("has a delta of 0"));
         }
         let rounded_up = (limit - start + delta - delta.signum()) / delta;
         return one([size(rounded_up.max(0))?]);
     }
-    let float = |at: usize| match call.input(at)?.floats().as_deref() {
-        Some([value]) => Ok(*value),
-        _ => Err(call.open(at)),
-    };
+    let float = |at: usize| call.input(at)?.float().ok_or_else(|| call.open(at));
     let count = ((float(1)? - float(0)?) / float(2)?).ceil().max(0.0);
     // `max` has turned NaN into 0; what is left is whole.
     if count > f64::from(u32::MAX) {

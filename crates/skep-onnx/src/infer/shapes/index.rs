@@ -4,6 +4,7 @@ use super::{Shapes, one};
 use crate::infer::{
     call::{Call, size},
     error::{Refusal, list},
+    values::truncated,
 };
 
 /// `Gather`: the indices' dimensions take the axis' place.
@@ -51,24 +52,14 @@ pub(in crate::infer) fn array_feature_extractor(call: &Call<'_, '_>) -> Shapes {
 /// `OneHot`: a new axis, of a depth that is an input.
 pub(in crate::infer) fn one_hot(call: &Call<'_, '_>) -> Shapes {
     let mut dims = call.dims(0)?.to_vec();
-    let depth = match call.input(1)?.floats() {
+    let depth = match call.input(1)?.float() {
         // The depth may be a float.
-        Some(depth) if depth.len() == 1 && depth[0] >= 0.0 && depth[0] <= f64::from(u32::MAX) => {
-            whole(depth[0])
-        }
-        _ => call.number(1)?,
+        Some(depth) => truncated(depth).ok_or_else(|| call.open(1))?,
+        None => call.number(1)?,
     };
     let at = call.axis("axis", -1, dims.len() + 1)?;
     dims.insert(at, size(i128::from(depth))?);
     one(dims)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the caller checks the range"
-)]
-const fn whole(number: f64) -> i64 {
-    number as i64
 }
 
 /// `NonZero` of values that are known; else only a run tells how many there are.

@@ -12,7 +12,7 @@ use crate::infer::{
 };
 
 /// The longest sequence that is followed.
-const MAX_LENGTH: usize = 1 << 10;
+const MAX_LENGTH: usize = 128;
 
 type Data<'a> = Result<Vec<Datum<'a>>, Refusal>;
 

@@ -113,8 +113,8 @@ fn sizes_beyond_memory() {
 }
 
 #[test]
-fn a_million_nodes_in_any_order() {
-    let count = 1_000_000;
+fn many_nodes_in_any_order() {
+    let count = 200_000;
     let node = |at: usize| NodeProto {
         input: vec![if at == 0 {
             "x".to_owned()

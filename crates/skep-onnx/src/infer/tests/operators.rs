@@ -38,8 +38,8 @@ fn shapes_follow() {
         ),
         (
             image,
-            "a b c d = Split(x) axis=1 num_outputs=4",
-            &[("a", &[2, 2, 11, 12]), ("d", &[2, 0, 11, 12])],
+            "p1 p2 p3 p4 = Split(x) axis=1 num_outputs=4",
+            &[("p1", &[2, 2, 11, 12]), ("p4", &[2, 0, 11, 12])],
         ),
         (image, "y = Upsample(x, s)", &[("y", &[2, 6, 22, 6])]),
         (

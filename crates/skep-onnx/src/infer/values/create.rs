@@ -31,9 +31,11 @@ pub(in crate::infer) fn constant_of_shape(
     let Some(tensor) = call.tensor("value") else {
         return Some(Elements::Floats(vec![0.0; count]));
     };
-    match &*Fact::of_file(tensor).ok()?.elements()? {
-        Elements::Ints(values) => Some(Elements::Ints(vec![*values.first()?; count])),
-        Elements::Floats(values) => Some(Elements::Floats(vec![*values.first()?; count])),
+    let value = Fact::of_file(tensor).ok()?;
+    match (value.int(), value.float()) {
+        (Some(value), _) => Some(Elements::Ints(vec![value; count])),
+        (None, Some(value)) => Some(Elements::Floats(vec![value; count])),
+        (None, None) => None,
     }
 }
 
