@@ -32,9 +32,11 @@ use std::{
 pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
+use skep_alloc::Recording;
 use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
+use skep_config::{ExecutionMode, ExecutionOptions, MemoryPlanner};
 use skep_onnx::{OnnxModel, ShapeRules};
-use skep_types::{DataType, TensorSpec};
+use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
     ffi::{Runtime, Session},
@@ -97,6 +99,38 @@ impl Backend for OnnxRuntime {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
+        Ok(Arc::new(self.open(request, request.config.execution())?))
+    }
+}
+
+impl OnnxRuntime {
+    /// What one run with inputs of these shapes, all zero, allocates for its intermediate tensors: what a planned arena is
+    /// planned by. `inputs` in the order of the model's signature.
+    ///
+    /// # Errors
+    /// Those of loading the model and of a run with such inputs.
+    pub fn record(
+        &self,
+        request: &LoadRequest<'_>,
+        inputs: &[Shape],
+    ) -> Result<Recording, BackendError> {
+        let execution = ExecutionOptions {
+            memory_planner: MemoryPlanner::Planned,
+            execution_mode: ExecutionMode::Sequential,
+            memory_pattern: false,
+            memory_arena: false,
+            ..request.config.execution().clone()
+        };
+        let mut model = self.open(request, &execution)?;
+        model.plans = None;
+        model.record(inputs)
+    }
+
+    fn open(
+        &self,
+        request: &LoadRequest<'_>,
+        execution: &ExecutionOptions,
+    ) -> Result<OrtModel, BackendError> {
         let path = request.file.path();
         let invalid = |reason: String| {
             let message = format!("cannot load `{}`: {reason}", path.display());
@@ -117,12 +151,11 @@ impl Backend for OnnxRuntime {
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         let shapes = ShapeRules::of(&onnx).filter(|_| every_output_is_computed(&onnx));
         drop(onnx);
-        let execution = request.config.execution();
         let load = |e| error::load(path, e);
         let options =
             options::session_options(self.runtime, execution, request.threads).map_err(load)?;
         let session = Session::from_file(self.runtime, path, &options).map_err(load)?;
-        Ok(Arc::new(OrtModel {
+        Ok(OrtModel {
             session: Arc::new(session),
             run_options: options::run_options(self.runtime, execution).map_err(load)?,
             signature,
@@ -132,7 +165,7 @@ impl Backend for OnnxRuntime {
             plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, request.threads),
             shapes_lie: AtomicBool::new(false),
-        }))
+        })
     }
 }
 

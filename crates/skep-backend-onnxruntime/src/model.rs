@@ -10,10 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use skep_backend::{BackendError, Instance, Model, OutputSlot, RunMemory, check_run};
+use skep_alloc::{Arena, Recording, Use};
+use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, RunMemory, check_run};
 use skep_onnx::ShapeRules;
-use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, ModelSignature, Shape};
+use skep_tensor::{AlignedBuffer, Tensor, TensorError, TensorView};
+use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
@@ -102,6 +103,42 @@ impl Instance for OrtInstance {
 }
 
 impl OrtModel {
+    /// Runs once with inputs of these shapes, all zero, and writes down what it allocates. Without plans of its own.
+    pub(crate) fn record(&self, inputs: &[Shape]) -> Result<Recording, BackendError> {
+        let zero = |(spec, shape): (&TensorSpec, &Shape)| {
+            // Of strings each takes its length, which is none, in four bytes.
+            let size = spec.datatype.element_size().unwrap_or(4);
+            let data = AlignedBuffer::zeroed(shape.element_count() * size).freeze();
+            Tensor::new(spec.datatype, shape.clone(), data)
+        };
+        let zeros = self.signature.inputs.iter().zip(inputs).map(zero);
+        let invalid =
+            |error: TensorError| BackendError::new(ErrorKind::InvalidArgument, error.to_string());
+        let zeros: Vec<Tensor> = zeros.collect::<Result<_, _>>().map_err(invalid)?;
+        let views: Vec<TensorView<'_>> = zeros.iter().map(Tensor::view).collect();
+        let known = self.output_shapes(&inputs.iter().collect::<Vec<_>>());
+        let outputs = self.signature.outputs.iter().enumerate();
+        let mut slots: Vec<OutputSlot> = outputs
+            .map(|(index, spec)| match &known {
+                Some(shapes) => OutputSlot::prepared(index, spec.datatype, shapes[index].clone()),
+                None => OutputSlot::new(index),
+            })
+            .collect();
+        check_run(&self.signature, &views, &slots)?;
+        let values = views
+            .iter()
+            .map(|view| input(self.session.runtime(), *view));
+        let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let (ran, outcome) = Arena::new().run(Use::Record, || {
+            self.run(&mut Runs::default(), &values, &views, &mut slots, true)
+        });
+        ran.map_err(error::run)?;
+        outcome.recording.ok_or_else(|| {
+            let message = "the run allocates too often to be written down";
+            BackendError::new(ErrorKind::Unsupported, message)
+        })
+    }
+
     /// Runs into prepared memory where slots have some. `Ok(Some(_))` is a failure that prepared memory of a wrong
     /// shape may be the reason for.
     fn run_prepared(

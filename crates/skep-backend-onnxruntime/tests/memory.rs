@@ -3,15 +3,15 @@
 
 mod common;
 
-use std::{sync::Arc, thread};
+use std::{num::NonZeroUsize, sync::Arc, thread};
 
 use common::{library, load, save};
 use skep_backend::{
-    Instance, Model, OutputSlot, RunMemory,
-    conformance::{Graph, fp32, int64},
+    ErrorKind, Instance, LoadRequest, Model, ModelFile, OutputSlot, RunMemory,
+    conformance::{Graph, config, fp32, int64},
 };
 use skep_tensor::Tensor;
-use skep_types::DataType;
+use skep_types::{DataType, Shape};
 
 /// Widths of the tensors from the input to the output.
 const WIDTHS: [usize; 5] = [32, 48, 64, 80, 32];
@@ -193,4 +193,28 @@ fn runs_on_several_threads_do_not_mix() {
             });
         }
     });
+}
+
+#[test]
+fn a_run_is_recorded_without_serving() {
+    let Some(backend) = library() else { return };
+    let saved = save(products());
+    let record = |shape: &[usize]| {
+        backend.record(
+            &LoadRequest {
+                file: &ModelFile::open(&saved.path).expect("a file"),
+                config: &config("onnxruntime", &planner("runtime")),
+                threads: NonZeroUsize::MIN,
+            },
+            &[Shape::new(shape).expect("a shape")],
+        )
+    };
+    let recording = record(&[4, 32]).expect("a recording");
+    let mut sizes: Vec<u64> = recording.usages().iter().map(|usage| usage.size).collect();
+    sizes.sort_unstable();
+    // The output is not among them: it is written into memory that was prepared for it.
+    assert_eq!(sizes, [48, 64, 80].map(|columns| 4 * 4 * columns));
+    assert_eq!(recording.peak(), (64 + 80) * 4 * 4);
+    let error = record(&[4, 31]).expect_err("another shape");
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
 }
