@@ -1,25 +1,28 @@
 //! The walk through a graph: nodes in order, each by its operator's rule, by a model-local function, or by a graph in
 //! its attributes.
 
+mod inner;
+mod open;
+mod outputs;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
 
-use skep_proto::onnx::{FunctionProto, GraphProto, NodeProto};
+use skep_proto::onnx::{FunctionProto, NodeProto};
 use skep_types::Shape;
 
 use super::{
     ElementType, InferError, Known,
-    call::{Attributes, Call, Datum},
+    call::{Call, Datum},
     control,
     error::{NodeName, Refusal, list},
-    fact::{Fact, MAX_RANK, Value, followed},
+    fact::MAX_RANK,
     given::NamedDims,
     order::{MAX_DEPTH, order},
-    scope::{Scope, domain, versions},
-    table::{self, Fold, Rule, Ty},
-    values,
+    scope::{Scope, domain},
+    table::{self, Rule},
 };
 
 /// What functions and inner graphs hold may be looked at this often in all, however they repeat each other. The main
@@ -204,284 +207,6 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Outputs of these shapes, with their values where they follow.
-    fn shaped(
-        &mut self,
-        call: &Call<'a, '_>,
-        types: &[Ty],
-        shapes: Vec<Vec<usize>>,
-        fold: Option<&Fold>,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
-        let inputs = call.inputs.iter().flatten();
-        let known = inputs
-            .map(|datum| known(datum))
-            .max()
-            .unwrap_or(Known::File);
-        let known = if table::is_random(call.node.op_type()) {
-            Known::Run
-        } else {
-            known
-        };
-        let mut outputs = Vec::with_capacity(shapes.len());
-        for (at, dims) in shapes.into_iter().enumerate().take(call.node.output.len()) {
-            if call.node.output[at].is_empty() {
-                // Nobody reads it; its place is kept for those behind it.
-                let nothing = Fact::of_run(ElementType::FLOAT, Shape::scalar());
-                outputs.push(Datum::Tensor(nothing));
-                continue;
-            }
-            let element = table::element(types, call, at)
-                .ok_or_else(|| Stop::Within(unknown_type(call.node, at)))?;
-            let shape = checked(&call.node.output[at], element, &dims)?;
-            let mut fact = Fact {
-                element,
-                shape,
-                value: Value::Unknown,
-                known,
-            };
-            if let Some(fold) = fold
-                && let Some(elements) = self.fold(call, fold, &fact, at)
-            {
-                fact.value = Value::Held(Rc::new(elements));
-                fact.known = known.min(Known::Shapes);
-            }
-            outputs.push(Datum::Tensor(fact));
-        }
-        Ok(outputs)
-    }
-
-    /// The values of output `at`, when they follow from what is known and there are steps left to compute them.
-    fn fold(
-        &mut self,
-        call: &Call<'a, '_>,
-        fold: &Fold,
-        output: &Fact<'a>,
-        at: usize,
-    ) -> Option<values::Elements> {
-        if !followed(output.element, &output.shape) {
-            return None;
-        }
-        let count = output.shape.element_count();
-        if count == 0 {
-            return Some(if output.element.is_integer() {
-                values::Elements::Ints(Vec::new())
-            } else {
-                values::Elements::Floats(Vec::new())
-            });
-        }
-        let values = match fold {
-            Fold::Shapes(fold) => {
-                self.value_steps_left = self.value_steps_left.checked_sub(count)?;
-                fold(call, output)?
-            }
-            Fold::Values(fold) => {
-                let mut steps = count + call.inputs.len() + call.node.output.len();
-                for input in call.inputs.iter().flatten() {
-                    match input {
-                        Datum::Tensor(fact) if fact.has_value() => {
-                            steps = steps.checked_add(fact.shape.element_count())?;
-                        }
-                        _ => return None,
-                    }
-                }
-                self.value_steps_left = self.value_steps_left.checked_sub(steps)?;
-                fold(call, output, at)?
-            }
-        };
-        let values = values::fit(output.element, values)?;
-        (values.len() == count).then_some(values)
-    }
-
-    /// Takes the values that a rule of shapes reads off those that may be followed.
-    fn count_values(&mut self, call: &Call<'a, '_>) -> Result<(), Refusal> {
-        for (at, fact) in (0..call.inputs.len()).filter_map(|at| Some((at, call.optional(at)?))) {
-            if fact.has_value() {
-                let left = self
-                    .value_steps_left
-                    .checked_sub(fact.shape.element_count());
-                self.value_steps_left = left.ok_or_else(|| call.open(at))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Outputs as they are stated or declared, for a node whose rule leaves them open.
-    fn fall_back(
-        &mut self,
-        scope: &Scope<'a, '_>,
-        call: &Call<'a, '_>,
-        stop: Stop,
-    ) -> Result<Vec<Datum<'a>>, InferError> {
-        let node = call.node;
-        let error = match stop {
-            Stop::Refused(Refusal::Invalid(reason)) => {
-                return Err(InferError::Node {
-                    node: NodeName::of(node),
-                    reason,
-                });
-            }
-            Stop::Within(error)
-                if !matches!(
-                    error,
-                    InferError::Undetermined { .. } | InferError::UnknownOperator { .. }
-                ) =>
-            {
-                return Err(error);
-            }
-            Stop::Refused(Refusal::Open(why)) => Open::Values(why),
-            Stop::Unknown => Open::Operator,
-            Stop::Within(error) => Open::Within(error),
-        };
-        let mut outputs = Vec::with_capacity(node.output.len());
-        for (at, name) in node.output.iter().enumerate() {
-            let (declared, shape) = scope
-                .declaration(name, &self.named)
-                .map_or((None, None), |(element, shape)| (Some(element), shape));
-            let stated = self.stated.get(name).filter(|_| scope.is_stated);
-            let shape = match (stated, shape) {
-                _ if name.is_empty() => Shape::scalar(),
-                (Some(dims), _) => checked(name, ElementType::FLOAT, dims)?,
-                (None, Some(shape)) => shape,
-                (None, None) => return Err(error.into_error(scope, node, name)),
-            };
-            let rule = match table::rule(domain(node), node.op_type()) {
-                Some(Rule::Shaped { types, .. }) => table::element(types, call, at),
-                _ => None,
-            };
-            // An operator that nobody knows most likely gives what it reads.
-            let read = || {
-                call.inputs
-                    .iter()
-                    .flatten()
-                    .find_map(|datum| element_of(datum))
-            };
-            let element = rule
-                .or(declared)
-                .or_else(read)
-                .unwrap_or(ElementType::FLOAT);
-            let shape = checked(name, element, shape.dims())?;
-            outputs.push(Datum::Tensor(Fact::of_run(element, shape)));
-        }
-        Ok(outputs)
-    }
-
-    fn check_stated(
-        &mut self,
-        node: &'a NodeProto,
-        outputs: &[Datum<'a>],
-    ) -> Result<(), InferError> {
-        for (name, datum) in node.output.iter().zip(outputs) {
-            let Some(stated) = self.stated.get(name) else {
-                continue;
-            };
-            self.met.insert(name);
-            match datum {
-                Datum::Tensor(fact) if fact.dims() == stated => {}
-                Datum::Tensor(fact) => {
-                    return Err(InferError::Contradiction {
-                        role: "tensor",
-                        tensor: name.clone(),
-                        got: fact.shape.to_string(),
-                        by: "what was given".to_owned(),
-                        stated: list(stated),
-                    });
-                }
-                Datum::Sequence(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Evaluates a model-local function with the inputs and attributes of a call.
-    fn function(
-        &mut self,
-        scope: &Scope<'a, '_>,
-        call: &Call<'a, '_>,
-        function: &'a FunctionProto,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
-        let node = call.node;
-        let depth = self.deeper(scope, node)?;
-        let mut frame: Attributes<'a> = HashMap::new();
-        frame.extend(
-            function
-                .attribute_proto
-                .iter()
-                .map(|default| (default.name(), default)),
-        );
-        for attribute in &node.attribute {
-            if let Some(given) = call.resolved(attribute) {
-                frame.insert(attribute.name(), given);
-            }
-        }
-        let declared = function.attribute_proto.len() + function.value_info.len();
-        self.visit(
-            node,
-            declared + function.input.len() + function.opset_import.len(),
-        )?;
-        let mut inner = Scope {
-            data: HashMap::new(),
-            outer: None,
-            versions: Rc::new(versions(&function.opset_import)),
-            frame: Some(Rc::new(frame)),
-            declared: function.value_info.iter().map(|v| (v.name(), v)).collect(),
-            is_stated: false,
-            left_out: HashSet::new(),
-            depth,
-        };
-        for (at, name) in function.input.iter().enumerate() {
-            match call.inputs.get(at).copied().flatten() {
-                Some(datum) => drop(inner.data.insert(name, datum.clone())),
-                None => drop(inner.left_out.insert(name)),
-            }
-        }
-        let order = self.order(&function.node, &|name| inner.is_readable(name))?;
-        self.nodes(&mut inner, &function.node, &order)?;
-        let outputs = function.output.iter().map(|name| found(&inner, name, node));
-        Ok(outputs.collect::<Result<_, _>>()?)
-    }
-
-    /// Evaluates a graph in an attribute of `node` with these inputs.
-    pub(super) fn graph(
-        &mut self,
-        scope: &Scope<'a, '_>,
-        node: &'a NodeProto,
-        graph: &'a GraphProto,
-        inputs: Vec<Datum<'a>>,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
-        let depth = self.deeper(scope, node)?;
-        let tensors = graph.initializer.len() + graph.sparse_initializer.len();
-        let values = graph.value_info.len() + graph.input.len() + graph.output.len();
-        self.visit(node, 1 + tensors + values)?;
-        let mut inner = Scope {
-            data: HashMap::new(),
-            outer: Some(scope),
-            versions: Rc::clone(&scope.versions),
-            frame: scope.frame.clone(),
-            declared: HashMap::new(),
-            is_stated: scope.is_stated,
-            left_out: HashSet::new(),
-            depth,
-        };
-        inner.add_graph(graph)?;
-        if graph.input.len() != inputs.len() {
-            return Err(Stop::Refused(Refusal::Invalid(format!(
-                "holds a graph of {} inputs, expected {}",
-                graph.input.len(),
-                inputs.len()
-            ))));
-        }
-        for (value, datum) in graph.input.iter().zip(inputs) {
-            inner.data.insert(value.name(), datum);
-        }
-        let order = self.order(&graph.node, &|name| inner.is_readable(name))?;
-        self.nodes(&mut inner, &graph.node, &order)?;
-        let outputs = graph
-            .output
-            .iter()
-            .map(|value| found(&inner, value.name(), node));
-        Ok(outputs.collect::<Result<_, _>>()?)
-    }
-
     fn order(
         &mut self,
         nodes: &'a [NodeProto],
@@ -508,59 +233,6 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Why outputs that nobody states or declares are an error.
-enum Open {
-    Values(String),
-    Operator,
-    Within(InferError),
-}
-
-impl Open {
-    fn into_error(self, scope: &Scope<'_, '_>, node: &NodeProto, tensor: &str) -> InferError {
-        let (tensor, name) = (tensor.to_owned(), NodeName::of(node));
-        match self {
-            Self::Values(why) => InferError::Undetermined {
-                tensor,
-                node: name,
-                why,
-            },
-            Self::Operator => InferError::UnknownOperator {
-                tensor,
-                node: name,
-                domain: match domain(node) {
-                    "" => "ai.onnx".to_owned(),
-                    other => other.to_owned(),
-                },
-                version: scope.version(node),
-            },
-            // Inner names of a graph can be stated; those of a function exist once a call.
-            Self::Within(error) if control::rule(domain(node), node.op_type()).is_some() => error,
-            Self::Within(InferError::Undetermined {
-                node: inner, why, ..
-            }) => {
-                let why = format!("{why}, in {inner} of the function");
-                InferError::Undetermined {
-                    tensor,
-                    node: name,
-                    why,
-                }
-            }
-            Self::Within(InferError::UnknownOperator {
-                node: inner,
-                domain,
-                version,
-                ..
-            }) => InferError::UnknownOperator {
-                tensor,
-                node: inner,
-                domain,
-                version,
-            },
-            Self::Within(error) => error,
-        }
-    }
-}
-
 /// What an evaluation of a node looks at.
 fn size_of(node: &NodeProto) -> usize {
     let attributes = node.attribute.iter();
@@ -568,29 +240,11 @@ fn size_of(node: &NodeProto) -> usize {
     1 + node.input.len() + node.output.len() + attributes.sum::<usize>()
 }
 
-fn element_of(datum: &Datum<'_>) -> Option<ElementType> {
-    match datum {
-        Datum::Tensor(fact) => Some(fact.element),
-        Datum::Sequence(_) => None,
-    }
-}
-
 fn unknown_type(node: &NodeProto, at: usize) -> InferError {
     InferError::UnknownType {
         tensor: node.output[at].clone(),
         node: NodeName::of(node),
     }
-}
-
-/// An output of a graph or a function.
-fn found<'a>(scope: &Scope<'a, '_>, name: &str, node: &NodeProto) -> Result<Datum<'a>, InferError> {
-    scope
-        .find(name)
-        .cloned()
-        .ok_or_else(|| InferError::Missing {
-            tensor: name.to_owned(),
-            reader: format!("the outputs of what {} holds", NodeName::of(node)),
-        })
 }
 
 /// When the values of a tensor are known; those of a sequence are its tensors'.
