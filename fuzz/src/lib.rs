@@ -6,5 +6,6 @@
 
 pub mod config;
 pub mod onnx;
+pub mod records;
 pub mod simulation;
 pub mod tensor;

@@ -26,6 +26,7 @@ fn corpora_hold() {
     feed("infer", targets::onnx::infer);
     feed("onnx", targets::onnx::file);
     feed("recording", targets::simulation::recording);
+    feed("records", targets::records::records);
     feed("table", targets::simulation::table);
     feed("tensor", targets::tensor::tensor);
     feed("wire_json", targets::tensor::json);
