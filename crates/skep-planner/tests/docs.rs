@@ -11,8 +11,9 @@ const END: &str = "\n<!-- Up to here. -->\n";
 fn table() -> String {
     let free = Problem::new(vec![Buffer::new(4, 0, 1)]).expect("valid");
     let fixed = Problem::new(vec![Buffer::new(4, 0, 1).at(4)]).expect("valid");
-    let mut table =
-        String::from("| strategy | gives | keeps fixed buffers | in a few words |\n|---|---|---|---|\n");
+    let mut table = String::from(
+        "| strategy | gives | keeps fixed buffers | in a few words |\n|---|---|---|---|\n",
+    );
     for strategy in Strategy::ALL {
         let gives = match strategy.plan(&free, &Budget::nodes(1)).expect("one buffer") {
             Plan::Offsets(_) => "offsets",
