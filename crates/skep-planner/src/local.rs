@@ -29,6 +29,10 @@ pub(crate) fn improve(
 ) -> u64 {
     let numbers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
     let cost = numbers.len() as u64;
+    // What comes before the first try takes a second at a million buffers.
+    if cost > budget.nodes || budget.is_over() {
+        return 0;
+    }
     let buffers = numbers.iter().map(|&buffer| Buffer {
         in_place: None,
         ..problem.buffers()[buffer]
@@ -61,7 +65,7 @@ pub(crate) fn improve(
         &[]
     };
     for &order in untried {
-        if known.size <= goal || nodes + cost > budget.nodes {
+        if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
             break;
         }
         nodes += cost;
@@ -71,6 +75,9 @@ pub(crate) fn improve(
             known.offsets = numbers.iter().copied().zip(plan.offsets).collect();
             known.order = Some(order);
         }
+    }
+    if known.size <= goal || nodes + cost > budget.nodes || budget.is_over() {
+        return nodes;
     }
     let mut order = known.order.unwrap_or(Order::Size).of(&piece);
     let mut offsets: Vec<u64> = known.offsets.iter().map(|(_, offset)| *offset).collect();

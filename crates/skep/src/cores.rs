@@ -5,6 +5,7 @@ use std::{
     panic::resume_unwind,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use skep_planner::Workers;
@@ -38,12 +39,50 @@ pub(crate) fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The planner's work on all cores.
-pub(crate) struct AllCores;
+/// The planner's work on all cores, once it has turned out to be long enough.
+pub(crate) struct AllCores {
+    began: Instant,
+}
+
+/// Less work than this is done sooner by one thread than others are started.
+const SHORT: Duration = Duration::from_millis(1);
+
+impl AllCores {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
+}
 
 impl Workers for AllCores {
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
-        let numbers: Vec<usize> = (0..jobs).collect();
-        on_all_cores(&numbers, |&number| job(number));
+        let mut next = 0;
+        while next < jobs && self.began.elapsed() < SHORT {
+            job(next);
+            next += 1;
+        }
+        let rest: Vec<usize> = (next..jobs).collect();
+        on_all_cores(&rest, |&number| job(number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_worked_on_once() {
+        let items: Vec<usize> = (0..1000).collect();
+        assert_eq!(
+            on_all_cores(&items, |item| item * 2),
+            items.iter().map(|item| item * 2).collect::<Vec<_>>()
+        );
+        assert!(on_all_cores(&[], |(): &()| ()).is_empty());
+        let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+        AllCores::new().run(counts.len(), &|number| {
+            counts[number].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(counts.into_iter().all(|count| count.into_inner() == 1));
     }
 }

@@ -68,7 +68,7 @@ impl Study {
         let bounds: Answer = match own {
             Some(strategy) => {
                 let (answer, time) = timed(budget, ClockId::ProcessCPUTime, |budget| {
-                    auto_with(problem, budget, &AllCores)
+                    auto_with(problem, budget, &AllCores::new())
                 });
                 let plan = Plan::Offsets(answer.plan.clone());
                 rows.push(Row {
