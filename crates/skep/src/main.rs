@@ -1,5 +1,6 @@
 //! The Skep inference server and its tools: one binary, a module per subcommand.
 
+mod axis;
 mod backends;
 mod check;
 mod cli;

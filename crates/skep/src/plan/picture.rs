@@ -2,7 +2,6 @@
 
 mod curve;
 mod page;
-mod scale;
 mod svg;
 
 use skep_planner::{Plan, Problem};
@@ -24,35 +23,5 @@ fn offsets(problem: &Problem, row: &Row) -> Vec<u64> {
     match &row.plan {
         Plan::Offsets(plan) => plan.offsets.clone(),
         Plan::Objects(plan) => plan.to_offsets(problem).offsets,
-    }
-}
-
-/// A text as XML has it.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // No XML document may have the others, however they are written.
-            other if other >= ' ' || other == '\n' => escaped.push(other),
-            _ => escaped.push('\u{fffd}'),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_end_their_elements() {
-        assert_eq!(
-            escaped("a<b>&\"c\"\u{1}\nü"),
-            "a&lt;b&gt;&amp;&quot;c&quot;\u{fffd}\nü"
-        );
     }
 }

@@ -10,6 +10,7 @@ use super::{
     batching::{Panel, Study},
     show::ms,
 };
+use crate::axis::{self, number, step, ticks};
 
 const WRITES: &str = "a string takes all";
 
@@ -114,7 +115,7 @@ fn draw(svg: &mut String, panel: &Panel) {
         .fold(0.1, f64::max);
     let goodputs = panel.loads.iter().flat_map(|(_, figures)| figures);
     let top = goodputs.map(|f| f.goodput / capacity).fold(0.05, f64::max);
-    let (x_step, y_step) = (step(highest), step(top));
+    let (x_step, y_step) = (step(highest / 5.0), step(top / 5.0));
     let (x_end, y_end) = (
         (highest / x_step).ceil() * x_step,
         (top / y_step).ceil() * y_step,
@@ -122,24 +123,24 @@ fn draw(svg: &mut String, panel: &Panel) {
     let x = |load: f64| LEFT + load / x_end * WIDTH;
     let y = |share: f64| TOP + HEIGHT - share / y_end * HEIGHT;
     title(svg, panel);
-    for tick in ticks(y_step, y_end) {
+    for tick in ticks(0.0, y_end, y_step) {
         writeln!(
             svg,
             "<path d=\"M{LEFT} {y:.1}h{WIDTH}\" stroke=\"#e8e8e8\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT - 6.0,
             y(tick) + 4.0,
-            ms(tick),
+            number(tick),
             y = y(tick),
         )
         .expect(WRITES);
     }
-    for tick in ticks(x_step, x_end) {
+    for tick in ticks(0.0, x_end, x_step) {
         writeln!(
             svg,
             "<path d=\"M{x:.1} {}v4\" stroke=\"#999\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
             TOP + HEIGHT,
             TOP + HEIGHT + 16.0,
-            ms(tick),
+            number(tick),
             x = x(tick),
         )
         .expect(WRITES);
@@ -187,69 +188,14 @@ fn title(svg: &mut String, panel: &Panel) {
         svg,
         "<text x=\"{LEFT}\" y=\"13\" font-size=\"12\" font-weight=\"600\">{}, objective {objective} ms</text>\
          <text x=\"{LEFT}\" y=\"27\" fill=\"#777\">{}, {} instance{plural}</text>",
-        escaped(&panel.arrival),
-        escaped(&panel.table),
+        name(&panel.arrival),
+        name(&panel.table),
         panel.model.instances,
     )
     .expect(WRITES);
 }
 
-/// A round distance of ticks, of which some four to eight fit.
-fn step(range: f64) -> f64 {
-    let rough = range / 5.0;
-    let power = 10f64.powf(rough.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * power);
-    steps
-        .into_iter()
-        .find(|step| *step >= rough * 0.999)
-        .unwrap_or(10.0 * power)
-}
-
-fn ticks(step: f64, end: f64) -> impl Iterator<Item = f64> {
-    (0..=20)
-        .map(move |index| f64::from(index) * step)
-        .take_while(move |tick| *tick <= end * 1.001)
-}
-
-/// The names that users give, mostly of files, as words in SVG; those of long paths from behind.
-fn escaped(text: &str) -> String {
-    const SHOWN: usize = 28;
-    let skipped = text.chars().count().saturating_sub(SHOWN);
-    let dots = if skipped > 0 { "…" } else { "" };
-    let shown: String = text.chars().skip(skipped).collect();
-    let shown = shown
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;");
-    format!("{dots}{shown}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_are_round() {
-        for (range, expected) in [
-            (1.5, 0.5),
-            (1.0, 0.2),
-            (0.3, 0.1),
-            (12.0, 2.5),
-            (0.05, 0.01),
-        ] {
-            assert!(
-                (step(range) - expected).abs() < 1e-9,
-                "{range}: {}",
-                step(range)
-            );
-        }
-        assert_eq!(ticks(0.5, 1.5).count(), 4);
-    }
-
-    #[test]
-    fn names_cannot_break_the_picture() {
-        assert_eq!(escaped("a<b>&c"), "a&lt;b&gt;&amp;c");
-        let long = escaped(&"x/".repeat(40));
-        assert_eq!(long.chars().count(), 29);
-    }
+/// The names that users give, mostly of files: of long paths the end.
+fn name(text: &str) -> String {
+    axis::escaped(&axis::ending(text, 28))
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use skep_sim::{Contender, Figures, Jitter};
 
 use super::batching::{Panel, Study};
+use crate::axis::number;
 
 const WRITES: &str = "a string takes all";
 
@@ -230,8 +231,7 @@ pub(super) fn share(part: f64, whole: f64) -> f64 {
 
 /// Milliseconds with as many decimals as they need, three at most.
 pub(super) fn ms(ms: f64) -> String {
-    let text = format!("{ms:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    number(ms)
 }
 
 fn cell(value: Option<f64>, decimals: usize) -> String {

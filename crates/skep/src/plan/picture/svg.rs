@@ -4,15 +4,13 @@ use std::{collections::HashMap, fmt::Write};
 
 use skep_planner::Buffer;
 
-use super::{
-    FILLS,
-    curve::loads,
-    escaped, offsets,
-    scale::{label, ticks, unit},
-};
-use crate::plan::{
-    compare::{Row, Study},
-    show::{human, waste},
+use super::{FILLS, curve::loads, offsets};
+use crate::{
+    axis::{ending, escaped, number, step, ticks, whole_step},
+    plan::{
+        compare::{Row, Study},
+        show::{human, waste},
+    },
 };
 
 const WRITES: &str = "a string takes all";
@@ -134,23 +132,25 @@ impl<'a> Panel<'a> {
     /// Lines and numbers of both axes.
     fn grid(&self, svg: &mut String) {
         let (name, bytes) = unit(self.row.plan.size());
-        for tick in ticks(0.0, self.top / bytes, 7.0) {
+        let highest = self.top / bytes;
+        for tick in ticks(0.0, highest, step(highest / 7.0)) {
             let y = self.y(tick * bytes);
             writeln!(
                 svg,
                 "<path class=\"g\" d=\"M0 {y:.1}H{WIDTH}\"/><text class=\"s\" x=\"-8\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 y + 4.0,
-                label(tick)
+                number(tick)
             )
             .expect(WRITES);
         }
-        for tick in ticks(self.first, self.last, 10.0) {
+        let distance = whole_step((self.last - self.first) / 10.0);
+        for tick in ticks(self.first, self.last, distance) {
             let x = self.x(tick);
             writeln!(
                 svg,
                 "<path class=\"g\" d=\"M{x:.1} {HEIGHT}v5\"/><text class=\"s\" x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
                 HEIGHT + 19.0,
-                label(tick)
+                number(tick)
             )
             .expect(WRITES);
         }
@@ -211,29 +211,17 @@ impl<'a> Panel<'a> {
         }
     }
 
-    /// As much of a name as there is room for: its end, where names of tensors differ.
+    /// As much of a name as there is room for.
     fn name(&mut self, number: usize, left: f64, middle: f64, width: f64) {
-        let name = &self.study.records.names()[number];
-        let letters = name.chars().count();
-        let skipped = (0..letters)
-            .find(|skipped| (letters - skipped) as f64 * LETTER <= width - 10.0)
-            .unwrap_or(letters);
-        let shown: String = if skipped == 0 {
-            name.clone()
-        } else {
-            std::iter::once('…')
-                .chain(name.chars().skip(skipped + 1))
-                .collect()
-        };
-        if shown.chars().count() > 1 || skipped == 0 {
-            let (x, y) = (left + 4.0, middle + 3.5);
-            writeln!(
-                self.names,
-                "<text class=\"n\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>",
-                escaped(&shown)
-            )
-            .expect(WRITES);
-        }
+        #[expect(clippy::cast_sign_loss, reason = "a share of a width")]
+        let letters = ((width - 10.0) / LETTER) as usize;
+        let name = escaped(&ending(&self.study.records.names()[number], letters));
+        let (x, y) = (left + 4.0, middle + 3.5);
+        writeln!(
+            self.names,
+            "<text class=\"n\" x=\"{x:.1}\" y=\"{y:.1}\">{name}</text>"
+        )
+        .expect(WRITES);
     }
 
     /// Buffers on whole pixels, large ones below.
@@ -331,4 +319,11 @@ impl<'a> Panel<'a> {
         )
         .expect(WRITES);
     }
+}
+
+/// The unit in which so many bytes have one to four digits before the point, and its bytes.
+fn unit(most: u64) -> (&'static str, f64) {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, bits)| most >= 1 << bits);
+    unit.map_or(("bytes", 1.0), |(name, bits)| (name, f64::from(1 << bits)))
 }
