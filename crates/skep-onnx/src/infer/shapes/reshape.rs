@@ -61,7 +61,8 @@ pub(in crate::infer) fn flatten(call: &Call<'_, '_>) -> Shapes {
 /// `Squeeze`.
 pub(in crate::infer) fn squeeze(call: &Call<'_, '_>) -> Shapes {
     let dims = call.dims(0)?;
-    let Some(axes) = call.axes(1)? else {
+    // No axes at all are the same as none given, as ONNX Runtime has it.
+    let Some(axes) = call.axes(1)?.filter(|axes| !axes.is_empty()) else {
         return one(dims.iter().copied().filter(|&d| d != 1).collect::<Vec<_>>());
     };
     let marked = marked(&axes, dims.len())?;

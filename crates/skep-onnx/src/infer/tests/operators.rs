@@ -107,6 +107,11 @@ fn shapes_follow() {
             "y = ConcatFromSequence(s1) axis=0 new_axis=1\ns1 = SequenceConstruct(x,x)",
             &[("y", &[2, 2, 9, 24])],
         ),
+        (
+            &[("x", &["1", "2", "1"])],
+            "y = Squeeze(x,none)",
+            &[("y", &[2])],
+        ),
     ];
     for (inputs, lines, expected) in cases {
         let graph = Graph::new(inputs, lines).with([
@@ -118,6 +123,7 @@ fn shapes_follow() {
             weight("r", &[2, 20, 5]),
             ints("one", &[], &[1]),
             ints("two", &[], &[2]),
+            ints("none", &[0], &[]),
         ]);
         let inferred = graph
             .infer(&Given::default())
