@@ -107,6 +107,7 @@ fn shapes_follow() {
             "y = ConcatFromSequence(s1) axis=0 new_axis=1\ns1 = SequenceConstruct(x,x)",
             &[("y", &[2, 2, 9, 24])],
         ),
+        (text, "y = Reshape(x,keep)", &[("y", &[2, 216])]),
         (
             &[("x", &["1", "2", "1"])],
             "y = Squeeze(x,none)",
@@ -124,6 +125,7 @@ fn shapes_follow() {
             ints("one", &[], &[1]),
             ints("two", &[], &[2]),
             ints("none", &[0], &[]),
+            ints("keep", &[2], &[0, -1]),
         ]);
         let inferred = graph
             .infer(&Given::default())
