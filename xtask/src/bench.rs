@@ -24,7 +24,7 @@ struct Bench {
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     Bench {
         name: "scheduler",
         title: "What one call of a scheduler takes, by the length of its queue",
@@ -175,6 +175,30 @@ const BENCHES: [Bench; 9] = [
             ("of it mapped files MiB", "mapped_mib", 1),
             ("of it anonymous MiB", "anonymous_mib", 1),
             ("error %", "error_percent", 1),
+        ],
+    },
+    Bench {
+        name: "arena",
+        title: "Intermediate tensors with ONNX Runtime: planned arena, the library's own means, malloc",
+        package: "skep-perf",
+        criterion: None,
+        columns: &[
+            ("model", "model", 0),
+            ("rows", "batch", 0),
+            ("runs at once", "instances", 0),
+            ("means", "means", 0),
+            ("peak MiB", "peak_mib", 2),
+            ("/ least other", "peak_ratio", 3),
+            ("process grew by MiB", "grown_mib", 1),
+            ("/ least other", "grown_ratio", 3),
+            ("holds afterwards MiB", "held_mib", 1),
+            ("ms a run", "wall_ms", 3),
+            ("/ default", "wall_ratio", 3),
+            ("CPU ms a run", "cpu_ms", 3),
+            ("/ default", "cpu_ratio", 3),
+            ("graph plan MiB", "graph_mib", 2),
+            ("graph plan, in place", "in_place_mib", 2),
+            ("graph plan, fused (predicted)", "fused_mib", 2),
         ],
     },
     Bench {

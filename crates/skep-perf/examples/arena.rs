@@ -7,7 +7,9 @@
 //! kernel's high-water mark of resident pages, reset after loading). Latency: all five in one process, in turn, run
 //! by run. Printed: a JSON object for each model, batch size, number of instances and means.
 //!
-//! The plan over the file's graph, as opposed to this one that was recorded, is `skep plan`'s.
+//! Beside the recorded plan, which is what the arena replays, stand the *graph* plans: over the tensors that the file names,
+//! each in memory of its own; the same with what operators could do in place; and as ONNX Runtime is predicted to
+//! rewrite the graph.
 
 #[path = "common/bare.rs"]
 mod bare;
@@ -22,11 +24,15 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use skep_backend::RunMemory;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_onnx::{OnnxModel, infer::Given};
 use skep_perf::median;
+use skep_planner::{Budget, auto};
+use skep_records::onnx::{self, Variant};
 use skep_testkit::{Inputs, Kind, Options};
 
 /// Kinds, and of how many runs at batch 1 latency is taken; of fewer where several run at once, or larger ones.
-const SUBJECTS: [(&str, usize); 5] = [
+const SUBJECTS: [(&str, usize); 6] = [
+    ("mlp", 20_000),
     ("cnn", 4000),
     ("mobilenetv2", 200),
     ("resnet50", 60),
@@ -34,6 +40,8 @@ const SUBJECTS: [(&str, usize); 5] = [
     ("bert-base", 40),
 ];
 const MIN_RUNS: usize = 10;
+/// Graphs of models need fewer.
+const PLANNING_NODES: u64 = 100_000;
 const BATCHES: [usize; 2] = [1, 8];
 const INSTANCES: [usize; 2] = [1, 4];
 /// Tokens of a text, pixels of a line's width divided by the kind's step: as long as usual requests.
@@ -94,8 +102,12 @@ fn main() -> Result<()> {
         skep_testkit::generate(&parsed, &Options::default())?.write(&file)?;
         for batch in BATCHES {
             let regions = regions(&file, &parsed, batch)?;
+            let graphs = graph_plans(&file, &parsed, batch)?;
             for instances in INSTANCES {
-                let rows = compare(&file, kind, batch, instances, runs, &regions)?;
+                let mut rows = compare(&file, kind, batch, instances, runs, &regions)?;
+                for (field, bytes) in &graphs {
+                    rows[0][*field] = json!(instances as f64 * *bytes as f64 / MIB);
+                }
                 for row in rows {
                     println!("{row}");
                 }
@@ -164,6 +176,14 @@ fn compare(
 
 const MIB: f64 = (1 << 20) as f64;
 
+fn wanted(batch: usize) -> Inputs {
+    Inputs {
+        seed: 1,
+        batch,
+        sequence: SEQUENCE,
+    }
+}
+
 /// The model loaded so that its tensors lie by these means, and inputs.
 fn load(file: &Path, kind: &str, batch: usize, means: &str) -> Result<Bare> {
     let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
@@ -173,13 +193,8 @@ fn load(file: &Path, kind: &str, batch: usize, means: &str) -> Result<Bare> {
         format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}\n")
     };
     let text: String = parameters.map(parameter).collect();
-    let inputs = Inputs {
-        seed: 1,
-        batch,
-        sequence: SEQUENCE,
-    };
     let config = format!("backend: \"onnxruntime\"\nmax_batch_size: 256\n{text}");
-    let inputs = bare::inputs(&kind.parse()?, inputs)?;
+    let inputs = bare::inputs(&kind.parse()?, wanted(batch))?;
     let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
     Bare::load(&runtime, file, &config, inputs)
 }
@@ -310,16 +325,38 @@ fn timed(run: impl FnOnce() -> Result<()>) -> Result<(f64, f64)> {
     Ok((wall, cpu() - before))
 }
 
+/// What plans over the file's graph need for one run, in bytes, by the field of a row.
+fn graph_plans(file: &Path, kind: &Kind, batch: usize) -> Result<Vec<(&'static str, u64)>> {
+    let model = OnnxModel::decode(fs::read(file)?.into())?;
+    let inputs = skep_testkit::inputs(kind, wanted(batch)).into_iter();
+    let given = Given {
+        inputs: inputs
+            .map(|input| (input.name, input.shape.dims().to_vec()))
+            .collect(),
+        ..Given::default()
+    };
+    let inferred = model.infer(&given)?;
+    // What the library's layout of images depends on; the machines that figures come from have AVX-512.
+    let machine = onnx::Machine { channel_block: 16 };
+    [
+        ("graph_mib", Variant::Graph),
+        ("in_place_mib", Variant::InPlace),
+        ("fused_mib", Variant::Fused),
+    ]
+    .into_iter()
+    .map(|(field, variant)| {
+        let usage = onnx::usage(&model, &inferred, variant, machine)?;
+        let answer = auto(usage.records.problem(), &Budget::nodes(PLANNING_NODES));
+        Ok((field, answer.plan.size))
+    })
+    .collect()
+}
+
 /// Bytes that the library's arena takes from the system for tensors, by means, as its log says.
 fn regions(file: &Path, kind: &Kind, batch: usize) -> Result<BTreeMap<String, u64>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut shapes = serde_json::Map::new();
-    let wanted = Inputs {
-        seed: 1,
-        batch,
-        sequence: SEQUENCE,
-    };
-    for input in skep_testkit::inputs(kind, wanted) {
+    for input in skep_testkit::inputs(kind, wanted(batch)) {
         shapes.insert(input.name, json!(input.shape.dims()));
     }
     let mut regions = BTreeMap::new();
