@@ -11,7 +11,7 @@ allocation 0: size 64, output shape is |f32[16]|, maybe-live-out:
 allocation 1: size 4, thread-local:
  value: <2 add.2 @0> (size=4,offset=0): f32[]
 allocation 2: size 448, preallocated-temp:
- value: <10 dot.1 @0> (size=128,offset=0): f32[32]{0}
+ value: <10 dot.1 @0> (size=120,offset=0): f32[30]{0}
  value: <11 pair{} @0> (size=16,offset=384): (f32[16]{0}, f32[16]{0})
  value: <12 pair{0} @0> (size=64,offset=128): f32[16]{0}
  value: <13 pair{1} @0> (size=64,offset=192): f32[16]{0}
@@ -66,7 +66,7 @@ fn event(kind: u8, id: u8, name: &str, shares_with: u8) -> Vec<u8> {
 /// What [`ASSIGNMENT`] and [`LIVE_RANGES`] say, as events.
 fn message() -> Vec<u8> {
     let buffers = [
-        logical_buffer(10, 128, &[]),
+        logical_buffer(10, 120, &[]),
         logical_buffer(12, 64, &[0]),
         logical_buffer(13, 64, &[1]),
         logical_buffer(14, 128, &[]),
@@ -163,11 +163,11 @@ fn what_is_wrong_with_a_text_is_named() {
     );
     assert_eq!(
         refused(
-            &ASSIGNMENT.replace("(size=128,offset=0)", "(size=1e9,offset=0)"),
+            &ASSIGNMENT.replace("(size=120,offset=0)", "(size=1e9,offset=0)"),
             LIVE_RANGES
         ),
         "line 7: expected a value as in `value: <7 add.1 @0> (size=64,offset=128): f32[16]{0}`, got \
-         `value: <10 dot.1 @0> (size=1e9,offset=0): f32[32]{0}`"
+         `value: <10 dot.1 @0> (size=1e9,offset=0): f32[30]{0}`"
     );
     assert_eq!(
         refused(
