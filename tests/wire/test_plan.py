@@ -141,10 +141,10 @@ def test_xlas_dumps(tmp_path, packed):
     file = tmp_path / f"m.buffer-assignment.txt{end}"
     document = json.loads(plan(file, "--json", "--strategy", "auto"))
     # The larger one first; an operation in place has no buffer of its own.
-    assert (document["title"], document["buffers"], document["lower_bound"]) == (f"{file.name}, allocation 2", 2, 192)
+    assert (document["name"], document["buffers"], document["lower_bound"]) == (f"{file.name}, allocation 2", 2, 192)
     assert document["strategies"][0]["offsets"].keys() == {"4 add", "5 mul"}
-    other = document["others"][0]
-    assert (other["title"], other["buffers"], other["lower_bound"]) == (f"{file.name}, allocation 1", 1, 64)
+    other = document["plans"][0]
+    assert (other["name"], other["buffers"], other["lower_bound"]) == (f"{file.name}, allocation 1", 1, 64)
     assert plan(file, "--strategy", "auto").count("lower bound: ") == 2
     (tmp_path / f"m.live-range.txt{end}").unlink()
     outcome = run("plan", file)

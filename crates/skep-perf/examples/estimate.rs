@@ -149,6 +149,7 @@ impl Case {
         };
         let machine = Machine {
             channel_block: channel_block(),
+            cores: std::thread::available_parallelism()?.get(),
         };
         let estimate = Estimate::new(&model, &model.infer(&given)?, machine)?;
         Ok(estimate.with_instances(self.instances as u64))

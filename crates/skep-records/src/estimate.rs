@@ -10,7 +10,10 @@
 //! | workspace | padding and copies that layouts of weights need | scratch memory of operators, within the planned block |
 //! | runtime | the process, the library, the session's structures | a thread |
 //!
-//! Nothing is fitted: weights and tensors are counted, and the constants are what a process without them holds.
+//! A planned block is an instance's that runs, and no more of them run at once than there are cores: those beyond wait,
+//! and take none. Nothing is fitted: weights and tensors are counted, and the constants are what a process without them
+//! holds. What a heap keeps of memory that was freed is not counted; it keeps 8 MiB at most behind what is in use, and
+//! more in between where several instances run for the first time at once.
 
 use skep_onnx::{OnnxModel, infer::Inferred};
 use skep_planner::{Budget, auto};
@@ -21,10 +24,10 @@ use crate::{
 };
 
 /// What a server holds that has a model of no size: measured, as PSS, with a release build and ONNX Runtime 1.31.1 on
-/// Linux x86-64, after it has answered. Pages of the library 17.5 MiB and of the binary 11.5 MiB, those of the C and C++
-/// libraries 2.1 MiB; on the heap 8.7 MiB, most of it the library's table of operators; stacks, and the heap of small
-/// blocks, 3.8 MiB.
-const PROCESS_BYTES: u64 = 43_600 << 10;
+/// Linux x86-64, after it has answered. Pages of the library 17.4 MiB and of the binary 10.6 MiB, those of the C and C++
+/// libraries 1.4 MiB; on the heap 8.7 MiB, most of it the library's table of operators; stacks, and the heap of small
+/// blocks, 3.9 MiB.
+const PROCESS_BYTES: u64 = 42 << 20;
 
 /// What a session keeps for a node of the file, from its name to its kernel, with the gaps that rewriting leaves:
 /// measured with networks of 111 to 422 nodes, 5 to 11 KiB.
@@ -51,6 +54,8 @@ pub struct Estimate {
     scratch: u64,
     /// Inputs and outputs of a request.
     request: u64,
+    /// Instances that run at once, at most.
+    cores: u64,
 }
 
 /// Bytes by class.
@@ -99,22 +104,24 @@ impl Estimate {
             block,
             scratch: planned(&usage).saturating_sub(block),
             request: usage.input_bytes.saturating_add(usage.output_bytes),
+            cores: machine.cores.max(1) as u64,
         })
     }
 
     /// With this many instances.
     #[must_use]
-    pub const fn with_instances(&self, instances: u64) -> Classes {
-        let each = self.block.saturating_add(self.request);
+    pub fn with_instances(&self, instances: u64) -> Classes {
+        let running = instances.min(self.cores);
+        let requests = self.request.saturating_mul(instances);
+        let scratch = self.scratch.saturating_mul(running);
+        let threads = INSTANCE_BYTES.saturating_mul(instances);
         Classes {
             weights: self.weights,
-            intermediates: each.saturating_mul(instances),
-            workspace: self
-                .layouts
-                .saturating_add(self.scratch.saturating_mul(instances)),
+            intermediates: self.block.saturating_mul(running).saturating_add(requests),
+            workspace: self.layouts.saturating_add(scratch),
             runtime: PROCESS_BYTES
                 .saturating_add(self.session)
-                .saturating_add(INSTANCE_BYTES.saturating_mul(instances)),
+                .saturating_add(threads),
         }
     }
 }
@@ -124,4 +131,75 @@ fn planned(usage: &Usage) -> u64 {
     auto(usage.records.problem(), &Budget::nodes(PLAN_NODES))
         .plan
         .size
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_onnx::infer::Given;
+    use skep_testkit::{Batch, Options, generate};
+
+    use super::*;
+
+    const MACHINE: Machine = Machine {
+        channel_block: 16,
+        cores: 2,
+    };
+
+    fn estimate(kind: &str, batch: usize) -> Estimate {
+        let kind = kind.parse().expect("a kind");
+        let model = generate(&kind, &Options::default()).expect("a model");
+        let model = OnnxModel::decode(model.to_bytes().expect("bytes").into()).expect("decodes");
+        let given = Given {
+            batch: Some(batch),
+            ..Given::default()
+        };
+        let inferred = model.infer(&given).expect("shapes");
+        Estimate::new(&model, &inferred, MACHINE).expect("an estimate")
+    }
+
+    #[test]
+    fn each_class_counts_what_it_says() {
+        let estimate = estimate("mlp:layers=64x33x7", 4);
+        let classes = estimate.with_instances(1);
+        assert_eq!(classes.weights, 4 * (64 * 33 + 33 + 33 * 7 + 7));
+        // Columns in sixteens: 48 for 33, 16 for 7.
+        assert_eq!(classes.workspace, 4 * (64 * (48 - 33) + 33 * (16 - 7)));
+        // The hidden layer for four rows, at a multiple of 64; rows of 64 in and 7 out.
+        assert_eq!(classes.intermediates, 4 * 4 * 33 + 4 * 4 * (64 + 7));
+        assert_eq!(
+            classes.total(),
+            classes.weights + classes.workspace + classes.intermediates + classes.runtime
+        );
+    }
+
+    #[test]
+    fn no_more_blocks_than_cores() {
+        let estimate = estimate("cnn", 8);
+        let [one, two, four] = [1, 2, 4].map(|n| estimate.with_instances(n));
+        let request = 8 * (3 * 32 * 32 + 10) * 4;
+        assert_eq!(two.intermediates, 2 * one.intermediates);
+        assert_eq!(four.intermediates, two.intermediates + 2 * request);
+        assert_eq!(four.weights, one.weights);
+        assert!(four.runtime > one.runtime);
+    }
+
+    #[test]
+    fn weights_in_files_beside_count_by_what_they_declare() {
+        let root = std::env::temp_dir().join(format!("skep-estimate-{}", std::process::id()));
+        std::fs::create_dir_all(&root).expect("a directory");
+        let path = root.join("model.onnx");
+        let options = Options {
+            external_data: true,
+            batch: Batch::Fixed(std::num::NonZeroU32::MIN),
+            ..Options::default()
+        };
+        let model = generate(&"cnn".parse().expect("a kind"), &options).expect("a model");
+        model.write(&path).expect("written");
+        let bytes = std::fs::read(&path).expect("read");
+        std::fs::remove_dir_all(&root).expect("removed");
+        let model = OnnxModel::decode(bytes.into()).expect("decodes");
+        let inferred = model.infer(&Given::default()).expect("shapes");
+        let beside = Estimate::new(&model, &inferred, MACHINE).expect("an estimate");
+        assert_eq!(beside, estimate("cnn", 1));
+    }
 }

@@ -70,6 +70,8 @@ pub struct Machine {
     /// Channels in a block of ONNX Runtime's layout of images: 16 with AVX-512, 8 with AVX, 1 where it has no such
     /// layout.
     pub channel_block: usize,
+    /// Cores, and so runs at once.
+    pub cores: usize,
 }
 
 /// Usage records of a graph.

@@ -12,7 +12,10 @@ use skep_types::DataType;
 
 use super::{Machine, Usage, Variant, runtime_weights, usage};
 
-const AVX_512: Machine = Machine { channel_block: 16 };
+const AVX_512: Machine = Machine {
+    channel_block: 16,
+    cores: 2,
+};
 
 fn records(model: &OnnxModel, batch: usize, variant: Variant) -> Usage {
     let given = Given {
@@ -245,7 +248,10 @@ fn a_machine_without_blocks_keeps_the_files_layout() {
         &model,
         &inferred,
         Variant::Fused,
-        Machine { channel_block: 1 },
+        Machine {
+            channel_block: 1,
+            cores: 1,
+        },
     )
     .expect("records");
     // The first image, and a scratch buffer for each convolution.

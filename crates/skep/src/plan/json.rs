@@ -5,19 +5,30 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 use skep_planner::{Plan, Proof};
 
-use super::compare::{Row, Study};
+use super::{
+    compare::{Row, Study},
+    onnx::Report,
+};
 
-/// An object for the first records. Further ones are its member `others`.
-pub(super) fn write(out: &mut impl Write, studies: &[Study]) -> io::Result<()> {
+/// An object for the first records, with what is said of a model. Further ones are its member `plans`.
+pub(super) fn write(
+    out: &mut impl Write,
+    studies: &[Study],
+    report: Option<&Report>,
+) -> io::Result<()> {
     for (index, study) in studies.iter().enumerate() {
         out.write_all(match index {
             0 => b"",
-            1 => b",\n\"others\":[\n",
+            1 => b",\n\"plans\":[\n",
             _ => b",\n",
         })?;
         members(out, study)?;
         if index > 0 {
             out.write_all(b"}")?;
+        } else if let Some(report) = report {
+            for (name, value) in report.members() {
+                write!(out, ",\n\"{name}\":{value}")?;
+            }
         }
     }
     out.write_all(if studies.len() > 1 { b"]}\n" } else { b"}\n" })
@@ -52,7 +63,7 @@ fn members(out: &mut impl Write, study: &Study) -> io::Result<()> {
         .collect();
     write!(
         out,
-        "],\n\"title\":{},\"proof\":\"{proof}\",\"without_a_plan\":{}",
+        "],\n\"name\":{},\"proof\":\"{proof}\",\"without_a_plan\":{}",
         json!(study.title),
         json!(without)
     )

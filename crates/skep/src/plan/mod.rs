@@ -2,6 +2,7 @@
 
 mod compare;
 mod json;
+mod onnx;
 mod picture;
 mod show;
 mod source;
@@ -20,12 +21,12 @@ use clap::{
 use skep_planner::{Plan, Strategy};
 use skep_records::csv;
 
-use self::compare::Study;
+use self::{compare::Study, onnx::OnnxArgs};
 use crate::output;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's *-buffer-assignment.txt (with its
+    /// An ONNX model, or usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's *-buffer-assignment.txt (with its
     /// *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz)
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -47,6 +48,8 @@ pub(crate) struct PlanArgs {
     /// Write a page to look at all plans closely
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    onnx: OnnxArgs,
 }
 
 /// Exits with 0 if there are plans, however good they are.
@@ -54,7 +57,7 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     for (flag, path) in [("--svg", &args.svg), ("--html", &args.html)] {
         output::check(flag, path.as_deref())?;
     }
-    let source = source::read(&args.file)?;
+    let source = source::read(&args.file, &args.onnx)?;
     for notice in &source.notices {
         eprintln!("warning: {notice}");
     }
@@ -69,11 +72,14 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let studies: Vec<Study> = studies.collect::<anyhow::Result<_>>()?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
-        json::write(&mut out, &studies)?;
+        json::write(&mut out, &studies, source.report.as_ref())?;
     } else if args.csv {
         out.write_all(table(&studies)?.as_bytes())?;
     } else {
-        out.write_all(show::overview(&studies).as_bytes())?;
+        let report = source.report.as_ref();
+        let (before, after) = report.map_or_else(Default::default, |r| (r.heading(), r.table()));
+        let text = format!("{before}{}{after}", show::overview(&studies));
+        out.write_all(text.as_bytes())?;
     }
     out.flush()?;
     output::write("--svg", args.svg.as_deref(), || picture::svg(&studies))?;

@@ -1,4 +1,4 @@
-//! Files of usage records: what they are shows in them.
+//! Files to plan for: what they are shows in them.
 
 use std::{
     fs::File,
@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
+use skep_backend::ModelFile;
 use skep_records::{Format, Records, csv, unpack, xla};
+
+use super::onnx::{self, OnnxArgs, Report};
 
 /// A longer file is nothing that a planner could work on.
 const MAX_BYTES: u64 = 1 << 30;
@@ -20,12 +24,23 @@ const LIVE_RANGE: &str = "live-range.txt";
 pub(super) struct Source {
     /// Each with a title; the first is the one that matters most.
     pub(super) records: Vec<(String, Records)>,
-    /// What had no effect.
+    /// What had no effect, or is not counted.
     pub(super) notices: Vec<String>,
+    /// What else is said of an ONNX model.
+    pub(super) report: Option<Report>,
 }
 
-/// Reads a file of any format.
-pub(super) fn read(path: &Path) -> anyhow::Result<Source> {
+/// Reads a file of any format. ONNX models are mapped where their name says what they are: weights are not read.
+pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "onnx")
+    {
+        let file = ModelFile::open(path)?;
+        if !matches!(Format::of(file.bytes()), Some(Format::Csv)) {
+            return of_onnx(path, file.bytes().clone(), args);
+        }
+    }
     let file = bytes(path)?;
     let named = || format!("`{}`", path.display());
     let plain = unpack(&file).with_context(named)?;
@@ -34,8 +49,15 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Source> {
         .unwrap_or(path.as_os_str())
         .to_string_lossy()
         .into_owned();
+    let format = Format::of(&plain);
+    if format == Some(Format::Onnx) {
+        return of_onnx(path, Bytes::from(plain.into_owned()), args);
+    }
+    if let Some(flag) = args.given_flag() {
+        bail!("{flag} is for ONNX models, {} is none", named());
+    }
     let mut notices = Vec::new();
-    let records = match Format::of(&plain) {
+    let records = match format {
         Some(Format::Csv) => {
             let table = csv::read(&plain).with_context(named)?;
             let columns = table
@@ -59,14 +81,26 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Source> {
             )
         }
         Some(Format::HloProto) => under(&title, xla::read_proto(&plain).with_context(named)?),
-        Some(Format::Onnx) => bail!("{} is an ONNX model, which is not read yet", named()),
         _ if plain.is_empty() => bail!("{} is empty, expected usage records", named()),
         _ => bail!(
-            "{} is none of the formats that are read: a CSV table, XLA's *-{ASSIGNMENT} or *.hlo.pb",
+            "{} is none of the formats that are read: an ONNX model, a CSV table, XLA's *-{ASSIGNMENT} or *.hlo.pb",
             named()
         ),
     };
-    Ok(Source { records, notices })
+    Ok(Source {
+        records,
+        notices,
+        report: None,
+    })
+}
+
+fn of_onnx(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result<Source> {
+    let source = onnx::read(path, bytes, args)?;
+    Ok(Source {
+        records: source.records,
+        notices: source.notices,
+        report: Some(source.report),
+    })
 }
 
 /// Titles with the file's name before them.

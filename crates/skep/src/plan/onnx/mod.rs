@@ -1,0 +1,106 @@
+//! ONNX models: their plans before and after rewriting, and what serving them will take.
+
+mod arguments;
+mod report;
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use skep_backend_onnxruntime::channel_block;
+use skep_onnx::{
+    OnnxModel,
+    infer::{InferError, Inferred},
+};
+use skep_records::{
+    Records,
+    estimate::Estimate,
+    onnx::{Machine, Variant, usage},
+};
+
+pub(super) use arguments::OnnxArgs;
+pub(super) use report::Report;
+
+/// Batch sizes of the estimate where none are asked for and the file leaves them open.
+const BATCHES: [usize; 4] = [1, 2, 4, 8];
+
+/// What is to be planned, and what goes beside it.
+pub(super) struct OnnxSource {
+    /// Each variant by its name.
+    pub(super) records: Vec<(String, Records)>,
+    pub(super) report: Report,
+    pub(super) notices: Vec<String>,
+}
+
+/// Plans and estimates of the model in `bytes`; weights in files beside it are counted, not read.
+pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result<OnnxSource> {
+    let named = || format!("`{}`", path.display());
+    let model = OnnxModel::decode(bytes).with_context(named)?;
+    let machine = Machine {
+        channel_block: channel_block(),
+        cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    };
+    let shaped = shapes(&model, args).with_context(named)?;
+    let Some((batch, first)) = shaped.first() else {
+        bail!("{} has no shapes to plan with", named());
+    };
+    let mut records = Vec::new();
+    let mut report = Report {
+        batch: *batch,
+        input_bytes: 0,
+        output_bytes: 0,
+        instances: args.instances(),
+        rows: Vec::new(),
+    };
+    let mut notices = Vec::new();
+    for variant in Variant::ALL {
+        let usage = usage(&model, first, variant, machine).with_context(named)?;
+        report.input_bytes = usage.input_bytes;
+        report.output_bytes = usage.output_bytes;
+        if let ([node, others @ ..], Variant::Graph) = (&usage.left_out[..], variant) {
+            let more = match others.len() {
+                0 => String::new(),
+                count => format!(" and {count} other nodes"),
+            };
+            notices.push(format!(
+                "{}: tensors within {node}{more} are not counted, only what the nodes read and give",
+                named()
+            ));
+        }
+        records.push((variant.name().to_owned(), usage.records));
+    }
+    for (batch, inferred) in &shaped {
+        let estimate = Estimate::new(&model, inferred, machine).with_context(named)?;
+        report.rows.push((*batch, estimate));
+    }
+    Ok(OnnxSource {
+        records,
+        report,
+        notices,
+    })
+}
+
+/// The shapes of all tensors, for each batch size; `None` where the file or the arguments leave none open.
+fn shapes(
+    model: &OnnxModel,
+    args: &OnnxArgs,
+) -> Result<Vec<(Option<usize>, Inferred)>, InferError> {
+    let infer = |batch: Option<usize>| model.infer(&args.given(model, batch));
+    let each = |batches: &[usize]| {
+        let batches = batches.iter();
+        batches
+            .map(|&batch| Ok((Some(batch), infer(Some(batch))?)))
+            .collect()
+    };
+    match &args.batches()[..] {
+        [] if args.has_open_batch() => return each(&BATCHES),
+        [] => {}
+        asked => return each(asked),
+    }
+    match infer(None) {
+        Ok(inferred) => Ok(vec![(None, inferred)]),
+        // What is open besides the batch size is said in the first error.
+        Err(InferError::OpenInput { .. }) => each(&BATCHES),
+        Err(error) => Err(error),
+    }
+}
