@@ -179,7 +179,7 @@ def test_pictures(records, tmp_path):
         (b"", "`{}` is empty, expected usage records"),
         (gzip.compress(b""), "`{}` is empty, expected usage records"),
         (gzip.compress(RECORDS.encode())[:40], "`{}`: gzip data ends early, after 40 bytes, of which "),
-        (b"\x00\x01\x02", "`{}` is none of the formats that are read: a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
+        (b"\x00\x01\x02", "`{}` is none of the formats that are read: an ONNX model, a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
         (b"id,lower,upper,size\n", "`{}`: expected a line with a buffer, got none"),
         (b"id,lower,upper,size\na,0,4,1\nb,9,4,1\n", "`{}`: line 3: buffer `b` is live from 9 to before 4, expected an end after the start"),
         (b"id,lower,upper,size\na,0,4,9223372036854775807\n", "`{}`: line 2: buffer `a`: sizes up to buffer 0 add up to 2^62 bytes or more"),
@@ -188,7 +188,7 @@ def test_pictures(records, tmp_path):
         (b"BufferAssignment:\n", "`{}` is a buffer assignment, expected a name that ends with buffer-assignment.txt"),
         (b"\x1a\x05\x00", "`{}` is none of the formats"),
         (b"\x1a\x02\x08\x01", "`{}`: expected a trace of the heap simulator in the buffer assignment, with an allocation, got none"),
-        (b"\x08\x09\x3a\x00", "`{}` is an ONNX model, which is not read yet"),
+        (b"\x08\x09\x3a\x00", "`{}`: not an ONNX file: it holds no graph"),
     ],
 )
 def test_files_that_are_none_are_named(tmp_path, content, words):

@@ -1,0 +1,146 @@
+"""`skep plan` on ONNX models: plans by name, the estimate, and what it says of models that cannot be planned."""
+
+import json
+
+import pytest
+from onnx import TensorProto, helper, save
+
+from server import run
+
+MIB = 1 << 20
+
+
+def plan(*arguments, stderr=""):
+    outcome = run("plan", *arguments, "--strategy", "auto")
+    assert outcome.stderr == stderr
+    assert outcome.returncode == 0
+    return outcome.stdout
+
+
+def generated(tmp_path, kind, *flags):
+    file = tmp_path / "model.onnx"
+    assert run("generate", kind, file, *flags).returncode == 0
+    return file
+
+
+def small(file, nodes, shape=("n", 8), inputs=("x",), initializers=()):
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in (*inputs, "y")]
+    tensors[-1] = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "g", tensors[:-1], tensors[-1:], list(initializers))
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
+    return file
+
+
+def test_a_network_before_and_after_fusion(tmp_path):
+    file = generated(tmp_path, "mobilenetv2")
+    document = json.loads(plan(file, "--batch", 8, "--batch", 1, "--instances", 1, "--instances", 2, "--json"))
+    named = {plan["name"]: plan for plan in (document, *document["plans"])}
+    assert list(named) == ["graph", "graph, in place", "fused (predicted)"]
+    # Observed: what a run with ONNX Runtime allocates.
+    assert named["fused (predicted)"]["strategies"][0]["size"] == 45.9375 * MIB
+    sizes = [plan["strategies"][0]["size"] for plan in named.values()]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(plan["strategies"][0]["optimal"] for plan in named.values())
+    assert document["batch"] == 8
+    assert (document["input_bytes"], document["output_bytes"]) == (8 * 3 * 224 * 224 * 4, 8 * 1000 * 4)
+    rows = {(row["batch"], row["instances"]): row for row in document["estimate"]}
+    assert list(rows) == [(8, 1), (8, 2), (1, 1), (1, 2)]
+    for row in rows.values():
+        assert row["total"] == sum(row[name] for name in ("weights", "intermediates", "workspace", "runtime"))
+        assert 13 * MIB < row["weights"] < 13.6 * MIB
+    assert rows[8, 1]["intermediates"] > 7 * rows[1, 1]["intermediates"]
+    text = plan(file)
+    assert "fused (predicted): 44 buffers" in text
+    assert text.splitlines()[-5].split()[:2] == ["batch", "weights"]
+    assert [line.split()[0] for line in text.splitlines()[-4:]] == ["1", "2", "4", "8"]
+
+
+def test_weights_beside_the_file_are_not_read(tmp_path):
+    file = generated(tmp_path, "cnn")
+    within = json.loads(plan(file, "--batch", 2, "--json"))["estimate"]
+    generated(tmp_path, "cnn", "--external-data")
+    (tmp_path / "model.onnx.data").unlink()
+    assert json.loads(plan(file, "--batch", 2, "--json"))["estimate"] == within
+
+
+def test_shapes_are_stated(tmp_path):
+    file = generated(tmp_path, "bert-tiny")
+    outcome = run("plan", file)
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    words = "has shape [batch,sequence], whose size is not known; pass `--input input_ids:1,128`\n"
+    assert outcome.stderr == f"error: `{file}`: input `input_ids` {words}"
+    plans = [
+        plan(file, "--json", "--batch", 4, *flags)
+        for flags in (["--dim", "sequence=64"], ["--input", "input_ids:-1,64"], ["--input", "input_ids:4,64"])
+    ]
+    documents = [json.loads(text) for text in plans]
+    assert documents[0]["lower_bound"] == documents[1]["lower_bound"] == documents[2]["lower_bound"]
+    assert documents[0]["estimate"] == documents[1]["estimate"]
+
+
+def test_a_shape_that_only_a_run_tells(tmp_path):
+    nodes = [helper.make_node("NonZero", ["x"], ["places"]), helper.make_node("Cast", ["places"], ["y"], to=1)]
+    file = small(tmp_path / "m.onnx", nodes)
+    outcome = run("plan", file, "--batch", 2)
+    assert outcome.returncode == 1
+    assert "tensor `places`" in outcome.stderr
+    assert "pass its shape with `--tensor places:1,2`" in outcome.stderr
+    assert json.loads(plan(file, "--batch", 2, "--tensor", "places:2,5", "--json"))["lower_bound"] == 2 * 5 * 8
+
+
+def test_inner_graphs_are_named(tmp_path):
+    branch = lambda op: helper.make_graph(  # noqa: E731
+        [helper.make_node(op, ["x"], ["b"])], op, [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
+    )
+    condition = helper.make_tensor("c", TensorProto.BOOL, [], [True])
+    choice = helper.make_node("If", ["c"], ["y"], "choice", then_branch=branch("Sin"), else_branch=branch("Cos"))
+    file = small(tmp_path / "m.onnx", [choice], initializers=[condition])
+    words = "tensors within If `choice` are not counted, only what the nodes read and give"
+    plan(file, stderr=f"warning: `{file}`: {words}\n")
+
+
+@pytest.mark.parametrize(
+    "nodes, flags, words",
+    [
+        ([helper.make_node("Relu", ["a"], ["y"]), helper.make_node("Exp", ["y"], ["a"])], [], "is on a cycle"),
+        ([helper.make_node("Relu", ["z"], ["y"])], [], "tensor `z` is read by"),
+        ([helper.make_node("Relu", ["x"], ["y"])], ["--dim", "m=3"], "dimension `m` was given, but the model has none of that name"),
+        ([helper.make_node("Relu", ["x"], ["y"])], ["--input", "z:1"], "input `z` was given, but the model has none of that name"),
+        ([helper.make_node("Relu", ["x"], ["y"])], ["--input", "x:2,9"], "input `x` has shape [2,9], but the file says [n,8]"),
+        ([helper.make_node("Relu", ["x"], ["y"])], ["--input", "x:4294967296,8"], ""),
+        ([helper.make_node("Relu", ["x"], ["y"])], ["--input", "x:-2,8"], "expected a name and sizes, as in `ids:1,128`"),
+        ([helper.make_node("Relu", ["x"], ["y"])], ["--batch", "0"], "--batch"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(tmp_path, nodes, flags, words):
+    file = small(tmp_path / "m.onnx", nodes)
+    outcome = run("plan", file, *flags, "--strategy", "auto")
+    if words:
+        assert (outcome.returncode, outcome.stdout) == (1, "")
+        assert words in outcome.stderr
+    else:
+        # 128 GiB are a plan like any other.
+        assert outcome.returncode == 0
+
+
+def test_damaged_models_are_refused(tmp_path):
+    file = generated(tmp_path, "mlp")
+    whole = file.read_bytes()
+    for name in ("short.onnx", "short"):
+        cut = tmp_path / name
+        cut.write_bytes(whole[: len(whole) // 2])
+        outcome = run("plan", cut)
+        assert (outcome.returncode, outcome.stdout) == (1, "")
+        assert outcome.stderr.startswith(f"error: `{cut}`")
+    # Its name says nothing: content does.
+    renamed = tmp_path / "model.bin"
+    renamed.write_bytes(whole)
+    assert "graph: 4 buffers" in plan(renamed)
+
+
+def test_flags_of_models_have_no_meaning_elsewhere(tmp_path):
+    file = tmp_path / "records.csv"
+    file.write_text("id,lower,upper,size\na,0,1,4\n")
+    outcome = run("plan", file, "--batch", 2)
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr == f"error: --batch is for ONNX models, `{file}` is none\n"
