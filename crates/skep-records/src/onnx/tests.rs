@@ -10,7 +10,7 @@ use skep_proto::onnx::{
 use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate};
 use skep_types::DataType;
 
-use super::{Machine, Usage, Variant, runtime_weights, usage};
+use super::{Machine, Usage, Variant, graph::Origin, runtime_graph, runtime_weights, usage};
 
 const AVX_512: Machine = Machine {
     channel_block: 16,
@@ -510,5 +510,72 @@ proptest! {
             plan.size
         });
         prop_assert!(sizes[1] <= sizes[0], "{sizes:?}");
+    }
+}
+
+/// Images of 32x32 in any channels, through convolutions and what stands between them.
+fn image_graph(steps: &[(u8, prop::sample::Index, prop::sample::Index)]) -> OnnxModel {
+    let (mut g, x) = Small::new();
+    let mut images = vec![(x, 3_usize)];
+    for (what, first, second) in steps {
+        let (a, channels) = images[first.index(images.len())].clone();
+        let others: Vec<&(Value, usize)> = images.iter().filter(|(_, c)| *c == channels).collect();
+        let b = others[second.index(others.len())].0.clone();
+        let any = images[second.index(images.len())].clone();
+        let made = match what % 9 {
+            0 => (g.conv(&a, 24, channels, 1), 24),
+            1 => (g.conv(&a, 32, channels, 1), 32),
+            2 => {
+                let groups = i64::try_from(channels).expect("few channels");
+                (g.conv(&a, channels, 1, groups), channels)
+            }
+            3 | 4 => (g.node("Add", &[&a, &b]), channels),
+            5 => (g.node("Relu", &[&a]), channels),
+            6 => (g.node("Mul", &[&a, &b]), channels),
+            7 => (g.node("Sigmoid", &[&a]), channels),
+            _ => {
+                let axis = [("axis", Attribute::Int(1))];
+                let made = g.builder.node("Concat", &[&a, &any.0], &axis);
+                (made, channels + any.1)
+            }
+        };
+        images.push(made);
+    }
+    let (last, channels) = images[images.len() - 1].clone();
+    let y = g.node("Tanh", &[&last]);
+    g.finish(&y, i64::try_from(channels).expect("few channels"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is rewritten: each node runs after what it reads was made, and the output is made.
+    #[test]
+    fn rewritten_graphs_run(
+        steps in prop::collection::vec((any::<u8>(), any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..16),
+        channel_block in prop::sample::select(vec![1_usize, 8, 16]),
+    ) {
+        let model = image_graph(&steps);
+        let given = Given { batch: Some(2), ..Given::default() };
+        let inferred = model.infer(&given).expect("shapes");
+        let machine = Machine { channel_block, cores: 1 };
+        let built = runtime_graph(&model, &inferred, machine);
+        let tensors = &built.graph.tensors;
+        let mut is_there: Vec<bool> = tensors.iter().map(|tensor| tensor.origin != Origin::Run).collect();
+        prop_assert_eq!(built.order.len(), built.graph.alive().count());
+        for &node in &built.order {
+            let node = &built.graph.nodes[node];
+            for tensor in node.reads() {
+                prop_assert!(is_there[tensor], "{} reads `{}`", node.op, tensors[tensor].name);
+            }
+            node.outputs.iter().flatten().for_each(|&tensor| is_there[tensor] = true);
+        }
+        for (tensor, there) in tensors.iter().zip(&is_there) {
+            prop_assert!(!tensor.is_output || *there, "`{}` is not made", tensor.name);
+        }
+        let usage = usage(&model, &inferred, Variant::Fused, machine).expect("records");
+        let problem = usage.records.problem();
+        let plan = auto(problem, &Budget::nodes(1_000)).plan;
+        validate_offsets(problem, &plan).expect("a valid plan");
     }
 }
