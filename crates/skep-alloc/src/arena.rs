@@ -261,6 +261,42 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_block_that_outlives_its_run_no_memory_is_kept() {
+        let page = rustix::param::page_size();
+        let run = || {
+            // The second one lies on a page of the first one, too.
+            let [a, b] = [malloc(4 * page + 64), malloc(page)];
+            for block in [a, b] {
+                // SAFETY: so many bytes are ours.
+                unsafe { block.write_bytes(7, page) };
+            }
+            // SAFETY: live, and not used again but to look at what is there instead.
+            unsafe { free(a) };
+            [a, b].map(|block| block as usize)
+        };
+        let of = |block: usize| {
+            assert!(is_mapped(block));
+            // SAFETY: the region is mapped, and nobody writes to it.
+            unsafe { std::slice::from_raw_parts(block as *const u8, page) }
+        };
+        // SAFETY: live, and not used again.
+        let end = |block: usize| unsafe { free(block as *mut u8) };
+
+        let mut arena = Arena::new();
+        let ((), outcome) = arena.run(Use::Record, || end(run()[1]));
+        let recording = outcome.recording.expect("a recording");
+        let places = [Some(0), Some(4 * page as u64 + 64)];
+        let plan = Arc::new(RunPlan::new(&recording, &places).expect("a plan"));
+        for how in [Use::Record, Use::Replay(&plan)] {
+            let ([freed, kept], _) = arena.run(how, run);
+            assert!(of(freed).iter().all(|byte| *byte == 0), "{how:?}");
+            assert!(of(kept).iter().all(|byte| *byte == 7), "{how:?}");
+            end(kept);
+            assert!(!is_mapped(kept));
+        }
+    }
+
+    #[test]
     fn a_panic_ends_the_run() {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);

@@ -69,6 +69,11 @@ impl BestFit {
         Some(size)
     }
 
+    /// Offset and size of each block in use, in order of address.
+    pub(crate) fn blocks(&self) -> Vec<(u64, u64)> {
+        self.blocks.iter().map(|(at, size)| (*at, *size)).collect()
+    }
+
     /// Whether a block is in use.
     pub(crate) fn in_use(&self) -> bool {
         !self.blocks.is_empty()

@@ -1,8 +1,8 @@
 //! The plain heap: the process's global allocator, with the size of each block in front of it, since who frees a block
-//! does not say it.
+//! does not say it, and bytes behind it that a kernel may read.
 #![allow(
     unsafe_code,
-    reason = "an allocator is made of raw memory (invariant 6)"
+    reason = "an allocator is made of raw memory (invariant 5)"
 )]
 
 use std::{
@@ -14,7 +14,8 @@ use std::{
 const HEADER: usize = crate::ALIGNMENT as usize;
 
 fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size.checked_add(HEADER)?, HEADER).ok()
+    let around = HEADER + crate::OVERRUN as usize;
+    Layout::from_size_align(size.checked_add(around)?, HEADER).ok()
 }
 
 /// A block of `size` bytes, null when there is no memory.

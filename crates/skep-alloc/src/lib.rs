@@ -48,3 +48,7 @@ pub use scope::{free, malloc};
 
 /// Every block lies at a multiple of it: a cache line, and the widest vector register.
 pub const ALIGNMENT: u64 = 64;
+
+/// Behind every block, so many bytes can be read, whatever they hold: kernels for quantized matrices read up to 30 bytes
+/// past the end of a tensor (ONNX Runtime's `MLAS_SYMM_QGEMM_BUF_OVERRUN`, on ARM64).
+const OVERRUN: u64 = 64;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::Arena;
+use crate::{Arena, OVERRUN};
 
 /// Idle arenas of a process.
 ///
@@ -78,8 +78,10 @@ impl Pool {
 
 impl State {
     fn bound(&self) -> u64 {
-        let largest = self.needs.last_key_value().map_or(0, |(bytes, _)| *bytes);
-        largest.next_multiple_of(LARGEST_PAGE)
+        let largest = self.needs.last_key_value();
+        largest.map_or(0, |(bytes, _)| {
+            bytes.saturating_add(OVERRUN).next_multiple_of(LARGEST_PAGE)
+        })
     }
 
     fn count(&mut self, from: u64, to: u64) {
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
     use crate::{Event, Recording, RunPlan, Use};
 
-    /// An arena that holds so many bytes.
+    /// An arena that a run by a plan of so many bytes made.
     fn grown(mut arena: Arena, bytes: u64) -> Arena {
         let recording = Recording::new(vec![Event::Malloc(bytes), Event::Free(0)]);
         let recording = recording.expect("a recording");
@@ -130,15 +132,20 @@ mod tests {
 
     const KIB_64: u64 = 64 << 10;
 
+    /// The largest plan that an arena of so many times 64 KiB has room for.
+    fn plan(units: u64) -> u64 {
+        units * KIB_64 - OVERRUN
+    }
+
     #[test]
     fn runs_take_the_smallest_arena_that_fits_and_else_the_largest() {
         let pool = Arc::new(Pool::default());
         let need = pool.need();
-        need.set(10 * KIB_64);
+        need.set(plan(10));
         for units in [2, 9, 4] {
-            pool.put(grown(Arena::new(), units * KIB_64));
+            pool.put(grown(Arena::new(), plan(units)));
         }
-        let take = |units: u64| pool.take(units * KIB_64);
+        let take = |units: u64| pool.take(plan(units));
         assert_eq!(take(3).reserved(), 4 * KIB_64);
         assert_eq!(take(10).reserved(), 9 * KIB_64);
         assert_eq!(take(10).reserved(), 2 * KIB_64);
@@ -146,13 +153,24 @@ mod tests {
     }
 
     #[test]
+    fn an_arena_of_the_largest_plan_is_kept() {
+        let pool = Arc::new(Pool::default());
+        let need = pool.need();
+        for bytes in [1, plan(3), 3 * KIB_64] {
+            need.set(bytes);
+            pool.put(grown(Arena::new(), bytes));
+            assert_ne!(pool.take(bytes).reserved(), 0, "{bytes}");
+        }
+    }
+
+    #[test]
     fn what_nobody_needs_any_more_is_given_back() {
         let pool = Arc::new(Pool::default());
         let (a, b) = (pool.need(), pool.need());
-        a.set(4 * KIB_64);
-        b.set(2 * KIB_64);
+        a.set(plan(4));
+        b.set(plan(2));
         for units in [4, 2, 5] {
-            pool.put(grown(Arena::new(), units * KIB_64));
+            pool.put(grown(Arena::new(), plan(units)));
         }
         let idle = || {
             let mut sizes: Vec<u64> = pool.state().idle.iter().map(Arena::reserved).collect();
@@ -166,7 +184,7 @@ mod tests {
         );
         drop(a);
         assert_eq!(idle(), [2 * KIB_64]);
-        b.set(KIB_64);
+        b.set(plan(1));
         assert_eq!(idle(), [0; 0]);
         drop(b);
         assert_eq!(pool.state().needs, BTreeMap::new());

@@ -1,5 +1,5 @@
 //! The memory of runs: regions straight from the system, and the list of all of them by address.
-#![allow(unsafe_code, reason = "memory straight from the system (invariant 6)")]
+#![allow(unsafe_code, reason = "memory straight from the system (invariant 5)")]
 
 use std::{
     io,
@@ -8,10 +8,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::{
-    RunPlan,
+    OVERRUN, RunPlan,
     best_fit::BestFit,
     replay::{Place, Replay},
 };
@@ -36,6 +36,13 @@ impl Layout {
         match self {
             Self::Planned(replay) => replay.free(offset),
             Self::Dynamic(best_fit) => best_fit.free(offset),
+        }
+    }
+
+    fn blocks(&self) -> Vec<(u64, u64)> {
+        match self {
+            Self::Planned(replay) => replay.blocks(),
+            Self::Dynamic(best_fit) => best_fit.blocks(),
         }
     }
 
@@ -82,10 +89,10 @@ impl Region {
     }
 
     fn map(at_least: u64, layout: impl FnOnce(u64) -> Layout) -> io::Result<Arc<Self>> {
-        let length = usize::try_from(at_least).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let length = length
-            .max(1)
-            .checked_next_multiple_of(rustix::param::page_size())
+        let length = at_least
+            .checked_add(OVERRUN)
+            .and_then(|length| usize::try_from(length).ok())
+            .and_then(|length| length.checked_next_multiple_of(rustix::param::page_size()))
             .ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new anonymous mapping, wherever the system likes.
         let base = unsafe {
@@ -100,7 +107,7 @@ impl Region {
             base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             length,
             state: Mutex::new(State {
-                layout: layout(length as u64),
+                layout: layout(length as u64 - OVERRUN),
                 retired: false,
             }),
         });
@@ -118,6 +125,11 @@ impl Region {
         self.length
     }
 
+    /// Bytes of it that blocks may lie on.
+    const fn room(&self) -> u64 {
+        self.length as u64 - OVERRUN
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing below panics between two changes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -126,7 +138,7 @@ impl Region {
     /// Begins a run by `plan`, if that fits and no block is in use.
     pub(crate) fn restart(&self, plan: &Arc<RunPlan>) -> bool {
         match &mut self.state().layout {
-            Layout::Planned(replay) if plan.size() <= self.length as u64 && !replay.in_use() => {
+            Layout::Planned(replay) if plan.size() <= self.room() && !replay.in_use() => {
                 replay.restart(plan);
                 true
             }
@@ -182,15 +194,37 @@ impl Region {
         Some(size.unwrap_or(0))
     }
 
-    /// No run will use the region any more: it is unmapped at once, or when the last of its blocks is freed.
+    /// No run will use the region any more: it is unmapped at once, or when the last of its blocks is freed. Until then
+    /// only the pages of these blocks take memory.
     pub(crate) fn retire(&self) {
         let over = {
             let mut state = self.state();
             state.retired = true;
-            !state.layout.in_use()
+            let over = !state.layout.in_use();
+            if !over {
+                self.release_around(&state.layout.blocks());
+            }
+            over
         };
         if over {
             self.forget();
+        }
+    }
+
+    /// Gives back the memory of all pages that none of the blocks, in order of address, lies on.
+    fn release_around(&self, blocks: &[(u64, u64)]) {
+        let page = rustix::param::page_size() as u64;
+        let mut from = 0;
+        for (offset, size) in blocks.iter().copied().chain([(self.length as u64, 0)]) {
+            let until = offset - offset % page;
+            if until > from {
+                // SAFETY: these pages are the region's, and no block lies on them; none will, since no run will use it.
+                let _ = unsafe {
+                    let start = self.base.add(from as usize).as_ptr().cast();
+                    madvise(start, (until - from) as usize, Advice::LinuxDontNeed)
+                };
+            }
+            from = (offset + size).next_multiple_of(page);
         }
     }
 
@@ -221,4 +255,27 @@ pub fn reserved_bytes() -> u64 {
 #[cfg(test)]
 pub(crate) fn is_mapped(address: usize) -> bool {
     REGIONS.load().iter().any(|region| region.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Recording};
+
+    #[test]
+    fn no_block_ends_where_the_mapping_does() {
+        let page = rustix::param::page_size() as u64;
+        let region = Region::dynamic(page).expect("memory");
+        assert_eq!(region.room() + OVERRUN, region.length() as u64);
+        assert_eq!(region.malloc(region.room() + 1), Err(Place::Heap));
+        let block = region.malloc(region.room()).expect("room");
+        assert!(region.free(block.as_ptr() as usize).is_some());
+        region.retire();
+
+        let recording = Recording::new(vec![Event::Malloc(page), Event::Free(0)]);
+        let plan = RunPlan::new(&recording.expect("a recording"), &[Some(0)]).expect("a plan");
+        let region = Region::planned(&Arc::new(plan)).expect("memory");
+        assert_eq!(region.length() as u64, 2 * page);
+        region.retire();
+    }
 }

@@ -82,6 +82,14 @@ impl Replay {
         self.plan.block(number).map(|(size, _)| size)
     }
 
+    /// Offset and size of each block in use, in order of address.
+    pub(crate) fn blocks(&self) -> Vec<(u64, u64)> {
+        let size = |number| self.plan.block(number).map_or(0, |(size, _)| size);
+        let mut blocks: Vec<_> = self.open.iter().map(|(at, n)| (*at, size(*n))).collect();
+        blocks.sort_unstable();
+        blocks
+    }
+
     /// Whether a block is in use.
     pub(crate) fn in_use(&self) -> bool {
         !self.open.is_empty()

@@ -1,7 +1,7 @@
 //! The allocator that a runtime is given: it knows the run that the calling thread is in.
 #![allow(
     unsafe_code,
-    reason = "an allocator is made of raw memory (invariant 6)"
+    reason = "an allocator is made of raw memory (invariant 5)"
 )]
 
 use std::{cell::RefCell, ptr, sync::Arc};
