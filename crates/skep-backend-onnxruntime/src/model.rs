@@ -191,7 +191,7 @@ impl OrtModel {
                 )
             };
             match class {
-                Some((plans, class)) => runs.run(plans, class, run)?,
+                Some((plans, class)) => runs.run(plans, &class, run)?,
                 None => run()?,
             }
         };

@@ -17,12 +17,19 @@ use skep_planner::{Budget, Buffer, Problem, auto};
 use skep_tensor::TensorView;
 use smallvec::SmallVec;
 
-/// Plans of one model at most: those of its batch sizes, or of its most recent shapes. One of a model with 300
-/// allocations takes 15 KB.
+/// Plans of one model at most: those of its batch sizes, or of its usual shapes. One of a model with 300 allocations takes
+/// 15 KB.
 const MAX_CLASSES: usize = 64;
+
+/// A class makes room for another one when it was not used in so many runs of its model: where shapes take turns that are
+/// too many, some are planned and others are not, and at most 64 in so many runs are recorded, which takes longer.
+const IDLE_RUNS: u64 = 1024;
 
 /// Recordings of one class at most. Where its runs differ for the same shapes, as data decides, the last plan stays.
 const MAX_RECORDINGS: u32 = 4;
+
+/// A run that allocates more often is not planned: that would take longer than half a second, in which its request waits.
+const MAX_BLOCKS: usize = 1 << 16;
 
 /// Plans of usual models need fewer; a run that allocates thousands of times may wait for so long at its first time.
 const PLANNING_NODES: u64 = 20_000;
@@ -54,18 +61,66 @@ impl ShapeClass {
 }
 
 /// What is known of a class.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Class {
+    key: ShapeClass,
     plan: Option<Arc<RunPlan>>,
     recordings: u32,
     /// A run left the plan: the next one is to be recorded.
     left: bool,
+    /// The number of its last run among those of the model.
+    used: u64,
 }
 
-/// The plans of a model, the one used last behind the others.
+/// The classes of a model, the one used last behind the others.
+#[derive(Debug, Default)]
+struct Classes {
+    known: Vec<Class>,
+    runs: u64,
+}
+
+impl Classes {
+    fn find(&mut self, key: &ShapeClass) -> Option<&mut Class> {
+        self.known.iter_mut().rfind(|class| class.key == *key)
+    }
+
+    /// The class of another run; `None` where there is no room for a new one.
+    fn next_run(&mut self, key: &ShapeClass) -> Option<&mut Class> {
+        self.runs += 1;
+        match self.known.iter().rposition(|class| class.key == *key) {
+            Some(position) => self.known[position..].rotate_left(1),
+            None => {
+                if self.known.len() == MAX_CLASSES {
+                    if self.runs - self.known[0].used <= IDLE_RUNS {
+                        return None;
+                    }
+                    self.known.remove(0);
+                }
+                self.known.push(Class {
+                    key: key.clone(),
+                    plan: None,
+                    recordings: 0,
+                    left: false,
+                    used: 0,
+                });
+            }
+        }
+        let class = self.known.last_mut()?;
+        class.used = self.runs;
+        Some(class)
+    }
+
+    /// What the largest plan needs.
+    fn largest(&self) -> u64 {
+        let plans = self.known.iter().filter_map(|class| class.plan.as_ref());
+        plans.map(|plan| plan.size()).max().unwrap_or(0)
+    }
+}
+
+/// The plans of a model.
 #[derive(Debug)]
 pub(crate) struct Plans {
-    classes: Mutex<Vec<(ShapeClass, Arc<Mutex<Class>>)>>,
+    classes: Mutex<Classes>,
     pool: Arc<Pool>,
     /// What the largest plan needs.
     need: Need,
@@ -83,72 +138,68 @@ impl Plans {
         })
     }
 
-    fn class(&self, key: &ShapeClass) -> Arc<Mutex<Class>> {
-        let mut classes = lock(&self.classes);
-        let known = classes.iter().position(|(other, _)| other == key);
-        let found = match known {
-            Some(position) => classes.remove(position),
-            None => {
-                if classes.len() == MAX_CLASSES {
-                    classes.remove(0);
-                    self.need.set(largest(&classes));
-                }
-                (key.clone(), Arc::default())
-            }
+    fn classes(&self) -> MutexGuard<'_, Classes> {
+        // Nothing panics while it holds this lock.
+        self.classes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The plan of a run's class, and whether this run is to be recorded.
+    fn begin(&self, key: &ShapeClass) -> (Option<Arc<RunPlan>>, bool) {
+        if !self.makes_plans {
+            return (None, false);
+        }
+        let mut classes = self.classes();
+        let Some(class) = classes.next_run(key) else {
+            return (None, false);
         };
-        classes.push(found.clone());
-        found.1
-    }
-
-    /// The class's plan, and whether this run is to be recorded.
-    fn begin(&self, class: &Mutex<Class>) -> (Option<Arc<RunPlan>>, bool) {
-        let mut class = lock(class);
         let wanted = class.plan.is_none() || std::mem::take(&mut class.left);
-        let record = self.makes_plans && wanted && class.recordings < MAX_RECORDINGS;
-        (class.plan.clone(), record)
+        let record = wanted && class.recordings < MAX_RECORDINGS;
+        let plan = class.plan.clone();
+        if plan.is_none() {
+            // A new class may have taken the place of the one with the largest plan.
+            self.need.set(classes.largest());
+        }
+        (plan, record)
     }
 
-    /// Plans what was recorded by a run that had the plan `before`; the plan from now on.
+    /// Plans what was recorded by a run that had the plan `before`, `None` where that was too long; the plan from now on.
     fn recorded(
         &self,
-        class: &Mutex<Class>,
-        recording: &Recording,
-        before: Option<Arc<RunPlan>>,
+        key: &ShapeClass,
+        recording: Option<&Recording>,
+        before: Option<&Arc<RunPlan>>,
     ) -> Option<Arc<RunPlan>> {
         // Runs that began together are all recorded; the first one's plan is as good as the others'.
         if before.is_none()
-            && let Some(plan) = &lock(class).plan
+            && let Some(plan) = self
+                .classes()
+                .find(key)
+                .and_then(|class| class.plan.clone())
         {
-            return Some(Arc::clone(plan));
+            return Some(plan);
         }
-        let plan = plan(recording).map(Arc::new);
-        let plan = {
-            let mut class = lock(class);
-            class.recordings += 1;
-            class.plan = plan.or_else(|| class.plan.take());
-            class.plan.clone()
-        };
-        self.need.set(largest(&lock(&self.classes)));
+        let plan = recording.and_then(plan).map(Arc::new);
+        let mut classes = self.classes();
+        // It may have been forgotten meanwhile.
+        let class = classes.find(key)?;
+        class.recordings += 1;
+        class.plan = plan.or_else(|| class.plan.take());
+        let plan = class.plan.clone();
+        self.need.set(classes.largest());
         plan
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds one of these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the largest plan of these needs.
-fn largest(classes: &[(ShapeClass, Arc<Mutex<Class>>)]) -> u64 {
-    let size = |class: &Mutex<Class>| lock(class).plan.as_ref().map(|plan| plan.size());
-    let sizes = classes.iter().filter_map(|(_, class)| size(class));
-    sizes.max().unwrap_or(0)
+    /// A run left the plan.
+    fn left(&self, key: &ShapeClass) {
+        if let Some(class) = self.classes().find(key) {
+            class.left = true;
+        }
+    }
 }
 
 /// The runs of an instance.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
-    last: Option<(ShapeClass, Arc<Mutex<Class>>)>,
     figures: RunMemory,
 }
 
@@ -161,19 +212,11 @@ impl Runs {
     pub(crate) fn run<T, E>(
         &mut self,
         plans: &Plans,
-        key: ShapeClass,
+        key: &ShapeClass,
         run: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        let class = match &self.last {
-            Some((last, class)) if *last == key => Arc::clone(class),
-            _ => {
-                let class = plans.class(&key);
-                self.last = Some((key, Arc::clone(&class)));
-                class
-            }
-        };
-        let (plan, record) = plans.begin(&class);
-        let (result, mut outcome) = match &plan {
+        let (plan, record) = plans.begin(key);
+        let (result, outcome) = match &plan {
             _ if record => Arena::new().run(Use::Record, run),
             None => Arena::new().run(Use::Heap, run),
             Some(plan) => {
@@ -183,17 +226,18 @@ impl Runs {
                 ran
             }
         };
-        let plan = match outcome.recording.take() {
-            // The sequence of a run that failed is not that of its class.
-            _ if result.is_err() => plan,
-            Some(recording) => plans.recorded(&class, &recording, plan),
-            None => {
-                lock(&class).left |= outcome.deviation.is_some() || outcome.outlived;
-                plan
+        // What a run allocated that ended early is neither its class's sequence nor a deviation from it.
+        let filled = result?;
+        let plan = if record {
+            plans.recorded(key, outcome.recording.as_ref(), plan.as_ref())
+        } else {
+            if outcome.deviation.is_some() || outcome.outlived {
+                plans.left(key);
             }
+            plan
         };
         self.count(&outcome, plan.as_deref(), record);
-        result
+        Ok(filled)
     }
 
     fn count(&mut self, outcome: &Outcome, plan: Option<&RunPlan>, recorded: bool) {
@@ -211,10 +255,13 @@ impl Runs {
     }
 }
 
-/// The places of what a run allocated and freed; what outlives it stays on the heap. `None` if nothing is left, or too much
-/// to count.
+/// The places of what a run allocated and freed; what outlives it stays on the heap. `None` if nothing is left, or too
+/// much.
 pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
     let usages = recording.usages();
+    if usages.len() > MAX_BLOCKS {
+        return None;
+    }
     let freed = |usage: &&skep_alloc::Usage| usage.end.is_some();
     let buffers = usages.iter().filter(freed).map(|usage| {
         let end = usage.end.unwrap_or(usage.start);
@@ -246,59 +293,107 @@ mod tests {
 
     use super::*;
 
+    /// Reserved bytes are those of the process: tests that map memory take turns.
+    static REGIONS: Mutex<()> = Mutex::new(());
+
+    fn alone() -> MutexGuard<'static, ()> {
+        REGIONS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn class(shape: usize) -> ShapeClass {
         ShapeClass(SmallVec::from_slice(&[1, shape]))
     }
 
     fn run(runs: &mut Runs, plans: &Plans, shape: usize) {
-        let sizes = [64 * shape, 32 * shape];
-        let run = || -> Result<(), ()> {
-            let blocks = sizes.map(skep_alloc::malloc);
-            #[allow(unsafe_code, reason = "freeing is unsafe")]
-            for block in blocks {
-                // SAFETY: the block was just handed out, and is not used again.
-                unsafe { skep_alloc::free(block) };
-            }
-            Ok(())
+        let run = || {
+            allocate(shape);
+            Ok::<_, ()>(())
         };
-        runs.run(plans, class(shape), run).expect("no error");
+        runs.run(plans, &class(shape), run).expect("no error");
+    }
+
+    fn allocate(shape: usize) {
+        let blocks = [64 * shape, 32 * shape].map(skep_alloc::malloc);
+        #[allow(unsafe_code, reason = "freeing is unsafe")]
+        for block in blocks {
+            // SAFETY: the block was just handed out, and is not used again.
+            unsafe { skep_alloc::free(block) };
+        }
     }
 
     #[test]
     fn plans_are_bounded_and_what_they_needed_is_given_back() {
+        let _alone = alone();
         let pool = Arc::new(Pool::default());
         let plans = Plans::new(MemoryPlanner::Planned, &pool).expect("plans");
         let mut runs = Runs::default();
-        for _ in 0..2 {
-            run(&mut runs, &plans, 10_000);
+        let large = 10_000;
+        for shape in (1..MAX_CLASSES).chain([large]) {
+            run(&mut runs, &plans, shape);
         }
-        let figures = runs.figures();
-        assert_eq!((figures.planned_bytes, figures.recorded_runs), (960_000, 1));
+        run(&mut runs, &plans, large);
+        let first = RunMemory {
+            planned_bytes: 960_000,
+            used_bytes: 960_000,
+            recorded_runs: MAX_CLASSES as u64,
+            planned_runs: 1,
+            ..RunMemory::default()
+        };
+        assert_eq!(runs.figures(), first);
         assert!(skep_alloc::reserved_bytes() >= 960_000);
-        for shape in 1..=MAX_CLASSES {
-            run(&mut runs, &plans, shape);
+
+        // All of the others stay in use, and there is no room for one more.
+        for shape in (1..MAX_CLASSES).cycle().take(IDLE_RUNS as usize - 1) {
             run(&mut runs, &plans, shape);
         }
-        assert_eq!(lock(&plans.classes).len(), MAX_CLASSES);
-        assert!(skep_alloc::reserved_bytes() <= 65_536);
+        run(&mut runs, &plans, MAX_CLASSES);
+        assert_eq!(runs.figures().unplanned_runs, 1);
+        assert!(skep_alloc::reserved_bytes() >= 960_000);
         run(&mut runs, &plans, MAX_CLASSES);
         assert_eq!(
-            runs.figures().recorded_runs,
-            1 + MAX_CLASSES as u64,
-            "known"
+            (runs.figures().unplanned_runs, runs.figures().recorded_runs),
+            (1, MAX_CLASSES as u64 + 1),
+            "in the place of the large one"
         );
-        run(&mut runs, &plans, 10_000);
-        assert_eq!(
-            runs.figures().recorded_runs,
-            2 + MAX_CLASSES as u64,
-            "forgotten"
-        );
+        assert_eq!(plans.classes().known.len(), MAX_CLASSES);
+        assert_eq!(skep_alloc::reserved_bytes(), 0, "of the large one");
+        run(&mut runs, &plans, large);
+        assert_eq!(runs.figures().unplanned_runs, 2, "forgotten");
+        run(&mut runs, &plans, 1);
+        assert!(skep_alloc::reserved_bytes() > 0);
         drop((plans, runs));
         assert_eq!(skep_alloc::reserved_bytes(), 0);
     }
 
     #[test]
-    fn what_outlives_a_run_has_no_place() {
+    fn runs_too_long_to_be_written_down_are_not_recorded_for_ever() {
+        let plans = Plans::new(MemoryPlanner::Planned, &Arc::default()).expect("plans");
+        for _ in 0..MAX_RECORDINGS {
+            assert_eq!(plans.begin(&class(1)), (None, true));
+            assert_eq!(plans.recorded(&class(1), None, None), None);
+        }
+        assert_eq!(plans.begin(&class(1)), (None, false));
+    }
+
+    #[test]
+    fn runs_that_fail_are_not_counted() {
+        let _alone = alone();
+        let plans = Plans::new(MemoryPlanner::Planned, &Arc::default()).expect("plans");
+        let mut runs = Runs::default();
+        let fail = |runs: &mut Runs| runs.run(&plans, &class(1), || Err::<(), _>(())).is_err();
+        assert!(fail(&mut runs));
+        assert_eq!(runs.figures(), RunMemory::default());
+        run(&mut runs, &plans, 1);
+        let recorded = runs.figures();
+        assert_eq!((recorded.recorded_runs, recorded.used_bytes), (1, 96));
+        assert!(fail(&mut runs));
+        assert_eq!(runs.figures(), recorded, "it deviated as it failed");
+        run(&mut runs, &plans, 1);
+        assert_eq!(runs.figures().planned_runs, 1, "nothing to record anew");
+    }
+
+    #[test]
+    fn what_outlives_a_run_has_no_place_and_a_run_beyond_measure_no_plan() {
         let events = vec![
             Event::Malloc(100),
             Event::Malloc(50),
@@ -311,6 +406,12 @@ mod tests {
         assert_eq!((plan.size(), plan.sum(), plan.block_count()), (100, 110, 3));
         let nothing = Recording::new(vec![Event::Malloc(100)]).expect("a recording");
         assert_eq!(super::plan(&nothing), None);
+        let pair = |block| [Event::Malloc(1), Event::Free(block)];
+        let many = (0..=MAX_BLOCKS as u32).flat_map(pair).collect();
+        assert_eq!(
+            super::plan(&Recording::new(many).expect("a recording")),
+            None
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What runs take.
 
 /// The intermediate tensors of an instance's runs: bytes of the last run, and how all runs went.
+/// Runs that fail have no part in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunMemory {
     /// What the plan of the last run needs; 0 where it had none yet.

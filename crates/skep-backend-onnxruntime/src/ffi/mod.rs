@@ -8,7 +8,7 @@
 //! declarations, and a Rust enum must never hold a value outside of its list.
 #![allow(
     unsafe_code,
-    reason = "this module is the crate's FFI (invariant 6): everything outside of it is safe"
+    reason = "this module is the crate's FFI (invariant 5): everything outside of it is safe"
 )]
 
 mod allocator;
