@@ -26,6 +26,7 @@ mod planning;
 use std::{
     collections::BTreeSet,
     ffi::CString,
+    num::NonZeroUsize,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -33,8 +34,8 @@ pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 use skep_alloc::Recording;
-use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
-use skep_config::{ExecutionMode, ExecutionOptions, MemoryPlanner};
+use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model, ModelFile};
+use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_types::{DataType, Shape, TensorSpec};
 
@@ -99,49 +100,46 @@ impl Backend for OnnxRuntime {
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
-        Ok(Arc::new(self.open(request, request.config.execution())?))
+        let LoadRequest {
+            file,
+            config,
+            threads,
+        } = *request;
+        // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
+        let named: Vec<&str> = config.fed_inputs().collect();
+        let model = self.open(file, &named, config.execution(), threads)?;
+        Ok(Arc::new(model))
     }
 }
 
 impl OnnxRuntime {
-    /// What one run with inputs of these shapes, all zero, allocates for its intermediate tensors: what a planned arena is
-    /// planned by. `inputs` in the order of the model's signature.
+    /// What one run on one thread with inputs of these shapes, all zero, allocates for its intermediate tensors: what a
+    /// planned arena is planned by. `inputs` in the order of the model's signature.
     ///
     /// # Errors
     /// Those of loading the model and of a run with such inputs.
-    pub fn record(
-        &self,
-        request: &LoadRequest<'_>,
-        inputs: &[Shape],
-    ) -> Result<Recording, BackendError> {
-        let execution = ExecutionOptions {
-            memory_planner: MemoryPlanner::Planned,
-            execution_mode: ExecutionMode::Sequential,
-            memory_pattern: false,
-            memory_arena: false,
-            ..request.config.execution().clone()
-        };
-        let mut model = self.open(request, &execution)?;
+    pub fn record(&self, file: &ModelFile, inputs: &[Shape]) -> Result<Recording, BackendError> {
+        let mut model = self.open(file, &[], &ExecutionOptions::default(), NonZeroUsize::MIN)?;
         model.plans = None;
         model.record(inputs)
     }
 
+    /// Loads a model of which the inputs with a default that are `named` are fed too.
     fn open(
         &self,
-        request: &LoadRequest<'_>,
+        file: &ModelFile,
+        named: &[&str],
         execution: &ExecutionOptions,
+        threads: NonZeroUsize,
     ) -> Result<OrtModel, BackendError> {
-        let path = request.file.path();
+        let path = file.path();
         let invalid = |reason: String| {
             let message = format!("cannot load `{}`: {reason}", path.display());
             BackendError::new(ErrorKind::InvalidModel, message)
         };
-        let onnx =
-            OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
-        // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
-        let named = request.config.fed_inputs();
+        let onnx = OnnxModel::decode(file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
         let signature = onnx
-            .signature_with(named)
+            .signature_with(named.iter().copied())
             .map_err(|e| invalid(e.to_string()))?;
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
             let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
@@ -152,8 +150,7 @@ impl OnnxRuntime {
         let shapes = ShapeRules::of(&onnx).filter(|_| every_output_is_computed(&onnx));
         drop(onnx);
         let load = |e| error::load(path, e);
-        let options =
-            options::session_options(self.runtime, execution, request.threads).map_err(load)?;
+        let options = options::session_options(self.runtime, execution, threads).map_err(load)?;
         let session = Session::from_file(self.runtime, path, &options).map_err(load)?;
         Ok(OrtModel {
             session: Arc::new(session),
@@ -163,7 +160,7 @@ impl OnnxRuntime {
             output_names,
             shapes,
             plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
-            threads: options::busy_threads(execution, request.threads),
+            threads: options::busy_threads(execution, threads),
             shapes_lie: AtomicBool::new(false),
         })
     }

@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::{num::NonZeroUsize, sync::Arc, thread};
+use std::{sync::Arc, thread};
 
 use common::{library, load, save};
 use skep_backend::{
-    ErrorKind, Instance, LoadRequest, Model, ModelFile, OutputSlot, RunMemory,
-    conformance::{Graph, config, fp32, int64},
+    ErrorKind, Instance, Model, ModelFile, OutputSlot, RunMemory,
+    conformance::{Graph, fp32, int64},
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -206,14 +206,8 @@ fn a_run_is_recorded_without_serving() {
     let Some(backend) = library() else { return };
     let saved = save(products());
     let record = |shape: &[usize]| {
-        backend.record(
-            &LoadRequest {
-                file: &ModelFile::open(&saved.path).expect("a file"),
-                config: &config("onnxruntime", &planner("runtime")),
-                threads: NonZeroUsize::MIN,
-            },
-            &[Shape::new(shape).expect("a shape")],
-        )
+        let file = ModelFile::open(&saved.path).expect("a file");
+        backend.record(&file, &[Shape::new(shape).expect("a shape")])
     };
     let recording = record(&[4, 32]).expect("a recording");
     let mut sizes: Vec<u64> = recording.usages().iter().map(|usage| usage.size).collect();
