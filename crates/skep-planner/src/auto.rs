@@ -1,6 +1,7 @@
 //! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
 //!
-//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that.
+//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems, which have time for few
+//!    orders, also objects of equal size.
 //! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
 //!    that fit under the largest bound of all need nothing further.
 //! 3. The others are searched exactly ([`crate::exact`]), as far as they can be and the budget goes.
@@ -16,7 +17,7 @@ use crate::{
     bounds,
     budget::{Budget, InTurn, Workers},
     exact::{self, Known},
-    in_place, local,
+    in_place, local, objects,
     offsets::{self, Order},
     plan::OffsetPlan,
     problem::Problem,
@@ -182,6 +183,15 @@ fn heuristics(
     if first.size <= goal {
         return pieces;
     }
+    let has_fixed = problem
+        .buffers()
+        .iter()
+        .any(|buffer| buffer.fixed.is_some());
+    if problem.len() > LARGE && !has_fixed && !budget.is_over() {
+        // As fast, and next to the bound where most buffers have one of a few sizes.
+        let by_size = objects::equality(problem).to_offsets(problem);
+        adopt(problem, &mut pieces, &by_size, None);
+    }
     let plans: [OnceLock<OffsetPlan>; Order::ALL.len()] = Default::default();
     let done = AtomicUsize::new(usize::MAX);
     let orders = if problem.len() > LARGE {
@@ -211,19 +221,24 @@ fn heuristics(
         let Some(plan) = plan.into_inner().filter(|_| number <= last) else {
             continue;
         };
-        for piece in &mut pieces {
-            let offsets: Vec<(usize, u64)> = piece
-                .offsets
-                .iter()
-                .map(|&(buffer, _)| (buffer, plan.offsets[buffer]))
-                .collect();
-            let size = exact::size(problem, &offsets);
-            if size < piece.size {
-                piece.size = size;
-                piece.offsets = offsets;
-                piece.order = Some(Order::ALL[number]);
-            }
-        }
+        adopt(problem, &mut pieces, &plan, Some(Order::ALL[number]));
     }
     pieces
+}
+
+/// Takes over from `plan` what is better than a piece's plan so far.
+fn adopt(problem: &Problem, pieces: &mut [Known], plan: &OffsetPlan, order: Option<Order>) {
+    for piece in pieces {
+        let offsets: Vec<(usize, u64)> = piece
+            .offsets
+            .iter()
+            .map(|&(buffer, _)| (buffer, plan.offsets[buffer]))
+            .collect();
+        let size = exact::size(problem, &offsets);
+        if size < piece.size {
+            piece.size = size;
+            piece.offsets = offsets;
+            piece.order = order;
+        }
+    }
 }

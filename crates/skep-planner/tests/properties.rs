@@ -250,6 +250,28 @@ fn what_is_fixed_is_planned_around() {
     assert_eq!(answer.plan.offsets[0], 6);
 }
 
+/// With few sizes, objects of equal size come next to the bound; best fit in the order of time breaks them up.
+#[test]
+fn a_large_problem_of_few_sizes_is_not_planned_worse_than_by_size() {
+    let mut random = Random(7);
+    let buffers = (0..20_000).map(|_| {
+        let start = random.below(20_000);
+        let size = [100, 199][usize::try_from(random.below(2)).expect("small")];
+        Buffer::new(size, start, start + 1 + random.below(10_000))
+    });
+    let problem = Problem::new(buffers.collect()).expect("valid");
+    let by_size = objects::equality(&problem).size();
+    let answer = auto(&problem, &Budget::nodes(0));
+    assert_eq!(validate_offsets(&problem, &answer.plan), Ok(()));
+    assert!(
+        answer.plan.size <= by_size,
+        "{} > {by_size}",
+        answer.plan.size
+    );
+    let in_time = offsets::in_time(&problem).size;
+    assert!(by_size < in_time, "{by_size} of {in_time}: nothing to see");
+}
+
 #[test]
 fn the_fullest_moments_of_a_large_problem_are_searched() {
     // A hard piece in the middle of 20,000 small buffers that come and go around it: too many for an exact search.
