@@ -35,9 +35,9 @@ def test_a_network_before_and_after_fusion(tmp_path):
     file = generated(tmp_path, "mobilenetv2")
     document = json.loads(plan(file, "--batch", 8, "--batch", 1, "--instances", 1, "--instances", 2, "--json"))
     named = {plan["name"]: plan for plan in (document, *document["plans"])}
-    assert list(named) == ["graph", "graph, in place", "fused (predicted)"]
-    # Observed: what a run with ONNX Runtime allocates.
+    assert list(named) == ["graph", "graph, in place", "fused (predicted)", "recorded"]
     assert named["fused (predicted)"]["strategies"][0]["size"] == 45.9375 * MIB
+    assert named["recorded"]["strategies"][0]["size"] == 45.9375 * MIB
     sizes = [plan["strategies"][0]["size"] for plan in named.values()]
     assert sizes == sorted(sizes, reverse=True)
     assert all(plan["strategies"][0]["optimal"] for plan in named.values())
@@ -50,6 +50,7 @@ def test_a_network_before_and_after_fusion(tmp_path):
         assert 13 * MIB < row["weights"] < 13.6 * MIB
     assert rows[8, 1]["intermediates"] > 7 * rows[1, 1]["intermediates"]
     text = plan(file)
+    assert "smallest plans: graph 9.19 MiB; graph, in place 5.74 MiB (-38 %); fused (predicted) 5.74 MiB (-38 %); recorded 5.74 MiB" in text
     assert "fused (predicted): 44 buffers" in text
     assert text.splitlines()[-5].split()[:2] == ["batch", "weights"]
     assert [line.split()[0] for line in text.splitlines()[-4:]] == ["1", "2", "4", "8"]
@@ -60,14 +61,25 @@ def test_weights_beside_the_file_are_not_read(tmp_path):
     within = json.loads(plan(file, "--batch", 2, "--json"))["estimate"]
     generated(tmp_path, "cnn", "--external-data")
     (tmp_path / "model.onnx.data").unlink()
-    assert json.loads(plan(file, "--batch", 2, "--json"))["estimate"] == within
+    document = json.loads(plan(file, "--batch", 2, "--json", "--no-run"))
+    assert document["estimate"] == within
+    assert "recorded" not in [plan["name"] for plan in document["plans"]]
+    # A model that does not run has its other plans all the same.
+    outcome = run("plan", file, "--batch", 2, "--json", "--strategy", "auto")
+    assert json.loads(outcome.stdout)["estimate"] == within
+    assert outcome.stderr.startswith(f"warning: `{file}`: no recorded plan: ONNX Runtime cannot load"), outcome.stderr
+    missing = run("plan", file, "--onnxruntime-library", tmp_path / "none.so")
+    assert missing.returncode == 0
+    assert missing.stderr == (
+        f"warning: `{file}`: no recorded plan: ONNX Runtime was not found; `skep doctor` says where it was looked for\n"
+    )
 
 
 def test_shapes_are_stated(tmp_path):
     file = generated(tmp_path, "bert-tiny")
     outcome = run("plan", file)
     assert (outcome.returncode, outcome.stdout) == (1, "")
-    words = "has shape [batch,sequence], whose size is not known; pass `--input input_ids:1,128`\n"
+    words = "has shape [batch,sequence], whose size is not known; pass `--dim sequence=128` or `--input input_ids:1,128`\n"
     assert outcome.stderr == f"error: `{file}`: input `input_ids` {words}"
     plans = [
         plan(file, "--json", "--batch", 4, *flags)
@@ -119,8 +131,9 @@ def test_what_cannot_be_planned_is_said(tmp_path, nodes, flags, words):
         assert (outcome.returncode, outcome.stdout) == (1, "")
         assert words in outcome.stderr
     else:
-        # 128 GiB are a plan like any other.
+        # 128 GiB are a plan like any other, but no run.
         assert outcome.returncode == 0
+        assert "no recorded plan: a run would take" in outcome.stderr
 
 
 def test_damaged_models_are_refused(tmp_path):

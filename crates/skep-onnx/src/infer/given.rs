@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use skep_proto::onnx::{ValueInfoProto, tensor_shape_proto::dimension};
+use skep_proto::onnx::{TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension};
 use skep_types::Shape;
 
 use super::{
@@ -242,21 +242,36 @@ impl Batch {
         known.ok_or_else(|| InferError::OpenInput {
             input: value.name().to_owned(),
             declared: declared(value).unwrap_or_default(),
-            hint: hint(value.name(), &sizes),
+            hint: hint(value.name(), shape, &sizes),
         })
     }
 }
 
 /// What to pass for an input of these sizes: an example, with sizes that are usual where one is missing.
-fn hint(input: &str, sizes: &[Option<usize>]) -> String {
+fn hint(input: &str, shape: &TensorShapeProto, sizes: &[Option<usize>]) -> String {
     let others = if sizes.len() == 4 { 224 } else { 128 };
     let example = sizes.iter().enumerate().map(|(at, size)| match (size, at) {
         (Some(size), _) => size.to_string(),
         (None, 0) => "1".to_owned(),
         (None, _) => others.to_string(),
     });
-    let shape = example.collect::<Vec<_>>().join(",");
-    let only_batch = sizes.iter().skip(1).all(Option::is_some);
-    let batch = if only_batch { "`--batch N` or " } else { "" };
-    format!("pass {batch}`--input {input}:{shape}`")
+    let example = example.collect::<Vec<_>>().join(",");
+    let open = |at: &usize| sizes[*at].is_none();
+    let mut flags: Vec<String> = Vec::new();
+    if sizes.first().is_some_and(Option::is_none) {
+        flags.push("--batch N".to_owned());
+    }
+    for at in (1..sizes.len()).filter(open) {
+        let name = name(shape.dim.get(at).and_then(|dim| dim.value.as_ref()));
+        if name.is_empty() {
+            // There is no other way than the whole shape.
+            return format!("pass `--input {input}:{example}`");
+        }
+        let flag = format!("--dim {name}={others}");
+        if !flags.contains(&flag) {
+            flags.push(flag);
+        }
+    }
+    let flags = flags.join(" ");
+    format!("pass `{flags}` or `--input {input}:{example}`")
 }

@@ -77,7 +77,10 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
         out.write_all(table(&studies)?.as_bytes())?;
     } else {
         let report = source.report.as_ref();
-        let (before, after) = report.map_or_else(Default::default, |r| (r.heading(), r.table()));
+        let (before, after) = report.map_or_else(Default::default, |report| {
+            let after = show::savings(&studies) + &report.table();
+            (report.heading(), after)
+        });
         let text = format!("{before}{}{after}", show::overview(&studies));
         out.write_all(text.as_bytes())?;
     }

@@ -14,6 +14,27 @@ pub(super) fn overview(studies: &[Study]) -> String {
     blocks.join("\n")
 }
 
+/// A line on what one way of running a model needs beside another: the smallest plan of each.
+pub(super) fn savings(studies: &[Study]) -> String {
+    let sizes: Vec<(&str, u64)> = studies
+        .iter()
+        .filter_map(|study| Some((study.title.as_str(), study.best()?.plan.size())))
+        .collect();
+    let Some((_, first)) = sizes.first().copied() else {
+        return String::new();
+    };
+    let each = sizes.iter().map(|(title, size)| {
+        let percent = 100.0 * (*size as f64 / first.max(1) as f64 - 1.0);
+        let change = match *size == first {
+            true => String::new(),
+            false => format!(" ({percent:+.0} %)"),
+        };
+        format!("{title} {}{change}", human(*size))
+    });
+    let each: Vec<String> = each.collect();
+    format!("\nsmallest plans: {}\n", each.join("; "))
+}
+
 fn block(study: &Study) -> String {
     let mut text = format!("{}\n{}\n", heading(study), bound(study));
     let width = |columns: &dyn Fn(&Row) -> usize| study.rows.iter().map(columns).max().unwrap_or(0);

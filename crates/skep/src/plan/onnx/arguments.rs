@@ -1,8 +1,9 @@
 //! What the command line fixes of a model's shapes.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
+use skep_backend_onnxruntime::Search;
 use skep_onnx::{OnnxModel, infer::Given};
 
 /// Instances of the estimate where none are asked for.
@@ -26,6 +27,12 @@ pub(crate) struct OnnxArgs {
     /// The shape of another tensor: one that only a run tells
     #[arg(long, value_name = "NAME:SHAPE", value_parser = shape)]
     tensor: Vec<Stated>,
+    /// Do not run the model: leave out the plan that is recorded in a run with ONNX Runtime
+    #[arg(long)]
+    no_run: bool,
+    /// ONNX Runtime's library, for that run
+    #[arg(long, value_name = "FILE", conflicts_with = "no_run")]
+    onnxruntime_library: Option<PathBuf>,
     /// How many instances the memory is estimated for [default: 1, 2 and 4]
     #[arg(long, value_name = "N")]
     instances: Vec<NonZeroU32>,
@@ -46,6 +53,12 @@ impl OnnxArgs {
         stated.any(|(_, dims)| dims.contains(&None))
     }
 
+    /// Where the library for a run is looked for; `None` if the model is not to be run.
+    pub(super) fn search(&self) -> Option<Search> {
+        let library = self.onnxruntime_library.clone();
+        (!self.no_run).then(|| Search::from_environment().with_flag(library))
+    }
+
     pub(super) fn instances(&self) -> Vec<u32> {
         match &self.instances[..] {
             [] => INSTANCES.to_vec(),
@@ -61,6 +74,8 @@ impl OnnxArgs {
             ("--dim", self.dim.is_empty()),
             ("--tensor", self.tensor.is_empty()),
             ("--instances", self.instances.is_empty()),
+            ("--no-run", !self.no_run),
+            ("--onnxruntime-library", self.onnxruntime_library.is_none()),
         ];
         flags
             .into_iter()

@@ -1,6 +1,7 @@
 //! ONNX models: their plans before and after rewriting, and what serving them will take.
 
 mod arguments;
+mod recorded;
 mod report;
 
 use std::path::Path;
@@ -72,6 +73,14 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
     for (batch, inferred) in &shaped {
         let estimate = Estimate::new(&model, inferred, machine).with_context(named)?;
         report.rows.push((*batch, estimate));
+    }
+    let first_estimate = report.rows.first().map(|(_, estimate)| estimate);
+    let needed = first_estimate.map_or(0, |estimate| estimate.with_instances(1).total());
+    if let Some(search) = args.search() {
+        match recorded::records(path, &model, first, needed, &search) {
+            Ok(run) => records.push((recorded::NAME.to_owned(), run)),
+            Err(why) => notices.push(format!("{}: no recorded plan: {why}", named())),
+        }
     }
     Ok(OnnxSource {
         records,

@@ -1,0 +1,102 @@
+//! What a run with ONNX Runtime really allocates, after the rewrites whose results it tells nobody.
+
+use std::{fs, path::Path};
+
+use skep_alloc::{ALIGNMENT, Recording};
+use skep_backend::ModelFile;
+use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_onnx::{OnnxModel, infer::Inferred};
+use skep_planner::Buffer;
+use skep_records::Records;
+use skep_types::Shape;
+
+use crate::plan::show::human;
+
+/// What the plan is called.
+pub(super) const NAME: &str = "recorded";
+
+/// The usage records of one run of `model`, the file at `path`, with inputs of zeros; or why there are none. `needed` bytes
+/// are what the model and the run are estimated to take.
+pub(super) fn records(
+    path: &Path,
+    model: &OnnxModel,
+    inferred: &Inferred,
+    needed: u64,
+    search: &Search,
+) -> Result<Records, String> {
+    if let Some(available) = available_bytes()
+        && needed > available
+    {
+        return Err(format!(
+            "a run would take {}, and {} are available",
+            human(needed),
+            human(available)
+        ));
+    }
+    let signature = model.signature().map_err(|error| error.to_string())?;
+    let shape = |name: &str| {
+        inferred
+            .tensors
+            .get(name)
+            .map(|tensor| tensor.shape.clone())
+    };
+    let shapes: Option<Vec<Shape>> = signature
+        .inputs
+        .iter()
+        .map(|spec| shape(&spec.name))
+        .collect();
+    let shapes = shapes.ok_or("an input has no shape")?;
+    let (runtime, _) = OnnxRuntime::start(search)
+        .map_err(|_| "ONNX Runtime was not found; `skep doctor` says where it was looked for")?;
+    let file = ModelFile::open(path).map_err(|error| error.to_string())?;
+    let recording = runtime
+        .record(&file, &shapes)
+        .map_err(|error| error.to_string())?;
+    Records::new(buffers(&recording)).map_err(|error| error.to_string())
+}
+
+/// Memory that the system could give now, `None` where it does not say.
+fn available_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Blocks that outlive the run are no buffers: such outputs are the caller's.
+fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
+    let usages = recording.usages().into_iter().enumerate();
+    let freed = usages.filter_map(|(number, usage)| Some((number, usage, usage.end?)));
+    freed
+        .map(|(number, usage, end)| {
+            let buffer = Buffer::new(usage.size, usage.start, end).aligned(ALIGNMENT);
+            (format!("allocation {number}"), buffer)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_alloc::Event;
+
+    use super::*;
+
+    #[test]
+    fn what_a_run_frees_is_a_buffer() {
+        let events = vec![
+            Event::Malloc(100),
+            Event::Malloc(50),
+            Event::Free(0),
+            Event::Malloc(7),
+            Event::Free(2),
+        ];
+        let recording = Recording::new(events).expect("a recording");
+        let expected = [("allocation 0", 100, 0, 2), ("allocation 2", 7, 3, 4)];
+        let expected = expected.map(|(name, size, start, end)| {
+            (name.to_owned(), Buffer::new(size, start, end).aligned(64))
+        });
+        assert_eq!(buffers(&recording), expected);
+    }
+}
