@@ -336,8 +336,10 @@ fn graph_plans(file: &Path, kind: &Kind, batch: usize) -> Result<Vec<(&'static s
         ..Given::default()
     };
     let inferred = model.infer(&given)?;
-    // What the library's layout of images depends on; the machines that figures come from have AVX-512.
-    let machine = onnx::Machine { channel_block: 16 };
+    let machine = onnx::Machine {
+        channel_block: skep_backend_onnxruntime::channel_block(),
+        cores: 1,
+    };
     [
         ("graph_mib", Variant::Graph),
         ("in_place_mib", Variant::InPlace),
