@@ -139,7 +139,6 @@ impl Case {
     fn estimate(&self, file: &Path) -> Result<Classes> {
         let model = OnnxModel::decode(Bytes::from(fs::read(file)?))?;
         let given = Given {
-            batch: Some(self.batch),
             inputs: self
                 .inputs()?
                 .iter()
