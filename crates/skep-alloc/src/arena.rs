@@ -332,6 +332,59 @@ mod tests {
         });
     }
 
+    /// While runs begin and end in their arenas, other threads look at and free what outlived earlier ones.
+    #[test]
+    fn what_other_threads_hold_of_earlier_runs_stays_theirs() {
+        let [first, second, third] = SIZES;
+        let kept = |how: Use<'_>, arena: &mut Arena, with: u8| {
+            let (blocks, _) = arena.run(how, || {
+                let blocks = [first, second].map(|size| (malloc(size), size));
+                for (block, size) in blocks {
+                    // SAFETY: so many bytes are ours.
+                    unsafe { block.write_bytes(with, size) };
+                }
+                run([third, first, second]);
+                blocks
+            });
+            blocks.map(|(block, size)| (block as usize, size, with))
+        };
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<(usize, usize, u8)>(16);
+        let receiver = std::sync::Mutex::new(receiver);
+        thread::scope(|threads| {
+            for producer in 0..2 {
+                let sender = sender.clone();
+                threads.spawn(move || {
+                    let mut arena = Arena::new();
+                    let plan = planned(&mut arena);
+                    let hows = [Use::Record, Use::Replay(&plan), Use::Heap];
+                    for step in 0..300 {
+                        for block in kept(hows[step % 3], &mut arena, step as u8 ^ producer) {
+                            sender.send(block).expect("somebody listens");
+                        }
+                        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+                        assert_eq!(outcome.deviation, None);
+                    }
+                });
+            }
+            drop(sender);
+            for _ in 0..2 {
+                threads.spawn(|| {
+                    loop {
+                        let next = receiver.lock().expect("no panic").recv();
+                        let Ok((block, size, with)) = next else {
+                            break;
+                        };
+                        // SAFETY: the block is live, and ours.
+                        let bytes = unsafe { std::slice::from_raw_parts(block as *const u8, size) };
+                        assert!(bytes.iter().all(|byte| *byte == with));
+                        // SAFETY: not used again.
+                        unsafe { free(block as *mut u8) };
+                    }
+                });
+            }
+        });
+    }
+
     #[test]
     fn a_plan_that_no_memory_can_hold_is_served_by_the_heap() {
         let mut arena = Arena::new();
