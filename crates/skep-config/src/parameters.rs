@@ -121,7 +121,7 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
     "memory.enable_memory_arena_shrinkage", ValueType::Devices, "", ORT,
         "with `memory_planner` `runtime`: `cpu:0`: the arena gives unused memory back after every run; entries for GPUs have no effect";
     "session.use_device_allocator_for_initializers", ValueType::Bool, "0", ORT,
-        "whether initializers are allocated outside of the arena";
+        "with `memory_planner` `runtime`: whether initializers are allocated outside of the arena; they always are otherwise";
     "cudnn_conv_algo_search", ValueType::Text, "", Effect::None(NO_GPU), "how cuDNN chooses convolution algorithms";
     "cudnn_conv_use_max_workspace", ValueType::Text, "", Effect::None(NO_GPU), "cuDNN's workspace for convolutions";
     "gpu_mem_limit", ValueType::Text, "", Effect::None(NO_GPU), "size of the GPU arena";
@@ -172,33 +172,37 @@ fn without_effect(
     map: &BTreeMap<String, String>,
     chosen: MemoryPlanner,
 ) -> Vec<Notice> {
-    let Some(said) = map
-        .get("memory_planner")
-        .filter(|_| backend == backends::ONNXRUNTIME)
-    else {
+    if backend != backends::ONNXRUNTIME {
         return Vec::new();
-    };
-    let said = said.trim();
+    }
+    let said = map.get("memory_planner").map(|value| value.trim());
     if chosen == MemoryPlanner::Runtime {
-        let text = format!(
-            "no effect of `{said}` with `execution_mode` 1, in which allocations have no order"
-        );
-        return Vec::from_iter(
-            (said != "runtime").then(|| Notice::new("parameters.memory_planner", text)),
-        );
+        let notice = |said| {
+            let text = format!(
+                "no effect of `{said}` with `execution_mode` 1, in which allocations have no order"
+            );
+            Notice::new("parameters.memory_planner", text)
+        };
+        let overruled = said.filter(|said| *said != "runtime");
+        return overruled.map(notice).into_iter().collect();
     }
     let honoured = |key: &str| chosen == MemoryPlanner::Malloc && key == "enable_mem_pattern";
     let unused = RUNTIME_MEMORY
         .iter()
+        .chain([&INITIALIZERS_ASIDE])
         .filter(|key| map.contains_key(**key) && !honoured(key));
     let notice = |key: &&str| {
+        let planner = said.unwrap_or("planned");
         Notice::new(
             format!("parameters.{key}"),
-            format!("no effect with `memory_planner` `{said}`"),
+            format!("no effect with `memory_planner` `{planner}`"),
         )
     };
     unused.map(notice).collect()
 }
+
+/// Of the runtime's arena as well, but by itself no reason to choose that.
+const INITIALIZERS_ASIDE: &str = "session.use_device_allocator_for_initializers";
 
 /// A warning about a key that is nearly one of the table's; any other key is the user's own.
 fn misspelt(key: &str) -> Option<Notice> {

@@ -268,6 +268,19 @@ fn the_memory_planner_is_chosen_by_all_its_keys() {
             "`parameters.enable_mem_pattern`: no effect with `memory_planner` `planned`"
         ]
     );
+    let aside = ("session.use_device_allocator_for_initializers", "1");
+    assert_eq!(
+        chosen(&[aside]),
+        (
+            Planned,
+            (false, false),
+            vec![
+                "`parameters.session.use_device_allocator_for_initializers`: no effect with `memory_planner` `planned`"
+                    .to_owned()
+            ]
+        )
+    );
+    assert_eq!(chosen(&[aside, arena]).2, [""; 0]);
     let (planner, own, notices) = chosen(&[planner("malloc"), parallel]);
     assert_eq!((planner, own), (Runtime, (true, true)));
     assert_eq!(
