@@ -11,7 +11,7 @@
 //! ```
 #![allow(
     unsafe_code,
-    reason = "the engine takes slices of the mapping for 'static (invariant 6)"
+    reason = "the engine takes slices of the mapping for 'static (invariant 5)"
 )]
 
 use std::{

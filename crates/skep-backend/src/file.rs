@@ -1,7 +1,7 @@
 //! A model's file, mapped.
 #![allow(
     unsafe_code,
-    reason = "mapping a file is an unsafe promise about that file (invariant 6)"
+    reason = "mapping a file is an unsafe promise about that file (invariant 5)"
 )]
 
 use std::{

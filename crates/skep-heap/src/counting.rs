@@ -1,7 +1,7 @@
 //! An allocator for tests and benchmarks: the system's, with a count.
 #![allow(
     unsafe_code,
-    reason = "an allocator is made of raw memory (invariant 6)"
+    reason = "an allocator is made of raw memory (invariant 5)"
 )]
 
 use std::{

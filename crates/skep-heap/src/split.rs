@@ -1,7 +1,7 @@
 //! The allocator: small blocks from mimalloc, large ones from the system's.
 #![allow(
     unsafe_code,
-    reason = "an allocator is made of raw memory (invariant 6)"
+    reason = "an allocator is made of raw memory (invariant 5)"
 )]
 
 use std::{

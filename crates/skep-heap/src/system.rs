@@ -1,7 +1,7 @@
 //! What the allocators keep for themselves, and making them give it back.
 #![allow(
     unsafe_code,
-    reason = "calls of allocators that the standard library does not have (invariant 6)"
+    reason = "calls of allocators that the standard library does not have (invariant 5)"
 )]
 
 /// Gives memory that was freed back to the system.

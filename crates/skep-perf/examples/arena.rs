@@ -37,17 +37,17 @@ const SUBJECTS: [(&str, usize); 6] = [
     ("mobilenetv2", 200),
     ("resnet50", 60),
     ("text-recogniser", 60),
-    ("bert-base", 40),
+    ("bert-base", 24),
 ];
-const MIN_RUNS: usize = 10;
+const MIN_RUNS: usize = 6;
 /// Graphs of models need fewer.
 const PLANNING_NODES: u64 = 100_000;
 const BATCHES: [usize; 2] = [1, 8];
 const INSTANCES: [usize; 2] = [1, 4];
 /// Tokens of a text, pixels of a line's width divided by the kind's step: as long as usual requests.
-const SEQUENCE: usize = 128;
+const SEQUENCE: usize = 64;
 /// Runs of an instance before memory is looked at: the library's arena takes three until it is settled.
-const SETTLING: usize = 5;
+const SETTLING: usize = 4;
 
 /// A means, and the parameters that choose it.
 const MEANS: [(&str, &[(&str, &str)]); 5] = [

@@ -1,5 +1,5 @@
 //! Aligned memory that Skep owns and fills.
-#![allow(unsafe_code, reason = "layer 2 owns raw memory (invariant 6)")]
+#![allow(unsafe_code, reason = "layer 2 owns raw memory (invariant 5)")]
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
