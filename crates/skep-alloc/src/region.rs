@@ -69,6 +69,10 @@ unsafe impl Sync for Region {}
 /// Every region that is not free, in order of address: readers do not wait.
 static REGIONS: LazyLock<ArcSwap<Vec<Arc<Region>>>> = LazyLock::new(ArcSwap::default);
 
+/// Blocks of this size and more give their pages back when they are freed in a run that is not planned yet: such a run
+/// then takes hardly more than what is in use, at the price of new pages for the next blocks.
+const RELEASED_BYTES: u64 = 1 << 18;
+
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and nobody has a block of it: regions are let go when none is in use.
@@ -186,6 +190,14 @@ impl Region {
         let (size, over) = {
             let mut state = self.state();
             let size = state.layout.free(offset);
+            if let (Layout::Dynamic(_), Some(size)) = (&state.layout, size)
+                && size >= RELEASED_BYTES
+            {
+                // Gaps that the next blocks do not fit into would keep their pages until the run ends.
+                let page = rustix::param::page_size() as u64;
+                let end = offset + size;
+                self.release(offset.next_multiple_of(page), end - end % page);
+            }
             (size, state.retired && !state.layout.in_use())
         };
         if over {
@@ -217,14 +229,20 @@ impl Region {
         let mut from = 0;
         for (offset, size) in blocks.iter().copied().chain([(self.length as u64, 0)]) {
             let until = offset - offset % page;
-            if until > from {
-                // SAFETY: these pages are the region's, and no block lies on them; none will, since no run will use it.
-                let _ = unsafe {
-                    let start = self.base.add(from as usize).as_ptr().cast();
-                    madvise(start, (until - from) as usize, Advice::LinuxDontNeed)
-                };
-            }
+            self.release(from, until);
             from = (offset + size).next_multiple_of(page);
+        }
+    }
+
+    /// Gives back the memory of these pages, which no block lies on; they are zero when they are written again.
+    fn release(&self, from: u64, until: u64) {
+        if until > from {
+            // SAFETY: the pages are the region's, and nobody has a block on them: the caller knows, and holds the lock
+            // under which blocks are handed out.
+            let _ = unsafe {
+                let start = self.base.add(from as usize).as_ptr().cast();
+                madvise(start, (until - from) as usize, Advice::LinuxDontNeed)
+            };
         }
     }
 
@@ -261,6 +279,26 @@ pub(crate) fn is_mapped(address: usize) -> bool {
 mod tests {
     use super::*;
     use crate::{Event, Recording};
+
+    #[test]
+    fn large_blocks_of_unplanned_runs_give_their_pages_back() {
+        let first_page_again = |size: u64| {
+            let region = Region::dynamic(8 * RELEASED_BYTES).expect("memory");
+            let block = region.malloc(size).expect("room");
+            // SAFETY: the block is ours, and has so many bytes.
+            unsafe { block.as_ptr().write_bytes(7, size as usize) };
+            region.free(block.as_ptr() as usize);
+            let again = region.malloc(size).expect("room");
+            assert_eq!(block, again);
+            // SAFETY: as above; written before, or zero.
+            let value = unsafe { again.as_ptr().read() };
+            region.free(again.as_ptr() as usize);
+            region.retire();
+            value
+        };
+        assert_eq!(first_page_again(RELEASED_BYTES), 0);
+        assert_eq!(first_page_again(RELEASED_BYTES - 1), 7);
+    }
 
     #[test]
     fn no_block_ends_where_the_mapping_does() {
