@@ -33,6 +33,7 @@ use std::{
 pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
+pub use planning::buffer;
 use skep_alloc::Recording;
 use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model, ModelFile};
 use skep_config::ExecutionOptions;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_alloc::{ALIGNMENT, Arena, Need, Outcome, Pool, Recording, RunPlan, Use};
+use skep_alloc::{ALIGNMENT, Arena, Need, Outcome, Pool, Recording, RunPlan, Usage, Use};
 use skep_backend::{OutputSlot, RunMemory};
 use skep_config::MemoryPlanner;
 use skep_planner::{Budget, Buffer, Problem, auto};
@@ -155,8 +155,8 @@ impl Plans {
         let wanted = class.plan.is_none() || std::mem::take(&mut class.left);
         let record = wanted && class.recordings < MAX_RECORDINGS;
         let plan = class.plan.clone();
-        if plan.is_none() {
-            // A new class may have taken the place of the one with the largest plan.
+        if record {
+            // A new class, which is always recorded, may have taken the place of the one with the largest plan.
             self.need.set(classes.largest());
         }
         (plan, record)
@@ -255,6 +255,12 @@ impl Runs {
     }
 }
 
+/// What is planned of a recorded block; `None` of one that outlives its run: it stays on the heap, or is the caller's.
+#[must_use]
+pub fn buffer(usage: &Usage) -> Option<Buffer> {
+    Some(Buffer::new(usage.size, usage.start, usage.end?).aligned(ALIGNMENT))
+}
+
 /// The places of what a run allocated and freed; what outlives it stays on the heap. `None` if nothing is left, or too
 /// much.
 pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
@@ -262,12 +268,7 @@ pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
     if usages.len() > MAX_BLOCKS {
         return None;
     }
-    let freed = |usage: &&skep_alloc::Usage| usage.end.is_some();
-    let buffers = usages.iter().filter(freed).map(|usage| {
-        let end = usage.end.unwrap_or(usage.start);
-        Buffer::new(usage.size, usage.start, end).aligned(ALIGNMENT)
-    });
-    let problem = Problem::new(buffers.collect()).ok()?;
+    let problem = Problem::new(usages.iter().filter_map(buffer).collect()).ok()?;
     if problem.is_empty() {
         return None;
     }

@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path};
 
-use skep_alloc::{ALIGNMENT, Recording};
+use skep_alloc::Recording;
 use skep_backend::ModelFile;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{OnnxRuntime, Search, buffer};
 use skep_onnx::{OnnxModel, infer::Inferred};
 use skep_planner::Buffer;
 use skep_records::Records;
@@ -65,15 +65,11 @@ fn available_bytes() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Blocks that outlive the run are no buffers: such outputs are the caller's.
+/// What the server's arena is planned by, block by block.
 fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
     let usages = recording.usages().into_iter().enumerate();
-    let freed = usages.filter_map(|(number, usage)| Some((number, usage, usage.end?)));
-    freed
-        .map(|(number, usage, end)| {
-            let buffer = Buffer::new(usage.size, usage.start, end).aligned(ALIGNMENT);
-            (format!("allocation {number}"), buffer)
-        })
+    usages
+        .filter_map(|(number, usage)| Some((format!("allocation {number}"), buffer(&usage)?)))
         .collect()
 }
 
