@@ -23,6 +23,11 @@
 //! before those were handed out.) A block that is still live when its run ends, which no plan foresees, keeps its whole
 //! region alive, and the arena takes another one; [`free`] finds the region of a block by its address, on any thread.
 //!
+//! # Loads
+//!
+//! [`load`] does the same for what a runtime allocates while it loads a model: large blocks are recorded once and kept by
+//! the caller, and later loads are served with what was kept.
+//!
 //! # Threads
 //!
 //! A run belongs to one thread, which takes its arena out of a [`Pool`] and puts it back: as many arenas as runs are in
@@ -32,6 +37,7 @@
 mod arena;
 mod best_fit;
 mod heap;
+mod load;
 mod plan;
 mod pool;
 mod recording;
@@ -40,6 +46,7 @@ mod replay;
 mod scope;
 
 pub use arena::{Arena, Outcome, Use};
+pub use load::{LOADED_BYTES, LoadUse, Loaded, LoadedBlock, load};
 pub use plan::{InvalidPlan, RunPlan};
 pub use pool::{Need, Pool};
 pub use recording::{Event, Recording, Usage};

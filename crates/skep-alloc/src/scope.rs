@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, ptr, sync::Arc};
 
-use crate::{Recording, heap, recording::Recorder, region, region::Region, replay::Place};
+use crate::{Recording, heap, load, recording::Recorder, region, region::Region, replay::Place};
 
 /// The run of a thread: one that has neither takes its blocks from the heap.
 #[derive(Debug, Default)]
@@ -138,7 +138,11 @@ pub fn malloc(size: usize) -> *mut u8 {
         let mut current = current.try_borrow_mut().ok()?;
         current.as_mut().map(|run| run.malloc(size))
     });
-    in_run.ok().flatten().unwrap_or_else(|| heap::malloc(size))
+    in_run
+        .ok()
+        .flatten()
+        .or_else(|| load::malloc(size))
+        .unwrap_or_else(|| heap::malloc(size))
 }
 
 /// Frees a block; null is nothing. On any thread, in any run or none. Never panics.
@@ -160,8 +164,8 @@ pub unsafe fn free(block: *mut u8) {
     if own.ok().flatten().is_some() {
         return;
     }
-    let planned = region::free_anywhere(address);
-    let size = planned.unwrap_or_else(|| {
+    let mapped = region::free_anywhere(address).or_else(|| load::free(address));
+    let size = mapped.unwrap_or_else(|| {
         // SAFETY: the block is in no region, so it comes from the heap; the caller promises the rest.
         unsafe {
             let size = heap::size(block) as u64;

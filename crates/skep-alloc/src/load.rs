@@ -1,0 +1,363 @@
+//! Memory that a runtime takes while it loads a model: its weights in layouts of its own.
+//!
+//! A runtime packs weights again for its kernels, into private copies, and it does so at every load. Whoever has kept
+//! what an earlier load packed needs neither the copies nor most of the work:
+//!
+//! ```text
+//! LoadUse::Record                       LoadUse::Replay                   then Loaded::replace
+//!
+//! block 0 [ pages of its own ]          block 0 [ s s s s s s ]           block 0 [ kept pages, read-only ]
+//! block 1 [ pages of its own ]          block 1 [ s s s ]                 block 1 [ kept pages, read-only ]
+//!    the caller keeps what they hold       s: the same scratch pages, everywhere
+//! ```
+//!
+//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is allocated,
+//! and what is written stays in the processor's cache. When the load is over the caller maps what it kept over each block.
+//! That is right only if the runtime allocates in the same order, and keeps the same blocks, as when it was recorded;
+//! otherwise [`Loaded::went_as_expected`] is false, the blocks hold nothing of use, and what was loaded must be let go.
+#![allow(
+    unsafe_code,
+    reason = "an allocator is made of raw memory (invariant 5)"
+)]
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::{self, NonNull},
+    slice,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use rustix::{
+    fs::{MemfdFlags, ftruncate, memfd_create},
+    mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
+};
+
+use crate::OVERRUN;
+
+/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed order.
+pub const LOADED_BYTES: usize = 64 << 10;
+
+/// Scratch pages: small enough for a processor's own cache, so that writing them over and over costs no memory traffic;
+/// large enough that mapping them next to each other takes few calls (measured: 178 ms for a session of BERT-base with
+/// this, 330 with memory of its own, 270 with one huge page).
+const SCRATCH_BYTES: usize = 256 << 10;
+
+/// Mappings of scratch pages in one load, at most: a process may have 65,530 mappings in all (`vm.max_map_count`).
+const MAX_SCRATCH_MAPPINGS: usize = 4096;
+
+/// A block of a recorded load, in the order of allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadedBlock {
+    /// Bytes that were asked for; at least [`LOADED_BYTES`].
+    pub size: u64,
+    /// Whether the runtime still had it when the load was over.
+    pub kept: bool,
+}
+
+/// What large blocks of a load lie on.
+#[derive(Debug, Clone, Copy)]
+pub enum LoadUse<'a> {
+    /// Pages of their own.
+    Record,
+    /// The kept ones of this sequence: scratch pages, until the caller replaces them.
+    Replay(&'a [LoadedBlock]),
+}
+
+/// A large block, mapped as long as the runtime or a [`Loaded`] has it.
+#[derive(Debug)]
+struct Block {
+    base: NonNull<u8>,
+    /// Of the mapping, in bytes.
+    length: usize,
+    size: usize,
+    is_live: AtomicBool,
+}
+
+// SAFETY: the block owns its mapping, which is not bound to a thread.
+unsafe impl Send for Block {}
+// SAFETY: a shared reference changes nothing but the flag.
+unsafe impl Sync for Block {}
+
+/// Every live block, in order of address: readers do not wait.
+static BLOCKS: LazyLock<ArcSwap<Vec<Arc<Block>>>> = LazyLock::new(ArcSwap::default);
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nobody has it any more: the runtime freed it, and the last `Loaded` is gone.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
+    }
+}
+
+impl Block {
+    /// Maps and lists a block; over `scratch` where there is some.
+    fn map(size: usize, scratch: Option<&Scratch>) -> io::Result<Arc<Self>> {
+        let length = size
+            .checked_add(OVERRUN as usize)
+            .and_then(|length| length.checked_next_multiple_of(rustix::param::page_size()))
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping, wherever the system likes.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), length, protection, flags) }?;
+        let block = Arc::new(Self {
+            base: NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            length,
+            size,
+            is_live: AtomicBool::new(true),
+        });
+        if let Some(scratch) = scratch {
+            block.cover(scratch)?;
+        }
+        BLOCKS.rcu(|blocks| {
+            let mut blocks = Vec::clone(blocks);
+            let position = blocks.partition_point(|other| other.base < block.base);
+            blocks.insert(position, Arc::clone(&block));
+            blocks
+        });
+        Ok(block)
+    }
+
+    /// Bytes of the pages that the block itself lies on; behind them may follow one more that can be read.
+    fn page_bytes(&self) -> usize {
+        self.size.next_multiple_of(rustix::param::page_size())
+    }
+
+    /// Maps the scratch pages over the block, as often as needed.
+    fn cover(&self, scratch: &Scratch) -> io::Result<()> {
+        let mut at = 0;
+        while at < self.page_bytes() {
+            let length = scratch.length.min(self.page_bytes() - at);
+            // SAFETY: the range lies in the block's own mapping, which nobody has yet.
+            unsafe {
+                mmap(
+                    self.base.add(at).as_ptr().cast(),
+                    length,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE,
+                    scratch.file.as_fd(),
+                    0,
+                )
+            }?;
+            at += length;
+        }
+        Ok(())
+    }
+}
+
+/// A few pages that many blocks lie on.
+#[derive(Debug)]
+struct Scratch {
+    file: OwnedFd,
+    length: usize,
+}
+
+impl Scratch {
+    fn new(expected: &[LoadedBlock]) -> io::Result<Self> {
+        let total: u64 = expected.iter().map(|block| block.size).sum();
+        let total = usize::try_from(total).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let least = total / MAX_SCRATCH_MAPPINGS;
+        let length = least
+            .max(SCRATCH_BYTES)
+            .checked_next_power_of_two()
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let file = memfd_create(c"skep-scratch", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, length as u64)?;
+        Ok(Self { file, length })
+    }
+}
+
+/// A load in progress.
+#[derive(Debug)]
+struct Load {
+    /// Of a replay.
+    expected: Option<(Vec<LoadedBlock>, Scratch)>,
+    blocks: Vec<Arc<Block>>,
+    has_deviated: bool,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Load>> = const { RefCell::new(None) };
+}
+
+impl Load {
+    fn malloc(&mut self, size: usize) -> Option<*mut u8> {
+        let position = self.blocks.len();
+        let scratch = match &self.expected {
+            None => None,
+            Some((blocks, scratch)) => match blocks.get(position) {
+                Some(block) if block.size == size as u64 => block.kept.then_some(scratch),
+                _ => {
+                    self.has_deviated = true;
+                    None
+                }
+            },
+        };
+        let block = Block::map(size, scratch).ok();
+        // Then the place among the others is lost as well.
+        self.has_deviated |= block.is_none();
+        let block = block?;
+        let address = block.base.as_ptr();
+        self.blocks.push(block);
+        Some(address)
+    }
+}
+
+/// The block of a load that the calling thread is in; `None` where it is in none, for a small one, and without memory.
+pub(crate) fn malloc(size: usize) -> Option<*mut u8> {
+    if size < LOADED_BYTES {
+        return None;
+    }
+    let made = CURRENT.try_with(|current| {
+        let mut current = current.try_borrow_mut().ok()?;
+        current.as_mut()?.malloc(size)
+    });
+    made.ok().flatten()
+}
+
+/// Frees the block at `address` if it is one of a load's, and says its size.
+pub(crate) fn free(address: usize) -> Option<u64> {
+    let blocks = BLOCKS.load();
+    let of = |block: &Arc<Block>| block.base.as_ptr() as usize;
+    let position = blocks.binary_search_by_key(&address, of).ok()?;
+    let block = &blocks[position];
+    block.is_live.store(false, Ordering::Release);
+    BLOCKS.rcu(|blocks| {
+        let others = blocks.iter().filter(|other| of(other) != address);
+        others.cloned().collect::<Vec<_>>()
+    });
+    Some(block.size as u64)
+}
+
+/// The large blocks that a load took.
+#[derive(Debug)]
+pub struct Loaded {
+    blocks: Vec<Arc<Block>>,
+    sequence: Vec<LoadedBlock>,
+    went_as_expected: bool,
+}
+
+/// Carries out a load on the calling thread; its large blocks lie where `how` says.
+///
+/// # Errors
+/// When there is no memory for scratch pages; `load` was not called then.
+pub fn load<T>(how: LoadUse<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Loaded)> {
+    let expected = match how {
+        LoadUse::Record => None,
+        LoadUse::Replay(blocks) => Some((blocks.to_vec(), Scratch::new(blocks)?)),
+    };
+    let outer = CURRENT.replace(Some(Load {
+        expected,
+        blocks: Vec::new(),
+        has_deviated: false,
+    }));
+    let _restore = Restore(outer);
+    let result = load();
+    let ended = CURRENT.take();
+    // Nobody else takes it.
+    let Some(ended) = ended else {
+        return Err(io::ErrorKind::Other.into());
+    };
+    let sequence: Vec<LoadedBlock> = ended
+        .blocks
+        .iter()
+        .map(|block| LoadedBlock {
+            size: block.size as u64,
+            kept: block.is_live.load(Ordering::Acquire),
+        })
+        .collect();
+    let as_recorded = ended
+        .expected
+        .is_none_or(|(expected, _)| expected == sequence);
+    let loaded = Loaded {
+        blocks: ended.blocks,
+        sequence,
+        went_as_expected: as_recorded && !ended.has_deviated,
+    };
+    Ok((result, loaded))
+}
+
+/// Puts the load back that the calling thread was in before, after a panic as well.
+struct Restore(Option<Load>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+impl Loaded {
+    /// All large blocks, in the order of allocation.
+    #[must_use]
+    pub fn sequence(&self) -> &[LoadedBlock] {
+        &self.sequence
+    }
+
+    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a recorded
+    /// load that found memory for all of its blocks.
+    #[must_use]
+    pub const fn went_as_expected(&self) -> bool {
+        self.went_as_expected
+    }
+
+    /// What block `index` of the sequence holds.
+    ///
+    /// # Safety
+    /// The runtime does not write into it any more.
+    ///
+    /// # Panics
+    /// When the sequence has no such block.
+    #[must_use]
+    pub unsafe fn bytes(&self, index: usize) -> &[u8] {
+        let block = &self.blocks[index];
+        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as the
+        // caller promises.
+        unsafe { slice::from_raw_parts(block.base.as_ptr(), block.size) }
+    }
+
+    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the page
+    /// size; the file has the block's size from there on.
+    ///
+    /// # Errors
+    /// The system's, such as too many mappings; the block then holds what it held.
+    ///
+    /// # Safety
+    /// The runtime neither writes into the block any more nor reads it during the call, and the file's bytes there are what
+    /// it would have written. They do not change while the block lives.
+    ///
+    /// # Panics
+    /// When the sequence has no such block.
+    pub unsafe fn replace(
+        &self,
+        index: usize,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> io::Result<()> {
+        let block = &self.blocks[index];
+        let map = |sharing: MapFlags| {
+            // SAFETY: the range is the block's own; the caller promises the rest.
+            unsafe {
+                mmap(
+                    block.base.as_ptr().cast(),
+                    block.page_bytes(),
+                    ProtFlags::READ,
+                    sharing | MapFlags::FIXED,
+                    file,
+                    offset,
+                )
+            }
+        };
+        // Kernels before 6.7 refuse shared mappings of sealed files; a private one has the same pages.
+        map(MapFlags::SHARED).or_else(|_| map(MapFlags::PRIVATE))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;
