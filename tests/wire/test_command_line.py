@@ -4,6 +4,7 @@ import json
 import re
 import socket
 
+import onnx
 import pytest
 import tritonclient.grpc
 
@@ -311,3 +312,31 @@ def test_the_examples_are_served():
         image = [tensor("image", "FP32", [1, 1, 8, 8], [0] * 64)]
         answer = infer(server, "digits", image)
         assert sum(answer.json["outputs"][0]["data"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_generated_variants_say_what_they_share(tmp_path):
+    def generate(name, *flags):
+        return run("generate", "bert-tiny:vocab=50,layers=4", tmp_path / name, *flags)
+
+    assert generate("base.onnx").stdout.count("\n") == 1
+    variant = generate("variant.onnx", "--variant", "last-layer", "--variant-seed", "3")
+    assert variant.returncode == 0, variant.stderr
+    said = re.search(r"(\d+) of (\d+) bytes .* \(([0-9.]+) %\).* of 10 .* ([0-9.]+) % less", variant.stdout)
+    base, model = [onnx.load(tmp_path / name).graph.initializer for name in ("base.onnx", "variant.onnx")]
+    assert [tensor.name for tensor in base] == [tensor.name for tensor in model]
+    same = sum(len(a.raw_data) for a, b in zip(base, model, strict=True) if a == b)
+    total = sum(len(tensor.raw_data) for tensor in model)
+    assert (int(said[1]), int(said[2])) == (same, total)
+    assert said[3] == f"{100 * same / total:.1f}"
+    assert said[4] == f"{100 * (1 - (total + 9 * (total - same)) / (10 * total)):.1f}"
+
+    for flags, text in (
+        (["--variant", "last-block"], "expected head, last-layer or last-N-layers"),
+        (["--variant", "last-5-layers"], "expected at most 4"),
+        (["--variant", "head", "--variant-seed", "0"], "are both 0, expected different seeds"),
+        (["--variant-seed", "3"], "--variant"),
+    ):
+        outcome = generate("refused.onnx", *flags)
+        assert outcome.returncode != 0
+        assert text in outcome.stderr
+        assert not (tmp_path / "refused.onnx").exists()

@@ -178,6 +178,18 @@ impl Kind {
         }
     }
 
+    /// What its [blocks](crate::Variant::blocks) are called; `None` where it has no weights.
+    pub(crate) fn block_word(&self) -> Option<&'static str> {
+        match self {
+            Self::Mlp { .. } | Self::Bert(_) => Some("layer"),
+            Self::Cnn { .. }
+            | Self::TextRecogniser
+            | Self::Resnet50 { .. }
+            | Self::Mobilenetv2 { .. } => Some("block"),
+            Self::Identity { .. } | Self::AddSub { .. } => None,
+        }
+    }
+
     /// Whether the parameters make a network.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ mod layers;
 mod model;
 mod models;
 mod options;
+mod variant;
 mod weights;
 
 pub use error::{ErrorKind, TestkitError};
@@ -38,7 +39,8 @@ pub use inputs::{InputTensor, Inputs, inputs};
 pub use kind::{BertSize, Kind};
 pub use layers::{Conv, Window};
 pub use model::GeneratedModel;
-pub use options::{Batch, Options, Variant};
+pub use options::{Batch, Options};
+pub use variant::{Sharing, Variant};
 pub use weights::Fill;
 
 /// The model of `kind`.

@@ -16,7 +16,8 @@ use crate::{
     encode::{ModelFile, element_count, lay_out},
     error::TestkitError,
     graph::{GraphBuilder, Initializer, element_type},
-    options::{Options, Variant},
+    options::Options,
+    variant::{Sharing, Variant},
 };
 
 /// The operator set: old enough for every runtime in use, new enough for LayerNormalization.
@@ -117,6 +118,27 @@ impl GeneratedModel {
             .filter(|initializer| initializer.trained)
             .map(element_count)
             .sum()
+    }
+
+    /// How much of this model is in the model of the same options without a variant, too: all of it where this is no
+    /// variant.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        let bytes = |initializer: &Initializer| match initializer.fill {
+            Some(_) => 4 * element_count(initializer) as u64,
+            None => initializer.proto.raw_data().len() as u64,
+        };
+        // Constants are no weights: no seed decides them.
+        let is_own = |initializer: &&Initializer| {
+            initializer.fill.is_some()
+                && self
+                    .tail
+                    .is_some_and(|(first, seed)| initializer.block >= first && seed != self.seed)
+        };
+        Sharing {
+            bytes: self.initializers.iter().map(bytes).sum(),
+            own_bytes: self.initializers.iter().filter(is_own).map(bytes).sum(),
+        }
     }
 
     /// The size of the model file, without a side file.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::graph::Dim;
+use crate::{graph::Dim, variant::Variant};
 
 /// How a model is made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,14 +34,4 @@ impl Batch {
             Self::Fixed(size) => Dim::Fixed(i64::from(size.get())),
         }
     }
-}
-
-/// The same body with another end, as fine-tuning makes it: all weights before are those of [`Options::seed`], byte for
-/// byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Variant {
-    /// Decides the weights of the end.
-    pub seed: u64,
-    /// How many of the last blocks (residual blocks, encoder layers) belong to the end; with 0 it is the head alone.
-    pub blocks: usize,
 }

@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
-use skep_testkit::{Batch, Kind, Options, Variant};
+use skep_testkit::{Batch, Kind, Options, Sharing, Variant};
+
+/// Models for which the memory that sharing saves is said: a base and its usual handful of variants.
+const MODELS: u64 = 10;
 
 #[derive(Debug, Args)]
 #[command(after_help = kinds())]
@@ -25,24 +28,33 @@ pub(crate) struct GenerateArgs {
     /// Put weights of 1 KiB and more into a side file
     #[arg(long)]
     external_data: bool,
-    /// Another seed for the end of the network (head and, with --variant-blocks, the last blocks)
-    #[arg(long, value_name = "SEED")]
-    variant: Option<u64>,
-    /// How many of the last blocks the variant differs in
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "variant")]
-    variant_blocks: usize,
+    /// A variant of that model: other weights in its end, all else the same bytes: `head`, `last-block`,
+    /// `last-3-blocks`, of BERT and MLPs `last-layer`, `last-2-layers`
+    #[arg(long, value_name = "END")]
+    variant: Option<String>,
+    /// The seed of the weights in a variant's end; another one, another variant
+    #[arg(long, value_name = "SEED", default_value_t = 1, requires = "variant")]
+    variant_seed: u64,
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     let kind: Kind = args.kind.parse()?;
+    let variant = args
+        .variant
+        .as_ref()
+        .map(|end| Variant::named(&kind, end, args.variant_seed))
+        .transpose()?;
+    if variant.is_some_and(|variant| variant.seed == args.seed) {
+        bail!(
+            "`--variant-seed` and `--seed` are both {}, expected different seeds: the variant would be the model itself",
+            args.seed
+        );
+    }
     let options = Options {
         seed: args.seed,
         batch: args.batch.map_or(Batch::Variable, Batch::Fixed),
         external_data: args.external_data,
-        variant: args.variant.map(|seed| Variant {
-            seed,
-            blocks: args.variant_blocks,
-        }),
+        variant,
     };
     let model = skep_testkit::generate(&kind, &options)?;
     let place = if let Some(name) = &args.repository {
@@ -65,7 +77,22 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
         model.parameter_count(),
         place.display()
     );
+    if variant.is_some() {
+        println!("{}", shared(model.sharing()));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a variant has in common with its model, and the bound of what sharing it can save.
+fn shared(sharing: Sharing) -> String {
+    format!(
+        "{} of {} bytes of its tensors are the model's without --variant ({:.1} %): one copy of each tensor of {MODELS} \
+         such models takes {:.1} % less memory than {MODELS} models apart",
+        sharing.bytes - sharing.own_bytes,
+        sharing.bytes,
+        100.0 * sharing.fraction(),
+        100.0 * sharing.saving(MODELS),
+    )
 }
 
 fn kinds() -> String {
