@@ -7,6 +7,8 @@ use std::{fs, io};
 pub struct Memory {
     /// Pages that no other process has, in KiB.
     pub private_kib: f64,
+    /// Pages that other processes have too, each counted in full, in KiB.
+    pub shared_kib: f64,
     /// Pages of no file: what the process allocated, without its code and what it maps, in KiB.
     pub anonymous_kib: f64,
     /// Private pages and a share of those that others have too, in KiB.
@@ -26,6 +28,7 @@ pub fn memory(pid: u32) -> io::Result<Memory> {
     };
     Ok(Memory {
         private_kib: kib("Private_Clean:")? + kib("Private_Dirty:")?,
+        shared_kib: kib("Shared_Clean:")? + kib("Shared_Dirty:")?,
         anonymous_kib: kib("Anonymous:")?,
         pss_kib: kib("Pss:")?,
     })
