@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 23] = [
+const ORDER: [(u8, &str); 24] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -20,6 +20,7 @@ const ORDER: [(u8, &str); 23] = [
     (2, "skep-tensor"),
     (2, "skep-heap"),
     (2, "skep-alloc"),
+    (2, "skep-store"),
     (3, "skep-backend"),
     (3, "skep-backend-onnxruntime"),
     (3, "skep-backend-embedded"),
@@ -37,10 +38,11 @@ const ORDER: [(u8, &str); 23] = [
 ];
 
 /// Crates that may hold `unsafe`: layer 2, the mapping of model files, and the FFI of backends.
-const UNSAFE_ALLOWED: [&str; 6] = [
+const UNSAFE_ALLOWED: [&str; 7] = [
     "skep-tensor",
     "skep-heap",
     "skep-alloc",
+    "skep-store",
     "skep-backend",
     "skep-backend-onnxruntime",
     "skep-backend-embedded",

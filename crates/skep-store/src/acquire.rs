@@ -1,0 +1,253 @@
+//! How tensors are got, from a store in this process or in another one.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    Acquired, Digest, FillError, LoadOrder, StoreError, Wanted,
+    digest::check_size,
+    ledger::SegmentId,
+    order::{MAX_TENSORS, chunks},
+    segment::{Draft, Segment, room},
+};
+
+/// How a question is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// What is there?
+    Look,
+    /// The rest I fill, where nobody else does.
+    Claim,
+    /// The same, and I wait a while if somebody else fills all of it.
+    Wait,
+}
+
+/// Where a tensor lies.
+#[derive(Debug, Clone)]
+pub(crate) struct Spot {
+    /// The store's number of the segment.
+    #[expect(dead_code, reason = "the daemon's answers name it")]
+    pub(crate) id: SegmentId,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) offset: u64,
+}
+
+/// What the store says of a tensor.
+#[derive(Debug, Clone)]
+pub(crate) enum Found {
+    /// It is there, and leased.
+    Here(Spot),
+    /// It is the asker's to fill.
+    Fill,
+    /// Somebody else fills it.
+    Wait,
+    /// It is not there.
+    Absent,
+}
+
+/// A tensor in a segment that is handed over.
+#[derive(Debug)]
+pub(crate) struct Offered<'a> {
+    pub(crate) wanted: &'a Wanted,
+    pub(crate) offset: u64,
+}
+
+/// A store, as one acquire sees it.
+pub(crate) trait Port {
+    /// What there is of each of at most [`MAX_TENSORS`] tensors; what is there is leased.
+    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError>;
+
+    /// Hands a sealed segment over. Each tensor is leased, where it was handed over or where the store has it already.
+    fn publish(
+        &mut self,
+        segment: Arc<Segment>,
+        offered: &[Offered<'_>],
+    ) -> Result<Vec<Spot>, StoreError>;
+
+    /// Leaves to others what was to be filled.
+    fn give_back(&mut self, digests: &[Digest]);
+}
+
+/// The tensors of one acquire: each distinct one once.
+#[derive(Debug)]
+pub(crate) struct Got {
+    /// Where each distinct tensor lies.
+    pub(crate) spots: Vec<Spot>,
+    /// Which of these each of those wanted is.
+    pub(crate) distinct: Vec<usize>,
+    pub(crate) figures: Acquired,
+}
+
+/// What writes the bytes of the tensor at an index of those wanted.
+pub type Fill<'a> = &'a mut dyn FnMut(usize, &mut [u8]) -> Result<(), FillError>;
+
+/// Gets all of these: those that are there at once, then chunk by chunk what nobody fills yet, last what others fill.
+pub(crate) fn acquire(
+    port: &mut impl Port,
+    wanted: &[Wanted],
+    order: LoadOrder,
+    fill: Fill<'_>,
+) -> Result<Got, StoreError> {
+    let (firsts, distinct) = distinct(wanted)?;
+    let mut run = Run {
+        port,
+        wanted: firsts.iter().map(|index| &wanted[*index]).collect(),
+        firsts,
+        spots: Vec::new(),
+        waits: Vec::new(),
+        fill,
+        figures: Acquired::default(),
+    };
+    run.spots.resize(run.wanted.len(), None);
+    run.waits.resize(run.wanted.len(), false);
+    run.get_all(order)?;
+    let spots = run.spots.into_iter().collect::<Option<Vec<Spot>>>();
+    Ok(Got {
+        spots: spots.ok_or_else(|| StoreError::protocol("a tensor was not answered for"))?,
+        distinct,
+        figures: run.figures,
+    })
+}
+
+/// The index of the first of each distinct tensor, and which of these each one is.
+fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
+    let mut firsts = Vec::new();
+    let mut known: HashMap<Digest, usize> = HashMap::new();
+    let mut distinct = Vec::with_capacity(wanted.len());
+    for (index, tensor) in wanted.iter().enumerate() {
+        check_size(tensor)?;
+        let position = *known.entry(tensor.digest).or_insert_with(|| {
+            firsts.push(index);
+            firsts.len() - 1
+        });
+        let first = &wanted[firsts[position]];
+        if first != tensor {
+            return Err(StoreError::description(first, tensor));
+        }
+        distinct.push(position);
+    }
+    Ok((firsts, distinct))
+}
+
+struct Run<'a, 'f, P> {
+    port: &'a mut P,
+    /// Distinct tensors; positions below are in here.
+    wanted: Vec<&'a Wanted>,
+    /// The index of each in what the caller gave.
+    firsts: Vec<usize>,
+    spots: Vec<Option<Spot>>,
+    /// Which were somebody else's to fill.
+    waits: Vec<bool>,
+    fill: Fill<'f>,
+    figures: Acquired,
+}
+
+impl<P: Port> Run<'_, '_, P> {
+    fn get_all(&mut self, order: LoadOrder) -> Result<(), StoreError> {
+        let all: Vec<usize> = (0..self.wanted.len()).collect();
+        let mut missing = Vec::new();
+        for some in all.chunks(MAX_TENSORS) {
+            missing.extend(self.ask(some, Mode::Look)?.left);
+        }
+        let mut waiting = Vec::new();
+        for chunk in chunks(&self.wanted, &missing, order) {
+            let asked = self.ask(&chunk, Mode::Claim)?;
+            self.fill(&asked.fills)?;
+            waiting.push(asked.left);
+        }
+        for mut chunk in waiting {
+            while !chunk.is_empty() {
+                let begun = Instant::now();
+                let asked = self.ask(&chunk, Mode::Wait)?;
+                self.figures.wait += begun.elapsed();
+                self.fill(&asked.fills)?;
+                chunk = asked.left;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for some positions, and takes what is there.
+    fn ask(&mut self, positions: &[usize], mode: Mode) -> Result<Asked, StoreError> {
+        let wanted: Vec<&Wanted> = positions.iter().map(|p| self.wanted[*p]).collect();
+        let found = self.port.take(&wanted, mode)?;
+        let mut asked = Asked::default();
+        for (position, found) in positions.iter().zip(found) {
+            match found {
+                Found::Here(spot) => self.found(*position, spot),
+                Found::Fill => asked.fills.push(*position),
+                Found::Wait => {
+                    self.waits[*position] = true;
+                    asked.left.push(*position);
+                }
+                Found::Absent => asked.left.push(*position),
+            }
+        }
+        Ok(asked)
+    }
+
+    fn found(&mut self, position: usize, spot: Spot) {
+        let bytes = self.wanted[position].length;
+        if self.waits[position] {
+            self.figures.waited += 1;
+            self.figures.waited_bytes += bytes;
+        } else {
+            self.figures.hits += 1;
+            self.figures.hit_bytes += bytes;
+        }
+        self.spots[position] = Some(spot);
+    }
+
+    /// Fills a segment with what this run has the tickets for, and hands it over; or gives the tickets back.
+    fn fill(&mut self, positions: &[usize]) -> Result<(), StoreError> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let filled = catch_unwind(AssertUnwindSafe(|| self.try_fill(positions)));
+        if !matches!(filled, Ok(Ok(()))) {
+            let digests: Vec<Digest> = positions.iter().map(|p| self.wanted[*p].digest).collect();
+            self.port.give_back(&digests);
+        }
+        filled.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn try_fill(&mut self, positions: &[usize]) -> Result<(), StoreError> {
+        let mut offered = Vec::with_capacity(positions.len());
+        let mut size = 0_u64;
+        for position in positions {
+            let wanted = self.wanted[*position];
+            offered.push(Offered {
+                wanted,
+                offset: size,
+            });
+            size = size.saturating_add(room(wanted.length));
+        }
+        let mut draft = Draft::new(size)?;
+        for (position, tensor) in positions.iter().zip(&offered) {
+            let bytes = draft.part(tensor.offset, tensor.wanted.length)?;
+            let index = self.firsts[*position];
+            (self.fill)(index, bytes).map_err(|source| StoreError::Fill { index, source })?;
+        }
+        let segment = Arc::new(draft.seal()?);
+        let spots = self.port.publish(segment, &offered)?;
+        for (position, spot) in positions.iter().zip(spots) {
+            self.figures.filled += 1;
+            self.figures.filled_bytes += self.wanted[*position].length;
+            self.spots[*position] = Some(spot);
+        }
+        Ok(())
+    }
+}
+
+/// What an answer leaves to be done.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Positions to fill.
+    fills: Vec<usize>,
+    /// Positions that are not there.
+    left: Vec<usize>,
+}

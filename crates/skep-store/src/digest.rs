@@ -1,0 +1,162 @@
+//! What a tensor is called: a digest of everything that makes it the tensor it is.
+
+use std::{borrow::Cow, fmt};
+
+use skep_types::DataType;
+
+use crate::StoreError;
+
+/// What a tensor's bytes mean: two tensors of equal bytes and another description are two tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Description {
+    /// Of its elements.
+    pub datatype: DataType,
+    /// Elements along each axis, outermost first; none for a scalar. At most [`MAX_DIMS`].
+    pub dims: Vec<u64>,
+    /// How the elements lie: `plain`, or the name of a packed form. At most [`MAX_LAYOUT_BYTES`] bytes.
+    pub layout: Cow<'static, str>,
+}
+
+/// Axes a tensor may have.
+pub const MAX_DIMS: usize = 64;
+
+/// Bytes that a layout's name may have.
+pub const MAX_LAYOUT_BYTES: usize = 255;
+
+/// BLAKE3 over datatype, dims, layout and bytes of a tensor.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of a tensor.
+    ///
+    /// Each field goes in behind its length (of dims: their count), as eight bytes, little endian, so that no two
+    /// tensors are the same text: the datatype by the protocol's name, each of the dims as eight bytes.
+    #[must_use]
+    pub fn of(description: &Description, bytes: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        let mut field = |bytes: &[u8], length: usize| {
+            hasher.update(&(length as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        let datatype = description.datatype.protocol_name();
+        field(datatype.as_bytes(), datatype.len());
+        let dims: Vec<u8> = description
+            .dims
+            .iter()
+            .flat_map(|extent| extent.to_le_bytes())
+            .collect();
+        field(&dims, description.dims.len());
+        field(description.layout.as_bytes(), description.layout.len());
+        field(bytes, bytes.len());
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+impl fmt::Display for Description {
+    /// `FP32[64,3,7,7] plain`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.datatype)?;
+        for (axis, extent) in self.dims.iter().enumerate() {
+            let comma = if axis == 0 { "" } else { "," };
+            write!(f, "{comma}{extent}")?;
+        }
+        write!(f, "] {}", self.layout)
+    }
+}
+
+/// A tensor that somebody wants: what it is, and of how many bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of its description and bytes.
+    pub digest: Digest,
+    /// What its bytes mean.
+    pub description: Description,
+    /// Bytes.
+    pub length: u64,
+}
+
+impl Wanted {
+    /// A tensor whose bytes are at hand.
+    #[must_use]
+    pub fn of(description: Description, bytes: &[u8]) -> Self {
+        Self {
+            digest: Digest::of(&description, bytes),
+            description,
+            length: bytes.len() as u64,
+        }
+    }
+}
+
+/// Whether a tensor's description is as small as messages and the store's own memory take it.
+pub(crate) fn check_size(wanted: &Wanted) -> Result<(), StoreError> {
+    let checks = [
+        (wanted.description.dims.len(), MAX_DIMS, "dims"),
+        (
+            wanted.description.layout.len(),
+            MAX_LAYOUT_BYTES,
+            "bytes of its layout's name",
+        ),
+    ];
+    for (got, limit, what) in checks {
+        if got > limit {
+            return Err(StoreError::Oversized {
+                digest: wanted.digest,
+                what: format!("{got} {what}"),
+                limit: limit as u64,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(datatype: DataType, dims: &[u64], layout: &'static str) -> Description {
+        Description {
+            datatype,
+            dims: dims.to_vec(),
+            layout: layout.into(),
+        }
+    }
+
+    #[test]
+    fn everything_that_makes_a_tensor_is_in_its_digest() {
+        let bytes = [0; 24];
+        let base = Digest::of(&description(DataType::Fp32, &[2, 3], "plain"), &bytes);
+        let others = [
+            (description(DataType::Int32, &[2, 3], "plain"), &bytes[..]),
+            (description(DataType::Fp32, &[3, 2], "plain"), &bytes),
+            (description(DataType::Fp32, &[6], "plain"), &bytes),
+            (description(DataType::Fp32, &[2, 3], "packed"), &bytes),
+            (description(DataType::Fp32, &[2, 3], "plain"), &bytes[..20]),
+        ];
+        for (other, bytes) in others {
+            assert_ne!(Digest::of(&other, bytes), base, "{other}");
+        }
+    }
+
+    /// Digests are in caches on disk and meet those of other processes: they never change.
+    #[test]
+    fn digests_stay_what_they_are() {
+        let digest = Digest::of(&description(DataType::Fp32, &[2], "plain"), &[1; 8]);
+        assert_eq!(
+            digest.to_string(),
+            "e3dd02a0486d65c6fd0b234b89aafb16e5edefb5f32c42acac0a93650860c94a"
+        );
+    }
+}

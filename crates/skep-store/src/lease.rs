@@ -1,0 +1,146 @@
+//! A holder's right to tensors, and the way to their bytes.
+
+use std::{fmt, os::fd::BorrowedFd, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{Acquired, StoreError, acquire::Got, segment::Segment};
+
+/// A right to tensors: they stay where they are, and as they are, for as long as anyone has it, a clone of it, or
+/// [bytes](Self::bytes) out of it.
+///
+/// Indices are those of what was asked for.
+#[derive(Clone)]
+pub struct Lease(Arc<Inner>);
+
+struct Inner {
+    parts: Vec<Part>,
+    /// Which part each tensor is.
+    distinct: Vec<usize>,
+    figures: Acquired,
+    /// Ends with the lease: what the store knows of it.
+    _hold: Box<dyn fmt::Debug + Send + Sync>,
+}
+
+struct Part {
+    segment: Arc<Segment>,
+    offset: u64,
+    length: u64,
+}
+
+/// Where a tensor lies, for mapping it elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// A sealed memory file: it can be mapped for reading, shared or (before Linux 6.7) private. To be duplicated if it is
+    /// needed for longer than the lease.
+    pub descriptor: BorrowedFd<'a>,
+    /// Where the tensor begins in it, in bytes; a multiple of the page size.
+    pub offset: u64,
+    /// Bytes of the tensor. What follows up to the next page is zero.
+    pub length: u64,
+}
+
+impl Lease {
+    /// A lease to what an acquire got, each segment mapped.
+    pub(crate) fn new(
+        got: Got,
+        lengths: impl Fn(usize) -> u64,
+        hold: Box<dyn fmt::Debug + Send + Sync>,
+    ) -> Result<Self, StoreError> {
+        let mut lengths_of_parts = vec![0; got.spots.len()];
+        for (index, part) in got.distinct.iter().enumerate() {
+            lengths_of_parts[*part] = lengths(index);
+        }
+        let mut parts = Vec::with_capacity(got.spots.len());
+        for (spot, length) in got.spots.into_iter().zip(lengths_of_parts) {
+            spot.segment.mapped()?;
+            if spot.segment.bytes(spot.offset, length).is_none() {
+                return Err(StoreError::protocol(format!(
+                    "{length} bytes from {} on are not in a segment of {} bytes",
+                    spot.offset,
+                    spot.segment.size()
+                )));
+            }
+            parts.push(Part {
+                segment: spot.segment,
+                offset: spot.offset,
+                length,
+            });
+        }
+        Ok(Self(Arc::new(Inner {
+            parts,
+            distinct: got.distinct,
+            figures: got.figures,
+            _hold: hold,
+        })))
+    }
+
+    /// How many tensors, those wanted twice counted twice.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.distinct.len()
+    }
+
+    /// Whether nothing was asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.distinct.is_empty()
+    }
+
+    /// A tensor's bytes where they lie, at a page's start. They keep the lease.
+    ///
+    /// # Panics
+    /// If there is no tensor of this index, as a slice does.
+    #[must_use]
+    pub fn bytes(&self, index: usize) -> Bytes {
+        Bytes::from_owner(Kept {
+            lease: self.clone(),
+            part: self.0.distinct[index],
+        })
+    }
+
+    /// Where a tensor lies.
+    ///
+    /// # Panics
+    /// If there is no tensor of this index, as a slice does.
+    #[must_use]
+    pub fn place(&self, index: usize) -> Place<'_> {
+        let part = &self.0.parts[self.0.distinct[index]];
+        Place {
+            descriptor: part.segment.descriptor(),
+            offset: part.offset,
+            length: part.length,
+        }
+    }
+
+    /// How the tensors were got.
+    #[must_use]
+    pub fn figures(&self) -> Acquired {
+        self.0.figures
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("tensors", &self.len())
+            .field("figures", &self.0.figures)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The owner of bytes that were given away.
+struct Kept {
+    lease: Lease,
+    part: usize,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        let part = &self.lease.0.parts[self.part];
+        // They were there when the lease was made, and mappings do not shrink.
+        part.segment
+            .bytes(part.offset, part.length)
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,575 @@
+//! The book of one tenant's store: tensors, segments, leases, tickets, figures, and what may be dropped when.
+//!
+//! A pure state machine: no I/O, no clock, no threads; `now` is an argument, and times never run backwards. What it says is
+//! carried out by [`Shelf`](crate::shelf::Shelf).
+//!
+//! A *holder* is a connection (in process: a lease). It asks for tensors and is told of each: *here*, and then it has a
+//! lease; *fill*, and then it has a ticket, which is the right to be the one that fills; *wait*, because somebody else has
+//! the ticket; *absent*, if it wanted to know no more. A holder that goes gives back all of it.
+
+mod reclaimer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use skep_types::Time;
+
+use crate::{
+    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
+    segment::{Identity, room},
+};
+use reclaimer::Idle;
+
+/// A holder's number; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HolderId(u64);
+
+/// A segment's number; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SegmentId(pub(crate) u64);
+
+/// What a holder is told of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It lies there, and the holder has a lease.
+    Here(SegmentId, u64),
+    /// The holder has the ticket.
+    Fill,
+    /// Somebody else has the ticket, or nobody gets one yet.
+    Wait,
+    /// It is not there.
+    Absent,
+}
+
+#[derive(Debug)]
+struct Tensor {
+    description: Description,
+    length: u64,
+    segment: SegmentId,
+    offset: u64,
+    leases: u64,
+    /// Since when it has had no lease.
+    idle_since: Time,
+}
+
+#[derive(Debug)]
+struct SegmentRecord {
+    identity: Identity,
+    size: u64,
+    tensors: Vec<Digest>,
+    /// Leases to any of its tensors.
+    leases: u64,
+}
+
+#[derive(Debug)]
+struct Ticket {
+    holder: HolderId,
+    since: Time,
+    length: u64,
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    leases: BTreeMap<Digest, u64>,
+    lease_count: u64,
+    bytes: u64,
+    /// Tensors it waits for: each wait counts once, however often the holder asks.
+    waiting: BTreeSet<Digest>,
+}
+
+/// The book.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    tenant: Tenant,
+    options: StoreOptions,
+    no_tickets_before: Time,
+    tensors: BTreeMap<Digest, Tensor>,
+    segments: BTreeMap<SegmentId, SegmentRecord>,
+    by_identity: BTreeMap<Identity, SegmentId>,
+    tickets: BTreeMap<Digest, Ticket>,
+    holders: BTreeMap<HolderId, Holder>,
+    idle: Idle,
+    next_number: u64,
+    /// Bytes of all segments.
+    reserved: u64,
+    /// Bytes that tensors with tickets will take.
+    promised: u64,
+    stat: Stat,
+}
+
+impl Ledger {
+    /// An empty book. Before `no_tickets_before` nobody may fill.
+    pub(crate) fn new(tenant: Tenant, options: StoreOptions, no_tickets_before: Time) -> Self {
+        Self {
+            tenant,
+            options,
+            no_tickets_before,
+            tensors: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            by_identity: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            idle: Idle::default(),
+            next_number: 0,
+            reserved: 0,
+            promised: 0,
+            stat: Stat::default(),
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn bound(&self, bound: &'static str, would_be: u64, limit: u64) -> Result<(), StoreError> {
+        if would_be <= limit {
+            return Ok(());
+        }
+        Err(StoreError::Bound {
+            bound,
+            tenant: self.tenant.clone(),
+            would_be,
+            limit,
+        })
+    }
+
+    /// A new holder.
+    pub(crate) fn join(&mut self) -> Result<HolderId, StoreError> {
+        let holders = self.holders.len() as u64 + 1;
+        self.bound("connections", holders, self.options.max_holders)?;
+        let id = HolderId(self.number());
+        self.holders.insert(id, Holder::default());
+        Ok(id)
+    }
+
+    /// The holder is gone: its leases and tickets end. Whether others may have waited for one of the tickets.
+    pub(crate) fn leave(&mut self, now: Time, id: HolderId) -> bool {
+        let Some(holder) = self.holders.get(&id) else {
+            return false;
+        };
+        let leases: Vec<(Digest, u64)> = holder.leases.iter().map(|(d, n)| (*d, *n)).collect();
+        for (digest, count) in leases {
+            for _ in 0..count {
+                self.end_lease(now, id, digest);
+            }
+        }
+        self.holders.remove(&id);
+        let tickets: Vec<Digest> = self
+            .tickets
+            .iter()
+            .filter(|(_, ticket)| ticket.holder == id)
+            .map(|(digest, _)| *digest)
+            .collect();
+        for digest in &tickets {
+            self.end_ticket(*digest);
+        }
+        !tickets.is_empty()
+    }
+
+    /// What there is of each tensor. Those that are there are leased; of the others the holder gets the ticket if nobody
+    /// has it and it `claims` so.
+    ///
+    /// # Errors
+    /// A bound, or a description that is not the stored one's; the holder then has what it had before.
+    pub(crate) fn take(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        wanted: &[&Wanted],
+        claims: bool,
+    ) -> Result<Vec<Answer>, StoreError> {
+        let mut leased = Vec::new();
+        let mut ticketed = Vec::new();
+        let outcome = self.try_take(now, id, wanted, claims, &mut leased, &mut ticketed);
+        if outcome.is_err() {
+            self.release(now, id, &leased);
+            self.give_back(id, &ticketed);
+        }
+        outcome
+    }
+
+    fn try_take(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        wanted: &[&Wanted],
+        claims: bool,
+        leased: &mut Vec<Digest>,
+        ticketed: &mut Vec<Digest>,
+    ) -> Result<Vec<Answer>, StoreError> {
+        let mut answers = vec![Answer::Absent; wanted.len()];
+        // Leases first: what is asked for is not dropped to make room for the rest of the question.
+        for (answer, wanted) in answers.iter_mut().zip(wanted) {
+            if let Some(place) = self.lease(id, wanted)? {
+                leased.push(wanted.digest);
+                *answer = Answer::Here(place.0, place.1);
+                self.count_hit(id, wanted.digest);
+            }
+        }
+        if !claims {
+            return Ok(answers);
+        }
+        for (answer, wanted) in answers.iter_mut().zip(wanted) {
+            if *answer == Answer::Absent {
+                *answer = self.ticket(now, id, wanted)?;
+                if *answer == Answer::Fill {
+                    ticketed.push(wanted.digest);
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// A tensor that was waited for was counted when the wait began.
+    fn count_hit(&mut self, id: HolderId, digest: Digest) {
+        let waited = self
+            .holders
+            .get_mut(&id)
+            .is_some_and(|holder| holder.waiting.remove(&digest));
+        if !waited {
+            self.stat.hits += 1;
+        }
+    }
+
+    /// Who fills a tensor that is not there.
+    fn ticket(&mut self, now: Time, id: HolderId, wanted: &Wanted) -> Result<Answer, StoreError> {
+        let digest = wanted.digest;
+        if let Some(ticket) = self.tickets.get(&digest) {
+            if ticket.holder == id {
+                return Ok(Answer::Fill);
+            }
+            if now < ticket.since + self.options.fill_patience {
+                return Ok(self.wait(id, digest));
+            }
+            self.end_ticket(digest);
+        }
+        if now < self.no_tickets_before {
+            return Ok(self.wait(id, digest));
+        }
+        let bytes = room(wanted.length);
+        self.make_room(bytes);
+        let would_be = self
+            .reserved
+            .saturating_add(self.promised)
+            .saturating_add(bytes);
+        self.bound("bytes", would_be, self.options.max_tenant_bytes)?;
+        let tensors = (self.tensors.len() + self.tickets.len()) as u64 + 1;
+        self.bound("tensors", tensors, self.options.max_tensors)?;
+        self.bound_holder(id, 1, wanted.length)?;
+        self.promised += bytes;
+        let ticket = Ticket {
+            holder: id,
+            since: now,
+            length: wanted.length,
+        };
+        self.tickets.insert(digest, ticket);
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.waiting.remove(&digest);
+        }
+        self.stat.misses += 1;
+        Ok(Answer::Fill)
+    }
+
+    fn wait(&mut self, id: HolderId, digest: Digest) -> Answer {
+        if let Some(holder) = self.holders.get_mut(&id)
+            && holder.waiting.insert(digest)
+        {
+            self.stat.waits += 1;
+        }
+        Answer::Wait
+    }
+
+    fn end_ticket(&mut self, digest: Digest) {
+        if let Some(ticket) = self.tickets.remove(&digest) {
+            self.promised -= room(ticket.length);
+        }
+    }
+
+    /// The holder will not fill these after all. Whether it had any of the tickets.
+    pub(crate) fn give_back(&mut self, id: HolderId, digests: &[Digest]) -> bool {
+        let mut any = false;
+        for digest in digests {
+            if self.tickets.get(digest).is_some_and(|t| t.holder == id) {
+                self.end_ticket(*digest);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Ends one lease of the holder to each of these that it has.
+    pub(crate) fn release(&mut self, now: Time, id: HolderId, digests: &[Digest]) {
+        for digest in digests {
+            self.end_lease(now, id, *digest);
+        }
+    }
+
+    /// Whether the holder may have so many more leases, of so many bytes.
+    fn bound_holder(&self, id: HolderId, more: u64, more_bytes: u64) -> Result<(), StoreError> {
+        let Some(holder) = self.holders.get(&id) else {
+            return Ok(());
+        };
+        let leases = holder.lease_count + more;
+        self.bound(
+            "leases of one holder",
+            leases,
+            self.options.max_holder_leases,
+        )?;
+        let bytes = holder.bytes.saturating_add(more_bytes);
+        self.bound("bytes of one holder", bytes, self.options.max_holder_bytes)
+    }
+
+    /// A lease to a tensor, if that is there, and where it lies.
+    fn lease(
+        &mut self,
+        id: HolderId,
+        wanted: &Wanted,
+    ) -> Result<Option<(SegmentId, u64)>, StoreError> {
+        let digest = wanted.digest;
+        let Some(tensor) = self.tensors.get(&digest) else {
+            return Ok(None);
+        };
+        let place = (tensor.segment, tensor.offset);
+        if tensor.length != wanted.length || tensor.description != wanted.description {
+            let stored = Wanted {
+                digest,
+                description: tensor.description.clone(),
+                length: tensor.length,
+            };
+            return Err(StoreError::description(&stored, wanted));
+        }
+        self.bound_holder(id, 1, wanted.length)?;
+        self.begin_lease(id, digest);
+        Ok(Some(place))
+    }
+
+    fn begin_lease(&mut self, id: HolderId, digest: Digest) {
+        let (Some(tensor), Some(holder)) =
+            (self.tensors.get_mut(&digest), self.holders.get_mut(&id))
+        else {
+            return;
+        };
+        tensor.leases += 1;
+        holder.lease_count += 1;
+        holder.bytes += tensor.length;
+        *holder.leases.entry(digest).or_insert(0) += 1;
+        self.stat.leases += 1;
+        self.stat.bytes_leased += tensor.length;
+        if let Some(segment) = self.segments.get_mut(&tensor.segment) {
+            segment.leases += 1;
+            if segment.leases == 1 {
+                self.idle.remove(tensor.segment);
+            }
+        }
+    }
+
+    fn end_lease(&mut self, now: Time, id: HolderId, digest: Digest) {
+        let (Some(tensor), Some(holder)) =
+            (self.tensors.get_mut(&digest), self.holders.get_mut(&id))
+        else {
+            return;
+        };
+        let Some(count) = holder.leases.get_mut(&digest) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            holder.leases.remove(&digest);
+        }
+        holder.lease_count -= 1;
+        holder.bytes -= tensor.length;
+        tensor.leases -= 1;
+        tensor.idle_since = now;
+        self.stat.leases -= 1;
+        self.stat.bytes_leased -= tensor.length;
+        if let Some(segment) = self.segments.get_mut(&tensor.segment) {
+            segment.leases -= 1;
+            if segment.leases == 0 {
+                self.idle.insert(now, tensor.segment);
+            }
+        }
+    }
+
+    /// Of what a holder hands over, what is there already, which it now has a lease to: all others are to be verified
+    /// before they are [published](Self::publish).
+    ///
+    /// # Errors
+    /// As [`Self::take`]; the holder then has what it had before.
+    pub(crate) fn offer(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        offered: &[&Wanted],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut leased = Vec::new();
+        let mut present = Vec::with_capacity(offered.len());
+        for wanted in offered {
+            match self.lease(id, wanted) {
+                Ok(place) => {
+                    present.push(place.is_some());
+                    leased.extend(place.map(|_| wanted.digest));
+                }
+                Err(error) => {
+                    self.release(now, id, &leased);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(present)
+    }
+
+    /// The segment that this memory file is, if it is known.
+    pub(crate) fn known(&self, identity: Identity) -> Option<SegmentId> {
+        self.by_identity.get(&identity).copied()
+    }
+
+    /// Publishes verified tensors of a memory file, unless somebody else was faster, and gives the holder a lease to each.
+    /// The segment's number if the file was not known and is one now.
+    ///
+    /// # Errors
+    /// A bound; then nothing is published, and the holder has no lease to any of these.
+    pub(crate) fn publish(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        identity: Identity,
+        size: u64,
+        verified: &[(&Wanted, u64)],
+    ) -> Result<Option<SegmentId>, StoreError> {
+        let mut leased = Vec::new();
+        let outcome = self.try_publish(id, identity, size, verified, &mut leased);
+        if outcome.is_err() {
+            self.release(now, id, &leased);
+        }
+        outcome
+    }
+
+    fn try_publish(
+        &mut self,
+        id: HolderId,
+        identity: Identity,
+        size: u64,
+        verified: &[(&Wanted, u64)],
+        leased: &mut Vec<Digest>,
+    ) -> Result<Option<SegmentId>, StoreError> {
+        let mut fresh: Vec<(&Wanted, u64)> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut fresh_bytes = 0_u64;
+        for (wanted, offset) in verified {
+            if self.lease(id, wanted)?.is_some() {
+                leased.push(wanted.digest);
+            } else if seen.insert(wanted.digest) {
+                fresh_bytes = fresh_bytes.saturating_add(wanted.length);
+                fresh.push((*wanted, *offset));
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(None);
+        }
+        let tensors = (self.tensors.len() + fresh.len()) as u64;
+        self.bound("tensors", tensors, self.options.max_tensors)?;
+        self.bound_holder(id, fresh.len() as u64, fresh_bytes)?;
+        let known = self.known(identity);
+        let segment = match known {
+            Some(segment) => segment,
+            None => self.begin_segment(identity, size, &fresh)?,
+        };
+        for (wanted, offset) in fresh {
+            self.end_ticket(wanted.digest);
+            let tensor = Tensor {
+                description: wanted.description.clone(),
+                length: wanted.length,
+                segment,
+                offset,
+                leases: 0,
+                idle_since: Time::ZERO,
+            };
+            self.stat.bytes_stored += tensor.length;
+            self.tensors.insert(wanted.digest, tensor);
+            if let Some(record) = self.segments.get_mut(&segment) {
+                record.tensors.push(wanted.digest);
+            }
+            self.begin_lease(id, wanted.digest);
+        }
+        Ok(known.is_none().then_some(segment))
+    }
+
+    fn begin_segment(
+        &mut self,
+        identity: Identity,
+        size: u64,
+        fresh: &[(&Wanted, u64)],
+    ) -> Result<SegmentId, StoreError> {
+        let segments = self.segments.len() as u64 + 1;
+        self.bound("segments", segments, self.options.max_segments)?;
+        // What these tensors were promised is not needed beside them.
+        let promised: u64 = fresh
+            .iter()
+            .filter_map(|(wanted, _)| self.tickets.get(&wanted.digest))
+            .map(|ticket| room(ticket.length))
+            .sum();
+        self.make_room(size.saturating_sub(promised));
+        let others = self.reserved.saturating_add(self.promised - promised);
+        let would_be = others.saturating_add(size);
+        self.bound("bytes", would_be, self.options.max_tenant_bytes)?;
+        let segment = SegmentId(self.number());
+        let record = SegmentRecord {
+            identity,
+            size,
+            tensors: Vec::with_capacity(fresh.len()),
+            leases: 0,
+        };
+        self.segments.insert(segment, record);
+        self.by_identity.insert(identity, segment);
+        self.reserved += size;
+        // Its first lease takes it out again.
+        self.idle.insert(Time::ZERO, segment);
+        Ok(segment)
+    }
+
+    /// Where a tensor lies.
+    pub(crate) fn place(&self, digest: Digest) -> Option<(SegmentId, u64)> {
+        let tensor = self.tensors.get(&digest)?;
+        Some((tensor.segment, tensor.offset))
+    }
+
+    /// The figures now.
+    pub(crate) fn stat(&self) -> Stat {
+        Stat {
+            segments: self.segments.len() as u64,
+            tensors: self.tensors.len() as u64,
+            bytes_padding: self.reserved.saturating_sub(self.stat.bytes_stored),
+            holders: self.holders.len() as u64,
+            ..self.stat
+        }
+    }
+
+    /// At most so many tensors behind `after` in order of digests.
+    pub(crate) fn list(&self, now: Time, after: Option<Digest>, most: usize) -> Vec<Listed> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let tensors = self.tensors.range((from, Unbounded)).take(most);
+        tensors
+            .map(|(digest, tensor)| Listed {
+                digest: *digest,
+                description: tensor.description.clone(),
+                length: tensor.length,
+                leases: tensor.leases,
+                idle: (tensor.leases == 0).then(|| now.since(tensor.idle_since)),
+            })
+            .collect()
+    }
+
+    /// When somebody who waits may get an answer that nobody's action brings: nothing is filled before then.
+    pub(crate) fn tickets_from(&self, now: Time) -> Option<Duration> {
+        let wait = self.no_tickets_before.since(now);
+        (!wait.is_zero()).then_some(wait)
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

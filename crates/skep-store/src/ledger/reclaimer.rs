@@ -1,0 +1,96 @@
+//! Which segments go, and when: those without a lease, after the keep-alive window, or for the budget.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
+
+use skep_types::Time;
+
+use super::{Ledger, SegmentId};
+
+/// Segments without a lease, the least recently used first.
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    queue: BTreeSet<(Time, SegmentId)>,
+    since: BTreeMap<SegmentId, Time>,
+    /// Segments to be dropped, which the ledger knows no more.
+    gone: Vec<SegmentId>,
+}
+
+impl Idle {
+    pub(super) fn insert(&mut self, now: Time, segment: SegmentId) {
+        self.since.insert(segment, now);
+        self.queue.insert((now, segment));
+    }
+
+    pub(super) fn remove(&mut self, segment: SegmentId) {
+        if let Some(since) = self.since.remove(&segment) {
+            self.queue.remove(&(since, segment));
+        }
+    }
+
+    fn oldest(&self) -> Option<(Time, SegmentId)> {
+        self.queue.first().copied()
+    }
+}
+
+impl Ledger {
+    /// Drops idle segments until there is room for `bytes` more within the budget, or no idle one is left.
+    pub(super) fn make_room(&mut self, bytes: u64) {
+        let budget = self.options.budget_bytes.min(self.options.max_tenant_bytes);
+        while self
+            .reserved
+            .saturating_add(self.promised)
+            .saturating_add(bytes)
+            > budget
+        {
+            let Some((_, segment)) = self.idle.oldest() else {
+                return;
+            };
+            self.drop_segment(segment);
+        }
+    }
+
+    /// Drops what is due, and says which segments are gone since the last time.
+    pub(crate) fn reclaim(&mut self, now: Time) -> Vec<SegmentId> {
+        while let Some((since, segment)) = self.idle.oldest()
+            && since + self.options.keep_alive <= now
+        {
+            self.drop_segment(segment);
+        }
+        self.make_room(0);
+        mem::take(&mut self.idle.gone)
+    }
+
+    /// When the next segment is due if nothing happens.
+    pub(crate) fn next_reclaim(&self) -> Option<Time> {
+        let (since, _) = self.idle.oldest()?;
+        Some(since + self.options.keep_alive)
+    }
+
+    /// Drops everything that nobody has a lease to, now. Bytes of the segments that go.
+    pub(crate) fn gc(&mut self) -> u64 {
+        let before = self.reserved;
+        while let Some((_, segment)) = self.idle.oldest() {
+            self.drop_segment(segment);
+        }
+        before - self.reserved
+    }
+
+    fn drop_segment(&mut self, segment: SegmentId) {
+        self.idle.remove(segment);
+        let Some(record) = self.segments.remove(&segment) else {
+            return;
+        };
+        self.by_identity.remove(&record.identity);
+        self.reserved -= record.size;
+        for digest in record.tensors {
+            if let Some(tensor) = self.tensors.remove(&digest) {
+                self.stat.bytes_stored -= tensor.length;
+                self.stat.reclaimed += 1;
+            }
+        }
+        self.idle.gone.push(segment);
+    }
+}

@@ -1,0 +1,497 @@
+//! The ledger on virtual time: who gets what, what is dropped when, and that nothing is lost.
+
+use proptest::prelude::*;
+use skep_types::DataType;
+
+use super::*;
+
+const MEBI: u64 = 1 << 20;
+
+fn tensor(number: u8, length: u64) -> Wanted {
+    Wanted {
+        digest: Digest([number; 32]),
+        description: Description {
+            datatype: DataType::Uint8,
+            dims: vec![length],
+            layout: "plain".into(),
+        },
+        length,
+    }
+}
+
+fn at(seconds: u64) -> Time {
+    Time::ZERO + Duration::from_secs(seconds)
+}
+
+fn options() -> StoreOptions {
+    StoreOptions {
+        budget_bytes: 100 * MEBI,
+        keep_alive: Duration::from_secs(60),
+        max_tenant_bytes: 1000 * MEBI,
+        max_holder_bytes: 500 * MEBI,
+        ..StoreOptions::default()
+    }
+}
+
+fn ledger(options: StoreOptions) -> Ledger {
+    Ledger::new(Tenant::GENERAL, options, Time::ZERO)
+}
+
+/// Gets one tensor as a new holder, in a segment of its own; fills it where needed. Whether it was filled.
+fn load(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> (HolderId, bool) {
+    let id = ledger.join().expect("room");
+    let answers = ledger.take(now, id, &[wanted], true).expect("room");
+    let fills = answers == [Answer::Fill];
+    if fills {
+        publish(ledger, now, id, wanted).expect("room");
+    }
+    (id, fills)
+}
+
+fn publish(
+    ledger: &mut Ledger,
+    now: Time,
+    id: HolderId,
+    wanted: &Wanted,
+) -> Result<Option<SegmentId>, StoreError> {
+    // A memory file that nobody saw before.
+    let identity = Identity(0, ledger.next_number);
+    ledger.publish(now, id, identity, room(wanted.length), &[(wanted, 0)])
+}
+
+/// Loads and lets go at once.
+fn use_once(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> bool {
+    let (id, filled) = load(ledger, now, wanted);
+    ledger.leave(now, id);
+    ledger.reclaim(now);
+    filled
+}
+
+fn is_there(ledger: &Ledger, wanted: &Wanted) -> bool {
+    ledger.place(wanted.digest).is_some()
+}
+
+#[test]
+fn one_fills_and_the_others_wait() {
+    let mut ledger = ledger(options());
+    let wanted = tensor(1, MEBI);
+    let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
+    let take = |ledger: &mut Ledger, id| ledger.take(at(0), id, &[&wanted], true).expect("room");
+    assert_eq!(
+        ledger.take(at(0), first, &[&wanted], false).expect("room"),
+        [Answer::Absent]
+    );
+    assert_eq!(take(&mut ledger, first), [Answer::Fill]);
+    assert_eq!(take(&mut ledger, second), [Answer::Wait]);
+    assert_eq!(take(&mut ledger, second), [Answer::Wait]);
+    let segment = publish(&mut ledger, at(0), first, &wanted)
+        .expect("room")
+        .expect("new");
+    assert_eq!(take(&mut ledger, second), [Answer::Here(segment, 0)]);
+    let stat = ledger.stat();
+    assert_eq!((stat.hits, stat.misses, stat.waits), (0, 1, 1));
+    assert_eq!(
+        (stat.leases, stat.bytes_leased, stat.bytes_stored),
+        (2, 2 * MEBI, MEBI)
+    );
+    assert_eq!(stat.bytes_saved(), 1 << 20);
+}
+
+#[test]
+fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
+    let wanted = tensor(1, MEBI);
+    for end in ["leaves", "gives back", "is slow"] {
+        let mut ledger = ledger(options());
+        let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
+        let take =
+            |ledger: &mut Ledger, now, id| ledger.take(now, id, &[&wanted], true).expect("room");
+        assert_eq!(take(&mut ledger, at(0), first), [Answer::Fill]);
+        assert_eq!(take(&mut ledger, at(59), second), [Answer::Wait]);
+        let now = match end {
+            "leaves" => {
+                assert!(ledger.leave(at(59), first));
+                at(59)
+            }
+            "gives back" => {
+                // Nobody gives back what another has.
+                assert!(!ledger.give_back(second, &[wanted.digest]));
+                assert!(ledger.give_back(first, &[wanted.digest]));
+                at(59)
+            }
+            _ => at(60),
+        };
+        assert_eq!(take(&mut ledger, now, second), [Answer::Fill], "{end}");
+        publish(&mut ledger, now, second, &wanted).expect("room");
+        // Whoever was slow gets a lease to what the other has published.
+        if end != "leaves" {
+            assert_eq!(
+                publish(&mut ledger, now, first, &wanted).expect("room"),
+                None
+            );
+            assert_eq!(ledger.stat().leases, 2);
+        }
+        assert_eq!(ledger.stat().segments, 1);
+        assert_eq!(ledger.promised, 0);
+    }
+}
+
+#[test]
+fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
+    let mut ledger = Ledger::new(Tenant::GENERAL, options(), at(2));
+    let wanted = tensor(1, MEBI);
+    let [new, old] = [(); 2].map(|()| ledger.join().expect("room"));
+    assert_eq!(
+        ledger.take(at(1), new, &[&wanted], true).expect("room"),
+        [Answer::Wait]
+    );
+    assert_eq!(ledger.tickets_from(at(1)), Some(Duration::from_secs(1)));
+    assert_eq!(ledger.offer(at(1), old, &[&wanted]).expect("room"), [false]);
+    publish(&mut ledger, at(1), old, &wanted).expect("room");
+    let answers = ledger.take(at(1), new, &[&wanted], true).expect("room");
+    assert!(matches!(answers[..], [Answer::Here(..)]));
+    let other = tensor(2, MEBI);
+    assert_eq!(
+        ledger.take(at(2), new, &[&other], true).expect("room"),
+        [Answer::Fill]
+    );
+    assert_eq!(ledger.tickets_from(at(2)), None);
+}
+
+#[test]
+fn a_memory_file_that_several_hand_over_is_one_segment() {
+    let mut ledger = ledger(options());
+    let [one, two] = [tensor(1, 10), tensor(2, 10)];
+    let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
+    let file = Identity(7, 7);
+    let new = ledger
+        .publish(at(0), first, file, 8192, &[(&one, 0)])
+        .expect("room");
+    assert_eq!(ledger.known(file), new);
+    assert_eq!(
+        ledger.offer(at(0), second, &[&one, &two]).expect("room"),
+        [true, false]
+    );
+    let again = ledger
+        .publish(at(0), second, file, 8192, &[(&two, 4096)])
+        .expect("room");
+    assert_eq!(again, None);
+    assert_eq!(ledger.place(two.digest), new.map(|id| (id, 4096)));
+    let stat = ledger.stat();
+    assert_eq!((stat.segments, stat.tensors, stat.leases), (1, 2, 3));
+    assert_eq!((stat.bytes_stored, stat.bytes_padding), (20, 8192 - 20));
+}
+
+#[test]
+fn idle_tensors_stay_for_the_window_and_no_longer() {
+    let mut ledger = ledger(options());
+    let wanted = tensor(1, MEBI);
+    let (id, _) = load(&mut ledger, at(0), &wanted);
+    assert!(ledger.reclaim(at(1000)).is_empty(), "it has a lease");
+    assert_eq!(ledger.next_reclaim(), None);
+    ledger.leave(at(1000), id);
+    assert_eq!(ledger.next_reclaim(), Some(at(1060)));
+    assert!(
+        ledger
+            .reclaim(Time::from_nanos(at(1060).as_nanos() - 1))
+            .is_empty()
+    );
+    assert_eq!(
+        ledger.list(at(1060), None, 9)[0].idle,
+        Some(Duration::from_secs(60))
+    );
+    assert_eq!(ledger.reclaim(at(1060)).len(), 1);
+    assert!(!is_there(&ledger, &wanted));
+    assert_eq!(ledger.stat().reclaimed, 1);
+}
+
+#[test]
+fn a_load_that_comes_again_within_the_window_is_never_filled_again() {
+    let mut ledger = ledger(options());
+    let wanted = tensor(1, MEBI);
+    let fills: Vec<bool> = (0..100)
+        .map(|turn| use_once(&mut ledger, at(turn * 59), &wanted))
+        .collect();
+    assert_eq!(fills.iter().filter(|filled| **filled).count(), 1);
+    assert_eq!(ledger.stat().hits, 99);
+}
+
+#[test]
+fn over_the_budget_the_least_recently_used_go_first_and_only_as_many_as_needed() {
+    let mut ledger = ledger(options());
+    let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, 30 * MEBI)).collect();
+    for (second, wanted) in [(1, 0), (2, 1), (3, 2), (4, 0)] {
+        use_once(&mut ledger, at(second), &tensors[wanted]);
+    }
+    // 90 of 100 MiB are idle; the ticket for 30 more lets the oldest go before a byte of it is written.
+    let id = ledger.join().expect("room");
+    ledger.take(at(5), id, &[&tensors[3]], true).expect("room");
+    assert_eq!(ledger.reclaim(at(5)).len(), 1);
+    let there: Vec<bool> = tensors
+        .iter()
+        .map(|wanted| is_there(&ledger, wanted))
+        .collect();
+    assert_eq!(there, [true, false, true, false]);
+}
+
+#[test]
+fn leased_tensors_stay_over_the_budget_and_go_at_once_when_they_are_let_go() {
+    let mut ledger = ledger(options());
+    let tensors: Vec<Wanted> = (1..=3).map(|number| tensor(number, 60 * MEBI)).collect();
+    let holders: Vec<HolderId> = tensors
+        .iter()
+        .map(|wanted| load(&mut ledger, at(0), wanted).0)
+        .collect();
+    assert!(ledger.reclaim(at(0)).is_empty());
+    assert_eq!(ledger.stat().segments, 3);
+    for (holder, left) in holders.into_iter().zip([2, 1, 1]) {
+        ledger.leave(at(1), holder);
+        ledger.reclaim(at(1));
+        assert_eq!(ledger.stat().segments, left);
+    }
+    assert_eq!(ledger.gc(), 60 * MEBI);
+    assert_eq!(ledger.stat().bytes_stored, 0);
+}
+
+/// A refusal names its bound, and leaves the holder with what it had before.
+#[test]
+fn bounds_are_kept_and_named() {
+    let bounded = |change: fn(&mut StoreOptions)| {
+        let mut options = options();
+        change(&mut options);
+        let mut ledger = ledger(options);
+        let [old, first, second] = [tensor(1, MEBI), tensor(2, MEBI), tensor(3, MEBI)];
+        let (other, _) = load(&mut ledger, at(0), &old);
+        let Ok(id) = ledger.join() else {
+            return ledger.join().expect_err("still full").to_string();
+        };
+        let before = ledger.stat();
+        let error = ledger
+            .take(at(0), id, &[&old, &first, &second], true)
+            .map(|_| ())
+            .and_then(|()| {
+                publish(&mut ledger, at(0), id, &first)?;
+                publish(&mut ledger, at(0), id, &second).map(|_| ())
+            });
+        let error = error.expect_err("a bound").to_string();
+        ledger.leave(at(0), id);
+        assert_eq!(ledger.stat().leases, before.leases);
+        assert_eq!(ledger.promised, 0);
+        ledger.leave(at(0), other);
+        error
+    };
+    type Case = (fn(&mut StoreOptions), &'static str);
+    let cases: [Case; 6] = [
+        (
+            |o| o.max_holders = 1,
+            "connections of tenant `general` would be 2, expected at most 1",
+        ),
+        (
+            |o| o.max_tenant_bytes = 2 * MEBI,
+            "bytes of tenant `general` would be 3145728, expected at most 2097152",
+        ),
+        (
+            |o| o.max_holder_bytes = 2 * MEBI,
+            "bytes of one holder of tenant `general` would be 3145728, expected at most 2097152",
+        ),
+        (
+            |o| o.max_holder_leases = 2,
+            "leases of one holder of tenant `general` would be 3, expected at most 2",
+        ),
+        (
+            |o| o.max_segments = 2,
+            "segments of tenant `general` would be 3, expected at most 2",
+        ),
+        (
+            |o| o.max_tensors = 2,
+            "tensors of tenant `general` would be 3, expected at most 2",
+        ),
+    ];
+    for (change, text) in cases {
+        assert_eq!(bounded(change), text);
+    }
+}
+
+#[test]
+fn a_refused_question_takes_nothing() {
+    let mut ledger = ledger(StoreOptions {
+        max_tenant_bytes: 2 * MEBI,
+        ..options()
+    });
+    let [there, small, large] = [tensor(1, MEBI), tensor(2, MEBI), tensor(3, MEBI)];
+    load(&mut ledger, at(0), &there);
+    let id = ledger.join().expect("room");
+    let before = ledger.stat();
+    let error = ledger.take(at(0), id, &[&there, &small, &large], true);
+    assert_eq!(error.expect_err("no room").kind(), crate::ErrorKind::Bound);
+    assert_eq!(ledger.stat().leases, before.leases);
+    assert_eq!(
+        ledger.take(at(0), id, &[&small], true).expect("room"),
+        [Answer::Fill]
+    );
+}
+
+#[test]
+fn a_digest_with_another_description_is_refused() {
+    let mut ledger = ledger(options());
+    let wanted = tensor(1, 8);
+    load(&mut ledger, at(0), &wanted);
+    let mut other = wanted;
+    other.description.dims = vec![2, 4];
+    let id = ledger.join().expect("room");
+    let error = ledger
+        .take(at(0), id, &[&other], true)
+        .expect_err("another tensor");
+    let digest = other.digest;
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "tensor `{digest}` is UINT8[8] plain of 8 bytes, expected UINT8[2,4] plain of 8 bytes"
+        )
+    );
+}
+
+/// What a holder does in a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Join,
+    Leave(usize),
+    /// Holder, tensors.
+    Take(usize, Vec<u8>, bool),
+    /// Holder: publishes what it has tickets for.
+    Publish(usize),
+    GiveBack(usize),
+    Release(usize, u8),
+    /// Seconds that pass.
+    Pass(u64),
+    Gc,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let some = proptest::collection::vec(0..12_u8, 1..5);
+    let step = prop_oneof![
+        2 => Just(Step::Join),
+        2 => (0..8_usize).prop_map(Step::Leave),
+        6 => (0..8_usize, some, any::<bool>()).prop_map(|(h, t, c)| Step::Take(h, t, c)),
+        5 => (0..8_usize).prop_map(Step::Publish),
+        1 => (0..8_usize).prop_map(Step::GiveBack),
+        2 => (0..8_usize, 0..12_u8).prop_map(|(h, t)| Step::Release(h, t)),
+        2 => (1..50_u64).prop_map(Step::Pass),
+        1 => Just(Step::Gc),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+/// A model of the same, by the plainest means.
+#[derive(Debug, Default)]
+struct Expected {
+    /// Holder, its tickets, its leases.
+    holders: Vec<(HolderId, Vec<u8>, Vec<u8>)>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn nothing_is_lost_and_nothing_leased_is_dropped(steps in steps()) {
+        let mut ledger = ledger(StoreOptions {
+            budget_bytes: 10 * MEBI,
+            max_tenant_bytes: 20 * MEBI,
+            ..options()
+        });
+        let mut expected = Expected::default();
+        let mut now = at(1);
+        let tensors: Vec<Wanted> = (0..12).map(|n| tensor(n, u64::from(n) * 300_000)).collect();
+        for step in steps {
+            match step {
+                Step::Join if expected.holders.len() < 8 => {
+                    expected.holders.push((ledger.join().expect("room"), vec![], vec![]));
+                }
+                Step::Pass(seconds) => now = now + Duration::from_secs(seconds),
+                Step::Gc => {
+                    ledger.gc();
+                }
+                Step::Leave(holder) if holder < expected.holders.len() => {
+                    let (id, ..) = expected.holders.remove(holder);
+                    ledger.leave(now, id);
+                }
+                Step::Take(holder, numbers, claims) if holder < expected.holders.len() => {
+                    let (id, tickets, leases) = &mut expected.holders[holder];
+                    let wanted: Vec<&Wanted> =
+                        numbers.iter().map(|n| &tensors[usize::from(*n)]).collect();
+                    if let Ok(answers) = ledger.take(now, *id, &wanted, claims) {
+                        for (number, answer) in numbers.iter().zip(answers) {
+                            match answer {
+                                Answer::Here(..) => leases.push(*number),
+                                Answer::Fill => {
+                                    prop_assert!(claims);
+                                    tickets.push(*number);
+                                }
+                                Answer::Wait => prop_assert!(claims),
+                                Answer::Absent => prop_assert!(!claims),
+                            }
+                        }
+                    }
+                }
+                Step::Publish(holder) if holder < expected.holders.len() => {
+                    let (id, tickets, leases) = &mut expected.holders[holder];
+                    let mut numbers = std::mem::take(tickets);
+                    numbers.sort_unstable();
+                    numbers.dedup();
+                    for number in numbers {
+                        let wanted = &tensors[usize::from(number)];
+                        let was_there = is_there(&ledger, wanted);
+                        if let Ok(new) = publish(&mut ledger, now, *id, wanted) {
+                            // Published once: a second memory file of a tensor is not taken.
+                            prop_assert_eq!(new.is_none(), was_there);
+                            leases.push(number);
+                        }
+                    }
+                }
+                Step::GiveBack(holder) if holder < expected.holders.len() => {
+                    let (id, tickets, _) = &mut expected.holders[holder];
+                    let digests: Vec<Digest> = std::mem::take(tickets)
+                        .iter()
+                        .map(|n| tensors[usize::from(*n)].digest)
+                        .collect();
+                    ledger.give_back(*id, &digests);
+                }
+                Step::Release(holder, number) if holder < expected.holders.len() => {
+                    let (id, _, leases) = &mut expected.holders[holder];
+                    if let Some(at) = leases.iter().position(|leased| *leased == number) {
+                        leases.swap_remove(at);
+                    }
+                    ledger.release(now, *id, &[tensors[usize::from(number)].digest]);
+                }
+                _ => {}
+            }
+            ledger.reclaim(now);
+            let leases: Vec<u8> = expected.holders.iter().flat_map(|h| h.2.clone()).collect();
+            for number in &leases {
+                prop_assert!(is_there(&ledger, &tensors[usize::from(*number)]));
+            }
+            let stat = ledger.stat();
+            prop_assert_eq!(stat.leases, leases.len() as u64);
+            let leased = leases.iter().map(|n| tensors[usize::from(*n)].length).sum::<u64>();
+            prop_assert_eq!(stat.bytes_leased, leased);
+            prop_assert!(ledger.reserved + ledger.promised <= 20 * MEBI);
+            let sizes: u64 = ledger.segments.values().map(|segment| segment.size).sum();
+            prop_assert_eq!(sizes, ledger.reserved);
+            let idle = ledger.segments.values().any(|segment| segment.leases == 0);
+            prop_assert!(!idle || ledger.reserved + ledger.promised <= 10 * MEBI);
+        }
+        for (id, ..) in expected.holders {
+            ledger.leave(now, id);
+        }
+        ledger.gc();
+        prop_assert_eq!(ledger.promised, 0);
+        prop_assert_eq!(ledger.reserved, 0);
+        let stat = ledger.stat();
+        prop_assert_eq!(stat, Stat {
+            hits: stat.hits,
+            misses: stat.misses,
+            waits: stat.waits,
+            reclaimed: stat.reclaimed,
+            ..Stat::default()
+        });
+    }
+}

@@ -1,0 +1,59 @@
+//! What a store keeps, for how long, and how much anybody may take of it.
+
+use std::time::Duration;
+
+/// Settings of a store. Each tenant has these for itself: what one holds changes nothing for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Bytes of segments above which idle ones go at once, the least recently used first; those with a lease stay.
+    /// Default: 4 GiB.
+    pub budget_bytes: u64,
+    /// How long an idle tensor stays at least within the budget, and at most. Default: 10 minutes.
+    pub keep_alive: Duration,
+    /// Bytes of segments that are never exceeded; what would is refused. Default: the machine's memory.
+    pub max_tenant_bytes: u64,
+    /// Bytes of tensors that one holder (a connection; in process, a lease) may have leased. Default: the machine's memory.
+    pub max_holder_bytes: u64,
+    /// Tensors that one holder may have leased. Default: 65536.
+    pub max_holder_leases: u64,
+    /// Connections; in process, leases. Default: 1024.
+    pub max_holders: u64,
+    /// Segments; each is an open descriptor. Default: 8192.
+    pub max_segments: u64,
+    /// Tensors. Default: 262144.
+    pub max_tensors: u64,
+    /// How long others wait for whoever fills a tensor before they fill it, too; the first one published is taken.
+    /// Default: 60 s.
+    pub fill_patience: Duration,
+    /// How long after its start a daemon lets nobody fill what is not there: whoever held it when the last daemon died is
+    /// about to hand it back. Without effect in process. Default: 2 s.
+    pub adoption_window: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        let machine_bytes = machine_bytes();
+        Self {
+            budget_bytes: 4 << 30,
+            keep_alive: Duration::from_secs(600),
+            max_tenant_bytes: machine_bytes,
+            max_holder_bytes: machine_bytes,
+            max_holder_leases: 1 << 16,
+            max_holders: 1024,
+            max_segments: 8192,
+            max_tensors: 1 << 18,
+            fill_patience: Duration::from_secs(60),
+            adoption_window: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Memory of the machine, in bytes.
+#[allow(
+    clippy::useless_conversion,
+    reason = "the system's type differs between machines"
+)]
+pub(crate) fn machine_bytes() -> u64 {
+    let system = rustix::system::sysinfo();
+    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit.max(1)))
+}

@@ -1,0 +1,354 @@
+//! Segments: memory files that are filled, sealed, and from then on read by many and written by none.
+//!
+//! ```text
+//! offset 0         4096                  12288          16384
+//! +----------------+---------------------+--------------+
+//! | tensor 0 |pad  | tensor 1        |pad| tensor 2     |   sealed against writing, growing, shrinking, further seals
+//! +----------------+---------------------+--------------+
+//! ```
+#![allow(
+    unsafe_code,
+    reason = "mappings of memory files: nobody may write what is read (invariant 5)"
+)]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
+};
+
+use memmap2::{Mmap, MmapMut, MmapOptions};
+use rustix::{
+    fs::{
+        FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+        fstatfs, memfd_create,
+    },
+    io::retry_on_intr,
+};
+
+use crate::{StoreError, options::machine_bytes};
+
+/// A segment takes consecutive tensors of one fill until it has this many bytes: a large tensor is then alone in its
+/// segment, so that reclaiming whole segments drops little else, and a model's hundreds of small ones do not cost a
+/// mapping each (`vm.max_map_count` is 65530) and a descriptor each.
+pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
+
+/// Every seal that there is; the last one keeps the others on.
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// The file system of memory files (`TMPFS_MAGIC`): those of huge pages count their blocks otherwise.
+const TMPFS: u64 = 0x0102_1994;
+
+/// Bytes that a tensor takes in a segment: whole pages, at least one.
+pub(crate) fn room(length: u64) -> u64 {
+    let page = rustix::param::page_size() as u64;
+    length
+        .max(1)
+        .checked_next_multiple_of(page)
+        .unwrap_or(u64::MAX)
+}
+
+/// Which memory file a descriptor is of, however often it was passed on: its device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Identity(pub(crate) u64, pub(crate) u64);
+
+/// A memory file that its maker still writes.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: OwnedFd,
+    bytes: MmapMut,
+}
+
+impl Draft {
+    /// A zeroed memory file of `size` bytes, which is not zero.
+    ///
+    /// Its pages are there at once: one that the system has to find later, and cannot, is a SIGBUS to whoever reads it.
+    pub(crate) fn new(size: u64) -> Result<Self, StoreError> {
+        let error = |step| {
+            move |source: io::Error| StoreError::Memory {
+                bytes: size,
+                step,
+                source,
+            }
+        };
+        // The system would look for what it does not have until it ends processes.
+        if size > machine_bytes() {
+            return Err(error("more than the machine has")(
+                io::ErrorKind::OutOfMemory.into(),
+            ));
+        }
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file =
+            memfd_create("skep-segment", flags).map_err(|e| error("memfd_create")(e.into()))?;
+        retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, size))
+            .map_err(|e| error("fallocate")(e.into()))?;
+        let length =
+            usize::try_from(size).map_err(|_| error("mmap")(io::ErrorKind::OutOfMemory.into()))?;
+        // SAFETY: nobody else has the file yet, and it keeps its size for as long as this mapping lives.
+        let bytes = unsafe { MmapOptions::new().len(length).map_mut(file.as_raw_fd()) }
+            .map_err(error("mmap"))?;
+        Ok(Self { file, bytes })
+    }
+
+    /// Where to write a tensor.
+    ///
+    /// # Errors
+    /// [`StoreError::Memory`] if it does not fit.
+    pub(crate) fn part(&mut self, offset: u64, length: u64) -> Result<&mut [u8], StoreError> {
+        let size = self.bytes.len() as u64;
+        let range = usize::try_from(offset)
+            .ok()
+            .zip(usize::try_from(offset.saturating_add(length)).ok());
+        range
+            .and_then(|(start, end)| self.bytes.get_mut(start..end))
+            .ok_or_else(|| StoreError::Memory {
+                bytes: size,
+                step: "room for a tensor",
+                source: io::ErrorKind::OutOfMemory.into(),
+            })
+    }
+
+    /// Gives up writing, for everybody and for good.
+    pub(crate) fn seal(self) -> Result<Segment, StoreError> {
+        let Self { file, bytes } = self;
+        // A file that is mapped for writing cannot be sealed against it.
+        drop(bytes);
+        fcntl_add_seals(&file, SEALS).map_err(|source| StoreError::Memory {
+            bytes: fstat(&file).map_or(0, |stat| stat.st_size.unsigned_abs()),
+            step: "F_ADD_SEALS",
+            source: source.into(),
+        })?;
+        Segment::check(file)
+    }
+}
+
+/// A sealed memory file. It is mapped when its bytes are first looked at, and unmapped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    file: OwnedFd,
+    size: u64,
+    identity: Identity,
+    map: OnceLock<Mmap>,
+}
+
+impl Segment {
+    /// Takes a descriptor, whoever made it, if nobody can ever change what it holds.
+    ///
+    /// # Errors
+    /// [`StoreError::Segment`] if it is something else: a plain file, a memory file that is not sealed, or one whose pages
+    /// are not all there.
+    pub(crate) fn check(file: OwnedFd) -> Result<Self, StoreError> {
+        let seals = fcntl_get_seals(&file)
+            .map_err(|_| StoreError::segment("expected a sealed memory file, got another file"))?;
+        if !seals.contains(SEALS) {
+            return Err(StoreError::segment(format!(
+                "expected seals against writing, growing, shrinking and further seals, got {:#x}",
+                seals.bits()
+            )));
+        }
+        let unreadable = |e: rustix::io::Errno| StoreError::segment(e.to_string());
+        let kind = fstatfs(&file).map_err(unreadable)?.f_type;
+        if !u64::try_from(kind).is_ok_and(|kind| kind == TMPFS) {
+            return Err(StoreError::segment(format!(
+                "expected a memory file of ordinary pages, got one of file system {kind:#x}"
+            )));
+        }
+        let stat = fstat(&file).map_err(unreadable)?;
+        let size = stat.st_size.unsigned_abs();
+        let backed = stat.st_blocks.unsigned_abs().saturating_mul(512);
+        if size == 0 || backed < size {
+            return Err(StoreError::segment(format!(
+                "expected a file whose pages are all there, got {backed} of {size} bytes"
+            )));
+        }
+        Ok(Self {
+            file,
+            size,
+            identity: Identity(stat.st_dev, stat.st_ino),
+            map: OnceLock::new(),
+        })
+    }
+
+    /// Bytes of it.
+    pub(crate) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Which memory file it is.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// For mapping it elsewhere, or passing it on.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// A read-only mapping of its own.
+    fn map(&self) -> Result<Mmap, StoreError> {
+        let error = |source| StoreError::Memory {
+            bytes: self.size,
+            step: "mmap",
+            source,
+        };
+        let length =
+            usize::try_from(self.size).map_err(|_| error(io::ErrorKind::OutOfMemory.into()))?;
+        let mut options = MmapOptions::new();
+        options.len(length);
+        // SAFETY: the file is sealed: its bytes and its size stay as they are for good.
+        unsafe { options.map(self.file.as_raw_fd()) }
+            // Kernels before 6.7 refuse a shared mapping of a file that is sealed against writing. A private one that
+            // nobody can write has the same pages.
+            // SAFETY: as above.
+            .or_else(|_| unsafe { options.map_copy_read_only(self.file.as_raw_fd()) })
+            .map_err(error)
+    }
+
+    /// Maps it for [`Self::bytes`], unless it is mapped already.
+    pub(crate) fn mapped(&self) -> Result<&[u8], StoreError> {
+        if let Some(map) = self.map.get() {
+            return Ok(map);
+        }
+        let map = self.map()?;
+        Ok(self.map.get_or_init(|| map))
+    }
+
+    /// Looks at all of its bytes, by the mapping that there is, or by one for this look alone.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T, StoreError> {
+        match self.map.get() {
+            Some(map) => Ok(look(map)),
+            None => Ok(look(&self.map()?)),
+        }
+    }
+
+    /// The bytes of a tensor in it. None before it is mapped, and behind its end.
+    pub(crate) fn bytes(&self, offset: u64, length: u64) -> Option<&[u8]> {
+        slice(self.map.get()?, offset, length)
+    }
+}
+
+/// A part of a mapping, if that reaches so far.
+pub(crate) fn slice(bytes: &[u8], offset: u64, length: u64) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    bytes.get(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::{
+        fs::ftruncate,
+        io::pwrite,
+        mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect},
+    };
+
+    fn sealed() -> Segment {
+        let mut draft = Draft::new(8192).expect("memory");
+        draft.part(0, 3).expect("room").copy_from_slice(b"abc");
+        draft.seal().expect("sealed")
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let segment = sealed();
+        assert_eq!(segment.size(), 8192);
+        assert_eq!(segment.bytes(0, 3), None);
+        segment.mapped().expect("mapped");
+        assert_eq!(segment.bytes(0, 4), Some(&b"abc\0"[..]));
+        assert_eq!(segment.bytes(8192, 0), Some(&[][..]));
+        assert_eq!(segment.bytes(8192, 1), None);
+        assert_eq!(segment.bytes(u64::MAX, 2), None);
+    }
+
+    /// Every way to write that there is, tried by someone who has the descriptor.
+    #[test]
+    fn nobody_can_write_a_sealed_segment() {
+        let segment = sealed();
+        let file = segment.descriptor();
+        assert!(pwrite(file, b"x", 0).is_err());
+        assert!(rustix::io::write(file, b"x").is_err());
+        assert!(ftruncate(file, 4096).is_err());
+        assert!(ftruncate(file, 16384).is_err());
+        assert!(fallocate(file, FallocateFlags::empty(), 8192, 4096).is_err());
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        assert!(fallocate(file, punch, 0, 4096).is_err());
+        assert!(fallocate(file, FallocateFlags::ZERO_RANGE, 0, 4096).is_err());
+        assert!(fcntl_add_seals(file, SealFlags::FUTURE_WRITE).is_err());
+        // SAFETY: a mapping wherever the system likes, which nobody looks at.
+        let writable = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                4096,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                0,
+            )
+        };
+        assert!(writable.is_err());
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let reopened = std::fs::OpenOptions::new().write(true).open(&path);
+        let written = reopened.and_then(|mut file| io::Write::write_all(&mut file, b"x"));
+        assert!(written.is_err());
+        let emptied = std::fs::OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(path);
+        assert!(emptied.is_err());
+
+        let map = segment.map().expect("mapped");
+        let flags = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the mapping is ours, and nobody writes it even if that were allowed.
+        assert!(unsafe { mprotect(map.as_ptr().cast_mut().cast(), 4096, flags) }.is_err());
+        assert_eq!(&map[..3], b"abc");
+    }
+
+    #[test]
+    fn other_descriptors_are_no_segments() {
+        let refused = |file: OwnedFd| Segment::check(file).expect_err("no segment").to_string();
+        let plain = tempfile::tempfile().expect("a file");
+        plain.set_len(4096).expect("room");
+        assert_eq!(
+            refused(plain.into()),
+            "not a segment: expected a sealed memory file, got another file"
+        );
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let unsealed = memfd_create("unsealed", flags).expect("memory");
+        ftruncate(&unsealed, 4096).expect("room");
+        assert!(refused(unsealed).contains("expected seals"));
+        let half = memfd_create("half", flags).expect("memory");
+        fcntl_add_seals(&half, SealFlags::WRITE | SealFlags::SHRINK).expect("seals");
+        assert!(refused(half).contains("expected seals"));
+        let holes = memfd_create("holes", flags).expect("memory");
+        ftruncate(&holes, 8192).expect("room");
+        pwrite(&holes, b"x", 4096).expect("written");
+        fcntl_add_seals(&holes, SEALS).expect("seals");
+        assert_eq!(
+            refused(holes),
+            "not a segment: expected a file whose pages are all there, got 4096 of 8192 bytes"
+        );
+        let empty = memfd_create("empty", flags).expect("memory");
+        fcntl_add_seals(&empty, SEALS).expect("seals");
+        assert!(refused(empty).contains("0 of 0 bytes"));
+    }
+
+    #[test]
+    fn what_no_system_has_is_an_error() {
+        let error = Draft::new(1 << 60).expect_err("so much memory");
+        assert!(matches!(error, StoreError::Memory { bytes, .. } if bytes == 1 << 60));
+    }
+
+    #[test]
+    fn tensors_take_whole_pages() {
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(room(0), page);
+        assert_eq!(room(1), page);
+        assert_eq!(room(page), page);
+        assert_eq!(room(page + 1), 2 * page);
+        assert_eq!(room(u64::MAX), u64::MAX);
+    }
+}

@@ -1,0 +1,360 @@
+//! One tenant's store at work: its ledger, its segments, and those who wait.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::{Duration, Instant},
+};
+
+use skep_types::Time;
+
+use crate::{
+    Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
+    acquire::{Found, Mode, Offered, Port, Spot},
+    ledger::{Answer, HolderId, Ledger, SegmentId},
+    segment::{Segment, slice},
+};
+
+/// How long one question may wait before it is answered that there is nothing new: whoever asks for a client looks then
+/// whether that is still there.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
+
+/// The monotonic clock, from the start of a store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn now(self) -> Time {
+        Time::ZERO + self.0.elapsed()
+    }
+}
+
+/// A tenant's store.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    tenant: Tenant,
+    clock: Clock,
+    state: Mutex<State>,
+    /// Tensors were published, or tickets given back.
+    changed: Condvar,
+    /// A segment is idle now, which the sweeper does not know.
+    idle: SyncSender<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    ledger: Ledger,
+    segments: HashMap<SegmentId, Arc<Segment>>,
+}
+
+impl State {
+    fn segment(&self, id: SegmentId) -> Result<Arc<Segment>, StoreError> {
+        self.segments
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| StoreError::segment("it is gone"))
+    }
+
+    fn found(&self, answer: Answer) -> Result<Found, StoreError> {
+        Ok(match answer {
+            Answer::Here(id, offset) => Found::Here(Spot {
+                id,
+                segment: self.segment(id)?,
+                offset,
+            }),
+            Answer::Fill => Found::Fill,
+            Answer::Wait => Found::Wait,
+            Answer::Absent => Found::Absent,
+        })
+    }
+
+    /// What the ledger has given up, to be dropped outside of the lock: unmapping takes a while.
+    fn drop_reclaimed(&mut self, now: Time) -> Vec<Arc<Segment>> {
+        let gone = self.ledger.reclaim(now);
+        gone.iter()
+            .filter_map(|id| self.segments.remove(id))
+            .collect()
+    }
+}
+
+impl Shelf {
+    /// An empty store, in which nobody may fill before `fills_from`. `idle` is told when something may be due later.
+    pub(crate) fn new(
+        tenant: Tenant,
+        options: StoreOptions,
+        clock: Clock,
+        fills_from: Time,
+        idle: SyncSender<()>,
+    ) -> Self {
+        Self {
+            clock,
+            state: Mutex::new(State {
+                ledger: Ledger::new(tenant.clone(), options, fills_from),
+                segments: HashMap::new(),
+            }),
+            tenant,
+            changed: Condvar::new(),
+            idle,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the ledger, and drops what that leaves to be dropped, outside of the lock.
+    fn with<T>(&self, act: impl FnOnce(&mut Ledger, Time) -> T) -> T {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        let outcome = act(&mut state.ledger, now);
+        let gone = state.drop_reclaimed(now);
+        drop(state);
+        drop(gone);
+        outcome
+    }
+
+    /// Whose it is.
+    pub(crate) const fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// A new holder.
+    pub(crate) fn join(self: &Arc<Self>) -> Result<Session, StoreError> {
+        let holder = self.with(|ledger, _| ledger.join())?;
+        Ok(Session {
+            shelf: Arc::clone(self),
+            holder,
+        })
+    }
+
+    pub(crate) fn stat(&self) -> Stat {
+        self.with(|ledger, _| ledger.stat())
+    }
+
+    pub(crate) fn list(&self, after: Option<Digest>, most: usize) -> Vec<Listed> {
+        self.with(|ledger, now| ledger.list(now, after, most))
+    }
+
+    pub(crate) fn gc(&self) -> u64 {
+        self.with(|ledger, _| ledger.gc())
+    }
+
+    /// Drops what is due, and says for how long nothing else is.
+    fn sweep(&self) -> Option<Duration> {
+        self.with(|_, _| ());
+        let next = self.with(|ledger, now| ledger.next_reclaim().map(|next| next.since(now)));
+        // Less than a millisecond early would be a turn for nothing.
+        next.map(|wait| wait.max(Duration::from_millis(1)))
+    }
+}
+
+/// Sweeps the shelves whenever a segment is due, until the store is gone.
+pub(crate) fn sweep_while_there(
+    told: &Receiver<()>,
+    shelves: impl Fn() -> Option<Vec<Arc<Shelf>>>,
+) {
+    let mut wait = None;
+    loop {
+        let over = match wait {
+            None => told.recv().is_err(),
+            Some(wait) => told.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected),
+        };
+        let Some(shelves) = shelves().filter(|_| !over) else {
+            return;
+        };
+        wait = shelves.iter().filter_map(|shelf| shelf.sweep()).min();
+    }
+}
+
+/// A holder in a tenant's store: its leases and tickets end with it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    shelf: Arc<Shelf>,
+    holder: HolderId,
+}
+
+impl Session {
+    /// Whose store it is.
+    #[expect(dead_code, reason = "for connections")]
+    pub(crate) fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    /// Ends one lease to each of these.
+    pub(crate) fn release(&self, digests: &[Digest]) {
+        self.shelf
+            .with(|ledger, now| ledger.release(now, self.holder, digests));
+        self.tell_sweeper();
+    }
+
+    /// A full channel is a sweeper that is about to look anyway.
+    fn tell_sweeper(&self) {
+        let _ = self.shelf.idle.try_send(());
+    }
+
+    /// What there is of each tensor: see [`Port::take`].
+    pub(crate) fn take(&self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let mut state = self.shelf.lock();
+        loop {
+            let now = self.shelf.clock.now();
+            let answers = state
+                .ledger
+                .take(now, self.holder, wanted, mode != Mode::Look)?;
+            let gone = state.drop_reclaimed(now);
+            let nothing_new = answers.iter().all(|answer| *answer == Answer::Wait);
+            let mut left = deadline.saturating_duration_since(Instant::now());
+            if mode != Mode::Wait || !nothing_new || left.is_zero() {
+                let found = answers.into_iter().map(|answer| state.found(answer));
+                let found = found.collect();
+                drop(state);
+                drop(gone);
+                return found;
+            }
+            if let Some(until_tickets) = state.ledger.tickets_from(now) {
+                left = left.min(until_tickets);
+            }
+            let waited = self.shelf.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Publishes tensors of a segment that are not there yet, once they are verified: see [`Port::publish`].
+    pub(crate) fn publish(
+        &self,
+        segment: Arc<Segment>,
+        offered: &[Offered<'_>],
+    ) -> Result<Vec<Spot>, StoreError> {
+        let wanted: Vec<&Wanted> = offered.iter().map(|tensor| tensor.wanted).collect();
+        let (present, segment) = {
+            let mut state = self.shelf.lock();
+            let now = self.shelf.clock.now();
+            let present = state.ledger.offer(now, self.holder, &wanted)?;
+            // The same memory file handed over again: what is verified, and read later, is the one that the store has.
+            let known = state.ledger.known(segment.identity());
+            (present, known.map_or(Ok(segment), |id| state.segment(id))?)
+        };
+        let with_presence = || offered.iter().zip(&present);
+        let fresh: Vec<&Offered<'_>> = with_presence()
+            .filter(|(_, present)| !**present)
+            .map(|(tensor, _)| tensor)
+            .collect();
+        let outcome = Self::verify(&segment, &fresh).and_then(|()| self.enter(&segment, &fresh));
+        if let Err(error) = outcome {
+            let leased: Vec<Digest> = with_presence()
+                .filter(|(_, present)| **present)
+                .map(|(tensor, _)| tensor.wanted.digest)
+                .collect();
+            self.release(&leased);
+            return Err(error);
+        }
+        let state = self.shelf.lock();
+        let spots = wanted.iter().map(|wanted| {
+            let place = state.ledger.place(wanted.digest);
+            let (id, offset) = place.ok_or_else(|| StoreError::segment("it is gone"))?;
+            let segment = state.segment(id)?;
+            Ok(Spot {
+                id,
+                segment,
+                offset,
+            })
+        });
+        spots.collect()
+    }
+
+    /// Enters verified tensors of a segment.
+    fn enter(&self, segment: &Arc<Segment>, fresh: &[&Offered<'_>]) -> Result<(), StoreError> {
+        let verified: Vec<(&Wanted, u64)> = fresh
+            .iter()
+            .map(|tensor| (tensor.wanted, tensor.offset))
+            .collect();
+        let mut state = self.shelf.lock();
+        let now = self.shelf.clock.now();
+        let (identity, size) = (segment.identity(), segment.size());
+        let entered = state
+            .ledger
+            .publish(now, self.holder, identity, size, &verified);
+        if let Ok(Some(id)) = entered {
+            state.segments.insert(id, Arc::clone(segment));
+        }
+        let gone = state.drop_reclaimed(now);
+        drop(state);
+        drop(gone);
+        self.shelf.changed.notify_all();
+        entered.map(|_| ())
+    }
+
+    /// Checks the bytes of tensors, in the very segment that will be read.
+    fn verify(segment: &Segment, fresh: &[&Offered<'_>]) -> Result<(), StoreError> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        segment.look(|all| {
+            for tensor in fresh {
+                let (offset, length) = (tensor.offset, tensor.wanted.length);
+                let bytes = slice(all, offset, length).ok_or_else(|| {
+                    let size = all.len();
+                    StoreError::segment(format!(
+                        "{length} bytes from {offset} on are not in its {size} bytes"
+                    ))
+                })?;
+                let got = Digest::of(&tensor.wanted.description, bytes);
+                if got != tensor.wanted.digest {
+                    let wanted = tensor.wanted.digest;
+                    return Err(StoreError::Content { wanted, got });
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    /// Gives tickets back, for others to fill.
+    pub(crate) fn give_back(&self, digests: &[Digest]) {
+        let any = self
+            .shelf
+            .with(|ledger, _| ledger.give_back(self.holder, digests));
+        if any {
+            self.shelf.changed.notify_all();
+        }
+    }
+}
+
+impl Port for &Session {
+    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
+        Session::take(self, wanted, mode)
+    }
+
+    fn publish(
+        &mut self,
+        segment: Arc<Segment>,
+        offered: &[Offered<'_>],
+    ) -> Result<Vec<Spot>, StoreError> {
+        // Whoever hands it over reads it, too: one mapping does for both.
+        segment.mapped()?;
+        Session::publish(self, segment, offered)
+    }
+
+    fn give_back(&mut self, digests: &[Digest]) {
+        Session::give_back(self, digests);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let had_tickets = self
+            .shelf
+            .with(|ledger, now| ledger.leave(now, self.holder));
+        if had_tickets {
+            self.shelf.changed.notify_all();
+        }
+        self.tell_sweeper();
+    }
+}
