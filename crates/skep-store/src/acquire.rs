@@ -30,7 +30,6 @@ pub(crate) enum Mode {
 #[derive(Debug, Clone)]
 pub(crate) struct Spot {
     /// The store's number of the segment.
-    #[expect(dead_code, reason = "the daemon's answers name it")]
     pub(crate) id: SegmentId,
     pub(crate) segment: Arc<Segment>,
     pub(crate) offset: u64,

@@ -122,6 +122,9 @@ pub enum StoreError {
         /// Whose it should be.
         wanted: Tenant,
     },
+    /// A connection that was handed to this process is the only one that it has.
+    #[error("an inherited connection to a tensor store cannot be passed on")]
+    Inherited,
     /// A daemon cannot begin.
     #[error("cannot serve at `{}`: {reason}", path.display())]
     Serve {
@@ -148,7 +151,7 @@ pub enum ErrorKind {
     Protocol,
     /// [`StoreError::Connect`], [`StoreError::Disconnected`].
     Unreachable,
-    /// [`StoreError::Tenant`].
+    /// [`StoreError::Tenant`], [`StoreError::Inherited`]: not through this connection.
     Tenant,
     /// [`StoreError::Serve`].
     Serve,
@@ -165,7 +168,7 @@ impl StoreError {
             Self::Memory { .. } => ErrorKind::Memory,
             Self::Segment { .. } | Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Connect { .. } | Self::Disconnected { .. } => ErrorKind::Unreachable,
-            Self::Tenant { .. } => ErrorKind::Tenant,
+            Self::Tenant { .. } | Self::Inherited => ErrorKind::Tenant,
             Self::Serve { .. } => ErrorKind::Serve,
             Self::Refused { kind, .. } => *kind,
         }
@@ -192,7 +195,6 @@ impl StoreError {
         }
     }
 
-    #[expect(dead_code, reason = "for connections")]
     pub(crate) fn disconnected(reason: impl ToString) -> Self {
         Self::Disconnected {
             reason: reason.to_string(),

@@ -19,6 +19,8 @@
 //! something that is there already.
 
 mod acquire;
+mod client;
+mod daemon;
 mod digest;
 mod error;
 mod figures;
@@ -28,11 +30,14 @@ mod local;
 mod options;
 mod order;
 mod segment;
+mod server;
 mod shelf;
 mod store;
 mod tenant;
+mod wire;
 
 pub use acquire::Fill;
+pub use daemon::{Daemon, Stopper};
 pub use digest::{Description, Digest, MAX_DIMS, MAX_LAYOUT_BYTES, Wanted};
 pub use error::{ErrorKind, FillError, StoreError};
 pub use figures::{Acquired, Listed, Stat};

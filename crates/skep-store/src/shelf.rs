@@ -15,7 +15,7 @@ use crate::{
     Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
     acquire::{Found, Mode, Offered, Port, Spot},
     ledger::{Answer, HolderId, Ledger, SegmentId},
-    segment::{Segment, slice},
+    segment::{Segment, room, slice},
 };
 
 /// How long one question may wait before it is answered that there is nothing new: whoever asks for a client looks then
@@ -183,7 +183,6 @@ pub(crate) struct Session {
 
 impl Session {
     /// Whose store it is.
-    #[expect(dead_code, reason = "for connections")]
     pub(crate) fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
     }
@@ -233,6 +232,7 @@ impl Session {
         segment: Arc<Segment>,
         offered: &[Offered<'_>],
     ) -> Result<Vec<Spot>, StoreError> {
+        check_offsets(offered)?;
         let wanted: Vec<&Wanted> = offered.iter().map(|tensor| tensor.wanted).collect();
         let (present, segment) = {
             let mut state = self.shelf.lock();
@@ -325,6 +325,21 @@ impl Session {
             self.shelf.changed.notify_all();
         }
     }
+}
+
+/// Each tensor begins at a page and behind the one before it, so that no byte is verified, or counted, twice.
+fn check_offsets(offered: &[Offered<'_>]) -> Result<(), StoreError> {
+    let mut end = 0;
+    for tensor in offered {
+        let offset = tensor.offset;
+        if offset < end || offset % room(0) != 0 {
+            return Err(StoreError::segment(format!(
+                "a tensor lies at {offset}, expected a page's start from {end} on"
+            )));
+        }
+        end = offset.saturating_add(room(tensor.wanted.length));
+    }
+    Ok(())
 }
 
 impl Port for &Session {

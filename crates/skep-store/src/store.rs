@@ -1,19 +1,20 @@
 //! The handle that users of a store have.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    acquire::acquire, local::Local,
+    acquire::acquire, client::Client, local::Local, server::serve_apart,
 };
 
-/// A tensor store: in this process, or a daemon's.
+/// A tensor store: in this process, or a daemon's. Clones are the same store.
 #[derive(Debug, Clone)]
 pub struct Store(Inner);
 
 #[derive(Debug, Clone)]
 enum Inner {
     Local(Arc<Local>),
+    Remote(Arc<Client>),
 }
 
 impl Store {
@@ -21,6 +22,53 @@ impl Store {
     #[must_use]
     pub fn in_process(options: StoreOptions) -> Self {
         Self(Inner::Local(Local::new(options, Duration::ZERO)))
+    }
+
+    /// The store of the node: `path` is the daemon's directory, or the socket of one tenant.
+    ///
+    /// When the daemon ends, leases stay good, and are handed back to the next one as soon as that is there; an acquire
+    /// waits some seconds for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Connect`] if `path` is no directory and nobody serves there.
+    pub fn connect(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self(Inner::Remote(Client::connect(path)?)))
+    }
+
+    /// A store at the other end of a connection from [`Self::stream`] that this process was given. It is that one
+    /// tenant's, and when it ends leases stay good, but nothing more can be acquired.
+    ///
+    /// # Errors
+    /// [`StoreError::Disconnected`], or what the other side says.
+    pub fn over(stream: UnixStream) -> Result<Self, StoreError> {
+        Ok(Self(Inner::Remote(Client::over(stream)?)))
+    }
+
+    /// A new connection to a tenant's store, to be handed to another process for [`Self::over`]. A store of this process
+    /// serves it on a thread of its own until the other side ends it; it counts as a holder.
+    ///
+    /// # Errors
+    /// [`StoreError::Bound`] if there are too many connections, [`StoreError::Connect`] if there is no daemon,
+    /// [`StoreError::Inherited`] if this store has itself only been handed a connection.
+    pub fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
+        match &self.0 {
+            Inner::Local(local) => {
+                let session = local.shelf(tenant)?.join()?;
+                let (ours, theirs) = UnixStream::pair().map_err(StoreError::disconnected)?;
+                serve_apart(session, ours)?;
+                Ok(theirs)
+            }
+            Inner::Remote(client) => client.stream(tenant),
+        }
+    }
+
+    /// The only tenant of this store, where the connection decides it; none if any may be asked for.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&Tenant> {
+        match &self.0 {
+            Inner::Local(_) => None,
+            Inner::Remote(client) => client.tenant(),
+        }
     }
 
     /// Gets tensors: those that are there at once; of the others each is filled by one of those who want it, and the
@@ -46,6 +94,7 @@ impl Store {
                 let got = acquire(&mut &session, wanted, order, fill)?;
                 Lease::new(got, |index| wanted[index].length, Box::new(session))
             }
+            Inner::Remote(client) => client.acquire(tenant, wanted, order, fill),
         }
     }
 
@@ -60,6 +109,7 @@ impl Store {
                 .iter()
                 .map(|shelf| shelf.tenant().clone())
                 .collect()),
+            Inner::Remote(client) => client.tenants(),
         }
     }
 
@@ -70,6 +120,7 @@ impl Store {
     pub fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
         match &self.0 {
             Inner::Local(local) => Ok(local.shelf(tenant)?.stat()),
+            Inner::Remote(client) => client.stat(tenant),
         }
     }
 
@@ -80,6 +131,7 @@ impl Store {
     pub fn ls(&self, tenant: &Tenant) -> Result<Vec<Listed>, StoreError> {
         match &self.0 {
             Inner::Local(local) => Ok(local.shelf(tenant)?.list(None, usize::MAX)),
+            Inner::Remote(client) => client.list(tenant),
         }
     }
 
@@ -90,6 +142,7 @@ impl Store {
     pub fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
         match &self.0 {
             Inner::Local(local) => Ok(local.shelf(tenant)?.gc()),
+            Inner::Remote(client) => client.gc(tenant),
         }
     }
 }

@@ -64,7 +64,6 @@ impl Tenant {
         })
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "for daemons"))]
     /// Whose socket a file of this name is, if it is one.
     pub(crate) fn of_socket(file_name: &str) -> Option<Self> {
         if file_name == GENERAL_SOCKET {

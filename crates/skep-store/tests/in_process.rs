@@ -1,5 +1,7 @@
 //! A store in this process, through its public face.
 
+mod common;
+
 use std::{
     sync::{
         Barrier,
@@ -9,37 +11,10 @@ use std::{
     time::Duration,
 };
 
+use common::tensors;
 use skep_store::{
-    Description, ErrorKind, FillError, Lease, LoadOrder, Store, StoreError, StoreOptions, Tenant,
-    Wanted,
+    ErrorKind, FillError, Lease, LoadOrder, Store, StoreError, StoreOptions, Tenant, Wanted,
 };
-use skep_types::DataType;
-
-/// Bytes that differ from tensor to tensor and from byte to byte.
-fn content(number: u8, length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|at| (at as u8).wrapping_mul(31) ^ number)
-        .collect()
-}
-
-fn wanted(bytes: &[u8]) -> Wanted {
-    let description = Description {
-        datatype: DataType::Uint8,
-        dims: vec![bytes.len() as u64],
-        layout: "plain".into(),
-    };
-    Wanted::of(description, bytes)
-}
-
-fn tensors(lengths: &[usize]) -> (Vec<Vec<u8>>, Vec<Wanted>) {
-    let contents: Vec<Vec<u8>> = lengths
-        .iter()
-        .enumerate()
-        .map(|(number, length)| content(number as u8, *length))
-        .collect();
-    let wanted = contents.iter().map(|bytes| wanted(bytes)).collect();
-    (contents, wanted)
-}
 
 fn get(store: &Store, contents: &[Vec<u8>], wanted: &[Wanted]) -> Result<Lease, StoreError> {
     store.acquire(

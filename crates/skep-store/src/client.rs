@@ -1,0 +1,178 @@
+//! A store in another process: connections to it, what is held through them, and how both outlive the daemon.
+//!
+//! Where the socket has a name, each acquire has a connection of its own, and so has the lease that comes of it: a
+//! connection that is shut down is a lease that has ended. A process that only inherited a connection does everything
+//! through that one, a question at a time, and says which leases end.
+
+mod hold;
+mod keeper;
+mod link;
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+use crate::{
+    Digest, Lease, Listed, LoadOrder, Stat, StoreError, Tenant, Wanted,
+    acquire::{Fill, acquire},
+    wire::{Reply, Request},
+};
+use hold::{Acquisition, Hold};
+use keeper::Keeper;
+use link::Link;
+
+/// Where the daemon is.
+#[derive(Debug)]
+enum Target {
+    /// Its directory: each tenant has a socket there.
+    Directory(PathBuf),
+    /// One tenant's socket.
+    Socket(PathBuf, Tenant),
+    /// A connection that somebody made for this process.
+    Inherited(Arc<Link>),
+}
+
+/// A daemon, as its users in this process see it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    target: Target,
+    keeper: Keeper,
+}
+
+impl Client {
+    /// Of a daemon's directory, or of one socket.
+    pub(crate) fn connect(path: &Path) -> Result<Arc<Self>, StoreError> {
+        let target = if path.is_dir() {
+            Target::Directory(path.to_owned())
+        } else {
+            let tenant = Link::connect(path)?.tenant().clone();
+            Target::Socket(path.to_owned(), tenant)
+        };
+        Self::new(target)
+    }
+
+    /// Of a connection that is there already, and that nobody has said anything through.
+    pub(crate) fn over(stream: UnixStream) -> Result<Arc<Self>, StoreError> {
+        Self::new(Target::Inherited(Arc::new(Link::new(stream)?)))
+    }
+
+    fn new(target: Target) -> Result<Arc<Self>, StoreError> {
+        Ok(Arc::new_cyclic(|client: &Weak<Self>| Self {
+            target,
+            keeper: Keeper::new(client.clone()),
+        }))
+    }
+
+    /// The only tenant, where there is one.
+    pub(crate) fn tenant(&self) -> Option<&Tenant> {
+        match &self.target {
+            Target::Directory(_) => None,
+            Target::Socket(_, tenant) => Some(tenant),
+            Target::Inherited(link) => Some(link.tenant()),
+        }
+    }
+
+    /// A connection as this tenant: a new one where there can be one.
+    fn link(&self, tenant: &Tenant) -> Result<Arc<Link>, StoreError> {
+        let link = match &self.target {
+            Target::Directory(directory) => Arc::new(Link::connect(&tenant.socket(directory))?),
+            Target::Socket(path, _) => Arc::new(Link::connect(path)?),
+            Target::Inherited(link) => Arc::clone(link),
+        };
+        if link.tenant() != tenant {
+            return Err(StoreError::Tenant {
+                connected: link.tenant().clone(),
+                wanted: tenant.clone(),
+            });
+        }
+        Ok(link)
+    }
+
+    /// Whether there can be several connections.
+    const fn has_own_links(&self) -> bool {
+        !matches!(self.target, Target::Inherited(_))
+    }
+
+    pub(crate) fn acquire(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        wanted: &[Wanted],
+        order: LoadOrder,
+        fill: Fill<'_>,
+    ) -> Result<Lease, StoreError> {
+        let link = self.link(tenant)?;
+        let hold = Hold::new(Arc::clone(self), tenant.clone(), link);
+        let mut acquisition = Acquisition::new(hold);
+        let got = acquire(&mut acquisition, wanted, order, fill)?;
+        let hold = Arc::new(acquisition.into_hold());
+        let held_one: Arc<Hold> = Arc::clone(&hold);
+        let lease = Lease::new(got, |index| wanted[index].length, Box::new(held_one))?;
+        if self.has_own_links() {
+            self.keeper.keep(&hold);
+        }
+        Ok(lease)
+    }
+
+    /// A connection for another process.
+    pub(crate) fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
+        let path = match &self.target {
+            Target::Directory(directory) => tenant.socket(directory),
+            Target::Socket(path, own) if own == tenant => path.clone(),
+            Target::Socket(_, own) => {
+                return Err(StoreError::Tenant {
+                    connected: own.clone(),
+                    wanted: tenant.clone(),
+                });
+            }
+            Target::Inherited(_) => return Err(StoreError::Inherited),
+        };
+        link::open(&path)
+    }
+
+    /// Those whose sockets there are.
+    pub(crate) fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
+        let Target::Directory(directory) = &self.target else {
+            return Ok(self.tenant().cloned().into_iter().collect());
+        };
+        let unreadable = |source| StoreError::Connect {
+            path: directory.clone(),
+            source,
+        };
+        let mut tenants = Vec::new();
+        for entry in fs::read_dir(directory).map_err(unreadable)? {
+            let name = entry.map_err(unreadable)?.file_name();
+            tenants.extend(name.to_str().and_then(Tenant::of_socket));
+        }
+        tenants.sort();
+        Ok(tenants)
+    }
+
+    pub(crate) fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
+        match self.link(tenant)?.ask(&Request::Stat, None)?.0 {
+            Reply::Stat(stat) => Ok(stat),
+            _ => Err(link::unexpected()),
+        }
+    }
+
+    pub(crate) fn list(&self, tenant: &Tenant) -> Result<Vec<Listed>, StoreError> {
+        let link = self.link(tenant)?;
+        let mut tensors: Vec<Listed> = Vec::new();
+        loop {
+            let after: Option<Digest> = tensors.last().map(|tensor| tensor.digest);
+            let Reply::Page(page) = link.ask(&Request::List(after), None)?.0 else {
+                return Err(link::unexpected());
+            };
+            if page.is_empty() {
+                return Ok(tensors);
+            }
+            tensors.extend(page);
+        }
+    }
+
+    pub(crate) fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
+        link::done(self.link(tenant)?.ask(&Request::Gc, None)?.0)
+    }
+}

@@ -1,0 +1,138 @@
+//! Who notices that the daemon is gone, and hands back what this process holds to the next one.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Client, hold::Hold, link::Link};
+
+/// After the first failure the next look for a daemon is so much later, and each further one twice as much, up to the
+/// longest: well within the time that a new daemon waits for what is handed back.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// A thread that watches the connections of leases; there is none before the first lease.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    client: Weak<Client>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    holds: Vec<Weak<Hold>>,
+    /// Wakes the thread; it ends when this is gone.
+    wake: Option<UnixStream>,
+}
+
+impl Keeper {
+    pub(super) fn new(client: Weak<Client>) -> Self {
+        Self {
+            client,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches a lease's connection from now on. If the system gives no thread the lease is not handed back when the
+    /// daemon dies, and is good for as long as it lives.
+    pub(super) fn keep(&self, hold: &Arc<Hold>) {
+        let mut state = self.state();
+        state.holds.retain(|hold| hold.strong_count() > 0);
+        state.holds.push(Arc::downgrade(hold));
+        if state.wake.is_none() {
+            state.wake = self.start();
+        }
+        if let Some(mut wake) = state.wake.as_ref() {
+            // A full socket wakes, too.
+            let _ = wake.write(&[0]);
+        }
+    }
+
+    fn start(&self) -> Option<UnixStream> {
+        let (wake, woken) = UnixStream::pair().ok()?;
+        wake.set_nonblocking(true).ok()?;
+        woken.set_nonblocking(true).ok()?;
+        let client = self.client.clone();
+        thread::Builder::new()
+            .name("store keeper".to_owned())
+            .spawn(move || watch(&client, &woken))
+            .ok()?;
+        Some(wake)
+    }
+
+    fn holds(&self) -> Vec<Arc<Hold>> {
+        self.state()
+            .holds
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+}
+
+fn watch(client: &Weak<Client>, woken: &UnixStream) {
+    let mut wait = None;
+    loop {
+        let Some(client) = client.upgrade() else {
+            return;
+        };
+        let (links, any_lost) = connections(&client);
+        drop(client);
+        wait = match (any_lost, wait) {
+            (false, _) => None,
+            (true, None) => Some(FIRST_WAIT),
+            (true, Some(wait)) => Some(LONGEST_WAIT.min(2 * wait)),
+        };
+        if !wait_for_news(&links, woken, wait) {
+            return;
+        }
+    }
+}
+
+/// The connections that are there; those that were lost are made anew, if there is a daemon. Whether any is not there.
+fn connections(client: &Client) -> (Vec<Arc<Link>>, bool) {
+    let mut links = Vec::new();
+    let mut any_lost = false;
+    for hold in client.keeper.holds() {
+        let link = hold.link();
+        if !link.is_lost() {
+            links.push(link);
+        } else if let Ok(link) = hold.reconnect() {
+            links.push(link);
+        } else {
+            any_lost = true;
+        }
+    }
+    (links, any_lost)
+}
+
+/// Waits until a connection ends or a lease is new. False if nobody will ever wake again.
+fn wait_for_news(links: &[Arc<Link>], mut woken: &UnixStream, wait: Option<Duration>) -> bool {
+    let timeout = wait.and_then(|wait| Timespec::try_from(wait).ok());
+    let mut watched: Vec<PollFd<'_>> = links
+        .iter()
+        .map(|link| PollFd::new(link.stream(), PollFlags::IN | PollFlags::RDHUP))
+        .collect();
+    watched.push(PollFd::new(woken, PollFlags::IN));
+    if poll(&mut watched, timeout.as_ref()).is_err() {
+        // Interrupted.
+        return true;
+    }
+    for (link, watched) in links.iter().zip(&watched) {
+        // Nobody asks anything on a lease's connection, so whatever happens is its end.
+        if !watched.revents().is_empty() {
+            link.lose();
+        }
+    }
+    let mut bytes = [0; 64];
+    !matches!(woken.read(&mut bytes), Ok(0))
+}

@@ -1,0 +1,280 @@
+//! One connection to a daemon: a question at a time.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::{fd::BorrowedFd, unix::net::UnixStream},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::{net::sockopt::socket_peercred, process::geteuid};
+
+use crate::{
+    Digest, StoreError, Tenant, Wanted,
+    acquire::{Found, Mode, Offered, Spot},
+    ledger::SegmentId,
+    order::MAX_TENSORS,
+    segment::Segment,
+    wire::{Connection, Reply, Request, WireAnswer},
+};
+
+/// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A daemon's socket, connected.
+pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
+    let error = |source| StoreError::Connect {
+        path: path.to_owned(),
+        source,
+    };
+    let stream = UnixStream::connect(path).map_err(error)?;
+    // What the other side says is believed.
+    let peer = socket_peercred(&stream).map_err(|e| error(e.into()))?.uid;
+    if peer != geteuid() {
+        let reason = format!("it is served by user {}", peer.as_raw());
+        return Err(error(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            reason,
+        )));
+    }
+    Ok(stream)
+}
+
+pub(super) fn unexpected() -> StoreError {
+    StoreError::protocol("an answer to another question")
+}
+
+pub(super) fn done(reply: Reply) -> Result<u64, StoreError> {
+    match reply {
+        Reply::Done(number) => Ok(number),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Segments by the daemon's numbers.
+pub(super) type Segments = HashMap<SegmentId, Arc<Segment>>;
+
+/// A connection that has been welcomed.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Locked from a question to its answer.
+    connection: Mutex<()>,
+    socket: Connection,
+    tenant: Tenant,
+    /// Leases that ended while somebody else was asking.
+    ended: Mutex<Vec<Digest>>,
+    lost: AtomicBool,
+}
+
+impl Link {
+    pub(super) fn connect(path: &Path) -> Result<Self, StoreError> {
+        Self::new(open(path)?)
+    }
+
+    /// Says hello.
+    pub(super) fn new(stream: UnixStream) -> Result<Self, StoreError> {
+        let socket = Connection::new(stream);
+        socket.set_patience(Some(PATIENCE), PATIENCE)?;
+        // A daemon that has no room says so at once, and listens to nobody.
+        let sent = socket.send(&Request::Hello.encode(), None);
+        let Some((body, _)) = socket.receive()? else {
+            sent?;
+            return Err(StoreError::disconnected("it ended before a welcome"));
+        };
+        match Reply::decode(&body)? {
+            Reply::Welcome(tenant) => Ok(Self {
+                connection: Mutex::new(()),
+                socket,
+                tenant,
+                ended: Mutex::default(),
+                lost: AtomicBool::new(false),
+            }),
+            Reply::Refused(kind, message) => Err(StoreError::Refused { kind, message }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(super) const fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    pub(super) const fn stream(&self) -> &UnixStream {
+        self.socket.stream()
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    pub(super) fn shut_down(&self) {
+        self.socket.shut_down();
+    }
+
+    /// Asks, and waits for the answer and the segments that come with it.
+    pub(super) fn ask(
+        &self,
+        request: &Request,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(Reply, Segments), StoreError> {
+        let turn = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let answer = self.converse(request, descriptor);
+        drop(turn);
+        self.tell_ended();
+        match answer? {
+            (Reply::Refused(kind, message), _) => Err(StoreError::Refused { kind, message }),
+            answer => Ok(answer),
+        }
+    }
+
+    fn converse(
+        &self,
+        request: &Request,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(Reply, Segments), StoreError> {
+        if self.is_lost() {
+            return Err(StoreError::disconnected("it ended before"));
+        }
+        let answer = self.exchange(request, descriptor);
+        if answer.is_err() {
+            // Half of an answer may be on its way: whatever came next would be misunderstood.
+            self.lose();
+            self.shut_down();
+        }
+        answer
+    }
+
+    fn exchange(
+        &self,
+        request: &Request,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(Reply, Segments), StoreError> {
+        self.socket.send(&request.encode(), descriptor)?;
+        let mut segments = Segments::new();
+        loop {
+            let Some((body, file)) = self.socket.receive()? else {
+                return Err(StoreError::disconnected("it ended before an answer"));
+            };
+            match (Reply::decode(&body)?, file) {
+                (Reply::Segment(number), Some(file)) if segments.len() < MAX_TENSORS => {
+                    segments.insert(SegmentId(number), Arc::new(Segment::check(file)?));
+                }
+                (Reply::Segment(_), _) | (_, Some(_)) => return Err(unexpected()),
+                (reply, None) => return Ok((reply, segments)),
+            }
+        }
+    }
+
+    /// Ends leases; at once, or as soon as nobody else is asking.
+    pub(super) fn end_leases(&self, digests: Vec<Digest>) {
+        self.ended().extend(digests);
+        self.tell_ended();
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Vec<Digest>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the daemon which leases have ended, unless somebody is asking: they do it when they have their answer.
+    fn tell_ended(&self) {
+        while !self.ended().is_empty() {
+            let turn = match self.connection.try_lock() {
+                Ok(turn) => turn,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            let some = {
+                let mut ended = self.ended();
+                let from = ended.len().saturating_sub(MAX_TENSORS);
+                ended.split_off(from)
+            };
+            // A connection that is lost has no leases.
+            let _ = self.converse(&Request::Release(some), None);
+            drop(turn);
+        }
+    }
+
+    pub(super) fn take(
+        &self,
+        wanted: &[&Wanted],
+        mode: Mode,
+        known: &mut Segments,
+    ) -> Result<Vec<Found>, StoreError> {
+        let request = Request::Take {
+            mode,
+            wanted: wanted.iter().map(|wanted| (*wanted).clone()).collect(),
+        };
+        let (reply, segments) = self.ask(&request, None)?;
+        for (id, segment) in segments {
+            known.entry(id).or_insert(segment);
+        }
+        let found = answers(reply, wanted.len())?.into_iter().map(|answer| {
+            Ok(match answer {
+                WireAnswer::Here(number, offset) => Found::Here(spot(known, number, offset)?),
+                WireAnswer::Fill => Found::Fill,
+                WireAnswer::Wait => Found::Wait,
+                WireAnswer::Absent => Found::Absent,
+            })
+        });
+        found.collect()
+    }
+
+    /// Hands a segment over. Where the answer names it, it is the one that is here already.
+    pub(super) fn publish(
+        &self,
+        segment: &Arc<Segment>,
+        offered: &[Offered<'_>],
+        known: &mut Segments,
+    ) -> Result<Vec<Spot>, StoreError> {
+        let request = Request::Publish(
+            offered
+                .iter()
+                .map(|tensor| (tensor.wanted.clone(), tensor.offset))
+                .collect(),
+        );
+        let (reply, segments) = self.ask(&request, Some(segment.descriptor()))?;
+        for (id, theirs) in segments {
+            let same = theirs.identity() == segment.identity();
+            let one = if same { Arc::clone(segment) } else { theirs };
+            known.entry(id).or_insert(one);
+        }
+        let spots = answers(reply, offered.len())?.into_iter().map(|answer| {
+            if let WireAnswer::Here(number, offset) = answer {
+                spot(known, number, offset)
+            } else {
+                Err(unexpected())
+            }
+        });
+        spots.collect()
+    }
+}
+
+fn answers(reply: Reply, expected: usize) -> Result<Vec<WireAnswer>, StoreError> {
+    match reply {
+        Reply::Answers(answers) if answers.len() == expected => Ok(answers),
+        _ => Err(unexpected()),
+    }
+}
+
+fn spot(known: &Segments, number: u64, offset: u64) -> Result<Spot, StoreError> {
+    let id = SegmentId(number);
+    let segment = known
+        .get(&id)
+        .ok_or_else(|| StoreError::protocol("an answer names a segment that did not come"))?;
+    Ok(Spot {
+        id,
+        segment: Arc::clone(segment),
+        offset,
+    })
+}

@@ -1,0 +1,163 @@
+//! One connection, served.
+
+use std::{
+    collections::BTreeMap,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    ErrorKind, StoreError,
+    acquire::{Found, Offered, Spot},
+    segment::Segment,
+    shelf::Session,
+    wire::{Connection, MAX_LISTED, Reply, Request, WireAnswer},
+};
+
+/// How long a client may take for its first words, and to read what it is answered. Between questions it may be silent:
+/// that is what having leases looks like.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves a holder's connection until it ends. The holder ends with it.
+///
+/// # Errors
+/// Why it ended, if not by the client's wish. The client was told as well, if it could be.
+pub(crate) fn serve(session: &Session, connection: &Connection) -> Result<(), StoreError> {
+    connection.set_patience(Some(PATIENCE), PATIENCE)?;
+    let outcome = converse(session, connection);
+    if let Err(error) = &outcome
+        && error.kind() == ErrorKind::Protocol
+    {
+        refuse(connection, error);
+    }
+    connection.shut_down();
+    outcome
+}
+
+/// Says why not, to whoever still listens.
+pub(crate) fn refuse(connection: &Connection, error: &StoreError) {
+    let reply = Reply::Refused(error.kind(), error.to_string());
+    let _ = connection.send(&reply.encode(), None);
+}
+
+fn converse(session: &Session, connection: &Connection) -> Result<(), StoreError> {
+    let Some((hello, _)) = connection.receive()? else {
+        return Ok(());
+    };
+    if Request::decode(&hello)? != Request::Hello {
+        return Err(StoreError::protocol("expected a hello first"));
+    }
+    let welcome = Reply::Welcome(session.shelf().tenant().clone());
+    connection.send(&welcome.encode(), None)?;
+    connection.set_patience(None, PATIENCE)?;
+    while let Some((body, descriptor)) = connection.receive()? {
+        let request = Request::decode(&body)?;
+        match answer(session, connection, request, descriptor) {
+            Ok(reply) => connection.send(&reply.encode(), None)?,
+            Err(error) if error.kind() == ErrorKind::Protocol => return Err(error),
+            Err(error) => refuse(connection, &error),
+        }
+    }
+    Ok(())
+}
+
+fn answer(
+    session: &Session,
+    connection: &Connection,
+    request: Request,
+    descriptor: Option<OwnedFd>,
+) -> Result<Reply, StoreError> {
+    if descriptor.is_some() != matches!(request, Request::Publish(_)) {
+        return Err(StoreError::protocol(
+            "expected one descriptor with a publication, and none otherwise",
+        ));
+    }
+    match request {
+        Request::Hello => Err(StoreError::protocol("a second hello")),
+        Request::Take { mode, wanted } => {
+            let wanted: Vec<_> = wanted.iter().collect();
+            let found = session.take(&wanted, mode)?;
+            let mut segments = BTreeMap::new();
+            let answers = found.into_iter().map(|found| match found {
+                Found::Here(spot) => here(&mut segments, spot),
+                Found::Fill => WireAnswer::Fill,
+                Found::Wait => WireAnswer::Wait,
+                Found::Absent => WireAnswer::Absent,
+            });
+            let answers = answers.collect();
+            send_segments(connection, &segments)?;
+            Ok(Reply::Answers(answers))
+        }
+        Request::Publish(offered) => {
+            let file = descriptor.ok_or_else(|| StoreError::segment("there is none"))?;
+            let segment = Arc::new(Segment::check(file)?);
+            let offered: Vec<Offered<'_>> = offered
+                .iter()
+                .map(|(wanted, offset)| Offered {
+                    wanted,
+                    offset: *offset,
+                })
+                .collect();
+            let spots = session.publish(segment, &offered)?;
+            let mut segments = BTreeMap::new();
+            let answers = spots.into_iter().map(|spot| here(&mut segments, spot));
+            let answers = answers.collect();
+            send_segments(connection, &segments)?;
+            Ok(Reply::Answers(answers))
+        }
+        Request::GiveBack(digests) => {
+            session.give_back(&digests);
+            Ok(Reply::Done(0))
+        }
+        Request::Release(digests) => {
+            session.release(&digests);
+            Ok(Reply::Done(0))
+        }
+        Request::Stat => Ok(Reply::Stat(session.shelf().stat())),
+        Request::List(after) => Ok(Reply::Page(session.shelf().list(after, MAX_LISTED))),
+        Request::Gc => Ok(Reply::Done(session.shelf().gc())),
+    }
+}
+
+fn here(segments: &mut BTreeMap<u64, Arc<Segment>>, spot: Spot) -> WireAnswer {
+    let number = spot.id.0;
+    segments.insert(number, spot.segment);
+    WireAnswer::Here(number, spot.offset)
+}
+
+/// Sends the descriptors of the segments that an answer names. If the client goes meanwhile its leases end with it.
+fn send_segments(
+    connection: &Connection,
+    segments: &BTreeMap<u64, Arc<Segment>>,
+) -> Result<(), StoreError> {
+    for (number, segment) in segments {
+        let descriptor = segment.descriptor();
+        connection.send(&Reply::Segment(*number).encode(), Some(descriptor.as_fd()))?;
+    }
+    Ok(())
+}
+
+/// Serves a connection on a thread of its own.
+pub(crate) fn serve_apart(session: Session, stream: UnixStream) -> Result<(), StoreError> {
+    let serving = move || {
+        // The client was told what was wrong.
+        let _ = serve(&session, &Connection::new(stream));
+    };
+    std::thread::Builder::new()
+        .name("store connection".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(serving)
+        .map(|_| ())
+        .map_err(|source| StoreError::Memory {
+            bytes: STACK_BYTES as u64,
+            step: "a thread",
+            source,
+        })
+}
+
+/// Of a connection's thread: there may be a thousand of them.
+pub(crate) const STACK_BYTES: usize = 256 << 10;

@@ -1,0 +1,16 @@
+//! What daemon and client say to each other, over a stream socket of the local machine.
+//!
+//! ```text
+//! frame: length u32 | kind u8 | body          numbers are little endian; length counts kind and body
+//! ```
+//!
+//! A client says [`Hello`](Request::Hello) first, and then asks one question after the other; each has one answer. A
+//! publication carries one descriptor; an answer comes behind one [`Segment`](Reply::Segment) frame, with a descriptor, for
+//! each segment that it names. A frame that is not exactly as it should be ends the connection: nothing is guessed.
+
+mod frame;
+mod message;
+mod reader;
+
+pub(crate) use frame::Connection;
+pub(crate) use message::{MAX_LISTED, Reply, Request, WireAnswer, WireError};

@@ -1,0 +1,381 @@
+//! The messages, to bytes and back. Pure: what is read was sent by anybody.
+
+use std::time::Duration;
+
+use crate::{
+    Digest, ErrorKind, Listed, Stat, StoreError, Tenant, Wanted,
+    acquire::Mode,
+    order::MAX_TENSORS,
+    wire::reader::{Reader, Writer},
+};
+
+/// What a client begins with.
+const MAGIC: [u8; 8] = *b"skepstor";
+
+/// The version of the protocol; daemon and client have the same.
+const VERSION: u16 = 1;
+
+/// Bytes that the text of a refusal may have.
+const MAX_TEXT_BYTES: usize = 4096;
+
+/// Tensors on one page of a list.
+pub(crate) const MAX_LISTED: usize = 1024;
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message: {0}")]
+pub(crate) struct WireError(String);
+
+impl WireError {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl From<WireError> for StoreError {
+    fn from(error: WireError) -> Self {
+        Self::protocol(error.0)
+    }
+}
+
+/// What a client says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// The first of a connection.
+    Hello,
+    /// What is there of these?
+    Take {
+        /// How it is meant.
+        mode: Mode,
+        /// Tensors.
+        wanted: Vec<Wanted>,
+    },
+    /// Tensors in the segment whose descriptor comes with it, and their offsets.
+    Publish(Vec<(Wanted, u64)>),
+    /// Tickets that are not used.
+    GiveBack(Vec<Digest>),
+    /// Leases that end; each named once.
+    Release(Vec<Digest>),
+    /// The figures.
+    Stat,
+    /// Tensors behind a digest.
+    List(Option<Digest>),
+    /// Drop what nobody has a lease to.
+    Gc,
+}
+
+/// What is said of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WireAnswer {
+    /// In which segment, where.
+    Here(u64, u64),
+    /// The client's to fill.
+    Fill,
+    /// Somebody else's to fill.
+    Wait,
+    /// Not there.
+    Absent,
+}
+
+/// What a daemon says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The connection is this tenant's.
+    Welcome(Tenant),
+    /// The number of the segment whose descriptor comes with it.
+    Segment(u64),
+    /// To `Take` and `Publish`, tensor by tensor.
+    Answers(Vec<WireAnswer>),
+    /// A number: bytes that went, or nothing of interest.
+    Done(u64),
+    /// The figures.
+    Stat(Stat),
+    /// Tensors in order of digests; an empty page ends the list.
+    Page(Vec<Listed>),
+    /// Why not.
+    Refused(ErrorKind, String),
+}
+
+const KINDS: [ErrorKind; 8] = [
+    ErrorKind::Fill,
+    ErrorKind::Content,
+    ErrorKind::Bound,
+    ErrorKind::Memory,
+    ErrorKind::Protocol,
+    ErrorKind::Unreachable,
+    ErrorKind::Tenant,
+    ErrorKind::Serve,
+];
+
+const MODES: [Mode; 3] = [Mode::Look, Mode::Claim, Mode::Wait];
+
+/// An item of a table by its number.
+fn of_number<T: Copy>(table: &[T], number: u8, what: &str) -> Result<T, WireError> {
+    let item = table.get(usize::from(number)).copied();
+    item.ok_or_else(|| WireError::new(format!("{what} {number} is unknown")))
+}
+
+fn number_of<T: PartialEq>(table: &[T], item: &T) -> u8 {
+    let position = table.iter().position(|one| one == item);
+    position
+        .and_then(|p| u8::try_from(p).ok())
+        .unwrap_or(u8::MAX)
+}
+
+impl Request {
+    /// The frame's kind and body.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let digests = |writer: &mut Writer, digests: &[Digest]| {
+            writer.list(digests, |writer, digest| writer.digest(*digest));
+        };
+        match self {
+            Self::Hello => {
+                writer.u8(1);
+                writer.0.extend(MAGIC);
+                writer.u16(VERSION);
+            }
+            Self::Take { mode, wanted } => {
+                writer.u8(2);
+                writer.u8(number_of(&MODES, mode));
+                writer.list(wanted, Writer::wanted);
+            }
+            Self::Publish(offered) => {
+                writer.u8(3);
+                writer.list(offered, |writer, (wanted, offset)| {
+                    writer.wanted(wanted);
+                    writer.u64(*offset);
+                });
+            }
+            Self::GiveBack(given) => {
+                writer.u8(4);
+                digests(&mut writer, given);
+            }
+            Self::Release(released) => {
+                writer.u8(5);
+                digests(&mut writer, released);
+            }
+            Self::Stat => writer.u8(6),
+            Self::List(after) => {
+                writer.u8(7);
+                writer.option(*after, Writer::digest);
+            }
+            Self::Gc => writer.u8(8),
+        }
+        writer.0
+    }
+
+    /// Reads a frame's kind and body.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        let request = match reader.u8()? {
+            1 => {
+                if reader.array()? != MAGIC {
+                    return Err(WireError::new("it is no client of a tensor store"));
+                }
+                let version = reader.u16()?;
+                if version != VERSION {
+                    return Err(WireError::new(format!(
+                        "version {version} of the protocol, expected {VERSION}"
+                    )));
+                }
+                Self::Hello
+            }
+            2 => Self::Take {
+                mode: of_number(&MODES, reader.u8()?, "mode")?,
+                wanted: reader.list(MAX_TENSORS, "tensors", Reader::wanted)?,
+            },
+            3 => Self::Publish(reader.list(MAX_TENSORS, "tensors", |reader| {
+                Ok((reader.wanted()?, reader.u64()?))
+            })?),
+            4 => Self::GiveBack(reader.list(MAX_TENSORS, "tickets", Reader::digest)?),
+            5 => Self::Release(reader.list(MAX_TENSORS, "leases", Reader::digest)?),
+            6 => Self::Stat,
+            7 => Self::List(reader.option(Reader::digest)?),
+            8 => Self::Gc,
+            kind => return Err(WireError::new(format!("a request of kind {kind}"))),
+        };
+        reader.end()?;
+        Ok(request)
+    }
+}
+
+impl Reply {
+    /// The frame's kind and body.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        match self {
+            Self::Welcome(tenant) => {
+                writer.u8(128);
+                writer.u16(VERSION);
+                writer.option(tenant.name(), Writer::text);
+            }
+            Self::Segment(id) => {
+                writer.u8(129);
+                writer.u64(*id);
+            }
+            Self::Answers(answers) => {
+                writer.u8(130);
+                writer.list(answers, |writer, answer| match *answer {
+                    WireAnswer::Here(segment, offset) => {
+                        writer.u8(0);
+                        writer.u64(segment);
+                        writer.u64(offset);
+                    }
+                    WireAnswer::Fill => writer.u8(1),
+                    WireAnswer::Wait => writer.u8(2),
+                    WireAnswer::Absent => writer.u8(3),
+                });
+            }
+            Self::Done(number) => {
+                writer.u8(131);
+                writer.u64(*number);
+            }
+            Self::Stat(stat) => {
+                writer.u8(132);
+                figures(*stat)
+                    .into_iter()
+                    .for_each(|figure| writer.u64(figure));
+            }
+            Self::Page(tensors) => {
+                writer.u8(133);
+                writer.list(tensors, |writer, tensor| {
+                    writer.wanted(&Wanted {
+                        digest: tensor.digest,
+                        description: tensor.description.clone(),
+                        length: tensor.length,
+                    });
+                    writer.u64(tensor.leases);
+                    writer.option(tensor.idle, |writer, idle| {
+                        writer.u64(u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX));
+                    });
+                });
+            }
+            Self::Refused(kind, message) => {
+                writer.u8(134);
+                writer.u8(number_of(&KINDS, kind));
+                let end = message.floor_char_boundary(MAX_TEXT_BYTES);
+                writer.text(&message[..end]);
+            }
+        }
+        writer.0
+    }
+
+    /// Reads a frame's kind and body.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(bytes);
+        let reply = match reader.u8()? {
+            128 => {
+                let version = reader.u16()?;
+                if version != VERSION {
+                    return Err(WireError::new(format!(
+                        "version {version} of the protocol, expected {VERSION}"
+                    )));
+                }
+                let name = reader.option(|reader| reader.text(MAX_TEXT_BYTES))?;
+                let tenant = name.map_or(Ok(Tenant::GENERAL), Tenant::named);
+                Self::Welcome(tenant.map_err(|error| WireError::new(error.to_string()))?)
+            }
+            129 => Self::Segment(reader.u64()?),
+            130 => Self::Answers(reader.list(MAX_TENSORS, "answers", |reader| {
+                Ok(match reader.u8()? {
+                    0 => WireAnswer::Here(reader.u64()?, reader.u64()?),
+                    1 => WireAnswer::Fill,
+                    2 => WireAnswer::Wait,
+                    3 => WireAnswer::Absent,
+                    other => return Err(WireError::new(format!("answer {other} is unknown"))),
+                })
+            })?),
+            131 => Self::Done(reader.u64()?),
+            132 => {
+                let mut figures = [0; FIGURES];
+                for figure in &mut figures {
+                    *figure = reader.u64()?;
+                }
+                Self::Stat(of_figures(figures))
+            }
+            133 => Self::Page(reader.list(MAX_LISTED, "tensors", |reader| {
+                let wanted = reader.wanted()?;
+                Ok(Listed {
+                    digest: wanted.digest,
+                    description: wanted.description,
+                    length: wanted.length,
+                    leases: reader.u64()?,
+                    idle: reader.option(Reader::u64)?.map(Duration::from_nanos),
+                })
+            })?),
+            134 => {
+                let kind = of_number(&KINDS, reader.u8()?, "error kind")?;
+                Self::Refused(kind, reader.text(MAX_TEXT_BYTES)?.to_owned())
+            }
+            kind => return Err(WireError::new(format!("an answer of kind {kind}"))),
+        };
+        reader.end()?;
+        Ok(reply)
+    }
+}
+
+const FIGURES: usize = 11;
+
+/// A new figure does not compile until it has a place here.
+const fn figures(stat: Stat) -> [u64; FIGURES] {
+    let Stat {
+        segments,
+        tensors,
+        bytes_stored,
+        bytes_padding,
+        bytes_leased,
+        leases,
+        holders,
+        hits,
+        misses,
+        waits,
+        reclaimed,
+    } = stat;
+    [
+        segments,
+        tensors,
+        bytes_stored,
+        bytes_padding,
+        bytes_leased,
+        leases,
+        holders,
+        hits,
+        misses,
+        waits,
+        reclaimed,
+    ]
+}
+
+const fn of_figures(figures: [u64; FIGURES]) -> Stat {
+    let [
+        segments,
+        tensors,
+        bytes_stored,
+        bytes_padding,
+        bytes_leased,
+        leases,
+        holders,
+        hits,
+        misses,
+        waits,
+        reclaimed,
+    ] = figures;
+    Stat {
+        segments,
+        tensors,
+        bytes_stored,
+        bytes_padding,
+        bytes_leased,
+        leases,
+        holders,
+        hits,
+        misses,
+        waits,
+        reclaimed,
+    }
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

@@ -1,0 +1,148 @@
+//! Messages come as they were sent; anything else is refused.
+
+use proptest::prelude::*;
+use skep_types::DataType;
+
+use super::*;
+use crate::Description;
+
+fn wanted() -> impl Strategy<Value = Wanted> {
+    let datatype = (0..DataType::ALL.len()).prop_map(|number| DataType::ALL[number]);
+    let dims = proptest::collection::vec(any::<u64>(), 0..=64);
+    (
+        any::<[u8; 32]>(),
+        datatype,
+        dims,
+        "[a-zä]{0,100}",
+        any::<u64>(),
+    )
+        .prop_map(|(digest, datatype, dims, layout, length)| Wanted {
+            digest: Digest(digest),
+            description: Description {
+                datatype,
+                dims,
+                layout: layout.into(),
+            },
+            length,
+        })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let mode = (0..MODES.len()).prop_map(|number| MODES[number]);
+    let digests = || proptest::collection::vec(any::<[u8; 32]>().prop_map(Digest), 0..5);
+    let tensors = proptest::collection::vec(wanted(), 0..5);
+    let offered = proptest::collection::vec((wanted(), any::<u64>()), 0..5);
+    prop_oneof![
+        Just(Request::Hello),
+        (mode, tensors).prop_map(|(mode, wanted)| Request::Take { mode, wanted }),
+        offered.prop_map(Request::Publish),
+        digests().prop_map(Request::GiveBack),
+        digests().prop_map(Request::Release),
+        Just(Request::Stat),
+        any::<Option<[u8; 32]>>().prop_map(|after| Request::List(after.map(Digest))),
+        Just(Request::Gc),
+    ]
+}
+
+fn reply() -> impl Strategy<Value = Reply> {
+    let answer = prop_oneof![
+        any::<(u64, u64)>().prop_map(|(segment, offset)| WireAnswer::Here(segment, offset)),
+        Just(WireAnswer::Fill),
+        Just(WireAnswer::Wait),
+        Just(WireAnswer::Absent),
+    ];
+    let listed =
+        (wanted(), any::<u64>(), any::<Option<u64>>()).prop_map(|(wanted, leases, idle)| Listed {
+            digest: wanted.digest,
+            description: wanted.description,
+            length: wanted.length,
+            leases,
+            idle: idle.map(Duration::from_nanos),
+        });
+    let kind = (0..KINDS.len()).prop_map(|number| KINDS[number]);
+    let tenant = proptest::option::of("[a-zA-Z0-9._-]{1,64}").prop_map(|name| {
+        name.map_or(Tenant::GENERAL, |name| {
+            Tenant::named(&name).expect("a name")
+        })
+    });
+    prop_oneof![
+        tenant.prop_map(Reply::Welcome),
+        any::<u64>().prop_map(Reply::Segment),
+        proptest::collection::vec(answer, 0..9).prop_map(Reply::Answers),
+        any::<u64>().prop_map(Reply::Done),
+        any::<[u64; FIGURES]>().prop_map(|all| Reply::Stat(of_figures(all))),
+        proptest::collection::vec(listed, 0..5).prop_map(Reply::Page),
+        (kind, "\\PC{0,50}").prop_map(|(kind, text)| Reply::Refused(kind, text)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn requests_come_as_they_were_sent(request in request()) {
+        let bytes = request.encode();
+        prop_assert_eq!(Request::decode(&bytes), Ok(request));
+        for end in 0..bytes.len() {
+            prop_assert!(Request::decode(&bytes[..end]).is_err());
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        prop_assert!(Request::decode(&longer).is_err());
+    }
+
+    #[test]
+    fn replies_come_as_they_were_sent(reply in reply()) {
+        let bytes = reply.encode();
+        prop_assert_eq!(Reply::decode(&bytes), Ok(reply));
+        for end in 0..bytes.len() {
+            prop_assert!(Reply::decode(&bytes[..end]).is_err());
+        }
+    }
+}
+
+#[test]
+fn malformed_messages_are_named() {
+    let mut hello = Request::Hello.encode();
+    hello[9] = 2;
+    let one_more = u16::try_from(MAX_TENSORS + 1)
+        .expect("a count")
+        .to_le_bytes();
+    let mut wanted = [2, 0, 1, 0].to_vec();
+    wanted.extend([0; 32]);
+    let with = |rest: &[u8]| [&wanted[..], rest].concat();
+    let cases = [
+        (vec![], "it ends early: expected 1 more bytes, got 0"),
+        (vec![9], "a request of kind 9"),
+        (
+            b"\x01GET / HT".to_vec(),
+            "it is no client of a tensor store",
+        ),
+        (hello, "version 2 of the protocol, expected 1"),
+        (vec![6, 0], "1 bytes behind its end"),
+        (vec![7, 2], "expected 0 or 1, got 2"),
+        (vec![2, 3], "mode 3 is unknown"),
+        (
+            [&[2, 0], &one_more[..]].concat(),
+            "2049 tensors, expected at most 2048",
+        ),
+        (with(&[14]), "datatype 14 is unknown"),
+        (with(&[0, 65, 0]), "65 dims, expected at most 64"),
+        (
+            with(&[0, 0, 0, 0, 1]),
+            "256 bytes of a text, expected at most 255",
+        ),
+        (with(&[0, 0, 0, 1, 0, 0xff]), "a text that is not UTF-8"),
+    ];
+    for (bytes, text) in cases {
+        let error = Request::decode(&bytes).expect_err(text);
+        assert_eq!(error.to_string(), format!("malformed message: {text}"));
+    }
+}
+
+#[test]
+fn a_refusal_is_as_long_as_its_reader_takes_it() {
+    let long = "ä".repeat(MAX_TEXT_BYTES);
+    let bytes = Reply::Refused(ErrorKind::Bound, long).encode();
+    let Ok(Reply::Refused(ErrorKind::Bound, text)) = Reply::decode(&bytes) else {
+        panic!("no refusal");
+    };
+    assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));
+}
