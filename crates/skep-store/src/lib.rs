@@ -36,6 +36,9 @@ mod store;
 mod tenant;
 mod wire;
 
+#[cfg(test)]
+mod fault_tests;
+
 pub use acquire::Fill;
 pub use daemon::{Daemon, Stopper};
 pub use digest::{Description, Digest, MAX_DIMS, MAX_LAYOUT_BYTES, Wanted};

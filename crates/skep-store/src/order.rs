@@ -27,7 +27,12 @@ pub(crate) fn chunks(wanted: &[&Wanted], positions: &[usize], order: LoadOrder) 
     let mut chunk = Vec::new();
     let mut bytes = 0_u64;
     for &position in positions {
-        bytes = bytes.saturating_add(room(wanted[position].length));
+        let own = room(wanted[position].length);
+        if own >= SEGMENT_BYTES && !chunk.is_empty() {
+            chunks.push(std::mem::take(&mut chunk));
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(own);
         chunk.push(position);
         if bytes >= SEGMENT_BYTES || chunk.len() == MAX_TENSORS {
             chunks.push(std::mem::take(&mut chunk));
@@ -82,11 +87,15 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_ends_once_it_has_a_segment() {
+    fn a_chunk_ends_once_it_has_a_segment_and_large_tensors_are_alone() {
         let large = SEGMENT_BYTES + 1;
         assert_eq!(
-            cut(&[large, 10, 10, SEGMENT_BYTES, 10], LoadOrder::Fixed),
-            [vec![0], vec![1, 2, 3], vec![4]]
+            cut(&[large, 10, 10, large / 2, large / 2, 10], LoadOrder::Fixed),
+            [vec![0], vec![1, 2, 3, 4], vec![5]]
+        );
+        assert_eq!(
+            cut(&[10, large, 10], LoadOrder::Fixed),
+            [vec![0], vec![1], vec![2]]
         );
         assert_eq!(cut(&[], LoadOrder::Fixed), Vec::<Vec<usize>>::new());
         let tiny = cut(&[0; MAX_TENSORS + 1], LoadOrder::Fixed);

@@ -41,7 +41,7 @@ fn what_one_client_fills_others_find() {
     // Whoever asks is a holder as well.
     assert_eq!(
         (stat.segments, stat.tensors, stat.leases, stat.holders),
-        (2, 4, 8, 3)
+        (3, 4, 8, 3)
     );
     assert_eq!((stat.hits, stat.misses), (4, 4));
     let listed = second.ls(&general).expect("a list");

@@ -60,7 +60,7 @@ fn tensors_come_as_they_were_filled_and_are_there_the_second_time() {
     );
 
     let stat = store.stat(&Tenant::GENERAL).expect("figures");
-    assert_eq!((stat.segments, stat.tensors), (2, 6));
+    assert_eq!((stat.segments, stat.tensors), (3, 6));
     assert_eq!((stat.leases, stat.holders), (12, 2));
     assert_eq!(stat.bytes_saved().unsigned_abs(), stat.bytes_stored);
     drop(first);

@@ -1,0 +1,150 @@
+//! What holders hand over: memory files with tensors, by whoever fills, and by whoever had them when the last daemon died.
+
+use std::collections::BTreeSet;
+
+use skep_types::Time;
+
+use super::{HolderId, Ledger, SegmentId, SegmentRecord, Tensor};
+use crate::{
+    Digest, StoreError, Wanted,
+    segment::{Identity, room},
+};
+
+impl Ledger {
+    /// Of what a holder hands over, what is there already, which it now has a lease to: all others are to be verified
+    /// before they are [published](Self::publish).
+    ///
+    /// # Errors
+    /// As [`Self::take`]; the holder then has what it had before.
+    pub(crate) fn offer(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        offered: &[&Wanted],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut leased = Vec::new();
+        let mut present = Vec::with_capacity(offered.len());
+        for wanted in offered {
+            match self.lease(id, wanted) {
+                Ok(place) => {
+                    present.push(place.is_some());
+                    leased.extend(place.map(|_| wanted.digest));
+                }
+                Err(error) => {
+                    self.release(now, id, &leased);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(present)
+    }
+
+    /// The segment that this memory file is, if it is known.
+    pub(crate) fn known(&self, identity: Identity) -> Option<SegmentId> {
+        self.by_identity.get(&identity).copied()
+    }
+
+    /// Publishes verified tensors of a memory file, unless somebody else was faster, and gives the holder a lease to each.
+    /// The segment's number if the file was not known and is one now.
+    ///
+    /// # Errors
+    /// A bound; then nothing is published, and the holder has no lease to any of these.
+    pub(crate) fn publish(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        identity: Identity,
+        size: u64,
+        verified: &[(&Wanted, u64)],
+    ) -> Result<Option<SegmentId>, StoreError> {
+        let mut leased = Vec::new();
+        let outcome = self.try_publish(id, identity, size, verified, &mut leased);
+        if outcome.is_err() {
+            self.release(now, id, &leased);
+        }
+        outcome
+    }
+
+    fn try_publish(
+        &mut self,
+        id: HolderId,
+        identity: Identity,
+        size: u64,
+        verified: &[(&Wanted, u64)],
+        leased: &mut Vec<Digest>,
+    ) -> Result<Option<SegmentId>, StoreError> {
+        let mut fresh: Vec<(&Wanted, u64)> = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut fresh_bytes = 0_u64;
+        for (wanted, offset) in verified {
+            if self.lease(id, wanted)?.is_some() {
+                leased.push(wanted.digest);
+            } else if seen.insert(wanted.digest) {
+                fresh_bytes = fresh_bytes.saturating_add(wanted.length);
+                fresh.push((*wanted, *offset));
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(None);
+        }
+        let tensors = (self.tensors.len() + fresh.len()) as u64;
+        self.bound("tensors", tensors, self.options.max_tensors)?;
+        self.bound_holder(id, fresh.len() as u64, fresh_bytes)?;
+        let known = self.known(identity);
+        let segment = match known {
+            Some(segment) => segment,
+            None => self.begin_segment(identity, size, &fresh)?,
+        };
+        for (wanted, offset) in fresh {
+            self.end_ticket(wanted.digest);
+            let tensor = Tensor {
+                description: wanted.description.clone(),
+                length: wanted.length,
+                segment,
+                offset,
+                leases: 0,
+                idle_since: Time::ZERO,
+            };
+            self.stat.bytes_stored += tensor.length;
+            self.tensors.insert(wanted.digest, tensor);
+            if let Some(record) = self.segments.get_mut(&segment) {
+                record.tensors.push(wanted.digest);
+            }
+            self.begin_lease(id, wanted.digest);
+        }
+        Ok(known.is_none().then_some(segment))
+    }
+
+    fn begin_segment(
+        &mut self,
+        identity: Identity,
+        size: u64,
+        fresh: &[(&Wanted, u64)],
+    ) -> Result<SegmentId, StoreError> {
+        let segments = self.segments.len() as u64 + 1;
+        self.bound("segments", segments, self.options.max_segments)?;
+        // What these tensors were promised is not needed beside them.
+        let promised: u64 = fresh
+            .iter()
+            .filter_map(|(wanted, _)| self.tickets.get(&wanted.digest))
+            .map(|ticket| room(ticket.length))
+            .sum();
+        self.make_room(size.saturating_sub(promised));
+        let others = self.reserved.saturating_add(self.promised - promised);
+        let would_be = others.saturating_add(size);
+        self.bound("bytes", would_be, self.options.max_tenant_bytes)?;
+        let segment = SegmentId(self.number());
+        let record = SegmentRecord {
+            identity,
+            size,
+            tensors: Vec::with_capacity(fresh.len()),
+            leases: 0,
+        };
+        self.segments.insert(segment, record);
+        self.by_identity.insert(identity, segment);
+        self.reserved += size;
+        // Its first lease takes it out again.
+        self.idle.insert(Time::ZERO, segment);
+        Ok(segment)
+    }
+}
