@@ -1,15 +1,22 @@
 """A `skep serve` process under test: started on free ports, watched through its log, stopped by a signal."""
 
+import atexit
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / os.environ.get("SKEP_BINARY", "target/debug/skep")
+
+# Baked models of these tests are nobody else's.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="skep-cache-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # Nothing here takes seconds; a server that is still silent after this long hangs.
 DEADLINE_S = 60

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 24] = [
+const ORDER: [(u8, &str); 25] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -21,6 +21,7 @@ const ORDER: [(u8, &str); 24] = [
     (2, "skep-heap"),
     (2, "skep-alloc"),
     (2, "skep-store"),
+    (2, "skep-cache"),
     (3, "skep-backend"),
     (3, "skep-backend-onnxruntime"),
     (3, "skep-backend-embedded"),
@@ -38,11 +39,12 @@ const ORDER: [(u8, &str); 24] = [
 ];
 
 /// Crates that may hold `unsafe`: layer 2, the mapping of model files, and the FFI of backends.
-const UNSAFE_ALLOWED: [&str; 7] = [
+const UNSAFE_ALLOWED: [&str; 8] = [
     "skep-tensor",
     "skep-heap",
     "skep-alloc",
     "skep-store",
+    "skep-cache",
     "skep-backend",
     "skep-backend-onnxruntime",
     "skep-backend-embedded",

@@ -82,11 +82,8 @@ fn replayed_blocks_lie_on_scratch_pages_until_they_are_replaced() {
     // SAFETY: nobody writes.
     assert_eq!(unsafe { loaded.bytes(0) }, kept);
     // SAFETY: nobody writes.
-    assert_eq!(
-        unsafe { loaded.bytes(2) }[0],
-        3,
-        "the others are as they were"
-    );
+    let other = unsafe { loaded.bytes(2) };
+    assert_eq!(other[0], 3, "the others are as they were");
 
     // The mapping outlives the block's end as long as somebody may look.
     free_all(blocks);

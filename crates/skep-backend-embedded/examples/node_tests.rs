@@ -156,6 +156,7 @@ fn try_run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
         file: &test.file,
         config: &conformance::config(backend.name(), ""),
         threads: NonZeroUsize::MIN,
+        weights: None,
     });
     let mut instance = match model.and_then(|m| m.instance()) {
         Ok(instance) => instance,

@@ -46,6 +46,7 @@ fn load(
         file: &ModelFile::open(path)?,
         config: &config(backend.name(), ""),
         threads: NonZeroUsize::MIN,
+        weights: None,
     };
     backend.load(&request)?.instance()
 }

@@ -19,6 +19,7 @@ fn load_at(path: &Path) -> Result<Arc<dyn Model>, BackendError> {
         file: &ModelFile::open(path)?,
         config: &config("embedded", ""),
         threads: NonZeroUsize::MIN,
+        weights: None,
     })
 }
 

@@ -32,6 +32,7 @@ fn load(text: &str) -> Result<Arc<dyn Model>, BackendError> {
         file: &ModelFile::none(),
         config: &config("mock", text),
         threads: NonZeroUsize::MIN,
+        weights: None,
     })
 }
 

@@ -14,6 +14,8 @@
 //! memory where their shapes follow from the file's declarations, and are shared out of the library's memory where they
 //! do not. Declarations can lie; the first run that shows it falls back, and the model is remembered as one that does.
 
+mod bake;
+mod baked;
 mod error;
 mod ffi;
 mod find;
@@ -22,11 +24,13 @@ mod model;
 mod open;
 mod options;
 mod planning;
+mod trial;
 
 use std::{
     collections::BTreeSet,
     ffi::CString,
     num::NonZeroUsize,
+    path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -35,14 +39,18 @@ pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 pub use planning::buffer;
 use skep_alloc::Recording;
-use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model, ModelFile};
+use skep_backend::{
+    Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
+};
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
+    bake::Subject,
     ffi::{Runtime, Session},
     model::OrtModel,
+    options::Setting,
     planning::Plans,
 };
 
@@ -74,7 +82,7 @@ impl OnnxRuntime {
 
     /// The library's file.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         self.runtime.path()
     }
 }
@@ -94,7 +102,7 @@ impl Backend for OnnxRuntime {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            weights_in_place: false,
+            weights_in_place: true,
             prepared_outputs: true,
             datatypes: &DataType::ALL,
         }
@@ -105,10 +113,15 @@ impl Backend for OnnxRuntime {
             file,
             config,
             threads,
+            weights,
         } = *request;
         // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
         let named: Vec<&str> = config.fed_inputs().collect();
-        let model = self.open(file, &named, config.execution(), threads)?;
+        let setting = Setting {
+            execution: config.execution(),
+            threads,
+        };
+        let model = self.open(file, &named, setting, weights)?;
         Ok(Arc::new(model))
     }
 }
@@ -120,51 +133,83 @@ impl OnnxRuntime {
     /// # Errors
     /// Those of loading the model and of a run with such inputs.
     pub fn record(&self, file: &ModelFile, inputs: &[Shape]) -> Result<Recording, BackendError> {
-        let mut model = self.open(file, &[], &ExecutionOptions::default(), NonZeroUsize::MIN)?;
+        let setting = Setting {
+            execution: &ExecutionOptions::default(),
+            threads: NonZeroUsize::MIN,
+        };
+        let mut model = self.open(file, &[], setting, None)?;
         model.plans = None;
         model.record(inputs)
     }
 
-    /// Loads a model of which the inputs with a default that are `named` are fed too.
+    /// Loads a model of which the inputs with a default that are `named` are fed too; of its baked form where weights are
+    /// shared.
     fn open(
         &self,
         file: &ModelFile,
         named: &[&str],
-        execution: &ExecutionOptions,
-        threads: NonZeroUsize,
+        setting: Setting<'_>,
+        weights: Option<&Weights>,
     ) -> Result<OrtModel, BackendError> {
         let path = file.path();
-        let invalid = |reason: String| {
-            let message = format!("cannot load `{}`: {reason}", path.display());
-            BackendError::new(ErrorKind::InvalidModel, message)
+        let onnx = OnnxModel::decode(file.bytes().clone())
+            .map_err(|error| invalid(path, &error.to_string()))?;
+        let subject = Subject {
+            path,
+            onnx: &onnx,
+            setting,
         };
-        let onnx = OnnxModel::decode(file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
+        let session = match weights.and_then(|weights| self.baked(&subject, weights)) {
+            Some(session) => session,
+            None => {
+                let load = |e| error::load(path, e);
+                let options = options::session_options(self.runtime, &setting).map_err(load)?;
+                Session::from_file(self.runtime, path, &options).map_err(load)?
+            }
+        };
+        self.model(&subject, named, session)
+    }
+
+    /// A session with what the file says of the model.
+    fn model(
+        &self,
+        subject: &Subject<'_>,
+        named: &[&str],
+        session: Session,
+    ) -> Result<OrtModel, BackendError> {
+        let Subject {
+            path,
+            onnx,
+            setting: Setting { execution, threads },
+        } = *subject;
         let signature = onnx
             .signature_with(named.iter().copied())
-            .map_err(|e| invalid(e.to_string()))?;
+            .map_err(|error| invalid(path, &error.to_string()))?;
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
             let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
             let names: Result<_, _> = specs.iter().map(name).collect();
-            names.map_err(|_| invalid("a tensor's name holds a zero byte".to_owned()))
+            names.map_err(|_| invalid(path, "a tensor's name holds a zero byte"))
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
-        let shapes = ShapeRules::of(&onnx).filter(|_| every_output_is_computed(&onnx));
-        drop(onnx);
-        let load = |e| error::load(path, e);
-        let options = options::session_options(self.runtime, execution, threads).map_err(load)?;
-        let session = Session::from_file(self.runtime, path, &options).map_err(load)?;
         Ok(OrtModel {
             session: Arc::new(session),
-            run_options: options::run_options(self.runtime, execution).map_err(load)?,
+            run_options: options::run_options(self.runtime, execution)
+                .map_err(|e| error::load(path, e))?,
             signature,
             input_names,
             output_names,
-            shapes,
+            shapes: ShapeRules::of(onnx).filter(|_| every_output_is_computed(onnx)),
             plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
             shapes_lie: AtomicBool::new(false),
         })
     }
+}
+
+/// A file that is no model.
+fn invalid(path: &Path, reason: &str) -> BackendError {
+    let message = format!("cannot load `{}`: {reason}", path.display());
+    BackendError::new(ErrorKind::InvalidModel, message)
 }
 
 /// Whether no output is an input, an initializer or a constant as it is: such an output would not be written into

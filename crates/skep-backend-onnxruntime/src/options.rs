@@ -24,15 +24,22 @@ pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) 
     }
 }
 
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    /// The configuration's options.
+    pub(crate) execution: &'a ExecutionOptions,
+    /// Threads that a run may use where they do not say.
+    pub(crate) threads: NonZeroUsize,
+}
+
 /// What a configuration asks of the session.
-///
-/// `threads` is what a run may use where the configuration does not say.
 pub(crate) fn session_options(
     runtime: &'static Runtime,
-    execution: &ExecutionOptions,
-    threads: NonZeroUsize,
+    setting: &Setting<'_>,
 ) -> Result<SessionOptions, ApiError> {
-    let threads = u32::try_from(threads.get()).unwrap_or(u32::MAX);
+    let execution = setting.execution;
+    let threads = u32::try_from(setting.threads.get()).unwrap_or(u32::MAX);
     let parallel = execution.execution_mode == ExecutionMode::Parallel;
     let inter = execution
         .inter_op_threads

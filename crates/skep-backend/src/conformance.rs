@@ -101,6 +101,7 @@ impl Case<'_> {
             file: self.file,
             config: self.config,
             threads: NonZeroUsize::MIN,
+            weights: None,
         })
     }
 

@@ -32,7 +32,9 @@ pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
 pub use file::ModelFile;
 pub use memory::RunMemory;
+use skep_cache::Cache;
 use skep_config::ModelConfig;
+use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
 pub use slot::OutputSlot;
@@ -57,6 +59,21 @@ pub struct LoadRequest<'a> {
     pub config: &'a ModelConfig,
     /// Threads that one run may use when the configuration does not say.
     pub threads: NonZeroUsize,
+    /// Where weights are kept and shared; `None` loads the model for itself alone.
+    pub weights: Option<&'a Weights>,
+}
+
+/// Where the weights of models are kept between loads, and shared by all that have the same.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// On disk, in the form that the backend's runtime loads fastest.
+    pub cache: Cache,
+    /// In memory.
+    pub store: Store,
+    /// Whose part of the store: those of other tenants neither see nor share it.
+    pub tenant: Tenant,
+    /// In which order weights that are not in the store yet are brought there.
+    pub order: LoadOrder,
 }
 
 /// A library that loads models.

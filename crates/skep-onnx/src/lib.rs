@@ -27,6 +27,18 @@ pub struct OnnxModel {
     proto: ModelProto,
 }
 
+/// Calls `look` for every initializer and every tensor in an attribute, subgraphs included.
+fn for_each_tensor(graph: &GraphProto, look: &mut dyn FnMut(&TensorProto)) {
+    graph.initializer.iter().for_each(&mut *look);
+    for attribute in graph.node.iter().flat_map(|node| &node.attribute) {
+        attribute.t.iter().for_each(&mut *look);
+        attribute.tensors.iter().for_each(&mut *look);
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            for_each_tensor(graph, look);
+        }
+    }
+}
+
 /// Why a file is no usable ONNX model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -95,6 +107,24 @@ impl OnnxModel {
     #[must_use]
     pub fn graph(&self) -> &GraphProto {
         self.proto.graph.as_ref().expect("checked when decoded")
+    }
+
+    /// The files beside the model's that hold data of its tensors, as the file names them; subgraphs' included.
+    #[must_use]
+    pub fn external_files(&self) -> BTreeSet<String> {
+        let mut files = BTreeSet::new();
+        for_each_tensor(self.graph(), &mut |tensor| {
+            let location = tensor
+                .external_data
+                .iter()
+                .find(|entry| entry.key() == "location");
+            if let Some(location) = location
+                && tensor.data_location() == tensor_proto::DataLocation::External
+            {
+                files.insert(location.value().to_owned());
+            }
+        });
+        files
     }
 
     /// Inputs (without initializers) and outputs, with their true datatypes and dims.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
-use skep_backend::{Backend, LoadRequest, Model, ModelFile};
+use skep_backend::{Backend, LoadRequest, Model, ModelFile, Weights};
 use skep_config::{BackendSetting, Completion, Context, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
@@ -49,6 +49,9 @@ pub struct LoadOptions {
     pub hold_until: usize,
     /// The CPU whose cores the models share; none where each starts whenever it can.
     pub cpu: Option<Arc<Device>>,
+    /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
+    /// itself alone.
+    pub weights: Option<Weights>,
 }
 
 impl LoadOptions {
@@ -373,6 +376,7 @@ impl Plan {
             file,
             config,
             threads,
+            weights: options.weights.as_ref(),
         };
         // A broken file must not take the server down with it.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.backend.load(&request)))

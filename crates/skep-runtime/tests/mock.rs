@@ -54,6 +54,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
             hold_until: 0,
             cpu: Some(Arc::new(Device::new(1))),
+            weights: None,
         },
         load_threads: 2,
         control: if explicit {

@@ -163,6 +163,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
             cpu: Some(Arc::new(Device::new(slots))),
+            weights: None,
         },
         load_threads: 2,
         control: Control::Explicit,

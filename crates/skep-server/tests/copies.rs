@@ -78,6 +78,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             waiting_limit: Arc::default(),
             hold_until: 0,
             cpu: None,
+            weights: None,
         },
         load_threads: 1,
         control: Control::None,

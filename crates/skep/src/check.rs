@@ -75,6 +75,8 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         waiting_limit: Arc::default(),
         hold_until: 0,
         cpu: None,
+        // A check leaves nothing behind.
+        weights: None,
     };
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);

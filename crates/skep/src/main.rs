@@ -13,6 +13,7 @@ mod output;
 mod plan;
 mod serve;
 mod simulate;
+mod weights;
 
 use std::process::ExitCode;
 

@@ -30,6 +30,7 @@ use crate::{
     backends,
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
+    weights::{CacheArgs, StoreArgs},
 };
 use limits::LimitArgs;
 use metrics::MetricsArgs;
@@ -113,6 +114,10 @@ pub(crate) struct ServeArgs {
     restrict: RestrictArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    weight_cache: CacheArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
@@ -365,6 +370,7 @@ impl ServeArgs {
                 retries: self.model_load_retry_count,
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,
+                weights: self.store.weights(self.weight_cache.open()?)?,
             },
             load_threads: self.model_load_thread_count.get(),
             control: match self.model_control_mode {

@@ -14,8 +14,10 @@
 mod allocator;
 mod environment;
 mod library;
+mod packed;
 mod session;
 mod value;
+mod weights;
 
 use std::ffi::{CStr, c_char};
 
@@ -23,8 +25,10 @@ use ort_sys::{OrtApi, OrtErrorCode, OrtStatus, OrtStatusPtr};
 
 pub(crate) use environment::Runtime;
 pub(crate) use library::Library;
+pub(crate) use packed::{contents, replace};
 pub(crate) use session::{List, RunOptions, Session, SessionOptions};
 pub(crate) use value::Value;
+pub(crate) use weights::{Weight, Weights};
 
 /// An error code of the C API, as the number that the library returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,17 +2,19 @@
 
 use std::{
     ffi::{CStr, CString, c_char, c_int},
+    os::unix::ffi::OsStrExt,
     path::Path,
     ptr::{self, NonNull},
+    sync::Arc,
 };
 
 use ort_sys::{
-    ExecutionMode, GraphOptimizationLevel, OrtRunOptions, OrtSession, OrtSessionOptions,
-    OrtStatusPtr, OrtValue,
+    ExecutionMode, GraphOptimizationLevel, OrtLoggingLevel, OrtRunOptions, OrtSession,
+    OrtSessionOptions, OrtStatusPtr, OrtValue,
 };
 use smallvec::SmallVec;
 
-use super::{ApiError, Code, Runtime, Value, check, value::filled};
+use super::{ApiError, Code, Runtime, Value, Weights, check, value::filled};
 
 /// Tensors up to this number travel to the library in lists on the stack.
 const INLINE_TENSORS: usize = 8;
@@ -24,6 +26,8 @@ pub(crate) type List<T> = SmallVec<[T; INLINE_TENSORS]>;
 pub(crate) struct SessionOptions {
     runtime: &'static Runtime,
     raw: NonNull<OrtSessionOptions>,
+    /// What sessions made with these options use in place.
+    weights: Option<Arc<Weights>>,
 }
 
 impl Drop for SessionOptions {
@@ -43,6 +47,7 @@ impl SessionOptions {
         Ok(Self {
             runtime,
             raw: filled(raw),
+            weights: None,
         })
     }
 
@@ -104,6 +109,36 @@ impl SessionOptions {
         })
     }
 
+    /// Only errors are logged.
+    pub(crate) fn quiet(&mut self) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR as c_int;
+        // SAFETY: the options are live.
+        self.set(|raw| unsafe { (api.SetSessionLogSeverityLevel)(raw, level) })
+    }
+
+    /// The rewritten graph is written to this file.
+    pub(crate) fn rewritten_to(&mut self, path: &Path) -> Result<(), ApiError> {
+        let path = path_text(path)?;
+        let api = self.runtime.api();
+        // SAFETY: the options are live; the path is copied by the call.
+        self.set(|raw| unsafe { (api.SetOptimizedModelFilePath)(raw, path.as_ptr()) })
+    }
+
+    /// These weights take the place of the graph's of the same names, where they lie. At most once.
+    pub(crate) fn weights(&mut self, weights: Arc<Weights>) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        for (name, value) in weights.values() {
+            // SAFETY: the options are live; the name is copied; the value lives as long as the options and each session
+            // made with them, which keep `weights`.
+            self.set(|raw| unsafe {
+                (api.AddInitializer)(raw, name.as_ptr(), value.raw.as_ptr())
+            })?;
+        }
+        self.weights = Some(weights);
+        Ok(())
+    }
+
     /// One of the library's configuration entries.
     pub(crate) fn entry(&mut self, key: &CStr, value: &CStr) -> Result<(), ApiError> {
         let api = self.runtime.api();
@@ -112,11 +147,21 @@ impl SessionOptions {
     }
 }
 
+/// A path as the C API takes it.
+fn path_text(path: &Path) -> Result<CString, ApiError> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| ApiError {
+        code: Code::INVALID_ARGUMENT,
+        message: format!("the path `{}` holds a zero byte", path.display()),
+    })
+}
+
 /// A model in the library. Runs on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct Session {
     runtime: &'static Runtime,
     raw: NonNull<OrtSession>,
+    /// Used in place; let go after the session was released.
+    _weights: Option<Arc<Weights>>,
 }
 
 // SAFETY: a session is not bound to a thread.
@@ -138,11 +183,7 @@ impl Session {
         path: &Path,
         options: &SessionOptions,
     ) -> Result<Self, ApiError> {
-        use std::os::unix::ffi::OsStrExt;
-        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| ApiError {
-            code: Code::INVALID_ARGUMENT,
-            message: "the model's path holds a zero byte".to_owned(),
-        })?;
+        let path = path_text(path)?;
         let mut raw: *mut OrtSession = ptr::null_mut();
         // SAFETY: environment and options are live; the path is a C string that lives during the call.
         let status = unsafe {
@@ -157,6 +198,7 @@ impl Session {
         Ok(Self {
             runtime,
             raw: filled(raw),
+            _weights: options.weights.clone(),
         })
     }
 

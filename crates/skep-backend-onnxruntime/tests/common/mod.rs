@@ -61,5 +61,6 @@ pub(crate) fn load(
         file: &ModelFile::open(path)?,
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
+        weights: None,
     })
 }

@@ -46,6 +46,7 @@ impl Bare {
             file: &file,
             config: &config,
             threads: NonZeroUsize::MIN,
+            weights: None,
         })?;
         let shapes: Vec<&Shape> = inputs.iter().map(Tensor::shape).collect();
         let output_shapes = model.output_shapes(&shapes);

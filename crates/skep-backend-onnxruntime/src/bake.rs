@@ -1,0 +1,435 @@
+//! Baking: the form of a model that the library loads fastest, made once and kept in the cache.
+//!
+//! The library rewrites the graph as it does at every load (fusions, constants, layouts of images), and writes the result
+//! beside its weights. That graph is loaded once more, without rewriting, and what the library packs is written down. Both
+//! sessions then run on the same inputs; a form whose answers differ in a bit is never used.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use skep_alloc::{LoadUse, load};
+use skep_backend::{BackendError, Weights as Shared};
+use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Role};
+use skep_config::GraphOptimization;
+use skep_onnx::OnnxModel;
+use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
+use skep_store::Description;
+use skep_types::DataType;
+
+use crate::{
+    OnnxRuntime, baked,
+    ffi::{self, Session, Weight, Weights},
+    machine, options, trial,
+};
+
+/// Changes when what a form holds or means does.
+const FORM: &[u8] = b"onnxruntime 1";
+
+/// Models with less are loaded as they are: what there is to share is less than what a form costs.
+const MIN_MODEL_BYTES: u64 = 1 << 20;
+
+/// Weights below a page stay in the graph: each of the others takes pages of its own.
+const MIN_WEIGHT_BYTES: &std::ffi::CStr = c"4096";
+
+/// The layout's name of weights as the graph has them.
+const PLAIN: &str = "plain";
+
+/// The file that the library writes weights into.
+const WEIGHTS: &std::ffi::CStr = c"weights";
+
+/// The name of a form's graph in its directory, to which its weights refer: the library wants a file to be there, although
+/// every weight that refers to it is given in memory.
+const GRAPH: &str = "graph";
+
+/// Operators that pack their second input where it is a constant matrix, and then do not read it any more.
+const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];
+
+/// What is to be loaded.
+pub(crate) struct Subject<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) onnx: &'a OnnxModel,
+    pub(crate) setting: options::Setting<'a>,
+}
+
+/// Why there is no form.
+enum NoForm {
+    /// This model has none, and never will.
+    Never(String),
+    /// Not now.
+    Now(String),
+}
+
+impl From<io::Error> for NoForm {
+    fn from(error: io::Error) -> Self {
+        Self::Now(error.to_string())
+    }
+}
+
+/// Of the library, while it makes a form: what it cannot rewrite or load again it never can.
+impl From<ffi::ApiError> for NoForm {
+    fn from(error: ffi::ApiError) -> Self {
+        Self::Never(error.message)
+    }
+}
+
+impl OnnxRuntime {
+    /// A session of the model's baked form, which is made if it is not there. `None` where the model is to be loaded as it
+    /// is; the log says why, unless it is too small.
+    pub(crate) fn baked(&self, subject: &Subject<'_>, shared: &Shared) -> Option<Session> {
+        let path = subject.path.display();
+        // Once more where a form turns out to be damaged.
+        for _ in 0..2 {
+            let form = match self.form(subject, shared) {
+                Ok(form) => form?,
+                Err(why) => {
+                    tracing::warn!("`{path}` is loaded without a baked form: {why}");
+                    return None;
+                }
+            };
+            match baked::session(self.runtime, &form, shared, &subject.setting) {
+                Ok(session) => return Some(session),
+                Err(baked::Failure::Damaged(why)) => {
+                    tracing::warn!("the baked form of `{path}` is made anew: {why}");
+                }
+                Err(baked::Failure::Unusable(why)) => {
+                    tracing::warn!("`{path}` is loaded without its baked form: {why}");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// The form, out of the cache or made now; `None` for a model that is loaded as it is.
+    fn form(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Option<Form>, String> {
+        let files = files(subject);
+        let bytes: u64 = files
+            .iter()
+            .filter_map(|file| fs::metadata(file).ok())
+            .map(|metadata| metadata.len())
+            .sum();
+        if bytes < MIN_MODEL_BYTES || has_defaults(subject.onnx.graph()) {
+            return Ok(None);
+        }
+        let key = self
+            .key(subject, shared, &files)
+            .map_err(|e| e.to_string())?;
+        let found = match shared.cache.look_up(&key) {
+            Found::Nothing => match shared.cache.begin(&key).map_err(|e| e.to_string())? {
+                Begun::Found(found) => found,
+                Begun::Making(making) => {
+                    return self.make_and_note(subject, making, shared);
+                }
+            },
+            found => found,
+        };
+        Ok(match found {
+            Found::Form(form) => Some(form),
+            Found::Unusable(why) => {
+                let path = subject.path.display();
+                tracing::info!("`{path}` is loaded without a baked form: {why}");
+                None
+            }
+            Found::Nothing => None,
+        })
+    }
+
+    /// Everything that the result depends on.
+    fn key(
+        &self,
+        subject: &Subject<'_>,
+        shared: &Shared,
+        files: &[PathBuf],
+    ) -> Result<Key, CacheError> {
+        let content = shared.cache.content(files)?;
+        let level = match subject.setting.execution.graph_optimization {
+            GraphOptimization::Disable => "disable",
+            GraphOptimization::Basic => "basic",
+            GraphOptimization::Extended => "extended",
+            GraphOptimization::All => "all",
+        };
+        Ok(Key::of(&[
+            FORM,
+            &content,
+            self.version().as_bytes(),
+            machine::instruction_sets().as_bytes(),
+            level.as_bytes(),
+        ]))
+    }
+
+    fn make_and_note(
+        &self,
+        subject: &Subject<'_>,
+        making: Making,
+        shared: &Shared,
+    ) -> Result<Option<Form>, String> {
+        let began = std::time::Instant::now();
+        let path = subject.path.display();
+        let baked = match self.rewrite(subject, making.directory()) {
+            Ok(baked) => baked,
+            Err(NoForm::Now(why)) => return Err(why),
+            Err(NoForm::Never(why)) => {
+                if let Err(error) = making.unusable(&why) {
+                    tracing::warn!("{error}");
+                }
+                return Err(why);
+            }
+        };
+        let form = baked.keep(making).map_err(|error| error.to_string())?;
+        tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
+        // What is over the budget goes now; that nothing could be removed is no reason not to serve.
+        if let Err(error) = shared.cache.collect() {
+            tracing::warn!("{error}");
+        }
+        Ok(Some(form))
+    }
+
+    /// Lets the library rewrite and pack, and compares answers.
+    fn rewrite(&self, subject: &Subject<'_>, directory: &Path) -> Result<Baked, NoForm> {
+        let graph_path = directory.join("model.onnx");
+        let mut options = options::session_options(self.runtime, &subject.setting)?;
+        // It warns that what it writes is made for this machine, which the key says.
+        options.quiet()?;
+        options.rewritten_to(&graph_path)?;
+        let entries = [
+            (
+                c"session.optimized_model_external_initializers_file_name",
+                WEIGHTS,
+            ),
+            (
+                c"session.optimized_model_external_initializers_min_size_in_bytes",
+                MIN_WEIGHT_BYTES,
+            ),
+        ];
+        for (key, value) in entries {
+            options.entry(key, value)?;
+        }
+        let plain = Session::from_file(self.runtime, subject.path, &options)?;
+        drop(options);
+
+        let written = Bytes::from(fs::read(&graph_path)?);
+        let mut model = ModelProto::decode(written)
+            .map_err(|error| NoForm::Never(format!("the rewritten graph: {error}")))?;
+        let weights_path = directory.join(WEIGHTS.to_string_lossy().as_ref());
+        let initializers = Initializers::take(&mut model, &weights_path)?;
+        let graph = model.encode_to_vec();
+        let loaded_path = directory.join(GRAPH);
+        fs::write(&loaded_path, &graph)?;
+
+        let mut options = baked::session_options(self.runtime, &subject.setting)?;
+        let weights = initializers.weights();
+        options.weights(Arc::new(Weights::new(self.runtime, weights, None)?))?;
+        let make = || Session::from_file(self.runtime, &loaded_path, &options);
+        let (session, loaded) = load(LoadUse::Record, make)?;
+        let session = session?;
+        if !loaded.went_as_expected() {
+            return Err(NoForm::Now(
+                "there is no memory for packed weights".to_owned(),
+            ));
+        }
+        let kept = loaded.sequence().iter().enumerate();
+        let kept = kept.filter(|(_, block)| block.kept);
+        let packed: Vec<Bytes> = kept
+            .map(|(index, _)| Bytes::copy_from_slice(ffi::contents(&session, &loaded, index)))
+            .collect();
+        let blocks = baked::write_blocks(&loaded);
+        // Only if each of them was packed is none read any more.
+        let sources = initializers.sources(model.graph.as_ref());
+        let are_packed = sources.iter().filter(|is_source| **is_source).count() <= packed.len();
+        drop(loaded);
+        self.same_answers(subject, plain, session)
+            .map_err(NoForm::Never)?;
+        Ok(Baked {
+            graph,
+            roles: sources
+                .into_iter()
+                .map(|is_source| match is_source && are_packed {
+                    true => Role::Source,
+                    false => Role::Weight,
+                })
+                .collect(),
+            initializers,
+            packed,
+            blocks,
+            layout: format!(
+                "onnxruntime-{}-{}",
+                self.version(),
+                machine::instruction_sets()
+            ),
+        })
+    }
+
+    /// Runs both sessions on the same inputs; the answers must be the same to the bit.
+    fn same_answers(
+        &self,
+        subject: &Subject<'_>,
+        plain: Session,
+        baked: Session,
+    ) -> Result<(), String> {
+        let model = |session| self.model(subject, &[], session);
+        let models = model(plain).and_then(|plain| Ok((plain, model(baked)?)));
+        let (plain, baked) = models.map_err(|error: BackendError| error.to_string())?;
+        trial::same_answers(plain, baked)
+    }
+}
+
+/// The files that the model consists of.
+fn files(subject: &Subject<'_>) -> Vec<PathBuf> {
+    let directory = subject.path.parent().unwrap_or(Path::new(""));
+    let beside = subject.onnx.external_files();
+    let beside = beside.iter().map(|name| directory.join(name));
+    std::iter::once(subject.path.to_owned())
+        .chain(beside)
+        .collect()
+}
+
+/// Whether an input has a value of its own, which a request may replace: such values are not constants.
+fn has_defaults(graph: &GraphProto) -> bool {
+    let is_input = |tensor: &TensorProto| graph.input.iter().any(|i| i.name() == tensor.name());
+    graph.initializer.iter().any(is_input)
+}
+
+/// A form that is not in the cache yet.
+struct Baked {
+    graph: Vec<u8>,
+    initializers: Initializers,
+    /// Of the initializers.
+    roles: Vec<Role>,
+    packed: Vec<Bytes>,
+    blocks: String,
+    /// Of packed weights.
+    layout: String,
+}
+
+impl Baked {
+    /// Puts it there.
+    fn keep(self, mut making: Making) -> Result<Form, CacheError> {
+        for (initializer, role) in self.initializers.0.iter().zip(&self.roles) {
+            let description = Description {
+                datatype: initializer.datatype,
+                dims: initializer.dims.iter().map(|&dim| dim as u64).collect(),
+                layout: PLAIN.into(),
+            };
+            making.add(*role, &initializer.name, description, &initializer.bytes)?;
+        }
+        for bytes in &self.packed {
+            let description = Description {
+                datatype: DataType::Uint8,
+                dims: vec![bytes.len() as u64],
+                layout: self.layout.clone().into(),
+            };
+            making.add(Role::Packed, "", description, bytes)?;
+        }
+        let notes = BTreeMap::from([(baked::BLOCKS.to_owned(), self.blocks)]);
+        making.finish(&self.graph, notes)
+    }
+}
+
+/// A large weight of the rewritten graph.
+struct Initializer {
+    name: String,
+    datatype: DataType,
+    dims: Vec<usize>,
+    bytes: Bytes,
+}
+
+/// The large weights of the rewritten graph, in its order.
+struct Initializers(Vec<Initializer>);
+
+impl Initializers {
+    /// Reads them out of the file that the library wrote.
+    fn take(model: &mut ModelProto, weights: &Path) -> Result<Self, NoForm> {
+        let Some(graph) = &mut model.graph else {
+            return Err(NoForm::Never("the rewritten graph is empty".to_owned()));
+        };
+        let inner = graph.node.iter().flat_map(|node| &node.attribute);
+        let mut inner = inner.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
+        if inner.any(has_external) {
+            let why = "a graph within the graph has large weights of its own";
+            return Err(NoForm::Never(why.to_owned()));
+        }
+        let is_external = |tensor: &TensorProto| tensor.data_location() == DataLocation::External;
+        if !graph.initializer.iter().any(is_external) {
+            return Ok(Self(Vec::new()));
+        }
+        let file = Bytes::from(fs::read(weights)?);
+        let taken = graph.initializer.iter_mut();
+        let taken = taken.filter(|tensor| is_external(tensor)).map(|tensor| {
+            let name = tensor.name().to_owned();
+            let wrong = || {
+                NoForm::Never(format!(
+                    "the library wrote weight `{name}` in an unknown way"
+                ))
+            };
+            let entry = |key: &str| {
+                let entry = tensor
+                    .external_data
+                    .iter()
+                    .find(|entry| entry.key() == key)?;
+                entry.value().parse::<usize>().ok()
+            };
+            let (offset, length) = entry("offset").zip(entry("length")).ok_or_else(wrong)?;
+            let range = offset..offset.checked_add(length).ok_or_else(wrong)?;
+            if file.get(range.clone()).is_none() {
+                return Err(wrong());
+            }
+            let location = tensor.external_data.iter_mut();
+            for entry in location.filter(|entry| entry.key() == "location") {
+                entry.value = Some(GRAPH.to_owned());
+            }
+            let dims = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok());
+            Ok(Initializer {
+                name: name.clone(),
+                datatype: skep_onnx::datatype(tensor.data_type()).ok_or_else(wrong)?,
+                dims: dims.collect::<Option<_>>().ok_or_else(wrong)?,
+                bytes: file.slice(range),
+            })
+        });
+        taken.collect::<Result<_, _>>().map(Self)
+    }
+
+    fn weights(&self) -> impl Iterator<Item = Weight<'_>> {
+        self.0.iter().map(|initializer| Weight {
+            name: &initializer.name,
+            datatype: initializer.datatype,
+            dims: &initializer.dims,
+            bytes: initializer.bytes.clone(),
+        })
+    }
+
+    /// Which of them the library only reads to pack them.
+    fn sources(&self, graph: Option<&GraphProto>) -> Vec<bool> {
+        // By name: whether every use so far is one that packs.
+        let mut packs: HashMap<&str, bool> = HashMap::new();
+        for node in graph.iter().flat_map(|graph| &graph.node) {
+            let is_packing = PACKING.contains(&node.op_type());
+            for (position, input) in node.input.iter().enumerate() {
+                let only = packs.entry(input).or_insert(true);
+                *only &= is_packing && position == 1;
+            }
+        }
+        let is_matrix = |initializer: &Initializer| {
+            initializer.datatype == DataType::Fp32
+                && initializer.dims.len() == 2
+                && initializer.bytes.len() >= skep_alloc::LOADED_BYTES
+        };
+        let only = |initializer: &Initializer| packs.get(&*initializer.name) == Some(&true);
+        let sources = self.0.iter();
+        sources
+            .map(|initializer| is_matrix(initializer) && only(initializer))
+            .collect()
+    }
+}
+
+fn has_external(graph: &GraphProto) -> bool {
+    let inner = graph.node.iter().flat_map(|node| &node.attribute);
+    let mut inner = inner.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
+    let is_external = |tensor: &TensorProto| tensor.data_location() == DataLocation::External;
+    graph.initializer.iter().any(is_external) || inner.any(has_external)
+}

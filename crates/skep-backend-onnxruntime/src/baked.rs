@@ -1,0 +1,221 @@
+//! Loading a model from its baked form: weights in place out of the store, packed ones mapped over where the library put
+//! its own.
+//!
+//! ```text
+//! form (cache) --- graph ------------------------------> session, nothing rewritten any more
+//!              --- weights --> store (memory) -- in place -->   its initializers
+//!              --- packed ---> store (memory) -- mapped over --> what it packed meanwhile, on scratch pages
+//!              --- sources --> read once while it packs, then let go
+//! ```
+//!
+//! The library packs at every load, whatever it is given, and it decides by a hash of what it packed whether two are the
+//! same; so it does pack, onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and what it
+//! packed is replaced before anything runs. Running without packed weights would load BERT-base faster still, but run it
+//! 1.26 times slower, and not to the same bit.
+
+use std::{fmt, sync::Arc};
+
+use ort_sys::GraphOptimizationLevel;
+use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
+use skep_backend::Weights as Shared;
+use skep_cache::{Form, Mapped, Part, Role};
+use skep_config::MemoryPlanner;
+use skep_store::{FillError, Lease, StoreError, Wanted};
+
+use crate::{
+    ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
+    options,
+};
+
+/// The note of a form with the sequence of large blocks that the library takes while it loads the graph.
+pub(crate) const BLOCKS: &str = "blocks";
+
+/// Why a baked form was not loaded.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The form is damaged, and has been removed: it can be made again.
+    Damaged(String),
+    /// It cannot be used here or now.
+    Unusable(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(why) | Self::Unusable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Unusable(error.message)
+    }
+}
+
+/// Makes a session of a form.
+pub(crate) fn session(
+    runtime: &'static Runtime,
+    form: &Form,
+    shared: &Shared,
+    setting: &options::Setting<'_>,
+) -> Result<Session, Failure> {
+    let blocks = form.note(BLOCKS).and_then(read_blocks);
+    let blocks = blocks.ok_or_else(|| damaged(form, "its sequence of blocks cannot be read"))?;
+    // With its own arena the library does not ask for memory that could be replaced.
+    let replaced = setting.execution.memory_planner != MemoryPlanner::Runtime;
+    let of_store = |part: &&Part| match part.role {
+        Role::Weight => true,
+        Role::Packed => replaced,
+        Role::Source => false,
+    };
+    let stored: Vec<&Part> = form.parts().iter().filter(of_store).collect();
+    let lease = acquire(form, shared, &stored)?;
+    let (weights, sources) = weights(runtime, form, &stored, &lease)?;
+    let mut options = session_options(runtime, setting)?;
+    options.weights(Arc::new(weights))?;
+    let path = form.graph_path();
+    let make = || Session::from_file(runtime, &path, &options);
+    let session = if replaced && !blocks.is_empty() {
+        let packed: Vec<usize> = (0..stored.len())
+            .filter(|&index| stored[index].role == Role::Packed)
+            .collect();
+        packed_session(&blocks, &lease, &packed, make)?
+    } else {
+        make()?
+    };
+    for source in sources {
+        source.give_back();
+    }
+    Ok(session)
+}
+
+/// The options of a session over a graph that was rewritten already.
+pub(crate) fn session_options(
+    runtime: &'static Runtime,
+    setting: &options::Setting<'_>,
+) -> Result<SessionOptions, ApiError> {
+    let mut options = options::session_options(runtime, setting)?;
+    options.optimization(GraphOptimizationLevel::ORT_DISABLE_ALL)?;
+    Ok(options)
+}
+
+/// Gets tensors of a form from the store, out of the cache where nobody has them.
+fn acquire(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Lease, Failure> {
+    let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
+    let mut fill = |index: usize, bytes: &mut [u8]| {
+        let read = form.read(&wanted[index], bytes);
+        read.map_err(FillError::new)
+    };
+    let acquired = shared
+        .store
+        .acquire(&shared.tenant, &wanted, shared.order, &mut fill);
+    acquired.map_err(|error| match &error {
+        StoreError::Content { wanted: digest, .. } => {
+            for tensor in wanted.iter().filter(|tensor| tensor.digest == *digest) {
+                form.forget_tensor(tensor);
+            }
+            Failure::Damaged(error.to_string())
+        }
+        StoreError::Fill { .. } => damaged(form, &error.to_string()),
+        _ => Failure::Unusable(format!("the tensor store: {error}")),
+    })
+}
+
+/// The weights that the graph wants, out of the store and, for those that are only packed, out of the cache's files.
+fn weights(
+    runtime: &'static Runtime,
+    form: &Form,
+    stored: &[&Part],
+    lease: &Lease,
+) -> Result<(Weights, Vec<Mapped>), Failure> {
+    let mut sources = Vec::new();
+    let mut weights = Vec::new();
+    for (index, part) in stored.iter().enumerate() {
+        if part.role == Role::Weight {
+            weights.push((*part, lease.bytes(index)));
+        }
+    }
+    for part in form.parts().iter().filter(|part| part.role == Role::Source) {
+        let mapped = form.map(&part.tensor).map_err(|error| {
+            form.forget_tensor(&part.tensor);
+            Failure::Damaged(error.to_string())
+        })?;
+        weights.push((part, mapped.bytes()));
+        sources.push(mapped);
+    }
+    let dims: Vec<Vec<usize>> = weights.iter().map(|(part, _)| dims(&part.tensor)).collect();
+    let weights = weights
+        .into_iter()
+        .zip(&dims)
+        .map(|((part, bytes), dims)| Weight {
+            name: &part.name,
+            datatype: part.tensor.description.datatype,
+            dims,
+            bytes,
+        });
+    let weights = Weights::new(runtime, weights, Some(lease.clone()))?;
+    Ok((weights, sources))
+}
+
+fn dims(tensor: &Wanted) -> Vec<usize> {
+    let extents = tensor.description.dims.iter();
+    extents
+        .map(|&extent| usize::try_from(extent).unwrap_or(usize::MAX))
+        .collect()
+}
+
+/// Makes a session whose packed weights are those of the store, `packed` by their places in the lease. Where the library
+/// does not pack as it did when the form was made, it packs for itself.
+fn packed_session(
+    blocks: &[LoadedBlock],
+    lease: &Lease,
+    packed: &[usize],
+    make: impl Fn() -> Result<Session, ApiError>,
+) -> Result<Session, Failure> {
+    let memory = |error: std::io::Error| Failure::Unusable(format!("mapping weights: {error}"));
+    let (made, loaded) = load(LoadUse::Replay(blocks), &make).map_err(memory)?;
+    let mut session = made?;
+    if !loaded.went_as_expected() {
+        // Never run: what it packed lies on scratch pages.
+        drop(session);
+        tracing::debug!("weights were packed in another way than when they were baked");
+        return Ok(make()?);
+    }
+    let kept = blocks.iter().enumerate().filter(|(_, block)| block.kept);
+    for ((index, _), place) in kept.zip(packed) {
+        let place = lease.place(*place);
+        ffi::replace(&mut session, &loaded, index, place.descriptor, place.offset)
+            .map_err(memory)?;
+    }
+    Ok(session)
+}
+
+fn damaged(form: &Form, why: &str) -> Failure {
+    form.forget();
+    Failure::Damaged(why.to_owned())
+}
+
+/// A sequence of blocks as a note: sizes in bytes, those that are not kept with a `-` behind them.
+pub(crate) fn write_blocks(loaded: &Loaded) -> String {
+    let blocks = loaded.sequence().iter();
+    let blocks: Vec<String> = blocks
+        .map(|block| format!("{}{}", block.size, if block.kept { "" } else { "-" }))
+        .collect();
+    blocks.join(",")
+}
+
+fn read_blocks(note: &str) -> Option<Vec<LoadedBlock>> {
+    if note.is_empty() {
+        return Some(Vec::new());
+    }
+    let block = |text: &str| {
+        let (size, kept) = match text.strip_suffix('-') {
+            Some(size) => (size, false),
+            None => (text, true),
+        };
+        let size = size.parse().ok()?;
+        Some(LoadedBlock { size, kept })
+    };
+    note.split(',').map(block).collect()
+}

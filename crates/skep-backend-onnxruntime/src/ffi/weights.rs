@@ -1,0 +1,63 @@
+//! Weights that lie in memory of ours: sessions use them in place.
+
+use std::{ffi::CString, slice};
+
+use bytes::Bytes;
+use skep_store::Lease;
+use skep_types::DataType;
+
+use super::{ApiError, Code, Runtime, Value};
+
+/// A weight by its name in the graph.
+pub(crate) struct Weight<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) datatype: DataType,
+    pub(crate) dims: &'a [usize],
+    /// Exactly those of datatype and dims.
+    pub(crate) bytes: Bytes,
+}
+
+/// Weights as values of the library, and the memory that they lie in.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    // Declared before the memory: fields are dropped in this order.
+    values: Vec<(CString, Value<'static>)>,
+    _bytes: Vec<Bytes>,
+    /// The right to them, and to what the session maps besides.
+    _lease: Option<Lease>,
+}
+
+impl Weights {
+    /// Makes the values. `lease` is kept as long as they are used.
+    pub(crate) fn new<'a>(
+        runtime: &'static Runtime,
+        weights: impl Iterator<Item = Weight<'a>>,
+        lease: Option<Lease>,
+    ) -> Result<Self, ApiError> {
+        let (mut values, mut kept) = (Vec::new(), Vec::new());
+        for weight in weights {
+            let name = CString::new(weight.name).map_err(|_| ApiError {
+                code: Code::INVALID_ARGUMENT,
+                message: "a weight's name holds a zero byte".to_owned(),
+            })?;
+            let bytes = &weight.bytes;
+            // SAFETY: the memory behind a `Bytes` neither moves nor changes while a clone of it lives; the value, its only
+            // user, is dropped before that (see the fields).
+            let bytes: &'static [u8] =
+                unsafe { slice::from_raw_parts(bytes.as_ptr(), bytes.len()) };
+            let value = Value::over(runtime, weight.datatype, weight.dims, bytes)?;
+            values.push((name, value));
+            kept.push(weight.bytes);
+        }
+        Ok(Self {
+            values,
+            _bytes: kept,
+            _lease: lease,
+        })
+    }
+
+    /// The values by name.
+    pub(super) fn values(&self) -> &[(CString, Value<'static>)] {
+        &self.values
+    }
+}

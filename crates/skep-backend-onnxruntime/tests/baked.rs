@@ -1,0 +1,289 @@
+//! Models loaded from their baked forms answer to the bit what they answer when they are loaded as they are, whatever
+//! happens to cache and store. Without the library every test says that it is skipped, and passes.
+#![allow(clippy::expect_used, reason = "tests state what they expect")]
+
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod common;
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+    sync::Arc,
+};
+
+use common::library;
+use skep_backend::{
+    Backend as _, LoadRequest, Model, ModelFile, OutputSlot, Weights, conformance::config,
+};
+use skep_backend_onnxruntime::OnnxRuntime;
+use skep_cache::Cache;
+use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
+use skep_tensor::Tensor;
+use skep_testkit::{Inputs, Kind, Options, generate, inputs};
+use tempfile::TempDir;
+
+/// A cache directory, a store, and models beside them.
+struct Node {
+    root: TempDir,
+    weights: Weights,
+}
+
+impl Node {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let cache = root.path().join("cache");
+        Self {
+            weights: Weights {
+                cache: Cache::open(&cache, 1 << 30).expect("a cache"),
+                store: Store::in_process(StoreOptions::default()),
+                tenant: Tenant::default(),
+                order: LoadOrder::Random(7),
+            },
+            root,
+        }
+    }
+
+    fn model(&self, kind: &Kind, options: &Options) -> PathBuf {
+        let path = self.root.path().join("model.onnx");
+        let model = generate(kind, options).expect("a model");
+        model.write(&path).expect("written");
+        path
+    }
+
+    fn stat(&self) -> Stat {
+        self.weights
+            .store
+            .stat(&self.weights.tenant)
+            .expect("figures")
+    }
+
+    /// The same cache, and a store that has nothing.
+    fn restart(&mut self) {
+        self.weights.store = Store::in_process(StoreOptions::default());
+    }
+
+    fn tensors(&self) -> Vec<PathBuf> {
+        files(&self.weights.cache.root().join("tensors"))
+    }
+
+    fn forms(&self) -> Vec<PathBuf> {
+        files(&self.weights.cache.root().join("models"))
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("read") {
+        let path = entry.expect("read").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn load(
+    backend: OnnxRuntime,
+    path: &Path,
+    pbtxt: &str,
+    weights: Option<&Weights>,
+) -> Arc<dyn Model> {
+    let request = LoadRequest {
+        file: &ModelFile::open(path).expect("opened"),
+        config: &config("onnxruntime", pbtxt),
+        threads: NonZeroUsize::MIN,
+        weights,
+    };
+    backend.load(&request).expect("loaded")
+}
+
+fn answers(model: &Arc<dyn Model>, kind: &Kind) -> Vec<Tensor> {
+    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let mut answers = Vec::new();
+    for batch in [1, 3, 3] {
+        let wanted = Inputs {
+            seed: 5,
+            batch,
+            sequence: 9,
+        };
+        let made: Vec<Tensor> = inputs(kind, wanted)
+            .into_iter()
+            .map(|input| Tensor::new(input.datatype, input.shape, input.data.into()).expect("fits"))
+            .collect();
+        let views: Vec<_> = made.iter().map(Tensor::view).collect();
+        let mut slots: Vec<OutputSlot> = (0..model.signature().outputs.len())
+            .map(OutputSlot::new)
+            .collect();
+        instance.execute(&views, &mut slots).expect("runs");
+        answers.extend(
+            slots
+                .into_iter()
+                .map(|slot| slot.into_tensor().expect("filled")),
+        );
+    }
+    answers
+}
+
+fn kind(text: &str) -> Kind {
+    Kind::from_str(text).expect("a kind")
+}
+
+/// Several layers that are packed, two of them of one size.
+const MLP: &str = "mlp:layers=256x512x512x512x10";
+
+#[test]
+fn baked_models_answer_as_plain_ones_and_share_their_weights() {
+    let Some(backend) = library() else { return };
+    for (name, planner) in [
+        (MLP, "planned"),
+        (MLP, "malloc"),
+        (MLP, "runtime"),
+        ("cnn", "planned"),
+        ("mobilenetv2", "planned"),
+        ("bert-tiny", "planned"),
+    ] {
+        let kind = kind(name);
+        let mut node = Node::new();
+        let path = node.model(&kind, &Options::default());
+        let pbtxt =
+            format!("parameters {{ key: 'memory_planner' value {{ string_value: '{planner}' }} }}");
+        let plain = answers(&load(backend, &path, &pbtxt, None), &kind);
+        let first = load(backend, &path, &pbtxt, Some(&node.weights));
+        let is_baked = fs::metadata(&path).expect("there").len() >= 1 << 20;
+        assert_eq!(node.forms().len(), if is_baked { 2 } else { 0 }, "{name}");
+        assert!(answers(&first, &kind) == plain, "{name}: made");
+
+        let stored = node.stat().bytes_stored;
+        let second = load(backend, &path, &pbtxt, Some(&node.weights));
+        assert!(answers(&second, &kind) == plain, "{name}: of the store");
+        assert_eq!(node.stat().bytes_stored, stored, "{name}: nothing twice");
+        drop((first, second));
+
+        node.restart();
+        let third = load(backend, &path, &pbtxt, Some(&node.weights));
+        assert!(answers(&third, &kind) == plain, "{name}: of the cache");
+    }
+}
+
+#[test]
+fn variants_and_tenants() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let base = load(backend, &path, "", Some(&node.weights));
+    let alone = node.stat().bytes_stored;
+
+    let variant = Options {
+        variant: Some(skep_testkit::Variant::named(&kind, "head", 3).expect("a variant")),
+        ..Options::default()
+    };
+    let path = node.model(&kind, &variant);
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    let other = load(backend, &path, "", Some(&node.weights));
+    assert!(answers(&other, &kind) == plain);
+    let both = node.stat().bytes_stored;
+    assert!(both - alone < alone / 10, "{alone} and {both} bytes");
+
+    // Of another tenant nothing is shared.
+    node.weights.tenant = Tenant::named("other").expect("a name");
+    let theirs = load(backend, &path, "", Some(&node.weights));
+    assert!(answers(&theirs, &kind) == plain);
+    assert!(node.stat().bytes_stored >= alone * 9 / 10);
+    drop((base, other, theirs));
+}
+
+#[test]
+fn damage_is_mended() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    drop(load(backend, &path, "", Some(&node.weights)));
+    let whole = node.tensors();
+    for index in 0..whole.len() {
+        let mut bytes = fs::read(&whole[index]).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&whole[index], bytes).expect("written");
+        // Nobody has it in memory, neither in the store nor as seen to be whole.
+        node.restart();
+        node.weights.cache =
+            Cache::open(&node.root.path().join("cache"), 1 << 30).expect("a cache");
+        let model = load(backend, &path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "tensor {index}");
+        assert_eq!(node.tensors(), whole, "made anew");
+        assert_ne!(node.stat().bytes_stored, 0, "and used");
+    }
+}
+
+#[test]
+fn a_cache_that_takes_nothing_leaves_plain_loads() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    let check = |node: &Node| {
+        let model = load(backend, &path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain);
+        assert_eq!(node.stat().bytes_stored, 0);
+    };
+    // Too small for the form.
+    let small = node.root.path().join("small");
+    node.weights.cache = Cache::open(&small, 1 << 20).expect("a cache");
+    check(&node);
+    assert_eq!(node.forms(), Vec::<PathBuf>::new());
+    // Nothing can be written.
+    let gone = node.root.path().join("gone");
+    node.weights.cache = Cache::open(&gone, 1 << 30).expect("a cache");
+    fs::remove_dir_all(&gone).expect("removed");
+    check(&node);
+}
+
+#[test]
+fn a_changed_model_has_another_form() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let node = Node::new();
+    for seed in [1, 2] {
+        let options = Options {
+            seed,
+            external_data: true,
+            ..Options::default()
+        };
+        let path = node.model(&kind, &options);
+        let plain = answers(&load(backend, &path, "", None), &kind);
+        let model = load(backend, &path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "seed {seed}");
+        let level = "optimization { graph { level: 2 } }";
+        let plain = answers(&load(backend, &path, level, None), &kind);
+        let model = load(backend, &path, level, Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "seed {seed}, as written");
+    }
+    assert_eq!(node.forms().len(), 2 * 4, "graph and manifest of each");
+}
+
+#[test]
+fn loads_of_one_model_at_once_bake_it_once() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let model = load(backend, &path, "", Some(&node.weights));
+                assert!(answers(&model, &kind) == plain);
+            });
+        }
+    });
+    assert_eq!(node.forms().len(), 2);
+}

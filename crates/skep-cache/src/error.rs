@@ -1,0 +1,77 @@
+//! What can go wrong with a cache.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+/// What kind of failure it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The file system refused: no room, no permission.
+    Io,
+    /// A file is not what was written.
+    Damaged,
+    /// The form is larger than the whole budget.
+    TooLarge,
+}
+
+/// A failure of a cache; none of them keeps a model from being loaded without it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The file system refused.
+    #[error("cannot {what} `{}`: {error}", path.display())]
+    Io {
+        /// A verb.
+        what: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// A file is not what was written.
+    #[error("`{}` is damaged: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A form larger than the budget.
+    #[error("the baked form has {bytes} bytes, more than the cache's budget of {budget_bytes}")]
+    TooLarge {
+        /// Of its graph and tensors.
+        bytes: u64,
+        /// What the directory may hold.
+        budget_bytes: u64,
+    },
+}
+
+impl CacheError {
+    pub(crate) fn io(what: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::Io {
+            what,
+            path: path.to_owned(),
+            error,
+        }
+    }
+
+    pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.to_owned(),
+            why: why.into(),
+        }
+    }
+
+    /// What kind of failure it was.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
+        }
+    }
+}

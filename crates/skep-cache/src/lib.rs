@@ -1,0 +1,200 @@
+//! The disk tier under the tensor store: models in the form that a runtime loads fastest, in a directory, by content.
+//!
+//! A backend *bakes* a model once: it lets its runtime rewrite the graph, and keeps the rewritten graph, each large tensor
+//! and each packed weight. Later loads, of any process, begin with these.
+//!
+//! ```text
+//! <directory>/v1/lock                     held shared while something is made, exclusively while something is removed
+//!                models/<key>/manifest    what a form consists of; its time of change is its last use
+//!                models/<key>/graph
+//!                tensors/ab/<digest>      a tensor's bytes, once for all forms that have it
+//!                stamps/<hash of a path>  a model file's content, remembered by size and times
+//!                making/<key>.lock        held by who makes this form
+//!                tmp/                     what is being made
+//! ```
+//!
+//! A [`Key`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
+//! there when its manifest is: it is renamed into place last. Manifest and graph carry their digests and are checked at
+//! every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
+//! [`Form::map`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
+//! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay.
+
+mod collect;
+mod error;
+mod form;
+mod key;
+mod making;
+mod manifest;
+mod stamps;
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+pub use collect::Collected;
+pub use error::{CacheError, ErrorKind};
+pub use form::{Form, Mapped};
+pub use key::Key;
+pub use making::{Begun, Making};
+pub use manifest::{Part, Role};
+
+use crate::{manifest::Manifest, stamps::Stamp};
+
+/// The layout of the directory; another one has another name.
+const LAYOUT: &str = "v1";
+
+/// What a cache directory may hold unless its user says otherwise: the forms of dozens of models.
+pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 30;
+
+/// A cache directory. Any number of processes may use one.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    budget_bytes: u64,
+    /// Files whose bytes were found to be what their names say.
+    verified: Mutex<HashSet<Stamp>>,
+}
+
+/// What a cache has under a key.
+#[derive(Debug)]
+pub enum Found {
+    /// A form.
+    Form(Form),
+    /// Somebody tried and found that there is no such form; why.
+    Unusable(String),
+    /// Nothing.
+    Nothing,
+}
+
+impl Cache {
+    /// Opens a cache directory, and makes it if it is not there: for its owner alone (mode 0700).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it cannot be made.
+    pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
+        let root = directory.join(LAYOUT);
+        for sub in ["models", "tensors", "stamps", "making", "tmp"] {
+            let path = root.join(sub);
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|e| CacheError::io("make", &path, e))?;
+        }
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root,
+                budget_bytes,
+                verified: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The directory of this layout.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// What the directory may hold.
+    #[must_use]
+    pub fn budget_bytes(&self) -> u64 {
+        self.inner.budget_bytes
+    }
+
+    fn path(&self, sub: &str) -> PathBuf {
+        self.inner.root.join(sub)
+    }
+
+    fn form_path(&self, key: &Key) -> PathBuf {
+        self.path("models").join(key.to_string())
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashSet<Stamp>> {
+        // Nothing panics while it holds this lock.
+        self.inner
+            .verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The form under a key, and notes that it was used. One that is damaged is removed, and as if it had never been.
+    #[must_use]
+    pub fn look_up(&self, key: &Key) -> Found {
+        self.read(key).unwrap_or_else(|_| {
+            self.forget(key);
+            Found::Nothing
+        })
+    }
+
+    /// The form under a key; an error if it is damaged.
+    fn read(&self, key: &Key) -> Result<Found, CacheError> {
+        let directory = self.form_path(key);
+        let path = directory.join("manifest");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Found::Nothing);
+            }
+            Err(error) => return Err(CacheError::io("read", &path, error)),
+        };
+        let manifest = Manifest::decode(&text).map_err(|why| CacheError::damaged(&path, why))?;
+        if let Some(why) = manifest.unusable {
+            return Ok(Found::Unusable(why));
+        }
+        let graph_path = directory.join("graph");
+        let graph = fs::read(&graph_path).map_err(|e| CacheError::io("read", &graph_path, e))?;
+        if *blake3::hash(&graph).as_bytes() != manifest.graph {
+            return Err(CacheError::damaged(
+                &graph_path,
+                "its bytes are not those that were written",
+            ));
+        }
+        let form = Form::new(self, *key, Bytes::from(graph), manifest);
+        form.check_lengths()?;
+        self.touch(&path);
+        Ok(Found::Form(form))
+    }
+
+    /// Notes a form's use. That it cannot be noted costs nothing but its place among the others.
+    fn touch(&self, manifest: &Path) {
+        if let Ok(file) = File::options().append(true).open(manifest) {
+            let _ = file.set_modified(std::time::SystemTime::now());
+        }
+    }
+
+    /// Removes a form, as one that turned out to be damaged; its tensors go with the next [`Cache::collect`].
+    pub fn forget(&self, key: &Key) {
+        // Renamed away first, so that nobody sees a part of it.
+        let away = tempfile::Builder::new()
+            .prefix("forgotten-")
+            .tempdir_in(self.path("tmp"));
+        if let Ok(away) = away {
+            let _ = fs::rename(self.form_path(key), away.path().join("form"));
+        }
+    }
+
+    /// The content of a model's files, in their order, as a digest. Files that have not changed since they were last read
+    /// are not read again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when a file cannot be read.
+    pub fn content(&self, files: &[PathBuf]) -> Result<[u8; 32], CacheError> {
+        let mut hasher = blake3::Hasher::new();
+        for file in files {
+            hasher.update(&stamps::content(&self.path("stamps"), file)?);
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+}

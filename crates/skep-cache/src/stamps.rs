@@ -1,0 +1,141 @@
+//! What tells a file from its successor, and contents remembered by it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use crate::{CacheError, manifest::hex};
+
+/// A file that was changed so recently may be changed again without another time of change: its content is not remembered.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What tells a file from its successor: where it lies, its size, when its content and its entry changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// As one word.
+    fn text(&self) -> String {
+        let Self {
+            device,
+            inode,
+            bytes,
+            modified,
+            changed,
+        } = self;
+        format!(
+            "{device}:{inode}:{bytes}:{}.{}:{}.{}",
+            modified.0, modified.1, changed.0, changed.1
+        )
+    }
+}
+
+/// The digest of a file's bytes; what an earlier call remembered in `directory` if the file has not changed since.
+pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheError> {
+    let fail = |error| CacheError::io("read", path, error);
+    let file = File::open(path).map_err(fail)?;
+    let stamp = Stamp::of(&file).map_err(fail)?;
+    let absolute = path.canonicalize().map_err(fail)?;
+    let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
+    let memo = directory.join(name);
+    let remembered = || {
+        let text = fs::read_to_string(&memo).ok()?;
+        let (known, digest) = text.trim_end().split_once(' ')?;
+        hex(digest).filter(|_| known == stamp.text())
+    };
+    if let Some(digest) = remembered() {
+        return Ok(digest);
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&file).map_err(fail)?;
+    let digest = hasher.finalize();
+    let is_settled = file
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .is_ok_and(|modified| {
+            let age = SystemTime::now().duration_since(modified);
+            age.is_ok_and(|age| age >= SETTLED)
+        });
+    if is_settled && Stamp::of(&file).is_ok_and(|after| after == stamp) {
+        // What cannot be remembered is read again.
+        let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
+    }
+    Ok(*digest.as_bytes())
+}
+
+/// Writes a file at once.
+fn remember(memo: &Path, directory: &Path, text: &str) -> io::Result<PathBuf> {
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(memo)?;
+    Ok(memo.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn aged(path: &Path, text: &str, seconds: u64) {
+        fs::write(path, text).expect("written");
+        let file = File::options().append(true).open(path).expect("opened");
+        let then = SystemTime::now() - Duration::from_secs(seconds);
+        file.set_modified(then).expect("set");
+    }
+
+    #[test]
+    fn a_file_is_read_again_only_when_it_changed() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (memos, model) = (root.path().join("memos"), root.path().join("model"));
+        fs::create_dir(&memos).expect("made");
+        let count = || fs::read_dir(&memos).expect("read").count();
+        let of = |text: &str| *blake3::hash(text.as_bytes()).as_bytes();
+
+        aged(&model, "one", 0);
+        assert_eq!(content(&memos, &model).expect("read"), of("one"));
+        assert_eq!(count(), 0, "changed a moment ago");
+
+        aged(&model, "one", 60);
+        assert_eq!(content(&memos, &model).expect("read"), of("one"));
+        assert_eq!(count(), 1);
+
+        // A memo that says otherwise is believed, which shows that the file is not read.
+        let memo = fs::read_dir(&memos)
+            .expect("read")
+            .next()
+            .expect("one")
+            .expect("read")
+            .path();
+        let text = fs::read_to_string(&memo).expect("read");
+        let (stamp, _) = text.split_once(' ').expect("two words");
+        let other = blake3::Hash::from(of("other"));
+        fs::write(&memo, format!("{stamp} {other}\n")).expect("written");
+        assert_eq!(content(&memos, &model).expect("read"), of("other"));
+
+        aged(&model, "two", 30);
+        assert_eq!(content(&memos, &model).expect("read"), of("two"));
+        fs::write(&memo, "nonsense").expect("written");
+        assert_eq!(content(&memos, &model).expect("read"), of("two"));
+        assert!(content(&memos, &root.path().join("none")).is_err());
+    }
+}

@@ -1,0 +1,250 @@
+//! A cache directory as its users see it: whole forms or none, once for each content, within its budget.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use skep_cache::{Begun, Cache, ErrorKind, Form, Found, Key, Making, Role};
+use skep_store::{Description, Digest};
+use skep_types::DataType;
+use tempfile::TempDir;
+
+fn cache(budget_bytes: u64) -> (TempDir, Cache) {
+    let root = tempfile::tempdir().expect("a directory");
+    let cache = Cache::open(root.path(), budget_bytes).expect("a cache");
+    (root, cache)
+}
+
+fn key(name: &str) -> Key {
+    Key::of(&[name.as_bytes()])
+}
+
+fn vector(length: usize) -> Description {
+    Description {
+        datatype: DataType::Uint8,
+        dims: vec![length as u64],
+        layout: "plain".into(),
+    }
+}
+
+fn begin(cache: &Cache, name: &str) -> Making {
+    match cache.begin(&key(name)).expect("begun") {
+        Begun::Making(making) => making,
+        Begun::Found(found) => panic!("{found:?}"),
+    }
+}
+
+/// A form of tensors of 1000 equal bytes each.
+fn make(cache: &Cache, name: &str, tensors: &[u8]) -> Form {
+    let mut making = begin(cache, name);
+    for value in tensors {
+        let name = format!("w {value}");
+        making
+            .add(Role::Weight, &name, vector(1000), &[*value; 1000])
+            .expect("added");
+    }
+    let notes = BTreeMap::from([("runtime".to_owned(), "1.2 x".to_owned())]);
+    making.finish(name.as_bytes(), notes).expect("finished")
+}
+
+fn form(cache: &Cache, name: &str) -> Option<Form> {
+    match cache.look_up(&key(name)) {
+        Found::Form(form) => Some(form),
+        _ => None,
+    }
+}
+
+fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("read") {
+        let path = entry.expect("read").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn what_was_made_is_found_again_by_any_process() {
+    let (root, first) = cache(1 << 20);
+    assert!(matches!(first.look_up(&key("a")), Found::Nothing));
+    make(&first, "a", &[1, 2, 1]);
+    let other = Cache::open(root.path(), 1 << 20).expect("a cache");
+    let form = form(&other, "a").expect("there");
+    assert_eq!(
+        (&form.graph()[..], form.note("runtime")),
+        (&b"a"[..], Some("1.2 x"))
+    );
+    assert_eq!(fs::read(form.graph_path()).expect("read"), b"a");
+    let names: Vec<&str> = form.parts().iter().map(|part| &*part.name).collect();
+    assert_eq!(names, ["w 1", "w 2", "w 1"]);
+    for (part, value) in form.parts().iter().zip([1, 2, 1]) {
+        let mut bytes = [0; 1000];
+        form.read(&part.tensor, &mut bytes).expect("read");
+        assert_eq!(bytes, [value; 1000]);
+        assert_eq!(
+            form.map(&part.tensor).expect("mapped").bytes(),
+            &[value; 1000][..]
+        );
+    }
+    assert_eq!(
+        files(&other.root().join("tensors")).len(),
+        2,
+        "equal ones once"
+    );
+}
+
+#[test]
+fn one_makes_a_form_and_others_wait_for_it() {
+    let (_root, cache) = cache(1 << 20);
+    let making = begin(&cache, "a");
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| cache.begin(&key("a")).expect("begun"));
+        // Another key is nobody's business.
+        make(&cache, "b", &[2]);
+        making.finish(b"graph", BTreeMap::new()).expect("finished");
+        let other = other.join().expect("no panic");
+        assert!(matches!(other, Begun::Found(Found::Form(_))), "{other:?}");
+    });
+}
+
+#[test]
+fn a_form_that_was_not_finished_is_not_there_and_leaves_nothing() {
+    let (_root, cache) = cache(1 << 20);
+    let mut making = begin(&cache, "a");
+    making
+        .add(Role::Weight, "w", vector(1000), &[1; 1000])
+        .expect("added");
+    fs::write(making.directory().join("half"), b"written").expect("written");
+    assert_eq!(
+        cache.collect().expect("collected"),
+        None,
+        "it is being made"
+    );
+    drop(making);
+    assert!(form(&cache, "a").is_none());
+    let collected = cache.collect().expect("collected").expect("alone");
+    assert_eq!(collected.removed_bytes, 1000);
+    assert_eq!(files(&cache.root().join("tensors")).len(), 0);
+    assert_eq!(files(&cache.root().join("tmp")).len(), 0);
+}
+
+#[test]
+fn what_cannot_be_made_is_remembered() {
+    let (_root, cache) = cache(1 << 20);
+    begin(&cache, "a").unusable("it is random").expect("noted");
+    match cache.look_up(&key("a")) {
+        Found::Unusable(why) => assert_eq!(why, "it is random"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn any_damage_is_found() {
+    let (_root, cache) = cache(1 << 20);
+    let damage = |file: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(file).expect("read");
+        change(&mut bytes);
+        fs::write(file, bytes).expect("written");
+    };
+    for (what, name) in [("manifest", "manifest"), ("graph", "graph")] {
+        let path = make(&cache, what, &[1]).graph_path().with_file_name(name);
+        damage(&path, &|bytes| bytes[0] ^= 1);
+        assert!(form(&cache, what).is_none(), "{what}");
+        assert!(!path.exists(), "{what} is removed");
+    }
+
+    let tensor = |cache: &Cache| files(&cache.root().join("tensors"))[0].clone();
+    make(&cache, "short", &[1]);
+    damage(&tensor(&cache), &|bytes| bytes.truncate(999));
+    assert!(form(&cache, "short").is_none());
+
+    // Of the right length: whoever takes the bytes sees it.
+    let made = make(&cache, "changed", &[1]);
+    damage(&tensor(&cache), &|bytes| bytes[500] ^= 1);
+    let found = form(&cache, "changed").expect("looks whole");
+    let part = found.parts()[0].tensor.clone();
+    let error = found.map(&part).expect_err("damaged");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    let mut bytes = [0; 1000];
+    found.read(&part, &mut bytes).expect("read");
+    assert_ne!(Digest::of(&part.description, &bytes), part.digest);
+    made.forget_tensor(&part);
+    assert!(form(&cache, "changed").is_none());
+    make(&cache, "changed", &[1]);
+    let found = form(&cache, "changed").expect("made anew");
+    assert_eq!(found.map(&part).expect("mapped").bytes(), &[1; 1000][..]);
+}
+
+#[test]
+fn the_budget_keeps_what_was_used_last_and_what_that_shares() {
+    let (_root, cache) = cache(1 << 20);
+    for (name, tensors, age) in [
+        ("old", &[1_u8, 2][..], 300),
+        ("older", &[2, 3], 400),
+        ("young", &[3, 4], 100),
+    ] {
+        let form = make(&cache, name, tensors);
+        let manifest = form.graph_path().with_file_name("manifest");
+        let file = File::options().append(true).open(manifest).expect("opened");
+        let used = SystemTime::now() - Duration::from_secs(age);
+        file.set_modified(used).expect("set");
+    }
+    let all = cache.collect().expect("collected").expect("alone");
+    assert_eq!((all.kept_forms, all.removed_bytes), (3, 0));
+    let own = all.kept_bytes - 4000;
+
+    // Looking a form up is a use.
+    assert!(form(&cache, "older").is_some());
+    let budget_bytes = all.kept_bytes - 1;
+    let collected = cache
+        .collect_to(budget_bytes)
+        .expect("collected")
+        .expect("alone");
+    assert_eq!((collected.removed_forms, collected.kept_forms), (1, 2));
+    // Tensor 2 is `older`'s as well.
+    assert_eq!(collected.removed_bytes, 1000);
+    assert!(collected.kept_bytes < 3000 + own);
+    assert!(form(&cache, "old").is_none());
+    assert!(form(&cache, "older").is_some() && form(&cache, "young").is_some());
+
+    let collected = cache.collect_to(0).expect("collected").expect("alone");
+    assert_eq!((collected.kept_forms, collected.kept_bytes), (0, 0));
+    assert_eq!(files(&cache.root().join("tensors")).len(), 0);
+}
+
+#[test]
+fn a_form_beyond_the_budget_is_refused_before_it_is_written() {
+    let (_root, cache) = cache(2500);
+    let mut making = begin(&cache, "a");
+    for value in [1, 2] {
+        making
+            .add(Role::Weight, "w", vector(1000), &[value; 1000])
+            .expect("added");
+    }
+    let error = making
+        .add(Role::Weight, "w", vector(1000), &[3; 1000])
+        .expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+    assert_eq!(
+        error.to_string(),
+        "the baked form has 3000 bytes, more than the cache's budget of 2500"
+    );
+}
+
+#[test]
+fn a_directory_that_cannot_be_is_an_error_that_names_it() {
+    let root = tempfile::tempdir().expect("a directory");
+    let file = root.path().join("file");
+    fs::write(&file, b"").expect("written");
+    let error = Cache::open(&file, 1).map(drop).expect_err("no directory");
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("file/v1"), "{error}");
+}

@@ -1,0 +1,134 @@
+//! Flags about where weights are kept and shared, for every command that loads models.
+
+use std::{
+    env,
+    hash::{BuildHasher, RandomState},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use skep_backend::Weights;
+use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
+use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
+
+/// The word that switches the cache off.
+const OFF: &str = "off";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Order {
+    /// Another one for each process, so that many that start at once do not want the same tensors at the same time
+    Random,
+    /// As the model has them
+    Fixed,
+}
+
+/// The cache of baked models.
+#[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// The directory of baked models, or `off`: every load is a plain one, and shares nothing with others (Skep's own)
+    /// [default: $XDG_CACHE_HOME/skep, or ~/.cache/skep]
+    #[arg(long, value_name = "DIR|off")]
+    weight_cache: Option<PathBuf>,
+    /// Bytes that the directory of baked models may hold (Skep's own)
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_BUDGET_BYTES)]
+    weight_cache_bytes: u64,
+}
+
+/// The tensor store.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this process's
+    /// own (Skep's own)
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Bytes of weights above which the own store lets idle ones go at once (Skep's own)
+    #[arg(long, value_name = "BYTES", conflicts_with = "store")]
+    store_bytes: Option<u64>,
+    /// For how long the own store keeps weights that no model uses (Skep's own)
+    #[arg(long, value_name = "SECONDS", conflicts_with = "store")]
+    store_keep_alive_secs: Option<u64>,
+    /// In which order weights are brought into the store (Skep's own)
+    #[arg(long, value_name = "ORDER", default_value = "random")]
+    store_load_order: Order,
+}
+
+impl CacheArgs {
+    /// The cache; `None` where it is off, or where the default directory cannot be used.
+    ///
+    /// # Errors
+    /// When the directory that was asked for cannot be used.
+    pub(crate) fn open(&self) -> anyhow::Result<Option<Cache>> {
+        match &self.weight_cache {
+            Some(word) if word == Path::new(OFF) => Ok(None),
+            Some(directory) => Cache::open(directory, self.weight_cache_bytes)
+                .map(Some)
+                .context("--weight-cache"),
+            None => Ok(self.default_cache()),
+        }
+    }
+
+    fn default_cache(&self) -> Option<Cache> {
+        let Some(directory) = default_directory() else {
+            tracing::warn!(
+                "models are loaded without a cache of baked forms: neither XDG_CACHE_HOME nor HOME says where it may be, `--weight-cache DIR` does"
+            );
+            return None;
+        };
+        match Cache::open(&directory, self.weight_cache_bytes) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(
+                    "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl StoreArgs {
+    /// Where weights are kept; `None` without a cache.
+    ///
+    /// # Errors
+    /// When the node's store cannot be reached.
+    pub(crate) fn weights(&self, cache: Option<Cache>) -> anyhow::Result<Option<Weights>> {
+        let Some(cache) = cache else {
+            return Ok(None);
+        };
+        Ok(Some(Weights {
+            cache,
+            store: self.store()?,
+            tenant: Tenant::default(),
+            order: match self.store_load_order {
+                Order::Random => LoadOrder::Random(RandomState::new().hash_one(0)),
+                Order::Fixed => LoadOrder::Fixed,
+            },
+        }))
+    }
+
+    fn store(&self) -> anyhow::Result<Store> {
+        if let Some(directory) = &self.store {
+            return Store::connect(directory).context("--store");
+        }
+        let mut options = StoreOptions::default();
+        if let Some(bytes) = self.store_bytes {
+            options.budget_bytes = bytes;
+        }
+        if let Some(seconds) = self.store_keep_alive_secs {
+            options.keep_alive = Duration::from_secs(seconds);
+        }
+        Ok(Store::in_process(options))
+    }
+}
+
+/// Where baked models lie unless somebody says otherwise.
+fn default_directory() -> Option<PathBuf> {
+    let absolute = |name| {
+        let path = PathBuf::from(env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("skep"))
+}
