@@ -38,10 +38,11 @@ class Server:
 
     running = []
 
-    def __init__(self, *args, until=READY, env=None, ports=None):
+    def __init__(self, *args, until=READY, env=None, ports=None, pass_fds=()):
         self.args = [str(arg) for arg in args] + (LOCAL_PORTS if ports is None else ports)
         self.until = until
         self.env = {**os.environ, **(env or {})}
+        self.pass_fds = pass_fds
         self.lines = []
         self.changed = threading.Condition()
         self.ended = False
@@ -56,6 +57,7 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            pass_fds=self.pass_fds,
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 25] = [
+const ORDER: [(u8, &str); 26] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -26,6 +26,7 @@ const ORDER: [(u8, &str); 25] = [
     (3, "skep-backend-onnxruntime"),
     (3, "skep-backend-embedded"),
     (3, "skep-backend-mock"),
+    (3, "skep-sandbox"),
     (3, "skep-runtime"),
     (4, "skep-wire"),
     (4, "skep-server"),
@@ -38,8 +39,9 @@ const ORDER: [(u8, &str); 25] = [
     (5, "xtask"),
 ];
 
-/// Crates that may hold `unsafe`: layer 2, the mapping of model files, and the FFI of backends.
-const UNSAFE_ALLOWED: [&str; 8] = [
+/// Crates that may hold `unsafe`: layer 2, the mapping of model files, the FFI of backends, and what a worker process
+/// does at its start.
+const UNSAFE_ALLOWED: [&str; 9] = [
     "skep-tensor",
     "skep-heap",
     "skep-alloc",
@@ -48,6 +50,7 @@ const UNSAFE_ALLOWED: [&str; 8] = [
     "skep-backend",
     "skep-backend-onnxruntime",
     "skep-backend-embedded",
+    "skep-sandbox",
 ];
 
 /// What layers 0 and 1 never mention: time and randomness are arguments, and there is no I/O.

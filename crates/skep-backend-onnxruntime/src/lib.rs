@@ -100,6 +100,11 @@ impl Backend for OnnxRuntime {
         )
     }
 
+    fn library(&self) -> Option<&std::path::Path> {
+        // A bare name was found by the dynamic loader, which finds it again.
+        Some(self.path()).filter(|path| path.components().nth(1).is_some())
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             weights_in_place: true,

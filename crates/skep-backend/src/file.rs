@@ -36,14 +36,22 @@ impl ModelFile {
                 format!("cannot read `{}`: {e}", path.display()),
             )
         };
-        let file = File::open(path).map_err(error)?;
-        let length = file.metadata().map_err(error)?.len();
+        Self::map(path, &File::open(path).map_err(error)?).map_err(error)
+    }
+
+    /// Maps a file that is open already, and that lies at `path` for a backend that opens it by its name; otherwise as
+    /// [`ModelFile::open`].
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn map(path: &Path, file: &File) -> std::io::Result<Self> {
+        let length = file.metadata()?.len();
         let bytes = if length == 0 {
             Bytes::new()
         } else {
             // SAFETY: the mapping is private and read-only; the repository's files are replaced, not rewritten, while
             // they are served (documented above and for users in docs/model-repository.md).
-            Bytes::from_owner(unsafe { Mmap::map(&file) }.map_err(error)?)
+            Bytes::from_owner(unsafe { Mmap::map(file) }?)
         };
         Ok(Self {
             path: path.to_owned(),

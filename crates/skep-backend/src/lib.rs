@@ -26,7 +26,7 @@ mod file;
 mod memory;
 mod slot;
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
@@ -87,6 +87,11 @@ pub trait Backend: Send + Sync {
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
 
+    /// The file of the library that it opened, for another process that opens the same; `None` where there is none.
+    fn library(&self) -> Option<&Path> {
+        None
+    }
+
     /// Whether models are read from a file; one that is not (`mock`) takes its signature from the configuration.
     fn needs_file(&self) -> bool {
         true
@@ -139,6 +144,12 @@ pub trait Instance: Send {
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<(), BackendError>;
+
+    /// Whether it can run no further batch and has to be made anew: what it ran in ended under it. Asked after a failed
+    /// run.
+    fn is_lost(&self) -> bool {
+        false
+    }
 
     /// What the intermediate tensors of its runs take, up to the last one; `None` where the backend cannot see them.
     fn memory(&self) -> Option<RunMemory> {

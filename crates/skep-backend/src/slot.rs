@@ -37,6 +37,21 @@ impl OutputSlot {
         }
     }
 
+    /// Output `index` of the signature, to be written into this memory, which is as long as datatype and shape demand.
+    #[must_use]
+    pub const fn over(
+        index: usize,
+        datatype: DataType,
+        shape: Shape,
+        memory: AlignedBuffer,
+    ) -> Self {
+        Self {
+            index,
+            prepared: Some((datatype, shape, memory)),
+            tensor: None,
+        }
+    }
+
     /// Which output of the signature.
     #[must_use]
     pub const fn index(&self) -> usize {
@@ -53,7 +68,7 @@ impl OutputSlot {
     /// Declares that the prepared memory now holds the output.
     ///
     /// # Errors
-    /// Never for a slot that was prepared; a slot without memory stays empty.
+    /// When memory that was handed in is not as long as its datatype and shape demand; a slot without memory stays empty.
     pub fn finish_prepared(&mut self) -> Result<(), TensorError> {
         if let Some((datatype, shape, buffer)) = self.prepared.take() {
             self.tensor = Some(Tensor::new(datatype, shape, buffer.freeze())?);

@@ -45,7 +45,8 @@ pub use model::{BACKENDS, Context, ModelConfig, Notice};
 pub use normalize::{check_name, model_filename};
 pub use objective::{Objective, ObjectivePolicy};
 pub use options::{
-    ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner, MockOptions, MockOutput,
+    ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,
+    MockOutput,
 };
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
 pub use pbtxt::{FieldPlaces, parse_pbtxt};

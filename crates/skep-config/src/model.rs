@@ -12,7 +12,7 @@ use crate::{
     metrics::{self, HistogramBounds, HistogramFamily},
     normalize::{self, model_filename},
     objective,
-    options::{ExecutionOptions, MockOptions},
+    options::{ExecutionOptions, Isolation, MockOptions},
     parameters::Parameters,
     ragged::{self, BatchInput, BatchOutput, Ragged},
     review::{self, Review},
@@ -93,6 +93,7 @@ pub struct ModelConfig {
     warmups: Vec<Warmup>,
     execution: ExecutionOptions,
     mock: MockOptions,
+    isolation: Isolation,
     scheduler: Scheduler,
     max_queue_size: usize,
     histogram_bounds_ms: HistogramBounds,
@@ -141,6 +142,7 @@ impl ModelConfig {
         let Parameters {
             mut execution,
             mock,
+            isolation,
             max_queue_size,
         } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
         let objective = objective::read(&proto.name, &parameters, &mut notices)?;
@@ -161,6 +163,7 @@ impl ModelConfig {
             warmups,
             execution,
             mock,
+            isolation,
             max_queue_size: max_queue_size.unwrap_or_else(|| scheduler.default_max_queue_size()),
             scheduler,
             histogram_bounds_ms,
@@ -331,6 +334,18 @@ impl ModelConfig {
     #[must_use]
     pub const fn mock(&self) -> &MockOptions {
         &self.mock
+    }
+
+    /// Where the instances run.
+    #[must_use]
+    pub const fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// Whose tensor store the weights lie in; `None` for the general one.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&str> {
+        self.parameters.get("tenant").map(|name| name.trim())
     }
 
     /// How requests come to instances.

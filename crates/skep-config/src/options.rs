@@ -40,6 +40,16 @@ pub enum MemoryPlanner {
     Runtime,
 }
 
+/// Where the instances of a model run (`isolation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Each on a thread of the server's process.
+    #[default]
+    Thread,
+    /// Each in a process of its own.
+    Process,
+}
+
 /// How a backend runs the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutionOptions {
@@ -181,6 +191,13 @@ impl Values<'_> {
             Some("runtime") => MemoryPlanner::Runtime,
             None if RUNTIME_MEMORY.iter().any(says) => MemoryPlanner::Runtime,
             _ => MemoryPlanner::Planned,
+        }
+    }
+
+    pub(crate) fn isolation(&self) -> Isolation {
+        match self.get("isolation") {
+            "process" => Isolation::Process,
+            _ => Isolation::Thread,
         }
     }
 

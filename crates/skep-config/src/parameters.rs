@@ -6,7 +6,7 @@ use crate::{
     error::ConfigError,
     model::{Notice, backends},
     objective,
-    options::{ExecutionOptions, MemoryPlanner, MockOptions, RUNTIME_MEMORY, Values},
+    options::{ExecutionOptions, Isolation, MemoryPlanner, MockOptions, RUNTIME_MEMORY, Values},
     suggest,
 };
 
@@ -28,6 +28,8 @@ pub enum ValueType {
     Milliseconds,
     /// `device:id` pairs, separated by semicolons.
     Devices,
+    /// 1 to 64 letters, digits, `.`, `_` and `-`.
+    Name,
     /// Anything.
     Text,
 }
@@ -86,6 +88,10 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "how batches are formed under a latency objective; without `slo_latency_ms` Triton's batcher forms them";
     "slo_miss_action", ValueType::OneOf(&["REJECT", "DELAY"]), "REJECT", Effect::Honoured,
         "what happens to a request that cannot be answered within the objective any more: it is refused, or served behind the others";
+    "isolation", ValueType::OneOf(&["thread", "process"]), "thread", Effect::Honoured,
+        "where the model's instances run: `thread`, each on a thread of the server; `process`, each in a process of its own, with few rights, whose end costs the batch that it had and nothing else; see [sandboxes.md](sandboxes.md)";
+    "tenant", ValueType::Name, "", Effect::None("weights are not shared between models"),
+        "which tensor store the model's weights lie in: that of this tenant, which the models of no other tenant see; when absent the general one";
     "thread_spinning", ValueType::Bool, "0", ORT,
         "whether idle threads of an instance wait for work by spinning: lower latency at back-to-back load, but they use a processor while they wait";
     "mock.latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
@@ -135,6 +141,7 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
 pub(crate) struct Parameters {
     pub(crate) execution: ExecutionOptions,
     pub(crate) mock: MockOptions,
+    pub(crate) isolation: Isolation,
     /// None where the map does not say.
     pub(crate) max_queue_size: Option<usize>,
 }
@@ -161,6 +168,7 @@ impl Parameters {
         Ok(Self {
             execution: values.execution(),
             mock: values.mock(),
+            isolation: values.isolation(),
             max_queue_size,
         })
     }
@@ -270,6 +278,7 @@ impl ValueType {
                     .or_else(|| device.strip_prefix("gpu:"));
                 id.is_some_and(|id| id.parse::<u32>().is_ok())
             }),
+            Self::Name => is_name(value.trim()),
             Self::Text => true,
         }
     }
@@ -286,9 +295,18 @@ impl ValueType {
                 objective::MAX_LATENCY_MS
             ),
             Self::Devices => "devices such as `cpu:0`, separated by `;`".to_owned(),
+            Self::Name => "1 to 64 letters, digits, `.`, `_` or `-`".to_owned(),
             Self::Text => "any text".to_owned(),
         }
     }
+}
+
+/// Whether a tenant may be called so: a name that is a file's name as well, and none of the special ones.
+fn is_name(value: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=64).contains(&value.len())
+        && value.bytes().all(plain)
+        && value.bytes().any(|byte| byte != b'.')
 }
 
 /// A boolean as Triton's backends read one.

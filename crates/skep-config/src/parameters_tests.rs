@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use super::{PARAMETERS, Parameters, ValueType, parameters_markdown};
 use crate::{
-    ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner, MockOptions, MockOutput,
+    ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,
+    MockOutput,
 };
 
 fn read(backend: &str, pairs: &[(&str, &str)]) -> (Result<Parameters, String>, Vec<String>) {
@@ -31,7 +32,7 @@ fn the_table_is_sound() {
         let empty = spec.default.is_empty()
             && matches!(
                 spec.value,
-                ValueType::Text | ValueType::Devices | ValueType::Milliseconds
+                ValueType::Text | ValueType::Name | ValueType::Devices | ValueType::Milliseconds
             );
         assert!(empty || spec.value.accepts(spec.default), "{}", spec.key);
         assert!(
@@ -136,6 +137,27 @@ fn every_honoured_key_reaches_its_option() {
     };
     assert_eq!(parameters.expect("valid").mock, expected);
     assert!(notices.is_empty());
+}
+
+#[test]
+fn isolation_and_tenants() {
+    let (parameters, notices) = read("embedded", &[]);
+    assert_eq!(parameters.expect("valid").isolation, Isolation::Thread);
+    assert!(notices.is_empty());
+    for backend in ["embedded", "onnxruntime", "mock"] {
+        let (parameters, notices) = read(backend, &[("isolation", "process")]);
+        assert_eq!(parameters.expect("valid").isolation, Isolation::Process);
+        assert!(notices.is_empty());
+    }
+    let long = "a".repeat(64);
+    for name in ["a", "Team-1_x.y", "..a", &long] {
+        assert!(read("embedded", &[("tenant", name)]).0.is_ok(), "{name}");
+    }
+    for name in ["", ".", "..", "a/b", "\u{e9}", &format!("{long}a")] {
+        let (refused, _) = read("embedded", &[("tenant", name)]);
+        let error = refused.expect_err(name);
+        assert!(error.ends_with("expected 1 to 64 letters, digits, `.`, `_` or `-`"));
+    }
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! An instance at work: one thread, one executable copy of the model.
 //!
 //! Gather (one copy; none for a batch of one), execute, split (no copy), answer. A panic or an error of the backend
-//! answers its batch only; after a panic the executable copy is thrown away and made anew.
+//! answers its batch only; after a panic the executable copy is thrown away and made anew, and so is one that says that it
+//! is lost: at once, and after further losses ever later.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc::Receiver},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -17,7 +21,9 @@ use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    FailureReason, InferResponse, NamedTensor, RuntimeError, clock,
+    FailureReason, InferResponse, NamedTensor, RuntimeError,
+    back_off::BackOff,
+    clock,
     driver::{Driver, Work},
     job::Job,
     ragged,
@@ -50,6 +56,15 @@ struct Executed {
     at: Execution,
 }
 
+/// What became of the executable copy with a batch.
+enum End {
+    /// It can run the next one; when it had answered this one.
+    Ready(Time),
+    Panicked,
+    /// What it ran in is gone.
+    Lost,
+}
+
 impl Worker {
     /// Makes the executable copy; a backend's panic is an error.
     pub(crate) fn instantiate(&self) -> Result<Box<dyn Instance>, RuntimeError> {
@@ -71,30 +86,41 @@ impl Worker {
         first: Option<Work>,
         mailbox: &Receiver<Work>,
     ) {
-        let mut instance = Some(instance);
+        let mut instance = instance;
         let mut next = first;
-        while let Some(current) = &mut instance {
+        let mut back_off = BackOff::new(clock::now());
+        loop {
             let Some(mut batch) = next.take().or_else(|| mailbox.recv().ok()) else {
                 return;
             };
             let taken = clock::now();
-            if let Some(ended) = self.run_and_answer(&mut **current, &mut batch, taken) {
+            let end = self.run_and_answer(&mut *instance, &mut batch, taken);
+            if let End::Ready(ended) = end {
                 next = self.driver.finished(self.id, taken, ended, batch.requests);
-            } else {
-                self.driver.gone(self.id, taken);
-                instance = self.restart();
-                if instance.is_some() {
-                    next = self.driver.ready(self.id);
-                }
+                continue;
             }
+            self.driver.gone(self.id, taken);
+            if matches!(end, End::Panicked) {
+                let Some(restarted) = self.restart() else {
+                    return self.driver.give_up(self.id);
+                };
+                instance = restarted;
+            } else {
+                drop(instance);
+                let Some(replaced) = self.replace(mailbox, &mut back_off) else {
+                    return;
+                };
+                instance = replaced;
+            }
+            next = self.driver.ready(self.id);
         }
-        self.driver.give_up(self.id);
     }
 
     fn restart(&self) -> Option<Box<dyn Instance>> {
         match self.instantiate() {
             Ok(instance) => {
                 tracing::warn!("instance `{}` was restarted after a panic", self.name);
+                self.recorder.restarted();
                 Some(instance)
             }
             Err(error) => {
@@ -104,13 +130,34 @@ impl Worker {
         }
     }
 
-    /// Runs a batch taken at `taken` and answers each of its requests. When it ended; `None` if the backend panicked.
-    fn run_and_answer(
+    /// Makes a lost copy anew, however often that takes; `None` when the instance was taken away meanwhile.
+    fn replace(
         &self,
-        instance: &mut dyn Instance,
-        batch: &mut Work,
-        taken: Time,
-    ) -> Option<Time> {
+        mailbox: &Receiver<Work>,
+        back_off: &mut BackOff,
+    ) -> Option<Box<dyn Instance>> {
+        loop {
+            let wait = back_off.lost(clock::now());
+            // An instance that is gone gets no batches: what ends the wait is its end.
+            if let Err(RecvTimeoutError::Disconnected) = mailbox.recv_timeout(wait) {
+                return None;
+            }
+            match self.instantiate() {
+                Ok(instance) => {
+                    tracing::warn!("instance `{}` was made anew", self.name);
+                    self.recorder.restarted();
+                    back_off.started(clock::now());
+                    return Some(instance);
+                }
+                Err(error) => {
+                    tracing::error!("instance `{}` cannot be made anew yet: {error}", self.name);
+                }
+            }
+        }
+    }
+
+    /// Runs a batch taken at `taken` and answers each of its requests.
+    fn run_and_answer(&self, instance: &mut dyn Instance, batch: &mut Work, taken: Time) -> End {
         self.recorder.began(taken);
         let (size, end) = (batch.size(), batch.end);
         let jobs: Jobs = batch
@@ -123,9 +170,16 @@ impl Worker {
             Ok(Ok(executed)) => {
                 let ended = executed.at.ended;
                 self.answer(jobs, executed, size, end);
-                Some(ended)
+                End::Ready(ended)
             }
-            Ok(Err(error)) => Some(self.fail(jobs, end, &error, taken)),
+            Ok(Err(error)) => {
+                let ended = self.fail(jobs, end, &error, taken);
+                if instance.is_lost() {
+                    End::Lost
+                } else {
+                    End::Ready(ended)
+                }
+            }
             Err(panic) => {
                 let text = text(&*panic);
                 tracing::error!("instance `{}` panicked: {text}", self.name);
@@ -135,7 +189,7 @@ impl Worker {
                     &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)),
                     taken,
                 );
-                None
+                End::Panicked
             }
         }
     }

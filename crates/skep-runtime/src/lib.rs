@@ -12,6 +12,7 @@
 //! requests that already hold it finish, and the last one to let go ends its instances. So nothing that was accepted
 //! is lost, and a version's memory is given back when its last request is answered.
 
+mod back_off;
 mod backends;
 mod check;
 mod clock;
@@ -59,6 +60,7 @@ pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
 pub use skep_backend::RunMemory;
+pub use skep_sandbox::Sandboxes;
 pub use skep_scheduler::PolicySnapshot;
 pub use source::LoadOverrides;
 pub use statistics::{

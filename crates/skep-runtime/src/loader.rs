@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
 use skep_backend::{Backend, LoadRequest, Model, ModelFile, Weights};
-use skep_config::{BackendSetting, Completion, Context, ModelConfig};
+use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
+use skep_sandbox::Sandboxes;
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
@@ -52,6 +53,8 @@ pub struct LoadOptions {
     /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
     /// itself alone.
     pub weights: Option<Weights>,
+    /// How models in processes of their own are loaded.
+    pub sandboxes: Sandboxes,
 }
 
 impl LoadOptions {
@@ -378,8 +381,12 @@ impl Plan {
             threads,
             weights: options.weights.as_ref(),
         };
+        let load = || match config.isolation() {
+            Isolation::Thread => self.backend.load(&request),
+            Isolation::Process => options.sandboxes.load(&*self.backend, &request),
+        };
         // A broken file must not take the server down with it.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.backend.load(&request)))
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
             .unwrap_or_else(|_| {
                 let text = format!(
                     "backend `{}` panicked while loading the model",

@@ -59,6 +59,8 @@ pub(crate) struct Recorder {
     running_since_ns: AtomicU64,
     /// What its last run took, where the backend can see it.
     memory: Mutex<Option<RunMemory>>,
+    /// How often its executable copy was made anew.
+    restarts: AtomicU64,
     name: Arc<str>,
     /// The instance was taken away; its figures still count.
     has_ended: AtomicBool,
@@ -102,6 +104,11 @@ impl Recorder {
     /// Notes what the last run took.
     pub(crate) fn took(&self, memory: RunMemory) {
         *lock(&self.memory) = Some(memory);
+    }
+
+    /// Notes that the instance's executable copy was made anew.
+    pub(crate) fn restarted(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that the instance took a batch.
@@ -233,6 +240,7 @@ impl Statistics {
             figures: Mutex::new(Figures::new(&self.recording)),
             running_since_ns: AtomicU64::new(IDLE),
             memory: Mutex::default(),
+            restarts: AtomicU64::new(0),
             name: name.into(),
             has_ended: AtomicBool::new(false),
         });
@@ -272,6 +280,7 @@ impl Statistics {
                     name: Arc::clone(&recorder.name),
                     busy_ns: figures.busy_ns + running_ns,
                     memory: *lock(&recorder.memory),
+                    restarts: recorder.restarts.load(Ordering::Relaxed),
                 });
             }
             last = last.max(figures.last_inference);

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{
     BackendEntry, Backends, Control, Device, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
-    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
+    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, Sandboxes, VersionState,
+    WaitingLimit,
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -53,6 +54,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
             hold_until: 0,
+            sandboxes: Sandboxes::default(),
             cpu: Some(Arc::new(Device::new(1))),
             weights: None,
         },

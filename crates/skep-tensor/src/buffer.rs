@@ -6,9 +6,11 @@ use std::{
     ops::{Deref, DerefMut},
     ptr::NonNull,
     slice,
+    sync::Arc,
 };
 
 use bytes::Bytes;
+use memmap2::MmapRaw;
 
 /// The alignment of every buffer, in bytes: a cache line, and the widest vector register of today's processors.
 pub const ALIGNMENT: usize = 64;
@@ -17,7 +19,7 @@ pub const ALIGNMENT: usize = 64;
 /// from the system, which come zeroed, so that a large buffer is touched first by whoever fills it.
 const NATURAL_ALIGNMENT: usize = 16;
 
-/// Zeroed memory aligned to [`ALIGNMENT`].
+/// Memory aligned to [`ALIGNMENT`]: zeroed, or a part of memory that is shared with another process.
 ///
 /// ```text
 /// start          pointer                          start + length + SLACK
@@ -28,6 +30,8 @@ pub struct AlignedBuffer {
     pointer: NonNull<u8>,
     length: usize,
     padding: usize,
+    /// The mapping that the buffer is a part of; `None` where the memory is its own.
+    mapping: Option<Arc<MmapRaw>>,
 }
 
 /// Room to move from the natural alignment to the wanted one.
@@ -52,6 +56,7 @@ impl AlignedBuffer {
                 pointer,
                 length,
                 padding: 0,
+                mapping: None,
             };
         }
         let layout = Self::layout(length);
@@ -67,6 +72,25 @@ impl AlignedBuffer {
             pointer,
             length,
             padding,
+            mapping: None,
+        }
+    }
+
+    /// `length` bytes of a mapping, from `offset` on.
+    ///
+    /// # Safety
+    /// The bytes lie within the mapping, and no other buffer or reference to any of them lives as long as this one.
+    pub(crate) unsafe fn part_of(mapping: &Arc<MmapRaw>, offset: usize, length: usize) -> Self {
+        if length == 0 {
+            return Self::zeroed(0);
+        }
+        // SAFETY: the caller's promise: the offset lies within the mapping.
+        let start = unsafe { mapping.as_mut_ptr().add(offset) };
+        Self {
+            pointer: NonNull::new(start).expect("a mapping does not begin at address zero"),
+            length,
+            padding: 0,
+            mapping: Some(Arc::clone(mapping)),
         }
     }
 
@@ -84,7 +108,7 @@ impl AlignedBuffer {
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        if self.length != 0 {
+        if self.length != 0 && self.mapping.is_none() {
             // SAFETY: `zeroed` allocated this very layout and went `padding` bytes on from its start; freed once.
             unsafe {
                 let start = self.pointer.sub(self.padding);

@@ -8,30 +8,45 @@ use skep_backend_mock::Mock;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_runtime::{BackendEntry, Backends};
 
+/// The backends, as configurations name them.
+const NAMES: [&str; 3] = [
+    skep_backend_onnxruntime::NAME,
+    skep_backend_embedded::NAME,
+    skep_backend_mock::NAME,
+];
+
 /// All backends. A model that names none runs on ONNX Runtime if its library is found, else on the embedded engine.
 pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Backends {
     let mut backends = Backends::default();
-    backends.add(
-        skep_backend_onnxruntime::NAME,
-        BackendEntry::new(move || {
-            let search = Search::from_environment().with_flag(library.clone());
-            let (backend, _) = OnnxRuntime::start(&search)
-                .map_err(|error| BackendError::new(ErrorKind::Unavailable, error.to_string()))?;
-            tracing::info!("opened {}", backend.describe());
-            Ok(Arc::new(backend) as Arc<dyn Backend>)
-        }),
-    );
-    backends.add(
-        skep_backend_embedded::NAME,
-        BackendEntry::new(|| Ok(Arc::new(Embedded))),
-    );
-    backends.add(
-        skep_backend_mock::NAME,
-        BackendEntry::new(|| Ok(Arc::new(Mock))),
-    );
+    for name in NAMES {
+        let library = library.clone();
+        backends.add(name, BackendEntry::new(move || open(name, library.clone())));
+    }
     backends.prefer(&[skep_backend_onnxruntime::NAME, skep_backend_embedded::NAME]);
     if allow_fallback {
         backends.fall_back_to(skep_backend_embedded::NAME);
     }
     backends
+}
+
+/// Opens the backend called `name`; `library` is ONNX Runtime's, instead of the usual places.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when its library is not there, [`ErrorKind::Unsupported`] for a name that none has.
+pub(crate) fn open(name: &str, library: Option<PathBuf>) -> Result<Arc<dyn Backend>, BackendError> {
+    match name {
+        skep_backend_onnxruntime::NAME => {
+            let search = Search::from_environment().with_flag(library);
+            let (backend, _) = OnnxRuntime::start(&search)
+                .map_err(|error| BackendError::new(ErrorKind::Unavailable, error.to_string()))?;
+            tracing::info!("opened {}", backend.describe());
+            Ok(Arc::new(backend))
+        }
+        skep_backend_embedded::NAME => Ok(Arc::new(Embedded)),
+        skep_backend_mock::NAME => Ok(Arc::new(Mock)),
+        _ => {
+            let text = format!("unknown backend `{name}`");
+            Err(BackendError::new(ErrorKind::Unsupported, text))
+        }
+    }
 }

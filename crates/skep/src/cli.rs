@@ -33,6 +33,9 @@ pub(crate) enum Command {
     Simulate(SimulateArgs),
     /// Plan the memory of tensors whose sizes and live ranges are known
     Plan(PlanArgs),
+    /// Be a worker process of a server, which starts it so
+    #[command(name = skep_sandbox::COMMAND, hide = true)]
+    Sandbox,
 }
 
 /// Triton's booleans: true, false, 1, 0, in any case.

@@ -11,6 +11,7 @@ mod infer;
 mod logging;
 mod output;
 mod plan;
+mod sandbox;
 mod serve;
 mod simulate;
 mod weights;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         cli::Command::Generate(args) => generate::run(&args),
         cli::Command::Simulate(args) => simulate::run(&args),
         cli::Command::Plan(args) => plan::run(&args),
+        cli::Command::Sandbox => sandbox::run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

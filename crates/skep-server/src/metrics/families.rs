@@ -493,6 +493,17 @@ fn busy(text: &mut Text, rows: &[Row], sample: &Sample) {
         }
     }
     let mut family = text.family(
+        "skep_instance_restarts_total",
+        "Number of times an instance was made anew, after a panic or the end of its process",
+        "counter",
+    );
+    for row in rows {
+        for instance in &row.figures.instances {
+            let labels = row.labels.with("instance", &instance.name);
+            family.line(&labels, instance.restarts);
+        }
+    }
+    let mut family = text.family(
         "skep_instance_busy_fraction",
         "Share of the last interval in which an instance held a batch [0.0 - 1.0]",
         "gauge",

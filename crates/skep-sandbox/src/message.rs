@@ -1,0 +1,352 @@
+//! What the server and a worker process say to each other.
+//!
+//! ```text
+//! server                                  worker
+//!   Load {model, settings}  + file  ----->  opens the backend, loads, confines itself
+//!                           <-----------  Loaded {signature}, or Refused
+//!   Run {inputs, wanted}  [+ memory] ---->  runs
+//!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
+//!   Room {bytes}            + memory ---->
+//!                           <-----------  Ran {outputs}, or Failed
+//! ```
+//!
+//! One side waits for the other: no message is sent while an answer is due. Descriptors go to the worker only. Tensors
+//! lie in memory that both share; messages say where.
+
+use skep_backend::{BackendError, ErrorKind, RunMemory};
+use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+
+use crate::encode::{Malformed, Reader, Writer};
+
+/// What a conversation begins with: somebody else's words on the worker's input are refused at once.
+const HELLO: &[u8] = b"skep worker 1";
+
+/// How long a worker's texts may be, in bytes: what an error needs, no page.
+const MAX_TEXT_BYTES: usize = 16 << 10;
+
+/// What to load, and how. With the model's file, where there is one, and the tensor store's connection, where there is
+/// one, as descriptors, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) backend: String,
+    /// The library that the server's backend opened.
+    pub(crate) library: Option<Vec<u8>>,
+    pub(crate) model: String,
+    /// Where the model's file lies; empty for a model without one.
+    pub(crate) path: Vec<u8>,
+    pub(crate) has_store: bool,
+    /// Threads that one run may use when the configuration does not say.
+    pub(crate) threads: u32,
+    pub(crate) intra_op_threads: Option<u32>,
+    pub(crate) inter_op_threads: Option<u32>,
+    /// The configuration's message, encoded.
+    pub(crate) config: Vec<u8>,
+}
+
+/// Where a tensor lies in shared memory: `length` bytes from `offset` on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) datatype: DataType,
+    pub(crate) shape: Shape,
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+}
+
+/// What the server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    Load(Box<Load>),
+    Run {
+        /// The length in bytes of new memory for inputs, which comes with the message.
+        memory: Option<usize>,
+        inputs: Vec<Place>,
+        /// Which outputs of the signature.
+        wanted: Vec<usize>,
+    },
+    /// Memory for outputs of so many bytes, which comes with the message.
+    Room(usize),
+}
+
+/// What the server keeps of a loaded model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    pub(crate) signature: ModelSignature,
+    pub(crate) cpu_threads: Option<u32>,
+    pub(crate) echoes_parameters: bool,
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Loaded(Loaded),
+    Refused(BackendError),
+    /// The outputs need so many bytes.
+    NeedRoom(usize),
+    Ran {
+        outputs: Vec<Place>,
+        memory: Option<RunMemory>,
+    },
+    Failed {
+        error: BackendError,
+        memory: Option<RunMemory>,
+        /// Whether the worker ends, since the backend panicked.
+        ends: bool,
+    },
+}
+
+impl Request {
+    pub(crate) fn encode(&self, writer: &mut Writer) {
+        match self {
+            Self::Load(load) => {
+                writer.u8(1);
+                load.encode(writer);
+            }
+            Self::Run {
+                memory,
+                inputs,
+                wanted,
+            } => {
+                writer.u8(2);
+                writer.option(*memory, Writer::size);
+                writer.list(inputs.iter(), |writer, place| place.encode(writer));
+                writer.list(wanted.iter(), |writer, &index| writer.size(index));
+            }
+            Self::Room(bytes) => {
+                writer.u8(3);
+                writer.size(*bytes);
+            }
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let request = match reader.u8()? {
+            1 => Self::Load(Box::new(Load::decode(&mut reader)?)),
+            2 => Self::Run {
+                memory: reader.option(Reader::size)?,
+                inputs: reader.list(Place::decode)?,
+                wanted: reader.list(Reader::size)?,
+            },
+            3 => Self::Room(reader.size()?),
+            _ => return Err(Malformed("its kind is unknown")),
+        };
+        reader.end().map(|()| request)
+    }
+}
+
+impl Load {
+    fn encode(&self, writer: &mut Writer) {
+        writer.bytes(HELLO);
+        writer.bytes(self.backend.as_bytes());
+        writer.option(self.library.as_deref(), Writer::bytes);
+        writer.bytes(self.model.as_bytes());
+        writer.bytes(&self.path);
+        writer.bool(self.has_store);
+        writer.u32(self.threads);
+        writer.option(self.intra_op_threads, Writer::u32);
+        writer.option(self.inter_op_threads, Writer::u32);
+        writer.bytes(&self.config);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        if reader.bytes()? != HELLO {
+            return Err(Malformed("it is not from a server of this version"));
+        }
+        Ok(Self {
+            backend: reader.text()?.to_owned(),
+            library: reader.option(Reader::bytes)?.map(<[u8]>::to_vec),
+            model: reader.text()?.to_owned(),
+            path: reader.bytes()?.to_vec(),
+            has_store: reader.bool()?,
+            threads: reader.u32()?,
+            intra_op_threads: reader.option(Reader::u32)?,
+            inter_op_threads: reader.option(Reader::u32)?,
+            config: reader.bytes()?.to_vec(),
+        })
+    }
+}
+
+impl Place {
+    fn encode(&self, writer: &mut Writer) {
+        write_datatype(writer, self.datatype);
+        writer.list(self.shape.dims().iter(), |writer, &dim| writer.size(dim));
+        writer.size(self.offset);
+        writer.size(self.length);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            datatype: read_datatype(reader)?,
+            shape: Shape::new(&reader.list(Reader::size)?)
+                .map_err(|_| Malformed("a shape has more elements than can be addressed"))?,
+            offset: reader.size()?,
+            length: reader.size()?,
+        })
+    }
+}
+
+impl Answer {
+    pub(crate) fn encode(&self, writer: &mut Writer) {
+        match self {
+            Self::Loaded(loaded) => {
+                writer.u8(1);
+                let signature = &loaded.signature;
+                writer.list(signature.inputs.iter(), write_spec);
+                writer.list(signature.outputs.iter(), write_spec);
+                writer.option(loaded.cpu_threads, Writer::u32);
+                writer.bool(loaded.echoes_parameters);
+            }
+            Self::Refused(error) => {
+                writer.u8(2);
+                write_error(writer, error);
+            }
+            Self::NeedRoom(bytes) => {
+                writer.u8(3);
+                writer.size(*bytes);
+            }
+            Self::Ran { outputs, memory } => {
+                writer.u8(4);
+                writer.list(outputs.iter(), |writer, place| place.encode(writer));
+                writer.option(memory.as_ref(), write_memory);
+            }
+            Self::Failed {
+                error,
+                memory,
+                ends,
+            } => {
+                writer.u8(5);
+                write_error(writer, error);
+                writer.option(memory.as_ref(), write_memory);
+                writer.bool(*ends);
+            }
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let answer = match reader.u8()? {
+            1 => Self::Loaded(Loaded {
+                signature: ModelSignature {
+                    inputs: reader.list(read_spec)?,
+                    outputs: reader.list(read_spec)?,
+                },
+                cpu_threads: reader.option(Reader::u32)?,
+                echoes_parameters: reader.bool()?,
+            }),
+            2 => Self::Refused(read_error(&mut reader)?),
+            3 => Self::NeedRoom(reader.size()?),
+            4 => Self::Ran {
+                outputs: reader.list(Place::decode)?,
+                memory: reader.option(read_memory)?,
+            },
+            5 => Self::Failed {
+                error: read_error(&mut reader)?,
+                memory: reader.option(read_memory)?,
+                ends: reader.bool()?,
+            },
+            _ => return Err(Malformed("its kind is unknown")),
+        };
+        reader.end().map(|()| answer)
+    }
+}
+
+fn write_datatype(writer: &mut Writer, datatype: DataType) {
+    let position = DataType::ALL.iter().position(|other| *other == datatype);
+    writer.u8(position
+        .and_then(|p| u8::try_from(p).ok())
+        .unwrap_or(u8::MAX));
+}
+
+fn read_datatype(reader: &mut Reader<'_>) -> Result<DataType, Malformed> {
+    let position = usize::from(reader.u8()?);
+    let datatype = DataType::ALL.get(position).copied();
+    datatype.ok_or(Malformed("a datatype is unknown"))
+}
+
+fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
+    writer.bytes(spec.name.as_bytes());
+    write_datatype(writer, spec.datatype);
+    writer.option(spec.dims.as_ref(), |writer, dims| {
+        writer.list(dims.as_slice().iter(), |writer, dim| {
+            writer.u64(dim.cast_unsigned());
+        });
+    });
+}
+
+fn read_spec(reader: &mut Reader<'_>) -> Result<TensorSpec, Malformed> {
+    Ok(TensorSpec {
+        name: reader.text()?.to_owned(),
+        datatype: read_datatype(reader)?,
+        dims: reader.option(|reader| {
+            let dims = reader.list(|reader| reader.u64().map(u64::cast_signed))?;
+            Dims::new(&dims).map_err(|_| Malformed("dims hold a number below -1"))
+        })?,
+    })
+}
+
+/// The kinds of failures; a kind's number is its place.
+const KINDS: [ErrorKind; 5] = [
+    ErrorKind::InvalidArgument,
+    ErrorKind::InvalidModel,
+    ErrorKind::Unsupported,
+    ErrorKind::Unavailable,
+    ErrorKind::Internal,
+];
+
+fn write_error(writer: &mut Writer, error: &BackendError) {
+    let position = KINDS.iter().position(|kind| *kind == error.kind());
+    // A kind that is new to this table is an internal failure.
+    writer.u8(position.and_then(|p| u8::try_from(p).ok()).unwrap_or(4));
+    let text = error.to_string();
+    let end = text.floor_char_boundary(MAX_TEXT_BYTES);
+    writer.bytes(&text.as_bytes()[..end]);
+}
+
+fn read_error(reader: &mut Reader<'_>) -> Result<BackendError, Malformed> {
+    let kind = KINDS.get(usize::from(reader.u8()?)).copied();
+    let text = reader.text()?;
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(Malformed("a text is too long"));
+    }
+    let kind = kind.ok_or(Malformed("a failure's kind is unknown"))?;
+    Ok(BackendError::new(kind, text))
+}
+
+fn write_memory(writer: &mut Writer, memory: &RunMemory) {
+    let RunMemory {
+        planned_bytes,
+        used_bytes,
+        saved_bytes,
+        planned_runs,
+        recorded_runs,
+        deviated_runs,
+        unplanned_runs,
+    } = *memory;
+    for number in [
+        planned_bytes,
+        used_bytes,
+        saved_bytes,
+        planned_runs,
+        recorded_runs,
+        deviated_runs,
+        unplanned_runs,
+    ] {
+        writer.u64(number);
+    }
+}
+
+fn read_memory(reader: &mut Reader<'_>) -> Result<RunMemory, Malformed> {
+    Ok(RunMemory {
+        planned_bytes: reader.u64()?,
+        used_bytes: reader.u64()?,
+        saved_bytes: reader.u64()?,
+        planned_runs: reader.u64()?,
+        recorded_runs: reader.u64()?,
+        deviated_runs: reader.u64()?,
+        unplanned_runs: reader.u64()?,
+    })
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

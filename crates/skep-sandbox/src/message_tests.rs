@@ -1,0 +1,171 @@
+//! Messages read back, and bytes that are none are refused.
+
+use proptest::prelude::*;
+use skep_backend::{BackendError, ErrorKind, RunMemory};
+use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+
+use super::{Answer, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
+use crate::encode::Writer;
+
+fn place(dims: &[usize]) -> Place {
+    Place {
+        datatype: DataType::Fp16,
+        shape: Shape::new(dims).expect("shape"),
+        offset: 64,
+        length: 12,
+    }
+}
+
+fn requests() -> Vec<Request> {
+    let load = Load {
+        backend: "mock".to_owned(),
+        library: Some(b"/lib/\xff.so".to_vec()),
+        model: "m".to_owned(),
+        path: Vec::new(),
+        has_store: true,
+        threads: 3,
+        intra_op_threads: Some(0),
+        inter_op_threads: None,
+        config: vec![1, 2, 3],
+    };
+    vec![
+        Request::Load(Box::new(load)),
+        Request::Run {
+            memory: Some(1 << 20),
+            inputs: vec![place(&[2, 3]), place(&[])],
+            wanted: vec![0, 7],
+        },
+        Request::Run {
+            memory: None,
+            inputs: Vec::new(),
+            wanted: Vec::new(),
+        },
+        Request::Room(usize::MAX),
+    ]
+}
+
+fn answers() -> Vec<Answer> {
+    let spec = |dims: Option<&[i64]>| TensorSpec {
+        name: "x".to_owned(),
+        datatype: DataType::Bytes,
+        dims: dims.map(|dims| Dims::new(dims).expect("dims")),
+    };
+    let memory = Some(RunMemory {
+        planned_bytes: 1,
+        used_bytes: 2,
+        saved_bytes: 3,
+        planned_runs: 4,
+        recorded_runs: 5,
+        deviated_runs: 6,
+        unplanned_runs: u64::MAX,
+    });
+    let error = BackendError::new(ErrorKind::InvalidModel, "no `x`");
+    vec![
+        Answer::Loaded(Loaded {
+            signature: ModelSignature {
+                inputs: vec![spec(None), spec(Some(&[-1, 4]))],
+                outputs: vec![spec(Some(&[]))],
+            },
+            cpu_threads: Some(2),
+            echoes_parameters: true,
+        }),
+        Answer::Refused(error.clone()),
+        Answer::NeedRoom(9),
+        Answer::Ran {
+            outputs: vec![place(&[0, 5])],
+            memory,
+        },
+        Answer::Failed {
+            error,
+            memory: None,
+            ends: true,
+        },
+    ]
+}
+
+fn encoded(encode: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::default();
+    encode(&mut writer);
+    writer.0
+}
+
+#[test]
+fn messages_read_back() {
+    for request in requests() {
+        let bytes = encoded(|writer| request.encode(writer));
+        assert_eq!(Request::decode(&bytes), Ok(request));
+    }
+    for answer in answers() {
+        let bytes = encoded(|writer| answer.encode(writer));
+        assert_eq!(Answer::decode(&bytes), Ok(answer));
+    }
+}
+
+#[test]
+fn every_part_of_a_message_is_needed_and_nothing_may_follow() {
+    let requests = requests();
+    let requests = requests.iter().map(|r| encoded(|writer| r.encode(writer)));
+    for bytes in requests {
+        assert!((0..bytes.len()).all(|end| Request::decode(&bytes[..end]).is_err()));
+        assert!(Request::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+    let answers = answers();
+    let answers = answers.iter().map(|a| encoded(|writer| a.encode(writer)));
+    for bytes in answers {
+        assert!((0..bytes.len()).all(|end| Answer::decode(&bytes[..end]).is_err()));
+        assert!(Answer::decode(&[&bytes[..], &[0]].concat()).is_err());
+    }
+}
+
+#[test]
+fn somebody_elses_words_are_no_load() {
+    let bytes = encoded(|writer| requests()[0].encode(writer));
+    let mut other = bytes;
+    // The version, behind the kind and the length.
+    other[5 + b"skep worker ".len()] = b'0';
+    let error = Request::decode(&other).expect_err("another version");
+    assert_eq!(error.0, "it is not from a server of this version");
+}
+
+#[test]
+fn texts_are_cut_where_they_are_written_and_refused_where_they_are_read() {
+    let long = "\u{e9}".repeat(MAX_TEXT_BYTES);
+    let error = BackendError::new(ErrorKind::Internal, long);
+    let bytes = encoded(|writer| Answer::Refused(error).encode(writer));
+    let Ok(Answer::Refused(read)) = Answer::decode(&bytes) else {
+        panic!("a refusal is read");
+    };
+    assert_eq!(read.to_string().len(), MAX_TEXT_BYTES);
+    let longer = encoded(|writer| {
+        writer.u8(2);
+        writer.u8(4);
+        writer.bytes(&vec![b'a'; MAX_TEXT_BYTES + 1]);
+    });
+    assert!(Answer::decode(&longer).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Request::decode(&bytes);
+        let _ = Answer::decode(&bytes);
+    }
+
+    /// A valid message of which some bytes changed is refused or is another message: never a panic, never a shape that
+    /// is none.
+    #[test]
+    fn no_changes_do_harm(
+        which in 0..5usize,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let answer = &answers()[which];
+        let mut bytes = encoded(|writer| answer.encode(writer));
+        for (index, byte) in changes {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        if let Ok(read) = Answer::decode(&bytes) {
+            prop_assert_eq!(encoded(|writer| read.encode(writer)), bytes);
+        }
+    }
+}

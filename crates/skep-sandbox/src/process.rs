@@ -1,0 +1,253 @@
+//! A worker process: started, watched, ended.
+
+use std::{
+    ffi::OsString,
+    io::{self, BufRead, BufReader, Read},
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, SyncSender},
+    },
+    thread::{self, JoinHandle},
+};
+
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use crate::COMMAND;
+
+/// How much of a line of a worker's log is kept, in bytes.
+const MAX_LINE_BYTES: u64 = 4096;
+
+/// A worker process. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    handle: OwnedFd,
+    /// Set before it is ended on purpose: nobody needs to hear of it then.
+    dismissed: Arc<AtomicBool>,
+    /// Passes its log on, and waits for its end.
+    watcher: Option<JoinHandle<Option<ExitStatus>>>,
+}
+
+impl Process {
+    /// Starts one for the model `model`; its end of the conversation is its standard input. It gets no environment but
+    /// `environment`, and no descriptor but that and its log.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn start(
+        model: &str,
+        environment: &[(OsString, OsString)],
+    ) -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        // The file that runs now, whatever has become of its name.
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("skep")
+            .arg(COMMAND)
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // A terminal's Ctrl-C is for the server, which lets its workers finish.
+            .process_group(0);
+        let mut child = spawn(command)?;
+        let number = child.id();
+        let opened = Pid::from_raw(number.cast_signed()).ok_or(io::ErrorKind::NotFound.into());
+        let opened =
+            opened.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).map_err(Into::into));
+        let handle = match opened {
+            Ok(handle) => handle,
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                return Err(error);
+            }
+        };
+        let dismissed = Arc::new(AtomicBool::new(false));
+        let watch = Watch {
+            model: model.to_owned(),
+            number,
+            dismissed: Arc::clone(&dismissed),
+        };
+        // The kernel shows 15 bytes of a name.
+        let thread = thread::Builder::new().name("worker-watcher".to_owned());
+        let mut process = Self {
+            handle,
+            dismissed,
+            watcher: None,
+        };
+        let watcher = thread.spawn(move || watch.over(child));
+        // Where it cannot be watched it is dropped here, which ends it.
+        process.watcher = Some(watcher?);
+        Ok((process, ours))
+    }
+
+    fn kill(&self) {
+        // One that has ended takes no signal any more.
+        let _was_there = pidfd_send_signal(&self.handle, Signal::KILL).is_ok();
+    }
+
+    /// Ends it without a word, if it has not ended.
+    fn dismiss(&mut self) {
+        self.dismissed.store(true, Ordering::Relaxed);
+        self.bury();
+    }
+
+    /// Ends it if it has not ended; how it ended, for people.
+    pub(crate) fn bury(&mut self) -> String {
+        self.kill();
+        let status = self.watcher.take().and_then(|watcher| watcher.join().ok());
+        status
+            .flatten()
+            .map_or_else(|| "in an unknown way".to_owned(), describe)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.watcher.is_some() {
+            self.dismiss();
+        } else {
+            self.kill();
+        }
+    }
+}
+
+/// `by signal 9 (SIGKILL)`, `with exit code 1`.
+fn describe(status: ExitStatus) -> String {
+    let Some(number) = status.signal() else {
+        return format!("with exit code {}", status.code().unwrap_or_default());
+    };
+    let name = match number {
+        libc::SIGILL => " (SIGILL)",
+        libc::SIGTRAP => " (SIGTRAP)",
+        libc::SIGABRT => " (SIGABRT)",
+        libc::SIGBUS => " (SIGBUS)",
+        libc::SIGFPE => " (SIGFPE)",
+        libc::SIGKILL => " (SIGKILL)",
+        libc::SIGSEGV => " (SIGSEGV)",
+        libc::SIGTERM => " (SIGTERM)",
+        libc::SIGSYS => " (SIGSYS)",
+        _ => "",
+    };
+    format!("by signal {number}{name}")
+}
+
+/// What the thread that watches a worker knows.
+struct Watch {
+    model: String,
+    number: u32,
+    dismissed: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Passes on the worker's log until that closes, which it does when the worker ends, and waits for the end.
+    fn over(&self, mut child: Child) -> Option<ExitStatus> {
+        if let Some(log) = child.stderr.take() {
+            self.pass_on(log);
+        }
+        let status = child.wait().ok()?;
+        // One that ends well was told to, or has said why.
+        if !status.success() && !self.dismissed.load(Ordering::Relaxed) {
+            let (model, number) = (&self.model, self.number);
+            tracing::error!(
+                "worker process {number} of model `{model}` ended {}",
+                describe(status)
+            );
+        }
+        Some(status)
+    }
+
+    fn pass_on(&self, log: ChildStderr) {
+        let mut log = BufReader::new(log);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            // What is longer than a line may be becomes several.
+            match log
+                .by_ref()
+                .take(MAX_LINE_BYTES)
+                .read_until(b'\n', &mut line)
+            {
+                Ok(0) | Err(_) => return,
+                Ok(_) => self.say(String::from_utf8_lossy(&line).trim()),
+            }
+        }
+    }
+
+    /// Logs a line as the level says that it begins with. A line without one comes from a library or a panic.
+    fn say(&self, line: &str) {
+        let (model, number) = (&self.model, self.number);
+        let (level, text) = line.split_once(' ').unwrap_or(("", line));
+        // Control characters would let a worker write lines of its own.
+        let shown = |text: &str| text.trim().replace(char::is_control, " ");
+        let whole = shown(line);
+        match level {
+            "ERROR" => tracing::error!(
+                "worker process {number} of model `{model}`: {}",
+                shown(text)
+            ),
+            "INFO" => tracing::info!(
+                "worker process {number} of model `{model}`: {}",
+                shown(text)
+            ),
+            "WARN" => tracing::warn!(
+                "worker process {number} of model `{model}`: {}",
+                shown(text)
+            ),
+            _ if whole.is_empty() => {}
+            _ => tracing::warn!("worker process {number} of model `{model}`: {whole}"),
+        }
+    }
+}
+
+/// A command to start, and where its process goes.
+type Order = (Command, SyncSender<io::Result<Child>>);
+
+/// Starts a process on a thread that lives as long as this one's process: the kernel ends a worker when the *thread* that
+/// started it ends.
+fn spawn(command: Command) -> io::Result<Child> {
+    static SPAWNER: OnceLock<Option<SyncSender<Order>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, queue) = mpsc::sync_channel::<Order>(1);
+        let body = move || {
+            for (mut command, reply) in queue {
+                // Nobody waits for it if that end is gone.
+                drop(reply.send(command.spawn()));
+            }
+        };
+        let thread = thread::Builder::new().name("worker-spawner".to_owned());
+        thread.spawn(body).ok().map(|_| orders)
+    });
+    let gone = || io::Error::other("no thread could be started that starts worker processes");
+    let (reply, started) = mpsc::sync_channel(1);
+    let orders = spawner.as_ref().ok_or_else(gone)?;
+    orders.send((command, reply)).map_err(|_| gone())?;
+    started.recv().map_err(|_| gone())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_described() {
+        let status = |raw| describe(ExitStatus::from_raw(raw));
+        assert_eq!(status(9), "by signal 9 (SIGKILL)");
+        assert_eq!(status(3 << 8), "with exit code 3");
+    }
+}

@@ -1,0 +1,269 @@
+//! The worker's side: loads one model, confines itself, runs one batch at a time until the conversation ends.
+
+mod filter;
+mod outputs;
+mod start;
+
+use std::{
+    any::Any,
+    ffi::OsStr,
+    fs::File,
+    io,
+    num::NonZeroUsize,
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use prost::Message;
+use skep_backend::{Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile};
+use skep_config::{Context, ModelConfig};
+use skep_proto::inference;
+use skep_tensor::{TensorView, map_shared};
+use skep_types::ModelName;
+
+use crate::{
+    channel::Channel,
+    message::{Answer, Load, Loaded, Place, Request},
+};
+use outputs::Outputs;
+
+/// What a backend is opened with.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    /// The backend's name in configurations.
+    pub backend: &'a str,
+    /// The file of the library that the server's own backend opened.
+    pub library: Option<&'a Path>,
+    /// A connection to the tensor store, where the node has one.
+    pub store: Option<OwnedFd>,
+}
+
+/// The conversation, over standard input.
+type Conversation = Channel<BorrowedFd<'static>>;
+
+/// Is a worker process: returns when the server ends the conversation, or after a panic of the backend.
+///
+/// # Errors
+/// What keeps the process from being one: rights that cannot be given up, a conversation that is none.
+pub fn run(
+    open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
+) -> io::Result<()> {
+    start::confine()?;
+    let mut channel: Conversation = Channel::new(rustix::stdio::stdin());
+    let Some((message, descriptors)) = channel.receive_with_descriptors()? else {
+        return Ok(());
+    };
+    let Request::Load(load) = Request::decode(message).map_err(|malformed| wrong(malformed.0))?
+    else {
+        return Err(wrong("it begins with something else"));
+    };
+    filter::restrict(filter::Stage::Loading)?;
+    let loaded = catch_unwind(AssertUnwindSafe(|| prepare(&load, descriptors, open)));
+    let loaded = loaded.unwrap_or_else(|panic| {
+        let text = format!("backend `{}` panicked: {}", load.backend, text(&*panic));
+        Err(BackendError::new(ErrorKind::Internal, text))
+    });
+    let (model, instance) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            return channel.send(|writer| Answer::Refused(error).encode(writer), &[]);
+        }
+    };
+    filter::restrict(filter::Stage::Running)?;
+    let threads = model.cpu_threads();
+    let answer = Answer::Loaded(Loaded {
+        signature: model.signature().clone(),
+        cpu_threads: threads.map(|threads| u32::try_from(threads.get()).unwrap_or(u32::MAX)),
+        echoes_parameters: model.echoes_parameters(),
+    });
+    channel.send(|writer| answer.encode(writer), &[])?;
+    Serving {
+        channel,
+        model,
+        instance,
+        inputs: Bytes::new(),
+        outputs: Outputs::default(),
+    }
+    .serve()
+}
+
+fn wrong(what: &str) -> io::Error {
+    let text = format!("standard input holds no conversation with a server: {what}");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// What a panic said.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text")
+}
+
+/// A loaded model and its one instance here.
+type Prepared = (Arc<dyn Model>, Box<dyn Instance>);
+
+/// Opens the backend, loads the model, and makes its one instance.
+fn prepare(
+    load: &Load,
+    descriptors: Vec<OwnedFd>,
+    open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
+) -> Result<Prepared, BackendError> {
+    let invalid = |text: String| BackendError::new(ErrorKind::InvalidModel, text);
+    let mut descriptors = descriptors.into_iter();
+    let path = Path::new(OsStr::from_bytes(&load.path));
+    let file = match load.path.is_empty() {
+        true => ModelFile::none(),
+        false => {
+            let file = descriptors.next().map(File::from);
+            let file = file.ok_or_else(|| invalid("the model's file is missing".to_owned()))?;
+            same_file(path, &file)?;
+            let unreadable = |e| invalid(format!("cannot read `{}`: {e}", path.display()));
+            ModelFile::map(path, &file).map_err(unreadable)?
+        }
+    };
+    let backend = open(Opening {
+        backend: &load.backend,
+        library: load
+            .library
+            .as_ref()
+            .map(|path| Path::new(OsStr::from_bytes(path))),
+        store: descriptors.next().filter(|_| load.has_store),
+    })?;
+    let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
+    let mut context = Context::new(&name);
+    context.intra_op_threads = load.intra_op_threads;
+    context.inter_op_threads = load.inter_op_threads;
+    let proto =
+        inference::ModelConfig::decode(&*load.config).map_err(|e| invalid(e.to_string()))?;
+    let config = ModelConfig::from_proto(proto, &context).map_err(|e| invalid(e.to_string()))?;
+    let threads = usize::try_from(load.threads).unwrap_or(usize::MAX);
+    let model = backend.load(&LoadRequest {
+        file: &file,
+        config: &config,
+        threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
+        weights: None,
+    })?;
+    let instance = Arc::clone(&model).instance()?;
+    Ok((model, instance))
+}
+
+/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made anew long
+/// after the repository has changed.
+fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
+    let identity = |data: std::fs::Metadata| {
+        let modified = (data.mtime(), data.mtime_nsec());
+        (data.dev(), data.ino(), data.size(), modified)
+    };
+    let there = path.metadata().map(identity);
+    let expected = file.metadata().map(identity);
+    if matches!((&there, &expected), (Ok(there), Ok(expected)) if there == expected) {
+        return Ok(());
+    }
+    let text = format!(
+        "`{}` is no longer the file that the model was loaded from\n  load the model again",
+        path.display()
+    );
+    Err(BackendError::new(ErrorKind::InvalidModel, text))
+}
+
+/// A worker at work.
+struct Serving {
+    channel: Conversation,
+    model: Arc<dyn Model>,
+    instance: Box<dyn Instance>,
+    /// The memory that inputs come in.
+    inputs: Bytes,
+    outputs: Outputs,
+}
+
+/// What became of a run: where its outputs lie.
+type Ran = Result<Vec<Place>, BackendError>;
+
+impl Serving {
+    fn serve(mut self) -> io::Result<()> {
+        while let Some((message, descriptors)) = self.channel.receive_with_descriptors()? {
+            let request = Request::decode(message).map_err(|malformed| wrong(malformed.0))?;
+            let Request::Run {
+                memory,
+                inputs,
+                wanted,
+            } = request
+            else {
+                return Err(wrong("a batch was expected"));
+            };
+            if let Some(length) = memory {
+                let file = descriptors.into_iter().next().map(File::from);
+                let file = file.ok_or_else(|| wrong("memory is missing"))?;
+                self.inputs = Bytes::new();
+                self.inputs = map_shared(&file, length)?;
+            }
+            let ran = catch_unwind(AssertUnwindSafe(|| self.run(&inputs, &wanted)));
+            let memory = self.instance.memory();
+            let (answer, ends) = match ran {
+                Ok(Ok(Ok(outputs))) => (Answer::Ran { outputs, memory }, false),
+                Ok(Ok(Err(error))) => {
+                    let ends = false;
+                    let failed = Answer::Failed {
+                        error,
+                        memory,
+                        ends,
+                    };
+                    (failed, ends)
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(panic) => {
+                    let text = format!("the backend panicked: {}", text(&*panic));
+                    let error = BackendError::new(ErrorKind::Internal, text);
+                    let ends = true;
+                    let failed = Answer::Failed {
+                        error,
+                        memory: None,
+                        ends,
+                    };
+                    (failed, ends)
+                }
+            };
+            self.channel.send(|writer| answer.encode(writer), &[])?;
+            if ends {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a batch. The outer error ends the worker.
+    fn run(&mut self, inputs: &[Place], wanted: &[usize]) -> io::Result<Ran> {
+        let mut views = Vec::with_capacity(inputs.len());
+        for place in inputs {
+            let end = place.offset.saturating_add(place.length);
+            let data = self.inputs.get(place.offset..end);
+            let data = data.ok_or_else(|| wrong("an input lies outside of the shared memory"))?;
+            match TensorView::new(place.datatype, &place.shape, data) {
+                Ok(view) => views.push(view),
+                Err(error) => return Ok(Err(internal(&error))),
+            }
+        }
+        let shapes: Vec<_> = inputs.iter().map(|place| &place.shape).collect();
+        let known = self.model.output_shapes(&shapes);
+        let signature = self.model.signature();
+        let mut slots =
+            self.outputs
+                .prepare(&mut self.channel, signature, wanted, known.as_deref())?;
+        match self.instance.execute(&views, &mut slots) {
+            Ok(()) => self.outputs.place(&mut self.channel, signature, slots),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}
+
+fn internal(error: &dyn std::error::Error) -> BackendError {
+    BackendError::new(ErrorKind::Internal, error.to_string())
+}
