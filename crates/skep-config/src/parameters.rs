@@ -301,12 +301,10 @@ impl ValueType {
     }
 }
 
-/// Whether a tenant may be called so: a name that is a file's name as well, and none of the special ones.
+/// Whether a tenant may be called so: the name is a part of a file's name as well.
 fn is_name(value: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=64).contains(&value.len())
-        && value.bytes().all(plain)
-        && value.bytes().any(|byte| byte != b'.')
+    (1..=64).contains(&value.len()) && value.bytes().all(plain)
 }
 
 /// A boolean as Triton's backends read one.
