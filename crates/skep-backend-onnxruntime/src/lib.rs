@@ -100,7 +100,7 @@ impl Backend for OnnxRuntime {
         )
     }
 
-    fn library(&self) -> Option<&std::path::Path> {
+    fn library(&self) -> Option<&Path> {
         // A bare name was found by the dynamic loader, which finds it again.
         Some(self.path()).filter(|path| path.components().nth(1).is_some())
     }
