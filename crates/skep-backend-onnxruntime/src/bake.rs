@@ -57,6 +57,18 @@ pub(crate) struct Subject<'a> {
     pub(crate) setting: options::Setting<'a>,
 }
 
+/// How a model is to be loaded.
+pub(crate) enum Answer {
+    /// From this form.
+    Form {
+        form: Form,
+        /// Made just now.
+        is_new: bool,
+    },
+    /// Without one, because.
+    AsItIs(String),
+}
+
 /// Why there is no form.
 enum NoForm {
     /// This model has none, and never will.
@@ -80,13 +92,17 @@ impl From<ffi::ApiError> for NoForm {
 
 impl OnnxRuntime {
     /// A session of the model's baked form, which is made if it is not there. `None` where the model is to be loaded as it
-    /// is; the log says why, unless it is too small.
+    /// is; the log says why.
     pub(crate) fn baked(&self, subject: &Subject<'_>, shared: &Shared) -> Option<Session> {
         let path = subject.path.display();
         // Once more where a form turns out to be damaged.
         for _ in 0..2 {
             let form = match self.form(subject, shared) {
-                Ok(form) => form?,
+                Ok(Answer::Form { form, .. }) => form,
+                Ok(Answer::AsItIs(why)) => {
+                    tracing::debug!("`{path}` is loaded without a baked form: {why}");
+                    return None;
+                }
                 Err(why) => {
                     tracing::warn!("`{path}` is loaded without a baked form: {why}");
                     return None;
@@ -106,38 +122,43 @@ impl OnnxRuntime {
         None
     }
 
-    /// The form, out of the cache or made now; `None` for a model that is loaded as it is.
-    fn form(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Option<Form>, String> {
+    /// The form, out of the cache or made now.
+    ///
+    /// # Errors
+    /// Why it could not be made this time.
+    pub(crate) fn form(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Answer, String> {
         let files = files(subject);
         let bytes: u64 = files
             .iter()
             .filter_map(|file| fs::metadata(file).ok())
             .map(|metadata| metadata.len())
             .sum();
-        if bytes < MIN_MODEL_BYTES || has_defaults(subject.onnx.graph()) {
-            return Ok(None);
+        if bytes < MIN_MODEL_BYTES {
+            let why = format!("it has {bytes} bytes, less than {MIN_MODEL_BYTES}");
+            return Ok(Answer::AsItIs(why));
+        }
+        if has_defaults(subject.onnx.graph()) {
+            let why = "it has inputs with values of their own";
+            return Ok(Answer::AsItIs(why.to_owned()));
         }
         let key = self
             .key(subject, shared, &files)
-            .map_err(|e| e.to_string())?;
+            .map_err(|error| error.to_string())?;
         let found = match shared.cache.look_up(&key) {
             Found::Nothing => match shared.cache.begin(&key).map_err(|e| e.to_string())? {
                 Begun::Found(found) => found,
-                Begun::Making(making) => {
-                    return self.make_and_note(subject, making, shared);
-                }
+                Begun::Making(making) => return self.make(subject, making, shared),
             },
             found => found,
         };
-        Ok(match found {
-            Found::Form(form) => Some(form),
-            Found::Unusable(why) => {
-                let path = subject.path.display();
-                tracing::info!("`{path}` is loaded without a baked form: {why}");
-                None
-            }
-            Found::Nothing => None,
-        })
+        match found {
+            Found::Form(form) => Ok(Answer::Form {
+                form,
+                is_new: false,
+            }),
+            Found::Unusable(why) => Ok(Answer::AsItIs(why)),
+            Found::Nothing => Err("its form was removed as soon as it was made".to_owned()),
+        }
     }
 
     /// Everything that the result depends on.
@@ -163,12 +184,12 @@ impl OnnxRuntime {
         ]))
     }
 
-    fn make_and_note(
+    fn make(
         &self,
         subject: &Subject<'_>,
         making: Making,
         shared: &Shared,
-    ) -> Result<Option<Form>, String> {
+    ) -> Result<Answer, String> {
         let began = std::time::Instant::now();
         let path = subject.path.display();
         let baked = match self.rewrite(subject, making.directory()) {
@@ -187,7 +208,7 @@ impl OnnxRuntime {
         if let Err(error) = shared.cache.collect() {
             tracing::warn!("{error}");
         }
-        Ok(Some(form))
+        Ok(Answer::Form { form, is_new: true })
     }
 
     /// Lets the library rewrite and pack, and compares answers.

@@ -40,14 +40,14 @@ pub use open::{FindError, Finding, Place, Report};
 pub use planning::buffer;
 use skep_alloc::Recording;
 use skep_backend::{
-    Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
 };
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
-    bake::Subject,
+    bake::{Answer, Subject},
     ffi::{Runtime, Session},
     model::OrtModel,
     options::Setting,
@@ -129,6 +129,31 @@ impl Backend for OnnxRuntime {
         let model = self.open(file, &named, setting, weights)?;
         Ok(Arc::new(model))
     }
+
+    fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(Baked::AsItIs("there is no cache".to_owned()));
+        };
+        let path = request.file.path();
+        let onnx = decode(request.file)?;
+        let subject = Subject {
+            path,
+            onnx: &onnx,
+            setting: Setting {
+                execution: request.config.execution(),
+                threads: request.threads,
+            },
+        };
+        Ok(match self.form(&subject, weights) {
+            Ok(Answer::Form { form, is_new: true }) => Baked::Made {
+                bytes: form.bytes(),
+            },
+            Ok(Answer::Form { form, .. }) => Baked::Known {
+                bytes: form.bytes(),
+            },
+            Ok(Answer::AsItIs(why)) | Err(why) => Baked::AsItIs(why),
+        })
+    }
 }
 
 impl OnnxRuntime {
@@ -157,8 +182,7 @@ impl OnnxRuntime {
         weights: Option<&Weights>,
     ) -> Result<OrtModel, BackendError> {
         let path = file.path();
-        let onnx = OnnxModel::decode(file.bytes().clone())
-            .map_err(|error| invalid(path, &error.to_string()))?;
+        let onnx = decode(file)?;
         let subject = Subject {
             path,
             onnx: &onnx,
@@ -209,6 +233,11 @@ impl OnnxRuntime {
             shapes_lie: AtomicBool::new(false),
         })
     }
+}
+
+fn decode(file: &ModelFile) -> Result<OnnxModel, BackendError> {
+    OnnxModel::decode(file.bytes().clone())
+        .map_err(|error| invalid(file.path(), &error.to_string()))
 }
 
 /// A file that is no model.

@@ -76,6 +76,23 @@ pub struct Weights {
     pub order: LoadOrder,
 }
 
+/// What became of a model that was to be baked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Baked {
+    /// Its form was made, and is in the cache now.
+    Made {
+        /// Of its graph and tensors.
+        bytes: u64,
+    },
+    /// Its form was in the cache.
+    Known {
+        /// Of its graph and tensors.
+        bytes: u64,
+    },
+    /// It is loaded as it is; why.
+    AsItIs(String),
+}
+
 /// A library that loads models.
 pub trait Backend: Send + Sync {
     /// The name in a configuration's `backend` field.
@@ -103,6 +120,16 @@ pub trait Backend: Send + Sync {
     /// [`ErrorKind::InvalidModel`] for a broken file, [`ErrorKind::Unsupported`] for one that this backend would not
     /// compute rightly.
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError>;
+
+    /// Makes what a load with the same request would keep for later loads, without loading the model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] for a broken file.
+    fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
+        let _ = request;
+        let why = format!("backend `{}` keeps no other form of it", self.name());
+        Ok(Baked::AsItIs(why))
+    }
 }
 
 /// A loaded model: weights in memory, shared by its instances.

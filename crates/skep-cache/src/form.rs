@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "mapping files of the cache (invariant 5)")]
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Read as _,
     path::PathBuf,
@@ -70,6 +71,14 @@ impl Form {
     #[must_use]
     pub const fn graph(&self) -> &Bytes {
         &self.graph
+    }
+
+    /// Of its graph and tensors, equal ones once.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let tensors = self.parts().iter().map(|part| &part.tensor);
+        let tensors: BTreeMap<Digest, u64> = tensors.map(|t| (t.digest, t.length)).collect();
+        self.graph.len() as u64 + tensors.values().sum::<u64>()
     }
 
     /// The graph's file.

@@ -14,6 +14,7 @@
 
 mod back_off;
 mod backends;
+mod bake;
 mod check;
 mod clock;
 mod device;
@@ -48,6 +49,7 @@ mod waiting_limit;
 mod warmup;
 
 pub use backends::{BackendEntry, Backends};
+pub use bake::{BakeOutcome, bake};
 pub use check::{Finding, ModelCheck, check};
 pub use device::Device;
 pub use error::{ErrorKind, RuntimeError};
@@ -59,7 +61,7 @@ pub use records::{IndexEntry, VersionState};
 pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
-pub use skep_backend::RunMemory;
+pub use skep_backend::{Baked, RunMemory};
 pub use skep_sandbox::Sandboxes;
 pub use skep_scheduler::PolicySnapshot;
 pub use source::LoadOverrides;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
 
-use skep_backend::{Backend, LoadRequest, Model, ModelFile, Weights};
+use skep_backend::{Backend, Baked, LoadRequest, Model, ModelFile, Weights};
 use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
@@ -78,7 +78,7 @@ impl LoadOptions {
             .unwrap_or(DEFAULT_MAX_BATCH_SIZE)
     }
 
-    fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
+    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
         let mut context = Context::new(model);
         for setting in &self.backend_settings {
             match setting {
@@ -344,6 +344,17 @@ impl Plan {
         })
     }
 
+    /// Makes what a load of the version would keep for later ones.
+    pub(crate) fn bake(
+        &self,
+        version: ModelVersion,
+        options: &LoadOptions,
+    ) -> Result<Baked, RuntimeError> {
+        let Opened { file, config, .. } = self.open_version(version)?;
+        let request = request(&file, &config, options);
+        self.backend.bake(&request).map_err(Into::into)
+    }
+
     /// Everything about a version that can be told without its weights: its file, labels, warm-up data.
     pub(crate) fn check(&self, version: ModelVersion) -> Result<(), RuntimeError> {
         let opened = self.open_version(version)?;
@@ -366,21 +377,7 @@ impl Plan {
         config: &ModelConfig,
         options: &LoadOptions,
     ) -> Result<Arc<dyn Model>, RuntimeError> {
-        let instances: u32 = config
-            .instance_groups()
-            .iter()
-            .map(|group| group.count)
-            .sum();
-        let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
-        // As many threads as cores over all instances: more would only take turns.
-        let threads =
-            NonZeroUsize::new(options.cores.get() / instances).unwrap_or(NonZeroUsize::MIN);
-        let request = LoadRequest {
-            file,
-            config,
-            threads,
-            weights: options.weights.as_ref(),
-        };
+        let request = request(file, config, options);
         let load = || match config.isolation() {
             Isolation::Thread => self.backend.load(&request),
             Isolation::Process => options.sandboxes.load(&*self.backend, &request),
@@ -401,8 +398,27 @@ impl Plan {
     }
 }
 
+/// How a version's weights are loaded.
+pub(crate) fn request<'a>(
+    file: &'a ModelFile,
+    config: &'a ModelConfig,
+    options: &'a LoadOptions,
+) -> LoadRequest<'a> {
+    let groups = config.instance_groups().iter();
+    let instances: u32 = groups.map(|group| group.count).sum();
+    let instances = usize::try_from(instances).unwrap_or(usize::MAX).max(1);
+    // As many threads as cores over all instances: more would only take turns.
+    let threads = NonZeroUsize::new(options.cores.get() / instances);
+    LoadRequest {
+        file,
+        config,
+        threads: threads.unwrap_or(NonZeroUsize::MIN),
+        weights: options.weights.as_ref(),
+    }
+}
+
 /// Fills what the configuration leaves open.
-fn complete(
+pub(crate) fn complete(
     proto: &mut inference::ModelConfig,
     name: &ModelName,
     backend: &str,

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs, plan::PlanArgs,
-    serve::ServeArgs, simulate::SimulateArgs,
+    bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
+    plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     // Of a flag that is given twice the last one holds, as on Triton: scripts append to what others wrote.
     #[command(args_override_self = true)]
     Serve(Box<ServeArgs>),
+    /// Make what the first load of a model makes, ahead of time
+    Bake(BakeArgs),
     /// Check the models of a repository without serving them
     Check(CheckArgs),
     /// Say what this machine offers: backends, libraries, cores

@@ -2,6 +2,7 @@
 
 mod axis;
 mod backends;
+mod bake;
 mod check;
 mod cli;
 mod cores;
@@ -14,6 +15,7 @@ mod plan;
 mod sandbox;
 mod serve;
 mod simulate;
+mod units;
 mod weights;
 
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     };
     let outcome = match command {
         cli::Command::Serve(args) => serve::run(*args),
+        cli::Command::Bake(args) => bake::run(&args),
         cli::Command::Check(args) => check::run(&args),
         cli::Command::Doctor(args) => doctor::run(&args),
         cli::Command::Infer(args) => infer::run(&args),

@@ -123,6 +123,16 @@ impl StoreArgs {
     }
 }
 
+/// A cache with a store of this process's own.
+pub(crate) fn in_process(cache: Cache) -> Weights {
+    Weights {
+        cache,
+        store: Store::in_process(StoreOptions::default()),
+        tenant: Tenant::default(),
+        order: LoadOrder::Fixed,
+    }
+}
+
 /// Where baked models lie unless somebody says otherwise.
 fn default_directory() -> Option<PathBuf> {
     let absolute = |name| {

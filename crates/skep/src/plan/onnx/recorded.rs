@@ -10,7 +10,7 @@ use skep_planner::Buffer;
 use skep_records::Records;
 use skep_types::Shape;
 
-use crate::plan::show::human;
+use crate::units::human;
 
 /// What the plan is called.
 pub(super) const NAME: &str = "recorded";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skep_records::estimate::Estimate;
 
-use crate::plan::show::human;
+use crate::units::human;
 
 /// What is said of a model beside its plans.
 pub(crate) struct Report {

@@ -5,9 +5,12 @@ use std::{collections::HashMap, fmt::Write};
 use serde_json::json;
 
 use super::{FILLS, offsets};
-use crate::plan::{
-    compare::Study,
-    show::{heading, human, waste},
+use crate::{
+    plan::{
+        compare::Study,
+        show::{heading, waste},
+    },
+    units::human,
 };
 
 const WRITES: &str = "a string takes all";

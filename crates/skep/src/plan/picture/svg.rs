@@ -9,8 +9,9 @@ use crate::{
     axis::{ending, escaped, number, step, ticks, whole_step},
     plan::{
         compare::{Row, Study},
-        show::{human, waste},
+        show::waste,
     },
+    units::human,
 };
 
 const WRITES: &str = "a string takes all";

@@ -1,0 +1,121 @@
+//! Baking models ahead of time: what a load keeps for later loads, made without loading.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use skep_backend::{Baked, ModelFile};
+use skep_config::ModelConfig;
+use skep_proto::inference;
+use skep_types::{ModelName, ModelVersion};
+
+use crate::{
+    Backends, LoadOptions, Repository, RuntimeError,
+    loader::{self, Draft},
+    repository,
+    source::Source,
+};
+
+/// What became of one version of a model, or of a file.
+#[derive(Debug)]
+pub struct BakeOutcome {
+    /// Where it lies: the model's directory, or the file.
+    pub path: PathBuf,
+    /// The version; `None` of a file, and of a model whose versions cannot be told.
+    pub version: Option<ModelVersion>,
+    /// What became of it.
+    pub outcome: Result<Baked, RuntimeError>,
+}
+
+/// Bakes what lies at `path`: a model file, a model's directory, or a repository of models.
+#[must_use]
+pub fn bake(path: &Path, options: &LoadOptions, backends: &Backends) -> Vec<BakeOutcome> {
+    if path.is_dir() {
+        let found = repository::versions(path).unwrap_or_default();
+        if !found.is_empty() || path.join(repository::CONFIG_FILE).exists() {
+            return model(path, options, backends);
+        }
+        return match Repository::open(vec![path.to_owned()]) {
+            Ok(repository) => repository
+                .models()
+                .into_values()
+                .flatten()
+                .flat_map(|directory| model(&directory, options, backends))
+                .collect(),
+            Err(error) => vec![one(path, None, Err(RuntimeError::invalid(error)))],
+        };
+    }
+    let outcome = guarded(|| file(path, options, backends));
+    vec![one(path, None, outcome)]
+}
+
+fn one(
+    path: &Path,
+    version: Option<ModelVersion>,
+    outcome: Result<Baked, RuntimeError>,
+) -> BakeOutcome {
+    BakeOutcome {
+        path: path.to_owned(),
+        version,
+        outcome,
+    }
+}
+
+/// A broken file must not end the others' turn.
+fn guarded(bake: impl FnOnce() -> Result<Baked, RuntimeError>) -> Result<Baked, RuntimeError> {
+    catch_unwind(AssertUnwindSafe(bake))
+        .unwrap_or_else(|_| Err(RuntimeError::internal("the backend panicked".to_owned())))
+}
+
+/// The versions of a model that would be served.
+fn model(directory: &Path, options: &LoadOptions, backends: &Backends) -> Vec<BakeOutcome> {
+    let planned = || {
+        // Of a path such as `.` the name is the directory's.
+        let absolute = directory
+            .canonicalize()
+            .unwrap_or_else(|_| directory.to_owned());
+        let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+        let name =
+            ModelName::new(&name).map_err(|error| RuntimeError::invalid(error.to_string()))?;
+        let source = Source::repository(directory.to_owned()).map_err(RuntimeError::invalid)?;
+        let source = Arc::new(source);
+        let proto = Draft::read_config(&name, &source, options)?;
+        let draft = Draft::new(&name, source, proto)?;
+        let versions = draft.versions.clone();
+        Ok((draft.plan(options, backends)?, versions))
+    };
+    match planned() {
+        Err(error) => vec![one(directory, None, Err(error))],
+        Ok((plan, versions)) => versions
+            .into_iter()
+            .map(|version| {
+                let outcome = guarded(|| plan.bake(version, options));
+                one(directory, Some(version), outcome)
+            })
+            .collect(),
+    }
+}
+
+/// A file that is in no repository, under the configuration that follows from it.
+fn file(path: &Path, options: &LoadOptions, backends: &Backends) -> Result<Baked, RuntimeError> {
+    let file = ModelFile::open(path)?;
+    let backend = backends.choose(None)?.backend;
+    let name =
+        ModelName::new("model").map_err(|error| RuntimeError::internal(error.to_string()))?;
+    let mut proto = inference::ModelConfig {
+        default_model_filename: path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        ..inference::ModelConfig::default()
+    };
+    let directory = path.parent().unwrap_or(Path::new(""));
+    loader::complete(&mut proto, &name, backend.name(), directory, true, options)?;
+    let config = ModelConfig::from_proto(proto, &options.context(&name))?;
+    backend
+        .bake(&loader::request(&file, &config, options))
+        .map_err(Into::into)
+}

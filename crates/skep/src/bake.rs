@@ -1,0 +1,132 @@
+//! `skep bake MODEL...`: what the first load of a model makes, made ahead of time.
+
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Instant};
+
+use anyhow::bail;
+use clap::Args;
+use serde_json::{Value, json};
+use skep_runtime::{BakeOutcome, Baked, LoadOptions, MetricsOptions, Sandboxes};
+
+use crate::{
+    backends,
+    logging::{self, LogFormat, LogOptions},
+    units::human,
+    weights::{CacheArgs, in_process},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct BakeArgs {
+    /// Model files, directories of models, repositories
+    #[arg(value_name = "MODEL", required = true)]
+    models: Vec<PathBuf>,
+    /// Print one JSON document: a list of models with version, state, bytes, seconds, reason
+    #[arg(long)]
+    json: bool,
+    /// As for `skep serve`
+    #[arg(long, value_name = "PATH")]
+    onnxruntime_library: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
+}
+
+/// One model version, and how long it took.
+struct Row {
+    outcome: BakeOutcome,
+    seconds: f64,
+}
+
+/// Exits with 0 unless a model is broken; one that is loaded as it is is none.
+pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
+    logging::start(LogOptions {
+        verbose: 0,
+        info: false,
+        warning: true,
+        error: true,
+        file: None,
+        format: LogFormat::Default,
+    })?;
+    let Some(cache) = args.cache.open()? else {
+        bail!("there is no cache to bake into\n  try: skep bake --weight-cache DIR MODEL");
+    };
+    let options = LoadOptions {
+        auto_complete: true,
+        backend_settings: Vec::new(),
+        cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        config_name: None,
+        retries: 0,
+        metrics: MetricsOptions::default(),
+        waiting_limit: Arc::default(),
+        hold_until: 0,
+        cpu: None,
+        weights: Some(in_process(cache)),
+        sandboxes: Sandboxes::default(),
+    };
+    let backends = backends::all(args.onnxruntime_library.clone(), false);
+    let mut rows = Vec::new();
+    for path in &args.models {
+        let began = Instant::now();
+        let outcomes = skep_runtime::bake(path, &options, &backends);
+        let seconds = began.elapsed().as_secs_f64() / outcomes.len().max(1) as f64;
+        let made = outcomes.into_iter().map(|outcome| Row { outcome, seconds });
+        let first = rows.len();
+        rows.extend(made);
+        if !args.json {
+            rows[first..].iter().for_each(print);
+        }
+    }
+    if args.json {
+        let rows: Vec<Value> = rows.iter().map(to_json).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    }
+    let fine = rows.iter().all(|row| row.outcome.outcome.is_ok());
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn print(row: &Row) {
+    let BakeOutcome {
+        path,
+        version,
+        outcome,
+    } = &row.outcome;
+    let version = version.map_or_else(String::new, |version| format!(" version {version}"));
+    let (state, what) = match outcome {
+        Ok(Baked::Made { bytes }) => (
+            "baked ",
+            format!("{} in {:.1} s", human(*bytes), row.seconds),
+        ),
+        Ok(Baked::Known { bytes }) => ("known ", human(*bytes)),
+        Ok(Baked::AsItIs(why)) => ("as is ", why.clone()),
+        Err(error) => ("failed", error.to_string().trim_end().to_owned()),
+    };
+    println!("{state}  {}{version}  {what}", path.display());
+}
+
+fn to_json(row: &Row) -> Value {
+    let BakeOutcome {
+        path,
+        version,
+        outcome,
+    } = &row.outcome;
+    let (state, bytes, reason) = match outcome {
+        Ok(Baked::Made { bytes }) => ("baked", Some(*bytes), None),
+        Ok(Baked::Known { bytes }) => ("known", Some(*bytes), None),
+        Ok(Baked::AsItIs(why)) => ("as_is", None, Some(why.clone())),
+        Err(error) => (
+            "failed",
+            None,
+            Some(error.to_string().trim_end().to_owned()),
+        ),
+    };
+    json!({
+        "path": path.display().to_string(),
+        "version": version.map(|version| version.to_string()),
+        "state": state,
+        "bytes": bytes,
+        "seconds": row.seconds,
+        "reason": reason,
+    })
+}
