@@ -10,221 +10,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{cargo, setup, step};
-
-/// A benchmark: its name, what it measures, the columns of its summary.
-struct Bench {
-    name: &'static str,
-    title: &'static str,
-    /// Whose example it is; that of a pure crate needs no server.
-    package: &'static str,
-    /// The group of criterion's benchmarks that it is instead of an example.
-    criterion: Option<&'static str>,
-    /// Heading, field, decimals.
-    columns: &'static [(&'static str, &'static str, usize)],
-}
-
-const BENCHES: [Bench; 10] = [
-    Bench {
-        name: "scheduler",
-        title: "What one call of a scheduler takes, by the length of its queue",
-        package: "skep-scheduler",
-        criterion: Some("round"),
-        columns: &[
-            ("policy", "function", 0),
-            ("requests waiting", "value", 0),
-            ("ns/call", "median_ns", 0),
-            ("least", "lower_ns", 0),
-            ("most (95 % confidence)", "upper_ns", 0),
-        ],
-    },
-    Bench {
-        name: "saturation",
-        title: "Served throughput at saturation beside the bare runtime's",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("model", "model", 0),
-            ("rows a request", "batch", 0),
-            ("threads", "threads", 0),
-            ("instances", "instances", 0),
-            ("bare runs/s", "bare", 1),
-            ("HTTP requests/s", "http", 1),
-            ("gRPC requests/s", "grpc", 1),
-            ("HTTP / bare", "http_ratio", 3),
-            ("gRPC / bare", "grpc_ratio", 3),
-            ("bare CPU us/run", "bare_cpu_us", 0),
-            ("server CPU us/request, HTTP", "server_cpu_us", 0),
-            ("client CPU us/request, HTTP", "client_cpu_us", 0),
-            ("bare / server CPU", "cpu_ratio", 3),
-        ],
-    },
-    Bench {
-        name: "request-path",
-        title: "What one request costs: identity over 16 floats, 16 requests outstanding",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("server", "server", 0),
-            ("protocol", "protocol", 0),
-            ("answered by", "answered_by", 0),
-            ("requests/s", "rate", 0),
-            ("server CPU us/request", "cpu_us", 1),
-            ("p50 us", "p50_us", 0),
-            ("p99 us", "p99_us", 0),
-        ],
-    },
-    Bench {
-        name: "batching",
-        title: "What dynamic batching brings: closed loops of requests of batch 2 over gRPC",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("model", "model", 0),
-            ("batching", "batching", 0),
-            ("instances", "instances", 0),
-            ("clients", "clients", 0),
-            ("inferences/s", "rate", 0),
-            ("p50 ms", "p50_ms", 2),
-            ("p95 ms", "p95_ms", 2),
-            ("the device allows", "formula", 0),
-            ("share of it", "formula_ratio", 3),
-            ("simulated", "simulated", 0),
-            ("share of it", "simulated_ratio", 3),
-            ("published for the accelerator", "reference", 0),
-            ("mock late by us", "late_us", 1),
-            ("turn-around us", "turnaround_us", 0),
-            ("server CPU us/request", "cpu_us", 1),
-        ],
-    },
-    Bench {
-        name: "bursts",
-        title: "Batching policies under bursts: an open loop over gRPC, beside the simulator on the same arrivals",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("model", "model", 0),
-            ("load", "load", 1),
-            ("policy", "policy", 0),
-            ("requests/s", "offered", 0),
-            ("in time/s", "goodput", 0),
-            ("simulated", "simulated_goodput", 0),
-            ("share of it", "goodput_ratio", 3),
-            ("in the simulated order", "in_order", 0),
-            ("p50 ms", "p50_ms", 1),
-            ("simulated", "simulated_p50_ms", 1),
-            ("p99 ms", "p99_ms", 1),
-            ("simulated", "simulated_p99_ms", 1),
-            ("refused", "refused", 3),
-            ("simulated", "simulated_refused", 3),
-            ("mean batch", "mean_batch", 1),
-            ("simulated", "simulated_mean_batch", 1),
-            ("sender late p50 ms", "sender_p50_ms", 2),
-            ("sender late p99 ms", "sender_p99_ms", 2),
-        ],
-    },
-    Bench {
-        name: "planner",
-        title: "Static memory plans: bytes, proofs and CPU time",
-        package: "skep-planner",
-        criterion: None,
-        columns: &[
-            ("problem", "instance", 0),
-            ("buffers", "buffers", 0),
-            ("lower bound", "lower_bound", 0),
-            ("greedy by size", "greedy_by_size", 0),
-            ("TVM's hill climb", "hill_climb", 0),
-            ("ONNX Runtime's memory pattern", "memory_pattern", 0),
-            ("SOMAS' best fit", "somas", 0),
-            ("ExecuTorch's greedy", "executorch", 0),
-            ("auto", "auto", 0),
-            ("optimal", "optimal", 0),
-            ("gap %", "gap_percent", 3),
-            ("CPU s", "cpu_seconds", 3),
-            ("MiniMalloc, CPU s", "minimalloc_cpu_seconds", 2),
-            ("MiniMalloc / auto", "minimalloc_ratio", 0),
-        ],
-    },
-    Bench {
-        name: "footprint",
-        title: "What a node costs before it does anything",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("binary MiB", "binary_mib", 1),
-            ("start to ready ms", "ready_ms", 1),
-            ("private MiB", "private_mib", 1),
-            ("PSS MiB", "pss_mib", 1),
-        ],
-    },
-    Bench {
-        name: "estimate",
-        title: "Memory estimated before anything runs, beside what a server with one model holds",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("model", "model", 0),
-            ("rows a request", "batch", 0),
-            ("instances", "instances", 0),
-            ("weights MiB", "weights_mib", 1),
-            ("intermediates MiB", "intermediates_mib", 1),
-            ("workspace and prepacking MiB", "workspace_mib", 1),
-            ("runtime MiB", "runtime_mib", 1),
-            ("estimate MiB", "estimate_mib", 1),
-            ("measured PSS MiB", "measured_mib", 1),
-            ("of it mapped files MiB", "mapped_mib", 1),
-            ("of it anonymous MiB", "anonymous_mib", 1),
-            ("error %", "error_percent", 1),
-        ],
-    },
-    Bench {
-        name: "arena",
-        title: "Intermediate tensors with ONNX Runtime: planned arena, the library's own means, malloc",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("model", "model", 0),
-            ("rows", "batch", 0),
-            ("runs at once", "instances", 0),
-            ("means", "means", 0),
-            ("peak MiB", "peak_mib", 2),
-            ("/ least other", "peak_ratio", 3),
-            ("process grew by MiB", "grown_mib", 1),
-            ("/ least other", "grown_ratio", 3),
-            ("holds afterwards MiB", "held_mib", 1),
-            ("ms a run", "wall_ms", 3),
-            ("/ default", "wall_ratio", 3),
-            ("CPU ms a run", "cpu_ms", 3),
-            ("/ default", "cpu_ratio", 3),
-            ("graph plan MiB", "graph_mib", 2),
-            ("graph plan, in place", "in_place_mib", 2),
-            ("graph plan, fused (predicted)", "fused_mib", 2),
-        ],
-    },
-    Bench {
-        name: "load-unload",
-        title: "Memory after loading and unloading a model over and over",
-        package: "skep-perf",
-        criterion: None,
-        columns: &[
-            ("backend", "backend", 0),
-            ("cycles", "cycles", 0),
-            ("model file MiB", "file_mib", 1),
-            ("private MiB, loaded", "loaded_mib", 1),
-            (
-                "private MiB, unloaded, first cycles",
-                "private_first_mib",
-                1,
-            ),
-            ("private MiB, unloaded, last cycles", "private_last_mib", 1),
-            ("growth %", "growth_percent", 2),
-            ("anonymous MiB, first cycles", "anonymous_first_mib", 1),
-            ("anonymous MiB, last cycles", "anonymous_last_mib", 1),
-            ("PSS MiB, last cycles", "pss_last_mib", 1),
-            ("ms/cycle", "cycle_ms", 0),
-        ],
-    },
-];
+use crate::{
+    benches::{BENCHES, Bench},
+    cargo, setup, step,
+};
 
 /// Runs the benchmark that the first argument names, with the further ones.
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
@@ -354,7 +143,38 @@ fn readme(bench: &Bench, args: &[String], commit: &str, rows: &[Value]) -> Resul
         page,
         "\nMedians; every round is in `raw.jsonl`. Ratios are medians of the rounds' ratios.\n"
     )?;
-    let headings: Vec<&str> = bench.columns.iter().map(|(heading, ..)| *heading).collect();
+    // A benchmark of several tables says in each row which one it belongs to.
+    let mut names: Vec<&str> = Vec::new();
+    for row in rows {
+        let name = row["table"].as_str().unwrap_or_default();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        let is_in_table = |row: &&Value| row["table"].as_str().unwrap_or_default() == name;
+        table(
+            &mut page,
+            bench,
+            name,
+            &rows.iter().filter(is_in_table).collect::<Vec<_>>(),
+        )?;
+    }
+    Ok(page)
+}
+
+/// A table of those columns that any of the rows has; without a name, of all columns.
+fn table(page: &mut String, bench: &Bench, name: &str, rows: &[&Value]) -> Result<()> {
+    if !name.is_empty() {
+        writeln!(page, "## {name}\n")?;
+    }
+    let is_shown = |field: &str| name.is_empty() || rows.iter().any(|row| row.get(field).is_some());
+    let columns: Vec<_> = bench
+        .columns
+        .iter()
+        .filter(|(_, field, _)| is_shown(field))
+        .collect();
+    let headings: Vec<&str> = columns.iter().map(|(heading, ..)| *heading).collect();
     writeln!(
         page,
         "| {} |\n|{}",
@@ -362,14 +182,16 @@ fn readme(bench: &Bench, args: &[String], commit: &str, rows: &[Value]) -> Resul
         "---|".repeat(headings.len())
     )?;
     for row in rows {
-        let cells: Vec<String> = bench
-            .columns
+        let cells: Vec<String> = columns
             .iter()
             .map(|(_, field, decimals)| cell(&row[*field], *decimals))
             .collect();
         writeln!(page, "| {} |", cells.join(" | "))?;
     }
-    Ok(page)
+    if !name.is_empty() {
+        writeln!(page)?;
+    }
+    Ok(())
 }
 
 fn cell(value: &Value, decimals: usize) -> String {
@@ -388,4 +210,48 @@ fn text(program: &str, args: &[&str]) -> Result<String> {
         .output()
         .with_context(|| format!("cannot run `{program}`"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BENCH: Bench = Bench {
+        name: "x",
+        title: "X",
+        package: "p",
+        criterion: None,
+        columns: &[("model", "model", 0), ("ms", "ms", 1), ("MiB", "mib", 2)],
+    };
+
+    fn page(rows: &[Value]) -> String {
+        let page = readme(&BENCH, &[], "c", rows).expect("the machine's names can be read");
+        let (_, tables) = page
+            .split_once("ratios.\n\n")
+            .expect("text before the tables");
+        tables.to_owned()
+    }
+
+    #[test]
+    fn rows_without_a_table_show_every_column() {
+        let rows = [json!({"model": "m", "ms": 1.25})];
+        assert_eq!(
+            page(&rows),
+            "| model | ms | MiB |\n|---|---|---|\n| m | 1.2 | - |\n"
+        );
+    }
+
+    #[test]
+    fn a_table_shows_the_columns_that_its_rows_have() {
+        let rows = [
+            json!({"table": "Time", "model": "m", "ms": 1.0}),
+            json!({"table": "Memory", "model": "m", "mib": 2.0}),
+            json!({"table": "Time", "model": "n", "ms": 3.0}),
+        ];
+        assert_eq!(
+            page(&rows),
+            "## Time\n\n| model | ms |\n|---|---|\n| m | 1.0 |\n| n | 3.0 |\n\n\
+             ## Memory\n\n| model | MiB |\n|---|---|\n| m | 2.00 |\n\n"
+        );
+    }
 }

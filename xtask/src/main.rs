@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask <task>`. `cargo xtask help` lists them.
 
 mod bench;
+mod benches;
 mod codegen;
 mod fuzz;
 mod setup;

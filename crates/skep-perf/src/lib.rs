@@ -15,7 +15,7 @@ pub use closed_loop::{ClosedLoop, Measurement, closed_loop};
 pub use memory::{Memory, memory};
 pub use open_loop::{Fate, OpenLoop, OpenLoopError, Sent, open_loop};
 pub use server::{Server, ServerError, cpu_time};
-pub use tree::{Mapping, TreeMemory, mappings, tree, tree_memory};
+pub use tree::{Mapping, Memfd, TreeMemory, mappings, tree, tree_memory};
 
 /// The median; the mean of the middle two for an even number. NaN for none.
 #[must_use]

@@ -6,8 +6,13 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use crate::tree::{is_running, tree};
+
+/// How long the processes that a server started may take to notice that it has ended.
+const CHILDREN_END: Duration = Duration::from_secs(10);
 
 /// A running server.
 #[derive(Debug)]
@@ -130,10 +135,20 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
 }
 
 impl Drop for Server {
+    /// Ends it and waits until all that it started has ended too: whatever came next would share pages with it.
     fn drop(&mut self) {
+        let started = tree(self.pid()).unwrap_or_default();
         // Nobody waits for its answers any more; an error means that it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
+        let deadline = Instant::now() + CHILDREN_END;
+        while started.iter().copied().any(is_running) {
+            if Instant::now() > deadline {
+                eprintln!("a process that the server started has outlived it by {CHILDREN_END:?}");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 //! the tree maps too count by the share that PSS gives the tree: benchmarks run copies of the binary and the library.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs, io,
     os::unix::fs::MetadataExt,
 };
@@ -25,10 +25,28 @@ const MEMFD: &str = "/memfd:";
 pub struct TreeMemory {
     /// Each process and its memory; those that were asked for first.
     pub processes: Vec<(u32, Memory)>,
-    /// What all memfds hold that any of the processes has a descriptor of, mapped or not, each once, in KiB.
-    pub memfd_kib: f64,
+    /// The memfds that any of the processes has a descriptor of, each once.
+    pub memfds: Vec<Memfd>,
+}
+
+/// A file in memory, without a path.
+#[derive(Debug, Clone)]
+pub struct Memfd {
+    /// What its maker called it.
+    pub name: String,
+    /// What it holds, mapped or not, in KiB.
+    pub kib: f64,
     /// The part of that in the processes' PSS, in KiB.
-    pub memfd_pss_kib: f64,
+    pub pss_kib: f64,
+}
+
+impl Memfd {
+    /// Pages that are in no process's PSS, in KiB.
+    #[must_use]
+    pub fn unmapped_kib(&self) -> f64 {
+        // The kernel rounds down mapping by mapping.
+        (self.kib - self.pss_kib).max(0.0)
+    }
 }
 
 impl TreeMemory {
@@ -44,8 +62,7 @@ impl TreeMemory {
     /// PSS, and the pages of memfds that nobody maps, in KiB.
     #[must_use]
     pub fn held_kib(&self) -> f64 {
-        // The kernel rounds down mapping by mapping: where all pages are mapped the difference may be below zero.
-        self.pss_kib() + (self.memfd_kib - self.memfd_pss_kib).max(0.0)
+        self.pss_kib() + self.memfds.iter().map(Memfd::unmapped_kib).sum::<f64>()
     }
 }
 
@@ -87,7 +104,7 @@ pub fn tree(root: u32) -> io::Result<Vec<u32>> {
 /// as one that never was.
 pub fn tree_memory(roots: &[u32]) -> io::Result<TreeMemory> {
     let mut processes = Vec::new();
-    let mut memfds = HashMap::new();
+    let mut memfds = BTreeMap::new();
     let mut mapped = Vec::new();
     for &root in roots {
         for pid in tree(root)? {
@@ -98,18 +115,21 @@ pub fn tree_memory(roots: &[u32]) -> io::Result<TreeMemory> {
             });
             match read {
                 Ok(memory) => processes.push((pid, memory)),
-                Err(error) if pid != root && has_ended(pid, &error) => {}
+                Err(_) if pid != root && !is_running(pid) => {}
                 Err(error) => return Err(error),
             }
         }
     }
-    let inodes: HashSet<u64> = memfds.keys().map(|&(_, inode)| inode).collect();
-    let in_pss =
-        |mapping: &&Mapping| mapping.path.starts_with(MEMFD) && inodes.contains(&mapping.inode);
+    for mapping in &mapped {
+        if mapping.path.starts_with(MEMFD)
+            && let Some(memfd) = memfds.get_mut(&mapping.inode)
+        {
+            memfd.pss_kib += mapping.pss_kib;
+        }
+    }
     Ok(TreeMemory {
         processes,
-        memfd_kib: memfds.values().sum(),
-        memfd_pss_kib: mapped.iter().filter(in_pss).map(|m| m.pss_kib).sum(),
+        memfds: memfds.into_values().collect(),
     })
 }
 
@@ -163,34 +183,35 @@ fn parse_smaps(smaps: &str) -> Vec<Mapping> {
     mappings
 }
 
-/// Adds the memfds that a process has descriptors of: what each holds in KiB, by device and inode.
-fn own_memfds(pid: u32, into: &mut HashMap<(u64, u64), f64>) -> io::Result<()> {
+/// Adds the memfds that a process has descriptors of, by inode: all memfds are of one file system.
+fn own_memfds(pid: u32, into: &mut BTreeMap<u64, Memfd>) -> io::Result<()> {
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let path = entry?.path();
         // Descriptors come and go while the process runs.
         let Ok(target) = fs::read_link(&path) else {
             continue;
         };
-        if target.to_string_lossy().starts_with(MEMFD)
+        let target = target.to_string_lossy();
+        if let Some(name) = target.strip_prefix(MEMFD)
             && let Ok(file) = fs::metadata(&path)
         {
-            // Blocks of 512 bytes: pages that exist, not the length.
-            #[expect(clippy::cast_precision_loss, reason = "memory is below 2^52 bytes")]
-            into.insert((file.dev(), file.ino()), file.blocks() as f64 / 2.0);
+            into.entry(file.ino()).or_insert_with(|| Memfd {
+                name: name.trim_end_matches(" (deleted)").to_owned(),
+                // Blocks of 512 bytes: pages that exist, not the length.
+                #[expect(clippy::cast_precision_loss, reason = "memory is below 2^52 bytes")]
+                kib: file.blocks() as f64 / 2.0,
+                pss_kib: 0.0,
+            });
         }
     }
     Ok(())
 }
 
-fn has_ended(pid: u32, error: &io::Error) -> bool {
-    // Between its end and its parent's look a process is a zombie, whose files are there and say nothing.
-    let is_gone =
-        matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(3);
-    let is_zombie = || {
-        fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| after_name(&stat).first() == Some(&"Z"))
-    };
-    is_gone || is_zombie()
+/// Whether a process is there and has not ended. Between its end and its parent's look it is a zombie, whose files are
+/// there and say nothing.
+pub(crate) fn is_running(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !matches!(after_name(&stat).first(), None | Some(&"Z" | &"X")))
 }
 
 fn parent(stat: &str) -> Option<u32> {
@@ -272,18 +293,48 @@ mod tests {
 
     #[test]
     fn memfds_that_nobody_maps_count_once_by_the_pages_they_have() {
-        let before = tree_memory(&[std::process::id()]).expect("readable");
-        let mut file = fs::File::from(memfd_create("test", MemfdFlags::CLOEXEC).expect("a memfd"));
+        let pid = std::process::id();
+        let mut file = fs::File::from(memfd_create("one", MemfdFlags::CLOEXEC).expect("a memfd"));
         file.write_all(&vec![1; 8 * MIB]).expect("writes");
         file.set_len(64 * MIB as u64)
             .expect("longer than what it holds");
         let _again = file.try_clone().expect("a second descriptor");
-        let after = tree_memory(&[std::process::id()]).expect("readable");
-        let grown = |of: fn(&TreeMemory) -> f64| of(&after) - of(&before);
+        let memory = tree_memory(&[pid]).expect("readable");
+        let one: Vec<&Memfd> = memory
+            .memfds
+            .iter()
+            .filter(|memfd| memfd.name == "one")
+            .collect();
+        assert_eq!(one.len(), 1);
         let expected = (8 * MIB / 1024) as f64;
-        assert!((grown(|m| m.memfd_kib) - expected).abs() < 1e-9);
-        assert!(grown(|m| m.memfd_pss_kib).abs() < 1e-9);
-        assert!(grown(|m| m.held_kib() - m.pss_kib()) >= expected - 1e-9);
+        assert!((one[0].kib - expected).abs() < 1e-9 && one[0].pss_kib.abs() < 1e-9);
+        assert!((one[0].unmapped_kib() - expected).abs() < 1e-9);
+        assert!((memory.held_kib() - memory.pss_kib() - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn pages_of_a_memfd_that_are_mapped_are_in_pss() {
+        let memfd = |pss_kib| Memfd {
+            name: "one".to_owned(),
+            kib: 100.0,
+            pss_kib,
+        };
+        assert!((memfd(60.0).unmapped_kib() - 40.0).abs() < 1e-9);
+        assert!(memfd(100.5).unmapped_kib().abs() < 1e-9);
+    }
+
+    #[test]
+    fn ended_processes_do_not_run() {
+        let mut family = Family::start();
+        let below = tree(family.0.id()).expect("runs");
+        assert!(below.iter().copied().all(is_running));
+        drop(family.0.stdin.take());
+        // The shell ends after its `cat`; when its output is at an end both have closed it, and it waits to be looked at.
+        let mut rest = Vec::new();
+        let mut output = family.0.stdout.take().expect("piped");
+        output.read_to_end(&mut rest).expect("reads");
+        family.0.wait().expect("ends");
+        assert!(!below.iter().copied().any(is_running));
     }
 
     #[test]

@@ -1,0 +1,267 @@
+//! What is measured: a repository of generated models, a server over it, and the memory of all its processes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_client::InferRequest;
+use skep_perf::{Memfd, Server, mappings, tree_memory};
+use skep_tensor::Tensor;
+use skep_testkit::{InputTensor, Inputs, Kind, Options};
+use skep_types::DataType;
+
+pub(crate) const MIB: f64 = 1024.0;
+
+/// What the store calls its memory files.
+const SEGMENT: &str = "skep-segment";
+
+/// What is left to others.
+const RESERVE_MIB: f64 = 4096.0;
+
+/// Tokens a row, for BERT.
+const TOKENS: usize = 128;
+
+/// Files that only the measured servers have open.
+pub(crate) struct Copies {
+    directory: tempfile::TempDir,
+    binary: PathBuf,
+    library: PathBuf,
+}
+
+impl Copies {
+    pub(crate) fn new(binary: &Path) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let (runtime, _) = OnnxRuntime::start(&Search::from_environment())?;
+        let copy = |file: &Path| -> Result<PathBuf> {
+            let copy = directory
+                .path()
+                .join(file.file_name().context("a file's path")?);
+            fs::copy(file, &copy).with_context(|| file.display().to_string())?;
+            Ok(copy)
+        };
+        Ok(Self {
+            binary: copy(binary)?,
+            library: copy(runtime.path())?,
+            directory,
+        })
+    }
+}
+
+/// How a server holds weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Weights<'a> {
+    /// One copy of each, kept on disk in this directory.
+    Shared(&'a Path),
+    /// Whatever each load makes of them.
+    Plain,
+}
+
+/// Where the instances of a model run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    Thread,
+    Process,
+}
+
+impl Isolation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Thread => "thread",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// A model repository of its own and, beside it, the directory of a weight cache.
+pub(crate) struct Node<'a> {
+    copies: &'a Copies,
+    root: tempfile::TempDir,
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(copies: &'a Copies) -> Result<Self> {
+        // Beside the binary: the same file system for all.
+        let root = tempfile::tempdir_in(copies.directory.path())?;
+        fs::create_dir(root.path().join("models"))?;
+        fs::create_dir(root.path().join("weights"))?;
+        Ok(Self { copies, root })
+    }
+
+    pub(crate) fn repository(&self) -> PathBuf {
+        self.root.path().join("models")
+    }
+
+    /// Where weights are kept.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.path().join("weights")
+    }
+
+    /// Whether nothing was kept yet.
+    pub(crate) fn has_no_weights(&self) -> Result<bool> {
+        Ok(fs::read_dir(self.cache())?.next().is_none())
+    }
+
+    /// Empties the weight cache.
+    pub(crate) fn forget_weights(&self) -> Result<()> {
+        fs::remove_dir_all(self.cache())?;
+        Ok(fs::create_dir(self.cache())?)
+    }
+
+    /// Writes a model into the repository. Each instance runs it once before it is ready.
+    pub(crate) fn model(
+        &self,
+        name: &str,
+        kind: &Kind,
+        options: &Options,
+        instances: usize,
+        isolation: Isolation,
+    ) -> Result<()> {
+        let model = skep_testkit::generate(kind, options)?;
+        model.write_repository(self.repository(), name, None)?;
+        self.configure(name, kind, instances, isolation)
+    }
+
+    /// Writes another configuration of a model.
+    pub(crate) fn configure(
+        &self,
+        name: &str,
+        kind: &Kind,
+        instances: usize,
+        isolation: Isolation,
+    ) -> Result<()> {
+        let warm_up: String = tensors(kind, 0)
+            .iter()
+            .map(|input| {
+                let dims: Vec<String> = input.shape.dims()[1..].iter().map(ToString::to_string).collect();
+                format!(
+                    "inputs {{ key: \"{}\" value {{ data_type: {} dims: [ {} ] zero_data: true }} }} ",
+                    input.name,
+                    config_name(input.datatype),
+                    dims.join(", ")
+                )
+            })
+            .collect();
+        let config = format!(
+            "backend: \"onnxruntime\" max_batch_size: 1
+             instance_group {{ count: {instances} kind: KIND_CPU }}
+             parameters {{ key: \"isolation\" value {{ string_value: \"{}\" }} }}
+             model_warmup {{ name: \"once\" batch_size: 1 {warm_up} }}",
+            isolation.name()
+        );
+        Ok(fs::write(
+            self.repository().join(name).join("config.pbtxt"),
+            config,
+        )?)
+    }
+
+    /// A server over the repository, ready.
+    pub(crate) fn serve(&self, weights: Weights<'_>, flags: &[&str]) -> Result<Server> {
+        let library = format!("--onnxruntime-library={}", self.copies.library.display());
+        let cache = match weights {
+            Weights::Shared(directory) => format!("--weight-cache={}", directory.display()),
+            Weights::Plain => "--weight-cache=off".to_owned(),
+        };
+        let flags = [&[library.as_str(), cache.as_str()], flags].concat();
+        Ok(Server::start_with(
+            &self.copies.binary,
+            &self.repository(),
+            &flags,
+        )?)
+    }
+
+    /// What a server over the repository holds once it is ready, by rounds of a server each. A server that shares weights
+    /// finds them in the cache, as any but the very first does.
+    pub(crate) fn held(&self, weights: Weights<'_>, rounds: usize) -> Result<Vec<Held>> {
+        if matches!(weights, Weights::Shared(_)) && self.has_no_weights()? {
+            drop(self.serve(weights, &[])?);
+        }
+        let held = |_| Held::of(&self.serve(weights, &[])?, &self.cache());
+        (0..rounds).map(held).collect()
+    }
+}
+
+/// The memory of a server and all of its processes.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// All of it, each page once, in MiB.
+    pub(crate) all: f64,
+    /// Of it the tensors that are kept: the store's segments, mapped or not, and mapped files of the cache, in MiB.
+    pub(crate) tensors: f64,
+    /// Private to each process but the server, without tensors that are kept, in MiB.
+    pub(crate) others: Vec<f64>,
+}
+
+impl Held {
+    pub(crate) fn of(server: &Server, cache: &Path) -> Result<Self> {
+        let memory = tree_memory(&[server.pid()])?;
+        let (cache, segment) = (cache.display().to_string(), format!("/memfd:{SEGMENT}"));
+        let mut mapped = 0.0;
+        let mut others = Vec::new();
+        for (pid, process) in &memory.processes {
+            let kept: Vec<_> = mappings(*pid)?
+                .into_iter()
+                .filter(|mapping| {
+                    mapping.path.starts_with(&segment) || mapping.path.starts_with(&cache)
+                })
+                .collect();
+            mapped += kept.iter().map(|mapping| mapping.pss_kib).sum::<f64>();
+            let private: f64 = kept.iter().map(|mapping| mapping.private_kib).sum();
+            if *pid != server.pid() {
+                others.push((process.private_kib - private) / MIB);
+            }
+        }
+        let segments = memory.memfds.iter().filter(|memfd| memfd.name == SEGMENT);
+        let unmapped: f64 = segments.map(Memfd::unmapped_kib).sum();
+        Ok(Self {
+            all: memory.held_kib() / MIB,
+            tensors: (mapped + unmapped) / MIB,
+            others,
+        })
+    }
+}
+
+/// A request of one row.
+pub(crate) fn request(model: &str, kind: &Kind, seed: u64) -> Result<InferRequest> {
+    let mut request = InferRequest::new(model);
+    for input in tensors(kind, seed) {
+        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
+        request.inputs.push((input.name, tensor));
+    }
+    Ok(request)
+}
+
+fn tensors(kind: &Kind, seed: u64) -> Vec<InputTensor> {
+    let wanted = Inputs {
+        seed,
+        batch: 1,
+        sequence: TOKENS,
+    };
+    skep_testkit::inputs(kind, wanted)
+}
+
+fn config_name(datatype: DataType) -> String {
+    match datatype {
+        DataType::Bytes => "TYPE_STRING".to_owned(),
+        other => format!("TYPE_{}", other.protocol_name()),
+    }
+}
+
+/// The median of what `of` says of each round.
+pub(crate) fn median_of<T>(rounds: &[T], of: impl Fn(&T) -> f64) -> f64 {
+    skep_perf::median(&rounds.iter().map(of).collect::<Vec<f64>>())
+}
+
+/// Whether so many MiB are to be had, with a reserve for everybody else.
+pub(crate) fn has_room(mib: f64) -> Result<bool> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let available = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok())
+        .context("no `MemAvailable` in /proc/meminfo")?;
+    Ok(mib + RESERVE_MIB < available / MIB)
+}

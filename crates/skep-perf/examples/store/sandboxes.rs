@@ -1,0 +1,95 @@
+//! Instances that are processes of their own: what they hold with one copy of each weight, and with their own.
+//!
+//! Two figures for as many instances that share nothing. *Apart* is measured: one server without shared weights whose
+//! instances are processes; they still share the server, the binary and the library. *I x one* is what as many servers
+//! of one instance would take. Where the machine has no room for the first it is extrapolated, by what each
+//! further instance took so far, and said to be.
+//!
+//! The formula is `1 - (T + I O) / (I (T + O))`: `T` bytes of tensors that are kept, `O` bytes that an instance's process
+//! has beside them (the mean over processes), both measured at the same number of instances.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use skep_testkit::{Kind, Options};
+
+use crate::{
+    KINDS, Plan,
+    node::{Copies, Held, Isolation, Node, Weights, has_room, median_of},
+};
+
+const ROUNDS: usize = 3;
+const MODEL: &str = "model";
+const INSTANCES: [usize; 5] = [1, 2, 4, 8, 16];
+
+pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
+    for kind in plan.kinds(&KINDS) {
+        let node = Node::new(copies)?;
+        let parsed: Kind = kind.parse()?;
+        node.model(MODEL, &parsed, &Options::default(), 1, Isolation::Process)?;
+        let cache = node.cache();
+        // (instances, MiB) of the last two that were measured.
+        let mut apart: Vec<(usize, f64)> = Vec::new();
+        for instances in INSTANCES {
+            node.configure(MODEL, &parsed, instances, Isolation::Process)?;
+            let rounds = plan.rounds.unwrap_or(ROUNDS);
+            let shared = node.held(Weights::Shared(&cache), rounds)?;
+            for held in &shared {
+                ensure!(
+                    held.others.len() >= instances,
+                    "the server has {} processes beside its own, expected one for each of {instances} instances",
+                    held.others.len()
+                );
+            }
+            let predicted = extrapolated(&apart, instances);
+            // While it loads, an instance may have its weights twice: as they are in the file, and packed.
+            let (apart_mib, from) = if has_room(2.0 * predicted.unwrap_or(0.0))? {
+                let plain = node.held(Weights::Plain, rounds)?;
+                let measured = median_of(&plain, |held| held.all);
+                apart.push((instances, measured));
+                (measured, "measured")
+            } else {
+                (predicted.unwrap_or(f64::NAN), "extrapolated")
+            };
+            let one_mib = apart.first().context("one instance always fits")?.1;
+            let formula = median_of(&shared, |held| formula(held, instances));
+            let shared_mib = median_of(&shared, |held| held.all);
+            let saved = 1.0 - shared_mib / apart_mib;
+            println!(
+                "{}",
+                json!({
+                    "table": "Instances in processes of their own",
+                    "model": kind, "instances": instances,
+                    "shared_mib": shared_mib,
+                    "shared_mib_rounds": shared.iter().map(|held| held.all).collect::<Vec<f64>>(),
+                    "tensors_mib": median_of(&shared, |held| held.tensors),
+                    "others_mib": median_of(&shared, mean_others),
+                    "apart_mib": apart_mib, "apart_from": from,
+                    "saved_percent": 100.0 * saved,
+                    "times_one_mib": one_mib * instances as f64,
+                    "saved_times_one_percent": 100.0 * (1.0 - shared_mib / (one_mib * instances as f64)),
+                    "formula_percent": 100.0 * formula,
+                    "difference_points": 100.0 * (saved - formula),
+                })
+            );
+        }
+    }
+    Ok(())
+}
+
+fn mean_others(held: &Held) -> f64 {
+    held.others.iter().sum::<f64>() / held.others.len() as f64
+}
+
+fn formula(held: &Held, instances: usize) -> f64 {
+    let (tensors, others, instances) = (held.tensors, mean_others(held), instances as f64);
+    1.0 - (tensors + instances * others) / (instances * (tensors + others))
+}
+
+/// What `instances` take if each takes what the last ones took; `None` before two were measured.
+fn extrapolated(measured: &[(usize, f64)], instances: usize) -> Option<f64> {
+    let [.., (fewer, less), (more, most)] = measured else {
+        return None;
+    };
+    let each = (most - less) / (more - fewer) as f64;
+    Some(most + each * (instances - more) as f64)
+}
