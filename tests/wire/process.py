@@ -9,10 +9,14 @@ from server import DEADLINE_S
 MIB = 1 << 20
 
 
-def private_bytes(server):
+def private_bytes_of(pid):
     """Memory that is the process's alone."""
-    with open(f"/proc/{server.process.pid}/smaps_rollup") as rollup:
+    with open(f"/proc/{pid}/smaps_rollup") as rollup:
         return sum(int(kib) * 1024 for kib in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup.read(), re.MULTILINE))
+
+
+def private_bytes(server):
+    return private_bytes_of(server.process.pid)
 
 
 def open_files(server):

@@ -13,7 +13,7 @@ from onnx import helper
 
 from http_client import get, infer, post, tensor
 from metrics import metrics, wait_metric, wait_pending
-from process import wait_until
+from process import MIB, private_bytes_of, wait_until
 from repository import DATATYPES, FOREVER_US, WARMUP, graph, identity, plus
 from server import Server
 
@@ -335,3 +335,11 @@ def test_a_model_warms_up_in_its_workers(repository):
         assert get(server, "/v2/models/bad/ready").status != 200
         assert "execution 1 panics" in server.log
         wait_until(lambda: len(workers(server)) == 1, "the worker of the model that failed is gone")
+
+
+def test_a_worker_keeps_its_weights_and_not_what_loading_them_took(repository):
+    # 98 MiB of weights, whose parsing, fusing and packing takes as much several times over.
+    repository.generate("resnet50", "m", config=f'backend: "onnxruntime" {ONE} {PROCESS}')
+    with Server(repository, "--weight-cache=off") as server:
+        (worker,) = workers(server)
+        assert 98 * MIB < private_bytes_of(worker) < 147 * MIB

@@ -75,6 +75,8 @@ pub fn run(
             return channel.send(|writer| Answer::Refused(error).encode(writer), &[]);
         }
     };
+    // What parsing and packing the model took is of no use to its runs, and there is a worker for each instance.
+    skep_heap::give_back_freed_memory();
     filter::restrict(filter::Stage::Running)?;
     let threads = model.cpu_threads();
     let answer = Answer::Loaded(Loaded {
