@@ -229,7 +229,7 @@ impl<P: Port> Run<'_, '_, P> {
         for (position, tensor) in positions.iter().zip(&offered) {
             let bytes = draft.part(tensor.offset, tensor.wanted.length)?;
             let index = self.firsts[*position];
-            (self.fill)(index, bytes).map_err(|source| StoreError::Fill { index, source })?;
+            (self.fill)(index, bytes).map_err(|cause| StoreError::Fill { index, cause })?;
         }
         let segment = Arc::new(draft.seal()?);
         let spots = self.port.publish(segment, &offered)?;

@@ -137,9 +137,9 @@ impl Client {
         let Target::Directory(directory) = &self.target else {
             return Ok(self.tenant().cloned().into_iter().collect());
         };
-        let unreadable = |source| StoreError::Connect {
+        let unreadable = |cause| StoreError::Connect {
             path: directory.clone(),
-            source,
+            cause,
         };
         let mut tenants = Vec::new();
         for entry in fs::read_dir(directory).map_err(unreadable)? {

@@ -23,12 +23,12 @@ impl FillError {
 #[non_exhaustive]
 pub enum StoreError {
     /// A tensor could not be filled; whoever else wants it may now.
-    #[error("tensor {index} could not be filled: {source}")]
+    #[error("tensor {index} could not be filled: {cause}")]
     Fill {
         /// Which of those wanted.
         index: usize,
         /// Why.
-        source: FillError,
+        cause: FillError,
     },
     /// A tensor was filled with something else than it was said to be.
     #[error("tensor `{wanted}` was filled with bytes whose digest is `{got}`")]
@@ -71,14 +71,14 @@ pub enum StoreError {
         limit: u64,
     },
     /// The system gives no memory, or no descriptor for it.
-    #[error("no memory file of {bytes} bytes ({step}): {source}")]
+    #[error("no memory file of {bytes} bytes ({step}): {cause}")]
     Memory {
         /// What was asked for.
         bytes: u64,
         /// At which step.
         step: &'static str,
         /// In the system's words.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A descriptor that is no sealed segment.
     #[error("not a segment: {reason}")]
@@ -87,12 +87,12 @@ pub enum StoreError {
         reason: String,
     },
     /// No daemon can be reached.
-    #[error("no tensor store at `{}`: {source}\nis `skep store serve` running?", path.display())]
+    #[error("no tensor store at `{}`: {cause}\nis `skep store serve` running?", path.display())]
     Connect {
         /// The socket.
         path: PathBuf,
         /// In the system's words.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The daemon is gone.
     #[error("the connection to the tensor store was lost: {reason}")]

@@ -155,6 +155,9 @@ fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
         [Answer::Fill]
     );
     assert_eq!(ledger.tickets_from(at(2)), None);
+    // Nobody was filling what was waited for.
+    let stat = ledger.stat();
+    assert_eq!((stat.hits, stat.misses, stat.waits), (1, 1, 0));
 }
 
 #[test]

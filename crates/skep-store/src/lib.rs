@@ -24,6 +24,8 @@ mod daemon;
 mod digest;
 mod error;
 mod figures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod lease;
 mod ledger;
 mod local;
@@ -48,4 +50,4 @@ pub use lease::{Lease, Place};
 pub use options::StoreOptions;
 pub use order::LoadOrder;
 pub use store::Store;
-pub use tenant::{InvalidTenant, Tenant};
+pub use tenant::{InvalidTenant, Tenant, default_directory};

@@ -68,10 +68,10 @@ impl Draft {
     /// Its pages are there at once: one that the system has to find later, and cannot, is a SIGBUS to whoever reads it.
     pub(crate) fn new(size: u64) -> Result<Self, StoreError> {
         let error = |step| {
-            move |source: io::Error| StoreError::Memory {
+            move |cause: io::Error| StoreError::Memory {
                 bytes: size,
                 step,
-                source,
+                cause,
             }
         };
         // The system would look for what it does not have until it ends processes.
@@ -107,7 +107,7 @@ impl Draft {
             .ok_or_else(|| StoreError::Memory {
                 bytes: size,
                 step: "room for a tensor",
-                source: io::ErrorKind::OutOfMemory.into(),
+                cause: io::ErrorKind::OutOfMemory.into(),
             })
     }
 
@@ -116,10 +116,10 @@ impl Draft {
         let Self { file, bytes } = self;
         // A file that is mapped for writing cannot be sealed against it.
         drop(bytes);
-        fcntl_add_seals(&file, SEALS).map_err(|source| StoreError::Memory {
+        fcntl_add_seals(&file, SEALS).map_err(|cause| StoreError::Memory {
             bytes: fstat(&file).map_or(0, |stat| stat.st_size.unsigned_abs()),
             step: "F_ADD_SEALS",
-            source: source.into(),
+            cause: cause.into(),
         })?;
         Segment::check(file)
     }
@@ -189,10 +189,10 @@ impl Segment {
 
     /// A read-only mapping of its own.
     fn map(&self) -> Result<Mmap, StoreError> {
-        let error = |source| StoreError::Memory {
+        let error = |cause| StoreError::Memory {
             bytes: self.size,
             step: "mmap",
-            source,
+            cause,
         };
         let length =
             usize::try_from(self.size).map_err(|_| error(io::ErrorKind::OutOfMemory.into()))?;

@@ -152,10 +152,10 @@ pub(crate) fn serve_apart(session: Session, stream: UnixStream) -> Result<(), St
         .stack_size(STACK_BYTES)
         .spawn(serving)
         .map(|_| ())
-        .map_err(|source| StoreError::Memory {
+        .map_err(|cause| StoreError::Memory {
             bytes: STACK_BYTES as u64,
             step: "a thread",
-            source,
+            cause,
         })
 }
 

@@ -1,9 +1,11 @@
 //! Who may see a store, and where its socket lies.
 
 use std::{
-    fmt,
+    env, fmt,
     path::{Path, PathBuf},
 };
+
+use rustix::process::geteuid;
 
 /// Whose store: that of any instance of the node, or a dedicated one by its name.
 ///
@@ -17,6 +19,15 @@ pub struct Tenant(Option<String>);
     "invalid tenant `{0}`, expected 1 to {MAX_NAME_BYTES} characters of a-z, A-Z, 0-9, `.`, `_` and `-`"
 )]
 pub struct InvalidTenant(pub String);
+
+/// Where the daemon of this user is unless somebody says otherwise: `$XDG_RUNTIME_DIR/skep`, or `/tmp/skep-<user id>`.
+#[must_use]
+pub fn default_directory() -> PathBuf {
+    match env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
+        Some(path) => Path::new(&path).join("skep"),
+        None => PathBuf::from(format!("/tmp/skep-{}", geteuid().as_raw())),
+    }
+}
 
 const MAX_NAME_BYTES: usize = 64;
 

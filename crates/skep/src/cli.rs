@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
-    plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs,
+    plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs, store::StoreArgs,
 };
 
 /// Skep, an inference server: many models, one node, nothing wasted.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     /// Be a worker process of a server, which starts it so
     #[command(name = skep_sandbox::COMMAND, hide = true)]
     Sandbox,
+    /// Keep weights once on a node, for every process on it
+    Store(StoreArgs),
 }
 
 /// Triton's booleans: true, false, 1, 0, in any case.

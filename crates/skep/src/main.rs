@@ -6,6 +6,7 @@ mod bake;
 mod check;
 mod cli;
 mod cores;
+mod descriptors;
 mod doctor;
 mod generate;
 mod infer;
@@ -14,7 +15,9 @@ mod output;
 mod plan;
 mod sandbox;
 mod serve;
+mod signals;
 mod simulate;
+mod store;
 mod units;
 mod weights;
 
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         cli::Command::Simulate(args) => simulate::run(&args),
         cli::Command::Plan(args) => plan::run(&args),
         cli::Command::Sandbox => sandbox::run(),
+        cli::Command::Store(args) => store::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -21,15 +21,13 @@ use skep_runtime::{
 };
 use skep_server::{Addresses, LogControl, Server, ServerOptions};
 use skep_types::ModelName;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
 use crate::{
     backends,
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
+    signals::Signals,
     weights::{CacheArgs, StoreArgs},
 };
 use limits::LimitArgs;
@@ -440,28 +438,5 @@ fn config_name(text: &str) -> Result<String, String> {
             "expected the name of a file in a model's `configs` directory, without `.pbtxt`"
                 .to_owned(),
         )
-    }
-}
-
-/// The signals that ask the process to stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// The name of the next one.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

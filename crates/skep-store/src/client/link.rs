@@ -28,9 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A daemon's socket, connected.
 pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
-    let error = |source| StoreError::Connect {
+    let error = |cause| StoreError::Connect {
         path: path.to_owned(),
-        source,
+        cause,
     };
     let stream = UnixStream::connect(path).map_err(error)?;
     // What the other side says is believed.

@@ -9,11 +9,10 @@ use std::{
 };
 
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use skep_runtime::Device;
 use skep_server::{GrpcConnections, Limits};
 
-use crate::cli::boolean;
+use crate::{cli::boolean, descriptors};
 
 /// File descriptors that are not connections: models, libraries, pipes, logs, the reactor's own.
 const OTHER_DESCRIPTORS: u64 = 512;
@@ -137,7 +136,9 @@ impl LimitArgs {
 
     /// The limits, as far as the system lets them be. Raises the process's limit on descriptors.
     pub(super) fn limits(&self) -> Limits {
-        let possible = raise_descriptors().saturating_sub(OTHER_DESCRIPTORS).max(1);
+        let possible = descriptors::raise()
+            .saturating_sub(OTHER_DESCRIPTORS)
+            .max(1);
         let possible = usize::try_from(possible).unwrap_or(usize::MAX);
         if let Some(wanted) = self
             .max_connections
@@ -174,24 +175,6 @@ impl LimitArgs {
 
 const fn millis(value: NonZeroU64) -> Duration {
     Duration::from_millis(value.get())
-}
-
-/// Raises the soft limit on descriptors to the hard one; what it is then.
-fn raise_descriptors() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(error) => {
-            tracing::debug!("cannot raise the limit on open files: {error}");
-            limit.current
-        }
-    };
-    // No number means no limit.
-    current.unwrap_or(u64::MAX)
 }
 
 /// What there is of memory: the machine's, or less where a cgroup of the process says so.
