@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 use skep_alloc::{LoadUse, load};
-use skep_backend::{BackendError, Weights as Shared};
+use skep_backend::{BackendError, LoadRequest, Weights as Shared};
 use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Role};
 use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
@@ -57,6 +57,19 @@ pub(crate) struct Subject<'a> {
     pub(crate) setting: options::Setting<'a>,
 }
 
+impl<'a> Subject<'a> {
+    pub(crate) fn of(request: &LoadRequest<'a>, onnx: &'a OnnxModel) -> Self {
+        Self {
+            path: request.file.path(),
+            onnx,
+            setting: options::Setting {
+                execution: request.config.execution(),
+                threads: request.threads,
+            },
+        }
+    }
+}
+
 /// How a model is to be loaded.
 pub(crate) enum Answer {
     /// From this form.
@@ -67,6 +80,26 @@ pub(crate) enum Answer {
     },
     /// Without one, because.
     AsItIs(String),
+}
+
+impl Answer {
+    fn of(found: Found) -> Option<Self> {
+        match found {
+            Found::Form(form) => Some(Self::Form {
+                form,
+                is_new: false,
+            }),
+            Found::Unusable(why) => Some(Self::AsItIs(why)),
+            Found::Nothing => None,
+        }
+    }
+}
+
+/// What is known before anything is made.
+pub(crate) enum Known {
+    Answer(Answer),
+    /// Nothing but what the form would be found by.
+    Nothing(Key),
 }
 
 /// Why there is no form.
@@ -127,6 +160,22 @@ impl OnnxRuntime {
     /// # Errors
     /// Why it could not be made this time.
     pub(crate) fn form(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Answer, String> {
+        let key = match self.find(subject, shared)? {
+            Known::Answer(answer) => return Ok(answer),
+            Known::Nothing(key) => key,
+        };
+        match shared.cache.begin(&key).map_err(|e| e.to_string())? {
+            Begun::Making(making) => self.make(subject, making, shared),
+            Begun::Found(found) => Answer::of(found)
+                .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
+        }
+    }
+
+    /// What is known of the form before it is made.
+    ///
+    /// # Errors
+    /// When the model's files cannot be read.
+    pub(crate) fn find(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Known, String> {
         let files = files(subject);
         let bytes: u64 = files
             .iter()
@@ -135,30 +184,17 @@ impl OnnxRuntime {
             .sum();
         if bytes < MIN_MODEL_BYTES {
             let why = format!("it has {bytes} bytes, less than {MIN_MODEL_BYTES}");
-            return Ok(Answer::AsItIs(why));
+            return Ok(Known::Answer(Answer::AsItIs(why)));
         }
         if has_defaults(subject.onnx.graph()) {
-            let why = "it has inputs with values of their own";
-            return Ok(Answer::AsItIs(why.to_owned()));
+            let why = "it has inputs with values of their own".to_owned();
+            return Ok(Known::Answer(Answer::AsItIs(why)));
         }
         let key = self
             .key(subject, shared, &files)
             .map_err(|error| error.to_string())?;
-        let found = match shared.cache.look_up(&key) {
-            Found::Nothing => match shared.cache.begin(&key).map_err(|e| e.to_string())? {
-                Begun::Found(found) => found,
-                Begun::Making(making) => return self.make(subject, making, shared),
-            },
-            found => found,
-        };
-        match found {
-            Found::Form(form) => Ok(Answer::Form {
-                form,
-                is_new: false,
-            }),
-            Found::Unusable(why) => Ok(Answer::AsItIs(why)),
-            Found::Nothing => Err("its form was removed as soon as it was made".to_owned()),
-        }
+        let answer = Answer::of(shared.cache.look_up(&key));
+        Ok(answer.map_or(Known::Nothing(key), Known::Answer))
     }
 
     /// Everything that the result depends on.

@@ -47,7 +47,7 @@ use skep_onnx::{OnnxModel, ShapeRules};
 use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
-    bake::{Answer, Subject},
+    bake::{Answer, Known, Subject},
     ffi::{Runtime, Session},
     model::OrtModel,
     options::Setting,
@@ -130,21 +130,20 @@ impl Backend for OnnxRuntime {
         Ok(Arc::new(model))
     }
 
+    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
+        let Some((weights, onnx)) = request.weights.zip(decode(request.file).ok()) else {
+            return true;
+        };
+        let found = self.find(&Subject::of(request, &onnx), weights);
+        !matches!(found, Ok(Known::Nothing(_)))
+    }
+
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
             return Ok(Baked::AsItIs("there is no cache".to_owned()));
         };
-        let path = request.file.path();
         let onnx = decode(request.file)?;
-        let subject = Subject {
-            path,
-            onnx: &onnx,
-            setting: Setting {
-                execution: request.config.execution(),
-                threads: request.threads,
-            },
-        };
-        Ok(match self.form(&subject, weights) {
+        Ok(match self.form(&Subject::of(request, &onnx), weights) {
             Ok(Answer::Form { form, is_new: true }) => Baked::Made {
                 bytes: form.bytes(),
             },

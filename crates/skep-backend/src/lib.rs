@@ -121,6 +121,12 @@ pub trait Backend: Send + Sync {
     /// compute rightly.
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError>;
 
+    /// Whether a load with the same request would make nothing that is kept for later loads.
+    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
+        let _ = request;
+        true
+    }
+
     /// Makes what a load with the same request would keep for later loads, without loading the model.
     ///
     /// # Errors

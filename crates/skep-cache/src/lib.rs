@@ -60,6 +60,7 @@ pub struct Cache {
 
 #[derive(Debug)]
 struct Inner {
+    directory: PathBuf,
     root: PathBuf,
     budget_bytes: u64,
     /// Files whose bytes were found to be what their names say.
@@ -83,22 +84,40 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be made.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
-        let root = directory.join(LAYOUT);
+        let cache = Self::over(directory, budget_bytes);
         for sub in ["models", "tensors", "stamps", "making", "tmp"] {
-            let path = root.join(sub);
+            let path = cache.path(sub);
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&path)
                 .map_err(|e| CacheError::io("make", &path, e))?;
         }
-        Ok(Self {
+        Ok(cache)
+    }
+
+    /// A cache directory that another process opened, for reading alone: nothing is made, and what cannot be noted in it is
+    /// not.
+    #[must_use]
+    pub fn reader(directory: &Path) -> Self {
+        Self::over(directory, 0)
+    }
+
+    fn over(directory: &Path, budget_bytes: u64) -> Self {
+        Self {
             inner: Arc::new(Inner {
-                root,
+                directory: directory.to_owned(),
+                root: directory.join(LAYOUT),
                 budget_bytes,
                 verified: Mutex::default(),
             }),
-        })
+        }
+    }
+
+    /// What it was opened with.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.inner.directory
     }
 
     /// The directory of this layout.

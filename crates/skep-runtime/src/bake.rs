@@ -115,7 +115,8 @@ fn file(path: &Path, options: &LoadOptions, backends: &Backends) -> Result<Baked
     let directory = path.parent().unwrap_or(Path::new(""));
     loader::complete(&mut proto, &name, backend.name(), directory, true, options)?;
     let config = ModelConfig::from_proto(proto, &options.context(&name))?;
+    let weights = loader::weights(&config, options)?;
     backend
-        .bake(&loader::request(&file, &config, options))
+        .bake(&loader::request(&file, &config, options, weights.as_ref()))
         .map_err(Into::into)
 }

@@ -62,7 +62,6 @@ pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
 pub use repository::Repository;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
 pub use skep_backend::{Baked, RunMemory};
-pub use skep_sandbox::Sandboxes;
 pub use skep_scheduler::PolicySnapshot;
 pub use source::LoadOverrides;
 pub use statistics::{

@@ -6,7 +6,7 @@ use skep_backend::{Backend, Baked, LoadRequest, Model, ModelFile, Weights};
 use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
-use skep_sandbox::Sandboxes;
+use skep_store::Tenant;
 use skep_tensor::Tensor;
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
@@ -53,8 +53,6 @@ pub struct LoadOptions {
     /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
     /// itself alone.
     pub weights: Option<Weights>,
-    /// How models in processes of their own are loaded.
-    pub sandboxes: Sandboxes,
 }
 
 impl LoadOptions {
@@ -351,7 +349,8 @@ impl Plan {
         options: &LoadOptions,
     ) -> Result<Baked, RuntimeError> {
         let Opened { file, config, .. } = self.open_version(version)?;
-        let request = request(&file, &config, options);
+        let weights = weights(&config, options)?;
+        let request = request(&file, &config, options, weights.as_ref());
         self.backend.bake(&request).map_err(Into::into)
     }
 
@@ -377,10 +376,11 @@ impl Plan {
         config: &ModelConfig,
         options: &LoadOptions,
     ) -> Result<Arc<dyn Model>, RuntimeError> {
-        let request = request(file, config, options);
+        let weights = weights(config, options)?;
+        let request = request(file, config, options, weights.as_ref());
         let load = || match config.isolation() {
             Isolation::Thread => self.backend.load(&request),
-            Isolation::Process => options.sandboxes.load(&*self.backend, &request),
+            Isolation::Process => skep_sandbox::load(&*self.backend, &request),
         };
         // A broken file must not take the server down with it.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
@@ -402,7 +402,8 @@ impl Plan {
 pub(crate) fn request<'a>(
     file: &'a ModelFile,
     config: &'a ModelConfig,
-    options: &'a LoadOptions,
+    options: &LoadOptions,
+    weights: Option<&'a Weights>,
 ) -> LoadRequest<'a> {
     let groups = config.instance_groups().iter();
     let instances: u32 = groups.map(|group| group.count).sum();
@@ -413,8 +414,28 @@ pub(crate) fn request<'a>(
         file,
         config,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
-        weights: options.weights.as_ref(),
+        weights,
     }
+}
+
+/// Where a model's weights are kept: in its tenant's store.
+pub(crate) fn weights(
+    config: &ModelConfig,
+    options: &LoadOptions,
+) -> Result<Option<Weights>, RuntimeError> {
+    let Some(weights) = &options.weights else {
+        return Ok(None);
+    };
+    let tenant = match config.tenant() {
+        Some(name) => {
+            Tenant::named(name).map_err(|error| RuntimeError::invalid(error.to_string()))?
+        }
+        None => Tenant::default(),
+    };
+    Ok(Some(Weights {
+        tenant,
+        ..weights.clone()
+    }))
 }
 
 /// Fills what the configuration leaves open.

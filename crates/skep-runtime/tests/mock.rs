@@ -6,8 +6,7 @@ use bytes::Bytes;
 use skep_backend_mock::Mock;
 use skep_runtime::{
     BackendEntry, Backends, Control, Device, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
-    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, Sandboxes, VersionState,
-    WaitingLimit,
+    LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -54,7 +53,6 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
             hold_until: 0,
-            sandboxes: Sandboxes::default(),
             cpu: Some(Arc::new(Device::new(1))),
             weights: None,
         },

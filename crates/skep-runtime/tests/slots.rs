@@ -14,7 +14,7 @@ use bytes::Bytes;
 use skep_backend::{Backend, BackendError, Capabilities, Instance, LoadRequest, Model, OutputSlot};
 use skep_runtime::{
     BackendEntry, Backends, Control, Device, InferRequest, LoadOptions, LoadOverrides,
-    MetricsOptions, Repository, Runtime, RuntimeOptions, Sandboxes, WaitingLimit,
+    MetricsOptions, Repository, Runtime, RuntimeOptions, WaitingLimit,
 };
 use skep_tensor::{Tensor, TensorView};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
@@ -162,7 +162,6 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
-            sandboxes: Sandboxes::default(),
             cpu: Some(Arc::new(Device::new(slots))),
             weights: None,
         },

@@ -1,6 +1,6 @@
 //! Instances in processes of their own.
 //!
-//! A model whose configuration says `isolation` `process` is loaded by [`Sandboxes::load`] instead of its backend. Each of
+//! A model whose configuration says `isolation` `process` is loaded by [`load`] instead of its backend. Each of
 //! its instances then is a *worker process*: the server's own executable with the command [`COMMAND`], which loads the
 //! model by itself, gives up the rights that a running model has no use for, and runs one batch at a time.
 //!
@@ -26,7 +26,7 @@ mod process;
 mod sandboxes;
 pub mod worker;
 
-pub use sandboxes::{ConnectStore, Sandboxes};
+pub use sandboxes::load;
 
 /// The command line's word that makes the executable a worker process.
 pub const COMMAND: &str = "sandbox";

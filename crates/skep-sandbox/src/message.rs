@@ -3,7 +3,7 @@
 //! ```text
 //! server                                  worker
 //!   Load {model, settings}  + file  ----->  opens the backend, loads, confines itself
-//!                           <-----------  Loaded {signature}, or Refused
+//!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends
 //!   Run {inputs, wanted}  [+ memory] ---->  runs
 //!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
 //!   Room {bytes}            + memory ---->
@@ -34,13 +34,45 @@ pub(crate) struct Load {
     pub(crate) model: String,
     /// Where the model's file lies; empty for a model without one.
     pub(crate) path: Vec<u8>,
-    pub(crate) has_store: bool,
+    /// Where weights are kept and shared.
+    pub(crate) weights: Option<Kept>,
     /// Threads that one run may use when the configuration does not say.
     pub(crate) threads: u32,
     pub(crate) intra_op_threads: Option<u32>,
     pub(crate) inter_op_threads: Option<u32>,
     /// The configuration's message, encoded.
     pub(crate) config: Vec<u8>,
+}
+
+/// Where weights are kept and shared; the tensor store is at the other end of a connection that comes with the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The directory of baked models.
+    pub(crate) directory: Vec<u8>,
+    /// What that may hold, in bytes.
+    pub(crate) budget_bytes: u64,
+    /// Whether each process brings weights into the store in an order of its own.
+    pub(crate) random_order: bool,
+    /// Whether the process is there to bake the model, not to load it; then it gets no connection.
+    pub(crate) bakes: bool,
+}
+
+impl Kept {
+    fn encode(&self, writer: &mut Writer) {
+        writer.bytes(&self.directory);
+        writer.u64(self.budget_bytes);
+        writer.bool(self.random_order);
+        writer.bool(self.bakes);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            directory: reader.bytes()?.to_vec(),
+            budget_bytes: reader.u64()?,
+            random_order: reader.bool()?,
+            bakes: reader.bool()?,
+        })
+    }
 }
 
 /// Where a tensor lies in shared memory: `length` bytes from `offset` on.
@@ -79,6 +111,8 @@ pub(crate) struct Loaded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Loaded(Loaded),
+    /// The model is baked, or will be loaded as it is.
+    Baked,
     Refused(BackendError),
     /// The outputs need so many bytes.
     NeedRoom(usize),
@@ -141,7 +175,7 @@ impl Load {
         writer.option(self.library.as_deref(), Writer::bytes);
         writer.bytes(self.model.as_bytes());
         writer.bytes(&self.path);
-        writer.bool(self.has_store);
+        writer.option(self.weights.as_ref(), |writer, kept| kept.encode(writer));
         writer.u32(self.threads);
         writer.option(self.intra_op_threads, Writer::u32);
         writer.option(self.inter_op_threads, Writer::u32);
@@ -157,7 +191,7 @@ impl Load {
             library: reader.option(Reader::bytes)?.map(<[u8]>::to_vec),
             model: reader.text()?.to_owned(),
             path: reader.bytes()?.to_vec(),
-            has_store: reader.bool()?,
+            weights: reader.option(Kept::decode)?,
             threads: reader.u32()?,
             intra_op_threads: reader.option(Reader::u32)?,
             inter_op_threads: reader.option(Reader::u32)?,
@@ -219,6 +253,7 @@ impl Answer {
                 writer.option(memory.as_ref(), write_memory);
                 writer.bool(*ends);
             }
+            Self::Baked => writer.u8(6),
         }
     }
 
@@ -244,6 +279,7 @@ impl Answer {
                 memory: reader.option(read_memory)?,
                 ends: reader.bool()?,
             },
+            6 => Self::Baked,
             _ => return Err(Malformed("its kind is unknown")),
         };
         reader.end().map(|()| answer)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, RunMemory};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-use super::{Answer, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
+use super::{Answer, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
 use crate::encode::Writer;
 
 fn place(dims: &[usize]) -> Place {
@@ -22,7 +22,12 @@ fn requests() -> Vec<Request> {
         library: Some(b"/lib/\xff.so".to_vec()),
         model: "m".to_owned(),
         path: Vec::new(),
-        has_store: true,
+        weights: Some(Kept {
+            directory: b"/somewhere".to_vec(),
+            budget_bytes: 1 << 40,
+            random_order: true,
+            bakes: false,
+        }),
         threads: 3,
         intra_op_threads: Some(0),
         inter_op_threads: None,
@@ -61,6 +66,7 @@ fn answers() -> Vec<Answer> {
     });
     let error = BackendError::new(ErrorKind::InvalidModel, "no `x`");
     vec![
+        Answer::Baked,
         Answer::Loaded(Loaded {
             signature: ModelSignature {
                 inputs: vec![spec(None), spec(Some(&[-1, 4]))],

@@ -290,7 +290,7 @@ impl Worker {
                     });
                 }
                 Ok(Answer::NeedRoom(bytes)) => self.give_room(bytes)?,
-                Ok(Answer::Loaded(_) | Answer::Refused(_)) => {
+                Ok(Answer::Loaded(_) | Answer::Baked | Answer::Refused(_)) => {
                     return Err(Failure::Wrong("it answered what nobody had asked"));
                 }
                 Err(malformed) => return Err(Failure::Wrong(malformed.0)),

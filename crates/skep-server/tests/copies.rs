@@ -15,7 +15,7 @@ use skep_backend_mock::Mock;
 use skep_heap::CountingHeap;
 use skep_proto::inference::{ModelInferRequest, model_infer_request::InferInputTensor};
 use skep_runtime::{
-    BackendEntry, Backends, Control, LoadOptions, Repository, Runtime, RuntimeOptions, Sandboxes,
+    BackendEntry, Backends, Control, LoadOptions, Repository, Runtime, RuntimeOptions,
 };
 use skep_server::{
     Addresses, Endpoint, Forms, GrpcConnections, Limits, LogChange, LogControl, LogSettings,
@@ -77,7 +77,6 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             retries: 0,
             waiting_limit: Arc::default(),
             hold_until: 0,
-            sandboxes: Sandboxes::default(),
             cpu: None,
             weights: None,
         },

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread
 use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
-use skep_runtime::{BakeOutcome, Baked, LoadOptions, MetricsOptions, Sandboxes};
+use skep_runtime::{BakeOutcome, Baked, LoadOptions, MetricsOptions};
 
 use crate::{
     backends,
@@ -59,7 +59,6 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         hold_until: 0,
         cpu: None,
         weights: Some(in_process(cache)),
-        sandboxes: Sandboxes::default(),
     };
     let backends = backends::all(args.onnxruntime_library.clone(), false);
     let mut rows = Vec::new();

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use skep_config::{BackendSetting, parse_backend_config};
-use skep_runtime::{Finding, LoadOptions, MetricsOptions, ModelCheck, Repository, Sandboxes};
+use skep_runtime::{Finding, LoadOptions, MetricsOptions, ModelCheck, Repository};
 use skep_types::ModelName;
 
 use crate::{backends, cli::boolean};
@@ -74,7 +74,6 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         metrics: MetricsOptions::default(),
         waiting_limit: Arc::default(),
         hold_until: 0,
-        sandboxes: Sandboxes::default(),
         cpu: None,
         // A check leaves nothing behind.
         weights: None,

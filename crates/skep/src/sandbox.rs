@@ -18,11 +18,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         .with_target(false)
         .without_time()
         .init();
-    worker::run(
-        |Opening {
-             backend, library, ..
-         }| { backends::open(backend, library.map(Path::to_owned)) },
-    )
+    worker::run(|Opening { backend, library }| {
+        backends::open(backend, library.map(Path::to_owned))
+    })
     .context("worker process")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,8 +16,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{
-    Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, Sandboxes,
-    StartReport, VersionState, WaitingLimit,
+    Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
+    VersionState, WaitingLimit,
 };
 use skep_server::{Addresses, LogControl, Server, ServerOptions};
 use skep_types::ModelName;
@@ -369,7 +369,6 @@ impl ServeArgs {
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,
                 weights: self.store.weights(self.weight_cache.open()?)?,
-                sandboxes: Sandboxes::default(),
             },
             load_threads: self.model_load_thread_count.get(),
             control: match self.model_control_mode {

@@ -16,6 +16,8 @@ use seccompiler::{
 /// How far a worker has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// It is there to bake a model, and writes files.
+    Baking,
     /// It opens its library and its model.
     Loading,
     /// It runs batches.
@@ -69,12 +71,14 @@ const RUNNING: &[c_long] = &[
     libc::SYS_writev,
 ];
 
-/// What loading asks for beyond that: looking at files, placing threads, its second filter.
+/// What loading asks for beyond that: looking at files, memory for the tensor store, placing threads, its second filter.
 const LOADING: &[c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_fadvise64,
+    libc::SYS_fallocate,
     libc::SYS_fstatfs,
+    libc::SYS_ftruncate,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
     libc::SYS_getegid,
@@ -82,13 +86,33 @@ const LOADING: &[c_long] = &[
     libc::SYS_getgid,
     libc::SYS_getuid,
     libc::SYS_mbind,
+    libc::SYS_memfd_create,
     libc::SYS_newfstatat,
     libc::SYS_readlinkat,
     libc::SYS_sched_setaffinity,
     libc::SYS_seccomp,
     libc::SYS_sendmsg,
+    libc::SYS_shutdown,
     libc::SYS_statfs,
     libc::SYS_statx,
+];
+
+/// What baking asks for beyond that: writing, naming and removing files.
+const BAKING: &[c_long] = &[
+    libc::SYS_copy_file_range,
+    libc::SYS_fchmod,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fsync,
+    libc::SYS_linkat,
+    libc::SYS_mkdirat,
+    libc::SYS_openat,
+    libc::SYS_pwrite64,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_sendfile,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
 ];
 
 /// Older forms of the same, which not every processor's Linux has.
@@ -107,8 +131,23 @@ const LOADING_OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const LOADING_OLD: &[c_long] = &[];
 
+#[cfg(target_arch = "x86_64")]
+const BAKING_OLD: &[c_long] = &[
+    libc::SYS_chmod,
+    libc::SYS_link,
+    libc::SYS_mkdir,
+    libc::SYS_open,
+    libc::SYS_rename,
+    libc::SYS_rmdir,
+    libc::SYS_unlink,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const BAKING_OLD: &[c_long] = &[];
+
 /// Commands of `fcntl` that concern the descriptor alone: none names another process.
-const DESCRIPTOR: [c_int; 5] = [
+const DESCRIPTOR: [c_int; 7] = [
+    libc::F_ADD_SEALS,
+    libc::F_DUPFD_CLOEXEC,
     libc::F_GETFD,
     libc::F_SETFD,
     libc::F_GETFL,
@@ -125,7 +164,7 @@ const HARMLESS: [c_int; 3] = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK, libc::
 /// When the kernel has no such filters, or the processor is one that the list is not made for.
 pub(super) fn restrict(stage: Stage) -> io::Result<()> {
     let arch = TargetArch::try_from(ARCH).map_err(|error| failed(error.into()))?;
-    if stage == Stage::Loading {
+    if stage != Stage::Running {
         // Its arguments lie in memory, where no filter can see them: glibc takes `clone` where there is no `clone3`.
         let hidden = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let missing = SeccompAction::Errno(errno(libc::ENOSYS));
@@ -179,7 +218,7 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_prlimit64, vec![rule(&reads_own_limit)?]);
     rules.insert(libc::SYS_fcntl, one_of(1, &DESCRIPTOR)?);
     rules.insert(libc::SYS_prctl, one_of(0, &HARMLESS)?);
-    if stage == Stage::Loading {
+    if stage != Stage::Running {
         let files = LOADING.iter().chain(LOADING_OLD);
         rules.extend(files.map(|&call| (call, Vec::new())));
         let write = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
@@ -190,9 +229,22 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         );
         #[cfg(target_arch = "x86_64")]
         rules.insert(libc::SYS_open, vec![rule(&[(1, reads, libc::O_RDONLY)])?]);
+        // How long the tensor store may take to hear and to answer.
+        let timeout = |option| {
+            rule(&[
+                (1, SeccompCmpOp::Eq, libc::SOL_SOCKET),
+                (2, SeccompCmpOp::Eq, option),
+            ])
+        };
+        let timeouts = vec![timeout(libc::SO_RCVTIMEO)?, timeout(libc::SO_SNDTIMEO)?];
+        rules.insert(libc::SYS_setsockopt, timeouts);
         // Said again by the second filter.
         let last = rules.entry(libc::SYS_prctl).or_default();
         last.push(rule(&[(0, SeccompCmpOp::Eq, libc::PR_SET_NO_NEW_PRIVS)])?);
+    }
+    if stage == Stage::Baking {
+        let files = BAKING.iter().chain(BAKING_OLD);
+        rules.extend(files.map(|&call| (call, Vec::new())));
     }
     Ok(rules)
 }

@@ -8,11 +8,12 @@ use std::{
     any::Any,
     ffi::OsStr,
     fs::File,
+    hash::{BuildHasher, RandomState},
     io,
     num::NonZeroUsize,
     os::{
         fd::{BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        unix::{ffi::OsStrExt, fs::MetadataExt, net::UnixStream},
     },
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -21,15 +22,19 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message;
-use skep_backend::{Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile};
+use skep_backend::{
+    Backend, BackendError, Baked, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
+};
+use skep_cache::Cache;
 use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
+use skep_store::{LoadOrder, Store, StoreOptions};
 use skep_tensor::{TensorView, map_shared};
 use skep_types::ModelName;
 
 use crate::{
     channel::Channel,
-    message::{Answer, Load, Loaded, Place, Request},
+    message::{Answer, Kept, Load, Loaded, Place, Request},
 };
 use outputs::Outputs;
 
@@ -40,8 +45,6 @@ pub struct Opening<'a> {
     pub backend: &'a str,
     /// The file of the library that the server's own backend opened.
     pub library: Option<&'a Path>,
-    /// A connection to the tensor store, where the node has one.
-    pub store: Option<OwnedFd>,
 }
 
 /// The conversation, over standard input.
@@ -63,12 +66,20 @@ pub fn run(
     else {
         return Err(wrong("it begins with something else"));
     };
+    let bakes = load.weights.as_ref().is_some_and(|kept| kept.bakes);
+    if bakes {
+        filter::restrict(filter::Stage::Baking)?;
+        let baked = catch_unwind(AssertUnwindSafe(|| bake(&load, descriptors, open)));
+        let answer = match baked {
+            Ok(Ok(())) => Answer::Baked,
+            Ok(Err(error)) => Answer::Refused(error),
+            Err(panic) => Answer::Refused(panicked(&load, &*panic)),
+        };
+        return channel.send(|writer| answer.encode(writer), &[]);
+    }
     filter::restrict(filter::Stage::Loading)?;
     let loaded = catch_unwind(AssertUnwindSafe(|| prepare(&load, descriptors, open)));
-    let loaded = loaded.unwrap_or_else(|panic| {
-        let text = format!("backend `{}` panicked: {}", load.backend, text(&*panic));
-        Err(BackendError::new(ErrorKind::Internal, text))
-    });
+    let loaded = loaded.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
     let (model, instance) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -100,6 +111,11 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
+fn panicked(load: &Load, panic: &(dyn Any + Send)) -> BackendError {
+    let text = format!("backend `{}` panicked: {}", load.backend, text(panic));
+    BackendError::new(ErrorKind::Internal, text)
+}
+
 /// What a panic said.
 fn text(panic: &(dyn Any + Send)) -> &str {
     panic
@@ -118,6 +134,34 @@ fn prepare(
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> Result<Prepared, BackendError> {
+    with_request(load, descriptors, open, |backend, request| {
+        let model = backend.load(request)?;
+        let instance = Arc::clone(&model).instance()?;
+        Ok((model, instance))
+    })
+}
+
+/// Opens the backend and bakes the model.
+fn bake(
+    load: &Load,
+    descriptors: Vec<OwnedFd>,
+    open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
+) -> Result<(), BackendError> {
+    with_request(load, descriptors, open, |backend, request| {
+        if let Baked::AsItIs(why) = backend.bake(request)? {
+            tracing::warn!("model `{}` is loaded as it is: {why}", load.model);
+        }
+        Ok(())
+    })
+}
+
+/// Opens the backend, and what the server said as a request to it.
+fn with_request<T>(
+    load: &Load,
+    descriptors: Vec<OwnedFd>,
+    open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
+    then: impl FnOnce(&dyn Backend, &LoadRequest<'_>) -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
     let invalid = |text: String| BackendError::new(ErrorKind::InvalidModel, text);
     let mut descriptors = descriptors.into_iter();
     let path = Path::new(OsStr::from_bytes(&load.path));
@@ -131,13 +175,15 @@ fn prepare(
             ModelFile::map(path, &file).map_err(unreadable)?
         }
     };
+    let weights = load.weights.as_ref();
+    let weights = weights.map(|kept| weights_of(kept, descriptors.next()));
+    let weights = weights.transpose()?;
     let backend = open(Opening {
         backend: &load.backend,
         library: load
             .library
             .as_ref()
             .map(|path| Path::new(OsStr::from_bytes(path))),
-        store: descriptors.next().filter(|_| load.has_store),
     })?;
     let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
     let mut context = Context::new(&name);
@@ -147,14 +193,38 @@ fn prepare(
         inference::ModelConfig::decode(&*load.config).map_err(|e| invalid(e.to_string()))?;
     let config = ModelConfig::from_proto(proto, &context).map_err(|e| invalid(e.to_string()))?;
     let threads = usize::try_from(load.threads).unwrap_or(usize::MAX);
-    let model = backend.load(&LoadRequest {
+    let request = LoadRequest {
         file: &file,
         config: &config,
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
-        weights: None,
-    })?;
-    let instance = Arc::clone(&model).instance()?;
-    Ok((model, instance))
+        weights: weights.as_ref(),
+    };
+    then(&*backend, &request)
+}
+
+/// The cache and the store that the server means.
+fn weights_of(kept: &Kept, connection: Option<OwnedFd>) -> Result<Weights, BackendError> {
+    let failed =
+        |error: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, error.to_string());
+    let directory = Path::new(OsStr::from_bytes(&kept.directory));
+    let (cache, store) = if kept.bakes {
+        let cache = Cache::open(directory, kept.budget_bytes).map_err(|e| failed(&e))?;
+        (cache, Store::in_process(StoreOptions::default()))
+    } else {
+        let missing = || failed(&wrong("the connection to the tensor store is missing"));
+        let stream = UnixStream::from(connection.ok_or_else(missing)?);
+        let store = Store::over(stream).map_err(|e| failed(&e))?;
+        (Cache::reader(directory), store)
+    };
+    Ok(Weights {
+        cache,
+        tenant: store.tenant().cloned().unwrap_or_default(),
+        store,
+        order: match kept.random_order {
+            true => LoadOrder::Random(RandomState::new().hash_one(0)),
+            false => LoadOrder::Fixed,
+        },
+    })
 }
 
 /// Backends open a file by its name: it must be the one that the server checked, also when an instance is made anew long
