@@ -153,6 +153,16 @@ fn figures_lists_and_garbage_by_tenant() {
     let (_, table, _) = skep(&["ls"], &path);
     assert!(table.contains("FP32[2,3] plain"), "{table}");
 
+    // One socket is one tenant's.
+    let socket = Tenant::named("a").expect("a name").socket(&path);
+    let outcome = Command::new(env!("CARGO_BIN_EXE_skep"))
+        .args(["store", "stat", "--json", "--socket"])
+        .arg(&socket)
+        .output()
+        .expect("a process");
+    let stat: Value = serde_json::from_slice(&outcome.stdout).expect("JSON");
+    assert_eq!(stat["tenants"], json!({"a": of_a}));
+
     // What is leased stays.
     let none = json!({"tenants": {"a": {"bytes_freed": 0}}});
     assert_eq!(document(&["gc", "--json", "--tenant", "a"], &path), none);
@@ -168,12 +178,11 @@ fn figures_lists_and_garbage_by_tenant() {
         "tenant `general`: 0 B freed\ntenant `a`: 0 B freed\n"
     );
 
-    let name = Tenant::named("a").expect("a name").socket(&path);
     assert_eq!(daemon.stop(Signal::TERM), Some(0));
     let mut last = String::new();
     daemon.output.read_line(&mut last).expect("a line");
     assert_eq!(last, "received SIGTERM, stopping\n");
-    assert!(!name.exists());
+    assert!(!socket.exists());
 }
 
 #[test]

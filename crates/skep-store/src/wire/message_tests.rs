@@ -98,6 +98,24 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Whatever became of a message on its way is refused, or is another message, written as it came.
+    #[test]
+    fn there_is_one_way_to_write_a_message(
+        request in request(),
+        reply in reply(),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        for mut bytes in [request.encode(), reply.encode()] {
+            for (at, byte) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            crate::fuzzing::store_messages(&bytes);
+        }
+    }
+}
+
 #[test]
 fn malformed_messages_are_named() {
     let mut hello = Request::Hello.encode();
