@@ -231,6 +231,7 @@ def test_a_worker_that_is_killed_while_idle_costs_no_request(repository):
         assert infer_json(server, "m", ZEROS)[0]["data"] == [1] * 4
         [after] = workers(server)
         assert before != after
+        assert restarts(server, "m") == 1
 
 
 def test_a_model_without_a_living_instance_is_not_ready_until_it_comes_back(repository):

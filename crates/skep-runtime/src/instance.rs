@@ -94,6 +94,14 @@ impl Worker {
                 return;
             };
             let taken = clock::now();
+            if instance.is_lost()
+                && let Ok(renewed) = self.instantiate()
+            {
+                // It ended while it had nothing to do, which costs no request. Where it cannot be made anew the run says why.
+                self.was_made_anew();
+                back_off.started(taken);
+                instance = renewed;
+            }
             let end = self.run_and_answer(&mut *instance, &mut batch, taken);
             if let End::Ready(ended) = end {
                 next = self.driver.finished(self.id, taken, ended, batch.requests);
@@ -144,8 +152,7 @@ impl Worker {
             }
             match self.instantiate() {
                 Ok(instance) => {
-                    tracing::warn!("instance `{}` was made anew", self.name);
-                    self.recorder.restarted();
+                    self.was_made_anew();
                     back_off.started(clock::now());
                     return Some(instance);
                 }
@@ -154,6 +161,11 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn was_made_anew(&self) {
+        tracing::warn!("instance `{}` was made anew", self.name);
+        self.recorder.restarted();
     }
 
     /// Runs a batch taken at `taken` and answers each of its requests.

@@ -18,6 +18,7 @@
 //! owner makes another one.
 
 mod channel;
+mod conversation;
 mod encode;
 mod memory;
 mod message;

@@ -32,6 +32,8 @@ pub(crate) struct Process {
     handle: OwnedFd,
     /// Set before it is ended on purpose: nobody needs to hear of it then.
     dismissed: Arc<AtomicBool>,
+    /// Set when it was waited for.
+    ended: Arc<AtomicBool>,
     /// Passes its log on, and waits for its end.
     watcher: Option<JoinHandle<Option<ExitStatus>>>,
 }
@@ -77,23 +79,30 @@ impl Process {
                 return Err(error);
             }
         };
-        let dismissed = Arc::new(AtomicBool::new(false));
+        let (dismissed, ended) = (Arc::default(), Arc::default());
         let watch = Watch {
             model: model.to_owned(),
             number,
             dismissed: Arc::clone(&dismissed),
+            ended: Arc::clone(&ended),
         };
         // The kernel shows 15 bytes of a name.
         let thread = thread::Builder::new().name("worker-watcher".to_owned());
         let mut process = Self {
             handle,
             dismissed,
+            ended,
             watcher: None,
         };
         let watcher = thread.spawn(move || watch.over(child));
         // Where it cannot be watched it is dropped here, which ends it.
         process.watcher = Some(watcher?);
         Ok((process, ours))
+    }
+
+    /// Whether it is known to have ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     fn kill(&self) {
@@ -152,6 +161,7 @@ struct Watch {
     model: String,
     number: u32,
     dismissed: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Watch {
@@ -161,6 +171,7 @@ impl Watch {
             self.pass_on(log);
         }
         let status = child.wait().ok()?;
+        self.ended.store(true, Ordering::Relaxed);
         // One that ends well was told to, or has said why.
         if !status.success() && !self.dismissed.load(Ordering::Relaxed) {
             let (model, number) = (&self.model, self.number);

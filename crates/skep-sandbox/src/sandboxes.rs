@@ -18,6 +18,7 @@ use skep_store::{LoadOrder, StoreError};
 
 use crate::{
     channel::Channel,
+    conversation::Conversation,
     message::{Answer, Kept, Load, Loaded, Request},
     model::{SandboxedModel, Worker},
     process::Process,
@@ -108,7 +109,14 @@ impl Starter {
         let request = Request::Load(Box::new(self.load.clone()));
         let (process, channel, answer) = self.begin(&request, store)?;
         match answer {
-            Answer::Loaded(loaded) => Ok((Worker::new(process, channel), loaded)),
+            Answer::Loaded(loaded) => {
+                let conversation = Conversation::new(channel);
+                let worker = Worker {
+                    process,
+                    conversation,
+                };
+                Ok((worker, loaded))
+            }
             Answer::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }

@@ -163,32 +163,33 @@ const HARMLESS: [c_int; 3] = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK, libc::
 /// # Errors
 /// When the kernel has no such filters, or the processor is one that the list is not made for.
 pub(super) fn restrict(stage: Stage) -> io::Result<()> {
+    for program in programs(stage)? {
+        apply_filter_all_threads(&program).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// A stage's filters, compiled.
+fn programs(stage: Stage) -> io::Result<Vec<BpfProgram>> {
+    let mut programs = Vec::new();
     let arch = TargetArch::try_from(ARCH).map_err(|error| failed(error.into()))?;
     if stage != Stage::Running {
         // Its arguments lie in memory, where no filter can see them: glibc takes `clone` where there is no `clone3`.
         let hidden = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let missing = SeccompAction::Errno(errno(libc::ENOSYS));
-        apply(SeccompFilter::new(
-            hidden,
-            SeccompAction::Allow,
-            missing,
-            arch,
-        ))?;
+        let filter = SeccompFilter::new(hidden, SeccompAction::Allow, missing, arch);
+        programs.push(compiled(filter)?);
     }
     let rules = rules(stage).map_err(|error| failed(error.into()))?;
     let refused = SeccompAction::Errno(errno(libc::EPERM));
-    apply(SeccompFilter::new(
-        rules,
-        refused,
-        SeccompAction::Allow,
-        arch,
-    ))
+    let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, arch);
+    programs.push(compiled(filter)?);
+    Ok(programs)
 }
 
-fn apply(filter: Result<SeccompFilter, seccompiler::BackendError>) -> io::Result<()> {
-    let program: Result<BpfProgram, _> = filter.and_then(TryInto::try_into);
-    let program = program.map_err(|error| failed(error.into()))?;
-    apply_filter_all_threads(&program).map_err(failed)
+fn compiled(filter: Result<SeccompFilter, seccompiler::BackendError>) -> io::Result<BpfProgram> {
+    let program = filter.and_then(TryInto::try_into);
+    program.map_err(|error| failed(error.into()))
 }
 
 fn failed(error: Error) -> io::Error {
@@ -274,3 +275,7 @@ fn one_of(argument: u8, values: &[c_int]) -> Result<Vec<SeccompRule>, seccompile
 fn bits(value: c_int) -> u64 {
     u64::from(value.cast_unsigned())
 }
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

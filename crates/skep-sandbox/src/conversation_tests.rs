@@ -1,0 +1,202 @@
+//! Workers that lie: a thread plays each.
+
+use std::{os::unix::net::UnixStream, thread};
+
+use skep_backend::{BackendError, ErrorKind, OutputSlot};
+use skep_tensor::{Tensor, TensorView};
+use skep_types::{DataType, Shape};
+
+use super::{Channel, Conversation, Failure, MAX_ROOMS, Place};
+use crate::{
+    memory::MAX_BYTES,
+    message::{Answer, Request},
+};
+
+/// The worker's side of a test.
+struct Peer(Channel<UnixStream>);
+
+impl Peer {
+    /// The next request and the memory that came with it.
+    fn hear(&mut self) -> (Request, Option<std::fs::File>) {
+        let received = self.0.receive_with_descriptors().expect("receive");
+        let (message, descriptors) = received.expect("open");
+        let file = descriptors.into_iter().next().map(Into::into);
+        (Request::decode(message).expect("request"), file)
+    }
+
+    fn say(&mut self, answer: &Answer) {
+        let said = self.0.send(|writer| answer.encode(writer), &[]);
+        said.expect("send");
+    }
+
+    /// Asks for room and gets memory.
+    fn room(&mut self, bytes: usize) -> (usize, std::fs::File) {
+        self.say(&Answer::NeedRoom(bytes));
+        let (Request::Room(length), Some(memory)) = self.hear() else {
+            panic!("room was asked for");
+        };
+        (length, memory)
+    }
+}
+
+/// Runs a batch of one INT16 [3] for one output against a worker that does as `play` says.
+fn run(play: impl FnOnce(Peer) + Send + 'static) -> Result<Tensor, Failure> {
+    let (ours, theirs) = UnixStream::pair().expect("pair");
+    let peer = Peer(Channel::new(theirs));
+    let mut conversation = Conversation::new(Channel::new(ours.into()));
+    let thread = thread::spawn(move || play(peer));
+    let shape = Shape::new(&[3]).expect("shape");
+    let input = TensorView::new(DataType::Int16, &shape, &[1, 0, 2, 0, 3, 0]).expect("view");
+    let mut outputs = [OutputSlot::new(0)];
+    let outcome = conversation.run(&[input], &mut outputs);
+    drop(conversation);
+    thread.join().expect("the worker's part");
+    let [output] = outputs;
+    outcome.map(|_| output.into_tensor().expect("output"))
+}
+
+fn ran(outputs: Vec<Place>) -> Answer {
+    let memory = None;
+    Answer::Ran { outputs, memory }
+}
+
+fn place(datatype: DataType, dims: &[usize], offset: usize, length: usize) -> Place {
+    Place {
+        datatype,
+        shape: Shape::new(dims).expect("shape"),
+        offset,
+        length,
+    }
+}
+
+fn is_wrong(outcome: &Result<Tensor, Failure>, what: &str) -> bool {
+    matches!(outcome, Err(Failure::Wrong(why)) if *why == what)
+}
+
+#[test]
+fn inputs_go_and_outputs_come_through_shared_memory() {
+    use std::os::unix::fs::FileExt;
+    let output = run(|mut peer| {
+        let (Request::Run { inputs, wanted, .. }, Some(memory)) = peer.hear() else {
+            panic!("a first batch comes with memory");
+        };
+        assert_eq!((inputs.len(), &wanted[..]), (1, &[0][..]));
+        let mut bytes = vec![0; inputs[0].length];
+        let offset = u64::try_from(inputs[0].offset).expect("offset");
+        memory.read_exact_at(&mut bytes, offset).expect("read");
+        bytes.reverse();
+        let (_, memory) = peer.room(6);
+        memory.write_all_at(&bytes, 64).expect("write");
+        peer.say(&ran(vec![place(DataType::Uint8, &[2, 3], 64, 6)]));
+    });
+    let output = output.expect("an output");
+    assert_eq!(output.data()[..], [0, 3, 0, 2, 0, 1]);
+    assert_eq!(output.shape().dims(), [2, 3]);
+}
+
+#[test]
+fn places_that_are_none_are_refused() {
+    let outside = "an output lies outside of the shared memory";
+    let disagree = "an output's bytes do not agree with its shape";
+    let number = "it gave another number of outputs than asked for";
+    let good = || place(DataType::Uint8, &[6], 0, 6);
+    let cases = [
+        (
+            vec![place(DataType::Uint8, &[6], (64 << 10) - 5, 6)],
+            outside,
+        ),
+        (vec![place(DataType::Uint8, &[6], usize::MAX, 6)], outside),
+        (
+            vec![place(DataType::Uint8, &[1 << 50], 0, 1 << 50)],
+            outside,
+        ),
+        (vec![place(DataType::Uint8, &[7], 0, 6)], disagree),
+        (vec![place(DataType::Uint8, &[7], 0, 0)], disagree),
+        // Zeros are strings without bytes: two of them, not three.
+        (vec![place(DataType::Bytes, &[3], 0, 8)], disagree),
+        (vec![], number),
+        (vec![good(), good()], number),
+    ];
+    for (places, what) in cases {
+        let outcome = run(move |mut peer| {
+            peer.hear();
+            peer.room(6);
+            peer.say(&ran(places));
+        });
+        assert!(is_wrong(&outcome, what), "{outcome:?}");
+    }
+    let outcome = run(move |mut peer| {
+        peer.hear();
+        peer.say(&ran(vec![good()]));
+    });
+    assert!(is_wrong(&outcome, outside), "without memory: {outcome:?}");
+}
+
+#[test]
+fn memory_is_bounded() {
+    let outcome = run(|mut peer| {
+        peer.hear();
+        peer.say(&Answer::NeedRoom(MAX_BYTES + 1));
+    });
+    assert!(is_wrong(
+        &outcome,
+        "it asked for more memory than there may be"
+    ));
+    let outcome = run(|mut peer| {
+        peer.hear();
+        for _ in 0..=MAX_ROOMS {
+            peer.room(1);
+        }
+    });
+    assert!(is_wrong(&outcome, "it asked for memory again and again"));
+}
+
+#[test]
+fn words_that_are_no_answer_are_refused() {
+    let outcome = run(|mut peer| {
+        peer.hear();
+        let error = BackendError::new(ErrorKind::Internal, "no");
+        peer.say(&Answer::Refused(error));
+    });
+    assert!(is_wrong(&outcome, "it answered what nobody had asked"));
+    let outcome = run(|mut peer| {
+        peer.hear();
+        let said = peer.0.send(|writer| writer.bytes(b"nonsense"), &[]);
+        said.expect("send");
+    });
+    assert!(is_wrong(&outcome, "its kind is unknown"), "{outcome:?}");
+}
+
+#[test]
+fn an_end_is_told_apart_by_whether_the_batch_was_sent() {
+    let outcome = run(|mut peer| drop(peer.hear()));
+    assert!(matches!(outcome, Err(Failure::Ended)), "{outcome:?}");
+    let (ours, theirs) = UnixStream::pair().expect("pair");
+    drop(theirs);
+    let mut conversation = Conversation::new(Channel::new(ours.into()));
+    let outcome = conversation.run(&[], &mut []);
+    assert!(matches!(outcome, Err(Failure::Idle)), "{outcome:?}");
+}
+
+#[test]
+fn a_failed_run_says_why_and_whether_the_worker_ends() {
+    for ends in [false, true] {
+        let outcome = run(move |mut peer| {
+            peer.hear();
+            let error = BackendError::new(ErrorKind::InvalidArgument, "no");
+            let memory = None;
+            peer.say(&Answer::Failed {
+                error,
+                memory,
+                ends,
+            });
+        });
+        let Err(Failure::Run {
+            error, ends: end, ..
+        }) = outcome
+        else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!((error.kind(), end), (ErrorKind::InvalidArgument, ends));
+    }
+}
