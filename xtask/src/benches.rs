@@ -213,6 +213,8 @@ pub(crate) const BENCHES: [Bench; 11] = [
             ("saved %", "saved_percent", 1),
             ("I x one MiB", "times_one_mib", 1),
             ("saved of it %", "saved_times_one_percent", 1),
+            ("server MiB", "server_mib", 1),
+            ("saved without it %", "saved_instances_percent", 1),
             ("formula %", "formula_percent", 1),
             ("points above it", "difference_points", 1),
             ("different tensors MiB", "distinct_mib", 1),

@@ -191,6 +191,8 @@ pub(crate) struct Held {
     pub(crate) all: f64,
     /// Of it the tensors that are kept: the store's segments, mapped or not, and mapped files of the cache, in MiB.
     pub(crate) tensors: f64,
+    /// The server's own process, without tensors that are kept, in MiB.
+    pub(crate) server: f64,
     /// Private to each process but the server, without tensors that are kept, in MiB.
     pub(crate) others: Vec<f64>,
 }
@@ -199,7 +201,7 @@ impl Held {
     pub(crate) fn of(server: &Server, cache: &Path) -> Result<Self> {
         let memory = tree_memory(&[server.pid()])?;
         let (cache, segment) = (cache.display().to_string(), format!("/memfd:{SEGMENT}"));
-        let mut mapped = 0.0;
+        let (mut mapped, mut own) = (0.0, 0.0);
         let mut others = Vec::new();
         for (pid, process) in &memory.processes {
             let kept: Vec<_> = mappings(*pid)?
@@ -210,7 +212,10 @@ impl Held {
                 .collect();
             mapped += kept.iter().map(|mapping| mapping.pss_kib).sum::<f64>();
             let private: f64 = kept.iter().map(|mapping| mapping.private_kib).sum();
-            if *pid != server.pid() {
+            if *pid == server.pid() {
+                let kept: f64 = kept.iter().map(|mapping| mapping.pss_kib).sum();
+                own = (process.pss_kib - kept) / MIB;
+            } else {
                 others.push((process.private_kib - private) / MIB);
             }
         }
@@ -219,6 +224,7 @@ impl Held {
         Ok(Self {
             all: memory.held_kib() / MIB,
             tensors: (mapped + unmapped) / MIB,
+            server: own,
             others,
         })
     }

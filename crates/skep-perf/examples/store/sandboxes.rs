@@ -6,7 +6,8 @@
 //! further instance took so far, and said to be.
 //!
 //! The formula is `1 - (T + I O) / (I (T + O))`: `T` bytes of tensors that are kept, `O` bytes that an instance's process
-//! has beside them (the mean over processes), both measured at the same number of instances.
+//! has beside them (the mean over processes), both measured at the same number of instances. It knows no server, so it is
+//! compared with the saving without the server's own process on either side.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -29,6 +30,7 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
         let cache = node.cache();
         // (instances, MiB) of the last two that were measured.
         let mut apart: Vec<(usize, f64)> = Vec::new();
+        let mut plain_server_mib = 0.0;
         for instances in INSTANCES {
             node.configure(MODEL, &parsed, instances, Isolation::Process)?;
             let rounds = plan.rounds.unwrap_or(ROUNDS);
@@ -46,6 +48,7 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                 let plain = node.held(Weights::Plain, rounds)?;
                 let measured = median_of(&plain, |held| held.all);
                 apart.push((instances, measured));
+                plain_server_mib = median_of(&plain, |held| held.server);
                 (measured, "measured")
             } else {
                 (predicted.unwrap_or(f64::NAN), "extrapolated")
@@ -53,7 +56,8 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
             let one_mib = apart.first().context("one instance always fits")?.1;
             let formula = median_of(&shared, |held| formula(held, instances));
             let shared_mib = median_of(&shared, |held| held.all);
-            let saved = 1.0 - shared_mib / apart_mib;
+            let server_mib = median_of(&shared, |held| held.server);
+            let saved = 1.0 - (shared_mib - server_mib) / (apart_mib - plain_server_mib);
             println!(
                 "{}",
                 json!({
@@ -64,7 +68,9 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                     "tensors_mib": median_of(&shared, |held| held.tensors),
                     "others_mib": median_of(&shared, mean_others),
                     "apart_mib": apart_mib, "apart_from": from,
-                    "saved_percent": 100.0 * saved,
+                    "saved_percent": 100.0 * (1.0 - shared_mib / apart_mib),
+                    "server_mib": server_mib, "plain_server_mib": plain_server_mib,
+                    "saved_instances_percent": 100.0 * saved,
                     "times_one_mib": one_mib * instances as f64,
                     "saved_times_one_percent": 100.0 * (1.0 - shared_mib / (one_mib * instances as f64)),
                     "formula_percent": 100.0 * formula,
