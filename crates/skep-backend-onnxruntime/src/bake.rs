@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 use skep_alloc::{LoadUse, load};
-use skep_backend::{BackendError, LoadRequest, Weights as Shared};
+use skep_backend::{BackendError, LoadRequest, Weights};
 use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Role};
 use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
@@ -24,8 +24,10 @@ use skep_types::DataType;
 
 use crate::{
     OnnxRuntime, baked,
-    ffi::{self, Session, Weight, Weights},
-    machine, options, trial,
+    ffi::{self, Session, Weight},
+    machine, options,
+    sessions::{Identity, Shared},
+    trial,
 };
 
 /// Changes when what a form holds or means does.
@@ -126,7 +128,7 @@ impl From<ffi::ApiError> for NoForm {
 impl OnnxRuntime {
     /// A session of the model's baked form, which is made if it is not there. `None` where the model is to be loaded as it
     /// is; the log says why.
-    pub(crate) fn baked(&self, subject: &Subject<'_>, shared: &Shared) -> Option<Session> {
+    pub(crate) fn baked(&self, subject: &Subject<'_>, shared: &Weights) -> Option<Shared> {
         let path = subject.path.display();
         // Once more where a form turns out to be damaged.
         for _ in 0..2 {
@@ -141,7 +143,9 @@ impl OnnxRuntime {
                     return None;
                 }
             };
-            match baked::session(self.runtime, &form, shared, &subject.setting) {
+            let identity = Identity::new(*form.key(), shared, &subject.setting);
+            let make = || baked::session(self.runtime, &form, shared, &subject.setting);
+            match Shared::of(identity, shared.keep_unloaded, make) {
                 Ok(session) => return Some(session),
                 Err(baked::Failure::Damaged(why)) => {
                     tracing::warn!("the baked form of `{path}` is made anew: {why}");
@@ -159,7 +163,7 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// Why it could not be made this time.
-    pub(crate) fn form(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Answer, String> {
+    pub(crate) fn form(&self, subject: &Subject<'_>, shared: &Weights) -> Result<Answer, String> {
         let key = match self.find(subject, shared)? {
             Known::Answer(answer) => return Ok(answer),
             Known::Nothing(key) => key,
@@ -175,7 +179,7 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// When the model's files cannot be read.
-    pub(crate) fn find(&self, subject: &Subject<'_>, shared: &Shared) -> Result<Known, String> {
+    pub(crate) fn find(&self, subject: &Subject<'_>, shared: &Weights) -> Result<Known, String> {
         let files = files(subject);
         let bytes: u64 = files
             .iter()
@@ -201,7 +205,7 @@ impl OnnxRuntime {
     fn key(
         &self,
         subject: &Subject<'_>,
-        shared: &Shared,
+        shared: &Weights,
         files: &[PathBuf],
     ) -> Result<Key, CacheError> {
         let content = shared.cache.content(files)?;
@@ -224,7 +228,7 @@ impl OnnxRuntime {
         &self,
         subject: &Subject<'_>,
         making: Making,
-        shared: &Shared,
+        shared: &Weights,
     ) -> Result<Answer, String> {
         let began = std::time::Instant::now();
         let path = subject.path.display();
@@ -281,7 +285,7 @@ impl OnnxRuntime {
 
         let mut options = baked::session_options(self.runtime, &subject.setting)?;
         let weights = initializers.weights();
-        options.weights(Arc::new(Weights::new(self.runtime, weights, None)?))?;
+        options.weights(Arc::new(ffi::Weights::new(self.runtime, weights, None)?))?;
         let make = || Session::from_file(self.runtime, &loaded_path, &options);
         let (session, loaded) = load(LoadUse::Record, make)?;
         let session = session?;
@@ -329,7 +333,7 @@ impl OnnxRuntime {
         plain: Session,
         baked: Session,
     ) -> Result<(), String> {
-        let model = |session| self.model(subject, &[], session);
+        let model = |session| self.model(subject, &[], Shared::alone(session));
         let models = model(plain).and_then(|plain| Ok((plain, model(baked)?)));
         let (plain, baked) = models.map_err(|error: BackendError| error.to_string())?;
         trial::same_answers(plain, baked)

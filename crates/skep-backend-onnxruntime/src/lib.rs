@@ -24,6 +24,7 @@ mod model;
 mod open;
 mod options;
 mod planning;
+mod sessions;
 mod trial;
 
 use std::{
@@ -52,6 +53,7 @@ use crate::{
     model::OrtModel,
     options::Setting,
     planning::Plans,
+    sessions::Shared,
 };
 
 /// The backend's name in configurations.
@@ -192,7 +194,8 @@ impl OnnxRuntime {
             None => {
                 let load = |e| error::load(path, e);
                 let options = options::session_options(self.runtime, &setting).map_err(load)?;
-                Session::from_file(self.runtime, path, &options).map_err(load)?
+                let session = Session::from_file(self.runtime, path, &options);
+                Shared::alone(session.map_err(load)?)
             }
         };
         self.model(&subject, named, session)
@@ -203,7 +206,7 @@ impl OnnxRuntime {
         &self,
         subject: &Subject<'_>,
         named: &[&str],
-        session: Session,
+        session: Shared,
     ) -> Result<OrtModel, BackendError> {
         let Subject {
             path,
@@ -220,7 +223,7 @@ impl OnnxRuntime {
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         Ok(OrtModel {
-            session: Arc::new(session),
+            session,
             run_options: options::run_options(self.runtime, execution)
                 .map_err(|e| error::load(path, e))?,
             signature,

@@ -21,12 +21,13 @@ use crate::{
     error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
     planning::{Plans, Runs, ShapeClass},
+    sessions::Shared,
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct OrtModel {
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Shared,
     pub(crate) run_options: Option<RunOptions>,
     pub(crate) signature: ModelSignature,
     pub(crate) input_names: Vec<CString>,
@@ -79,7 +80,7 @@ impl Instance for OrtInstance {
     ) -> Result<(), BackendError> {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
-        let runtime = model.session.runtime();
+        let runtime = model.session.session().runtime();
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let runs = &mut self.runs;
@@ -127,7 +128,7 @@ impl OrtModel {
         check_run(&self.signature, &views, &slots)?;
         let values = views
             .iter()
-            .map(|view| input(self.session.runtime(), *view));
+            .map(|view| input(self.session.session().runtime(), *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let (ran, outcome) = Arena::new().run(Use::Record, || {
             self.run(&mut Runs::default(), &values, &views, &mut slots, true)
@@ -165,7 +166,7 @@ impl OrtModel {
         outputs: &mut [OutputSlot],
         in_place: bool,
     ) -> Result<(), ApiError> {
-        let runtime = self.session.runtime();
+        let runtime = self.session.session().runtime();
         let wanted: List<usize> = outputs.iter().map(OutputSlot::index).collect();
         let class = self
             .plans
@@ -180,7 +181,7 @@ impl OrtModel {
             });
             let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
             let run = || {
-                self.session.run(
+                self.session.session().run(
                     self.run_options.as_ref(),
                     self.input_names.iter().map(CString::as_c_str),
                     values,
@@ -237,7 +238,7 @@ impl OrtModel {
             datatype,
             dims: dims.clone(),
             value,
-            _session: Arc::clone(&self.session),
+            _session: Arc::clone(self.session.session()),
         }))
     }
 }

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr as _,
     sync::Arc,
+    time::Duration,
 };
 
 use common::library;
@@ -40,6 +41,7 @@ impl Node {
                 store: Store::in_process(StoreOptions::default()),
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
+                keep_unloaded: Duration::ZERO,
             },
             root,
         }
@@ -286,4 +288,33 @@ fn loads_of_one_model_at_once_bake_it_once() {
         }
     });
     assert_eq!(node.forms().len(), 2);
+}
+
+#[test]
+fn a_model_that_is_loaded_again_finds_its_session() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    let asked = |node: &Node| node.stat().hits + node.stat().misses;
+
+    let first = load(backend, &path, "", Some(&node.weights));
+    let once = asked(&node);
+    let second = load(backend, &path, "", Some(&node.weights));
+    assert!(answers(&second, &kind) == plain);
+    assert_eq!(asked(&node), once, "while it is loaded");
+    let spinning = "parameters { key: 'thread_spinning' value { string_value: '1' } }";
+    drop(load(backend, &path, spinning, Some(&node.weights)));
+    assert!(asked(&node) > once, "another one for other settings");
+    drop((first, second));
+    assert_eq!(node.stat().leases, 0, "nothing is kept");
+
+    node.weights.keep_unloaded = Duration::from_secs(3600);
+    drop(load(backend, &path, "", Some(&node.weights)));
+    let before = asked(&node);
+    assert_ne!(node.stat().leases, 0, "kept");
+    let again = load(backend, &path, "", Some(&node.weights));
+    assert!(answers(&again, &kind) == plain);
+    assert_eq!(asked(&node), before, "found again");
 }

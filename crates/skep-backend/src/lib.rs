@@ -26,7 +26,7 @@ mod file;
 mod memory;
 mod slot;
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
@@ -74,6 +74,9 @@ pub struct Weights {
     pub tenant: Tenant,
     /// In which order weights that are not in the store yet are brought there.
     pub order: LoadOrder,
+    /// For how long a backend may keep what it made of a model that is unloaded, and with that its weights, in case that is
+    /// loaded again.
+    pub keep_unloaded: Duration,
 }
 
 /// What became of a model that was to be baked.

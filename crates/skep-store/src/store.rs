@@ -71,6 +71,16 @@ impl Store {
         }
     }
 
+    /// Whether both are handles of one store.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Inner::Local(one), Inner::Local(other)) => Arc::ptr_eq(one, other),
+            (Inner::Remote(one), Inner::Remote(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// Gets tensors: those that are there at once; of the others each is filled by one of those who want it, and the
     /// rest wait. Returns when all are there, each verified once, when it was published.
     ///

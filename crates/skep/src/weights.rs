@@ -13,6 +13,10 @@ use skep_backend::Weights;
 use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 
+/// How long what was made of a model is kept when that is unloaded: long enough for a model that is loaded anew or scaled
+/// to zero and back, short enough that the memory of one that is gone is.
+const KEEP_UNLOADED: Duration = Duration::from_secs(60);
+
 /// The word that switches the cache off.
 const OFF: &str = "off";
 
@@ -97,7 +101,9 @@ impl StoreArgs {
         let Some(cache) = cache else {
             return Ok(None);
         };
+        let keep_alive = self.store_keep_alive_secs.map(Duration::from_secs);
         Ok(Some(Weights {
+            keep_unloaded: keep_alive.map_or(KEEP_UNLOADED, |keep| keep.min(KEEP_UNLOADED)),
             cache,
             store: self.store()?,
             tenant: Tenant::default(),
@@ -130,6 +136,7 @@ pub(crate) fn in_process(cache: Cache) -> Weights {
         store: Store::in_process(StoreOptions::default()),
         tenant: Tenant::default(),
         order: LoadOrder::Fixed,
+        keep_unloaded: Duration::ZERO,
     }
 }
 

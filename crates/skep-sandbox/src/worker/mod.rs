@@ -18,6 +18,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -224,6 +225,8 @@ fn weights_of(kept: &Kept, connection: Option<OwnedFd>) -> Result<Weights, Backe
             true => LoadOrder::Random(RandomState::new().hash_one(0)),
             false => LoadOrder::Fixed,
         },
+        // The process ends with the model.
+        keep_unloaded: Duration::ZERO,
     })
 }
 
