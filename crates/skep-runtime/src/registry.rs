@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use skep_store::{Stat, Tenant};
 use skep_types::{ModelName, ModelVersion};
 use tokio::sync::Notify;
 
@@ -93,6 +94,15 @@ impl Runtime {
             stop: Arc::default(),
             stop_begun: Notify::new(),
         })
+    }
+
+    /// The figures of this process's tensor store, by tenant; nothing where models are loaded each for itself, or with a
+    /// store of the node.
+    #[must_use]
+    pub fn stores(&self) -> Vec<(Tenant, Stat)> {
+        let weights = self.options.load.weights.as_ref();
+        let figures = weights.and_then(|weights| weights.store.own_figures());
+        figures.unwrap_or_default()
     }
 
     /// Loads the models of the start, several at once: those named, or all of the repository. Blocks.

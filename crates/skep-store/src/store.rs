@@ -123,6 +123,20 @@ impl Store {
         }
     }
 
+    /// The figures of every tenant's store, in order of tenants; none if they are those of a daemon, which has to be asked.
+    #[must_use]
+    pub fn own_figures(&self) -> Option<Vec<(Tenant, Stat)>> {
+        let Inner::Local(local) = &self.0 else {
+            return None;
+        };
+        let figures = local.shelves().into_iter();
+        Some(
+            figures
+                .map(|shelf| (shelf.tenant().clone(), shelf.stat()))
+                .collect(),
+        )
+    }
+
     /// The figures of a tenant's store.
     ///
     /// # Errors

@@ -177,6 +177,7 @@ pub(super) fn render(runtime: &Runtime, options: &MetricsOptions, sample: &Sampl
     policies(&mut text, &rows);
     busy(&mut text, &rows, sample);
     memory(&mut text, &rows);
+    super::store::render(&mut text, runtime);
     text.finish()
 }
 

@@ -8,6 +8,7 @@
 mod families;
 mod host;
 mod sampler;
+mod store;
 mod text;
 
 use std::{sync::Arc, time::Duration};

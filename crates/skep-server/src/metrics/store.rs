@@ -1,0 +1,76 @@
+//! The metrics of the tensor store.
+
+use skep_runtime::Runtime;
+use skep_store::Stat;
+
+use super::text::{Labels, Text};
+
+/// A metric's figure out of a store's.
+type Figure = fn(&Stat) -> u64;
+
+/// Families: name, help, kind, label, figures by its value.
+type Families = [(
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, Figure)],
+); 4];
+
+const FAMILIES: Families = [
+    (
+        "skep_store_bytes",
+        "Weights in the tensor store, in bytes: stored, padding behind them, summed over leases",
+        "gauge",
+        "kind",
+        &[
+            ("stored", |stat| stat.bytes_stored),
+            ("padding", |stat| stat.bytes_padding),
+            ("leased", |stat| stat.bytes_leased),
+        ],
+    ),
+    (
+        "skep_store_entries",
+        "What the tensor store holds: segments, tensors in them, leases to these, holders of leases",
+        "gauge",
+        "kind",
+        &[
+            ("segments", |stat| stat.segments),
+            ("tensors", |stat| stat.tensors),
+            ("leases", |stat| stat.leases),
+            ("holders", |stat| stat.holders),
+        ],
+    ),
+    (
+        "skep_store_asked_total",
+        "Tensors that loads asked the tensor store for: those that were there, those that the load had to fill, those that another load was filling",
+        "counter",
+        "outcome",
+        &[
+            ("hit", |stat| stat.hits),
+            ("miss", |stat| stat.misses),
+            ("wait", |stat| stat.waits),
+        ],
+    ),
+    (
+        "skep_store_reclaimed_total",
+        "Tensors that left the tensor store since nobody had a lease to them",
+        "counter",
+        "reason",
+        &[("idle", |stat| stat.reclaimed)],
+    ),
+];
+
+/// Writes the figures of this process's store; nothing where it has none.
+pub(super) fn render(text: &mut Text, runtime: &Runtime) {
+    let stores = runtime.stores();
+    for (name, help, kind, label, figures) in FAMILIES {
+        let mut family = text.family(name, help, kind);
+        for (tenant, stat) in &stores {
+            let tenant = Labels::default().with("tenant", tenant.name().unwrap_or_default());
+            for (value, figure) in figures {
+                family.line(&tenant.with(label, value), figure(stat));
+            }
+        }
+    }
+}
