@@ -16,7 +16,8 @@ const MODEL: &str = "model";
 const REQUESTS: u64 = 4;
 const KINDS: [&str; 7] = [
     "mlp",
-    "cnn",
+    // Large enough to be kept.
+    "cnn:classes=4000",
     "bert-tiny",
     "mobilenetv2",
     "text-recogniser",
