@@ -90,8 +90,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "what happens to a request that cannot be answered within the objective any more: it is refused, or served behind the others";
     "isolation", ValueType::OneOf(&["thread", "process"]), "thread", Effect::Honoured,
         "where the model's instances run: `thread`, each on a thread of the server; `process`, each in a process of its own, with few rights, whose end costs the batch that it had and nothing else; see [sandboxes.md](sandboxes.md)";
-    "tenant", ValueType::Name, "", Effect::None("weights are not shared between models"),
-        "which tensor store the model's weights lie in: that of this tenant, which the models of no other tenant see; when absent the general one";
+    "tenant", ValueType::Name, "", THREADED,
+        "which [tensor store](tensor-store.md) the model's weights lie in: that of this tenant, which the models of no other tenant see; when absent the general one";
     "thread_spinning", ValueType::Bool, "0", ORT,
         "whether idle threads of an instance wait for work by spinning: lower latency at back-to-back load, but they use a processor while they wait";
     "mock.latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,

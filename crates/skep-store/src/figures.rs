@@ -29,6 +29,8 @@ pub struct Stat {
     pub waits: u64,
     /// Tensors that were dropped because nobody had a lease.
     pub reclaimed: u64,
+    /// Nanoseconds that acquires did nothing but wait for tensors that somebody else was filling, summed over them.
+    pub wait_ns: u64,
 }
 
 impl Stat {
@@ -57,6 +59,7 @@ impl ops::Add for Stat {
             misses: self.misses + other.misses,
             waits: self.waits + other.waits,
             reclaimed: self.reclaimed + other.reclaimed,
+            wait_ns: self.wait_ns + other.wait_ns,
         }
     }
 }

@@ -308,6 +308,11 @@ impl Ledger {
         Some((tensor.segment, tensor.offset))
     }
 
+    /// Somebody waited so long for what another fills.
+    pub(crate) fn waited(&mut self, nanoseconds: u64) {
+        self.stat.wait_ns = self.stat.wait_ns.saturating_add(nanoseconds);
+    }
+
     /// The figures now.
     pub(crate) fn stat(&self) -> Stat {
         Stat {

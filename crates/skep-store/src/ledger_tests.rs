@@ -494,6 +494,7 @@ proptest! {
             misses: stat.misses,
             waits: stat.waits,
             reclaimed: stat.reclaimed,
+            wait_ns: stat.wait_ns,
             ..Stat::default()
         });
     }

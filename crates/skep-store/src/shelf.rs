@@ -221,8 +221,11 @@ impl Session {
             if let Some(until_tickets) = state.ledger.tickets_from(now) {
                 left = left.min(until_tickets);
             }
+            let began = Instant::now();
             let waited = self.shelf.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            state.ledger.waited(nanoseconds);
         }
     }
 

@@ -13,10 +13,6 @@ use skep_backend::Weights;
 use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 
-/// How long what was made of a model is kept when that is unloaded: long enough for a model that is loaded anew or scaled
-/// to zero and back, short enough that the memory of one that is gone is.
-const KEEP_UNLOADED: Duration = Duration::from_secs(60);
-
 /// The word that switches the cache off.
 const OFF: &str = "off";
 
@@ -53,6 +49,10 @@ pub(crate) struct StoreArgs {
     /// For how long the own store keeps weights that no model uses (Skep's own)
     #[arg(long, value_name = "SECONDS", conflicts_with = "store")]
     store_keep_alive_secs: Option<u64>,
+    /// For how long what was made of a model is kept when that is unloaded, in case it is loaded again: a session, a few MiB
+    /// beside the weights (Skep's own)
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    session_keep_alive_secs: u64,
     /// In which order weights are brought into the store (Skep's own)
     #[arg(long, value_name = "ORDER", default_value = "random")]
     store_load_order: Order,
@@ -101,9 +101,8 @@ impl StoreArgs {
         let Some(cache) = cache else {
             return Ok(None);
         };
-        let keep_alive = self.store_keep_alive_secs.map(Duration::from_secs);
         Ok(Some(Weights {
-            keep_unloaded: keep_alive.map_or(KEEP_UNLOADED, |keep| keep.min(KEEP_UNLOADED)),
+            keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
             cache,
             store: self.store()?,
             tenant: Tenant::default(),

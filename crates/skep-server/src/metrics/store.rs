@@ -15,7 +15,7 @@ type Families = [(
     &'static str,
     &'static str,
     &'static [(&'static str, Figure)],
-); 4];
+); 5];
 
 const FAMILIES: Families = [
     (
@@ -51,6 +51,13 @@ const FAMILIES: Families = [
             ("miss", |stat| stat.misses),
             ("wait", |stat| stat.waits),
         ],
+    ),
+    (
+        "skep_store_wait_us",
+        "Cumulative time in which loads did nothing but wait for weights that another load was bringing, in microseconds",
+        "counter",
+        "reason",
+        &[("filling", |stat| stat.wait_ns / 1000)],
     ),
     (
         "skep_store_reclaimed_total",

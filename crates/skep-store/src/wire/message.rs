@@ -315,7 +315,7 @@ impl Reply {
     }
 }
 
-const FIGURES: usize = 11;
+const FIGURES: usize = 12;
 
 /// A new figure does not compile until it has a place here.
 const fn figures(stat: Stat) -> [u64; FIGURES] {
@@ -331,6 +331,7 @@ const fn figures(stat: Stat) -> [u64; FIGURES] {
         misses,
         waits,
         reclaimed,
+        wait_ns,
     } = stat;
     [
         segments,
@@ -344,6 +345,7 @@ const fn figures(stat: Stat) -> [u64; FIGURES] {
         misses,
         waits,
         reclaimed,
+        wait_ns,
     ]
 }
 
@@ -360,6 +362,7 @@ const fn of_figures(figures: [u64; FIGURES]) -> Stat {
         misses,
         waits,
         reclaimed,
+        wait_ns,
     ] = figures;
     Stat {
         segments,
@@ -373,6 +376,7 @@ const fn of_figures(figures: [u64; FIGURES]) -> Stat {
         misses,
         waits,
         reclaimed,
+        wait_ns,
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) fn stat(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Res
             "hits",
             "misses",
             "waits",
+            "waited",
             "reclaimed",
         ],
         rows.into_iter().map(|(name, stat)| {
@@ -59,6 +60,7 @@ pub(super) fn stat(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Res
                 stat.hits.to_string(),
                 stat.misses.to_string(),
                 stat.waits.to_string(),
+                format!("{:.2} s", stat.wait_ns as f64 / 1e9),
                 stat.reclaimed.to_string(),
             ]
         }),
@@ -79,6 +81,7 @@ fn figures(stat: &Stat) -> Value {
         "hits": stat.hits,
         "misses": stat.misses,
         "waits": stat.waits,
+        "wait_ns": stat.wait_ns,
         "reclaimed": stat.reclaimed,
     })
 }
