@@ -234,6 +234,8 @@ pub(crate) const BENCHES: [Bench; 11] = [
             ("starts at once", "starts", 0),
             ("CPU ms a start", "cpu_ms_per_start", 0),
             ("/ alone", "cpu_to_alone", 3),
+            ("waits ms a start", "wait_ms_per_start", 1),
+            ("/ CPU", "wait_to_cpu", 3),
             ("all ready ms", "ready_ms", 0),
             // Latency.
             ("requests at once", "concurrency", 0),

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -20,6 +21,7 @@ pub struct Server {
     child: Child,
     http: String,
     grpc: String,
+    metrics: String,
 }
 
 /// Why a server did not start.
@@ -65,17 +67,20 @@ impl Server {
         for port in ["--http-port", "--grpc-port", "--metrics-port"] {
             command.args([port, "0"]);
         }
-        command.args(["--http-address", "127.0.0.1", "--grpc-address", "127.0.0.1"]);
+        for address in ["--http-address", "--grpc-address", "--metrics-address"] {
+            command.args([address, "127.0.0.1"]);
+        }
         let mut child = command
             .stderr(Stdio::piped())
             .spawn()
             .map_err(ServerError::Spawn)?;
         let mut log = String::new();
-        let (mut http, mut grpc, mut ready) = (None, None, false);
+        let (mut http, mut grpc, mut metrics, mut ready) = (None, None, None, false);
         let mut lines = BufReader::new(child.stderr.take().expect("piped above")).lines();
         for line in lines.by_ref().map_while(Result::ok) {
             http = http.or_else(|| address(&line, "Started HTTPService at "));
             grpc = grpc.or_else(|| address(&line, "Started GRPCInferenceService at "));
+            metrics = metrics.or_else(|| address(&line, "Started Metrics Service at "));
             log.push_str(&line);
             log.push('\n');
             if line.contains("ready for requests") {
@@ -85,11 +90,12 @@ impl Server {
         }
         // Whatever it logs from now on is read and dropped, so that it never waits for a reader.
         thread::spawn(move || lines.for_each(drop));
-        match (http, grpc) {
-            (Some(http), Some(grpc)) if ready => Ok(Self {
+        match (http, grpc, metrics) {
+            (Some(http), Some(grpc), Some(metrics)) if ready => Ok(Self {
                 child,
                 http: format!("http://{http}"),
                 grpc: format!("grpc://{grpc}"),
+                metrics,
             }),
             _ => Err(ServerError::Ended(log)),
         }
@@ -105,6 +111,23 @@ impl Server {
     #[must_use]
     pub fn grpc(&self) -> &str {
         &self.grpc
+    }
+
+    /// The sum of a metric over all its lines; 0 where it has none.
+    ///
+    /// # Errors
+    /// When the port does not answer.
+    pub fn metric(&self, name: &str) -> io::Result<f64> {
+        let mut stream = TcpStream::connect(&self.metrics)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let lines = text.lines().filter_map(|line| {
+            let (metric, value) = line.rsplit_once(' ')?;
+            let is_it = metric.split('{').next() == Some(name);
+            is_it.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        Ok(lines.sum())
     }
 
     /// The process.

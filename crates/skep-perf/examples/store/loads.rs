@@ -1,13 +1,14 @@
 //! How long a load takes, as its client sees it: the load request of mode `explicit`.
 //!
-//! | load | weights before it |
+//! | load | what there is before it |
 //! |---|---|
-//! | `plain` | nowhere: no weight cache |
-//! | `second` | another model of the server has the same |
-//! | `kept` | in the cache on disk, loaded by nobody |
-//! | `first` | nowhere: this load fills the cache |
+//! | `plain` | nothing: no weight cache |
+//! | `again` | the session that the unload a moment ago left; in processes there is none, and it is `stored` |
+//! | `stored` | the weights, in the tensor store |
+//! | `cached` | the weights, on disk |
+//! | `first` | nothing: this load fills the cache |
 //!
-//! The four take turns, round by round; each load includes its one run for warming up. A `first` load is the first of a
+//! All take turns, round by round; each load includes its one run for warming up. A `first` load is the first of a
 //! server that has just started, so it also opens what a library opens once.
 
 use std::time::Instant;
@@ -24,12 +25,18 @@ use crate::{
 };
 
 const ROUNDS: usize = 20;
-const HOLDER: &str = "holder";
 const MODEL: &str = "model";
 
-const FLAGS: [&str; 1] = ["--model-control-mode=explicit"];
-/// The store lets weights go with the last model that uses them: the next load finds them on disk.
-const FORGETFUL: [&str; 2] = ["--model-control-mode=explicit", "--store-keep-alive-secs=0"];
+const EXPLICIT: &str = "--model-control-mode=explicit";
+/// Kinds of loads that a server is kept for, and its further flags.
+const KEPT: [(&str, &[&str]); 3] = [
+    ("again", &[]),
+    ("stored", &["--session-keep-alive-secs=0"]),
+    (
+        "cached",
+        &["--session-keep-alive-secs=0", "--store-keep-alive-secs=0"],
+    ),
+];
 
 pub(crate) async fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
     for kind in plan.kinds(&KINDS) {
@@ -42,34 +49,32 @@ pub(crate) async fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
 
 async fn compare(copies: &Copies, plan: &Plan, kind: &str, isolation: Isolation) -> Result<()> {
     let parsed: Kind = kind.parse()?;
-    let node = Node::new(copies)?;
-    // Two files of the same weights: a server may tell by the file that it has the model already.
-    for name in [HOLDER, MODEL] {
-        node.model(name, &parsed, &Options::default(), 1, isolation)?;
+    // A cache that every round begins without, and one that is filled once.
+    let (fresh, node) = (Node::new(copies)?, Node::new(copies)?);
+    for node in [&fresh, &node] {
+        node.model(MODEL, &parsed, &Options::default(), 1, isolation)?;
     }
-    // Another cache and server for each, so that no load prepares another's.
-    let fresh = Node::new(copies)?;
-    fresh.model(MODEL, &parsed, &Options::default(), 1, isolation)?;
-    let kept = Node::new(copies)?;
-    kept.model(MODEL, &parsed, &Options::default(), 1, isolation)?;
-    let plain = fresh.serve(Weights::Plain, &FLAGS)?;
-    let cache = node.cache();
-    let second = node.serve(Weights::Shared(&cache), &FLAGS)?;
-    Client::connect(second.http()).await?.load(HOLDER).await?;
-    let cache = kept.cache();
-    let kept = kept.serve(Weights::Shared(&cache), &FORGETFUL)?;
-    load(&kept).await?;
-    let mut times: [Vec<f64>; 4] = Default::default();
+    let plain = fresh.serve(Weights::Plain, &[EXPLICIT])?;
+    let (cache, fresh_cache) = (node.cache(), fresh.cache());
+    let mut kept: Vec<Server> = Vec::new();
+    for (_, flags) in KEPT {
+        let server = node.serve(Weights::Shared(&cache), &[&[EXPLICIT], flags].concat())?;
+        load(&server).await?;
+        kept.push(server);
+    }
+    let mut times: [Vec<f64>; 5] = Default::default();
     for _ in 0..plan.rounds.unwrap_or(ROUNDS) {
         times[0].push(load(&plain).await?);
-        times[1].push(load(&second).await?);
-        times[2].push(load(&kept).await?);
+        for (server, times) in kept.iter().zip(&mut times[1..]) {
+            times.push(load(server).await?);
+        }
         fresh.forget_weights()?;
-        let cache = fresh.cache();
-        times[3].push(load(&fresh.serve(Weights::Shared(&cache), &FLAGS)?).await?);
+        let server = fresh.serve(Weights::Shared(&fresh_cache), &[EXPLICIT])?;
+        times[4].push(load(&server).await?);
     }
     let plain_ms = median(&times[0]);
-    for (name, ms) in ["plain", "second", "kept", "first"].into_iter().zip(times) {
+    let names = ["plain", "again", "stored", "cached", "first"];
+    for (name, ms) in names.into_iter().zip(times) {
         let ratios: Vec<f64> = ms.iter().map(|ms| ms / plain_ms).collect();
         println!(
             "{}",

@@ -5,7 +5,7 @@
 //! | `threads` | one and four instances of a model in one process |
 //! | `sandboxes` | one to sixteen instances, each in a process of its own, with as many that share nothing |
 //! | `variants` | ten variants of a model in one server with ten that share nothing, and with what sharing can save |
-//! | `loads` | a load of weights that another model holds, or that are on disk, with a load that has neither |
+//! | `loads` | loads that find a session, weights in memory or weights on disk with a load that finds nothing |
 //! | `starts` | twenty sandboxes that start at once with one that starts alone |
 //! | `latency` | requests to instances that share weights with requests to instances that have their own |
 //! | `answers` | outputs, to the bit, of all ways of holding weights |

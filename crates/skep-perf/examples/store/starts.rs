@@ -29,6 +29,8 @@ const ORDERS: [(&str, &[&str]); 2] = [
 struct Start {
     /// Of all sandboxes until the server is ready, a sandbox.
     cpu_ms: f64,
+    /// Of all sandboxes in the store, for tensors that another one was bringing, a sandbox.
+    wait_ms: f64,
     ready_ms: f64,
 }
 
@@ -74,6 +76,8 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                             "cpu_ms_per_start": median_of(starts, cpu),
                             "cpu_ms_rounds": starts.iter().map(cpu).collect::<Vec<f64>>(),
                             "cpu_to_alone": median(&ratios),
+                            "wait_ms_per_start": median_of(starts, |start| start.wait_ms),
+                            "wait_to_cpu": median_of(starts, |start| start.wait_ms / start.cpu_ms),
                             "ready_ms": median_of(starts, |start| start.ready_ms),
                             "ready_ms_rounds": starts.iter().map(|start| start.ready_ms).collect::<Vec<f64>>(),
                         })
@@ -105,8 +109,10 @@ fn start(node: &Node<'_>, instances: usize, flags: &[&str], has_cache: bool) -> 
     for pid in sandboxes {
         cpu_ms += cpu_time(*pid)?.as_secs_f64() * 1e3;
     }
+    let wait_ms = server.metric("skep_store_wait_us")? / 1e3;
     Ok(Start {
         cpu_ms: cpu_ms / instances as f64,
+        wait_ms: wait_ms / instances as f64,
         ready_ms,
     })
 }
