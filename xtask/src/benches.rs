@@ -213,6 +213,8 @@ pub(crate) const BENCHES: [Bench; 11] = [
             ("saved %", "saved_percent", 1),
             ("I x one MiB", "times_one_mib", 1),
             ("saved of it %", "saved_times_one_percent", 1),
+            ("bare MiB", "bare_mib", 1),
+            ("saved of it %", "saved_bare_percent", 1),
             ("server MiB", "server_mib", 1),
             ("saved without it %", "saved_instances_percent", 1),
             ("formula %", "formula_percent", 1),

@@ -12,10 +12,13 @@
 //!
 //! Without weights shared means `--weight-cache off`. Each server is the only one that has its binary, its library and its
 //! files open: they are copies of the benchmark's own, so that PSS is what the server costs by itself. Memory is that of
-//! the server and all of its processes (`skep_perf::tree_memory`), after every instance has run once. Printed: a
+//! the server and all of its processes (`skep_perf::tree_memory`), after every instance has run twice. Printed: a
 //! JSON object a row.
 
 mod answers;
+mod bare;
+#[path = "../common/bare.rs"]
+mod bare_model;
 mod latency;
 mod loads;
 mod node;
@@ -91,7 +94,10 @@ impl Plan {
 }
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|word| word == bare::WORD).is_some() {
+        return bare::run(arguments);
+    }
     let usage = "usage: store SKEP_BINARY [PART...] [--only KIND] [--rounds N]";
     let binary: PathBuf = arguments.next().context(usage)?.into();
     let plan = Plan::parse(arguments)?;

@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_client::InferRequest;
 use skep_perf::{Memfd, Server, mappings, tree_memory};
-use skep_tensor::Tensor;
-use skep_testkit::{InputTensor, Inputs, Kind, Options};
+use skep_testkit::{Inputs, Kind, Options};
 use skep_types::DataType;
+
+use crate::bare_model;
 
 pub(crate) const MIB: f64 = 1024.0;
 
@@ -48,6 +48,13 @@ impl Copies {
             library: copy(runtime.path())?,
             directory,
         })
+    }
+}
+
+impl Copies {
+    /// ONNX Runtime's library.
+    pub(crate) fn library(&self) -> &Path {
+        &self.library
     }
 }
 
@@ -111,7 +118,8 @@ impl<'a> Node<'a> {
         Ok(fs::create_dir(self.cache())?)
     }
 
-    /// Writes a model into the repository. Each instance runs it once before it is ready.
+    /// Writes a model into the repository. Each instance runs it twice before it is ready: the first run of a shape is
+    /// recorded, and only those after it hold what every later run does.
     pub(crate) fn model(
         &self,
         name: &str,
@@ -133,7 +141,7 @@ impl<'a> Node<'a> {
         instances: usize,
         isolation: Isolation,
     ) -> Result<()> {
-        let warm_up: String = tensors(kind, 0)
+        let warm_up: String = skep_testkit::inputs(kind, wanted(0))
             .iter()
             .map(|input| {
                 let dims: Vec<String> = input.shape.dims()[1..].iter().map(ToString::to_string).collect();
@@ -149,7 +157,7 @@ impl<'a> Node<'a> {
             "backend: \"onnxruntime\" max_batch_size: 1
              instance_group {{ count: {instances} kind: KIND_CPU }}
              parameters {{ key: \"isolation\" value {{ string_value: \"{}\" }} }}
-             model_warmup {{ name: \"once\" batch_size: 1 {warm_up} }}",
+             model_warmup {{ name: \"twice\" batch_size: 1 count: 2 {warm_up} }}",
             isolation.name()
         );
         Ok(fs::write(
@@ -233,20 +241,16 @@ impl Held {
 /// A request of one row.
 pub(crate) fn request(model: &str, kind: &Kind, seed: u64) -> Result<InferRequest> {
     let mut request = InferRequest::new(model);
-    for input in tensors(kind, seed) {
-        let tensor = Tensor::new(input.datatype, input.shape, Bytes::from(input.data))?;
-        request.inputs.push((input.name, tensor));
-    }
+    request.inputs = bare_model::inputs(kind, wanted(seed))?;
     Ok(request)
 }
 
-fn tensors(kind: &Kind, seed: u64) -> Vec<InputTensor> {
-    let wanted = Inputs {
+fn wanted(seed: u64) -> Inputs {
+    Inputs {
         seed,
         batch: 1,
         sequence: TOKENS,
-    };
-    skep_testkit::inputs(kind, wanted)
+    }
 }
 
 fn config_name(datatype: DataType) -> String {

@@ -1,6 +1,7 @@
 //! Instances that are processes of their own: what they hold with one copy of each weight, and with their own.
 //!
-//! Two figures for as many instances that share nothing. *Apart* is measured: one server without shared weights whose
+//! Three figures for as many instances that share nothing. *Bare* are as many processes that load the model with ONNX Runtime
+//! by themselves, as a program does that never asks the heap to give back what loading freed. *Apart* is measured: one server without shared weights whose
 //! instances are processes; they still share the server, the binary and the library. *I x one* is what as many servers
 //! of one instance would take. Where the machine has no room for the first it is extrapolated, by what each
 //! further instance took so far, and said to be.
@@ -14,7 +15,7 @@ use serde_json::json;
 use skep_testkit::{Kind, Options};
 
 use crate::{
-    KINDS, Plan,
+    KINDS, Plan, bare,
     node::{Copies, Held, Isolation, Node, Weights, has_room, median_of},
 };
 
@@ -54,6 +55,12 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                 (predicted.unwrap_or(f64::NAN), "extrapolated")
             };
             let one_mib = apart.first().context("one instance always fits")?.1;
+            let file = node.repository().join(MODEL).join("1/model.onnx");
+            // Some twice to four times what the same takes trimmed.
+            let bare_mib = match has_room(4.0 * apart_mib)? {
+                true => Some(bare::held(copies, &file, kind, instances)?),
+                false => None,
+            };
             let formula = median_of(&shared, |held| formula(held, instances));
             let shared_mib = median_of(&shared, |held| held.all);
             let server_mib = median_of(&shared, |held| held.server);
@@ -73,6 +80,8 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                     "saved_instances_percent": 100.0 * saved,
                     "times_one_mib": one_mib * instances as f64,
                     "saved_times_one_percent": 100.0 * (1.0 - shared_mib / (one_mib * instances as f64)),
+                    "bare_mib": bare_mib,
+                    "saved_bare_percent": bare_mib.map(|bare| 100.0 * (1.0 - shared_mib / bare)),
                     "formula_percent": 100.0 * formula,
                     "difference_points": 100.0 * (saved - formula),
                 })
