@@ -1,8 +1,10 @@
 """What a server takes of the machine, as the kernel counts it."""
 
+import contextlib
 import os
 import re
 import time
+from pathlib import Path
 
 from server import DEADLINE_S
 
@@ -21,6 +23,21 @@ def private_bytes(server):
 
 def open_files(server):
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def children(pid):
+    """The processes that a process's threads started, zombies included."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile; those that start workers do not.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in (thread / "children").read_text().split()]
+    return sorted(found)
+
+
+def workers(server):
+    """The worker processes of its sandboxed instances."""
+    return children(server.process.pid)
 
 
 def wait_until(condition, what):

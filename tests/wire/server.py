@@ -33,23 +33,24 @@ LOCAL_PORTS = [f"--{name}-{what}" for name in ("http", "grpc", "metrics") for wh
 class Server:
     """One process. As a context manager it is ready on entry and gone on exit.
 
-    `until` is the log line to wait for on entry; `None` returns at once.
+    `until` is the log line to wait for on entry; `None` returns at once. `prefix` is a command that runs the server.
     """
 
     running = []
 
-    def __init__(self, *args, until=READY, env=None, ports=None, pass_fds=()):
+    def __init__(self, *args, until=READY, env=None, ports=None, pass_fds=(), prefix=()):
         self.args = [str(arg) for arg in args] + (LOCAL_PORTS if ports is None else ports)
         self.until = until
         self.env = {**os.environ, **(env or {})}
         self.pass_fds = pass_fds
+        self.prefix = prefix
         self.lines = []
         self.changed = threading.Condition()
         self.ended = False
 
     def __enter__(self):
         self.process = subprocess.Popen(
-            [BINARY, "serve", *self.args],
+            [*self.prefix, BINARY, "serve", *self.args],
             cwd=ROOT,
             env=self.env,
             stdin=subprocess.DEVNULL,

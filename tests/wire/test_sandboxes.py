@@ -1,6 +1,5 @@
 """Instances in worker processes: what they answer, what ends them, what they may not do, and that they go."""
 
-import contextlib
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from onnx import helper
 
 from http_client import get, infer, post, tensor
 from metrics import metrics, wait_metric, wait_pending
-from process import MIB, private_bytes_of, wait_until
+from process import MIB, private_bytes_of, wait_until, workers
 from repository import DATATYPES, FOREVER_US, WARMUP, graph, identity, plus
 from server import Server
 
@@ -27,20 +26,6 @@ def x(*numbers):
 
 
 ZEROS = x(0, 0, 0, 0)
-
-
-def children(pid):
-    """The processes that a process's threads started, zombies included."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        # A thread may end meanwhile; those that start workers do not.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += [int(child) for child in (thread / "children").read_text().split()]
-    return sorted(found)
-
-
-def workers(server):
-    return children(server.process.pid)
 
 
 def status(pid):

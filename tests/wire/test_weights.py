@@ -1,45 +1,13 @@
 """Where weights lie and where an instance runs changes nothing of an answer, to the bit."""
 
-import numpy as np
 import pytest
 
-from http_client import infer, post, tensor
+from http_client import post
 from repository import Repository
 from server import Server
+from weights import KINDS, config, outputs
 
-# Kind -> inputs of a row: name, datatype, dims, and below what integers are.
-KINDS = {
-    "mlp": [("input", "FP32", [256], None)],
-    # Large enough to be kept.
-    "cnn:classes=4000": [("input", "FP32", [3, 32, 32], None)],
-    "bert-tiny": [
-        ("input_ids", "INT64", [24], 1000),
-        ("attention_mask", "INT64", [24], 2),
-        ("token_type_ids", "INT64", [24], 2),
-    ],
-}
-ROWS = 3
 EXPLICIT = "--model-control-mode=explicit"
-
-
-def config(isolation, instances=1):
-    return f"""backend: "onnxruntime" max_batch_size: 8 instance_group {{ count: {instances} kind: KIND_CPU }}
-        parameters {{ key: "isolation" value {{ string_value: "{isolation}" }} }}"""
-
-
-def outputs(server, kind, model="m", seed=1):
-    """The bytes of all outputs."""
-    random = np.random.default_rng(seed)
-    inputs, binary = [], b""
-    for name, datatype, dims, below in KINDS[kind]:
-        shape = [ROWS, *dims]
-        values = random.uniform(-1, 1, shape).astype("<f4") if below is None else random.integers(0, below, shape)
-        data = values.tobytes()
-        inputs.append(tensor(name, datatype, shape, binary_data_size=len(data)))
-        binary += data
-    answer = infer(server, model, inputs, binary, parameters={"binary_data_output": True})
-    assert answer.status == 200, answer.body
-    return answer.parts()[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -118,7 +118,7 @@ impl From<io::Error> for NoForm {
     }
 }
 
-/// Of the library, while it makes a form: what it cannot rewrite or load again it never can.
+/// Of the library, while it makes a form: what it cannot load, or load again, it never can.
 impl From<ffi::ApiError> for NoForm {
     fn from(error: ffi::ApiError) -> Self {
         Self::Never(error.message)
@@ -166,6 +166,9 @@ impl OnnxRuntime {
     pub(crate) fn form(&self, subject: &Subject<'_>, shared: &Weights) -> Result<Answer, String> {
         let key = match self.find(subject, shared)? {
             Known::Answer(answer) => return Ok(answer),
+            Known::Nothing(_) if shared.cache.is_reader() => {
+                return Ok(Answer::AsItIs("it has not been baked".to_owned()));
+            }
             Known::Nothing(key) => key,
         };
         match shared.cache.begin(&key).map_err(|e| e.to_string())? {
@@ -271,12 +274,18 @@ impl OnnxRuntime {
         for (key, value) in entries {
             options.entry(key, value)?;
         }
-        let plain = Session::from_file(self.runtime, subject.path, &options)?;
+        let plain = Session::from_file(self.runtime, subject.path, &options).map_err(|error| {
+            // It writes last. What fails then, a disk that is full for instance, may go well the next time.
+            match fs::read_dir(directory).is_ok_and(|mut written| written.next().is_some()) {
+                true => NoForm::Now(error.message),
+                false => error.into(),
+            }
+        })?;
         drop(options);
 
         let written = Bytes::from(fs::read(&graph_path)?);
         let mut model = ModelProto::decode(written)
-            .map_err(|error| NoForm::Never(format!("the rewritten graph: {error}")))?;
+            .map_err(|error| NoForm::Now(format!("the rewritten graph: {error}")))?;
         let weights_path = directory.join(WEIGHTS.to_string_lossy().as_ref());
         let initializers = Initializers::take(&mut model, &weights_path)?;
         let graph = model.encode_to_vec();
@@ -438,7 +447,8 @@ impl Initializers {
             let (offset, length) = entry("offset").zip(entry("length")).ok_or_else(wrong)?;
             let range = offset..offset.checked_add(length).ok_or_else(wrong)?;
             if file.get(range.clone()).is_none() {
-                return Err(wrong());
+                let why = format!("weight `{name}` was not written whole");
+                return Err(NoForm::Now(why));
             }
             let location = tensor.external_data.iter_mut();
             for entry in location.filter(|entry| entry.key() == "location") {

@@ -63,6 +63,7 @@ struct Inner {
     directory: PathBuf,
     root: PathBuf,
     budget_bytes: u64,
+    is_reader: bool,
     /// Files whose bytes were found to be what their names say.
     verified: Mutex<HashSet<Stamp>>,
 }
@@ -84,7 +85,7 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be made.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
-        let cache = Self::over(directory, budget_bytes);
+        let cache = Self::over(directory, budget_bytes, false);
         for sub in ["models", "tensors", "stamps", "making", "tmp"] {
             let path = cache.path(sub);
             DirBuilder::new()
@@ -100,15 +101,16 @@ impl Cache {
     /// not.
     #[must_use]
     pub fn reader(directory: &Path) -> Self {
-        Self::over(directory, 0)
+        Self::over(directory, 0, true)
     }
 
-    fn over(directory: &Path, budget_bytes: u64) -> Self {
+    fn over(directory: &Path, budget_bytes: u64, is_reader: bool) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
                 root: directory.join(LAYOUT),
                 budget_bytes,
+                is_reader,
                 verified: Mutex::default(),
             }),
         }
@@ -130,6 +132,12 @@ impl Cache {
     #[must_use]
     pub fn budget_bytes(&self) -> u64 {
         self.inner.budget_bytes
+    }
+
+    /// Whether it is there for reading alone: no form can be made.
+    #[must_use]
+    pub fn is_reader(&self) -> bool {
+        self.inner.is_reader
     }
 
     fn path(&self, sub: &str) -> PathBuf {

@@ -187,6 +187,10 @@ impl Making {
                 fs::write(form.join("graph"), graph)?;
             }
             fs::write(form.join("manifest"), self.manifest.encode())?;
+            if place.exists() {
+                // It is no form: it may have lost its manifest.
+                self.cache.forget(&self.key);
+            }
             fs::rename(&form, &place)
         };
         published().map_err(|error| CacheError::io("write", &place, error))

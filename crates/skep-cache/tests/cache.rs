@@ -161,6 +161,14 @@ fn any_damage_is_found() {
         assert!(!path.exists(), "{what} is removed");
     }
 
+    let graph = make(&cache, "without", &[1]).graph_path();
+    fs::remove_file(graph.with_file_name("manifest")).expect("removed");
+    assert!(form(&cache, "without").is_none());
+    make(&cache, "without", &[1]);
+    assert!(form(&cache, "without").is_some(), "made anew");
+    form(&cache, "without").expect("there").forget();
+    cache.collect().expect("collected");
+
     let tensor = |cache: &Cache| files(&cache.root().join("tensors"))[0].clone();
     make(&cache, "short", &[1]);
     damage(&tensor(&cache), &|bytes| bytes.truncate(999));

@@ -73,8 +73,11 @@ pub fn load(
             .collect(),
         weights: request.weights.cloned(),
     };
-    if !backend.is_baked(request) {
-        starter.bake()?;
+    if !backend.is_baked(request)
+        && let Err(error) = starter.bake()
+    {
+        // A model that is broken is refused below.
+        tracing::warn!("model `{}` was not baked: {error}", starter.model);
     }
     SandboxedModel::load(starter).map(|model| Arc::new(model) as Arc<dyn Model>)
 }
@@ -128,12 +131,9 @@ impl Starter {
         if let Some(kept) = &mut load.weights {
             kept.bakes = true;
         }
-        let (mut process, _channel, answer) = self.begin(&Request::Load(Box::new(load)), None)?;
+        let (_process, _channel, answer) = self.begin(&Request::Load(Box::new(load)), None)?;
         match answer {
-            Answer::Baked => {
-                process.bury();
-                Ok(())
-            }
+            Answer::Baked => Ok(()),
             Answer::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }

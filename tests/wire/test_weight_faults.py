@@ -1,0 +1,188 @@
+"""Caches of baked models: on full disks, under servers that die or start at once, with files that somebody changed."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from process import wait_until
+from server import BINARY, ROOT, Server, run
+from weights import config, files, generate, outputs
+
+# Less than what the library writes beside the graph of `bert-tiny`, and than what it packs of the matrix of `packed`.
+FILES = [("bert-tiny", 1 << 20), ("packed", 3 << 20)]
+ISOLATIONS = ["thread", "process"]
+
+
+def limited(file_bytes, dies=False):
+    """A command that runs another one, which can write files of so many bytes: more is an error, or ends it at once."""
+    ignore = "" if dies else "trap '' XFSZ; "
+    return ["sh", "-c", f'{ignore}ulimit -c 0; ulimit -f {file_bytes // 512}; exec "$@"', "sh"]
+
+
+def weights(directory):
+    return f"--weight-cache={directory}"
+
+
+def bake(repository, directory):
+    """The states of the models' versions."""
+    outcome = run("bake", "--json", weights(directory), repository)
+    assert outcome.returncode == 0, outcome.stderr
+    return [row["state"] for row in json.loads(outcome.stdout)]
+
+
+@pytest.fixture
+def expected(repository, tmp_path):
+    """Makes a model: its answer without a cache, and what a cache holds of it that nobody disturbed."""
+
+    def made(kind, isolation="thread"):
+        generate(repository, kind, config(isolation))
+        with Server(repository, "--weight-cache=off") as server:
+            answer = outputs(server, kind)
+        assert bake(repository, tmp_path / "undisturbed") == ["baked"]
+        return answer, files(tmp_path / "undisturbed")
+
+    return made
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize(("kind", "file_bytes"), FILES)
+def test_a_disk_that_is_full_is_warned_of_and_not_remembered(
+        repository, tmp_path, expected, kind, file_bytes, isolation):
+    answer, whole = expected(kind, isolation)
+    cache = tmp_path / "weights"
+    with Server(repository, weights(cache), prefix=limited(file_bytes)) as server:
+        assert outputs(server, kind) == answer
+        in_process = isolation == "process"
+        said = "`m` is loaded as it is: " if in_process else "model.onnx` is loaded without a baked form: "
+        warnings = [line for line in server.lines if said in line]
+        assert len(warnings) == 1, server.log
+        assert "cannot lock" not in server.log
+        # The library has a text of its own.
+        assert "File too large" in warnings[0] or "external initializers" in warnings[0]
+        assert "SIGKILL" not in server.log
+    assert not any(path.startswith(("models", "tmp")) for path in files(cache))
+    with Server(repository, weights(cache)) as server:
+        assert outputs(server, kind) == answer
+    assert files(cache) == whole
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_a_store_without_memory_is_warned_of_and_does_without(repository, expected, tmp_path, isolation):
+    """Memory files are under the same bound."""
+    answer, whole = expected("bert-tiny", isolation)
+    cache = tmp_path / "undisturbed"
+    with Server(repository, weights(cache), prefix=limited(1 << 20)) as server:
+        assert outputs(server, "bert-tiny") == answer
+        assert "is loaded without its baked form: the tensor store: " in server.log
+    assert files(cache) == whole
+    with Server(repository, weights(cache)) as server:
+        assert outputs(server, "bert-tiny") == answer
+        assert "without its baked form" not in server.log
+
+
+@pytest.mark.parametrize(("kind", "file_bytes"), FILES)
+def test_what_a_server_left_that_died_while_it_baked_is_baked_anew_and_removed(
+        repository, tmp_path, expected, kind, file_bytes):
+    answer, whole = expected(kind)
+    cache = tmp_path / "weights"
+    with Server(repository, weights(cache), prefix=limited(file_bytes, dies=True), until=None) as server:
+        assert server.wait() == -signal.SIGXFSZ
+    left = {Path(path).parts[0] for path in files(cache)}
+    assert left == ({"tmp"} if kind == "bert-tiny" else {"tmp", "tensors"})
+    with Server(repository, weights(cache)) as server:
+        assert outputs(server, kind) == answer
+        assert "baked `" in server.log
+    assert files(cache) == whole
+
+
+def test_a_model_whose_baking_dies_in_a_sandbox_is_served_all_the_same(repository, tmp_path, expected):
+    answer, whole = expected("bert-tiny", "process")
+    cache = tmp_path / "weights"
+    with Server(repository, weights(cache), prefix=limited(1 << 20, dies=True)) as server:
+        assert outputs(server, "bert-tiny") == answer
+        assert "model `m` was not baked: " in server.log
+    with Server(repository, weights(cache)) as server:
+        assert outputs(server, "bert-tiny") == answer
+    assert files(cache) == whole
+
+
+def waiting_for_locks():
+    """The processes that wait for a lock of a file."""
+    lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return [int(words[5]) for words in lines if words[1] == "->"]
+
+
+def test_of_three_that_start_at_once_one_bakes(repository, tmp_path, expected):
+    answer, whole = expected("bert-tiny")
+    cache = tmp_path / "weights"
+    (cache / "v1").mkdir(parents=True)
+    with open(cache / "v1" / "lock", "w") as lock:
+        # Whoever makes something shares this lock: the first one waits for it, the others for the first.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [BINARY, "bake", "--json", weights(cache), repository]
+        with (
+            Server(repository, weights(cache), until=None) as one,
+            Server(repository, weights(cache), until=None) as other,
+            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as baking,
+        ):
+            pids = {one.process.pid, other.process.pid, baking.pid}
+            wait_until(lambda: pids <= set(waiting_for_locks()), "all three have begun")
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            for server in (one, other):
+                server.wait_for("started, ready for requests")
+                assert outputs(server, "bert-tiny") == answer
+            [state] = [row["state"] for row in json.loads(baking.communicate()[0])]
+            assert baking.returncode == 0
+            made = [server.log.count("baked `") for server in (one, other)] + [int(state == "baked")]
+            assert sorted(made) == [0, 0, 1]
+    assert files(cache) == whole
+
+
+def largest(cache, kind):
+    return max((cache / "v1" / kind).rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+
+
+def a_manifest(cache):
+    [path] = (cache / "v1" / "models").glob("*/manifest")
+    return path
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+TAMPERED = {
+    "a tensor changed": lambda cache: flip(largest(cache, "tensors")),
+    "a tensor cut short": lambda cache: cut(largest(cache, "tensors")),
+    "a tensor gone": lambda cache: largest(cache, "tensors").unlink(),
+    "a graph changed": lambda cache: flip(a_manifest(cache).with_name("graph")),
+    "a graph gone": lambda cache: a_manifest(cache).with_name("graph").unlink(),
+    "a manifest changed": lambda cache: flip(a_manifest(cache)),
+    "a manifest cut short": lambda cache: cut(a_manifest(cache)),
+    "a manifest gone": lambda cache: a_manifest(cache).unlink(),
+}
+
+
+@pytest.mark.parametrize(("what", "isolation"), [(what, isolation) for what in TAMPERED for isolation in ISOLATIONS
+                                                 if (what, isolation) != ("a tensor changed", "process")])
+def test_a_form_that_somebody_changed_is_mended(repository, tmp_path, expected, what, isolation):
+    answer, whole = expected("bert-tiny", isolation)
+    cache = tmp_path / "undisturbed"
+    TAMPERED[what](cache)
+    assert files(cache) != whole
+    with Server(repository, weights(cache)) as server:
+        assert outputs(server, "bert-tiny") == answer
+        if what == "a tensor changed":
+            assert "is made anew: " in server.log
+    assert files(cache) == whole
