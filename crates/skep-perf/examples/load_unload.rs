@@ -57,7 +57,15 @@ async fn measure(
         Some(&config),
     )?;
     let file = root.path().join(MODEL).join("1/model.onnx");
-    let server = Server::start_with(binary, root.path(), &["--model-control-mode=explicit"])?;
+    // Beside the repository; sessions go at once, so that each cycle makes one.
+    let weights = tempfile::tempdir()?;
+    let cache = format!("--weight-cache={}", weights.path().display());
+    let flags = [
+        "--model-control-mode=explicit",
+        "--session-keep-alive-secs=0",
+        &cache,
+    ];
+    let server = Server::start_with(binary, root.path(), &flags)?;
     let client = Client::connect(server.http()).await?;
     let mut samples: Vec<Memory> = Vec::with_capacity(cycles);
     let mut loaded_kib = Vec::new();

@@ -45,7 +45,8 @@ impl std::fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 impl Server {
-    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready.
+    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready. Without a flag that says
+    /// otherwise models are loaded as they are: nothing depends on what an earlier server has kept.
     ///
     /// # Errors
     /// [`ServerError`] when it cannot be run or does not become ready.
@@ -64,6 +65,9 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let mut command = Command::new(binary);
         command.arg("serve").arg(repository).args(flags);
+        if !flags.iter().any(|flag| flag.starts_with("--weight-cache")) {
+            command.arg("--weight-cache=off");
+        }
         for port in ["--http-port", "--grpc-port", "--metrics-port"] {
             command.args([port, "0"]);
         }
