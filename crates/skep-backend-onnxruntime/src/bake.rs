@@ -16,7 +16,7 @@ use prost::Message as _;
 use skep_alloc::{LoadUse, load};
 use skep_backend::{BackendError, LoadRequest, Weights};
 use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Role};
-use skep_config::GraphOptimization;
+use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
 use skep_onnx::OnnxModel;
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
 use skep_store::Description;
@@ -292,7 +292,16 @@ impl OnnxRuntime {
         let loaded_path = directory.join(GRAPH);
         fs::write(&loaded_path, &graph)?;
 
-        let mut options = baked::session_options(self.runtime, &subject.setting)?;
+        // Whatever this model's own setting is: the form is that of any, and only so is what is packed seen.
+        let execution = ExecutionOptions {
+            memory_planner: MemoryPlanner::Planned,
+            ..subject.setting.execution.clone()
+        };
+        let setting = options::Setting {
+            execution: &execution,
+            ..subject.setting
+        };
+        let mut options = baked::session_options(self.runtime, &setting)?;
         let weights = initializers.weights();
         options.weights(Arc::new(ffi::Weights::new(self.runtime, weights, None)?))?;
         let make = || Session::from_file(self.runtime, &loaded_path, &options);

@@ -20,7 +20,7 @@ use skep_backend::{
 };
 use skep_backend_onnxruntime::OnnxRuntime;
 use skep_cache::Cache;
-use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
+use skep_store::{Digest, LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use skep_testkit::{Inputs, Kind, Options, generate, inputs};
 use tempfile::TempDir;
@@ -317,4 +317,25 @@ fn a_model_that_is_loaded_again_finds_its_session() {
     let again = load(backend, &path, "", Some(&node.weights));
     assert!(answers(&again, &kind) == plain);
     assert_eq!(asked(&node), before, "found again");
+}
+
+#[test]
+fn a_form_is_the_same_whoever_bakes_it() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let stored = |planners: &[&str]| {
+        let node = Node::new();
+        let path = node.model(&kind, &Options::default());
+        for planner in planners {
+            let pbtxt = format!(
+                "parameters {{ key: 'memory_planner' value {{ string_value: '{planner}' }} }}"
+            );
+            drop(load(backend, &path, &pbtxt, Some(&node.weights)));
+        }
+        let weights = &node.weights;
+        let listed = weights.store.ls(&weights.tenant).expect("listed");
+        listed.into_iter().map(|tensor| tensor.digest).collect()
+    };
+    let expected: Vec<Digest> = stored(&["planned"]);
+    assert_eq!(stored(&["runtime", "planned"]), expected);
 }
