@@ -178,7 +178,9 @@ def test_what_a_server_has_is_listed_and_goes_when_it_is_unloaded(node, isolatio
     threads, sandboxes, expected, cache, sockets = node
     tensors = stored_tensors(cache)
     repository = threads if isolation == "thread" else sandboxes
-    flags = [f"--weight-cache={cache}", f"--store={sockets}", "--model-control-mode=explicit", "--session-keep-alive-secs=0"]
+    flags = [f"--weight-cache={cache}", f"--store={sockets}", "--model-control-mode=explicit"]
+    # A session that is kept keeps its weights.
+    flags += ["--session-keep-alive-secs=0"]
     with Daemon(sockets, *FILLS, "--keep-alive", keep_alive), Server(repository, *flags) as server:
         assert (stat(sockets)["tensors"], ask(sockets, "ls")) == (0, [])
         assert post(server, "/v2/repository/models/m/load").status == 200
