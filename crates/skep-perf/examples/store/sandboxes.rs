@@ -8,7 +8,9 @@
 //!
 //! The formula is `1 - (T + I O) / (I (T + O))`: `T` bytes of tensors that are kept, `O` bytes that an instance's process
 //! has beside them (the mean over processes), both measured at the same number of instances. It knows no server, so it is
-//! compared with the saving without the server's own process on either side.
+//! compared with the saving without the server's own process on either side. It stands twice: with the kept tensors alone as
+//! `T`, against *apart*; and with everything that the processes share (their library's code as well), against *I x one*, in
+//! which nothing is shared.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -65,6 +67,12 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
             let shared_mib = median_of(&shared, |held| held.all);
             let server_mib = median_of(&shared, |held| held.server);
             let saved = 1.0 - (shared_mib - server_mib) / (apart_mib - plain_server_mib);
+            let count = instances as f64;
+            let others_mib = median_of(&shared, mean_others);
+            let all_shared_mib = shared_mib - server_mib - count * others_mib;
+            let saved_of_alone =
+                1.0 - (shared_mib - server_mib) / (count * (one_mib - plain_server_mib));
+            let formula_of_all = arithmetic(all_shared_mib, others_mib, count);
             println!(
                 "{}",
                 json!({
@@ -73,7 +81,7 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                     "shared_mib": shared_mib,
                     "shared_mib_rounds": shared.iter().map(|held| held.all).collect::<Vec<f64>>(),
                     "tensors_mib": median_of(&shared, |held| held.tensors),
-                    "others_mib": median_of(&shared, mean_others),
+                    "others_mib": others_mib,
                     "apart_mib": apart_mib, "apart_from": from,
                     "saved_percent": 100.0 * (1.0 - shared_mib / apart_mib),
                     "server_mib": server_mib, "plain_server_mib": plain_server_mib,
@@ -84,6 +92,10 @@ pub(crate) fn measure(copies: &Copies, plan: &Plan) -> Result<()> {
                     "saved_bare_percent": bare_mib.map(|bare| 100.0 * (1.0 - shared_mib / bare)),
                     "formula_percent": 100.0 * formula,
                     "difference_points": 100.0 * (saved - formula),
+                    "all_shared_mib": all_shared_mib,
+                    "saved_of_alone_percent": 100.0 * saved_of_alone,
+                    "formula_of_all_percent": 100.0 * formula_of_all,
+                    "difference_of_all_points": 100.0 * (saved_of_alone - formula_of_all),
                 })
             );
         }
@@ -96,7 +108,11 @@ fn mean_others(held: &Held) -> f64 {
 }
 
 fn formula(held: &Held, instances: usize) -> f64 {
-    let (tensors, others, instances) = (held.tensors, mean_others(held), instances as f64);
+    arithmetic(held.tensors, mean_others(held), instances as f64)
+}
+
+/// What is saved where `instances` hold `tensors` once and `others` each.
+fn arithmetic(tensors: f64, others: f64, instances: f64) -> f64 {
     1.0 - (tensors + instances * others) / (instances * (tensors + others))
 }
 
