@@ -14,7 +14,7 @@ from http_client import get, infer, post
 from process import wait_until, workers
 from repository import Repository
 from server import BINARY, ROOT, Server, run
-from weights import config, outputs, request_of
+from weights import config, files, outputs, request_of
 
 KIND = "bert-tiny"
 # Longer than any test: what nobody hands back to a daemon is never there.
@@ -170,6 +170,18 @@ def test_a_worker_is_made_anew_as_soon_as_there_is_a_daemon_again(node):
         wait_until(lambda: stat(sockets)["leases"] == 2 * len(tensors), "both have leases")
         assert stat(sockets)["bytes_stored"] == sum(tensors.values())
         assert stat(sockets)["misses"] == 0
+
+
+def test_a_tensor_that_somebody_changed_is_mended(node):
+    threads, _, expected, cache, sockets = node
+    whole = files(cache)
+    largest = max((cache / "v1" / "tensors").glob("*/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    with Daemon(sockets, *FILLS), Server(threads, f"--weight-cache={cache}", f"--store={sockets}") as server:
+        assert outputs(server, KIND) == expected
+        assert "is made anew: " in server.log
+        assert stat(sockets)["bytes_stored"] == sum(stored_tensors(cache).values())
+    assert files(cache) == whole
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])

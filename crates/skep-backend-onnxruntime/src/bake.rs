@@ -147,6 +147,10 @@ impl OnnxRuntime {
             let make = || baked::session(self.runtime, &form, shared, &subject.setting);
             match Shared::of(identity, shared.keep_unloaded, make) {
                 Ok(session) => return Some(session),
+                Err(baked::Failure::Damaged(why)) if shared.cache.is_reader() => {
+                    tracing::warn!("`{path}` is loaded without its baked form: {why}");
+                    return None;
+                }
                 Err(baked::Failure::Damaged(why)) => {
                     tracing::warn!("the baked form of `{path}` is made anew: {why}");
                 }

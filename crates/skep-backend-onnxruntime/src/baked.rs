@@ -20,7 +20,7 @@ use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
 use skep_backend::Weights as Shared;
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{FillError, Lease, StoreError, Wanted};
+use skep_store::{ErrorKind, FillError, Lease, StoreError, Wanted};
 
 use crate::{
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
@@ -110,15 +110,15 @@ fn acquire(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Lease, Failu
     let acquired = shared
         .store
         .acquire(&shared.tenant, &wanted, shared.order, &mut fill);
-    acquired.map_err(|error| match &error {
-        StoreError::Content { wanted: digest, .. } => {
-            for tensor in wanted.iter().filter(|tensor| tensor.digest == *digest) {
-                form.forget_tensor(tensor);
-            }
-            Failure::Damaged(error.to_string())
-        }
-        StoreError::Fill { .. } => damaged(form, &error.to_string()),
-        _ => Failure::Unusable(format!("the tensor store: {error}")),
+    let unusable = |error: StoreError| Failure::Unusable(format!("the tensor store: {error}"));
+    acquired.map_err(|error| match error.kind() {
+        // A store in another process says which tensor it was in words only.
+        ErrorKind::Content => match form.verify() {
+            Err(damage) => Failure::Damaged(damage.to_string()),
+            Ok(()) => unusable(error),
+        },
+        ErrorKind::Fill => damaged(form, &error.to_string()),
+        _ => unusable(error),
     })
 }
 

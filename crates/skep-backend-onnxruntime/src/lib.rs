@@ -145,7 +145,15 @@ impl Backend for OnnxRuntime {
             return Ok(Baked::AsItIs("there is no cache".to_owned()));
         };
         let onnx = decode(request.file)?;
-        Ok(match self.form(&Subject::of(request, &onnx), weights) {
+        let subject = Subject::of(request, &onnx);
+        // A load looks at no more of a form than it takes; who bakes wants a whole one.
+        if let Ok(Known::Answer(Answer::Form { form, .. })) = self.find(&subject, weights)
+            && let Err(error) = form.verify()
+        {
+            let path = request.file.path().display();
+            tracing::warn!("the baked form of `{path}` is made anew: {error}");
+        }
+        Ok(match self.form(&subject, weights) {
             Ok(Answer::Form { form, is_new: true }) => Baked::Made {
                 bytes: form.bytes(),
             },

@@ -106,7 +106,9 @@ impl Form {
 
     /// Removes a tensor's file that turned out to be damaged, and the form with it.
     pub fn forget_tensor(&self, tensor: &Wanted) {
-        let _ = fs::remove_file(self.cache.tensor_path(&tensor.digest));
+        if !self.cache.is_reader() {
+            let _ = fs::remove_file(self.cache.tensor_path(&tensor.digest));
+        }
         self.forget();
     }
 
@@ -149,6 +151,21 @@ impl Form {
             self.cache.verified().insert(stamp);
         }
         Ok(mapped)
+    }
+
+    /// Looks at every byte of its tensors, and removes what is damaged, the form with it.
+    ///
+    /// # Errors
+    /// The first damage.
+    pub fn verify(&self) -> Result<(), CacheError> {
+        let looked_at = self.parts().iter().map(|part| {
+            let mapped = self.map(&part.tensor);
+            mapped
+                .map(drop)
+                .inspect_err(|_| self.forget_tensor(&part.tensor))
+        });
+        // All of them, whatever is wrong with one.
+        looked_at.fold(Ok(()), Result::and)
     }
 
     /// Whether all tensors are there, with their lengths.

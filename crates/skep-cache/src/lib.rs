@@ -32,7 +32,10 @@ use std::{
     fs::{self, DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -64,6 +67,8 @@ struct Inner {
     root: PathBuf,
     budget_bytes: u64,
     is_reader: bool,
+    /// Whether something was damaged and could not be removed.
+    damaged: AtomicBool,
     /// Files whose bytes were found to be what their names say.
     verified: Mutex<HashSet<Stamp>>,
 }
@@ -111,6 +116,7 @@ impl Cache {
                 root: directory.join(LAYOUT),
                 budget_bytes,
                 is_reader,
+                damaged: AtomicBool::new(false),
                 verified: Mutex::default(),
             }),
         }
@@ -138,6 +144,12 @@ impl Cache {
     #[must_use]
     pub fn is_reader(&self) -> bool {
         self.inner.is_reader
+    }
+
+    /// Whether a reader found something damaged, which somebody else has to mend.
+    #[must_use]
+    pub fn found_damage(&self) -> bool {
+        self.inner.damaged.load(Ordering::Relaxed)
     }
 
     fn path(&self, sub: &str) -> PathBuf {
@@ -203,6 +215,10 @@ impl Cache {
 
     /// Removes a form, as one that turned out to be damaged; its tensors go with the next [`Cache::collect`].
     pub fn forget(&self, key: &Key) {
+        if self.is_reader() {
+            self.inner.damaged.store(true, Ordering::Relaxed);
+            return;
+        }
         // Renamed away first, so that nobody sees a part of it.
         let away = tempfile::Builder::new()
             .prefix("forgotten-")

@@ -192,6 +192,30 @@ fn any_damage_is_found() {
 }
 
 #[test]
+fn a_reader_leaves_what_is_damaged_to_somebody_else() {
+    let (root, cache) = cache(1 << 20);
+    make(&cache, "a", &[1, 2, 3]);
+    form(&cache, "a").expect("there").verify().expect("whole");
+    let tensors = files(&cache.root().join("tensors"));
+    for path in &tensors[..2] {
+        fs::write(path, [9; 1000]).expect("written");
+    }
+    let reader = Cache::reader(root.path());
+    let found = form(&reader, "a").expect("looks whole");
+    assert!(!reader.found_damage());
+    let error = found.verify().expect_err("changed");
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(reader.found_damage());
+    assert_eq!(files(&cache.root().join("tensors")), tensors);
+
+    let found = form(&cache, "a").expect("looks whole");
+    found.verify().expect_err("changed");
+    assert!(form(&cache, "a").is_none());
+    assert_eq!(files(&cache.root().join("tensors")), tensors[2..]);
+    assert!(!cache.found_damage(), "it is gone");
+}
+
+#[test]
 fn the_budget_keeps_what_was_used_last_and_what_that_shares() {
     let (_root, cache) = cache(1 << 20);
     for (name, tensors, age) in [

@@ -105,6 +105,8 @@ pub(crate) struct Loaded {
     pub(crate) signature: ModelSignature,
     pub(crate) cpu_threads: Option<u32>,
     pub(crate) echoes_parameters: bool,
+    /// Whether the worker found the baked form damaged, which it cannot mend.
+    pub(crate) found_damage: bool,
 }
 
 /// What a worker says.
@@ -229,6 +231,7 @@ impl Answer {
                 writer.list(signature.outputs.iter(), write_spec);
                 writer.option(loaded.cpu_threads, Writer::u32);
                 writer.bool(loaded.echoes_parameters);
+                writer.bool(loaded.found_damage);
             }
             Self::Refused(error) => {
                 writer.u8(2);
@@ -267,6 +270,7 @@ impl Answer {
                 },
                 cpu_threads: reader.option(Reader::u32)?,
                 echoes_parameters: reader.bool()?,
+                found_damage: reader.bool()?,
             }),
             2 => Self::Refused(read_error(&mut reader)?),
             3 => Self::NeedRoom(reader.size()?),

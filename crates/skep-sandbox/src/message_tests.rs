@@ -74,6 +74,7 @@ fn answers() -> Vec<Answer> {
             },
             cpu_threads: Some(2),
             echoes_parameters: true,
+            found_damage: true,
         }),
         Answer::Refused(error.clone()),
         Answer::NeedRoom(9),

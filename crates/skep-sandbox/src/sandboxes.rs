@@ -73,11 +73,8 @@ pub fn load(
             .collect(),
         weights: request.weights.cloned(),
     };
-    if !backend.is_baked(request)
-        && let Err(error) = starter.bake()
-    {
-        // A model that is broken is refused below.
-        tracing::warn!("model `{}` was not baked: {error}", starter.model);
+    if !backend.is_baked(request) {
+        starter.bake_if_possible();
     }
     SandboxedModel::load(starter).map(|model| Arc::new(model) as Arc<dyn Model>)
 }
@@ -93,11 +90,25 @@ pub(crate) struct Starter {
 }
 
 impl Starter {
-    /// Starts a worker process and waits until it has loaded the model.
+    /// Starts a worker process and waits until it has loaded the model. Where it finds the baked form damaged, that is
+    /// baked anew, and another worker loads it.
     ///
     /// # Errors
     /// As [`load`].
     pub(crate) fn start(&self) -> Result<(Worker, Loaded), BackendError> {
+        let (worker, loaded) = self.start_once()?;
+        if !loaded.found_damage {
+            return Ok((worker, loaded));
+        }
+        drop(worker);
+        self.bake_if_possible();
+        let (worker, mut loaded) = self.start_once()?;
+        // Damaged or not, it serves.
+        loaded.found_damage = false;
+        Ok((worker, loaded))
+    }
+
+    fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
         let store = match &self.weights {
             Some(weights) => {
                 let stream = weights.store.stream(&weights.tenant);
@@ -122,6 +133,13 @@ impl Starter {
             }
             Answer::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
+        }
+    }
+
+    /// Bakes the model; one that cannot be baked is loaded as it is, and one that is broken is refused then.
+    fn bake_if_possible(&self) {
+        if let Err(error) = self.bake() {
+            tracing::warn!("model `{}` was not baked: {error}", self.model);
         }
     }
 

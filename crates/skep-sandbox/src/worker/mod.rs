@@ -81,7 +81,7 @@ pub fn run(
     filter::restrict(filter::Stage::Loading)?;
     let loaded = catch_unwind(AssertUnwindSafe(|| prepare(&load, descriptors, open)));
     let loaded = loaded.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
-    let (model, instance) = match loaded {
+    let (model, instance, found_damage) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             return channel.send(|writer| Answer::Refused(error).encode(writer), &[]);
@@ -95,6 +95,7 @@ pub fn run(
         signature: model.signature().clone(),
         cpu_threads: threads.map(|threads| u32::try_from(threads.get()).unwrap_or(u32::MAX)),
         echoes_parameters: model.echoes_parameters(),
+        found_damage,
     });
     channel.send(|writer| answer.encode(writer), &[])?;
     Serving {
@@ -126,8 +127,8 @@ fn text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no text")
 }
 
-/// A loaded model and its one instance here.
-type Prepared = (Arc<dyn Model>, Box<dyn Instance>);
+/// A loaded model, its one instance here, and whether its baked form was found damaged.
+type Prepared = (Arc<dyn Model>, Box<dyn Instance>, bool);
 
 /// Opens the backend, loads the model, and makes its one instance.
 fn prepare(
@@ -138,7 +139,9 @@ fn prepare(
     with_request(load, descriptors, open, |backend, request| {
         let model = backend.load(request)?;
         let instance = Arc::clone(&model).instance()?;
-        Ok((model, instance))
+        let weights = request.weights;
+        let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
+        Ok((model, instance, found_damage))
     })
 }
 
