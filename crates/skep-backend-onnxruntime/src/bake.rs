@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
+    ffi::CString,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,8 +15,11 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 use skep_alloc::{LoadUse, load};
-use skep_backend::{BackendError, LoadRequest, Weights};
-use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Role};
+use skep_backend::{
+    BackendError, LoadRequest,
+    baking::{self, Bakes, NoForm, Rest},
+};
+use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
 use skep_onnx::OnnxModel;
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
@@ -26,21 +30,12 @@ use crate::{
     OnnxRuntime, baked,
     ffi::{self, Session, Weight},
     machine, options,
-    sessions::{Identity, Shared},
+    sessions::Shared,
     trial,
 };
 
 /// Changes when what a form holds or means does.
 const FORM: &[u8] = b"onnxruntime 1";
-
-/// Models with less are loaded as they are: what there is to share is less than what a form costs.
-const MIN_MODEL_BYTES: u64 = 1 << 20;
-
-/// Weights below a page stay in the graph: each of the others takes pages of its own.
-const MIN_WEIGHT_BYTES: &std::ffi::CStr = c"4096";
-
-/// The layout's name of weights as the graph has them.
-const PLAIN: &str = "plain";
 
 /// The file that the library writes weights into.
 const WEIGHTS: &std::ffi::CStr = c"weights";
@@ -54,14 +49,16 @@ const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];
 
 /// What is to be loaded.
 pub(crate) struct Subject<'a> {
+    pub(crate) backend: OnnxRuntime,
     pub(crate) path: &'a Path,
     pub(crate) onnx: &'a OnnxModel,
     pub(crate) setting: options::Setting<'a>,
 }
 
 impl<'a> Subject<'a> {
-    pub(crate) fn of(request: &LoadRequest<'a>, onnx: &'a OnnxModel) -> Self {
+    pub(crate) fn of(backend: OnnxRuntime, request: &LoadRequest<'a>, onnx: &'a OnnxModel) -> Self {
         Self {
+            backend,
             path: request.file.path(),
             onnx,
             setting: options::Setting {
@@ -72,52 +69,6 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// How a model is to be loaded.
-pub(crate) enum Answer {
-    /// From this form.
-    Form {
-        form: Form,
-        /// Made just now.
-        is_new: bool,
-    },
-    /// Without one, because.
-    AsItIs(String),
-}
-
-impl Answer {
-    fn of(found: Found) -> Option<Self> {
-        match found {
-            Found::Form(form) => Some(Self::Form {
-                form,
-                is_new: false,
-            }),
-            Found::Unusable(why) => Some(Self::AsItIs(why)),
-            Found::Nothing => None,
-        }
-    }
-}
-
-/// What is known before anything is made.
-pub(crate) enum Known {
-    Answer(Answer),
-    /// Nothing but what the form would be found by.
-    Nothing(Key),
-}
-
-/// Why there is no form.
-enum NoForm {
-    /// This model has none, and never will.
-    Never(String),
-    /// Not now.
-    Now(String),
-}
-
-impl From<io::Error> for NoForm {
-    fn from(error: io::Error) -> Self {
-        Self::Now(error.to_string())
-    }
-}
-
 /// Of the library, while it makes a form: what it cannot load, or load again, it never can.
 impl From<ffi::ApiError> for NoForm {
     fn from(error: ffi::ApiError) -> Self {
@@ -125,146 +76,49 @@ impl From<ffi::ApiError> for NoForm {
     }
 }
 
-impl OnnxRuntime {
-    /// A session of the model's baked form, which is made if it is not there. `None` where the model is to be loaded as it
-    /// is; the log says why.
-    pub(crate) fn baked(&self, subject: &Subject<'_>, shared: &Weights) -> Option<Shared> {
-        let path = subject.path.display();
-        // Once more where a form turns out to be damaged.
-        for _ in 0..2 {
-            let form = match self.form(subject, shared) {
-                Ok(Answer::Form { form, .. }) => form,
-                Ok(Answer::AsItIs(why)) => {
-                    tracing::debug!("`{path}` is loaded without a baked form: {why}");
-                    return None;
-                }
-                Err(why) => {
-                    tracing::warn!("`{path}` is loaded without a baked form: {why}");
-                    return None;
-                }
-            };
-            let identity = Identity::new(*form.key(), shared, &subject.setting);
-            let make = || baked::session(self.runtime, &form, shared, &subject.setting);
-            match Shared::of(identity, shared.keep_unloaded, make) {
-                Ok(session) => return Some(session),
-                Err(baked::Failure::Damaged(why)) if shared.cache.is_reader() => {
-                    tracing::warn!("`{path}` is loaded without its baked form: {why}");
-                    return None;
-                }
-                Err(baked::Failure::Damaged(why)) => {
-                    tracing::warn!("the baked form of `{path}` is made anew: {why}");
-                }
-                Err(baked::Failure::Unusable(why)) => {
-                    tracing::warn!("`{path}` is loaded without its baked form: {why}");
-                    return None;
-                }
-            }
-        }
-        None
+impl Bakes for Subject<'_> {
+    fn path(&self) -> &Path {
+        self.path
     }
 
-    /// The form, out of the cache or made now.
-    ///
-    /// # Errors
-    /// Why it could not be made this time.
-    pub(crate) fn form(&self, subject: &Subject<'_>, shared: &Weights) -> Result<Answer, String> {
-        let key = match self.find(subject, shared)? {
-            Known::Answer(answer) => return Ok(answer),
-            Known::Nothing(_) if shared.cache.is_reader() => {
-                return Ok(Answer::AsItIs("it has not been baked".to_owned()));
-            }
-            Known::Nothing(key) => key,
-        };
-        match shared.cache.begin(&key).map_err(|e| e.to_string())? {
-            Begun::Making(making) => self.make(subject, making, shared),
-            Begun::Found(found) => Answer::of(found)
-                .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
-        }
+    fn files(&self) -> Vec<PathBuf> {
+        baking::files(self.path, self.onnx)
     }
 
-    /// What is known of the form before it is made.
-    ///
-    /// # Errors
-    /// When the model's files cannot be read.
-    pub(crate) fn find(&self, subject: &Subject<'_>, shared: &Weights) -> Result<Known, String> {
-        let files = files(subject);
-        let bytes: u64 = files
-            .iter()
-            .filter_map(|file| fs::metadata(file).ok())
-            .map(|metadata| metadata.len())
-            .sum();
-        if bytes < MIN_MODEL_BYTES {
-            let why = format!("it has {bytes} bytes, less than {MIN_MODEL_BYTES}");
-            return Ok(Known::Answer(Answer::AsItIs(why)));
-        }
-        if has_defaults(subject.onnx.graph()) {
-            let why = "it has inputs with values of their own".to_owned();
-            return Ok(Known::Answer(Answer::AsItIs(why)));
-        }
-        let key = self
-            .key(subject, shared, &files)
-            .map_err(|error| error.to_string())?;
-        let answer = Answer::of(shared.cache.look_up(&key));
-        Ok(answer.map_or(Known::Nothing(key), Known::Answer))
+    fn unfit(&self) -> Option<&'static str> {
+        has_defaults(self.onnx.graph()).then_some("it has inputs with values of their own")
     }
 
-    /// Everything that the result depends on.
-    fn key(
-        &self,
-        subject: &Subject<'_>,
-        shared: &Weights,
-        files: &[PathBuf],
-    ) -> Result<Key, CacheError> {
-        let content = shared.cache.content(files)?;
-        let level = match subject.setting.execution.graph_optimization {
+    fn depends_on(&self) -> Vec<Vec<u8>> {
+        let level = match self.setting.execution.graph_optimization {
             GraphOptimization::Disable => "disable",
             GraphOptimization::Basic => "basic",
             GraphOptimization::Extended => "extended",
             GraphOptimization::All => "all",
         };
-        Ok(Key::of(&[
-            FORM,
-            &content,
-            self.version().as_bytes(),
-            machine::instruction_sets().as_bytes(),
-            level.as_bytes(),
-        ]))
+        vec![
+            FORM.to_vec(),
+            self.backend.version().into(),
+            machine::instruction_sets().into(),
+            level.into(),
+        ]
     }
 
-    fn make(
-        &self,
-        subject: &Subject<'_>,
-        making: Making,
-        shared: &Weights,
-    ) -> Result<Answer, String> {
-        let began = std::time::Instant::now();
-        let path = subject.path.display();
-        let baked = match self.rewrite(subject, making.directory()) {
-            Ok(baked) => baked,
-            Err(NoForm::Now(why)) => return Err(why),
-            Err(NoForm::Never(why)) => {
-                if let Err(error) = making.unusable(&why) {
-                    tracing::warn!("{error}");
-                }
-                return Err(why);
-            }
-        };
-        let form = baked.keep(making).map_err(|error| error.to_string())?;
-        tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
-        // What is over the budget goes now; that nothing could be removed is no reason not to serve.
-        if let Err(error) = shared.cache.collect() {
-            tracing::warn!("{error}");
-        }
-        Ok(Answer::Form { form, is_new: true })
+    fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
+        self.rewrite(making.directory())?.keep(making)
     }
+}
 
+impl Subject<'_> {
     /// Lets the library rewrite and pack, and compares answers.
-    fn rewrite(&self, subject: &Subject<'_>, directory: &Path) -> Result<Baked, NoForm> {
+    fn rewrite(&self, directory: &Path) -> Result<Baked, NoForm> {
         let graph_path = directory.join("model.onnx");
-        let mut options = options::session_options(self.runtime, &subject.setting)?;
+        let runtime = self.backend.runtime;
+        let mut options = options::session_options(runtime, &self.setting)?;
         // It warns that what it writes is made for this machine, which the key says.
         options.quiet()?;
         options.rewritten_to(&graph_path)?;
+        let threshold = CString::new(baking::MIN_WEIGHT_BYTES.to_string()).unwrap_or_default();
         let entries = [
             (
                 c"session.optimized_model_external_initializers_file_name",
@@ -272,13 +126,13 @@ impl OnnxRuntime {
             ),
             (
                 c"session.optimized_model_external_initializers_min_size_in_bytes",
-                MIN_WEIGHT_BYTES,
+                &threshold,
             ),
         ];
         for (key, value) in entries {
             options.entry(key, value)?;
         }
-        let plain = Session::from_file(self.runtime, subject.path, &options).map_err(|error| {
+        let plain = Session::from_file(runtime, self.path, &options).map_err(|error| {
             // It writes last. What fails then, a disk that is full for instance, may go well the next time.
             match fs::read_dir(directory).is_ok_and(|mut written| written.next().is_some()) {
                 true => NoForm::Now(error.message),
@@ -299,16 +153,16 @@ impl OnnxRuntime {
         // Whatever this model's own setting is: the form is that of any, and only so is what is packed seen.
         let execution = ExecutionOptions {
             memory_planner: MemoryPlanner::Planned,
-            ..subject.setting.execution.clone()
+            ..self.setting.execution.clone()
         };
         let setting = options::Setting {
             execution: &execution,
-            ..subject.setting
+            ..self.setting
         };
-        let mut options = baked::session_options(self.runtime, &setting)?;
+        let mut options = baked::session_options(runtime, &setting)?;
         let weights = initializers.weights();
-        options.weights(Arc::new(ffi::Weights::new(self.runtime, weights, None)?))?;
-        let make = || Session::from_file(self.runtime, &loaded_path, &options);
+        options.weights(Arc::new(ffi::Weights::new(runtime, weights, None)?))?;
+        let make = || Session::from_file(runtime, &loaded_path, &options);
         let (session, loaded) = load(LoadUse::Record, make)?;
         let session = session?;
         if !loaded.went_as_expected() {
@@ -326,8 +180,7 @@ impl OnnxRuntime {
         let sources = initializers.sources(model.graph.as_ref());
         let are_packed = sources.iter().filter(|is_source| **is_source).count() <= packed.len();
         drop(loaded);
-        self.same_answers(subject, plain, session)
-            .map_err(NoForm::Never)?;
+        self.same_answers(plain, session).map_err(NoForm::Never)?;
         Ok(Baked {
             graph,
             roles: sources
@@ -342,34 +195,19 @@ impl OnnxRuntime {
             blocks,
             layout: format!(
                 "onnxruntime-{}-{}",
-                self.version(),
+                self.backend.version(),
                 machine::instruction_sets()
             ),
         })
     }
 
     /// Runs both sessions on the same inputs; the answers must be the same to the bit.
-    fn same_answers(
-        &self,
-        subject: &Subject<'_>,
-        plain: Session,
-        baked: Session,
-    ) -> Result<(), String> {
-        let model = |session| self.model(subject, &[], Shared::alone(session));
+    fn same_answers(&self, plain: Session, baked: Session) -> Result<(), String> {
+        let model = |session| self.backend.model(self, &[], Shared::alone(session));
         let models = model(plain).and_then(|plain| Ok((plain, model(baked)?)));
         let (plain, baked) = models.map_err(|error: BackendError| error.to_string())?;
         trial::same_answers(plain, baked)
     }
-}
-
-/// The files that the model consists of.
-fn files(subject: &Subject<'_>) -> Vec<PathBuf> {
-    let directory = subject.path.parent().unwrap_or(Path::new(""));
-    let beside = subject.onnx.external_files();
-    let beside = beside.iter().map(|name| directory.join(name));
-    std::iter::once(subject.path.to_owned())
-        .chain(beside)
-        .collect()
 }
 
 /// Whether an input has a value of its own, which a request may replace: such values are not constants.
@@ -391,13 +229,13 @@ struct Baked {
 }
 
 impl Baked {
-    /// Puts it there.
-    fn keep(self, mut making: Making) -> Result<Form, CacheError> {
+    /// Adds its tensors.
+    fn keep(self, making: &mut Making) -> Result<Rest, NoForm> {
         for (initializer, role) in self.initializers.0.iter().zip(&self.roles) {
             let description = Description {
                 datatype: initializer.datatype,
                 dims: initializer.dims.iter().map(|&dim| dim as u64).collect(),
-                layout: PLAIN.into(),
+                layout: baking::PLAIN.into(),
             };
             making.add(*role, &initializer.name, description, &initializer.bytes)?;
         }
@@ -409,8 +247,10 @@ impl Baked {
             };
             making.add(Role::Packed, "", description, bytes)?;
         }
-        let notes = BTreeMap::from([(baked::BLOCKS.to_owned(), self.blocks)]);
-        making.finish(&self.graph, notes)
+        Ok(Rest {
+            graph: self.graph,
+            notes: BTreeMap::from([(baked::BLOCKS.to_owned(), self.blocks)]),
+        })
     }
 }
 

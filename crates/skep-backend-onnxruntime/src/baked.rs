@@ -13,14 +13,17 @@
 //! packed is replaced before anything runs. Running without packed weights would load BERT-base faster still, but run it
 //! 1.26 times slower, and not to the same bit.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use ort_sys::GraphOptimizationLevel;
 use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
-use skep_backend::Weights as Shared;
+use skep_backend::{
+    Weights as Shared,
+    baking::{Failure, acquire},
+};
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{ErrorKind, FillError, Lease, StoreError, Wanted};
+use skep_store::{Lease, Wanted};
 
 use crate::{
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
@@ -29,23 +32,6 @@ use crate::{
 
 /// The note of a form with the sequence of large blocks that the library takes while it loads the graph.
 pub(crate) const BLOCKS: &str = "blocks";
-
-/// Why a baked form was not loaded.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The form is damaged, and has been removed: it can be made again.
-    Damaged(String),
-    /// It cannot be used here or now.
-    Unusable(String),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged(why) | Self::Unusable(why) => f.write_str(why),
-        }
-    }
-}
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
@@ -61,7 +47,8 @@ pub(crate) fn session(
     setting: &options::Setting<'_>,
 ) -> Result<Session, Failure> {
     let blocks = form.note(BLOCKS).and_then(read_blocks);
-    let blocks = blocks.ok_or_else(|| damaged(form, "its sequence of blocks cannot be read"))?;
+    let blocks =
+        blocks.ok_or_else(|| Failure::damaged(form, "its sequence of blocks cannot be read"))?;
     // With its own arena the library does not ask for memory that could be replaced.
     let replaced = setting.execution.memory_planner != MemoryPlanner::Runtime;
     let of_store = |part: &&Part| match part.role {
@@ -98,28 +85,6 @@ pub(crate) fn session_options(
     let mut options = options::session_options(runtime, setting)?;
     options.optimization(GraphOptimizationLevel::ORT_DISABLE_ALL)?;
     Ok(options)
-}
-
-/// Gets tensors of a form from the store, out of the cache where nobody has them.
-fn acquire(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Lease, Failure> {
-    let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
-    let mut fill = |index: usize, bytes: &mut [u8]| {
-        let read = form.read(&wanted[index], bytes);
-        read.map_err(FillError::new)
-    };
-    let acquired = shared
-        .store
-        .acquire(&shared.tenant, &wanted, shared.order, &mut fill);
-    let unusable = |error: StoreError| Failure::Unusable(format!("the tensor store: {error}"));
-    acquired.map_err(|error| match error.kind() {
-        // A store in another process says which tensor it was in words only.
-        ErrorKind::Content => match form.verify() {
-            Err(damage) => Failure::Damaged(damage.to_string()),
-            Ok(()) => unusable(error),
-        },
-        ErrorKind::Fill => damaged(form, &error.to_string()),
-        _ => unusable(error),
-    })
 }
 
 /// The weights that the graph wants, out of the store and, for those that are only packed, out of the cache's files.
@@ -189,11 +154,6 @@ fn packed_session(
             .map_err(memory)?;
     }
     Ok(session)
-}
-
-fn damaged(form: &Form, why: &str) -> Failure {
-    form.forget();
-    Failure::Damaged(why.to_owned())
 }
 
 /// A sequence of blocks as a note: sizes in bytes, those that are not kept with a `-` behind them.

@@ -42,18 +42,19 @@ pub use planning::buffer;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
+    baking,
 };
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
-    bake::{Answer, Known, Subject},
+    bake::Subject,
     ffi::{Runtime, Session},
     model::OrtModel,
     options::Setting,
     planning::Plans,
-    sessions::Shared,
+    sessions::{Identity, Shared},
 };
 
 /// The backend's name in configurations.
@@ -136,8 +137,7 @@ impl Backend for OnnxRuntime {
         let Some((weights, onnx)) = request.weights.zip(decode(request.file).ok()) else {
             return true;
         };
-        let found = self.find(&Subject::of(request, &onnx), weights);
-        !matches!(found, Ok(Known::Nothing(_)))
+        baking::is_baked(&Subject::of(*self, request, &onnx), weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
@@ -145,23 +145,8 @@ impl Backend for OnnxRuntime {
             return Ok(Baked::AsItIs("there is no cache".to_owned()));
         };
         let onnx = decode(request.file)?;
-        let subject = Subject::of(request, &onnx);
-        // A load looks at no more of a form than it takes; who bakes wants a whole one.
-        if let Ok(Known::Answer(Answer::Form { form, .. })) = self.find(&subject, weights)
-            && let Err(error) = form.verify()
-        {
-            let path = request.file.path().display();
-            tracing::warn!("the baked form of `{path}` is made anew: {error}");
-        }
-        Ok(match self.form(&subject, weights) {
-            Ok(Answer::Form { form, is_new: true }) => Baked::Made {
-                bytes: form.bytes(),
-            },
-            Ok(Answer::Form { form, .. }) => Baked::Known {
-                bytes: form.bytes(),
-            },
-            Ok(Answer::AsItIs(why)) | Err(why) => Baked::AsItIs(why),
-        })
+        let subject = Subject::of(*self, request, &onnx);
+        Ok(baking::bake(&subject, weights))
     }
 }
 
@@ -193,11 +178,19 @@ impl OnnxRuntime {
         let path = file.path();
         let onnx = decode(file)?;
         let subject = Subject {
+            backend: *self,
             path,
             onnx: &onnx,
             setting,
         };
-        let session = match weights.and_then(|weights| self.baked(&subject, weights)) {
+        let baked = weights.and_then(|weights| {
+            baking::load(&subject, weights, |form| {
+                let identity = Identity::new(*form.key(), weights, &setting);
+                let make = || baked::session(self.runtime, form, weights, &setting);
+                Shared::of(identity, weights.keep_unloaded, make)
+            })
+        });
+        let session = match baked {
             Some(session) => session,
             None => {
                 let load = |e| error::load(path, e);
@@ -220,6 +213,7 @@ impl OnnxRuntime {
             path,
             onnx,
             setting: Setting { execution, threads },
+            ..
         } = *subject;
         let signature = onnx
             .signature_with(named.iter().copied())

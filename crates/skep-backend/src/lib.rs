@@ -18,6 +18,7 @@
 //! A backend may panic; the caller catches it, answers the batch with an error and replaces the instance. It must not
 //! block on anything but its own computation.
 
+pub mod baking;
 mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -1,0 +1,302 @@
+//! What backends that bake models do in the same way: look for a model's form, make it where there is none, load it, and
+//! go on without it when anything goes wrong.
+//!
+//! ```text
+//! load --> form known?  no --> Bakes::make, kept in the cache
+//!               |                   |
+//!               +<------------------+
+//!               v
+//!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
+//!               damaged --> removed, made anew, once
+//!               anything else that fails --> a warning, and the model is loaded as it is
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Part};
+use skep_onnx::OnnxModel;
+use skep_store::{ErrorKind, FillError, Lease, StoreError, Wanted};
+
+use crate::{Baked, Weights};
+
+/// Models with less are loaded as they are: what there is to share is less than what a form costs.
+const MIN_MODEL_BYTES: u64 = 1 << 20;
+
+/// Weights below a page stay in the graph: each of the others takes pages of its own.
+pub const MIN_WEIGHT_BYTES: usize = 4096;
+
+/// The layout's name of weights as the model's file has them: all backends share these.
+pub const PLAIN: &str = "plain";
+
+/// A model as a backend bakes it.
+pub trait Bakes {
+    /// The model's file, for messages.
+    fn path(&self) -> &Path;
+
+    /// The files that the model consists of.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// Why there is no form of it, where that can be told beforehand.
+    fn unfit(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What its form depends on, beside the content of its files; the first says whose forms these are and what they mean.
+    fn depends_on(&self) -> Vec<Vec<u8>>;
+
+    /// Makes its form: adds the tensors, and returns the rest.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn make(&self, making: &mut Making) -> Result<Rest, NoForm>;
+}
+
+/// What a form has beside its tensors.
+#[derive(Debug)]
+pub struct Rest {
+    /// The graph, in the runtime's own format.
+    pub graph: Vec<u8>,
+    /// What the backend wants to know again.
+    pub notes: BTreeMap<String, String>,
+}
+
+/// Why there is no form.
+#[derive(Debug)]
+pub enum NoForm {
+    /// This model has none, and never will.
+    Never(String),
+    /// Not now.
+    Now(String),
+}
+
+impl From<io::Error> for NoForm {
+    fn from(error: io::Error) -> Self {
+        Self::Now(error.to_string())
+    }
+}
+
+impl From<CacheError> for NoForm {
+    fn from(error: CacheError) -> Self {
+        Self::Now(error.to_string())
+    }
+}
+
+/// Why a form was not loaded.
+#[derive(Debug)]
+pub enum Failure {
+    /// The form is damaged, and has been removed: it can be made again.
+    Damaged(String),
+    /// It cannot be used here or now.
+    Unusable(String),
+}
+
+impl Failure {
+    /// Removes a damaged form.
+    #[must_use]
+    pub fn damaged(form: &Form, why: &str) -> Self {
+        form.forget();
+        Self::Damaged(why.to_owned())
+    }
+}
+
+/// How a model is to be loaded.
+enum Answer {
+    /// From this form.
+    Form {
+        form: Form,
+        /// Made just now.
+        is_new: bool,
+    },
+    /// Without one, because.
+    AsItIs(String),
+}
+
+impl Answer {
+    fn of(found: Found) -> Option<Self> {
+        match found {
+            Found::Form(form) => Some(Self::Form {
+                form,
+                is_new: false,
+            }),
+            Found::Unusable(why) => Some(Self::AsItIs(why)),
+            Found::Nothing => None,
+        }
+    }
+}
+
+/// What is known before anything is made.
+enum Known {
+    Answer(Answer),
+    /// Nothing but what the form would be found by.
+    Nothing(Key),
+}
+
+/// Loads a model by its form, which is made if it is not there. `None` where the model is to be loaded as it is; the log
+/// says why. `open` may be called a second time, where the form turned out to be damaged.
+pub fn load<T>(
+    subject: &impl Bakes,
+    weights: &Weights,
+    open: impl Fn(&Form) -> Result<T, Failure>,
+) -> Option<T> {
+    let path = subject.path().display();
+    for _ in 0..2 {
+        let form = match form(subject, weights) {
+            Ok(Answer::Form { form, .. }) => form,
+            Ok(Answer::AsItIs(why)) => {
+                tracing::debug!("`{path}` is loaded without a baked form: {why}");
+                return None;
+            }
+            Err(why) => {
+                tracing::warn!("`{path}` is loaded without a baked form: {why}");
+                return None;
+            }
+        };
+        match open(&form) {
+            Ok(loaded) => return Some(loaded),
+            Err(Failure::Damaged(why)) if weights.cache.is_reader() => {
+                tracing::warn!("`{path}` is loaded without its baked form: {why}");
+                return None;
+            }
+            Err(Failure::Damaged(why)) => {
+                tracing::warn!("the baked form of `{path}` is made anew: {why}");
+            }
+            Err(Failure::Unusable(why)) => {
+                tracing::warn!("`{path}` is loaded without its baked form: {why}");
+                return None;
+            }
+        }
+    }
+    None
+}
+
+/// Whether a load would make no form.
+pub fn is_baked(subject: &impl Bakes, weights: &Weights) -> bool {
+    !matches!(find(subject, weights), Ok(Known::Nothing(_)))
+}
+
+/// Makes the form if it is not there, or damaged.
+pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
+    // A load looks at no more of a form than it takes; who bakes wants a whole one.
+    if let Ok(Known::Answer(Answer::Form { form, .. })) = find(subject, weights)
+        && let Err(error) = form.verify()
+    {
+        let path = subject.path().display();
+        tracing::warn!("the baked form of `{path}` is made anew: {error}");
+    }
+    match form(subject, weights) {
+        Ok(Answer::Form { form, is_new: true }) => Baked::Made {
+            bytes: form.bytes(),
+        },
+        Ok(Answer::Form { form, .. }) => Baked::Known {
+            bytes: form.bytes(),
+        },
+        Ok(Answer::AsItIs(why)) | Err(why) => Baked::AsItIs(why),
+    }
+}
+
+/// Gets tensors of a form from the store, out of the cache where nobody has them.
+///
+/// # Errors
+/// [`Failure::Damaged`] for tensors that the cache does not have as they were, otherwise [`Failure::Unusable`].
+pub fn acquire(form: &Form, weights: &Weights, parts: &[&Part]) -> Result<Lease, Failure> {
+    let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
+    let mut fill = |index: usize, bytes: &mut [u8]| {
+        let read = form.read(&wanted[index], bytes);
+        read.map_err(FillError::new)
+    };
+    let acquired = weights
+        .store
+        .acquire(&weights.tenant, &wanted, weights.order, &mut fill);
+    let unusable = |error: StoreError| Failure::Unusable(format!("the tensor store: {error}"));
+    acquired.map_err(|error| match error.kind() {
+        // A store in another process says which tensor it was in words only.
+        ErrorKind::Content => match form.verify() {
+            Err(damage) => Failure::Damaged(damage.to_string()),
+            Ok(()) => unusable(error),
+        },
+        ErrorKind::Fill => Failure::damaged(form, &error.to_string()),
+        _ => unusable(error),
+    })
+}
+
+/// The model's file at `path` and those beside it that it refers to.
+#[must_use]
+pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let beside = onnx.external_files();
+    let beside = beside.iter().map(|name| directory.join(name));
+    std::iter::once(path.to_owned()).chain(beside).collect()
+}
+
+/// The form, out of the cache or made now.
+///
+/// # Errors
+/// Why it could not be made this time.
+fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
+    let key = match find(subject, weights)? {
+        Known::Answer(answer) => return Ok(answer),
+        Known::Nothing(_) if weights.cache.is_reader() => {
+            return Ok(Answer::AsItIs("it has not been baked".to_owned()));
+        }
+        Known::Nothing(key) => key,
+    };
+    match weights.cache.begin(&key).map_err(|e| e.to_string())? {
+        Begun::Making(making) => make(subject, making, weights),
+        Begun::Found(found) => Answer::of(found)
+            .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
+    }
+}
+
+/// What is known of the form before it is made.
+///
+/// # Errors
+/// When the model's files cannot be read.
+fn find(subject: &impl Bakes, weights: &Weights) -> Result<Known, String> {
+    let files = subject.files();
+    let bytes: u64 = files
+        .iter()
+        .filter_map(|file| fs::metadata(file).ok())
+        .map(|metadata| metadata.len())
+        .sum();
+    if bytes < MIN_MODEL_BYTES {
+        let why = format!("it has {bytes} bytes, less than {MIN_MODEL_BYTES}");
+        return Ok(Known::Answer(Answer::AsItIs(why)));
+    }
+    if let Some(why) = subject.unfit() {
+        return Ok(Known::Answer(Answer::AsItIs(why.to_owned())));
+    }
+    let content = weights.cache.content(&files).map_err(|e| e.to_string())?;
+    let depends_on = subject.depends_on();
+    let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
+    parts.insert(parts.len().min(1), &content);
+    let key = Key::of(&parts);
+    let answer = Answer::of(weights.cache.look_up(&key));
+    Ok(answer.map_or(Known::Nothing(key), Known::Answer))
+}
+
+fn make(subject: &impl Bakes, mut making: Making, weights: &Weights) -> Result<Answer, String> {
+    let began = Instant::now();
+    let path = subject.path().display();
+    let Rest { graph, notes } = match subject.make(&mut making) {
+        Ok(rest) => rest,
+        Err(NoForm::Now(why)) => return Err(why),
+        Err(NoForm::Never(why)) => {
+            if let Err(error) = making.unusable(&why) {
+                tracing::warn!("{error}");
+            }
+            return Err(why);
+        }
+    };
+    let form = making.finish(&graph, notes).map_err(|e| e.to_string())?;
+    tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
+    // What is over the budget goes now; that nothing could be removed is no reason not to serve.
+    if let Err(error) = weights.cache.collect() {
+        tracing::warn!("{error}");
+    }
+    Ok(Answer::Form { form, is_new: true })
+}
