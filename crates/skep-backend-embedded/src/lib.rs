@@ -1,7 +1,7 @@
 //! The embedded backend: ONNX models in pure Rust, with nothing installed.
 //!
-//! The engine is rten. It is fast on the large networks and sparing with memory (one copy of the weights, in the mapped
-//! file where that is possible), but it knows fewer datatypes and operators than ONNX, and takes some of what it does not
+//! The engine is rten. It is fast on the large networks and sparing with memory (one copy of the weights, in the tensor
+//! store, or in the mapped file where that is possible), but it knows fewer datatypes and operators than ONNX, and takes some of what it does not
 //! know for something else. This backend never approximates: what would be computed wrongly is refused, at load where the
 //! file shows it (`audit`, `refusals`), per request where the values do.
 //!
@@ -10,6 +10,7 @@
 //! arithmetic whose intermediate results leave 32 bits wraps around. And `Relu` and `Clip` do not pass NaN on.
 
 mod audit;
+mod bake;
 mod convert;
 mod model;
 mod normalize;
@@ -19,12 +20,14 @@ mod weights;
 use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
-use skep_backend::{Backend, BackendError, Capabilities, ErrorKind, LoadRequest, Model};
+use skep_backend::{
+    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, baking,
+};
 use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
 use skep_types::{ModelSignature, TensorSpec};
 
-use crate::{model::EmbeddedModel, weights::LoadedModel};
+use crate::{bake::Subject, model::EmbeddedModel, weights::LoadedModel};
 
 /// The backend's name in configurations.
 pub const NAME: &str = "embedded";
@@ -53,31 +56,18 @@ impl Backend for Embedded {
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let path = request.file.path();
         let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
-        let unsupported = |reason: String| {
-            failure(
-                ErrorKind::Unsupported,
-                path,
-                &format!("{reason}\n{}", audit::HINT),
-            )
-        };
-        let mut onnx =
-            OnnxModel::decode(request.file.bytes().clone()).map_err(|e| invalid(e.to_string()))?;
-        // The engine takes defaults for constants: an input that the configuration names must have none.
-        for input in request.config.fed_inputs() {
-            onnx.forget_default(input);
-        }
-        let signature = onnx.signature().map_err(|e| invalid(e.to_string()))?;
-        weights::resolve_external(onnx.proto_mut(), path).map_err(invalid)?;
-        audit::audit(&onnx).map_err(unsupported)?;
-        normalize::write_defaults(onnx.proto_mut());
+        let (subject, signature) = audited(request)?;
         // The engine knows all or nothing.
         let level = request.config.execution().graph_optimization;
         let optimize = level != GraphOptimization::Disable;
-        let loaded =
-            LoadedModel::load(onnx.into_proto(), optimize).map_err(|error| match error.kind() {
-                LoadErrorKind::OperatorInvalid => unsupported(error.to_string()),
+        let baked = request.weights;
+        let loaded = match baked.and_then(|weights| subject.load_baked(weights, optimize)) {
+            Some(loaded) => loaded,
+            None => subject.load(optimize).map_err(|error| match error.kind() {
+                LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
                 _ => invalid(error.to_string()),
-            })?;
+            })?,
+        };
         let (inputs, outputs) = nodes(&loaded, &signature).map_err(invalid)?;
         Ok(Arc::new(EmbeddedModel {
             threads: threads(request),
@@ -87,6 +77,56 @@ impl Backend for Embedded {
             outputs,
         }))
     }
+
+    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
+        let Some((weights, subject)) = request.weights.zip(decoded(request).ok()) else {
+            return true;
+        };
+        baking::is_baked(&subject, weights)
+    }
+
+    fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(Baked::AsItIs("there is no cache".to_owned()));
+        };
+        let (subject, _) = audited(request)?;
+        Ok(baking::bake(&subject, weights))
+    }
+}
+
+/// The model as its file has it, less the defaults of inputs that are fed.
+fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
+    let path = request.file.path();
+    let mut onnx = OnnxModel::decode(request.file.bytes().clone())
+        .map_err(|error| failure(ErrorKind::InvalidModel, path, &error.to_string()))?;
+    // The engine takes defaults for constants: an input that the configuration names must have none.
+    let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
+    forgotten.retain(|input| onnx.forget_default(input));
+    forgotten.sort();
+    Ok(Subject {
+        path,
+        files: baking::files(path, &onnx),
+        onnx,
+        forgotten,
+    })
+}
+
+/// A model that the engine computes rightly, and its signature.
+fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature), BackendError> {
+    let path = request.file.path();
+    let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
+    let mut subject = decoded(request)?;
+    let signature = subject.onnx.signature();
+    let signature = signature.map_err(|error| invalid(error.to_string()))?;
+    weights::resolve_external(subject.onnx.proto_mut(), path).map_err(invalid)?;
+    audit::audit(&subject.onnx).map_err(|reason| unsupported(path, &reason))?;
+    Ok((subject, signature))
+}
+
+/// A model for another backend.
+fn unsupported(path: &Path, reason: &str) -> BackendError {
+    let reason = format!("{reason}\n{}", audit::HINT);
+    failure(ErrorKind::Unsupported, path, &reason)
 }
 
 fn failure(kind: ErrorKind, path: &Path, reason: &str) -> BackendError {

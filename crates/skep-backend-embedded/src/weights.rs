@@ -1,8 +1,9 @@
 //! Weights where they lie.
 //!
 //! The engine copies weights that are inside of the model's file, and takes those from files beside it in place. So all
-//! weights become such: each large initializer is cut out of the message and handed over as a slice, of the mapped file
-//! where the slice is aligned for its elements, of an aligned copy where it is not.
+//! weights become such: each large initializer is cut out of the message and handed over as a slice: of the tensor store
+//! for models that are baked ([`bake`](crate::bake)), otherwise of the mapped file where the slice is aligned for its
+//! elements, of an aligned copy where it is not.
 //!
 //! ```text
 //! model.onnx (mapped)  [ graph | raw_data of w0 | ... | raw_data of w1 ]      message without them -> engine
@@ -21,16 +22,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use prost::Message;
 use rten::{LoadError, ModelOptions};
 use skep_backend::ModelFile;
 use skep_proto::onnx::{
     GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
 };
 use skep_tensor::AlignedBuffer;
+use skep_types::DataType;
 
 /// Tensors below this many bytes stay in the message: there is nothing to gain, and shape arithmetic reads them there.
-const MIN_BYTES: usize = 1024;
+pub(crate) const MIN_BYTES: usize = 1024;
 
 /// An engine's model together with the memory that its weights lie in.
 pub(crate) struct LoadedModel {
@@ -40,34 +41,31 @@ pub(crate) struct LoadedModel {
 }
 
 impl LoadedModel {
-    /// Loads a model whose external tensors were [resolved](resolve_external).
+    /// Loads a message whose large tensors are those of `weights`, by alias; their memory is kept, and used where it lies
+    /// if it is aligned for its elements.
     ///
     /// `optimize` lets the engine rewrite the graph. Where that folds a normalisation into a convolution, the folded
-    /// weights are new, private memory, and those in the file are not used any more.
-    pub(crate) fn load(mut proto: ModelProto, optimize: bool) -> Result<Self, LoadError> {
-        let mut weights = Vec::new();
-        if let Some(graph) = &mut proto.graph {
-            for_each_initializer(graph, &mut |tensor| {
-                if let Some(data) = cut_out(tensor, weights.len()) {
-                    weights.push(data);
-                }
-                Ok::<(), std::convert::Infallible>(())
-            })
-            .unwrap_or_else(|never| match never {});
-        }
+    /// weights are new, private memory, and those handed in are not used any more.
+    pub(crate) fn load(
+        message: Vec<u8>,
+        weights: impl IntoIterator<Item = (String, Bytes)>,
+        optimize: bool,
+    ) -> Result<Self, LoadError> {
         let mut options = ModelOptions::with_all_ops();
         options.enable_optimization(optimize);
-        for (index, data) in weights.iter().enumerate() {
+        let mut kept = Vec::new();
+        for (alias, data) in weights {
             // SAFETY: the memory behind a `Bytes` neither moves nor changes while a clone of it lives. The engine's
             // model, the only holder of this slice after `options`, is dropped before `_weights` (see the fields), and
             // what a run returns is memory of its own.
-            let data: &'static [u8] = unsafe { slice::from_raw_parts(data.as_ptr(), data.len()) };
-            options.external_data_static(&alias(index), data);
+            let slice: &'static [u8] = unsafe { slice::from_raw_parts(data.as_ptr(), data.len()) };
+            options.external_data_static(&alias, slice);
+            kept.push(data);
         }
-        let model = options.load(proto.encode_to_vec())?;
+        let model = options.load(message)?;
         Ok(Self {
             model,
-            _weights: weights,
+            _weights: kept,
         })
     }
 
@@ -77,31 +75,59 @@ impl LoadedModel {
     }
 }
 
-/// The name under which the engine asks for a slice; it insists on this ending.
-fn alias(index: usize) -> String {
-    format!("{index}.data")
+/// A large tensor, taken out of a message.
+pub(crate) struct Cut {
+    /// The name under which the engine asks for it.
+    pub(crate) alias: String,
+    pub(crate) datatype: DataType,
+    pub(crate) dims: Vec<i64>,
+    /// Aligned for its elements.
+    pub(crate) bytes: Bytes,
 }
 
-/// Takes a large tensor's data out of the message and leaves a reference to it.
-fn cut_out(tensor: &mut TensorProto, index: usize) -> Option<Bytes> {
+/// Takes the tensors of at least so many bytes out of a message whose external tensors were
+/// [resolved](resolve_external), and leaves references to them.
+pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<Cut> {
+    let mut cuts = Vec::new();
+    if let Some(graph) = &mut proto.graph {
+        for_each_initializer(graph, &mut |tensor| {
+            cuts.extend(cut_one(tensor, min_bytes, cuts.len()));
+            Ok::<(), std::convert::Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+    }
+    cuts
+}
+
+fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<Cut> {
     let alignment = crate::convert::in_place_size(tensor.data_type())?;
-    let data = tensor.raw_data.take_if(|data| data.len() >= MIN_BYTES)?;
+    let datatype = skep_onnx::datatype(tensor.data_type())?;
+    let data = tensor.raw_data.take_if(|data| data.len() >= min_bytes)?;
+    // The engine insists on this ending.
+    let alias = format!("{index}.data");
     let entry = |key: &str, value: String| StringStringEntryProto {
         key: Some(key.to_owned()),
         value: Some(value),
     };
     tensor.set_data_location(DataLocation::External);
     tensor.external_data = vec![
-        entry("location", alias(index)),
+        entry("location", alias.clone()),
         entry("offset", "0".to_owned()),
         entry("length", data.len().to_string()),
     ];
-    if data.as_ptr().addr() % alignment == 0 {
-        return Some(data);
-    }
-    let mut aligned = AlignedBuffer::zeroed(data.len());
-    aligned.copy_from_slice(&data);
-    Some(aligned.freeze())
+    let bytes = if data.as_ptr().addr() % alignment == 0 {
+        data
+    } else {
+        let mut aligned = AlignedBuffer::zeroed(data.len());
+        aligned.copy_from_slice(&data);
+        aligned.freeze()
+    };
+    Some(Cut {
+        alias,
+        datatype,
+        dims: tensor.dims.clone(),
+        bytes,
+    })
 }
 
 /// Puts slices of mapped files in the place of references to files beside the model.

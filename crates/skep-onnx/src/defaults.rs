@@ -55,12 +55,13 @@ impl OnnxModel {
     }
 
     /// Makes an input that has a default one that has none, for an engine that would take the default for a constant.
-    pub fn forget_default(&mut self, name: &str) {
-        if self.with_default(name).is_some()
-            && let Some(graph) = &mut self.proto_mut().graph
-        {
+    /// Whether it had one.
+    pub fn forget_default(&mut self, name: &str) -> bool {
+        let had = self.with_default(name).is_some();
+        if had && let Some(graph) = &mut self.proto_mut().graph {
             graph.initializer.retain(|tensor| tensor.name() != name);
         }
+        had
     }
 
     fn with_default(&self, name: &str) -> Option<(&ValueInfoProto, &TensorProto)> {
@@ -209,7 +210,8 @@ mod tests {
             self::model(8, raw).default_value("optional"),
             Some(Ok(value))
         );
-        model.forget_default("optional");
+        assert!(model.forget_default("optional"));
+        assert!(!model.forget_default("optional"));
         assert_eq!(names(&model, &[]), ["optional", "required"]);
     }
 
