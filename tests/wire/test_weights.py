@@ -10,20 +10,21 @@ from weights import KINDS, config, outputs
 EXPLICIT = "--model-control-mode=explicit"
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "embedded"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_the_same_to_the_bit_wherever_weights_lie(repository, tmp_path, kind):
-    repository.generate(kind, "m", config=config("thread"))
+def test_answers_are_the_same_to_the_bit_wherever_weights_lie(repository, tmp_path, kind, backend):
+    repository.generate(kind, "m", config=config("thread", backend=backend))
     with Server(repository, "--weight-cache=off") as server:
         expected = outputs(server, kind)
         assert expected != outputs(server, kind, seed=2)
     weights = tmp_path / "weights"
     # The first server fills the directory, the others use what is there.
     for isolation in ("thread", "thread", "process"):
-        repository.config("m", config(isolation, instances=2))
+        repository.config("m", config(isolation, instances=2, backend=backend))
         with Server(repository, f"--weight-cache={weights}") as server:
             assert outputs(server, kind) == expected, isolation
         assert any(path.is_file() for path in weights.rglob("*"))
-    repository.config("m", config("process"))
+    repository.config("m", config("process", backend=backend))
     with Server(repository, "--weight-cache=off") as server:
         assert outputs(server, kind) == expected
 

@@ -24,8 +24,8 @@ PACKED_IN, PACKED_OUT = 32768, 17
 INPUTS = {**KINDS, "packed": [("x", "FP32", [PACKED_IN], None)]}
 
 
-def config(isolation, instances=1):
-    return f"""backend: "onnxruntime" max_batch_size: 8 instance_group {{ count: {instances} kind: KIND_CPU }}
+def config(isolation, instances=1, backend="onnxruntime"):
+    return f"""backend: "{backend}" max_batch_size: 8 instance_group {{ count: {instances} kind: KIND_CPU }}
         parameters {{ key: "isolation" value {{ string_value: "{isolation}" }} }}"""
 
 

@@ -1,0 +1,391 @@
+//! Models loaded by their baked forms answer to the bit what they answer when they are loaded as they are, whatever
+//! happens to cache and store.
+#![allow(clippy::expect_used, reason = "tests state what they expect")]
+
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use skep_backend::{
+    Backend as _, BackendError, Baked, ErrorKind, LoadRequest, Model, ModelFile, OutputSlot,
+    Weights,
+    conformance::{Graph, config, fp32, tensor},
+};
+use skep_backend_embedded::Embedded;
+use skep_cache::Cache;
+use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
+use skep_tensor::Tensor;
+use skep_testkit::{Inputs, Kind, Options, Variant, generate, inputs};
+use skep_types::DataType;
+use tempfile::TempDir;
+
+/// As large as a form's smallest model.
+const LARGE: usize = 1 << 20;
+
+/// A cache directory, a store, and a model beside them.
+struct Node {
+    root: TempDir,
+    weights: Weights,
+}
+
+impl Node {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let cache = root.path().join("cache");
+        Self {
+            weights: Weights {
+                cache: Cache::open(&cache, 1 << 30).expect("a cache"),
+                store: Store::in_process(StoreOptions::default()),
+                tenant: Tenant::default(),
+                order: LoadOrder::Random(7),
+                keep_unloaded: Duration::ZERO,
+            },
+            root,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.root.path().join("model.onnx")
+    }
+
+    fn model(&self, kind: &Kind, options: &Options) -> PathBuf {
+        let model = generate(kind, options).expect("a model");
+        model.write(self.path()).expect("written");
+        self.path()
+    }
+
+    fn graph(&self, graph: Graph) -> PathBuf {
+        fs::write(self.path(), graph.encode()).expect("written");
+        self.path()
+    }
+
+    fn stat(&self) -> Stat {
+        let stat = self.weights.store.stat(&self.weights.tenant);
+        stat.expect("figures")
+    }
+
+    /// The same cache, and a store that has nothing.
+    fn restart(&mut self) {
+        self.weights.store = Store::in_process(StoreOptions::default());
+    }
+
+    fn tensors(&self) -> Vec<PathBuf> {
+        files(&self.weights.cache.root().join("tensors"))
+    }
+
+    /// Graph and manifest of each form.
+    fn forms(&self) -> Vec<PathBuf> {
+        files(&self.weights.cache.root().join("models"))
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("read") {
+        let path = entry.expect("read").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn with_request<T>(
+    path: &Path,
+    pbtxt: &str,
+    weights: Option<&Weights>,
+    then: impl FnOnce(&LoadRequest<'_>) -> T,
+) -> T {
+    then(&LoadRequest {
+        file: &ModelFile::open(path).expect("opened"),
+        config: &config("embedded", pbtxt),
+        threads: NonZeroUsize::MIN,
+        weights,
+    })
+}
+
+fn try_load(
+    path: &Path,
+    pbtxt: &str,
+    weights: Option<&Weights>,
+) -> Result<Arc<dyn Model>, BackendError> {
+    with_request(path, pbtxt, weights, |request| Embedded.load(request))
+}
+
+fn load(path: &Path, pbtxt: &str, weights: Option<&Weights>) -> Arc<dyn Model> {
+    try_load(path, pbtxt, weights).expect("loaded")
+}
+
+fn run(model: &Arc<dyn Model>, given: &[Tensor]) -> Vec<Tensor> {
+    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let views: Vec<_> = given.iter().map(Tensor::view).collect();
+    let outputs = model.signature().outputs.len();
+    let mut slots: Vec<OutputSlot> = (0..outputs).map(OutputSlot::new).collect();
+    instance.execute(&views, &mut slots).expect("runs");
+    let outputs = slots.into_iter().map(OutputSlot::into_tensor);
+    outputs.map(|output| output.expect("filled")).collect()
+}
+
+fn answers(model: &Arc<dyn Model>, kind: &Kind) -> Vec<Tensor> {
+    let of = |batch| {
+        let wanted = Inputs {
+            seed: 5,
+            batch,
+            sequence: 9,
+        };
+        let given: Vec<Tensor> = inputs(kind, wanted)
+            .into_iter()
+            .map(|input| Tensor::new(input.datatype, input.shape, input.data.into()).expect("fits"))
+            .collect();
+        run(model, &given)
+    };
+    [1, 3].into_iter().flat_map(of).collect()
+}
+
+fn kind(text: &str) -> Kind {
+    Kind::from_str(text).expect("a kind")
+}
+
+const MLP: &str = "mlp:layers=256x512x512x512x10";
+
+/// The engine leaves the graph as it is written.
+const AS_WRITTEN: &str = "optimization { graph { level: 2 } }";
+
+#[test]
+fn baked_models_answer_as_plain_ones_and_share_their_weights() {
+    for (name, pbtxt) in [
+        (MLP, ""),
+        (MLP, AS_WRITTEN),
+        ("cnn", ""),
+        ("mobilenetv2", ""),
+        ("mobilenetv2", AS_WRITTEN),
+        ("bert-tiny", ""),
+    ] {
+        let kind = kind(name);
+        let mut node = Node::new();
+        let path = node.model(&kind, &Options::default());
+        let plain = answers(&load(&path, pbtxt, None), &kind);
+        let first = load(&path, pbtxt, Some(&node.weights));
+        let bytes = fs::metadata(&path).expect("there").len();
+        let is_baked = bytes >= LARGE as u64;
+        assert_eq!(node.forms().len(), if is_baked { 2 } else { 0 }, "{name}");
+        assert!(answers(&first, &kind) == plain, "{name}: made");
+
+        let stored = node.stat().bytes_stored;
+        assert!(!is_baked || stored > bytes / 10 * 9, "{name}: {stored}");
+        let second = load(&path, pbtxt, Some(&node.weights));
+        assert!(answers(&second, &kind) == plain, "{name}: of the store");
+        assert_eq!(node.stat().bytes_stored, stored, "{name}: nothing twice");
+        assert_eq!(node.stat().bytes_leased, 2 * stored, "{name}: held");
+        drop((first, second));
+        assert_eq!(node.stat().bytes_leased, 0, "{name}: let go");
+
+        node.restart();
+        let third = load(&path, pbtxt, Some(&node.weights));
+        assert!(answers(&third, &kind) == plain, "{name}: of the cache");
+    }
+}
+
+#[test]
+fn variants_and_tenants() {
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let base = load(&path, "", Some(&node.weights));
+    let alone = node.stat().bytes_stored;
+
+    let variant = Options {
+        variant: Some(Variant::named(&kind, "head", 3).expect("a variant")),
+        ..Options::default()
+    };
+    let path = node.model(&kind, &variant);
+    let plain = answers(&load(&path, "", None), &kind);
+    let other = load(&path, "", Some(&node.weights));
+    assert!(answers(&other, &kind) == plain);
+    let both = node.stat().bytes_stored;
+    assert!(both - alone < alone / 10, "{alone} and {both} bytes");
+
+    // Of another tenant nothing is shared.
+    node.weights.tenant = Tenant::named("other").expect("a name");
+    let theirs = load(&path, "", Some(&node.weights));
+    assert!(answers(&theirs, &kind) == plain);
+    assert!(node.stat().bytes_stored >= alone * 9 / 10);
+    drop((base, other, theirs));
+}
+
+#[test]
+fn damage_is_mended() {
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(&path, "", None), &kind);
+    drop(load(&path, "", Some(&node.weights)));
+    let whole = node.tensors();
+    for index in 0..whole.len() {
+        let mut bytes = fs::read(&whole[index]).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&whole[index], bytes).expect("written");
+        node.restart();
+        let model = load(&path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "tensor {index}");
+        assert_eq!(node.tensors(), whole, "made anew");
+        assert_ne!(node.stat().bytes_stored, 0, "and used");
+    }
+}
+
+#[test]
+fn a_cache_that_takes_nothing_leaves_plain_loads() {
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(&path, "", None), &kind);
+    let check = |node: &Node| {
+        let model = load(&path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain);
+        assert_eq!(node.stat().bytes_stored, 0);
+    };
+    // Too small for the form.
+    let small = node.root.path().join("small");
+    node.weights.cache = Cache::open(&small, 1 << 20).expect("a cache");
+    check(&node);
+    assert_eq!(node.forms(), Vec::<PathBuf>::new());
+    // Nothing can be written.
+    let gone = node.root.path().join("gone");
+    node.weights.cache = Cache::open(&gone, 1 << 30).expect("a cache");
+    fs::remove_dir_all(&gone).expect("removed");
+    check(&node);
+}
+
+#[test]
+fn a_changed_model_has_another_form_and_every_level_of_optimisation_the_same() {
+    let kind = kind(MLP);
+    let node = Node::new();
+    for seed in [1, 2] {
+        let options = Options {
+            seed,
+            external_data: true,
+            ..Options::default()
+        };
+        let path = node.model(&kind, &options);
+        for pbtxt in ["", AS_WRITTEN] {
+            let plain = answers(&load(&path, pbtxt, None), &kind);
+            let model = load(&path, pbtxt, Some(&node.weights));
+            assert!(answers(&model, &kind) == plain, "seed {seed}, `{pbtxt}`");
+        }
+    }
+    assert_eq!(node.forms().len(), 2 * 2);
+}
+
+/// `y = x + w` over as many elements as a form's smallest model has bytes for, where `w` is an input with a default.
+fn with_default() -> Graph {
+    let size = (LARGE / 4).to_string();
+    Graph::new()
+        .input("x", DataType::Fp32, &["1"])
+        .input("w", DataType::Fp32, &[&size])
+        .output("y", DataType::Fp32, &[&size])
+        .initializer("w", &fp32(&[LARGE / 4], &vec![3.0; LARGE / 4]))
+        .node("Add", &["x", "w"], &["y"], &[])
+}
+
+#[test]
+fn a_default_that_is_fed_makes_another_form_than_one_that_is_left_out() {
+    let node = Node::new();
+    let path = node.graph(with_default());
+    let size = LARGE / 4;
+    let fed = format!(
+        "input [{{ name: 'x' data_type: TYPE_FP32 dims: 1 }}, {{ name: 'w' data_type: TYPE_FP32 dims: {size} }}]
+         output {{ name: 'y' data_type: TYPE_FP32 dims: {size} }}"
+    );
+    let x = fp32(&[1], &[1.0]);
+    let y = |value: f32| vec![fp32(&[size], &vec![value; size])];
+    for weights in [None, Some(&node.weights), Some(&node.weights)] {
+        let constant = load(&path, "", weights);
+        assert!(run(&constant, std::slice::from_ref(&x)) == y(4.0));
+        let input = load(&path, &fed, weights);
+        let given = [x.clone(), fp32(&[size], &vec![7.0; size])];
+        assert!(run(&input, &given) == y(8.0));
+    }
+    assert_eq!(node.forms().len(), 2 * 2);
+}
+
+#[test]
+fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
+    let node = Node::new();
+    let path = node.model(&kind(MLP), &Options::default());
+    let with = |then: fn(&LoadRequest<'_>) -> Result<(bool, Baked), BackendError>| {
+        with_request(&path, "", Some(&node.weights), then)
+    };
+    let both = |request: &LoadRequest<'_>| {
+        let was_baked = Embedded.is_baked(request);
+        Ok((was_baked, Embedded.bake(request)?))
+    };
+    let Ok((false, Baked::Made { bytes })) = with(both) else {
+        unreachable!("nothing was there")
+    };
+    assert!(bytes > LARGE as u64);
+    assert_eq!(with(both), Ok((true, Baked::Known { bytes })));
+    assert_eq!(node.stat().bytes_stored, 0, "nothing was loaded");
+
+    let small = Graph::new()
+        .input("x", DataType::Fp32, &["n"])
+        .output("y", DataType::Fp32, &["n"])
+        .node("Neg", &["x"], &["y"], &[]);
+    node.graph(small);
+    let Ok((true, Baked::AsItIs(why))) = with(both) else {
+        unreachable!("too small")
+    };
+    assert!(why.ends_with("less than 1048576"), "{why}");
+}
+
+#[test]
+fn what_is_refused_is_refused_with_weights_too_and_leaves_no_form() {
+    let node = Node::new();
+    let half = tensor(DataType::Fp16, &[LARGE / 2], vec![0; LARGE]);
+    let refused = with_default().initializer("half", &half);
+    let unknown = with_default().output("z", DataType::Fp32, &["1"]).node(
+        "NoSuchOperator",
+        &["x"],
+        &["z"],
+        &[],
+    );
+    for (graph, expected) in [
+        (refused, "tensor `half` has datatype FLOAT16"),
+        (unknown, "NoSuchOperator operator not supported"),
+    ] {
+        let path = node.graph(graph);
+        let plain = try_load(&path, "", None).map(|_| ()).expect_err(expected);
+        assert_eq!(plain.kind(), ErrorKind::Unsupported);
+        assert!(plain.to_string().contains(expected), "{plain}");
+        for _ in 0..2 {
+            let error = try_load(&path, "", Some(&node.weights)).map(|_| ());
+            assert_eq!(error, Err(plain.clone()));
+        }
+    }
+    assert_eq!(node.tensors(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn loads_of_one_model_at_once_bake_it_once() {
+    let kind = kind(MLP);
+    let node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(&path, "", None), &kind);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let model = load(&path, "", Some(&node.weights));
+                assert!(answers(&model, &kind) == plain);
+            });
+        }
+    });
+    assert_eq!(node.forms().len(), 2);
+}
