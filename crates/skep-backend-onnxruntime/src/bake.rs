@@ -7,31 +7,32 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::CString,
-    fs,
+    fs::{self, File},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
 use prost::Message as _;
-use skep_alloc::{LoadUse, load};
+use skep_alloc::{LoadUse, LoadedBlock, load};
 use skep_backend::{
     BackendError, LoadRequest,
-    baking::{self, Bakes, NoForm, Rest},
+    baking::{self, Bakes, Failure, NoForm, Rest},
 };
 use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
 use skep_onnx::OnnxModel;
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
-use skep_store::Description;
+use skep_store::{Description, Place, Wanted};
 use skep_types::DataType;
 
 use crate::{
     OnnxRuntime, baked,
-    ffi::{self, Session, Weight},
+    ffi::{self, Session, SessionOptions, Weight},
     machine, options,
     sessions::Shared,
-    trial,
+    trial::{self, Trial},
 };
 
 /// Changes when what a form holds or means does.
@@ -69,10 +70,13 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Of the library, while it makes a form: what it cannot load, or load again, it never can.
+/// Of the library, while it makes a form: what it cannot load, or load again, it never can, unless it lacked memory.
 impl From<ffi::ApiError> for NoForm {
     fn from(error: ffi::ApiError) -> Self {
-        Self::Never(error.message)
+        match error.code {
+            ffi::Code::RUNTIME_EXCEPTION => Self::Now(error.message),
+            _ => Self::Never(error.message),
+        }
     }
 }
 
@@ -99,19 +103,28 @@ impl Bakes for Subject<'_> {
         vec![
             FORM.to_vec(),
             self.backend.version().into(),
+            self.backend.runtime.build().into(),
             machine::instruction_sets().into(),
+            machine::settings(),
             level.into(),
         ]
     }
 
     fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
-        self.rewrite(making.directory())?.keep(making)
+        let (baked, plain) = self.rewrite(making.directory())?;
+        let packed = baked.add_to(making)?;
+        let session = self.replayed(&baked, making, &packed)?;
+        self.same_answers(plain, session)?;
+        Ok(Rest {
+            graph: baked.graph,
+            notes: BTreeMap::from([(baked::BLOCKS.to_owned(), baked::write_blocks(&baked.blocks))]),
+        })
     }
 }
 
 impl Subject<'_> {
-    /// Lets the library rewrite and pack, and compares answers.
-    fn rewrite(&self, directory: &Path) -> Result<Baked, NoForm> {
+    /// Lets the library rewrite and pack. The session of the model as it is comes back as well.
+    fn rewrite(&self, directory: &Path) -> Result<(Baked, Session), NoForm> {
         let graph_path = directory.join("model.onnx");
         let runtime = self.backend.runtime;
         let mut options = options::session_options(runtime, &self.setting)?;
@@ -150,18 +163,8 @@ impl Subject<'_> {
         let loaded_path = directory.join(GRAPH);
         fs::write(&loaded_path, &graph)?;
 
-        // Whatever this model's own setting is: the form is that of any, and only so is what is packed seen.
-        let execution = ExecutionOptions {
-            memory_planner: MemoryPlanner::Planned,
-            ..self.setting.execution.clone()
-        };
-        let setting = options::Setting {
-            execution: &execution,
-            ..self.setting
-        };
-        let mut options = baked::session_options(runtime, &setting)?;
-        let weights = initializers.weights();
-        options.weights(Arc::new(ffi::Weights::new(runtime, weights, None)?))?;
+        let execution = self.any_planner();
+        let options = self.rewritten_options(&execution, &initializers)?;
         let make = || Session::from_file(runtime, &loaded_path, &options);
         let (session, loaded) = load(LoadUse::Record, make)?;
         let session = session?;
@@ -175,13 +178,12 @@ impl Subject<'_> {
         let packed: Vec<Bytes> = kept
             .map(|(index, _)| Bytes::copy_from_slice(ffi::contents(&session, &loaded, index)))
             .collect();
-        let blocks = baked::write_blocks(&loaded);
+        let blocks = loaded.sequence().to_vec();
         // Only if each of them was packed is none read any more.
         let sources = initializers.sources(model.graph.as_ref());
         let are_packed = sources.iter().filter(|is_source| **is_source).count() <= packed.len();
-        drop(loaded);
-        self.same_answers(plain, session).map_err(NoForm::Never)?;
-        Ok(Baked {
+        drop((session, loaded));
+        let baked = Baked {
             graph,
             roles: sources
                 .into_iter()
@@ -198,15 +200,83 @@ impl Subject<'_> {
                 self.backend.version(),
                 machine::instruction_sets()
             ),
+        };
+        Ok((baked, plain))
+    }
+
+    /// This model's setting, but for where intermediate tensors lie: the form is that of any, and only so is what is packed
+    /// seen.
+    fn any_planner(&self) -> ExecutionOptions {
+        ExecutionOptions {
+            memory_planner: MemoryPlanner::Planned,
+            ..self.setting.execution.clone()
+        }
+    }
+
+    /// The options of a session over the rewritten graph.
+    fn rewritten_options(
+        &self,
+        execution: &ExecutionOptions,
+        initializers: &Initializers,
+    ) -> Result<SessionOptions, NoForm> {
+        let runtime = self.backend.runtime;
+        let setting = options::Setting {
+            execution,
+            ..self.setting
+        };
+        let mut options = baked::session_options(runtime, &setting)?;
+        let weights = ffi::Weights::new(runtime, initializers.weights(), None)?;
+        options.weights(Arc::new(weights))?;
+        Ok(options)
+    }
+
+    /// The session as later loads make it: packed weights read-only, out of files.
+    fn replayed(
+        &self,
+        baked: &Baked,
+        making: &Making,
+        packed: &[Wanted],
+    ) -> Result<Session, NoForm> {
+        let execution = self.any_planner();
+        let options = self.rewritten_options(&execution, &baked.initializers)?;
+        let path = making.directory().join(GRAPH);
+        let make = || Session::from_file(self.backend.runtime, &path, &options);
+        let files = packed.iter().map(|tensor| making.open(tensor));
+        let files: Vec<File> = files.collect::<Result<_, _>>()?;
+        let places: Vec<Place<'_>> = files
+            .iter()
+            .zip(packed)
+            .map(|(file, tensor)| Place {
+                descriptor: file.as_fd(),
+                offset: 0,
+                length: tensor.length,
+            })
+            .collect();
+        baked::packed_session(&baked.blocks, &places, make).map_err(|failure| match failure {
+            Failure::Damaged(why) | Failure::Unusable(why) => NoForm::Now(why),
         })
     }
 
     /// Runs both sessions on the same inputs; the answers must be the same to the bit.
-    fn same_answers(&self, plain: Session, baked: Session) -> Result<(), String> {
+    fn same_answers(&self, plain: Session, baked: Session) -> Result<(), NoForm> {
         let model = |session| self.backend.model(self, &[], Shared::alone(session));
         let models = model(plain).and_then(|plain| Ok((plain, model(baked)?)));
-        let (plain, baked) = models.map_err(|error: BackendError| error.to_string())?;
-        trial::same_answers(plain, baked)
+        let (plain, baked) =
+            models.map_err(|error: BackendError| NoForm::Now(error.to_string()))?;
+        match trial::same_answers(plain, baked) {
+            Trial::Same => Ok(()),
+            Trial::NotCompared => {
+                let path = self.path.display();
+                tracing::info!(
+                    "the baked form of `{path}` was not compared with it: it takes none of the inputs tried"
+                );
+                Ok(())
+            }
+            Trial::Different => Err(NoForm::Never(
+                "its baked form answers otherwise than the model".to_owned(),
+            )),
+            Trial::Failed(why) => Err(NoForm::Now(why)),
+        }
     }
 }
 
@@ -223,14 +293,14 @@ struct Baked {
     /// Of the initializers.
     roles: Vec<Role>,
     packed: Vec<Bytes>,
-    blocks: String,
+    blocks: Vec<LoadedBlock>,
     /// Of packed weights.
     layout: String,
 }
 
 impl Baked {
-    /// Adds its tensors.
-    fn keep(self, making: &mut Making) -> Result<Rest, NoForm> {
+    /// Adds its tensors; the packed ones come back.
+    fn add_to(&self, making: &mut Making) -> Result<Vec<Wanted>, NoForm> {
         for (initializer, role) in self.initializers.0.iter().zip(&self.roles) {
             let description = Description {
                 datatype: initializer.datatype,
@@ -239,18 +309,16 @@ impl Baked {
             };
             making.add(*role, &initializer.name, description, &initializer.bytes)?;
         }
+        let mut packed = Vec::new();
         for bytes in &self.packed {
             let description = Description {
                 datatype: DataType::Uint8,
                 dims: vec![bytes.len() as u64],
                 layout: self.layout.clone().into(),
             };
-            making.add(Role::Packed, "", description, bytes)?;
+            packed.push(making.add(Role::Packed, "", description, bytes)?);
         }
-        Ok(Rest {
-            graph: self.graph,
-            notes: BTreeMap::from([(baked::BLOCKS.to_owned(), self.blocks)]),
-        })
+        Ok(packed)
     }
 }
 

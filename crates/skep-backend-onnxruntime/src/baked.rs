@@ -16,14 +16,14 @@
 use std::sync::Arc;
 
 use ort_sys::GraphOptimizationLevel;
-use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
+use skep_alloc::{LoadUse, LoadedBlock, load};
 use skep_backend::{
     Weights as Shared,
     baking::{Failure, acquire},
 };
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{Lease, Wanted};
+use skep_store::{Lease, Place, Wanted};
 
 use crate::{
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
@@ -64,10 +64,11 @@ pub(crate) fn session(
     let path = form.graph_path();
     let make = || Session::from_file(runtime, &path, &options);
     let session = if replaced && !blocks.is_empty() {
-        let packed: Vec<usize> = (0..stored.len())
+        let places: Vec<Place<'_>> = (0..stored.len())
             .filter(|&index| stored[index].role == Role::Packed)
+            .map(|index| lease.place(index))
             .collect();
-        packed_session(&blocks, &lease, &packed, make)?
+        packed_session(&blocks, &places, make)?
     } else {
         make()?
     };
@@ -130,36 +131,43 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
         .collect()
 }
 
-/// Makes a session whose packed weights are those of the store, `packed` by their places in the lease. Where the library
-/// does not pack as it did when the form was made, it packs for itself.
-fn packed_session(
+/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks. Where the library does not
+/// pack as it did when the form was made, it packs for itself.
+pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
-    lease: &Lease,
-    packed: &[usize],
+    places: &[Place<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
 ) -> Result<Session, Failure> {
     let memory = |error: std::io::Error| Failure::Unusable(format!("mapping weights: {error}"));
-    let (made, loaded) = load(LoadUse::Replay(blocks), &make).map_err(memory)?;
-    let mut session = made?;
-    if !loaded.went_as_expected() {
-        // Never run: what it packed lies on scratch pages.
-        drop(session);
-        tracing::debug!("weights were packed in another way than when they were baked");
-        return Ok(make()?);
+    let kept = || blocks.iter().enumerate().filter(|(_, block)| block.kept);
+    let sizes = kept().map(|(_, block)| block.size);
+    if !sizes.eq(places.iter().map(|place| place.length)) {
+        let why = "its packed weights are not those of its sequence of blocks";
+        return Err(Failure::Unusable(why.to_owned()));
     }
-    let kept = blocks.iter().enumerate().filter(|(_, block)| block.kept);
-    for ((index, _), place) in kept.zip(packed) {
-        let place = lease.place(*place);
-        ffi::replace(&mut session, &loaded, index, place.descriptor, place.offset)
-            .map_err(memory)?;
+    // What lies on scratch pages is never run. Weights that differ nowhere but in what the next one overwrites are taken for
+    // one by the library there: they are packed once more, on pages of their own.
+    for how in [LoadUse::Replay(blocks), LoadUse::Record] {
+        let (made, loaded) = load(how, &make).map_err(memory)?;
+        let mut session = made?;
+        if loaded.went_as_expected() && loaded.sequence() == blocks {
+            for ((index, _), place) in kept().zip(places) {
+                ffi::replace(&mut session, &loaded, index, place.descriptor, place.offset)
+                    .map_err(memory)?;
+            }
+            return Ok(session);
+        }
     }
-    Ok(session)
+    tracing::warn!(
+        "the library packs weights in another way than when they were baked: they are not shared"
+    );
+    Ok(make()?)
 }
 
 /// A sequence of blocks as a note: sizes in bytes, those that are not kept with a `-` behind them.
-pub(crate) fn write_blocks(loaded: &Loaded) -> String {
-    let blocks = loaded.sequence().iter();
+pub(crate) fn write_blocks(blocks: &[LoadedBlock]) -> String {
     let blocks: Vec<String> = blocks
+        .iter()
         .map(|block| format!("{}{}", block.size, if block.kept { "" } else { "-" }))
         .collect();
     blocks.join(",")

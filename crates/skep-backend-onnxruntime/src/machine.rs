@@ -1,5 +1,12 @@
 //! What of the machine decides how the library lays memory out.
 
+use std::{
+    env::{self, consts::ARCH},
+    ffi::OsString,
+    fs,
+    os::unix::ffi::OsStrExt,
+};
+
 /// Channels in a block of the library's layout of images, as it chooses it on this machine: 16 with AVX-512, 8 with AVX, 1
 /// where it has no such layout (`MlasNchwcGetBlockSize`).
 #[must_use]
@@ -16,30 +23,30 @@ pub fn channel_block() -> usize {
     1
 }
 
-/// The instruction sets of this machine that the library may choose kernels, layouts and packed forms by, as one word.
+/// The instruction sets of this machine, which the library chooses kernels, layouts and packed forms by, as one word: what
+/// the kernel says of the processor's features, all of them, since any may be one that a version of the library looks at.
 pub(crate) fn instruction_sets() -> String {
-    let mut word = std::env::consts::ARCH.to_owned();
-    #[cfg(target_arch = "x86_64")]
-    {
-        let sets = [
-            ("sse4.1", is_x86_feature_detected!("sse4.1")),
-            ("avx", is_x86_feature_detected!("avx")),
-            ("f16c", is_x86_feature_detected!("f16c")),
-            ("avx2", is_x86_feature_detected!("avx2")),
-            ("fma", is_x86_feature_detected!("fma")),
-            ("avxvnni", is_x86_feature_detected!("avxvnni")),
-            ("avx512f", is_x86_feature_detected!("avx512f")),
-            ("avx512bw", is_x86_feature_detected!("avx512bw")),
-            ("avx512dq", is_x86_feature_detected!("avx512dq")),
-            ("avx512vl", is_x86_feature_detected!("avx512vl")),
-            ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-            ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
-            ("avx512fp16", is_x86_feature_detected!("avx512fp16")),
-        ];
-        for (name, _) in sets.iter().filter(|(_, has)| *has) {
-            word.push('+');
-            word.push_str(name);
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let features = text.lines().find(|line| {
+        let name = line.split(':').next().unwrap_or_default().trim();
+        name == "flags" || name == "Features"
+    });
+    let digest = blake3::hash(features.unwrap_or_default().as_bytes());
+    format!("{}-{}", ARCH, &digest.to_hex()[..16])
+}
+
+/// The settings in the environment that the library reads for itself.
+pub(crate) fn settings() -> Vec<u8> {
+    let mut settings: Vec<(OsString, OsString)> = env::vars_os()
+        .filter(|(name, _)| skep_backend::is_library_setting(name))
+        .collect();
+    settings.sort();
+    let mut text = Vec::new();
+    for (name, value) in settings {
+        for word in [name, value] {
+            text.extend_from_slice(word.as_bytes());
+            text.push(0);
         }
     }
-    word
+    text
 }

@@ -8,39 +8,56 @@ use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::model::OrtModel;
 
-/// Dimensions that the model leaves open.
-const OPEN_DIMENSION: usize = 1;
+/// What dimensions that the model leaves open are, run by run: kernels differ between one row and several.
+const OPEN_DIMENSIONS: [usize; 2] = [1, 3];
 
 /// Elements of an input, at most: inputs of all dimensions open but one may be of any size.
 const MAX_ELEMENTS: usize = 1 << 26;
 
-/// Runs both on the same inputs. Where neither can run on these, nothing is known, and nothing said.
-///
-/// # Errors
-/// What differs.
-pub(crate) fn same_answers(plain: OrtModel, other: OrtModel) -> Result<(), String> {
-    let Some(inputs) = inputs(&plain.signature.inputs) else {
-        return Ok(());
-    };
-    match (run(plain, &inputs), run(other, &inputs)) {
-        (Ok(expected), Ok(got)) if expected == got => Ok(()),
-        (Ok(_), Ok(_)) => Err("the baked form answers otherwise than the model".to_owned()),
-        (Ok(_), Err(error)) => Err(format!("the baked form does not run: {error}")),
-        // The inputs are made up: the model may well refuse them.
-        (Err(_), _) => Ok(()),
+/// What became of a comparison.
+#[derive(Debug)]
+pub(crate) enum Trial {
+    /// All answers are the same, to the bit.
+    Same,
+    /// The model took none of the inputs: they are made up.
+    NotCompared,
+    /// An answer is another one.
+    Different,
+    /// The other one does not run what the model runs.
+    Failed(String),
+}
+
+/// Runs both on the same inputs.
+pub(crate) fn same_answers(plain: OrtModel, other: OrtModel) -> Trial {
+    let specs = plain.signature.inputs.clone();
+    let (plain, other) = (Arc::new(plain), Arc::new(other));
+    let mut trial = Trial::NotCompared;
+    for open in OPEN_DIMENSIONS {
+        let Some(inputs) = inputs(&specs, open) else {
+            continue;
+        };
+        match (run(&plain, &inputs), run(&other, &inputs)) {
+            (Ok(expected), Ok(got)) if expected == got => trial = Trial::Same,
+            (Ok(_), Ok(_)) => return Trial::Different,
+            (Ok(_), Err(error)) => {
+                return Trial::Failed(format!("the baked form does not run: {error}"));
+            }
+            (Err(_), _) => {}
+        }
     }
+    trial
 }
 
 /// Inputs that most models take: fractions between -0.5 and 0.5, the integers 0 and 1, `false` and `true`. `None` for
 /// inputs of strings, of unknown rank, or beyond measure.
-fn inputs(specs: &[TensorSpec]) -> Option<Vec<Tensor>> {
-    specs.iter().map(input).collect()
+fn inputs(specs: &[TensorSpec], open: usize) -> Option<Vec<Tensor>> {
+    specs.iter().map(|spec| input(spec, open)).collect()
 }
 
-fn input(spec: &TensorSpec) -> Option<Tensor> {
+fn input(spec: &TensorSpec, open: usize) -> Option<Tensor> {
     let dims = spec.dims.as_ref()?.as_slice().iter();
     let dims: Vec<usize> = dims
-        .map(|dim| usize::try_from(*dim).unwrap_or(OPEN_DIMENSION))
+        .map(|dim| usize::try_from(*dim).unwrap_or(open))
         .collect();
     let shape = Shape::new(&dims).ok()?;
     let count = shape.element_count();
@@ -66,9 +83,9 @@ fn input(spec: &TensorSpec) -> Option<Tensor> {
 }
 
 /// All outputs of a run.
-fn run(model: OrtModel, inputs: &[Tensor]) -> Result<Vec<Option<Tensor>>, BackendError> {
+fn run(model: &Arc<OrtModel>, inputs: &[Tensor]) -> Result<Vec<Option<Tensor>>, BackendError> {
     let outputs = model.signature.outputs.len();
-    let mut instance = Arc::new(model).instance()?;
+    let mut instance = Arc::clone(model).instance()?;
     let views: Vec<TensorView<'_>> = inputs.iter().map(Tensor::view).collect();
     let mut slots: Vec<OutputSlot> = (0..outputs).map(OutputSlot::new).collect();
     instance.execute(&views, &mut slots)?;

@@ -16,13 +16,15 @@ use std::{
 
 use common::library;
 use skep_backend::{
-    Backend as _, LoadRequest, Model, ModelFile, OutputSlot, Weights, conformance::config,
+    Backend as _, LoadRequest, Model, ModelFile, OutputSlot, Weights,
+    conformance::{Graph, config, fp32},
 };
 use skep_backend_onnxruntime::OnnxRuntime;
 use skep_cache::Cache;
 use skep_store::{Digest, LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use skep_testkit::{Inputs, Kind, Options, generate, inputs};
+use skep_types::DataType;
 use tempfile::TempDir;
 
 /// A cache directory, a store, and models beside them.
@@ -338,4 +340,70 @@ fn a_form_is_the_same_whoever_bakes_it() {
     };
     let expected: Vec<Digest> = stored(&["planned"]);
     assert_eq!(stored(&["runtime", "planned"]), expected);
+}
+
+/// Mappings of this process of files called so.
+fn mappings(name: &str) -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").expect("read");
+    maps.lines().filter(|line| line.contains(name)).count()
+}
+
+#[test]
+fn packed_weights_are_the_stores_pages() {
+    let Some(backend) = library() else { return };
+    let mut node = Node::new();
+    let path = node.model(&kind(MLP), &Options::default());
+    drop(load(backend, &path, "", Some(&node.weights)));
+    node.restart();
+    let model = load(backend, &path, "", Some(&node.weights));
+    // Each segment once, and the three that are large enough over what the library packed.
+    let segments = usize::try_from(node.stat().segments).expect("a count");
+    assert_eq!(mappings("skep-segment"), segments + 3);
+    assert_eq!(mappings("skep-scratch"), 0);
+    drop(model);
+}
+
+#[test]
+fn weights_that_end_alike_are_told_apart_and_shared() {
+    let Some(backend) = library() else { return };
+    const WIDTH: usize = 512;
+    let mut graph = Graph::new()
+        .input("x0", DataType::Fp32, &["n", "512"])
+        .output("x2", DataType::Fp32, &["n", "512"]);
+    for step in 0..2 {
+        // What is packed last of both is zeros.
+        let value = |index: usize| match index < WIDTH * WIDTH / 2 {
+            true => (index % (7 + step)) as f32 / 100.0,
+            false => 0.0,
+        };
+        let values: Vec<f32> = (0..WIDTH * WIDTH).map(value).collect();
+        let names = [
+            format!("x{step}"),
+            format!("w{step}"),
+            format!("x{}", step + 1),
+        ];
+        graph = graph
+            .initializer(&names[1], &fp32(&[WIDTH, WIDTH], &values))
+            .node("MatMul", &[&names[0], &names[1]], &[&names[2]], &[]);
+    }
+    let saved = common::save(graph);
+    let answer = |model: &Arc<dyn Model>| {
+        let values: Vec<f32> = (0..3 * WIDTH).map(|index| (index % 13) as f32).collect();
+        let rows = fp32(&[3, WIDTH], &values);
+        let mut slots = [OutputSlot::new(0)];
+        let mut instance = Arc::clone(model).instance().expect("an instance");
+        instance.execute(&[rows.view()], &mut slots).expect("runs");
+        let [slot] = slots;
+        slot.into_tensor().expect("filled")
+    };
+    let plain = answer(&load(backend, &saved.path, "", None));
+    let node = Node::new();
+    let model = load(backend, &saved.path, "", Some(&node.weights));
+    assert!(answer(&model) == plain);
+    let segments = usize::try_from(node.stat().segments).expect("a count");
+    assert_eq!(
+        mappings("skep-segment"),
+        segments + 2,
+        "both are the store's"
+    );
 }

@@ -14,7 +14,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::Instant,
 };
 
@@ -270,13 +270,32 @@ fn find(subject: &impl Bakes, weights: &Weights) -> Result<Known, String> {
     if let Some(why) = subject.unfit() {
         return Ok(Known::Answer(Answer::AsItIs(why.to_owned())));
     }
-    let content = weights.cache.content(&files).map_err(|e| e.to_string())?;
+    let inside = |file: &PathBuf| {
+        let directory = subject.path().parent().unwrap_or(Path::new(""));
+        let names = file.strip_prefix(directory).map(Path::components);
+        names.is_ok_and(|mut names| names.all(|name| matches!(name, Component::Normal(_))))
+    };
+    if let Some(file) = files.iter().find(|file| !inside(file)) {
+        let why = format!("`{}` is not in its directory", file.display());
+        return Ok(Known::Answer(Answer::AsItIs(why)));
+    }
+    let budget_bytes = weights.cache.budget_bytes();
+    if !weights.cache.is_reader() && bytes > budget_bytes {
+        let why = format!("it has {bytes} bytes, and the cache may hold {budget_bytes}");
+        return Ok(Known::Answer(Answer::AsItIs(why)));
+    }
+    let key = key(subject, weights, &files)?;
+    let answer = Answer::of(weights.cache.look_up(&key));
+    Ok(answer.map_or(Known::Nothing(key), Known::Answer))
+}
+
+/// What the form is found by.
+fn key(subject: &impl Bakes, weights: &Weights, files: &[PathBuf]) -> Result<Key, String> {
+    let content = weights.cache.content(files).map_err(|e| e.to_string())?;
     let depends_on = subject.depends_on();
     let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
     parts.insert(parts.len().min(1), &content);
-    let key = Key::of(&parts);
-    let answer = Answer::of(weights.cache.look_up(&key));
-    Ok(answer.map_or(Known::Nothing(key), Known::Answer))
+    Ok(Key::of(&parts))
 }
 
 fn make(subject: &impl Bakes, mut making: Making, weights: &Weights) -> Result<Answer, String> {
@@ -292,6 +311,10 @@ fn make(subject: &impl Bakes, mut making: Making, weights: &Weights) -> Result<A
             return Err(why);
         }
     };
+    // Whoever replaced a file meanwhile may have given the backend another one than was looked at.
+    if key(subject, weights, &subject.files())? != *making.key() {
+        return Err("its files changed while it was baked".to_owned());
+    }
     let form = making.finish(&graph, notes).map_err(|e| e.to_string())?;
     tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
     // What is over the budget goes now; that nothing could be removed is no reason not to serve.

@@ -27,7 +27,7 @@ mod file;
 mod memory;
 mod slot;
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind};
@@ -62,6 +62,14 @@ pub struct LoadRequest<'a> {
     pub threads: NonZeroUsize,
     /// Where weights are kept and shared; `None` loads the model for itself alone.
     pub weights: Option<&'a Weights>,
+}
+
+/// Whether a variable of the environment is a setting of a backend's library, which a process that loads models has to have.
+#[must_use]
+pub fn is_library_setting(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    // Where the library lies is told otherwise.
+    (name.starts_with(b"ORT_") || name.starts_with(b"MLAS_")) && name != b"ORT_DYLIB_PATH"
 }
 
 /// Where the weights of models are kept between loads, and shared by all that have the same.

@@ -94,7 +94,7 @@ impl Making {
         self.directory.path()
     }
 
-    /// Adds a tensor; its bytes are written unless the cache has them.
+    /// Adds a tensor, and says what it is called; its bytes are written unless the cache has them.
     ///
     /// # Errors
     /// When they cannot be written, or the form outgrows the cache's budget.
@@ -104,7 +104,7 @@ impl Making {
         name: &str,
         description: Description,
         bytes: &[u8],
-    ) -> Result<(), CacheError> {
+    ) -> Result<Wanted, CacheError> {
         let tensor = Wanted::of(description, bytes);
         if self.tensors.insert(tensor.digest) {
             self.bytes += tensor.length;
@@ -114,9 +114,24 @@ impl Making {
         self.manifest.parts.push(Part {
             role,
             name: name.to_owned(),
-            tensor,
+            tensor: tensor.clone(),
         });
-        Ok(())
+        Ok(tensor)
+    }
+
+    /// Opens the file of a tensor that was added.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self, tensor: &Wanted) -> Result<File, CacheError> {
+        let path = self.cache.tensor_path(&tensor.digest);
+        File::open(&path).map_err(|error| CacheError::io("read", &path, error))
+    }
+
+    /// What the form will be found by.
+    #[must_use]
+    pub const fn key(&self) -> &Key {
+        &self.key
     }
 
     fn check_budget(&self) -> Result<(), CacheError> {

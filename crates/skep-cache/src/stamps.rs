@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -54,6 +54,10 @@ impl Stamp {
 /// The digest of a file's bytes; what an earlier call remembered in `directory` if the file has not changed since.
 pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheError> {
     let fail = |error| CacheError::io("read", path, error);
+    // A pipe would be waited for, a device might never end.
+    if !fs::metadata(path).map_err(fail)?.is_file() {
+        return Err(fail(io::Error::other("it is no regular file")));
+    }
     let file = File::open(path).map_err(fail)?;
     let stamp = Stamp::of(&file).map_err(fail)?;
     let absolute = path.canonicalize().map_err(fail)?;
@@ -68,7 +72,9 @@ pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheEr
         return Ok(digest);
     }
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(&file).map_err(fail)?;
+    hasher
+        .update_reader((&file).take(stamp.bytes))
+        .map_err(fail)?;
     let digest = hasher.finalize();
     let is_settled = file
         .metadata()

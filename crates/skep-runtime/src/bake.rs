@@ -4,6 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use skep_backend::{Baked, ModelFile};
@@ -27,6 +28,8 @@ pub struct BakeOutcome {
     pub version: Option<ModelVersion>,
     /// What became of it.
     pub outcome: Result<Baked, RuntimeError>,
+    /// How long that took.
+    pub took: Duration,
 }
 
 /// Bakes what lies at `path`: a model file, a model's directory, or a repository of models.
@@ -44,22 +47,24 @@ pub fn bake(path: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Bake
                 .flatten()
                 .flat_map(|directory| model(&directory, options, backends))
                 .collect(),
-            Err(error) => vec![one(path, None, Err(RuntimeError::invalid(error)))],
+            Err(error) => vec![one(path, None, || Err(RuntimeError::invalid(error)))],
         };
     }
-    let outcome = guarded(|| file(path, options, backends));
-    vec![one(path, None, outcome)]
+    vec![one(path, None, || file(path, options, backends))]
 }
 
 fn one(
     path: &Path,
     version: Option<ModelVersion>,
-    outcome: Result<Baked, RuntimeError>,
+    bake: impl FnOnce() -> Result<Baked, RuntimeError>,
 ) -> BakeOutcome {
+    let began = Instant::now();
+    let outcome = guarded(bake);
     BakeOutcome {
         path: path.to_owned(),
         version,
         outcome,
+        took: began.elapsed(),
     }
 }
 
@@ -87,13 +92,10 @@ fn model(directory: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Ba
         Ok((draft.plan(options, backends)?, versions))
     };
     match planned() {
-        Err(error) => vec![one(directory, None, Err(error))],
+        Err(error) => vec![one(directory, None, || Err(error))],
         Ok((plan, versions)) => versions
             .into_iter()
-            .map(|version| {
-                let outcome = guarded(|| plan.bake(version, options));
-                one(directory, Some(version), outcome)
-            })
+            .map(|version| one(directory, Some(version), || plan.bake(version, options)))
             .collect(),
     }
 }

@@ -70,6 +70,18 @@ impl Conversation {
                 "it gave another number of outputs than asked for",
             ));
         }
+        let room = self.outputs.as_ref().map_or(0, Memory::length);
+        let mut lengths = places.iter().map(|place| place.length);
+        // One that lies outside by itself is told apart below.
+        if lengths.clone().all(|length| length <= room)
+            && lengths
+                .try_fold(0usize, usize::checked_add)
+                .is_none_or(|all| all > room)
+        {
+            return Err(Failure::Wrong(
+                "its outputs have more bytes than the shared memory",
+            ));
+        }
         for (slot, place) in outputs.iter_mut().zip(places) {
             slot.fill(self.take(place)?);
         }

@@ -41,18 +41,26 @@ impl Peer {
 
 /// Runs a batch of one INT16 [3] for one output against a worker that does as `play` says.
 fn run(play: impl FnOnce(Peer) + Send + 'static) -> Result<Tensor, Failure> {
+    let mut outputs = [OutputSlot::new(0)];
+    run_into(&mut outputs, play)?;
+    let [output] = outputs;
+    Ok(output.into_tensor().expect("output"))
+}
+
+fn run_into(
+    outputs: &mut [OutputSlot],
+    play: impl FnOnce(Peer) + Send + 'static,
+) -> Result<(), Failure> {
     let (ours, theirs) = UnixStream::pair().expect("pair");
     let peer = Peer(Channel::new(theirs));
     let mut conversation = Conversation::new(Channel::new(ours.into()));
     let thread = thread::spawn(move || play(peer));
     let shape = Shape::new(&[3]).expect("shape");
     let input = TensorView::new(DataType::Int16, &shape, &[1, 0, 2, 0, 3, 0]).expect("view");
-    let mut outputs = [OutputSlot::new(0)];
-    let outcome = conversation.run(&[input], &mut outputs);
+    let outcome = conversation.run(&[input], outputs);
     drop(conversation);
     thread.join().expect("the worker's part");
-    let [output] = outputs;
-    outcome.map(|_| output.into_tensor().expect("output"))
+    outcome.map(|_| ())
 }
 
 fn ran(outputs: Vec<Place>) -> Answer {
@@ -69,7 +77,7 @@ fn place(datatype: DataType, dims: &[usize], offset: usize, length: usize) -> Pl
     }
 }
 
-fn is_wrong(outcome: &Result<Tensor, Failure>, what: &str) -> bool {
+fn is_wrong<T>(outcome: &Result<T, Failure>, what: &str) -> bool {
     matches!(outcome, Err(Failure::Wrong(why)) if *why == what)
 }
 
@@ -130,6 +138,25 @@ fn places_that_are_none_are_refused() {
         peer.say(&ran(vec![good()]));
     });
     assert!(is_wrong(&outcome, outside), "without memory: {outcome:?}");
+}
+
+#[test]
+fn outputs_fit_the_memory_all_together() {
+    // Each of them does.
+    let whole = || place(DataType::Uint8, &[64 << 10], 0, 64 << 10);
+    let mut slots = [OutputSlot::new(0), OutputSlot::new(1)];
+    let outcome = run_into(&mut slots, move |mut peer| {
+        peer.hear();
+        peer.room(64 << 10);
+        peer.say(&ran(vec![whole(), whole()]));
+    });
+    assert!(
+        is_wrong(
+            &outcome,
+            "its outputs have more bytes than the shared memory"
+        ),
+        "{outcome:?}"
+    );
 }
 
 #[test]

@@ -13,7 +13,9 @@ use std::{
 };
 
 use prost::Message;
-use skep_backend::{Backend, BackendError, ErrorKind, LoadRequest, Model, Weights};
+use skep_backend::{
+    Backend, BackendError, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
+};
 use skep_store::{LoadOrder, StoreError};
 
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     process::Process,
 };
 
-/// Variables of the server's environment that its workers get as well: where the dynamic loader looks for libraries, and
+/// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the dynamic loader looks for libraries, and
 /// how much a panic says.
 const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABLES"];
 
@@ -67,9 +69,10 @@ pub fn load(
         },
         model: config.name().to_string(),
         file,
-        environment: VARIABLES
-            .iter()
-            .filter_map(|name| Some((OsString::from(name), env::var_os(name)?)))
+        environment: env::vars_os()
+            .filter(|(name, _)| {
+                VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
+            })
             .collect(),
         weights: request.weights.cloned(),
     };

@@ -1,6 +1,6 @@
 //! `skep bake MODEL...`: what the first load of a model makes, made ahead of time.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Instant};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
 
 use anyhow::bail;
 use clap::Args;
@@ -27,12 +27,6 @@ pub(crate) struct BakeArgs {
     onnxruntime_library: Option<PathBuf>,
     #[command(flatten)]
     cache: CacheArgs,
-}
-
-/// One model version, and how long it took.
-struct Row {
-    outcome: BakeOutcome,
-    seconds: f64,
 }
 
 /// Exits with 0 unless a model is broken; one that is loaded as it is is none.
@@ -63,12 +57,8 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     let backends = backends::all(args.onnxruntime_library.clone(), false);
     let mut rows = Vec::new();
     for path in &args.models {
-        let began = Instant::now();
-        let outcomes = skep_runtime::bake(path, &options, &backends);
-        let seconds = began.elapsed().as_secs_f64() / outcomes.len().max(1) as f64;
-        let made = outcomes.into_iter().map(|outcome| Row { outcome, seconds });
         let first = rows.len();
-        rows.extend(made);
+        rows.extend(skep_runtime::bake(path, &options, &backends));
         if !args.json {
             rows[first..].iter().for_each(print);
         }
@@ -77,7 +67,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         let rows: Vec<Value> = rows.iter().map(to_json).collect();
         println!("{}", serde_json::to_string_pretty(&rows)?);
     }
-    let fine = rows.iter().all(|row| row.outcome.outcome.is_ok());
+    let fine = rows.iter().all(|row| row.outcome.is_ok());
     Ok(if fine {
         ExitCode::SUCCESS
     } else {
@@ -85,17 +75,18 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print(row: &Row) {
+fn print(row: &BakeOutcome) {
     let BakeOutcome {
         path,
         version,
         outcome,
-    } = &row.outcome;
+        took,
+    } = row;
     let version = version.map_or_else(String::new, |version| format!(" version {version}"));
     let (state, what) = match outcome {
         Ok(Baked::Made { bytes }) => (
             "baked ",
-            format!("{} in {:.1} s", human(*bytes), row.seconds),
+            format!("{} in {:.1} s", human(*bytes), took.as_secs_f64()),
         ),
         Ok(Baked::Known { bytes }) => ("known ", human(*bytes)),
         Ok(Baked::AsItIs(why)) => ("as is ", why.clone()),
@@ -104,12 +95,13 @@ fn print(row: &Row) {
     println!("{state}  {}{version}  {what}", path.display());
 }
 
-fn to_json(row: &Row) -> Value {
+fn to_json(row: &BakeOutcome) -> Value {
     let BakeOutcome {
         path,
         version,
         outcome,
-    } = &row.outcome;
+        took,
+    } = row;
     let (state, bytes, reason) = match outcome {
         Ok(Baked::Made { bytes }) => ("baked", Some(*bytes), None),
         Ok(Baked::Known { bytes }) => ("known", Some(*bytes), None),
@@ -125,7 +117,7 @@ fn to_json(row: &Row) -> Value {
         "version": version.map(|version| version.to_string()),
         "state": state,
         "bytes": bytes,
-        "seconds": row.seconds,
+        "seconds": took.as_secs_f64(),
         "reason": reason,
     })
 }

@@ -99,6 +99,19 @@ impl StoreArgs {
     /// When the node's store cannot be reached.
     pub(crate) fn weights(&self, cache: Option<Cache>) -> anyhow::Result<Option<Weights>> {
         let Some(cache) = cache else {
+            let given = [
+                ("--store", self.store.is_some()),
+                ("--store-bytes", self.store_bytes.is_some()),
+                (
+                    "--store-keep-alive-secs",
+                    self.store_keep_alive_secs.is_some(),
+                ),
+            ];
+            for (flag, _) in given.iter().filter(|(_, given)| *given) {
+                tracing::warn!(
+                    "accepted without effect: {flag}: weights are not shared without a weight cache"
+                );
+            }
             return Ok(None);
         };
         Ok(Some(Weights {

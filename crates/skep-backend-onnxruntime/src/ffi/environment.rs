@@ -90,6 +90,11 @@ impl Runtime {
         self.library.version()
     }
 
+    /// What the library was built from and how.
+    pub(crate) fn build(&self) -> String {
+        self.library.build()
+    }
+
     /// Where the library was opened from.
     pub(crate) fn path(&self) -> &Path {
         self.library.path()

@@ -67,6 +67,12 @@ impl Library {
         &self.version
     }
 
+    /// What it was built from and how, in its own words.
+    pub(crate) fn build(&self) -> String {
+        // SAFETY: the function takes nothing and returns a text that lives as long as the library.
+        unsafe { text((self.api.GetBuildInfoString)()) }
+    }
+
     /// Where it was opened from.
     pub(crate) fn path(&self) -> &Path {
         &self.path

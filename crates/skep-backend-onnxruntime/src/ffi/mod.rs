@@ -37,6 +37,8 @@ pub(crate) struct Code(i32);
 impl Code {
     pub(crate) const FAIL: Self = Self(OrtErrorCode::ORT_FAIL as i32);
     pub(crate) const INVALID_ARGUMENT: Self = Self(OrtErrorCode::ORT_INVALID_ARGUMENT as i32);
+    /// Of an exception that is not the library's own, such as a lack of memory.
+    pub(crate) const RUNTIME_EXCEPTION: Self = Self(OrtErrorCode::ORT_RUNTIME_EXCEPTION as i32);
     pub(crate) const NOT_IMPLEMENTED: Self = Self(OrtErrorCode::ORT_NOT_IMPLEMENTED as i32);
 }
 

@@ -158,6 +158,10 @@ const DESCRIPTOR: [c_int; 7] = [
 /// Names a thread, makes its timers exact, names memory.
 const HARMLESS: [c_int; 3] = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK, libc::PR_SET_VMA];
 
+/// What is asked about large register states, and for them: ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM.
+#[cfg(target_arch = "x86_64")]
+const TILES: [c_int; 3] = [0x1021, 0x1022, 0x1023];
+
 /// Puts a stage's filter over the whole process.
 ///
 /// # Errors
@@ -230,6 +234,9 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         );
         #[cfg(target_arch = "x86_64")]
         rules.insert(libc::SYS_open, vec![rule(&[(1, reads, libc::O_RDONLY)])?]);
+        // Tiles (AMX): a worker's kernels must be those that the same library chooses in the server.
+        #[cfg(target_arch = "x86_64")]
+        rules.insert(libc::SYS_arch_prctl, one_of(0, &TILES)?);
         // How long the tensor store may take to hear and to answer.
         let timeout = |option| {
             rule(&[
