@@ -1,4 +1,5 @@
 //! Runs a benchmark and writes its folder under `benchmarks/results/`: raw figures, and a README made from them.
+//! `cargo xtask bench NAME --from FILE [ARGUMENTS]` takes figures that its program has printed, of a long run in parts.
 
 use std::{
     fmt::Write,
@@ -27,7 +28,12 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     };
     let commit = text("git", &["describe", "--always", "--dirty"])?;
     let is_served = bench.package == "skep-perf";
-    if is_served {
+    // Figures that the program printed before, part by part: only the page is made.
+    let (printed, args) = match args {
+        [flag, file, rest @ ..] if flag == "--from" => (Some(fs::read_to_string(file)?), rest),
+        _ => (None, args),
+    };
+    if is_served && printed.is_none() {
         setup::run(root, false)?;
         step(
             root,
@@ -35,6 +41,7 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
         )?;
     }
     let raw = match bench.criterion {
+        _ if printed.is_some() => printed.unwrap_or_default(),
         Some(group) => criterion(root, bench.package, group)?,
         None => example(root, bench, is_served, args)?,
     };
