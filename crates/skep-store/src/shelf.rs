@@ -218,14 +218,18 @@ impl Session {
                 drop(gone);
                 return found;
             }
-            if let Some(until_tickets) = state.ledger.tickets_from(now) {
+            let until_tickets = state.ledger.tickets_from(now);
+            if let Some(until_tickets) = until_tickets {
                 left = left.min(until_tickets);
             }
             let began = Instant::now();
             let waited = self.shelf.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            state.ledger.waited(nanoseconds);
+            // Until tickets are given nobody fills anything.
+            if until_tickets.is_none() {
+                let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                state.ledger.waited(nanoseconds);
+            }
         }
     }
 

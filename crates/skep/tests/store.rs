@@ -115,7 +115,8 @@ fn figures_lists_and_garbage_by_tenant() {
     let stat = document(&["stat", "--json"], &path);
     let of_a = json!({
         "segments": 1, "tensors": 2, "bytes_stored": 4120, "bytes_padding": 4072, "bytes_leased": 8240,
-        "bytes_saved": 4120, "leases": 4, "holders": 3, "hits": 2, "misses": 2, "waits": 0, "reclaimed": 0,
+        "bytes_saved": 4120, "leases": 4, "holders": 3, "hits": 2, "misses": 2, "waits": 0, "wait_ns": 0,
+        "reclaimed": 0,
     });
     assert_eq!(stat["tenants"]["a"], of_a);
     assert_eq!(stat["tenants"]["general"]["tensors"], 0);
