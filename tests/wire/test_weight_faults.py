@@ -18,6 +18,11 @@ FILES = [("bert-tiny", 1 << 20), ("packed", 3 << 20)]
 ISOLATIONS = ["thread", "process"]
 
 
+def home(tmp_path):
+    """A cache directory of its own for the library, which writes a file there that grows with every process."""
+    return {"XDG_CACHE_HOME": str(tmp_path / "home")}
+
+
 def limited(file_bytes, dies=False):
     """A command that runs another one, which can write files of so many bytes: more is an error, or ends it at once."""
     ignore = "" if dies else "trap '' XFSZ; "
@@ -55,7 +60,7 @@ def test_a_disk_that_is_full_is_warned_of_and_not_remembered(
         repository, tmp_path, expected, kind, file_bytes, isolation):
     answer, whole = expected(kind, isolation)
     cache = tmp_path / "weights"
-    with Server(repository, weights(cache), prefix=limited(file_bytes)) as server:
+    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(file_bytes)) as server:
         assert outputs(server, kind) == answer
         in_process = isolation == "process"
         said = "`m` is loaded as it is: " if in_process else "model.onnx` is loaded without a baked form: "
@@ -76,7 +81,7 @@ def test_a_store_without_memory_is_warned_of_and_does_without(repository, expect
     """Memory files are under the same bound."""
     answer, whole = expected("bert-tiny", isolation)
     cache = tmp_path / "undisturbed"
-    with Server(repository, weights(cache), prefix=limited(1 << 20)) as server:
+    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(1 << 20)) as server:
         assert outputs(server, "bert-tiny") == answer
         assert "is loaded without its baked form: the tensor store: " in server.log
     assert files(cache) == whole
@@ -90,7 +95,7 @@ def test_what_a_server_left_that_died_while_it_baked_is_baked_anew_and_removed(
         repository, tmp_path, expected, kind, file_bytes):
     answer, whole = expected(kind)
     cache = tmp_path / "weights"
-    with Server(repository, weights(cache), prefix=limited(file_bytes, dies=True), until=None) as server:
+    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(file_bytes, dies=True), until=None) as server:
         assert server.wait() == -signal.SIGXFSZ
     left = {Path(path).parts[0] for path in files(cache)}
     assert left == ({"tmp"} if kind == "bert-tiny" else {"tmp", "tensors"})
@@ -103,7 +108,7 @@ def test_what_a_server_left_that_died_while_it_baked_is_baked_anew_and_removed(
 def test_a_model_whose_baking_dies_in_a_sandbox_is_served_all_the_same(repository, tmp_path, expected):
     answer, whole = expected("bert-tiny", "process")
     cache = tmp_path / "weights"
-    with Server(repository, weights(cache), prefix=limited(1 << 20, dies=True)) as server:
+    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(1 << 20, dies=True)) as server:
         assert outputs(server, "bert-tiny") == answer
         assert "model `m` was not baked: " in server.log
     with Server(repository, weights(cache)) as server:

@@ -8,8 +8,8 @@
 //! | `cached` | the weights, on disk |
 //! | `first` | nothing: this load fills the cache |
 //!
-//! All take turns, round by round; each load includes its one run for warming up. A `first` load is the first of a
-//! server that has just started, so it also opens what a library opens once.
+//! All take turns, round by round, and nothing is run. A `first` load is the first of a server that has just started, so
+//! it also opens what a library opens once.
 
 use std::time::Instant;
 
@@ -53,6 +53,7 @@ async fn compare(copies: &Copies, plan: &Plan, kind: &str, isolation: Isolation)
     let (fresh, node) = (Node::new(copies)?, Node::new(copies)?);
     for node in [&fresh, &node] {
         node.model(MODEL, &parsed, &Options::default(), 1, isolation)?;
+        node.without_runs(MODEL)?;
     }
     let plain = fresh.serve(Weights::Plain, &[EXPLICIT])?;
     let (cache, fresh_cache) = (node.cache(), fresh.cache());

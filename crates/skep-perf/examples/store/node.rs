@@ -166,6 +166,14 @@ impl<'a> Node<'a> {
         )?)
     }
 
+    /// Takes the runs for warming up out of a model's configuration: a load is then a load and nothing else.
+    pub(crate) fn without_runs(&self, name: &str) -> Result<()> {
+        let path = self.repository().join(name).join("config.pbtxt");
+        let config = fs::read_to_string(&path)?;
+        let loads = config.split("model_warmup").next().unwrap_or_default();
+        Ok(fs::write(path, loads)?)
+    }
+
     /// A server over the repository, ready.
     pub(crate) fn serve(&self, weights: Weights<'_>, flags: &[&str]) -> Result<Server> {
         let library = format!("--onnxruntime-library={}", self.copies.library.display());
