@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from http2_client import Http2, infer_message, split
 from http_client import connect, get, infer, post, raw, send, tensor
-from metrics import metric, wait_pending
+from metrics import metric, metrics, wait_pending
 from process import MIB, open_files, private_bytes, wait_until
 from repository import FOREVER_US, Repository, graph, plus
 from server import DEADLINE_S, Server
@@ -325,8 +325,13 @@ def busy(tmp_path_factory):
     repository.mock(latency_us=FOREVER_US)
     with Server(repository) as server:
         threading.Thread(target=hold, args=[server], daemon=True).start()
-        wait_until(lambda: get(server, "/v2/models/mock/stats").status == 200, "statistics")
+        # Before any test's request: the first one that comes is the one that runs for ever.
+        wait_until(lambda: is_busy(server), "the instance has a batch")
         yield server
+
+
+def is_busy(server):
+    return any(value > 0 for (name, _), value in metrics(server).items() if name == "skep_instance_busy_us")
 
 
 def hold(server):
