@@ -339,13 +339,10 @@ impl Initializers {
         let Some(graph) = &mut model.graph else {
             return Err(NoForm::Never("the rewritten graph is empty".to_owned()));
         };
-        let inner = graph.node.iter().flat_map(|node| &node.attribute);
-        let mut inner = inner.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
-        if inner.any(has_external) {
+        if inner_graphs(graph).any(has_external) {
             let why = "a graph within the graph has large weights of its own";
             return Err(NoForm::Never(why.to_owned()));
         }
-        let is_external = |tensor: &TensorProto| tensor.data_location() == DataLocation::External;
         if !graph.initializer.iter().any(is_external) {
             return Ok(Self(Vec::new()));
         }
@@ -420,8 +417,15 @@ impl Initializers {
 }
 
 fn has_external(graph: &GraphProto) -> bool {
-    let inner = graph.node.iter().flat_map(|node| &node.attribute);
-    let mut inner = inner.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
-    let is_external = |tensor: &TensorProto| tensor.data_location() == DataLocation::External;
-    graph.initializer.iter().any(is_external) || inner.any(has_external)
+    graph.initializer.iter().any(is_external) || inner_graphs(graph).any(has_external)
+}
+
+fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location() == DataLocation::External
+}
+
+/// The graphs that a graph's nodes hold themselves.
+fn inner_graphs(graph: &GraphProto) -> impl Iterator<Item = &GraphProto> {
+    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
+    attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }

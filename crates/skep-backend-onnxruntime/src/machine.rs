@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     os::unix::ffi::OsStrExt,
+    sync::LazyLock,
 };
 
 /// Channels in a block of the library's layout of images, as it chooses it on this machine: 16 with AVX-512, 8 with AVX, 1
@@ -25,14 +26,18 @@ pub fn channel_block() -> usize {
 
 /// The instruction sets of this machine, which the library chooses kernels, layouts and packed forms by, as one word: what
 /// the kernel says of the processor's features, all of them, since any may be one that a version of the library looks at.
-pub(crate) fn instruction_sets() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let features = text.lines().find(|line| {
-        let name = line.split(':').next().unwrap_or_default().trim();
-        name == "flags" || name == "Features"
+pub(crate) fn instruction_sets() -> &'static str {
+    /// Read once: the file has a part for each processor, which takes milliseconds where there are many.
+    static SETS: LazyLock<String> = LazyLock::new(|| {
+        let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let features = text.lines().find(|line| {
+            let name = line.split(':').next().unwrap_or_default().trim();
+            name == "flags" || name == "Features"
+        });
+        let digest = blake3::hash(features.unwrap_or_default().as_bytes());
+        format!("{}-{}", ARCH, &digest.to_hex()[..16])
     });
-    let digest = blake3::hash(features.unwrap_or_default().as_bytes());
-    format!("{}-{}", ARCH, &digest.to_hex()[..16])
+    &SETS
 }
 
 /// The settings in the environment that the library reads for itself.
