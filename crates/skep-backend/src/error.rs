@@ -1,5 +1,7 @@
 //! A backend's failures.
 
+use std::any::Any;
+
 /// What kind of failure it was; the edge turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,4 +41,14 @@ impl BackendError {
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
+}
+
+/// What a backend's panic said.
+#[must_use]
+pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text")
 }

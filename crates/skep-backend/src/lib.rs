@@ -30,7 +30,7 @@ mod slot;
 use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 pub use check::check_run;
-pub use error::{BackendError, ErrorKind};
+pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::ModelFile;
 pub use memory::RunMemory;
 use skep_cache::Cache;

@@ -5,7 +5,6 @@
 //! is lost: at once, and after further losses ever later.
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -14,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use skep_backend::{Instance, Model, OutputSlot};
+use skep_backend::{Instance, Model, OutputSlot, panic_text};
 use skep_scheduler::{BatchEnd, InstanceId};
 use skep_tensor::{Tensor, TensorView, gather, split};
 use skep_types::{Shape, Time};
@@ -74,7 +73,7 @@ impl Worker {
             Err(panic) => Err(RuntimeError::internal(format!(
                 "instance `{}` panicked: {}",
                 self.name,
-                text(&*panic)
+                panic_text(&*panic)
             ))),
         }
     }
@@ -193,7 +192,7 @@ impl Worker {
                 }
             }
             Err(panic) => {
-                let text = text(&*panic);
+                let text = panic_text(&*panic);
                 tracing::error!("instance `{}` panicked: {text}", self.name);
                 self.fail(
                     jobs,
@@ -465,16 +464,9 @@ impl Worker {
         let (reply, _) = tokio::sync::oneshot::channel();
         let jobs = [Job::new(prepared, reply, taken)];
         catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken))).map_err(
-            |panic| RuntimeError::internal(format!("the backend panicked: {}", text(&*panic))),
+            |panic| {
+                RuntimeError::internal(format!("the backend panicked: {}", panic_text(&*panic)))
+            },
         )?
     }
-}
-
-/// What a panic said.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no text")
 }

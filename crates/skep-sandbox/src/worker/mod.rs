@@ -25,6 +25,7 @@ use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
     Backend, BackendError, Baked, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
+    panic_text,
 };
 use skep_cache::Cache;
 use skep_config::{Context, ModelConfig};
@@ -114,17 +115,8 @@ fn wrong(what: &str) -> io::Error {
 }
 
 fn panicked(load: &Load, panic: &(dyn Any + Send)) -> BackendError {
-    let text = format!("backend `{}` panicked: {}", load.backend, text(panic));
+    let text = format!("backend `{}` panicked: {}", load.backend, panic_text(panic));
     BackendError::new(ErrorKind::Internal, text)
-}
-
-/// What a panic said.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no text")
 }
 
 /// A loaded model, its one instance here, and whether its baked form was found damaged.
@@ -298,7 +290,7 @@ impl Serving {
                 }
                 Ok(Err(error)) => return Err(error),
                 Err(panic) => {
-                    let text = format!("the backend panicked: {}", text(&*panic));
+                    let text = format!("the backend panicked: {}", panic_text(&*panic));
                     let error = BackendError::new(ErrorKind::Internal, text);
                     let ends = true;
                     let failed = Answer::Failed {
