@@ -51,7 +51,7 @@ impl SandboxedModel {
             ErrorKind::Internal,
             format!(
                 "another worker process of model `{}` loaded another model",
-                self.starter.model
+                self.starter.model()
             ),
         ))
     }
@@ -110,7 +110,7 @@ impl Instance for SandboxedInstance {
             outcome = worker.conversation.run(inputs, outputs);
         }
         let ended = |worker: &mut Worker| {
-            let (model, how) = (&self.model.starter.model, worker.process.bury());
+            let (model, how) = (self.model.starter.model(), worker.process.bury());
             let text = format!(
                 "the worker process of model `{model}` ended {how} while it ran this batch"
             );
@@ -124,7 +124,7 @@ impl Instance for SandboxedInstance {
             }
             Err(Failure::Idle | Failure::Ended) => Err(ended(&mut worker)),
             Err(Failure::Wrong(what)) => {
-                let model = &self.model.starter.model;
+                let model = self.model.starter.model();
                 let text = format!("the worker process of model `{model}` was ended: {what}");
                 tracing::error!("{text}");
                 Err(BackendError::new(ErrorKind::Internal, text))

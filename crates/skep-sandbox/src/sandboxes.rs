@@ -67,7 +67,6 @@ pub fn load(
             inter_op_threads: execution.inter_op_threads,
             config: config.proto().encode_to_vec(),
         },
-        model: config.name().to_string(),
         file,
         environment: env::vars_os()
             .filter(|(name, _)| {
@@ -85,7 +84,6 @@ pub fn load(
 /// Everything that a worker process of one model needs at its start.
 pub(crate) struct Starter {
     load: Load,
-    pub(crate) model: String,
     /// Held open: a worker that starts later loads the same file, whatever then has its name.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
@@ -93,6 +91,11 @@ pub(crate) struct Starter {
 }
 
 impl Starter {
+    /// The model's name.
+    pub(crate) fn model(&self) -> &str {
+        &self.load.model
+    }
+
     /// Starts a worker process and waits until it has loaded the model. Where it finds the baked form damaged, that is
     /// baked anew, and another worker loads it.
     ///
@@ -142,7 +145,7 @@ impl Starter {
     /// Bakes the model; one that cannot be baked is loaded as it is, and one that is broken is refused then.
     fn bake_if_possible(&self) {
         if let Err(error) = self.bake() {
-            tracing::warn!("model `{}` was not baked: {error}", self.model);
+            tracing::warn!("model `{}` was not baked: {error}", self.model());
         }
     }
 
@@ -166,7 +169,7 @@ impl Starter {
         request: &Request,
         store: Option<OwnedFd>,
     ) -> Result<(Process, Channel<OwnedFd>, Answer), BackendError> {
-        let (mut process, socket) = Process::start(&self.model, &self.environment)
+        let (mut process, socket) = Process::start(self.model(), &self.environment)
             .map_err(|e| self.failed("cannot start a worker process", &e))?;
         let mut channel = Channel::new(socket);
         let file = self.file.as_ref().map(File::as_fd);
@@ -187,7 +190,7 @@ impl Starter {
             Ok(None) | Err(_) => {
                 let text = format!(
                     "the worker process of model `{}` ended {} while it loaded the model",
-                    self.model,
+                    self.model(),
                     process.bury()
                 );
                 Err(BackendError::new(ErrorKind::Internal, text))
@@ -196,14 +199,14 @@ impl Starter {
     }
 
     fn failed(&self, what: &str, error: &dyn std::error::Error) -> BackendError {
-        let text = format!("{what} of model `{}`: {error}", self.model);
+        let text = format!("{what} of model `{}`: {error}", self.model());
         BackendError::new(ErrorKind::Internal, text)
     }
 
     fn no_answer(&self) -> BackendError {
         let text = format!(
             "the worker process of model `{}` gave an answer to its start that is none",
-            self.model
+            self.model()
         );
         BackendError::new(ErrorKind::Internal, text)
     }
