@@ -3,6 +3,7 @@
 import atexit
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,9 @@ class Server:
         self.env = {**os.environ, **(env or {})}
         self.pass_fds = pass_fds
         self.prefix = prefix
-        self.lines = []
+        self.process = None
+        self.seen = []
+        self.unfinished = b""
         self.changed = threading.Condition()
         self.ended = False
 
@@ -56,10 +59,9 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
             pass_fds=self.pass_fds,
         )
+        os.set_blocking(self.process.stderr.fileno(), False)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         Server.running.append(self)
@@ -77,13 +79,30 @@ class Server:
             Server.running.remove(self)
 
     def _read(self):
-        for line in self.process.stderr:
-            with self.changed:
-                self.lines.append(line.rstrip("\n"))
-                self.changed.notify_all()
+        while not self.ended:
+            select.select([self.process.stderr], [], [])
+            self._take()
+
+    def _take(self):
+        """Takes what the pipe holds now."""
         with self.changed:
-            self.ended = True
+            while not self.ended:
+                try:
+                    piece = os.read(self.process.stderr.fileno(), 1 << 16)
+                except BlockingIOError:
+                    break
+                self.ended = not piece
+                *lines, self.unfinished = (self.unfinished + (piece or b"\n")).split(b"\n")
+                # The end of the log ends its last line; an empty one is none.
+                self.seen += [line.decode(errors="replace") for line in lines if piece or line]
             self.changed.notify_all()
+
+    @property
+    def lines(self):
+        """The log's lines until now: all that the server wrote before its last answer are among them."""
+        if self.process:
+            self._take()
+        return self.seen
 
     @property
     def log(self):
