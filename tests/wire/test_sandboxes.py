@@ -1,5 +1,6 @@
 """Instances in worker processes: what they answer, what ends them, what they may not do, and that they go."""
 
+import ctypes
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.http
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from http_client import get, infer, post, tensor
 from metrics import metrics, wait_metric, wait_pending
@@ -279,6 +280,62 @@ def test_workers_have_few_rights_and_nothing_of_the_servers(repository):
     finally:
         os.close(read)
         os.close(write)
+
+
+def external(location):
+    """`y` is `x` and as many ones, which lie in another file; that file's bytes."""
+    ones = np.ones(4, np.float32)
+    model = graph([helper.make_node("Add", ["x", "ones"], ["y"])], [("x", "FP32", ["n", 4])], [("y", "FP32", ["n", 4])],
+                  [numpy_helper.from_array(ones, "ones")])
+    [tensor_] = model.graph.initializer
+    tensor_.ClearField("raw_data")
+    tensor_.data_location = TensorProto.EXTERNAL
+    tensor_.external_data.add(key="location", value=location)
+    return model, ones.tobytes()
+
+
+def has_landlock():
+    """Whether the kernel has it, in a version that workers use."""
+    create_ruleset, ask_version = 444, 1
+    return ctypes.CDLL(None).syscall(create_ruleset, None, ctypes.c_size_t(0), ask_version) >= 2
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "embedded"])
+def test_a_worker_opens_the_files_of_its_model(repository, backend):
+    """Data beside the model and below it, and files elsewhere that links lead to, the model's own among them."""
+    elsewhere = repository.path.parent / "elsewhere"
+    (elsewhere / "data").mkdir(parents=True)
+    for name, location in (("beside", "ones"), ("below", "data/ones"), ("model", None)):
+        model, data = external(location) if location else (plus(1), b"")
+        repository.onnx(name, model, config=f'backend: "{backend}" {PROCESS} {ONE}')
+        directory = repository.path / name / "1"
+        if location:
+            (directory / location).parent.mkdir(exist_ok=True)
+            (directory / location).write_bytes(data)
+        else:
+            (directory / "model.onnx").rename(elsewhere / "model.onnx")
+            (directory / "model.onnx").symlink_to(elsewhere / "model.onnx")
+    with Server(repository) as server:
+        for name in ("beside", "below", "model"):
+            assert infer_json(server, name, x(1, 2, 3, 4))[0]["data"] == [2, 3, 4, 5]
+
+
+def test_a_worker_opens_no_file_of_another_model(repository):
+    """A link to the other's directory is one that the embedded engine follows."""
+    model, data = external("other/ones")
+    other = repository.path / "m/2"
+    other.mkdir(parents=True)
+    (other / "ones").write_bytes(data)
+    for name, more in (("thread", ""), ("process", PROCESS)):
+        repository.onnx(name, model, config=f'backend: "embedded" {more} {ONE}')
+        (repository.path / name / "1/other").symlink_to(other)
+    with Server(repository, "--model-control-mode=explicit") as server:
+        assert post(server, "/v2/repository/models/thread/load").status == 200
+        assert infer_json(server, "thread", x(1, 2, 3, 4))[0]["data"] == [2, 3, 4, 5]
+        answer = post(server, "/v2/repository/models/process/load")
+        assert (answer.status == 200) != has_landlock(), answer.body
+        assert ("Permission denied" in server.log) == has_landlock()
+        assert ("the kernel has no Landlock of" in server.log) != has_landlock()
 
 
 def test_workers_go_with_instances_models_and_the_server(repository):

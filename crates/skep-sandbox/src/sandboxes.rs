@@ -9,7 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
-    sync::Arc,
+    sync::{Arc, Once},
 };
 
 use prost::Message;
@@ -24,6 +24,7 @@ use crate::{
     message::{Answer, Kept, Load, Loaded, Request},
     model::{SandboxedModel, Worker},
     process::Process,
+    worker::landlock,
 };
 
 /// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the dynamic loader looks for libraries, and
@@ -41,6 +42,7 @@ pub fn load(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
 ) -> Result<Arc<dyn Model>, BackendError> {
+    say_if_files_are_open();
     let path = request.file.path();
     let file = backend.needs_file().then(|| File::open(path));
     let file = file.transpose().map_err(|error| {
@@ -79,6 +81,18 @@ pub fn load(
         starter.bake_if_possible();
     }
     SandboxedModel::load(starter).map(|model| Arc::new(model) as Arc<dyn Model>)
+}
+
+/// Says once that workers can open more files than they need, where that is so.
+fn say_if_files_are_open() {
+    static SAID: Once = Once::new();
+    if landlock::version().is_none() {
+        SAID.call_once(|| {
+            tracing::warn!(
+                "worker processes can read every file that the server's user can, and write where they bake: the kernel has no Landlock of Linux 5.19 or later, or does not let this process use it"
+            );
+        });
+    }
 }
 
 /// Everything that a worker process of one model needs at its start.

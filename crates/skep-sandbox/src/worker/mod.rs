@@ -1,7 +1,9 @@
 //! The worker's side: loads one model, confines itself, runs one batch at a time until the conversation ends.
 
 mod filter;
+pub(crate) mod landlock;
 mod outputs;
+mod reach;
 mod start;
 
 use std::{
@@ -68,6 +70,8 @@ pub fn run(
     else {
         return Err(wrong("it begins with something else"));
     };
+    start::check_only_thread()?;
+    let held = landlock::restrict(&reach::of(&load))?;
     let bakes = load.weights.as_ref().is_some_and(|kept| kept.bakes);
     if bakes {
         filter::restrict(filter::Stage::Baking)?;
@@ -91,6 +95,8 @@ pub fn run(
     // What parsing and packing the model took is of no use to its runs, and there is a worker for each instance.
     skep_heap::give_back_freed_memory();
     filter::restrict(filter::Stage::Running)?;
+    // No file can be opened any more.
+    drop(held);
     let threads = model.cpu_threads();
     let answer = Answer::Loaded(Loaded {
         signature: model.signature().clone(),

@@ -4,7 +4,7 @@
     reason = "closing descriptors by their numbers ends whatever owns them (invariant 5)"
 )]
 
-use std::io;
+use std::{fs, io};
 
 use rustix::{
     process::{Signal, set_parent_process_death_signal},
@@ -29,5 +29,18 @@ pub(super) fn confine() -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+/// Makes sure that what is decided for this thread is decided for all that there will be: they are started by it.
+///
+/// # Errors
+/// When there is another one already.
+pub(super) fn check_only_thread() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!(
+            "the process has {threads} threads before it has given up its rights, expected 1"
+        ))),
     }
 }

@@ -1,0 +1,144 @@
+//! Which files a worker process needs to load its model, or to bake it.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs::{self, DirEntry},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use super::landlock::Reach;
+use crate::message::Load;
+
+/// Where the dynamic loader finds libraries beside those that the environment names, and what it looks up there.
+const LIBRARIES: [&str; 10] = [
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/local/lib64",
+    // Systems that keep each library in a directory of its own.
+    "/gnu/store",
+    "/nix/store",
+];
+
+/// What libraries look up about the machine: the processor and its caches, memory, limits of the control group.
+const MACHINE: [&str; 14] = [
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/version",
+    "/proc/sys/vm",
+    "/proc/version",
+    "/sys/class/accel",
+    "/sys/class/drm",
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+    "/sys/kernel/mm",
+    "/etc/os-release",
+];
+
+/// Devices, which libraries look through for accelerators, and what they want to know of each. Not all that is known:
+/// some files are a device's own memory.
+const DEVICES: &str = "/sys/bus/pci/devices";
+const OF_A_DEVICE: [&str; 3] = ["class", "device", "vendor"];
+
+/// This process's own, its executable among it: a panic's trace is read out of that.
+const OWN: [&str; 2] = ["/proc/self", "/proc/self/exe"];
+
+/// Languages and times of the place, and devices that have nothing to tell.
+const ELSEWHERE: [&str; 6] = [
+    "/dev/null",
+    "/dev/urandom",
+    "/etc/locale.alias",
+    "/etc/localtime",
+    "/usr/share/locale",
+    "/usr/share/zoneinfo",
+];
+
+/// How many entries of a directory are looked at. A version has a few files, a library's directory some dozens.
+const MAX_ENTRIES: usize = 4096;
+
+/// The files that a worker needs for this load, by names that still are to be opened.
+pub(super) fn of(load: &Load) -> Reach {
+    let fixed = LIBRARIES
+        .iter()
+        .chain(&MACHINE)
+        .chain(&OWN)
+        .chain(&ELSEWHERE);
+    let mut reach = Reach {
+        read: fixed.map(PathBuf::from).collect(),
+        write: Vec::new(),
+    };
+    reach.read.push(PathBuf::from(DEVICES));
+    reach.read.extend(
+        entries(Path::new(DEVICES))
+            .flat_map(|device| OF_A_DEVICE.map(|name| device.path().join(name))),
+    );
+    let named = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    reach.read.extend(env::split_paths(&named));
+    if let Some(library) = &load.library {
+        let library = path(library);
+        // Others that belong to it lie beside it, where it is and where a link leads. Not the whole directory, which may be
+        // somebody's home.
+        let real = fs::canonicalize(library).unwrap_or_default();
+        let directories = [library, &real].map(Path::parent).into_iter().flatten();
+        reach.read.extend(directories.flat_map(libraries));
+    }
+    if let Some(directory) = path(&load.path).parent() {
+        reach.read.extend(linked(directory));
+        reach.read.push(directory.to_owned());
+    }
+    if let Some(kept) = &load.weights {
+        let directory = path(&kept.directory).to_owned();
+        match kept.bakes {
+            true => reach.write.push(directory),
+            false => reach.read.push(directory),
+        }
+    }
+    // A name without a directory.
+    reach.read.retain(|path| !path.as_os_str().is_empty());
+    reach
+}
+
+fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// The libraries in a directory.
+fn libraries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    files(directory, |entry| {
+        let name = entry.file_name();
+        name.as_bytes().windows(3).any(|part| part == b".so")
+    })
+}
+
+/// The files that links in a directory lead to: a model's file and the data beside it may lie elsewhere.
+fn linked(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    files(directory, |entry| {
+        entry.file_type().is_ok_and(|kind| kind.is_symlink())
+    })
+}
+
+/// The files of a directory that `which` chooses, links to files among them.
+fn files(directory: &Path, which: impl Fn(&DirEntry) -> bool) -> impl Iterator<Item = PathBuf> {
+    let chosen = entries(directory).filter(move |entry| which(entry));
+    chosen
+        .map(|entry| entry.path())
+        .filter(|path| fs::metadata(path).is_ok_and(|target| target.is_file()))
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = DirEntry> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    entries.take(MAX_ENTRIES).flatten()
+}
+
+#[cfg(test)]
+#[path = "reach_tests.rs"]
+mod tests;

@@ -1,0 +1,284 @@
+//! What is out of a worker's reach, tried: each on a thread of its own, whose rules end with it. Where the kernel has no
+//! Landlock nothing is refused.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    net::{TcpListener, TcpStream},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            fs::symlink,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+};
+
+use rustix::{
+    process::{Pid, test_kill_process},
+    thread::set_no_new_privs,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    message::Kept,
+    worker::landlock::{restrict, version},
+};
+
+/// Whether this kernel has Landlock in at least this version.
+fn since(first: u32) -> bool {
+    version().is_some_and(|version| version >= first)
+}
+
+/// Runs `body` on a thread that reaches no more than this.
+fn under<T: Send>(reach: &Reach, body: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            set_no_new_privs(true).expect("no new privileges");
+            let _held = restrict(reach).expect("restricted");
+            body()
+        });
+        thread.join().expect("a thread that ends by itself")
+    })
+}
+
+fn refused<T>(outcome: io::Result<T>) -> bool {
+    outcome.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
+/// A repository of two models, a cache, and what is neither.
+struct Node {
+    directory: TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let node = Self {
+            directory: tempfile::tempdir().expect("directory"),
+        };
+        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models library aside";
+        for directory in directories.split(' ') {
+            fs::create_dir_all(node.path(directory)).expect("directory");
+        }
+        let files = "m/1/model.onnx m/1/sub/data n/1/model.onnx library/lib.so.1 library/libother.so library/notes \
+            cache/v1/graph aside/weights aside/secret mine";
+        for file in files.split_whitespace() {
+            fs::write(node.path(file), file).expect("file");
+        }
+        symlink(node.path("aside/weights"), node.path("m/1/weights")).expect("link");
+        symlink(node.path("aside"), node.path("m/1/all")).expect("link");
+        symlink(node.path("library/lib.so.1"), node.path("lib.so")).expect("link");
+        node
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What the worker of model `m` reaches.
+    fn reach(&self, bakes: bool) -> Reach {
+        let bytes = |name| self.path(name).as_os_str().as_bytes().to_vec();
+        of(&Load {
+            backend: "embedded".to_owned(),
+            library: Some(bytes("lib.so")),
+            model: "m".to_owned(),
+            path: bytes("m/1/model.onnx"),
+            weights: Some(Kept {
+                directory: bytes("cache"),
+                budget_bytes: 0,
+                random_order: false,
+                bakes,
+            }),
+            threads: 1,
+            intra_op_threads: None,
+            inter_op_threads: None,
+            config: Vec::new(),
+        })
+    }
+}
+
+/// Another process of the same user, until this is dropped.
+struct Other(Child);
+
+impl Other {
+    fn start() -> Self {
+        let mut command = Command::new("cat");
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+        Self(command.spawn().expect("another process"))
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("its input has ended");
+    }
+}
+
+#[test]
+fn other_processes_are_out_of_sight() {
+    let (node, other) = (Node::new(), Other::start());
+    for bakes in [false, true] {
+        let reach = node.reach(bakes);
+        for name in ["environ", "maps", "status", "cmdline"] {
+            let others = format!("/proc/{}/{name}", other.0.id());
+            assert!(File::open(&others).is_ok(), "{others}");
+            let opened = under(&reach, || refused(File::open(&others)));
+            assert_eq!(opened, since(2), "{others}");
+            let own = format!("/proc/self/{name}");
+            under(&reach, || File::open(&own)).expect("its own");
+        }
+        assert_eq!(under(&reach, || refused(fs::read_dir("/proc"))), since(2));
+    }
+}
+
+#[test]
+fn a_model_is_read_and_no_other_file_of_the_user() {
+    let node = Node::new();
+    for bakes in [false, true] {
+        let reach = node.reach(bakes);
+        let read = |name: &str| {
+            let path = node.path(name);
+            under(&reach, || fs::read(&path).map(|bytes| bytes.len()))
+        };
+        for name in [
+            "m/1/model.onnx",
+            "m/1/sub/data",
+            "m/1/weights",
+            "library/lib.so.1",
+            "library/libother.so",
+            "cache/v1/graph",
+        ] {
+            assert!(read(name).is_ok(), "{name}");
+        }
+        for name in [
+            "n/1/model.onnx",
+            "aside/secret",
+            "m/1/all/secret",
+            "library/notes",
+            "mine",
+        ] {
+            assert_eq!(refused(read(name)), since(2), "{name}");
+        }
+        for name in ["", "m", "n/1", "aside"] {
+            let path = node.path(name);
+            let listed = under(&reach, || refused(fs::read_dir(&path)));
+            assert_eq!(listed, since(2), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_libraries_look_up_is_there() {
+    let reach = Node::new().reach(false);
+    for path in [
+        "/proc/cpuinfo",
+        "/proc/meminfo",
+        "/proc/self/maps",
+        "/proc/self/exe",
+        "/etc/ld.so.cache",
+    ] {
+        let path = Path::new(path);
+        let opened = under(&reach, || File::open(path).is_ok());
+        assert_eq!(opened, path.exists(), "{}", path.display());
+    }
+    // The C library, wherever this system has it.
+    let maps = fs::read_to_string("/proc/self/maps").expect("maps");
+    let library = maps
+        .split_whitespace()
+        .find(|word| word.contains("/libc.so"));
+    let library = library.expect("a C library");
+    under(&reach, || File::open(library)).expect("readable");
+}
+
+#[test]
+fn who_bakes_writes_into_the_cache_and_nowhere_else() {
+    let node = Node::new();
+    let reach = node.reach(true);
+    let (made, place) = (
+        node.path("cache/v1/tmp/made"),
+        node.path("cache/v1/models/made"),
+    );
+    let inside = || -> io::Result<()> {
+        fs::create_dir(&made)?;
+        fs::write(made.join("graph"), "new")?;
+        fs::write(made.join("graph"), "newer")?;
+        fs::rename(&made, &place)?;
+        fs::remove_file(place.join("graph"))?;
+        fs::remove_dir(&place)
+    };
+    under(&reach, inside).expect("in the cache");
+
+    let (secret, fresh) = (node.path("aside/secret"), node.path("aside/fresh"));
+    let (kept, model) = (node.path("cache/v1/graph"), node.path("m/1/model.onnx"));
+    let tried = under(&reach, || {
+        [
+            refused(File::create(&fresh)),
+            refused(fs::create_dir(&fresh)),
+            refused(File::options().append(true).open(&secret)),
+            refused(File::options().write(true).truncate(true).open(&model)),
+            refused(fs::rename(&kept, &fresh)),
+            fs::hard_link(&secret, &made).is_err(),
+            refused(symlink(&secret, &made)),
+            refused(fs::remove_file(&secret)),
+        ]
+    });
+    // Without Landlock some of these get into each other's way.
+    if since(2) {
+        assert_eq!(tried, [true; 8]);
+        assert_eq!(fs::read(&secret).expect("there"), b"aside/secret");
+    }
+}
+
+#[test]
+fn who_loads_writes_nowhere() {
+    let node = Node::new();
+    let reach = node.reach(false);
+    for name in [
+        "cache/v1/graph",
+        "cache/v1/fresh",
+        "m/1/fresh",
+        "aside/fresh",
+    ] {
+        let path = node.path(name);
+        assert_eq!(
+            under(&reach, || refused(File::create(&path))),
+            since(2),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn other_processes_are_out_of_reach() {
+    let (reach, other) = (Node::new().reach(false), Other::start());
+    let pid = Pid::from_child(&other.0);
+    assert!(test_kill_process(pid).is_ok());
+    let signal = under(&reach, || {
+        refused(test_kill_process(pid).map_err(Into::into))
+    });
+    assert_eq!(signal, since(6));
+
+    let name = format!("skep-reach-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).expect("address");
+    let _listener = UnixListener::bind_addr(&address).expect("listener");
+    assert!(UnixStream::connect_addr(&address).is_ok());
+    let socket = under(&reach, || refused(UnixStream::connect_addr(&address)));
+    assert_eq!(socket, since(6));
+
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listener");
+    let address = listener.local_addr().expect("address");
+    assert!(TcpStream::connect(address).is_ok());
+    let network = under(&reach, || {
+        [
+            refused(TcpStream::connect(address)),
+            refused(TcpListener::bind("127.0.0.1:0")),
+        ]
+    });
+    assert_eq!(network, [since(4); 2]);
+}
