@@ -20,10 +20,10 @@ use std::{
 use memmap2::{Mmap, MmapMut, MmapOptions};
 use rustix::{
     fs::{
-        FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
-        fstatfs, memfd_create,
+        FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals,
+        fcntl_get_seals, fstat, fstatfs, memfd_create, seek,
     },
-    io::retry_on_intr,
+    io::{Errno, retry_on_intr},
 };
 
 use crate::{StoreError, options::machine_bytes};
@@ -113,16 +113,36 @@ impl Draft {
 
     /// Gives up writing, for everybody and for good.
     pub(crate) fn seal(self) -> Result<Segment, StoreError> {
-        let Self { file, bytes } = self;
+        let Self { file, mut bytes } = self;
+        let size = bytes.len() as u64;
+        let error = |step| {
+            move |cause: Errno| StoreError::Memory {
+                bytes: size,
+                step,
+                cause: cause.into(),
+            }
+        };
+        write_reserved(&file, &mut bytes).map_err(error("SEEK_HOLE"))?;
         // A file that is mapped for writing cannot be sealed against it.
         drop(bytes);
-        fcntl_add_seals(&file, SEALS).map_err(|cause| StoreError::Memory {
-            bytes: fstat(&file).map_or(0, |stat| stat.st_size.unsigned_abs()),
-            step: "F_ADD_SEALS",
-            cause: cause.into(),
-        })?;
+        fcntl_add_seals(&file, SEALS).map_err(error("F_ADD_SEALS"))?;
         Segment::check(file)
     }
+}
+
+/// Writes to the pages that are reserved and that nobody has written, such as that of an empty tensor: they cannot be told
+/// from holes.
+fn write_reserved(file: &OwnedFd, bytes: &mut [u8]) -> Result<(), Errno> {
+    let mut from = 0;
+    while from < bytes.len() {
+        let hole = seek(file, SeekFrom::Hole(from as u64))?;
+        let hole = usize::try_from(hole).map_err(|_| Errno::OVERFLOW)?;
+        if let Some(byte) = bytes.get_mut(hole) {
+            *byte = 0;
+        }
+        from = hole.saturating_add(rustix::param::page_size());
+    }
+    Ok(())
 }
 
 /// A sealed memory file. It is mapped when its bytes are first looked at, and unmapped when it is dropped.
@@ -130,6 +150,7 @@ impl Draft {
 pub(crate) struct Segment {
     file: OwnedFd,
     size: u64,
+    reserved: u64,
     identity: Identity,
     map: OnceLock<Mmap>,
 }
@@ -149,24 +170,31 @@ impl Segment {
                 seals.bits()
             )));
         }
-        let unreadable = |e: rustix::io::Errno| StoreError::segment(e.to_string());
+        let unreadable = |e: Errno| StoreError::segment(e.to_string());
         let kind = fstatfs(&file).map_err(unreadable)?.f_type;
         if !u64::try_from(kind).is_ok_and(|kind| kind == TMPFS) {
             return Err(StoreError::segment(format!(
                 "expected a memory file of ordinary pages, got one of file system {kind:#x}"
             )));
         }
+        // From here on nothing of it changes: neither its size nor which pages it has.
         let stat = fstat(&file).map_err(unreadable)?;
         let size = stat.st_size.unsigned_abs();
-        let backed = stat.st_blocks.unsigned_abs().saturating_mul(512);
-        if size == 0 || backed < size {
+        if size == 0 {
+            return Err(StoreError::segment("expected bytes, got an empty file"));
+        }
+        // How many blocks it has says nothing of where they are: some may lie behind its end.
+        let hole = seek(&file, SeekFrom::Hole(0)).map_err(unreadable)?;
+        if hole < size {
             return Err(StoreError::segment(format!(
-                "expected a file whose pages are all there, got {backed} of {size} bytes"
+                "expected a file whose pages are all there, got a hole at {hole} of its {size} bytes"
             )));
         }
+        let backed = stat.st_blocks.unsigned_abs().saturating_mul(512);
         Ok(Self {
             file,
             size,
+            reserved: backed.max(size),
             identity: Identity(stat.st_dev, stat.st_ino),
             map: OnceLock::new(),
         })
@@ -175,6 +203,12 @@ impl Segment {
     /// Bytes of it.
     pub(crate) const fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Bytes of memory that it takes: whole pages, and those behind its end, which a maker may have added and which a huge
+    /// page brings.
+    pub(crate) const fn reserved(&self) -> u64 {
+        self.reserved
     }
 
     /// Which memory file it is.
@@ -329,11 +363,57 @@ mod tests {
         fcntl_add_seals(&holes, SEALS).expect("seals");
         assert_eq!(
             refused(holes),
-            "not a segment: expected a file whose pages are all there, got 4096 of 8192 bytes"
+            "not a segment: expected a file whose pages are all there, got a hole at 0 of its 8192 bytes"
+        );
+        // As many blocks as its bytes need, but not where these are.
+        let elsewhere = memfd_create("elsewhere", flags).expect("memory");
+        pwrite(&elsewhere, b"x", 0).expect("written");
+        ftruncate(&elsewhere, 8192).expect("room");
+        let behind = FallocateFlags::KEEP_SIZE;
+        fallocate(&elsewhere, behind, 8192, 1 << 20).expect("memory");
+        fcntl_add_seals(&elsewhere, SEALS).expect("seals");
+        assert_eq!(
+            refused(elsewhere),
+            "not a segment: expected a file whose pages are all there, got a hole at 4096 of its 8192 bytes"
         );
         let empty = memfd_create("empty", flags).expect("memory");
         fcntl_add_seals(&empty, SEALS).expect("seals");
-        assert!(refused(empty).contains("0 of 0 bytes"));
+        assert_eq!(
+            refused(empty),
+            "not a segment: expected bytes, got an empty file"
+        );
+    }
+
+    #[test]
+    fn a_page_that_nobody_wrote_is_there() {
+        let mut draft = Draft::new(5 * 4096).expect("memory");
+        draft.part(2 * 4096, 1).expect("room")[0] = 1;
+        let segment = draft.seal().expect("sealed");
+        segment.mapped().expect("mapped");
+        let mut expected = vec![0; 5 * 4096];
+        expected[2 * 4096] = 1;
+        assert_eq!(segment.bytes(0, 5 * 4096), Some(&*expected));
+    }
+
+    /// Nobody may take memory that no figure shows.
+    #[test]
+    fn pages_behind_the_end_count() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("long", flags).expect("memory");
+        pwrite(&file, b"x", 0).expect("written");
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 4096, 1 << 20).expect("memory");
+        fcntl_add_seals(&file, SEALS).expect("seals");
+        let segment = Segment::check(file).expect("whole");
+        assert_eq!(segment.size(), 1);
+        assert!(segment.reserved() >= 4096 + (1 << 20));
+        assert!(sealed().reserved() >= 8192);
+        let more = fallocate(
+            segment.descriptor(),
+            FallocateFlags::KEEP_SIZE,
+            8192,
+            2 << 20,
+        );
+        assert!(more.is_err(), "it is sealed");
     }
 
     #[test]

@@ -285,10 +285,10 @@ impl Session {
             .collect();
         let mut state = self.shelf.lock();
         let now = self.shelf.clock.now();
-        let (identity, size) = (segment.identity(), segment.size());
+        let (identity, reserved) = (segment.identity(), segment.reserved());
         let entered = state
             .ledger
-            .publish(now, self.holder, identity, size, &verified);
+            .publish(now, self.holder, identity, reserved, &verified);
         if let Ok(Some(id)) = entered {
             state.segments.insert(id, Arc::clone(segment));
         }

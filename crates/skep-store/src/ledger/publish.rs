@@ -44,8 +44,8 @@ impl Ledger {
         self.by_identity.get(&identity).copied()
     }
 
-    /// Publishes verified tensors of a memory file, unless somebody else was faster, and gives the holder a lease to each.
-    /// The segment's number if the file was not known and is one now.
+    /// Publishes verified tensors of a memory file that takes `size` bytes of memory, unless somebody else was faster, and
+    /// gives the holder a lease to each. The segment's number if the file was not known and is one now.
     ///
     /// # Errors
     /// A bound; then nothing is published, and the holder has no lease to any of these.
