@@ -423,11 +423,28 @@ fn bounds_hold_against_whoever_ignores_them() {
     let node = Node::start(StoreOptions {
         max_tenant_bytes: 2 * 4096,
         max_holder_leases: 3,
+        max_holder_tickets: 1,
         ..StoreOptions::default()
     });
     let (contents, list) = two_tensors();
-    // Without tickets, three pages at once.
+    // More than it is let fill; it gets nothing of it, and the connection goes on.
     let rogue = Rogue::welcomed(&node.path);
+    let take = Request::Take {
+        mode: Mode::Claim,
+        wanted: list.clone(),
+    };
+    let Reply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
+        panic!("no refusal");
+    };
+    assert_eq!(
+        text,
+        "tensors that one holder is to fill of tenant `general` would be 2, expected at most 1"
+    );
+    let other = Rogue::welcomed(&node.path);
+    assert_eq!(other.claim(&list[1..]), [WireAnswer::Fill]);
+    drop(other);
+    node.wait_for(|stat| stat.holders == 2);
+    // Without tickets, three pages at once.
     let Reply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
         panic!("no refusal");

@@ -10,17 +10,14 @@
 mod leases;
 mod publish;
 mod reclaimer;
+mod tickets;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep_types::Time;
 
 use crate::{
-    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    segment::{Identity, room},
+    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted, segment::Identity,
 };
 use reclaimer::Idle;
 
@@ -77,6 +74,9 @@ struct Holder {
     leases: BTreeMap<Digest, u64>,
     lease_count: u64,
     bytes: u64,
+    tickets: u64,
+    /// Bytes of tensors that it has tickets for.
+    ticket_bytes: u64,
     /// Tensors it waits for: each wait counts once, however often the holder asks.
     waiting: BTreeSet<Digest>,
 }
@@ -236,72 +236,6 @@ impl Ledger {
         }
     }
 
-    /// Who fills a tensor that is not there.
-    fn ticket(&mut self, now: Time, id: HolderId, wanted: &Wanted) -> Result<Answer, StoreError> {
-        let digest = wanted.digest;
-        if let Some(ticket) = self.tickets.get(&digest) {
-            if ticket.holder == id {
-                return Ok(Answer::Fill);
-            }
-            if now < ticket.since + self.options.fill_patience {
-                return Ok(self.wait(id, digest));
-            }
-            self.end_ticket(digest);
-        }
-        if now < self.no_tickets_before {
-            return Ok(Answer::Wait);
-        }
-        let bytes = room(wanted.length);
-        self.make_room(bytes);
-        let would_be = self
-            .reserved
-            .saturating_add(self.promised)
-            .saturating_add(bytes);
-        self.bound("bytes", would_be, self.options.max_tenant_bytes)?;
-        let tensors = (self.tensors.len() + self.tickets.len()) as u64 + 1;
-        self.bound("tensors", tensors, self.options.max_tensors)?;
-        self.bound_holder(id, 1, wanted.length)?;
-        self.promised += bytes;
-        let ticket = Ticket {
-            holder: id,
-            since: now,
-            length: wanted.length,
-        };
-        self.tickets.insert(digest, ticket);
-        if let Some(holder) = self.holders.get_mut(&id) {
-            holder.waiting.remove(&digest);
-        }
-        self.stat.misses += 1;
-        Ok(Answer::Fill)
-    }
-
-    fn wait(&mut self, id: HolderId, digest: Digest) -> Answer {
-        if let Some(holder) = self.holders.get_mut(&id)
-            && holder.waiting.insert(digest)
-        {
-            self.stat.waits += 1;
-        }
-        Answer::Wait
-    }
-
-    fn end_ticket(&mut self, digest: Digest) {
-        if let Some(ticket) = self.tickets.remove(&digest) {
-            self.promised -= room(ticket.length);
-        }
-    }
-
-    /// The holder will not fill these after all. Whether it had any of the tickets.
-    pub(crate) fn give_back(&mut self, id: HolderId, digests: &[Digest]) -> bool {
-        let mut any = false;
-        for digest in digests {
-            if self.tickets.get(digest).is_some_and(|t| t.holder == id) {
-                self.end_ticket(*digest);
-                any = true;
-            }
-        }
-        any
-    }
-
     /// Where a tensor lies.
     pub(crate) fn place(&self, digest: Digest) -> Option<(SegmentId, u64)> {
         let tensor = self.tensors.get(&digest)?;
@@ -338,12 +272,6 @@ impl Ledger {
                 idle: (tensor.leases == 0).then(|| now.since(tensor.idle_since)),
             })
             .collect()
-    }
-
-    /// When somebody who waits may get an answer that nobody's action brings: nothing is filled before then.
-    pub(crate) fn tickets_from(&self, now: Time) -> Option<Duration> {
-        let wait = self.no_tickets_before.since(now);
-        (!wait.is_zero()).then_some(wait)
     }
 }
 

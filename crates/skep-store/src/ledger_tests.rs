@@ -1,9 +1,12 @@
 //! The ledger on virtual time: who gets what, what is dropped when, and that nothing is lost.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use skep_types::DataType;
 
 use super::*;
+use crate::segment::room;
 
 const MEBI: u64 = 1 << 20;
 
@@ -283,7 +286,7 @@ fn bounds_are_kept_and_named() {
         error
     };
     type Case = (fn(&mut StoreOptions), &'static str);
-    let cases: [Case; 6] = [
+    let cases: [Case; 8] = [
         (
             |o| o.max_holders = 1,
             "connections of tenant `general` would be 2, expected at most 1",
@@ -299,6 +302,14 @@ fn bounds_are_kept_and_named() {
         (
             |o| o.max_holder_leases = 2,
             "leases of one holder of tenant `general` would be 3, expected at most 2",
+        ),
+        (
+            |o| o.max_holder_tickets = 1,
+            "tensors that one holder is to fill of tenant `general` would be 2, expected at most 1",
+        ),
+        (
+            |o| o.max_holder_ticket_bytes = 2 * MEBI - 1,
+            "bytes that one holder is to fill of tenant `general` would be 2097152, expected at most 2097151",
         ),
         (
             |o| o.max_segments = 2,
@@ -331,6 +342,76 @@ fn a_refused_question_takes_nothing() {
         ledger.take(at(0), id, &[&small], true).expect("room"),
         [Answer::Fill]
     );
+}
+
+/// Whoever claims without end takes nothing from others: no ticket beyond its bound, and no room.
+#[test]
+fn a_holder_has_so_many_tickets_at_a_time() {
+    let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, 30 * MEBI)).collect();
+    let claim = |ledger: &mut Ledger, now, id, which: usize| {
+        let answers = ledger.take(now, id, &[&tensors[which]], true);
+        answers.map(|answers| answers[0]).ok()
+    };
+    for (max_tickets, max_bytes) in [(1, 1 << 30), (9, 40 * MEBI), (9, 10 * MEBI)] {
+        let mut ledger = ledger(StoreOptions {
+            max_holder_tickets: max_tickets,
+            max_holder_ticket_bytes: max_bytes,
+            ..options()
+        });
+        for idle in &tensors[..2] {
+            use_once(&mut ledger, at(0), idle);
+        }
+        let [greedy, other] = [(); 2].map(|()| ledger.join().expect("room"));
+        // One alone may be of any size.
+        assert_eq!(claim(&mut ledger, at(0), greedy, 2), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(0), greedy, 2),
+            Some(Answer::Fill),
+            "as before"
+        );
+        assert_eq!(
+            claim(&mut ledger, at(0), greedy, 3),
+            None,
+            "beyond its bound"
+        );
+        assert!(ledger.reclaim(at(0)).is_empty(), "nothing goes for it");
+        assert_eq!(claim(&mut ledger, at(0), other, 3), Some(Answer::Fill));
+
+        // Each way in which a ticket ends makes room for the next one.
+        publish(&mut ledger, at(0), greedy, &tensors[2]).expect("room");
+        assert!(ledger.give_back(other, &[tensors[3].digest]));
+        assert_eq!(claim(&mut ledger, at(0), greedy, 3), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(60), other, 3),
+            Some(Answer::Fill),
+            "overtaken"
+        );
+        ledger.gc();
+        assert_eq!(claim(&mut ledger, at(60), greedy, 0), Some(Answer::Fill));
+        ledger.give_back(greedy, &[tensors[0].digest]);
+        assert_eq!(claim(&mut ledger, at(60), greedy, 1), Some(Answer::Fill));
+    }
+}
+
+/// What a holder is to fill it will have a lease to: it is told before it fills anything that it may not.
+#[test]
+fn tickets_count_as_the_leases_that_they_become() {
+    let tensors: Vec<Wanted> = (1..=3).map(|number| tensor(number, MEBI)).collect();
+    let changes: [fn(&mut StoreOptions); 2] = [
+        |options| options.max_holder_leases = 2,
+        |options| options.max_holder_bytes = 2 * MEBI,
+    ];
+    for change in changes {
+        let mut options = options();
+        change(&mut options);
+        let mut ledger = ledger(options);
+        let id = ledger.join().expect("room");
+        for wanted in &tensors[..2] {
+            ledger.take(at(0), id, &[wanted], true).expect("room");
+        }
+        let error = ledger.take(at(0), id, &[&tensors[2]], true);
+        assert_eq!(error.expect_err("a bound").kind(), crate::ErrorKind::Bound);
+    }
 }
 
 #[test]
@@ -399,6 +480,8 @@ proptest! {
         let mut ledger = ledger(StoreOptions {
             budget_bytes: 10 * MEBI,
             max_tenant_bytes: 20 * MEBI,
+            max_holder_tickets: 4,
+            max_holder_ticket_bytes: 5 * MEBI,
             ..options()
         });
         let mut expected = Expected::default();
@@ -479,6 +562,13 @@ proptest! {
             prop_assert!(ledger.reserved + ledger.promised <= 20 * MEBI);
             let sizes: u64 = ledger.segments.values().map(|segment| segment.size).sum();
             prop_assert_eq!(sizes, ledger.reserved);
+            for (id, holder) in &ledger.holders {
+                let own = || ledger.tickets.values().filter(|ticket| ticket.holder == *id);
+                prop_assert_eq!(holder.tickets, own().count() as u64);
+                prop_assert_eq!(holder.ticket_bytes, own().map(|ticket| ticket.length).sum::<u64>());
+                prop_assert!(holder.tickets <= 4);
+                prop_assert!(holder.tickets < 2 || holder.ticket_bytes <= 5 * MEBI);
+            }
             let idle = ledger.segments.values().any(|segment| segment.leases == 0);
             prop_assert!(!idle || ledger.reserved + ledger.promised <= 10 * MEBI);
         }

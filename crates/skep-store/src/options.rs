@@ -16,6 +16,12 @@ pub struct StoreOptions {
     pub max_holder_bytes: u64,
     /// Tensors that one holder may have leased. Default: 65536.
     pub max_holder_leases: u64,
+    /// Tensors that one holder may be about to fill; nobody else fills these meanwhile. Default: 8192, as many as four
+    /// messages name: an acquire fills what it was told to before it asks for more, but a connection may have several.
+    pub max_holder_tickets: u64,
+    /// Bytes of the tensors that one holder may be about to fill, if these are several: room is kept for them. Default: 1
+    /// GiB, a hundred segments of small tensors.
+    pub max_holder_ticket_bytes: u64,
     /// Connections; in process, leases. Default: 1024.
     pub max_holders: u64,
     /// Segments; each is an open descriptor. Default: 8192.
@@ -39,6 +45,8 @@ impl Default for StoreOptions {
             max_tenant_bytes: machine_bytes,
             max_holder_bytes: machine_bytes,
             max_holder_leases: 1 << 16,
+            max_holder_tickets: 1 << 13,
+            max_holder_ticket_bytes: 1 << 30,
             max_holders: 1024,
             max_segments: 8192,
             max_tensors: 1 << 18,

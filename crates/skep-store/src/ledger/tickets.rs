@@ -1,0 +1,120 @@
+//! Tickets: the right of a holder to be the one that fills a tensor.
+
+use std::time::Duration;
+
+use skep_types::Time;
+
+use super::{Answer, HolderId, Ledger, Ticket};
+use crate::{Digest, StoreError, Wanted, segment::room};
+
+impl Ledger {
+    /// Who fills a tensor that is not there.
+    pub(super) fn ticket(
+        &mut self,
+        now: Time,
+        id: HolderId,
+        wanted: &Wanted,
+    ) -> Result<Answer, StoreError> {
+        let digest = wanted.digest;
+        if let Some(ticket) = self.tickets.get(&digest) {
+            if ticket.holder == id {
+                return Ok(Answer::Fill);
+            }
+            if now < ticket.since + self.options.fill_patience {
+                return Ok(self.wait(id, digest));
+            }
+            self.end_ticket(digest);
+        }
+        if now < self.no_tickets_before {
+            return Ok(Answer::Wait);
+        }
+        // What a holder may not have anyway drops nothing to make room for it.
+        self.bound_tickets(id, wanted.length)?;
+        let bytes = room(wanted.length);
+        self.make_room(bytes);
+        let would_be = self
+            .reserved
+            .saturating_add(self.promised)
+            .saturating_add(bytes);
+        self.bound("bytes", would_be, self.options.max_tenant_bytes)?;
+        let tensors = (self.tensors.len() + self.tickets.len()) as u64 + 1;
+        self.bound("tensors", tensors, self.options.max_tensors)?;
+        self.promised += bytes;
+        let ticket = Ticket {
+            holder: id,
+            since: now,
+            length: wanted.length,
+        };
+        self.tickets.insert(digest, ticket);
+        if let Some(holder) = self.holders.get_mut(&id) {
+            holder.waiting.remove(&digest);
+            holder.tickets += 1;
+            holder.ticket_bytes += wanted.length;
+        }
+        self.stat.misses += 1;
+        Ok(Answer::Fill)
+    }
+
+    /// Whether the holder may have one more ticket. All that it has will be leases; and it may have only so many at a time,
+    /// since what one has nobody else fills, and the room for it is kept.
+    fn bound_tickets(&self, id: HolderId, length: u64) -> Result<(), StoreError> {
+        let Some(holder) = self.holders.get(&id) else {
+            return Ok(());
+        };
+        let options = &self.options;
+        let bytes = holder.ticket_bytes.saturating_add(length);
+        self.bound_holder(id, holder.tickets + 1, bytes)?;
+        self.bound(
+            "tensors that one holder is to fill",
+            holder.tickets + 1,
+            options.max_holder_tickets,
+        )?;
+        // A tensor alone may be larger: it is filled at once or not at all.
+        if holder.tickets == 0 {
+            return Ok(());
+        }
+        self.bound(
+            "bytes that one holder is to fill",
+            bytes,
+            options.max_holder_ticket_bytes,
+        )
+    }
+
+    fn wait(&mut self, id: HolderId, digest: Digest) -> Answer {
+        if let Some(holder) = self.holders.get_mut(&id)
+            && holder.waiting.insert(digest)
+        {
+            self.stat.waits += 1;
+        }
+        Answer::Wait
+    }
+
+    pub(super) fn end_ticket(&mut self, digest: Digest) {
+        let Some(ticket) = self.tickets.remove(&digest) else {
+            return;
+        };
+        self.promised -= room(ticket.length);
+        if let Some(holder) = self.holders.get_mut(&ticket.holder) {
+            holder.tickets -= 1;
+            holder.ticket_bytes -= ticket.length;
+        }
+    }
+
+    /// The holder will not fill these after all. Whether it had any of the tickets.
+    pub(crate) fn give_back(&mut self, id: HolderId, digests: &[Digest]) -> bool {
+        let mut any = false;
+        for digest in digests {
+            if self.tickets.get(digest).is_some_and(|t| t.holder == id) {
+                self.end_ticket(*digest);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// When somebody who waits may get an answer that nobody's action brings: nothing is filled before then.
+    pub(crate) fn tickets_from(&self, now: Time) -> Option<Duration> {
+        let wait = self.no_tickets_before.since(now);
+        (!wait.is_zero()).then_some(wait)
+    }
+}
