@@ -116,6 +116,28 @@ def test_a_model_whose_baking_dies_in_a_sandbox_is_served_all_the_same(repositor
     assert files(cache) == whole
 
 
+def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, expected):
+    answer, whole = expected("bert-tiny")
+    cache = tmp_path / "undisturbed"
+    cache.chmod(0o777)
+    other = tmp_path / "other"
+    other.mkdir()
+    other.chmod(0o777)
+    for directory in (cache, other):
+        with Server(repository, weights(directory)) as server:
+            assert outputs(server, "bert-tiny") == answer
+            [warning] = [line for line in server.lines if "baked" in line]
+            assert f"`{directory}` is no safe place for baked models: everybody may write it (mode 777)" in warning
+            assert f"`chmod go-w {directory}` mends that; `--weight-cache DIR` names another directory" in warning
+        baking = run("bake", weights(directory), repository)
+        assert baking.returncode == 1
+        assert f"`{directory}` is no safe place for baked models" in baking.stderr
+    assert list(other.iterdir()) == []
+    cache.chmod(0o755)
+    assert bake(repository, cache) == ["known"]
+    assert files(cache) == whole
+
+
 def waiting_for_locks():
     """The processes that wait for a lock of a file."""
     lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())
@@ -125,7 +147,8 @@ def waiting_for_locks():
 def test_of_three_that_start_at_once_one_bakes(repository, tmp_path, expected):
     answer, whole = expected("bert-tiny")
     cache = tmp_path / "weights"
-    (cache / "v1").mkdir(parents=True)
+    for directory in (cache, cache / "v1"):
+        directory.mkdir(mode=0o700)
     with open(cache / "v1" / "lock", "w") as lock:
         # Whoever makes something shares this lock: the first one waits for it, the others for the first.
         fcntl.flock(lock, fcntl.LOCK_EX)

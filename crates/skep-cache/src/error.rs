@@ -11,6 +11,8 @@ use std::{
 pub enum ErrorKind {
     /// The file system refused: no room, no permission.
     Io,
+    /// Others than the process's user may change what is in the directory.
+    Unsafe,
     /// A file is not what was written.
     Damaged,
     /// The form is larger than the whole budget.
@@ -30,6 +32,14 @@ pub enum CacheError {
         path: PathBuf,
         /// The system's error.
         error: io::Error,
+    },
+    /// A directory that others may change.
+    #[error("`{}` is no safe place for baked models: {why}", path.display())]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// Who may, and what to do.
+        why: String,
     },
     /// A file is not what was written.
     #[error("`{}` is damaged: {why}", path.display())]
@@ -58,6 +68,13 @@ impl CacheError {
         }
     }
 
+    pub(crate) fn not_safe(path: &Path, why: String) -> Self {
+        Self::Unsafe {
+            path: path.to_owned(),
+            why,
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),
@@ -70,6 +87,7 @@ impl CacheError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } => ErrorKind::Io,
+            Self::Unsafe { .. } => ErrorKind::Unsafe,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
         }

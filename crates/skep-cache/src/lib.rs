@@ -20,6 +20,7 @@
 //! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay.
 
 mod collect;
+mod directory;
 mod error;
 mod form;
 mod key;
@@ -29,8 +30,7 @@ mod stamps;
 
 use std::{
     collections::HashSet,
-    fs::{self, DirBuilder, File},
-    os::unix::fs::DirBuilderExt,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -87,18 +87,16 @@ pub enum Found {
 impl Cache {
     /// Opens a cache directory, and makes it if it is not there: for its owner alone (mode 0700).
     ///
+    /// Whoever can change what is in it decides what models answer. So one that is there must belong to this process's user
+    /// or to root, and nobody else may write it; except that root may have given a group the right, and that a sticky one
+    /// may be anybody's to write, since what a cache makes in it is looked at in the same way. What is above the directory
+    /// is not looked at.
+    ///
     /// # Errors
-    /// [`ErrorKind::Io`] when it cannot be made.
+    /// [`ErrorKind::Io`] when it cannot be made, [`ErrorKind::Unsafe`] when others may change it.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
         let cache = Self::over(directory, budget_bytes, false);
-        for sub in ["models", "tensors", "stamps", "making", "tmp"] {
-            let path = cache.path(sub);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|e| CacheError::io("make", &path, e))?;
-        }
+        directory::open(cache.directory(), cache.root())?;
         Ok(cache)
     }
 

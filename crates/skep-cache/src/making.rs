@@ -10,7 +10,7 @@ use std::{
 use skep_store::{Description, Digest, Wanted};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::{Cache, CacheError, Form, Found, Key, Part, Role, manifest::Manifest};
+use crate::{Cache, CacheError, Form, Found, Key, Part, Role, directory, manifest::Manifest};
 
 /// Who makes a form.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl Making {
         }
         let written = || -> io::Result<()> {
             if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
+                directory::make(parent)?;
             }
             let mut file = NamedTempFile::new_in(self.directory.path())?;
             file.write_all(bytes)?;

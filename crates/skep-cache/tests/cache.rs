@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -272,11 +273,42 @@ fn a_form_beyond_the_budget_is_refused_before_it_is_written() {
 }
 
 #[test]
+fn a_directory_that_others_may_change_is_refused() {
+    let root = tempfile::tempdir().expect("a directory");
+    let named = root.path().join("named");
+    Cache::open(&named, 1).expect("a cache");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    };
+    let made = fs::metadata(named.join("v1")).expect("there").mode();
+    assert_eq!(made & 0o777, 0o700);
+    let v1 = named.join("v1");
+    for path in [&named, &v1, &v1.join("models"), &v1.join("tensors")] {
+        mode(path, 0o770);
+        let error = Cache::open(&named, 1).map(drop).expect_err("a group may");
+        assert_eq!(error.kind(), ErrorKind::Unsafe);
+        let shown = path.display().to_string();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`{shown}` is no safe place for baked models: a group may write it (mode 770), expected its owner alone; \
+                 `chmod g-w {shown}` mends that"
+            )
+        );
+        mode(path, 0o755);
+        Cache::open(&named, 1).expect("they may only read");
+    }
+    mode(&named, 0o1777);
+    Cache::open(&named, 1).expect("sticky");
+}
+
+#[test]
 fn a_directory_that_cannot_be_is_an_error_that_names_it() {
     let root = tempfile::tempdir().expect("a directory");
     let file = root.path().join("file");
     fs::write(&file, b"").expect("written");
     let error = Cache::open(&file, 1).map(drop).expect_err("no directory");
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.to_string().contains("file/v1"), "{error}");
+    let expected = format!("cannot make `{}`: ", file.display());
+    assert!(error.to_string().starts_with(&expected), "{error}");
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skep_backend::Weights;
-use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
+use skep_cache::{Cache, CacheError, DEFAULT_BUDGET_BYTES, ErrorKind};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 
 /// The word that switches the cache off.
@@ -59,17 +59,23 @@ pub(crate) struct StoreArgs {
 }
 
 impl CacheArgs {
-    /// The cache; `None` where it is off, or where the default directory cannot be used.
+    /// The cache; `None` where it is off, where others may change the directory, or where the default one cannot be used.
     ///
     /// # Errors
     /// When the directory that was asked for cannot be used.
     pub(crate) fn open(&self) -> anyhow::Result<Option<Cache>> {
-        match &self.weight_cache {
-            Some(word) if word == Path::new(OFF) => Ok(None),
-            Some(directory) => Cache::open(directory, self.weight_cache_bytes)
-                .map(Some)
-                .context("--weight-cache"),
-            None => Ok(self.default_cache()),
+        let directory = match &self.weight_cache {
+            Some(word) if word == Path::new(OFF) => return Ok(None),
+            Some(directory) => directory,
+            None => return Ok(self.default_cache()),
+        };
+        match Cache::open(directory, self.weight_cache_bytes) {
+            // The models are served all the same: what is lost is speed and memory.
+            Err(error) if error.kind() == ErrorKind::Unsafe => {
+                warn_without(&error);
+                Ok(None)
+            }
+            opened => opened.map(Some).context("--weight-cache"),
         }
     }
 
@@ -83,13 +89,17 @@ impl CacheArgs {
         match Cache::open(&directory, self.weight_cache_bytes) {
             Ok(cache) => Some(cache),
             Err(error) => {
-                tracing::warn!(
-                    "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
-                );
+                warn_without(&error);
                 None
             }
         }
     }
+}
+
+fn warn_without(error: &CacheError) {
+    tracing::warn!(
+        "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
+    );
 }
 
 impl StoreArgs {
