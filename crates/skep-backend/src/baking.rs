@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use skep_cache::{Begun, CacheError, Form, Found, Key, Making, Part};
+use skep_cache::{Begun, CacheError, Content, Form, Found, Key, Making, Part};
 use skep_onnx::OnnxModel;
 use skep_store::{ErrorKind, FillError, Lease, StoreError, Wanted};
 
@@ -132,8 +132,8 @@ impl Answer {
 /// What is known before anything is made.
 enum Known {
     Answer(Answer),
-    /// Nothing but what the form would be found by.
-    Nothing(Key),
+    /// Nothing but what the form would be found by, and of what.
+    Nothing(Key, Content),
 }
 
 /// Loads a model by its form, which is made if it is not there. `None` where the model is to be loaded as it is; the log
@@ -176,7 +176,7 @@ pub fn load<T>(
 
 /// Whether a load would make no form.
 pub fn is_baked(subject: &impl Bakes, weights: &Weights) -> bool {
-    !matches!(find(subject, weights), Ok(Known::Nothing(_)))
+    !matches!(find(subject, weights), Ok(Known::Nothing(..)))
 }
 
 /// Makes the form if it is not there, or damaged.
@@ -238,14 +238,15 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
 /// # Errors
 /// Why it could not be made this time.
 fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
-    let key = match find(subject, weights)? {
+    let (key, content) = match find(subject, weights)? {
         Known::Answer(answer) => return Ok(answer),
-        Known::Nothing(_) if weights.cache.is_reader() => {
+        Known::Nothing(..) if weights.cache.is_reader() => {
             return Ok(Answer::AsItIs("it has not been baked".to_owned()));
         }
-        Known::Nothing(key) => key,
+        Known::Nothing(key, content) => (key, content),
     };
-    match weights.cache.begin(&key).map_err(|e| e.to_string())? {
+    let begun = weights.cache.begin(&key, content);
+    match begun.map_err(|e| e.to_string())? {
         Begun::Making(making) => make(subject, making, weights),
         Begun::Found(found) => Answer::of(found)
             .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
@@ -284,18 +285,23 @@ fn find(subject: &impl Bakes, weights: &Weights) -> Result<Known, String> {
         let why = format!("it has {bytes} bytes, and the cache may hold {budget_bytes}");
         return Ok(Known::Answer(Answer::AsItIs(why)));
     }
-    let key = key(subject, weights, &files)?;
+    let (key, content) = key(subject, weights, &files)?;
     let answer = Answer::of(weights.cache.look_up(&key));
-    Ok(answer.map_or(Known::Nothing(key), Known::Answer))
+    Ok(answer.map_or(Known::Nothing(key, content), Known::Answer))
 }
 
-/// What the form is found by.
-fn key(subject: &impl Bakes, weights: &Weights, files: &[PathBuf]) -> Result<Key, String> {
+/// What the form is found by, and the content of the files, which is a part of that.
+fn key(
+    subject: &impl Bakes,
+    weights: &Weights,
+    files: &[PathBuf],
+) -> Result<(Key, Content), String> {
     let content = weights.cache.content(files).map_err(|e| e.to_string())?;
+    let digest = content.digest();
     let depends_on = subject.depends_on();
     let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
-    parts.insert(parts.len().min(1), &content);
-    Ok(Key::of(&parts))
+    parts.insert(parts.len().min(1), &digest);
+    Ok((Key::of(&parts), content))
 }
 
 fn make(subject: &impl Bakes, mut making: Making, weights: &Weights) -> Result<Answer, String> {
@@ -312,7 +318,7 @@ fn make(subject: &impl Bakes, mut making: Making, weights: &Weights) -> Result<A
         }
     };
     // Whoever replaced a file meanwhile may have given the backend another one than was looked at.
-    if key(subject, weights, &subject.files())? != *making.key() {
+    if key(subject, weights, &subject.files())?.0 != *making.key() {
         return Err("its files changed while it was baked".to_owned());
     }
     let form = making.finish(&graph, notes).map_err(|e| e.to_string())?;

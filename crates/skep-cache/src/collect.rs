@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Cache, CacheError, manifest::Manifest};
+use crate::{Cache, CacheError, manifest::Manifest, stamps};
 
 /// What a cache holds, and what was removed from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,12 +29,20 @@ struct Entry {
     path: PathBuf,
     used: SystemTime,
     own_bytes: u64,
+    files: Vec<[u8; 32]>,
     tensors: Vec<(String, u64)>,
 }
 
+/// What the forms that stay need.
+#[derive(Debug, Default)]
+struct Kept {
+    tensors: HashSet<OsString>,
+    files: HashSet<[u8; 32]>,
+}
+
 impl Cache {
-    /// Removes the forms that were used longest ago until the rest fits the budget, and tensors that no form has. `None`
-    /// while somebody makes a form: the next call will do.
+    /// Removes the forms that were used longest ago until the rest fits the budget, and what no form has: tensors, locks,
+    /// and what is remembered of model files. `None` while somebody makes a form: the next call will do.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -65,8 +73,11 @@ impl Cache {
         let run = || -> io::Result<Collected> {
             remove_abandoned(&root.join("tmp"))?;
             let entries = entries(&root.join("models"))?;
-            let collected = evict(entries, budget_bytes);
-            sweep(&root.join("tensors"), collected)
+            let (mut collected, kept) = evict(entries, budget_bytes);
+            collected.removed_bytes = sweep(&root.join("tensors"), &kept.tensors)?;
+            stamps::forget_others(&root.join("stamps"), &kept.files)?;
+            remove_locks(&root.join("making"), &root.join("models"))?;
+            Ok(collected)
         };
         run()
             .map(Some)
@@ -85,15 +96,16 @@ fn entries(models: &Path) -> io::Result<Vec<Entry>> {
             .and_then(|text| Manifest::decode(&text).ok());
         let used = fs::metadata(&manifest).and_then(|metadata| metadata.modified());
         let size = |name| fs::metadata(path.join(name)).map_or(0, |metadata| metadata.len());
+        let has_manifest = known.is_some();
+        let Manifest { files, parts, .. } = known.unwrap_or_default();
         entries.push(Entry {
             used: used
                 .ok()
-                .filter(|_| known.is_some())
+                .filter(|_| has_manifest)
                 .unwrap_or(SystemTime::UNIX_EPOCH),
             own_bytes: size("graph") + size("manifest"),
-            tensors: known
-                .unwrap_or_default()
-                .parts
+            files,
+            tensors: parts
                 .iter()
                 .map(|part| (part.tensor.digest.to_string(), part.tensor.length))
                 .collect(),
@@ -106,7 +118,7 @@ fn entries(models: &Path) -> io::Result<Vec<Entry>> {
 }
 
 /// Removes forms, those first that were used longest ago; what stays, and the tensors of that.
-fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, HashSet<OsString>) {
+fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
     // By tensor: how many forms have it, and its bytes.
     let mut users: HashMap<&str, (usize, u64)> = HashMap::new();
     let mut bytes: u64 = entries.iter().map(|entry| entry.own_bytes).sum();
@@ -121,14 +133,13 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, HashSet<OsString
         }
     }
     let mut collected = Collected::default();
+    let mut kept = Kept::default();
     for entry in &entries {
         // One that cannot be read is removed in any case.
-        if bytes <= budget_bytes && entry.used > SystemTime::UNIX_EPOCH {
+        let stays = bytes <= budget_bytes && entry.used > SystemTime::UNIX_EPOCH;
+        if stays || fs::remove_dir_all(&entry.path).is_err() {
             collected.kept_forms += 1;
-            continue;
-        }
-        if fs::remove_dir_all(&entry.path).is_err() {
-            collected.kept_forms += 1;
+            kept.files.extend(&entry.files);
             continue;
         }
         collected.removed_forms += 1;
@@ -144,28 +155,44 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, HashSet<OsString
         }
     }
     collected.kept_bytes = bytes;
-    let kept = users.iter().filter(|(_, user)| user.0 > 0);
-    let kept = kept.map(|(digest, _)| OsString::from(digest)).collect();
+    let tensors = users.iter().filter(|(_, user)| user.0 > 0);
+    kept.tensors = tensors.map(|(digest, _)| OsString::from(digest)).collect();
     (collected, kept)
 }
 
-/// Removes the tensors that no form has.
-fn sweep(
-    tensors: &Path,
-    (mut collected, kept): (Collected, HashSet<OsString>),
-) -> io::Result<Collected> {
+/// Removes the tensors that no form has. Their bytes.
+fn sweep(tensors: &Path, kept: &HashSet<OsString>) -> io::Result<u64> {
+    let mut removed_bytes = 0;
     for directory in fs::read_dir(tensors)? {
         for file in fs::read_dir(directory?.path())? {
             let file = file?;
             if !kept.contains(&file.file_name()) {
                 let length = file.metadata().map_or(0, |metadata| metadata.len());
                 if fs::remove_file(file.path()).is_ok() {
-                    collected.removed_bytes += length;
+                    removed_bytes += length;
                 }
             }
         }
     }
-    Ok(collected)
+    Ok(removed_bytes)
+}
+
+/// Removes the locks of forms that are neither there nor being made.
+fn remove_locks(making: &Path, models: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(making)? {
+        let path = entry?.path();
+        let has_form = path
+            .file_stem()
+            .is_some_and(|key| models.join(key).exists());
+        let free = |file: File| file.try_lock().is_ok().then_some(file);
+        let opened = || File::options().write(true).open(&path).ok();
+        // Removed while it is locked: whoever has opened it gets the lock after that, and sees that it is not the file of
+        // its name any more.
+        if !has_form && let Some(_locked) = opened().and_then(free) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    Ok(())
 }
 
 /// Removes what processes began to make that are gone: whoever makes something holds the lock that we have alone.

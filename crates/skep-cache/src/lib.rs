@@ -17,7 +17,8 @@
 //! there when its manifest is: it is renamed into place last. Manifest and graph carry their digests and are checked at
 //! every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
 //! [`Form::map`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
-//! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay.
+//! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay, and with a
+//! form go its lock and what is remembered of its model's files.
 
 mod collect;
 mod directory;
@@ -71,6 +72,25 @@ struct Inner {
     damaged: AtomicBool,
     /// Files whose bytes were found to be what their names say.
     verified: Mutex<HashSet<Stamp>>,
+}
+
+/// What a model's files hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The digest of each, in their order.
+    files: Vec<[u8; 32]>,
+}
+
+impl Content {
+    /// One for all of them.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            hasher.update(file);
+        }
+        *hasher.finalize().as_bytes()
+    }
 }
 
 /// What a cache has under a key.
@@ -226,16 +246,16 @@ impl Cache {
         }
     }
 
-    /// The content of a model's files, in their order, as a digest. Files that have not changed since they were last read
-    /// are not read again.
+    /// The content of a model's files, in their order. Files that have not changed since they were last read are not read
+    /// again.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when a file cannot be read.
-    pub fn content(&self, files: &[PathBuf]) -> Result<[u8; 32], CacheError> {
-        let mut hasher = blake3::Hasher::new();
-        for file in files {
-            hasher.update(&stamps::content(&self.path("stamps"), file)?);
-        }
-        Ok(*hasher.finalize().as_bytes())
+    pub fn content(&self, files: &[PathBuf]) -> Result<Content, CacheError> {
+        let stamps = self.path("stamps");
+        let contents = files.iter().map(|file| stamps::content(&stamps, file));
+        Ok(Content {
+            files: contents.collect::<Result<_, _>>()?,
+        })
     }
 }

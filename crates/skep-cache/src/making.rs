@@ -4,13 +4,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
 use skep_store::{Description, Digest, Wanted};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::{Cache, CacheError, Form, Found, Key, Part, Role, directory, manifest::Manifest};
+use crate::{
+    Cache, CacheError, Content, Form, Found, Key, Part, Role, directory, manifest::Manifest,
+};
 
 /// Who makes a form.
 #[derive(Debug)]
@@ -39,11 +42,11 @@ pub struct Making {
 }
 
 impl Cache {
-    /// Begins to make a form. Blocks while another one makes the same.
+    /// Begins to make a form of files of this content. Blocks while another one makes the same.
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when nothing can be written.
-    pub fn begin(&self, key: &Key) -> Result<Begun, CacheError> {
+    pub fn begin(&self, key: &Key, content: Content) -> Result<Begun, CacheError> {
         let alone = self.lock_file(&format!("making/{key}.lock"), File::lock)?;
         match self.look_up(key) {
             Found::Nothing => {}
@@ -59,7 +62,10 @@ impl Cache {
             cache: self.clone(),
             key: *key,
             directory,
-            manifest: Manifest::default(),
+            manifest: Manifest {
+                files: content.files,
+                ..Manifest::default()
+            },
             tensors: BTreeSet::new(),
             bytes: 0,
             _shared: shared,
@@ -71,19 +77,34 @@ impl Cache {
     pub(crate) fn lock_file(
         &self,
         name: &str,
-        lock: impl FnOnce(&File) -> io::Result<()>,
+        mut lock: impl FnMut(&File) -> io::Result<()>,
     ) -> Result<File, CacheError> {
         let path = self.path(name);
-        let locked = || -> io::Result<File> {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)?;
-            lock(&file)?;
-            Ok(file)
+        let mut locked = || -> io::Result<File> {
+            loop {
+                let file = File::options()
+                    .create(true)
+                    .truncate(false)
+                    .write(true)
+                    .open(&path)?;
+                lock(&file)?;
+                // While this process waited the file may have been removed: whoever comes now locks another one.
+                if is_at(&file, &path)? {
+                    return Ok(file);
+                }
+            }
         };
         locked().map_err(|error| CacheError::io("lock", &path, error))
+    }
+}
+
+/// Whether a file is still the one of its name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -187,6 +208,7 @@ impl Making {
     /// When it cannot be written.
     pub fn unusable(mut self, why: &str) -> Result<(), CacheError> {
         self.manifest = Manifest {
+            files: self.manifest.files,
             unusable: Some(why.to_owned()),
             ..Manifest::default()
         };

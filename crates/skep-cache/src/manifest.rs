@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! skep-cache 1
+//! file <digest>
 //! graph <digest>
 //! note <name> <value>
 //! tensor <role> <digest> <bytes> <datatype> <dims|-> <layout> <name>
 //! end <digest of everything above>
 //! ```
 //!
-//! A form that cannot be is `unusable <why>` in the place of all but the first and the last line. Words are escaped as in a
+//! There is a `file` for each file of the model. A form that cannot be is `unusable <why>` in the place of all from `graph`
+//! to the last `tensor`. Words are escaped as in a
 //! URL where they hold spaces, control characters or `%`.
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -57,6 +59,8 @@ pub struct Part {
 /// A form without its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
+    /// Of the bytes of each of the model's files.
+    pub(crate) files: Vec<[u8; 32]>,
     /// Of the graph's bytes.
     pub(crate) graph: [u8; 32],
     /// What the backend wants to know again.
@@ -70,6 +74,9 @@ impl Manifest {
     pub(crate) fn encode(&self) -> String {
         let mut text = format!("{TITLE}\n");
         // Writing to a string cannot fail, here and below.
+        for file in &self.files {
+            let _ = writeln!(text, "file {}", Digest(*file));
+        }
         if let Some(why) = &self.unusable {
             let _ = writeln!(text, "unusable {}", escape(why));
         } else {
@@ -132,6 +139,7 @@ impl Manifest {
     fn line(&mut self, words: &[&str]) -> Option<()> {
         match *words {
             ["unusable", why] => self.unusable = Some(unescape(why)?),
+            ["file", digest] => self.files.push(hex(digest)?),
             ["graph", digest] => self.graph = hex(digest)?,
             ["note", name, value] => {
                 self.notes.insert(unescape(name)?, unescape(value)?);
@@ -246,9 +254,10 @@ mod tests {
         fn what_is_written_is_read_again(
             parts in prop::collection::vec(parts(), 0..4),
             notes in prop::collection::btree_map(any::<String>(), any::<String>(), 0..3),
+            files in prop::collection::vec(any::<[u8; 32]>(), 0..3),
             graph in any::<[u8; 32]>(),
         ) {
-            let manifest = Manifest { graph, notes, parts, unusable: None };
+            let manifest = Manifest { files, graph, notes, parts, unusable: None };
             prop_assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
         }
 

@@ -1,6 +1,7 @@
 //! What tells a file from its successor, and contents remembered by it.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Read as _, Write as _},
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -64,9 +65,8 @@ pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheEr
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
     let memo = directory.join(name);
     let remembered = || {
-        let text = fs::read_to_string(&memo).ok()?;
-        let (known, digest) = text.trim_end().split_once(' ')?;
-        hex(digest).filter(|_| known == stamp.text())
+        let (known, digest) = read(&memo)?;
+        (known == stamp.text()).then_some(digest)
     };
     if let Some(digest) = remembered() {
         return Ok(digest);
@@ -88,6 +88,25 @@ pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheEr
         let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
     }
     Ok(*digest.as_bytes())
+}
+
+/// What is remembered: of which state of a file, and its digest.
+fn read(memo: &Path) -> Option<(String, [u8; 32])> {
+    let text = fs::read_to_string(memo).ok()?;
+    let (stamp, digest) = text.trim_end().split_once(' ')?;
+    Some((stamp.to_owned(), hex(digest)?))
+}
+
+/// Forgets contents that are none of these.
+pub(crate) fn forget_others(directory: &Path, kept: &HashSet<[u8; 32]>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let memo = entry?.path();
+        if read(&memo).is_none_or(|(_, digest)| !kept.contains(&digest)) {
+            // What somebody just remembered is read again: that is all that it costs.
+            let _ = fs::remove_file(memo);
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file at once.

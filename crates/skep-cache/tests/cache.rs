@@ -4,11 +4,11 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use skep_cache::{Begun, Cache, ErrorKind, Form, Found, Key, Making, Role};
+use skep_cache::{Begun, Cache, Content, ErrorKind, Form, Found, Key, Making, Role};
 use skep_store::{Description, Digest};
 use skep_types::DataType;
 use tempfile::TempDir;
@@ -32,7 +32,11 @@ fn vector(length: usize) -> Description {
 }
 
 fn begin(cache: &Cache, name: &str) -> Making {
-    match cache.begin(&key(name)).expect("begun") {
+    begin_of(cache, name, Content::default())
+}
+
+fn begin_of(cache: &Cache, name: &str, content: Content) -> Making {
+    match cache.begin(&key(name), content).expect("begun") {
         Begun::Making(making) => making,
         Begun::Found(found) => panic!("{found:?}"),
     }
@@ -58,7 +62,7 @@ fn form(cache: &Cache, name: &str) -> Option<Form> {
     }
 }
 
-fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).expect("read") {
         let path = entry.expect("read").path();
@@ -107,7 +111,7 @@ fn one_makes_a_form_and_others_wait_for_it() {
     let (_root, cache) = cache(1 << 20);
     let making = begin(&cache, "a");
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| cache.begin(&key("a")).expect("begun"));
+        let other = scope.spawn(|| cache.begin(&key("a"), Content::default()).expect("begun"));
         // Another key is nobody's business.
         make(&cache, "b", &[2]);
         making.finish(b"graph", BTreeMap::new()).expect("finished");
@@ -251,6 +255,112 @@ fn the_budget_keeps_what_was_used_last_and_what_that_shares() {
     let collected = cache.collect_to(0).expect("collected").expect("alone");
     assert_eq!((collected.kept_forms, collected.kept_bytes), (0, 0));
     assert_eq!(files(&cache.root().join("tensors")).len(), 0);
+}
+
+/// A file that was changed an hour ago: what it holds is remembered.
+fn model(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, bytes).expect("written");
+    let file = File::options().append(true).open(&path).expect("opened");
+    let then = SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(then).expect("set");
+    path
+}
+
+#[test]
+fn what_is_remembered_of_a_model_goes_with_its_form() {
+    let (root, cache) = cache(1 << 20);
+    let stamps = || files(&cache.root().join("stamps")).len();
+    let path = |name: &str, bytes: &[u8]| model(root.path(), name, bytes);
+    let content = |paths: &[PathBuf]| cache.content(paths).expect("read");
+
+    // Two files of one model, a copy of one of them elsewhere, and a model that has no form.
+    let [graph, weights] = [path("graph", b"graph"), path("weights", b"weights")];
+    let of_two = content(&[graph, weights]);
+    content(&[path("copy", b"weights")]);
+    content(&[path("other", b"other")]);
+    let making = begin_of(&cache, "a", of_two);
+    making.finish(b"graph", BTreeMap::new()).expect("finished");
+    let of_none = content(&[path("none", b"none")]);
+    let making = begin_of(&cache, "none", of_none);
+    making.unusable("it is random").expect("noted");
+    fs::write(cache.root().join("stamps/.tmpabc"), b"half").expect("written");
+    assert_eq!(stamps(), 6);
+    cache.collect().expect("collected").expect("alone");
+    assert_eq!(stamps(), 4, "the other's and what was not finished go");
+
+    // The files of a form that goes.
+    form(&cache, "a").expect("there").forget();
+    cache.collect().expect("collected").expect("alone");
+    assert_eq!(stamps(), 1);
+    cache.collect_to(0).expect("collected").expect("alone");
+    assert_eq!(stamps(), 0);
+}
+
+#[test]
+fn the_lock_of_a_form_goes_with_it_unless_somebody_has_it() {
+    let (_root, cache) = cache(1 << 20);
+    let locks = || files(&cache.root().join("making")).len();
+    make(&cache, "a", &[1]);
+    make(&cache, "b", &[2]);
+    drop(begin(&cache, "c"));
+    assert_eq!(locks(), 3);
+    cache.collect().expect("collected").expect("alone");
+    assert_eq!(locks(), 2, "`c` was given up");
+
+    // Another process that has just begun, and waits for what is being removed.
+    form(&cache, "a").expect("there").forget();
+    let held = File::open(lock_path(&cache, "a")).expect("there");
+    held.lock().expect("locked");
+    cache.collect().expect("collected").expect("alone");
+    assert_eq!(locks(), 2, "it is held");
+    drop(held);
+    cache.collect().expect("collected").expect("alone");
+    assert_eq!(locks(), 1);
+    cache.collect_to(0).expect("collected").expect("alone");
+    assert_eq!(locks(), 0);
+}
+
+fn lock_path(cache: &Cache, name: &str) -> PathBuf {
+    cache.root().join(format!("making/{}.lock", key(name)))
+}
+
+/// Whether somebody waits for a lock of this file.
+fn is_waited_for(file: &File) -> bool {
+    let inode = format!(":{} ", file.metadata().expect("read").ino());
+    let locks = fs::read_to_string("/proc/locks").expect("read");
+    let mut waiting = locks.lines().filter(|line| line.contains("->"));
+    waiting.any(|line| line.contains(&inode))
+}
+
+/// Whoever waited for a lock that was removed meanwhile has to take the one that is there now: otherwise two would make
+/// one form.
+#[test]
+fn a_lock_that_was_removed_is_no_lock() {
+    let (_root, cache) = cache(1 << 20);
+    let path = lock_path(&cache, "a");
+    let removed = File::create(&path).expect("made");
+    removed.lock().expect("locked");
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| begin(&cache, "a"));
+        while !is_waited_for(&removed) {
+            std::thread::yield_now();
+        }
+        fs::remove_file(&path).expect("removed");
+        let next = File::create(&path).expect("made");
+        next.lock().expect("locked");
+        drop(removed);
+        while !is_waited_for(&next) {
+            assert!(!other.is_finished(), "two have a lock of one form");
+            std::thread::yield_now();
+        }
+        drop(next);
+        let making = other.join().expect("no panic");
+        let third = File::open(&path).expect("there");
+        assert!(third.try_lock().is_err(), "it is held");
+        making.finish(b"graph", BTreeMap::new()).expect("finished");
+        assert!(third.try_lock().is_ok());
+    });
 }
 
 #[test]
