@@ -5,6 +5,8 @@ use std::fmt;
 use skep_proto::onnx::NodeProto;
 use skep_types::Shape;
 
+use super::ElementType;
+
 /// Why a model's shapes could not be inferred, and what the caller can state instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +60,14 @@ pub enum InferError {
         tensor: String,
         /// What gives it.
         node: NodeName,
+    },
+    /// A tensor of an element type that there is not.
+    #[error("tensor `{tensor}` is of {element}, expected an element type of ONNX")]
+    ElementType {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        element: ElementType,
     },
     /// A node whose inputs or attributes fit neither each other nor its operator.
     #[error("{node} {reason}")]

@@ -17,6 +17,7 @@ use super::{
     error::Refusal,
     fact::Fact,
     given::NamedDims,
+    walk::addressable,
 };
 
 /// Versions of operator sets by domain, the default one's under "".
@@ -54,8 +55,7 @@ impl<'a> Scope<'a, '_> {
     /// Adds what a graph brings along: initializers and declarations.
     ///
     /// # Errors
-    /// [`InferError::Twice`] for two initializers of one name; [`InferError::Node`] never, but what [`Fact::of_file`]
-    /// finds wrong as [`InferError::TooLarge`].
+    /// [`InferError::Twice`] for two initializers of one name, [`InferError::ElementType`], [`InferError::TooLarge`].
     pub(super) fn add_graph(&mut self, graph: &'a GraphProto) -> Result<(), InferError> {
         for tensor in &graph.initializer {
             self.add_initializer(tensor.name(), tensor, &tensor.dims)?;
@@ -89,6 +89,7 @@ impl<'a> Scope<'a, '_> {
             let shape = Shape::from_wire(dims).map_err(|error| too_large(error.to_string()))?;
             Fact::of_constant(ElementType(tensor.data_type()), shape)
         };
+        addressable(name, fact.element, &fact.shape)?;
         if self.data.insert(name, Datum::Tensor(fact)).is_some() {
             return Err(InferError::Twice {
                 tensor: name.to_owned(),

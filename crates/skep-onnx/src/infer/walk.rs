@@ -114,6 +114,9 @@ impl<'a> Walk<'a> {
                 if name.is_empty() {
                     continue;
                 }
+                if let Datum::Tensor(fact) = &datum {
+                    addressable(name, fact.element, &fact.shape)?;
+                }
                 if scope.data.insert(name, datum).is_some() {
                     return Err(InferError::Twice {
                         tensor: name.clone(),
@@ -272,7 +275,30 @@ pub(super) fn checked(
             dims.len()
         )));
     }
-    let shape = Shape::new(dims).map_err(|_| too_large("no memory holds it"))?;
-    super::bytes(element, &shape).ok_or_else(|| too_large("no memory holds it"))?;
+    let shape = Shape::new(dims).map_err(|_| too_large(NO_MEMORY))?;
+    addressable(tensor, element, &shape)?;
     Ok(shape)
+}
+
+/// What a tensor exceeds whose bytes cannot be addressed.
+const NO_MEMORY: &str = "no memory holds it";
+
+/// Whether the bytes of a tensor can be told, and addressed.
+pub(super) fn addressable(
+    tensor: &str,
+    element: ElementType,
+    shape: &Shape,
+) -> Result<(), InferError> {
+    if element.bits().is_none() {
+        return Err(InferError::ElementType {
+            tensor: tensor.to_owned(),
+            element,
+        });
+    }
+    let bytes = super::bytes(element, shape).ok_or_else(|| InferError::TooLarge {
+        tensor: tensor.to_owned(),
+        shape: shape.to_string(),
+        limit: NO_MEMORY.to_owned(),
+    });
+    bytes.map(drop)
 }

@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use skep_proto::onnx::{FunctionProto, GraphProto, NodeProto, OperatorSetIdProto};
+use skep_proto::onnx::{
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
+    TensorProto,
+};
 
-use super::build::{Graph, Onnx, inner, ints, nodes};
+use super::build::{Graph, Onnx, inner, ints, nodes, weight};
 use crate::{OnnxModel, infer::Given};
 
 fn function(name: &str, lines: &str) -> FunctionProto {
@@ -55,13 +58,11 @@ fn loops_in_loops() {
     let mut body: GraphProto = inner(&["i", "go", "v"], "w = Relu(v)", &["go", "w"]);
     for _ in 0..6 {
         let mut outer = inner(&["i", "go", "v"], "w = Loop(m, , v)", &["go", "w"]);
-        outer.node[0]
-            .attribute
-            .push(skep_proto::onnx::AttributeProto {
-                name: Some("body".to_owned()),
-                g: Some(body),
-                ..Default::default()
-            });
+        outer.node[0].attribute.push(AttributeProto {
+            name: Some("body".to_owned()),
+            g: Some(body),
+            ..Default::default()
+        });
         body = outer;
     }
     let graph = Graph::new(&[("x", &["2"])], "y = Loop(m, , x)")
@@ -110,6 +111,44 @@ fn sizes_beyond_memory() {
     let graph =
         Graph::new(&[("x", &["1"])], "y = Expand(x, s)").with([ints("s", &[1000], &[1; 1000])]);
     assert!(graph.shape("y").contains("expected at most 128 values"));
+}
+
+/// Tensors of the file, whose types and sizes no rule looks at.
+#[test]
+fn tensors_that_have_no_bytes() {
+    let typed = |mut tensor: TensorProto, element: i32| {
+        tensor.data_type = Some(element);
+        tensor
+    };
+    let odd = || typed(weight("w", &[2]), 48);
+    let long = || weight("w", &[1 << 59]);
+    let no_type = "is of element type 48, expected an element type of ONNX";
+    let no_memory = "of shape [576460752303423488] is too large: no memory holds it";
+    for (tensor, text) in [
+        (odd(), no_type),
+        (
+            typed(weight("w", &[2]), 0),
+            "is of UNDEFINED, expected an element type of ONNX",
+        ),
+        (long(), no_memory),
+    ] {
+        let initializer = Graph::new(&[("x", &["1"])], "y = Relu(x)").with([tensor.clone()]);
+        assert_eq!(initializer.shape("y"), format!("tensor `w` {text}"));
+        let mut constant = Graph::new(&[("x", &["1"])], "w = Constant()\ny = Relu(x)");
+        constant.graph().node[0].attribute.push(AttributeProto {
+            name: Some("value".to_owned()),
+            t: Some(tensor),
+            ..Default::default()
+        });
+        assert_eq!(constant.shape("y"), format!("tensor `w` {text}"));
+    }
+    let mut sparse = Graph::new(&[("x", &["1"])], "y = Relu(x)");
+    sparse.graph().sparse_initializer = vec![SparseTensorProto {
+        values: Some(odd()),
+        dims: vec![2, 2],
+        ..Default::default()
+    }];
+    assert_eq!(sparse.shape("y"), format!("tensor `w` {no_type}"));
 }
 
 #[test]
@@ -187,7 +226,7 @@ fn rich() -> Vec<u8> {
         ints("ones", &[], &[1]),
         ints("minus", &[1], &[-1]),
         ints("sizes", &[4], &[2, 3, 4, 4]),
-        super::build::weight("w", &[4, 3, 3, 3]),
+        weight("w", &[4, 3, 3, 3]),
     ]);
     graph.0.functions = vec![function("twice", "o = Concat(i, i) axis=1")];
     graph.0.encode_to_vec()
