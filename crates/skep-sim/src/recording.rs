@@ -144,6 +144,7 @@ impl Recording {
         let mut moments = Vec::with_capacity(count);
         match &self.0 {
             Kind::Moments(recorded) => {
+                let start = start_with_span(recorded, start, count);
                 let span = recorded[recorded.len() - 1];
                 // Between the last and the first of the next time lies what lies between two on average.
                 let round = span * recorded.len() as f64 / (recorded.len() - 1) as f64;
@@ -177,6 +178,14 @@ impl Recording {
         }
         moments
     }
+}
+
+/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling brings to
+/// a rate: as little later as it takes.
+fn start_with_span(recorded: &[f64], start: usize, count: usize) -> usize {
+    // The first that comes later; behind the last it is the next round's.
+    let later = recorded.partition_point(|at| *at <= recorded[start]);
+    start.max((later + 1).saturating_sub(count.max(2)))
 }
 
 fn invalid(index: usize, expected: &'static str, text: &str) -> InvalidRecording {
@@ -273,6 +282,35 @@ mod tests {
         assert_eq!(shape("0\n1\n3\n", 3), [1.0, 2.0]);
         // The second round begins a mean gap after the first.
         assert_eq!(shape("5\n6\n8\n", 6), [1.0, 2.0, 1.5, 1.0, 2.0]);
+    }
+
+    /// More requests at one moment than are wanted: the rate is kept all the same.
+    #[test]
+    fn a_rate_needs_two_moments() {
+        let recording = |lines: &[(&str, usize)]| {
+            let text: String = lines.iter().map(|(at, n)| at.repeat(*n)).collect();
+            Recording::parse(&text).expect("valid")
+        };
+        for (lines, starts) in [
+            (&[("0\n", 1), ("5\n", 300), ("6\n", 1)][..], 0..302),
+            (&[("0\n", 1), ("5\n", 300)], 0..301),
+            (&[("5\n", 2), ("6\n", 1)], 0..3),
+        ] {
+            let recording = recording(lines);
+            for start in starts {
+                for count in [2, 3, 200] {
+                    let mut random = Random::new(1, Stream::Arrivals);
+                    let moments = recording.moments_from(start, 1.0, count, &mut random);
+                    assert!(moments.is_sorted());
+                    assert_eq!(moments.len(), count);
+                    let last = moments[count - 1];
+                    assert!(
+                        (last - count as f64).abs() < 1e-9,
+                        "{count} from {start}: {last}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
