@@ -138,6 +138,25 @@ def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, ex
     assert files(cache) == whole
 
 
+def test_a_model_whose_baking_never_ends_in_a_sandbox_is_served_all_the_same(repository, tmp_path, expected):
+    answer, whole = expected("bert-tiny", "process")
+    cache = tmp_path / "weights"
+    (cache / "v1").mkdir(parents=True)
+    with open(cache / "v1" / "lock", "w") as lock:
+        # Whoever makes something waits for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Server(repository, weights(cache), "--sandbox-load-timeout-secs=1") as server:
+            assert outputs(server, "bert-tiny") == answer
+            assert "it had not baked the model after 1 s" in server.log
+            # Nor does it hold up others that want the same.
+            [making] = (cache / "v1/making").iterdir()
+            with open(making) as own:
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with Server(repository, weights(cache)) as server:
+        assert outputs(server, "bert-tiny") == answer
+    assert files(cache) == whole
+
+
 def waiting_for_locks():
     """The processes that wait for a lock of a file."""
     lines = (line.split() for line in Path("/proc/locks").read_text().splitlines())

@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    thread,
     time::Instant,
 };
 
@@ -55,6 +56,7 @@ impl Backend for Mock {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let script = request.config.mock().clone();
+        thread::sleep(script.load_latency);
         if let Some(text) = &script.load_error {
             return Err(BackendError::new(ErrorKind::Internal, text.clone()));
         }

@@ -167,3 +167,10 @@ fn a_scripted_load_error_is_passed_on() {
         .expect_err("scripted");
     assert_eq!(error.to_string(), "disk on fire");
 }
+
+#[test]
+fn a_load_takes_what_the_script_says() {
+    let began = Instant::now();
+    load(&text(&[("mock.load_latency_us", "20000")])).expect("loads");
+    assert!(began.elapsed() >= Duration::from_millis(20));
+}

@@ -110,6 +110,8 @@ pub struct MockOptions {
     pub fail_every: u64,
     /// Every n-th execution panics; 0: none.
     pub panic_every: u64,
+    /// What loading takes.
+    pub load_latency: Duration,
     /// Loading fails with this text.
     pub load_error: Option<String>,
     /// Whether answers carry their request's parameters.
@@ -216,6 +218,7 @@ impl Values<'_> {
                 .unwrap_or(u32::MAX),
             cpu_threads: self.threads("mock.cpu_threads").unwrap_or_default(),
             echo_parameters: self.bool("mock.echo_parameters"),
+            load_latency: Duration::from_micros(self.integer("mock.load_latency_us")),
             load_error: Some(self.get("mock.load_error").to_owned())
                 .filter(|text| !text.is_empty()),
         }

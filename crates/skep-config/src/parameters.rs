@@ -108,6 +108,8 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "every n-th execution fails with an error; 0: none";
     "mock.panic_every", ValueType::Integer { min: 0, max: ANY }, "0", MOCK,
         "every n-th execution panics; 0: none";
+    "mock.load_latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
+        "microseconds that loading the model takes";
     "mock.load_error", ValueType::Text, "", MOCK,
         "a text: loading the model fails with it";
     "mock.echo_parameters", ValueType::Bool, "0", MOCK,

@@ -1,6 +1,12 @@
 //! From a model's directory to versions that are ready for requests.
 
-use std::{collections::BTreeSet, num::NonZeroUsize, path::Path, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use skep_backend::{Backend, Baked, LoadRequest, Model, ModelFile, Weights};
 use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
@@ -53,6 +59,8 @@ pub struct LoadOptions {
     /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
     /// itself alone.
     pub weights: Option<Weights>,
+    /// What a worker process may take to load a model, or to bake it; none for as long as it likes.
+    pub sandbox_load_limit: Option<Duration>,
 }
 
 impl LoadOptions {
@@ -380,7 +388,9 @@ impl Plan {
         let request = request(file, config, options, weights.as_ref());
         let load = || match config.isolation() {
             Isolation::Thread => self.backend.load(&request),
-            Isolation::Process => skep_sandbox::load(&*self.backend, &request),
+            Isolation::Process => {
+                skep_sandbox::load(&*self.backend, &request, options.sandbox_load_limit)
+            }
         };
         // A broken file must not take the server down with it.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))

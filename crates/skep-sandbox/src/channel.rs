@@ -4,9 +4,11 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Instant,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, retry_on_intr},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -83,8 +85,19 @@ impl<S: AsFd> Channel<S> {
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for a message that is too long or followed by another one, those of the socket.
     pub(crate) fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+        self.receive_until(None)
+    }
+
+    /// As [`Channel::receive`], but waits for it no longer than until `deadline`, where there is one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] when that has passed; as [`Channel::receive`].
+    pub(crate) fn receive_until(&mut self, deadline: Option<Instant>) -> io::Result<Option<&[u8]>> {
         let socket = self.socket.as_fd();
         receive(&mut self.incoming, |into| {
+            if let Some(deadline) = deadline {
+                wait_until(socket, deadline)?;
+            }
             retry_on_intr(|| rustix::io::read(socket, &mut *into))
         })
     }
@@ -130,6 +143,23 @@ fn receive(
             (0, 0) => return Ok(None),
             (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
             _ => filled += count,
+        }
+    }
+}
+
+/// Waits until there is something to read, or the deadline has passed.
+fn wait_until(socket: BorrowedFd<'_>, deadline: Instant) -> Result<(), Errno> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        match poll(
+            &mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)],
+            Some(&left),
+        ) {
+            Ok(0) => return Err(Errno::TIMEDOUT),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -180,7 +210,7 @@ fn receive_with(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::{os::unix::net::UnixStream, time::Duration};
 
     use super::*;
 
@@ -243,5 +273,21 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         drop(sender);
         assert!(receiver.receive().expect("receive").is_none());
+    }
+
+    #[test]
+    fn a_message_that_does_not_come_whole_in_time_is_not_waited_for() {
+        let (mut sender, mut receiver) = pair();
+        sender.send(|writer| writer.u8(7), &[]).expect("send");
+        // What is there is taken, however late.
+        let past = Some(Instant::now());
+        let message = receiver.receive_until(past).expect("receive");
+        assert_eq!(message, Some(&[7][..]));
+        let soon = || Some(Instant::now() + Duration::from_millis(2));
+        for part in [&[][..], &[9, 0]] {
+            rustix::io::write(&sender.socket, part).expect("write");
+            let error = receiver.receive_until(soon()).expect_err("late");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
     }
 }

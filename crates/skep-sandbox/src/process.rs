@@ -111,7 +111,7 @@ impl Process {
     }
 
     /// Ends it without a word, if it has not ended.
-    fn dismiss(&mut self) {
+    pub(crate) fn dismiss(&mut self) {
         self.dismissed.store(true, Ordering::Relaxed);
         self.bury();
     }

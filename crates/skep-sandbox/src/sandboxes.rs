@@ -10,6 +10,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     sync::{Arc, Once},
+    time::{Duration, Instant},
 };
 
 use prost::Message;
@@ -33,14 +34,16 @@ const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABL
 
 /// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
 /// process and further ones. What is to be baked first is baked in a process of its own, which may write files; workers
-/// read the result, and take weights from the tensor store, to which each gets a connection.
+/// read the result, and take weights from the tensor store, to which each gets a connection. Each process has `limit` for
+/// its loading or baking, where there is one, and is ended after that.
 ///
 /// # Errors
-/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started or ends before it has
-/// loaded the model.
+/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before it
+/// has loaded the model.
 pub fn load(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
+    limit: Option<Duration>,
 ) -> Result<Arc<dyn Model>, BackendError> {
     say_if_files_are_open();
     let path = request.file.path();
@@ -76,6 +79,7 @@ pub fn load(
             })
             .collect(),
         weights: request.weights.cloned(),
+        limit,
     };
     if !backend.is_baked(request) {
         starter.bake_if_possible();
@@ -102,6 +106,8 @@ pub(crate) struct Starter {
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
     weights: Option<Weights>,
+    /// What a process may take until its first answer.
+    limit: Option<Duration>,
 }
 
 impl Starter {
@@ -140,8 +146,7 @@ impl Starter {
             }
             None => None,
         };
-        let request = Request::Load(Box::new(self.load.clone()));
-        let (process, channel, answer) = self.begin(&request, store)?;
+        let (process, channel, answer) = self.begin(self.load.clone(), store)?;
         match answer {
             Answer::Loaded(loaded) => {
                 let conversation = Conversation::new(channel);
@@ -169,7 +174,7 @@ impl Starter {
         if let Some(kept) = &mut load.weights {
             kept.bakes = true;
         }
-        let (_process, _channel, answer) = self.begin(&Request::Load(Box::new(load)), None)?;
+        let (_process, _channel, answer) = self.begin(load, None)?;
         match answer {
             Answer::Baked => Ok(()),
             Answer::Refused(error) => Err(error),
@@ -180,9 +185,16 @@ impl Starter {
     /// Starts a process and waits for its first answer.
     fn begin(
         &self,
-        request: &Request,
+        load: Load,
         store: Option<OwnedFd>,
     ) -> Result<(Process, Channel<OwnedFd>, Answer), BackendError> {
+        let bakes = load.weights.as_ref().is_some_and(|kept| kept.bakes);
+        let done = if bakes { "baked" } else { "loaded" };
+        let request = Request::Load(Box::new(load));
+        // One that is too far off to be told is none.
+        let deadline = self
+            .limit
+            .and_then(|limit| Instant::now().checked_add(limit));
         let (mut process, socket) = Process::start(self.model(), &self.environment)
             .map_err(|e| self.failed("cannot start a worker process", &e))?;
         let mut channel = Channel::new(socket);
@@ -192,7 +204,7 @@ impl Starter {
             .chain(store.as_ref().map(OwnedFd::as_fd))
             .collect();
         let sent = channel.send(|writer| request.encode(writer), &descriptors);
-        match sent.and_then(|()| channel.receive()) {
+        match sent.and_then(|()| channel.receive_until(deadline)) {
             Ok(Some(message)) => {
                 let answer = Answer::decode(message).map_err(|_| self.no_answer())?;
                 Ok((process, channel, answer))
@@ -201,9 +213,19 @@ impl Starter {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 Err(self.failed("cannot start a worker process", &error))
             }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                process.dismiss();
+                let text = format!(
+                    "the worker process of model `{}` was ended: it had not {done} the model after {} s\n  \
+                     `--sandbox-load-timeout-secs` says how long it may take",
+                    self.model(),
+                    self.limit.unwrap_or_default().as_secs_f64()
+                );
+                Err(BackendError::new(ErrorKind::Internal, text))
+            }
             Ok(None) | Err(_) => {
                 let text = format!(
-                    "the worker process of model `{}` ended {} while it loaded the model",
+                    "the worker process of model `{}` ended {} while it {done} the model",
                     self.model(),
                     process.bury()
                 );

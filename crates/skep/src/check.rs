@@ -9,7 +9,7 @@ use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{Finding, LoadOptions, MetricsOptions, ModelCheck, Repository};
 use skep_types::ModelName;
 
-use crate::{backends, cli::boolean};
+use crate::{backends, cli::boolean, sandbox};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ConfigFormat {
@@ -77,6 +77,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         cpu: None,
         // A check leaves nothing behind.
         weights: None,
+        sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
     };
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);

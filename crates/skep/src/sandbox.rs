@@ -1,12 +1,35 @@
-//! `skep sandbox`: a worker process, which a server starts for an instance of a model with `isolation` `process`.
+//! `skep sandbox`: a worker process, which a server starts for an instance of a model with `isolation` `process`; and what
+//! flags say of them.
 
-use std::{io, path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use clap::Args;
 use skep_sandbox::worker::{self, Opening};
 use tracing::level_filters::LevelFilter;
 
 use crate::backends;
+
+/// What a worker process may take to load a model, unless its user says otherwise: many times what the largest models take
+/// to be baked.
+pub(crate) const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(600);
+
+/// Worker processes.
+#[derive(Debug, Args)]
+pub(crate) struct SandboxArgs {
+    /// How long a worker process may take to load a model, and another one to bake it; what takes longer is ended. 0: as long
+    /// as it likes (Skep's own)
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LOAD_LIMIT.as_secs())]
+    sandbox_load_timeout_secs: u64,
+}
+
+impl SandboxArgs {
+    /// The limit on loading and on baking, if there is one.
+    pub(crate) fn load_limit(&self) -> Option<Duration> {
+        let seconds = self.sandbox_load_timeout_secs;
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+}
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
     skep_heap::bound_kept_memory();

@@ -27,6 +27,7 @@ use crate::{
     backends,
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
+    sandbox::SandboxArgs,
     signals::Signals,
     weights::{CacheArgs, StoreArgs},
 };
@@ -116,6 +117,8 @@ pub(crate) struct ServeArgs {
     weight_cache: CacheArgs,
     #[command(flatten)]
     store: StoreArgs,
+    #[command(flatten)]
+    sandboxes: SandboxArgs,
     #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
@@ -369,6 +372,7 @@ impl ServeArgs {
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,
                 weights: self.store.weights(self.weight_cache.open()?)?,
+                sandbox_load_limit: self.sandboxes.load_limit(),
             },
             load_threads: self.model_load_thread_count.get(),
             control: match self.model_control_mode {
