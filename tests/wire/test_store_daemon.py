@@ -4,17 +4,18 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from http_client import get, infer, post
+from http_client import post
 from process import wait_until, workers
 from repository import Repository
 from server import BINARY, ROOT, Server, run
-from weights import config, files, outputs, request_of
+from weights import config, files, outputs
 
 KIND = "bert-tiny"
 # Longer than any test: what nobody hands back to a daemon is never there.
@@ -144,32 +145,53 @@ def test_a_daemon_that_is_killed_costs_no_request_and_doubles_nothing(node):
         asking.more()
 
 
-def test_a_worker_is_made_anew_as_soon_as_there_is_a_daemon_again(node):
+def lose_worker(server):
+    [worker] = workers(server)
+    os.kill(worker, signal.SIGKILL)
+    server.wait_for(f"worker process {worker} of model `m` ended by signal 9 (SIGKILL)")
+
+
+def test_a_worker_is_made_anew_without_a_daemon_and_shares_again_with_one(node):
     threads, sandboxes, expected, cache, sockets = node
     tensors = stored_tensors(cache)
     flags = [f"--weight-cache={cache}", f"--store={sockets}"]
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(Daemon(sockets, *FILLS))
         one = stack.enter_context(Server(threads, *flags))
-        other = stack.enter_context(Server(sandboxes, *flags))
+        other = stack.enter_context(Server(sandboxes, *flags, "--model-control-mode=explicit", "--load-model=m"))
         daemon.kill()
-        [worker] = workers(other)
-        os.kill(worker, signal.SIGKILL)
-        other.wait_for(f"worker process {worker} of model `m` ended by signal 9 (SIGKILL)")
-        inputs, binary = request_of(KIND)
-        answer = infer(other, "m", inputs, binary)
-        assert answer.status == 500
-        assert answer.error.startswith("cannot reach the tensor store for a worker process of model `m`: ")
-        other.wait_for("cannot be made anew yet")
-        assert get(other, "/v2/models/m/ready").status != 200
-        assert outputs(one, KIND) == expected
+        lose_worker(other)
+        assert outputs(other, KIND) == expected
+        assert "model `m` is loaded without its baked form in a worker process: the tensor store: " in other.log
+        # As a first load does.
+        for name in ("unload", "load"):
+            assert post(other, f"/v2/repository/models/m/{name}").status == 200
+        assert outputs(other, KIND) == outputs(one, KIND) == expected
 
         stack.enter_context(Daemon(sockets, *NO_FILLS))
-        other.wait_until(lambda: get(other, "/v2/models/m/ready").status == 200)
+        wait_until(lambda: stat(sockets)["leases"] == len(tensors), "handed back")
+        lose_worker(other)
         assert outputs(other, KIND) == expected
-        wait_until(lambda: stat(sockets)["leases"] == 2 * len(tensors), "both have leases")
+        assert stat(sockets)["leases"] == 2 * len(tensors)
         assert stat(sockets)["bytes_stored"] == sum(tensors.values())
         assert stat(sockets)["misses"] == 0
+
+
+def test_a_worker_is_made_anew_though_the_daemon_dies_meanwhile(node):
+    _, sandboxes, expected, cache, sockets = node
+    flags = [f"--weight-cache={cache}", f"--store={sockets}"]
+    with Daemon(sockets, *FILLS) as daemon, Server(sandboxes, *flags) as server:
+        daemon.kill()
+        path = sockets / "store.sock"
+        path.unlink()
+        with socket.create_server(str(path), family=socket.AF_UNIX) as listener:
+            lose_worker(server)
+            with ThreadPoolExecutor(1) as pool:
+                answer = pool.submit(outputs, server, KIND)
+                # It hangs up on the worker, which the server connected.
+                listener.accept()[0].close()
+                assert answer.result() == expected
+        server.wait_for("model `m` is loaded without its baked form: the tensor store: ")
 
 
 def test_a_tensor_that_somebody_changed_is_mended(node):

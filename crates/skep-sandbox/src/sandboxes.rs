@@ -17,7 +17,7 @@ use prost::Message;
 use skep_backend::{
     Backend, BackendError, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
 };
-use skep_store::{LoadOrder, StoreError};
+use skep_store::LoadOrder;
 
 use crate::{
     channel::Channel,
@@ -135,18 +135,21 @@ impl Starter {
     }
 
     fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
-        let store = match &self.weights {
-            Some(weights) => {
-                let stream = weights.store.stream(&weights.tenant);
-                let failed = |error: StoreError| {
-                    let what = "cannot reach the tensor store for a worker process";
-                    self.failed(what, &error)
-                };
-                Some(OwnedFd::from(stream.map_err(failed)?))
-            }
-            None => None,
-        };
-        let (process, channel, answer) = self.begin(self.load.clone(), store)?;
+        let mut load = self.load.clone();
+        let stream = self
+            .weights
+            .as_ref()
+            .map(|weights| weights.store.stream(&weights.tenant));
+        let store = stream.transpose().unwrap_or_else(|error| {
+            // As every load does that cannot share weights: it has them for itself.
+            let model = self.model();
+            tracing::warn!(
+                "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
+            );
+            load.weights = None;
+            None
+        });
+        let (process, channel, answer) = self.begin(load, store.map(OwnedFd::from))?;
         match answer {
             Answer::Loaded(loaded) => {
                 let conversation = Conversation::new(channel);

@@ -178,8 +178,8 @@ fn with_request<T>(
         }
     };
     let weights = load.weights.as_ref();
-    let weights = weights.map(|kept| weights_of(kept, descriptors.next()));
-    let weights = weights.transpose()?;
+    let weights = weights.map(|kept| weights_of(load, kept, descriptors.next()));
+    let weights = weights.transpose()?.flatten();
     let backend = open(Opening {
         backend: &load.backend,
         library: load
@@ -204,8 +204,13 @@ fn with_request<T>(
     then(&*backend, &request)
 }
 
-/// The cache and the store that the server means.
-fn weights_of(kept: &Kept, connection: Option<OwnedFd>) -> Result<Weights, BackendError> {
+/// The cache and the store that the server means; `None` where the store has gone meanwhile, which keeps no model from being
+/// loaded.
+fn weights_of(
+    load: &Load,
+    kept: &Kept,
+    connection: Option<OwnedFd>,
+) -> Result<Option<Weights>, BackendError> {
     let failed =
         |error: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, error.to_string());
     let directory = Path::new(OsStr::from_bytes(&kept.directory));
@@ -215,10 +220,18 @@ fn weights_of(kept: &Kept, connection: Option<OwnedFd>) -> Result<Weights, Backe
     } else {
         let missing = || failed(&wrong("the connection to the tensor store is missing"));
         let stream = UnixStream::from(connection.ok_or_else(missing)?);
-        let store = Store::over(stream).map_err(|e| failed(&e))?;
-        (Cache::reader(directory), store)
+        match Store::over(stream) {
+            Ok(store) => (Cache::reader(directory), store),
+            Err(error) => {
+                let model = &load.model;
+                tracing::warn!(
+                    "model `{model}` is loaded without its baked form: the tensor store: {error}"
+                );
+                return Ok(None);
+            }
+        }
     };
-    Ok(Weights {
+    Ok(Some(Weights {
         cache,
         tenant: store.tenant().cloned().unwrap_or_default(),
         store,
@@ -228,7 +241,7 @@ fn weights_of(kept: &Kept, connection: Option<OwnedFd>) -> Result<Weights, Backe
         },
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
-    })
+    }))
 }
 
 /// Backends open a file by its name: it must be the one that the server checked, also when an instance is made anew long
