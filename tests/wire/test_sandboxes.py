@@ -200,6 +200,29 @@ def test_a_worker_that_is_killed_answers_its_batch_and_no_other(repository):
         wait_restarts(server, "mock", 2)
 
 
+def test_an_instance_that_is_taken_away_while_it_is_busy_is_not_made_anew(repository):
+    def instances(count):
+        group = f"instance_group {{ count: {count} kind: KIND_CPU }}"
+        repository.mock(config=f"{PROCESS} {group}", max_batch_size=1, latency_us=FOREVER_US)
+
+    def busy(server):
+        return {dict(labels)["instance"]: value for (name, labels), value in metrics(server).items()
+                if name == "skep_instance_busy_us"}
+
+    instances(2)
+    with Server(repository, "--model-control-mode=explicit", "--load-model=mock") as server, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(infer, server, "mock", ZEROS) for _ in range(2)]
+        server.wait_until(lambda: sum(value > 0 for value in busy(server).values()) == 2)
+        instances(1)
+        assert post(server, "/v2/repository/models/mock/load").status == 200
+        for pid in workers(server):
+            os.kill(pid, signal.SIGKILL)
+        assert [answer.result().status for answer in answers] == [500, 500]
+        server.wait_until(lambda: list(busy(server)) == ["mock_0_0"])
+        server.wait_until(lambda: restarts(server, "mock") == 1)
+        assert [line for line in server.lines if "instance `mock_0_1` was " in line] == []
+
+
 def test_one_of_four_dies(repository):
     group = "instance_group { count: 4 kind: KIND_CPU }"
     repository.mock(config=f"{PROCESS} {group}", max_batch_size=1, latency_us=300_000)

@@ -106,7 +106,9 @@ impl Worker {
                 next = self.driver.finished(self.id, taken, ended, batch.requests);
                 continue;
             }
-            self.driver.gone(self.id, taken);
+            if !self.driver.gone(self.id, taken) {
+                return;
+            }
             if matches!(end, End::Panicked) {
                 let Some(restarted) = self.restart() else {
                     return self.driver.give_up(self.id);

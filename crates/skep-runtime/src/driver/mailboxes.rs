@@ -62,6 +62,12 @@ impl Mailboxes {
             && self.possible.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
+    /// Whether the instance is to go on.
+    pub(super) fn is_open(&self, instance: InstanceId) -> bool {
+        let boxes = self.boxes.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(boxes.get(index(instance)), Some(Mailbox::Open { .. }))
+    }
+
     pub(super) fn close_all(&self) {
         self.write().fill_with(|| Mailbox::Closed);
     }

@@ -335,12 +335,21 @@ impl Driver {
         self.apply(now, state, input, Some(duration), Some(instance))
     }
 
-    /// An instance that began at `taken` died. What waits goes on waiting for the others or for its replacement.
-    pub(crate) fn gone(&self, instance: InstanceId, taken: Time) {
-        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+    /// An instance that began at `taken` died; whether it is to be made anew, which one that was taken away meanwhile is not.
+    /// What waits goes on waiting for the others or for its replacement.
+    pub(crate) fn gone(&self, instance: InstanceId, taken: Time) -> bool {
         let now = clock::now();
+        let duration = now.since(taken);
+        let state = self.lock();
+        if state.retired.contains(&instance) {
+            self.give_back_slot(state, duration);
+            self.leave(instance);
+            return false;
+        }
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
         let input = Input::InstanceGone(instance);
-        self.apply(now, self.lock(), input, Some(now.since(taken)), None);
+        self.apply(now, state, input, Some(duration), None);
+        self.mailboxes.is_open(instance)
     }
 
     /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
