@@ -24,9 +24,8 @@ use std::{
 use bytes::Bytes;
 use rten::{LoadError, ModelOptions};
 use skep_backend::ModelFile;
-use skep_proto::onnx::{
-    GraphProto, ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation,
-};
+use skep_onnx::ExternalData;
+use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
 use skep_tensor::AlignedBuffer;
 use skep_types::DataType;
 
@@ -105,16 +104,13 @@ fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<C
     let data = tensor.raw_data.take_if(|data| data.len() >= min_bytes)?;
     // The engine insists on this ending.
     let alias = format!("{index}.data");
-    let entry = |key: &str, value: String| StringStringEntryProto {
-        key: Some(key.to_owned()),
-        value: Some(value),
-    };
     tensor.set_data_location(DataLocation::External);
-    tensor.external_data = vec![
-        entry("location", alias.clone()),
-        entry("offset", "0".to_owned()),
-        entry("length", data.len().to_string()),
-    ];
+    let there = ExternalData {
+        location: &alias,
+        offset: 0,
+        length: Some(data.len()),
+    };
+    tensor.external_data = there.entries();
     let bytes = if data.as_ptr().addr() % alignment == 0 {
         data
     } else {
@@ -141,40 +137,18 @@ pub(crate) fn resolve_external(proto: &mut ModelProto, model: &Path) -> Result<(
         return Ok(());
     };
     for_each_initializer(graph, &mut |tensor| {
-        if tensor.data_location() != DataLocation::External {
-            return Ok(());
-        }
         let fail = |why: String| format!("external data of tensor `{}`: {why}", tensor.name());
-        let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key);
-        let location = entry("location")
-            .map(|e| e.value().to_owned())
-            .unwrap_or_default();
-        if !files.contains_key(&location) {
-            let file = open_beside(directory, &location).map_err(fail)?;
-            files.insert(location.clone(), file);
+        let Some(external) = ExternalData::of(tensor).map_err(fail)? else {
+            return Ok(());
+        };
+        let location = external.location;
+        if !files.contains_key(location) {
+            let file = open_beside(directory, location).map_err(fail)?;
+            files.insert(location.to_owned(), file);
         }
-        let number = |key: &str| match entry(key) {
-            Some(e) => e
-                .value()
-                .parse::<usize>()
-                .map(Some)
-                .map_err(|_| fail(format!("`{key}` is `{}`, expected a number", e.value()))),
-            None => Ok(None),
-        };
-        let bytes = files[&location].bytes();
-        let offset = number("offset")?.unwrap_or(0);
-        let length = match number("length")? {
-            Some(length) => length,
-            None => bytes.len().saturating_sub(offset),
-        };
-        let end = offset.checked_add(length).filter(|&end| end <= bytes.len());
-        let end = end.ok_or_else(|| {
-            fail(format!(
-                "{length} bytes at offset {offset} of `{location}`, which has {} bytes",
-                bytes.len()
-            ))
-        })?;
-        tensor.raw_data = Some(bytes.slice(offset..end));
+        let bytes = files[location].bytes();
+        let range = external.range(bytes.len()).map_err(fail)?;
+        tensor.raw_data = Some(bytes.slice(range));
         tensor.data_location = None;
         tensor.external_data.clear();
         Ok(())

@@ -22,8 +22,8 @@ use skep_backend::{
 };
 use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
-use skep_onnx::OnnxModel;
-use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
+use skep_onnx::{ExternalData, OnnxModel, is_external};
+use skep_proto::onnx::{GraphProto, ModelProto, TensorProto};
 use skep_store::{Description, Place, Wanted};
 use skep_types::DataType;
 
@@ -355,23 +355,17 @@ impl Initializers {
                     "the library wrote weight `{name}` in an unknown way"
                 ))
             };
-            let entry = |key: &str| {
-                let entry = tensor
-                    .external_data
-                    .iter()
-                    .find(|entry| entry.key() == key)?;
-                entry.value().parse::<usize>().ok()
+            let external = ExternalData::of(tensor).ok().flatten();
+            let external = external.filter(|external| external.length.is_some());
+            let external = external.ok_or_else(wrong)?;
+            let range = external.range(file.len()).map_err(|why| {
+                NoForm::Now(format!("weight `{name}` was not written whole: {why}"))
+            })?;
+            let there = ExternalData {
+                location: GRAPH,
+                ..external
             };
-            let (offset, length) = entry("offset").zip(entry("length")).ok_or_else(wrong)?;
-            let range = offset..offset.checked_add(length).ok_or_else(wrong)?;
-            if file.get(range.clone()).is_none() {
-                let why = format!("weight `{name}` was not written whole");
-                return Err(NoForm::Now(why));
-            }
-            let location = tensor.external_data.iter_mut();
-            for entry in location.filter(|entry| entry.key() == "location") {
-                entry.value = Some(GRAPH.to_owned());
-            }
+            tensor.external_data = there.entries();
             let dims = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok());
             Ok(Initializer {
                 name: name.clone(),
@@ -418,10 +412,6 @@ impl Initializers {
 
 fn has_external(graph: &GraphProto) -> bool {
     graph.initializer.iter().any(is_external) || inner_graphs(graph).any(has_external)
-}
-
-fn is_external(tensor: &TensorProto) -> bool {
-    tensor.data_location() == DataLocation::External
 }
 
 /// The graphs that a graph's nodes hold themselves.

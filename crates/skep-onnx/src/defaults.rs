@@ -4,10 +4,10 @@
 //! input's default, and one without is a constant.
 
 use bytes::Bytes;
-use skep_proto::onnx::{TensorProto, ValueInfoProto, tensor_proto::DataLocation};
+use skep_proto::onnx::{TensorProto, ValueInfoProto};
 use skep_types::{DataType, ModelSignature};
 
-use crate::{OnnxError, OnnxModel, datatype, spec};
+use crate::{OnnxError, OnnxModel, datatype, is_external, spec};
 
 /// The first IR version in which an input's initializer is a default; before, every initializer had to be an input.
 const FIRST_IR_VERSION: i64 = 4;
@@ -76,7 +76,7 @@ impl OnnxModel {
 }
 
 fn read(tensor: &TensorProto) -> Result<DefaultValue, String> {
-    if tensor.data_location() == DataLocation::External {
+    if is_external(tensor) {
         return Err("lies in another file, expected it in the model's own".to_owned());
     }
     let datatype = datatype(tensor.data_type())
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn values_that_cannot_be_taken_say_why() {
         let external = TensorProto {
-            data_location: Some(DataLocation::External as i32),
+            data_location: Some(tensor_proto::DataLocation::External as i32),
             ..tensor()
         };
         let odd = TensorProto {

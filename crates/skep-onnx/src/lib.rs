@@ -3,9 +3,11 @@
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
 //! datatypes, and the graphs within graphs. [`ShapeRules`] says which output shapes follow from input
-//! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. No I/O.
+//! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. [`ExternalData`] is where the
+//! data of a tensor lies in another file. No I/O.
 
 mod defaults;
+mod external;
 pub mod infer;
 mod shapes;
 
@@ -13,6 +15,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 pub use defaults::DefaultValue;
+pub use external::{ExternalData, is_external};
 use prost::Message;
 pub use shapes::ShapeRules;
 use skep_proto::onnx::{
@@ -114,14 +117,9 @@ impl OnnxModel {
     pub fn external_files(&self) -> BTreeSet<String> {
         let mut files = BTreeSet::new();
         for_each_tensor(self.graph(), &mut |tensor| {
-            let location = tensor
-                .external_data
-                .iter()
-                .find(|entry| entry.key() == "location");
-            if let Some(location) = location
-                && tensor.data_location() == tensor_proto::DataLocation::External
-            {
-                files.insert(location.value().to_owned());
+            // Where exactly the data lies in a file is looked at by who takes it.
+            if let Some(location) = external::location(tensor) {
+                files.insert(location.to_owned());
             }
         });
         files

@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
-use skep_proto::onnx::{
-    TensorProto,
-    tensor_proto::{DataLocation, DataType as Onnx},
-};
+use skep_proto::onnx::{TensorProto, tensor_proto::DataType as Onnx};
 use skep_types::Shape;
+
+use crate::is_external;
 
 use super::{ElementType, Known, error::Refusal};
 
@@ -183,7 +182,7 @@ pub(super) fn followed(element: ElementType, shape: &Shape) -> bool {
 
 /// The values of a tensor in the file; `None` when they lie elsewhere or are not as many as its shape says.
 fn read(tensor: &TensorProto, element: ElementType, count: usize) -> Option<Elements> {
-    if tensor.data_location() == DataLocation::External {
+    if is_external(tensor) {
         return None;
     }
     let values = match tensor.raw_data.as_deref() {
