@@ -8,94 +8,27 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr as _,
     sync::Arc,
-    time::Duration,
 };
 
 use skep_backend::{
-    Backend as _, BackendError, Baked, ErrorKind, LoadRequest, Model, ModelFile, OutputSlot,
-    Weights,
+    Backend as _, BackendError, Baked, ErrorKind, LoadRequest, Model, ModelFile, Weights,
     conformance::{Graph, config, fp32, tensor},
 };
 use skep_backend_embedded::Embedded;
 use skep_cache::Cache;
-use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
-use skep_tensor::Tensor;
-use skep_testkit::{Inputs, Kind, Options, Variant, generate, inputs};
+use skep_store::Tenant;
+use skep_testkit::{
+    Kind, Options, Variant,
+    node::{Node, answers, run},
+};
 use skep_types::DataType;
-use tempfile::TempDir;
 
 /// As large as a form's smallest model.
 const LARGE: usize = 1 << 20;
 
-/// A cache directory, a store, and a model beside them.
-struct Node {
-    root: TempDir,
-    weights: Weights,
-}
-
-impl Node {
-    fn new() -> Self {
-        let root = tempfile::tempdir().expect("a directory");
-        let cache = root.path().join("cache");
-        Self {
-            weights: Weights {
-                cache: Cache::open(&cache, 1 << 30).expect("a cache"),
-                store: Store::in_process(StoreOptions::default()),
-                tenant: Tenant::default(),
-                order: LoadOrder::Random(7),
-                keep_unloaded: Duration::ZERO,
-            },
-            root,
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.root.path().join("model.onnx")
-    }
-
-    fn model(&self, kind: &Kind, options: &Options) -> PathBuf {
-        let model = generate(kind, options).expect("a model");
-        model.write(self.path()).expect("written");
-        self.path()
-    }
-
-    fn graph(&self, graph: Graph) -> PathBuf {
-        fs::write(self.path(), graph.encode()).expect("written");
-        self.path()
-    }
-
-    fn stat(&self) -> Stat {
-        let stat = self.weights.store.stat(&self.weights.tenant);
-        stat.expect("figures")
-    }
-
-    /// The same cache, and a store that has nothing.
-    fn restart(&mut self) {
-        self.weights.store = Store::in_process(StoreOptions::default());
-    }
-
-    fn tensors(&self) -> Vec<PathBuf> {
-        files(&self.weights.cache.root().join("tensors"))
-    }
-
-    /// Graph and manifest of each form.
-    fn forms(&self) -> Vec<PathBuf> {
-        files(&self.weights.cache.root().join("models"))
-    }
-}
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("read") {
-        let path = entry.expect("read").path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
+fn save(node: &Node, graph: Graph) -> PathBuf {
+    fs::write(node.path(), graph.encode()).expect("written");
+    node.path()
 }
 
 fn with_request<T>(
@@ -122,32 +55,6 @@ fn try_load(
 
 fn load(path: &Path, pbtxt: &str, weights: Option<&Weights>) -> Arc<dyn Model> {
     try_load(path, pbtxt, weights).expect("loaded")
-}
-
-fn run(model: &Arc<dyn Model>, given: &[Tensor]) -> Vec<Tensor> {
-    let mut instance = Arc::clone(model).instance().expect("an instance");
-    let views: Vec<_> = given.iter().map(Tensor::view).collect();
-    let outputs = model.signature().outputs.len();
-    let mut slots: Vec<OutputSlot> = (0..outputs).map(OutputSlot::new).collect();
-    instance.execute(&views, &mut slots).expect("runs");
-    let outputs = slots.into_iter().map(OutputSlot::into_tensor);
-    outputs.map(|output| output.expect("filled")).collect()
-}
-
-fn answers(model: &Arc<dyn Model>, kind: &Kind) -> Vec<Tensor> {
-    let of = |batch| {
-        let wanted = Inputs {
-            seed: 5,
-            batch,
-            sequence: 9,
-        };
-        let given: Vec<Tensor> = inputs(kind, wanted)
-            .into_iter()
-            .map(|input| Tensor::new(input.datatype, input.shape, input.data.into()).expect("fits"))
-            .collect();
-        run(model, &given)
-    };
-    [1, 3].into_iter().flat_map(of).collect()
 }
 
 fn kind(text: &str) -> Kind {
@@ -299,7 +206,7 @@ fn with_default() -> Graph {
 #[test]
 fn a_default_that_is_fed_makes_another_form_than_one_that_is_left_out() {
     let node = Node::new();
-    let path = node.graph(with_default());
+    let path = save(&node, with_default());
     let size = LARGE / 4;
     let fed = format!(
         "input [{{ name: 'x' data_type: TYPE_FP32 dims: 1 }}, {{ name: 'w' data_type: TYPE_FP32 dims: {size} }}]
@@ -309,10 +216,10 @@ fn a_default_that_is_fed_makes_another_form_than_one_that_is_left_out() {
     let y = |value: f32| vec![fp32(&[size], &vec![value; size])];
     for weights in [None, Some(&node.weights), Some(&node.weights)] {
         let constant = load(&path, "", weights);
-        assert!(run(&constant, std::slice::from_ref(&x)) == y(4.0));
+        assert!(run(&constant, &[vec![x.clone()]]) == y(4.0));
         let input = load(&path, &fed, weights);
-        let given = [x.clone(), fp32(&[size], &vec![7.0; size])];
-        assert!(run(&input, &given) == y(8.0));
+        let given = vec![x.clone(), fp32(&[size], &vec![7.0; size])];
+        assert!(run(&input, &[given]) == y(8.0));
     }
     assert_eq!(node.forms().len(), 2 * 2);
 }
@@ -339,7 +246,7 @@ fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
         .input("x", DataType::Fp32, &["n"])
         .output("y", DataType::Fp32, &["n"])
         .node("Neg", &["x"], &["y"], &[]);
-    node.graph(small);
+    save(&node, small);
     let Ok((true, Baked::AsItIs(why))) = with(both) else {
         unreachable!("too small")
     };
@@ -361,7 +268,7 @@ fn what_is_refused_is_refused_with_weights_too_and_leaves_no_form() {
         (refused, "tensor `half` has datatype FLOAT16"),
         (unknown, "NoSuchOperator operator not supported"),
     ] {
-        let path = node.graph(graph);
+        let path = save(&node, graph);
         let plain = try_load(&path, "", None).map(|_| ()).expect_err(expected);
         assert_eq!(plain.kind(), ErrorKind::Unsupported);
         assert!(plain.to_string().contains(expected), "{plain}");

@@ -16,80 +16,17 @@ use std::{
 
 use common::library;
 use skep_backend::{
-    Backend as _, LoadRequest, Model, ModelFile, OutputSlot, Weights,
+    Backend as _, LoadRequest, Model, ModelFile, Weights,
     conformance::{Graph, config, fp32},
 };
 use skep_backend_onnxruntime::OnnxRuntime;
 use skep_cache::Cache;
-use skep_store::{Digest, LoadOrder, Stat, Store, StoreOptions, Tenant};
-use skep_tensor::Tensor;
-use skep_testkit::{Inputs, Kind, Options, generate, inputs};
+use skep_store::{Digest, Tenant};
+use skep_testkit::{
+    Kind, Options,
+    node::{Node, answers, run},
+};
 use skep_types::DataType;
-use tempfile::TempDir;
-
-/// A cache directory, a store, and models beside them.
-struct Node {
-    root: TempDir,
-    weights: Weights,
-}
-
-impl Node {
-    fn new() -> Self {
-        let root = tempfile::tempdir().expect("a directory");
-        let cache = root.path().join("cache");
-        Self {
-            weights: Weights {
-                cache: Cache::open(&cache, 1 << 30).expect("a cache"),
-                store: Store::in_process(StoreOptions::default()),
-                tenant: Tenant::default(),
-                order: LoadOrder::Random(7),
-                keep_unloaded: Duration::ZERO,
-            },
-            root,
-        }
-    }
-
-    fn model(&self, kind: &Kind, options: &Options) -> PathBuf {
-        let path = self.root.path().join("model.onnx");
-        let model = generate(kind, options).expect("a model");
-        model.write(&path).expect("written");
-        path
-    }
-
-    fn stat(&self) -> Stat {
-        self.weights
-            .store
-            .stat(&self.weights.tenant)
-            .expect("figures")
-    }
-
-    /// The same cache, and a store that has nothing.
-    fn restart(&mut self) {
-        self.weights.store = Store::in_process(StoreOptions::default());
-    }
-
-    fn tensors(&self) -> Vec<PathBuf> {
-        files(&self.weights.cache.root().join("tensors"))
-    }
-
-    fn forms(&self) -> Vec<PathBuf> {
-        files(&self.weights.cache.root().join("models"))
-    }
-}
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("read") {
-        let path = entry.expect("read").path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
 
 fn load(
     backend: OnnxRuntime,
@@ -104,33 +41,6 @@ fn load(
         weights,
     };
     backend.load(&request).expect("loaded")
-}
-
-fn answers(model: &Arc<dyn Model>, kind: &Kind) -> Vec<Tensor> {
-    let mut instance = Arc::clone(model).instance().expect("an instance");
-    let mut answers = Vec::new();
-    for batch in [1, 3, 3] {
-        let wanted = Inputs {
-            seed: 5,
-            batch,
-            sequence: 9,
-        };
-        let made: Vec<Tensor> = inputs(kind, wanted)
-            .into_iter()
-            .map(|input| Tensor::new(input.datatype, input.shape, input.data.into()).expect("fits"))
-            .collect();
-        let views: Vec<_> = made.iter().map(Tensor::view).collect();
-        let mut slots: Vec<OutputSlot> = (0..model.signature().outputs.len())
-            .map(OutputSlot::new)
-            .collect();
-        instance.execute(&views, &mut slots).expect("runs");
-        answers.extend(
-            slots
-                .into_iter()
-                .map(|slot| slot.into_tensor().expect("filled")),
-        );
-    }
-    answers
 }
 
 fn kind(text: &str) -> Kind {
@@ -218,8 +128,6 @@ fn damage_is_mended() {
         fs::write(&whole[index], bytes).expect("written");
         // Nobody has it in memory, neither in the store nor as seen to be whole.
         node.restart();
-        node.weights.cache =
-            Cache::open(&node.root.path().join("cache"), 1 << 30).expect("a cache");
         let model = load(backend, &path, "", Some(&node.weights));
         assert!(answers(&model, &kind) == plain, "tensor {index}");
         assert_eq!(node.tensors(), whole, "made anew");
@@ -389,12 +297,7 @@ fn weights_that_end_alike_are_told_apart_and_shared() {
     let saved = common::save(graph);
     let answer = |model: &Arc<dyn Model>| {
         let values: Vec<f32> = (0..3 * WIDTH).map(|index| (index % 13) as f32).collect();
-        let rows = fp32(&[3, WIDTH], &values);
-        let mut slots = [OutputSlot::new(0)];
-        let mut instance = Arc::clone(model).instance().expect("an instance");
-        instance.execute(&[rows.view()], &mut slots).expect("runs");
-        let [slot] = slots;
-        slot.into_tensor().expect("filled")
+        run(model, &[vec![fp32(&[3, WIDTH], &values)]])
     };
     let plain = answer(&load(backend, &saved.path, "", None));
     let node = Node::new();

@@ -10,6 +10,7 @@ use std::{
 
 use skep_cache::{Begun, Cache, Content, ErrorKind, Form, Found, Key, Making, Role};
 use skep_store::{Description, Digest};
+use skep_testkit::files;
 use skep_types::DataType;
 use tempfile::TempDir;
 
@@ -60,20 +61,6 @@ fn form(cache: &Cache, name: &str) -> Option<Form> {
         Found::Form(form) => Some(form),
         _ => None,
     }
-}
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory).expect("read") {
-        let path = entry.expect("read").path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
 }
 
 #[test]

@@ -18,7 +18,8 @@
 //! the rows of a batch, or two models, is visible in the answers. [`inputs`] makes such inputs; `python/skep_inputs.py`
 //! computes the same ones in numpy.
 //!
-//! For graphs that no kind covers there is [`GraphBuilder`]; [`broken`] holds files that must be refused.
+//! For graphs that no kind covers there is [`GraphBuilder`]; [`broken`] holds files that must be refused. With the feature
+//! `baking` there is `node`, what tests of baked models begin with.
 
 pub mod broken;
 mod encode;
@@ -29,9 +30,16 @@ mod kind;
 mod layers;
 mod model;
 mod models;
+#[cfg(feature = "baking")]
+pub mod node;
 mod options;
 mod variant;
 mod weights;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 pub use error::{ErrorKind, TestkitError};
 pub use graph::{Attribute, Dim, GraphBuilder, Value};
@@ -52,4 +60,27 @@ pub fn generate(kind: &Kind, options: &Options) -> Result<GeneratedModel, Testki
     kind.check()?;
     let graph = models::build(kind, options);
     graph.finish(options)
+}
+
+/// Every file below a directory, in the order of their paths.
+///
+/// # Panics
+/// When a directory cannot be read.
+#[must_use]
+#[expect(
+    clippy::expect_used,
+    reason = "for tests, which state what they expect"
+)]
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("read") {
+        let path = entry.expect("read").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
