@@ -336,6 +336,17 @@ fn other_descriptors_are_refused() {
     fcntl_add_seals(&unsealed, most).expect("seals");
     assert!(refused(Some(&unsealed), &request).starts_with("not a segment: expected seals"));
 
+    // As many blocks as bytes, but behind the end.
+    let holes = memfd_create("holes", flags).expect("memory");
+    rustix::io::pwrite(&holes, &whole[..4096], 0).expect("written");
+    rustix::fs::ftruncate(&holes, 3 * 4096).expect("room");
+    fallocate(&holes, FallocateFlags::KEEP_SIZE, 3 * 4096, 1 << 20).expect("memory");
+    fcntl_add_seals(&holes, most | SealFlags::SEAL).expect("seals");
+    assert_eq!(
+        refused(Some(&holes), &request),
+        "not a segment: expected a file whose pages are all there, got a hole at 4096 of its 12288 bytes"
+    );
+
     let one_descriptor =
         "malformed message: expected one descriptor with a publication, and none otherwise";
     assert_eq!(refused(None, &request), one_descriptor);

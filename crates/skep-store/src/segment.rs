@@ -159,8 +159,8 @@ impl Segment {
     /// Takes a descriptor, whoever made it, if nobody can ever change what it holds.
     ///
     /// # Errors
-    /// [`StoreError::Segment`] if it is something else: a plain file, a memory file that is not sealed, or one whose pages
-    /// are not all there.
+    /// [`StoreError::Segment`] if it is something else: a plain file, a memory file that is not sealed, or one that has
+    /// less memory than bytes.
     pub(crate) fn check(file: OwnedFd) -> Result<Self, StoreError> {
         let seals = fcntl_get_seals(&file)
             .map_err(|_| StoreError::segment("expected a sealed memory file, got another file"))?;
@@ -180,24 +180,36 @@ impl Segment {
         // From here on nothing of it changes: neither its size nor which pages it has.
         let stat = fstat(&file).map_err(unreadable)?;
         let size = stat.st_size.unsigned_abs();
-        if size == 0 {
-            return Err(StoreError::segment("expected bytes, got an empty file"));
-        }
-        // How many blocks it has says nothing of where they are: some may lie behind its end.
-        let hole = seek(&file, SeekFrom::Hole(0)).map_err(unreadable)?;
-        if hole < size {
+        let reserved = stat.st_blocks.unsigned_abs().saturating_mul(512);
+        if size == 0 || reserved < size {
             return Err(StoreError::segment(format!(
-                "expected a file whose pages are all there, got a hole at {hole} of its {size} bytes"
+                "expected a file whose pages are all there, got {reserved} of {size} bytes"
             )));
         }
-        let backed = stat.st_blocks.unsigned_abs().saturating_mul(512);
         Ok(Self {
             file,
             size,
-            reserved: backed.max(size),
+            reserved,
             identity: Identity(stat.st_dev, stat.st_ino),
             map: OnceLock::new(),
         })
+    }
+
+    /// Looks whether all of its pages are there, which takes some tens of milliseconds a GiB. How many blocks it has says
+    /// nothing of where they are: some may lie behind its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Segment`] if one is missing.
+    pub(crate) fn check_pages(&self) -> Result<(), StoreError> {
+        let hole = seek(&self.file, SeekFrom::Hole(0));
+        let hole = hole.map_err(|error| StoreError::segment(error.to_string()))?;
+        if hole < self.size {
+            return Err(StoreError::segment(format!(
+                "expected a file whose pages are all there, got a hole at {hole} of its {} bytes",
+                self.size
+            )));
+        }
+        Ok(())
     }
 
     /// Bytes of it.
@@ -363,7 +375,7 @@ mod tests {
         fcntl_add_seals(&holes, SEALS).expect("seals");
         assert_eq!(
             refused(holes),
-            "not a segment: expected a file whose pages are all there, got a hole at 0 of its 8192 bytes"
+            "not a segment: expected a file whose pages are all there, got 4096 of 8192 bytes"
         );
         // As many blocks as its bytes need, but not where these are.
         let elsewhere = memfd_create("elsewhere", flags).expect("memory");
@@ -372,16 +384,14 @@ mod tests {
         let behind = FallocateFlags::KEEP_SIZE;
         fallocate(&elsewhere, behind, 8192, 1 << 20).expect("memory");
         fcntl_add_seals(&elsewhere, SEALS).expect("seals");
+        let checked = Segment::check(elsewhere).expect("as far as one sees at once");
         assert_eq!(
-            refused(elsewhere),
+            checked.check_pages().expect_err("a hole").to_string(),
             "not a segment: expected a file whose pages are all there, got a hole at 4096 of its 8192 bytes"
         );
         let empty = memfd_create("empty", flags).expect("memory");
         fcntl_add_seals(&empty, SEALS).expect("seals");
-        assert_eq!(
-            refused(empty),
-            "not a segment: expected bytes, got an empty file"
-        );
+        assert!(refused(empty).contains("0 of 0 bytes"));
     }
 
     #[test]
@@ -389,6 +399,7 @@ mod tests {
         let mut draft = Draft::new(5 * 4096).expect("memory");
         draft.part(2 * 4096, 1).expect("room")[0] = 1;
         let segment = draft.seal().expect("sealed");
+        segment.check_pages().expect("all are there");
         segment.mapped().expect("mapped");
         let mut expected = vec![0; 5 * 4096];
         expected[2 * 4096] = 1;

@@ -95,6 +95,7 @@ fn answer(
         Request::Publish(offered) => {
             let file = descriptor.ok_or_else(|| StoreError::segment("there is none"))?;
             let segment = Arc::new(Segment::check(file)?);
+            segment.check_pages()?;
             let offered: Vec<Offered<'_>> = offered
                 .iter()
                 .map(|(wanted, offset)| Offered {
