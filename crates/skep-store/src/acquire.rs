@@ -91,25 +91,47 @@ pub(crate) fn acquire(
     order: LoadOrder,
     fill: Fill<'_>,
 ) -> Result<Got, StoreError> {
-    let (firsts, distinct) = distinct(wanted)?;
-    let mut run = Run {
-        port,
-        wanted: firsts.iter().map(|index| &wanted[*index]).collect(),
-        firsts,
-        spots: Vec::new(),
-        waits: Vec::new(),
-        fill,
-        figures: Acquired::default(),
-    };
-    run.spots.resize(run.wanted.len(), None);
-    run.waits.resize(run.wanted.len(), false);
+    let (mut run, distinct) = Run::new(port, wanted, fill)?;
     run.get_all(order)?;
-    let spots = run.spots.into_iter().collect::<Option<Vec<Spot>>>();
-    Ok(Got {
-        spots: spots.ok_or_else(|| StoreError::protocol("a tensor was not answered for"))?,
-        distinct,
+    run.end(distinct)
+}
+
+/// What writes nothing.
+fn no_fill(_: usize, _: &mut [u8]) -> Result<(), FillError> {
+    Err(FillError::new("nothing is filled"))
+}
+
+/// Those of these that are there, in their order, and which of them each one is.
+pub(crate) fn look(
+    port: &mut impl Port,
+    wanted: &[Wanted],
+) -> Result<(Got, Vec<Option<usize>>), StoreError> {
+    let mut fill = no_fill;
+    let (mut run, distinct) = Run::new(port, wanted, &mut fill)?;
+    run.look()?;
+    let mut spots = Vec::new();
+    let places: Vec<Option<usize>> = run
+        .spots
+        .into_iter()
+        .map(|spot| {
+            spots.push(spot?);
+            Some(spots.len() - 1)
+        })
+        .collect();
+    let mut distinct_of_present = Vec::new();
+    let indices = distinct
+        .into_iter()
+        .map(|position| {
+            distinct_of_present.push(places[position]?);
+            Some(distinct_of_present.len() - 1)
+        })
+        .collect();
+    let got = Got {
+        spots,
+        distinct: distinct_of_present,
         figures: run.figures,
-    })
+    };
+    Ok((got, indices))
 }
 
 /// The index of the first of each distinct tensor, and which of these each one is.
@@ -145,13 +167,47 @@ struct Run<'a, 'f, P> {
     figures: Acquired,
 }
 
-impl<P: Port> Run<'_, '_, P> {
-    fn get_all(&mut self, order: LoadOrder) -> Result<(), StoreError> {
+impl<'a, 'f, P: Port> Run<'a, 'f, P> {
+    /// A run for each distinct one of these once, and which of them each one is.
+    fn new(
+        port: &'a mut P,
+        wanted: &'a [Wanted],
+        fill: Fill<'f>,
+    ) -> Result<(Self, Vec<usize>), StoreError> {
+        let (firsts, distinct) = distinct(wanted)?;
+        let run = Self {
+            port,
+            wanted: firsts.iter().map(|index| &wanted[*index]).collect(),
+            spots: vec![None; firsts.len()],
+            waits: vec![false; firsts.len()],
+            firsts,
+            fill,
+            figures: Acquired::default(),
+        };
+        Ok((run, distinct))
+    }
+
+    fn end(self, distinct: Vec<usize>) -> Result<Got, StoreError> {
+        let spots = self.spots.into_iter().collect::<Option<Vec<Spot>>>();
+        Ok(Got {
+            spots: spots.ok_or_else(|| StoreError::protocol("a tensor was not answered for"))?,
+            distinct,
+            figures: self.figures,
+        })
+    }
+
+    /// Takes what is there; the positions of the rest.
+    fn look(&mut self) -> Result<Vec<usize>, StoreError> {
         let all: Vec<usize> = (0..self.wanted.len()).collect();
         let mut missing = Vec::new();
         for some in all.chunks(MAX_TENSORS) {
             missing.extend(self.ask(some, Mode::Look)?.left);
         }
+        Ok(missing)
+    }
+
+    fn get_all(&mut self, order: LoadOrder) -> Result<(), StoreError> {
+        let missing = self.look()?;
         let mut waiting = Vec::new();
         for chunk in chunks(&self.wanted, &missing, order) {
             let asked = self.ask(&chunk, Mode::Claim)?;

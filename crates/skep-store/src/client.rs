@@ -17,7 +17,8 @@ use std::{
 
 use crate::{
     Digest, Lease, Listed, LoadOrder, Stat, StoreError, Tenant, Wanted,
-    acquire::{Fill, acquire},
+    acquire::{Fill, Got, acquire, look},
+    store::{Present, lengths},
     wire::{Reply, Request},
 };
 use hold::{Acquisition, Hold};
@@ -103,13 +104,41 @@ impl Client {
         order: LoadOrder,
         fill: Fill<'_>,
     ) -> Result<Lease, StoreError> {
+        let mut acquisition = self.begin(tenant)?;
+        let got = acquire(&mut acquisition, wanted, order, fill)?;
+        let lengths: Vec<u64> = wanted.iter().map(|tensor| tensor.length).collect();
+        self.lease(acquisition, got, &lengths)
+    }
+
+    /// See [`Store::look`](crate::Store::look).
+    pub(crate) fn look(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        wanted: &[Wanted],
+    ) -> Result<Present, StoreError> {
+        let mut acquisition = self.begin(tenant)?;
+        let (got, indices) = look(&mut acquisition, wanted)?;
+        let lengths = lengths(wanted, &indices);
+        let lease = self.lease(acquisition, got, &lengths)?;
+        Ok(Present { lease, indices })
+    }
+
+    fn begin(self: &Arc<Self>, tenant: &Tenant) -> Result<Acquisition, StoreError> {
         let link = self.link(tenant)?;
         let hold = Hold::new(Arc::clone(self), tenant.clone(), link);
-        let mut acquisition = Acquisition::new(hold);
-        let got = acquire(&mut acquisition, wanted, order, fill)?;
+        Ok(Acquisition::new(hold))
+    }
+
+    /// A lease to what an acquisition got.
+    fn lease(
+        &self,
+        acquisition: Acquisition,
+        got: Got,
+        lengths: &[u64],
+    ) -> Result<Lease, StoreError> {
         let hold = Arc::new(acquisition.into_hold());
         let held_one: Arc<Hold> = Arc::clone(&hold);
-        let lease = Lease::new(got, |index| wanted[index].length, Box::new(held_one))?;
+        let lease = Lease::new(got, |index| lengths[index], Box::new(held_one))?;
         if self.has_own_links() {
             self.keeper.keep(&hold);
         }

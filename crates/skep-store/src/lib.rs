@@ -49,5 +49,5 @@ pub use figures::{Acquired, Listed, Stat};
 pub use lease::{Lease, Place};
 pub use options::StoreOptions;
 pub use order::LoadOrder;
-pub use store::Store;
+pub use store::{Present, Store};
 pub use tenant::{InvalidTenant, Tenant, default_directory};

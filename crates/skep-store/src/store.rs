@@ -4,7 +4,7 @@ use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    acquire::acquire, client::Client, local::Local, server::serve_apart,
+    acquire::{acquire, look}, client::Client, local::Local, server::serve_apart,
 };
 
 /// A tensor store: in this process, or a daemon's. Clones are the same store.
@@ -15,6 +15,24 @@ pub struct Store(Inner);
 enum Inner {
     Local(Arc<Local>),
     Remote(Arc<Client>),
+}
+
+/// What a store has of some tensors.
+#[derive(Debug, Clone)]
+pub struct Present {
+    /// To those that are there, in their order.
+    pub lease: Lease,
+    /// Of each tensor that was asked for, its index in the lease; `None` if it is not there.
+    pub indices: Vec<Option<usize>>,
+}
+
+/// Bytes of the tensors that are there, in their order.
+pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> {
+    let present = wanted.iter().zip(indices);
+    present
+        .filter(|(_, index)| index.is_some())
+        .map(|(wanted, _)| wanted.length)
+        .collect()
 }
 
 impl Store {
@@ -105,6 +123,24 @@ impl Store {
                 Lease::new(got, |index| wanted[index].length, Box::new(session))
             }
             Inner::Remote(client) => client.acquire(tenant, wanted, order, fill),
+        }
+    }
+
+    /// Gets those tensors that are there already, and waits for nobody.
+    ///
+    /// # Errors
+    /// [`StoreError::Bound`] if there is no room for another holder or its leases. With a daemon also what its connection
+    /// says.
+    pub fn look(&self, tenant: &Tenant, wanted: &[Wanted]) -> Result<Present, StoreError> {
+        match &self.0 {
+            Inner::Local(local) => {
+                let session = local.shelf(tenant)?.join()?;
+                let (got, indices) = look(&mut &session, wanted)?;
+                let lengths = lengths(wanted, &indices);
+                let lease = Lease::new(got, |index| lengths[index], Box::new(session))?;
+                Ok(Present { lease, indices })
+            }
+            Inner::Remote(client) => client.look(tenant, wanted),
         }
     }
 

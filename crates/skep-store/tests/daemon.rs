@@ -15,6 +15,26 @@ use common::{Node, fill, no_fill, tensors};
 use skep_store::{Daemon, ErrorKind, FillError, LoadOrder, Store, StoreOptions, Tenant};
 
 #[test]
+fn a_look_at_a_daemon_leases_what_is_there() {
+    let node = Node::start(StoreOptions::default());
+    let store = Store::connect(node.path()).expect("connected");
+    let (contents, list) = tensors(&[10, 4096, 5000]);
+    let filled = store.acquire(
+        &Tenant::GENERAL,
+        &list[1..],
+        LoadOrder::Fixed,
+        &mut fill(&contents[1..]),
+    );
+    let present = store.look(&Tenant::GENERAL, &list).expect("an answer");
+    assert_eq!(present.indices, [None, Some(0), Some(1)]);
+    assert_eq!(present.lease.bytes(1), contents[2]);
+    drop(filled);
+    assert_eq!(store.stat(&Tenant::GENERAL).expect("figures").leases, 2);
+    drop(present);
+    while store.stat(&Tenant::GENERAL).expect("figures").leases != 0 {}
+}
+
+#[test]
 fn what_one_client_fills_others_find() {
     let node = Node::start(StoreOptions::default());
     let (contents, list) = tensors(&[10, 0, 9 << 20, 5000]);

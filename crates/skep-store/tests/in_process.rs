@@ -29,6 +29,30 @@ fn get(store: &Store, contents: &[Vec<u8>], wanted: &[Wanted]) -> Result<Lease, 
 }
 
 #[test]
+fn a_look_leases_what_is_there() {
+    let store = Store::in_process(StoreOptions::default());
+    let (contents, mut list) = tensors(&[10, 4096, 5000, 20]);
+    // One twice.
+    list.push(list[2].clone());
+    let nothing = store.look(&Tenant::GENERAL, &list).expect("an answer");
+    assert_eq!(nothing.indices, [None; 5]);
+    assert!(nothing.lease.is_empty());
+
+    let some = get(&store, &contents[1..3], &list[1..3]).expect("a lease");
+    let present = store.look(&Tenant::GENERAL, &list).expect("an answer");
+    assert_eq!(present.indices, [None, Some(0), Some(1), None, Some(2)]);
+    for index in 0..3 {
+        assert_eq!(present.lease.bytes(index), contents[1 + index.min(1)]);
+    }
+    // Its leases are its own.
+    drop(some);
+    assert_eq!(store.stat(&Tenant::GENERAL).expect("figures").leases, 2);
+    assert_eq!(store.stat(&Tenant::GENERAL).expect("figures").hits, 2);
+    drop(present);
+    assert_eq!(store.stat(&Tenant::GENERAL).expect("figures").leases, 0);
+}
+
+#[test]
 fn tensors_come_as_they_were_filled_and_are_there_the_second_time() {
     let store = Store::in_process(StoreOptions::default());
     // Small ones, an empty one, one of exactly a page, and one that has a segment of its own.
