@@ -123,6 +123,7 @@ def test_a_daemon_that_is_killed_costs_no_request_and_doubles_nothing(node):
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(Daemon(sockets, *FILLS))
         one = stack.enter_context(Server(threads, *flags))
+        wait_until(lambda: stat(sockets)["leases"] == len(tensors), "its weights are brought")
         other = stack.enter_context(Server(sandboxes, *flags))
         before = stat(sockets)
         assert before["bytes_stored"] == sum(tensors.values())
@@ -158,6 +159,7 @@ def test_a_worker_is_made_anew_without_a_daemon_and_shares_again_with_one(node):
     with contextlib.ExitStack() as stack:
         daemon = stack.enter_context(Daemon(sockets, *FILLS))
         one = stack.enter_context(Server(threads, *flags))
+        wait_until(lambda: stat(sockets)["leases"] == len(tensors), "its weights are brought")
         other = stack.enter_context(Server(sandboxes, *flags, "--model-control-mode=explicit", "--load-model=m"))
         daemon.kill()
         lose_worker(other)
@@ -202,7 +204,8 @@ def test_a_tensor_that_somebody_changed_is_mended(node):
     with Daemon(sockets, *FILLS), Server(threads, f"--weight-cache={cache}", f"--store={sockets}") as server:
         assert outputs(server, KIND) == expected
         assert "is made anew: " in server.log
-        assert stat(sockets)["bytes_stored"] == sum(stored_tensors(cache).values())
+        stored = sum(stored_tensors(cache).values())
+        wait_until(lambda: stat(sockets)["bytes_stored"] == stored, "its weights are brought")
     assert files(cache) == whole
 
 
@@ -219,6 +222,7 @@ def test_what_a_server_has_is_listed_and_goes_when_it_is_unloaded(node, isolatio
         assert (stat(sockets)["tensors"], ask(sockets, "ls")) == (0, [])
         assert post(server, "/v2/repository/models/m/load").status == 200
         assert outputs(server, KIND) == expected
+        wait_until(lambda: stat(sockets)["leases"] == len(tensors), "its weights are brought")
         listed = ask(sockets, "ls")
         assert {row["digest"]: row["bytes"] for row in listed} == tensors
         assert {(row["tenant"], row["leases"], row["idle_seconds"]) for row in listed} == {("general", 1, None)}

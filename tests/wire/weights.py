@@ -67,8 +67,8 @@ def generate(repository, kind, config):
 
 
 def files(cache):
-    """Every file of a cache but locks and what is remembered of model files: path -> bytes."""
-    found = (path for path in (cache / "v1").rglob("*") if path.is_file())
+    """Every file of a cache but locks and what is remembered of files: path -> bytes."""
+    found = (path for path in (cache / "v1").rglob("*") if path.is_file() and path.name != "seen")
     return {
         str(path.relative_to(cache / "v1")): path.read_bytes()
         for path in found

@@ -327,8 +327,9 @@ impl Loaded {
     /// The system's, such as too many mappings; the block then holds what it held.
     ///
     /// # Safety
-    /// The runtime neither writes into the block any more nor reads it during the call, and the file's bytes there are what
-    /// it would have written. They do not change while the block lives.
+    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written. They do
+    /// not change while the block lives. If the runtime reads the block during the call, it reads what that held before or
+    /// what it holds afterwards: both must be right.
     ///
     /// # Panics
     /// When the sequence has no such block.
@@ -340,7 +341,8 @@ impl Loaded {
     ) -> io::Result<()> {
         let block = &self.blocks[index];
         let map = |sharing: MapFlags| {
-            // SAFETY: the range is the block's own; the caller promises the rest.
+            // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without a
+            // moment in which there are none; the caller promises the rest.
             unsafe {
                 mmap(
                     block.base.as_ptr().cast(),

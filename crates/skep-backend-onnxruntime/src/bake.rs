@@ -252,9 +252,11 @@ impl Subject<'_> {
                 length: tensor.length,
             })
             .collect();
-        baked::packed_session(&baked.blocks, &places, make).map_err(|failure| match failure {
-            Failure::Damaged(why) | Failure::Unusable(why) => NoForm::Now(why),
-        })
+        let made = baked::packed_session(&baked.blocks, &places, make, || Ok(()));
+        made.map(|(session, _)| session)
+            .map_err(|failure| match failure {
+                Failure::Damaged(why) | Failure::Unusable(why) => NoForm::Now(why),
+            })
     }
 
     /// Runs both sessions on the same inputs; the answers must be the same to the bit.

@@ -8,26 +8,27 @@
 //!              --- sources --> read once while it packs, then let go
 //! ```
 //!
+//! What the store does not have yet may be the cache's files at first: see [`behind`].
+//!
 //! The library packs at every load, whatever it is given, and it decides by a hash of what it packed whether two are the
 //! same; so it does pack, onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and what it
 //! packed is replaced before anything runs. Running without packed weights would load BERT-base faster still, but run it
 //! 1.26 times slower, and not to the same bit.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use ort_sys::GraphOptimizationLevel;
-use skep_alloc::{LoadUse, LoadedBlock, load};
-use skep_backend::{
-    Weights as Shared,
-    baking::{Failure, acquire},
-};
+use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
+use skep_backend::{Weights as Shared, baking::Failure};
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{Lease, Place, Wanted};
+use skep_store::{Place, Wanted};
 
 use crate::{
+    behind::{self, Cached, Move},
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
     options,
+    tensors::{Tensors, damaged},
 };
 
 /// The note of a form with the sequence of large blocks that the library takes while it loads the graph.
@@ -39,9 +40,10 @@ impl From<ApiError> for Failure {
     }
 }
 
-/// Makes a session of a form.
+/// Makes a session of a form of the model at `path`.
 pub(crate) fn session(
     runtime: &'static Runtime,
+    path: &Path,
     form: &Form,
     shared: &Shared,
     setting: &options::Setting<'_>,
@@ -56,26 +58,60 @@ pub(crate) fn session(
         Role::Packed => replaced,
         Role::Source => false,
     };
-    let stored: Vec<&Part> = form.parts().iter().filter(of_store).collect();
-    let lease = acquire(form, shared, &stored)?;
-    let (weights, sources) = weights(runtime, form, &stored, &lease)?;
+    let parts: Vec<&Part> = form.parts().iter().filter(of_store).collect();
+    let tensors = Tensors::get(form, shared, &parts)?;
+    let (weights, sources) = weights(runtime, form, &parts, &tensors)?;
+    let weights = Arc::new(weights);
     let mut options = session_options(runtime, setting)?;
-    options.weights(Arc::new(weights))?;
-    let path = form.graph_path();
-    let make = || Session::from_file(runtime, &path, &options);
-    let session = if replaced && !blocks.is_empty() {
-        let places: Vec<Place<'_>> = (0..stored.len())
-            .filter(|&index| stored[index].role == Role::Packed)
-            .map(|index| lease.place(index))
-            .collect();
-        packed_session(&blocks, &places, make)?
+    options.weights(Arc::clone(&weights))?;
+    let graph = form.graph_path();
+    let make = || Session::from_file(runtime, &graph, &options);
+    let mut blocks_of_parts = vec![None; parts.len()];
+    let (session, loaded) = if replaced && !blocks.is_empty() {
+        let packed = (0..parts.len()).filter(|&index| parts[index].role == Role::Packed);
+        let packed: Vec<usize> = packed.collect();
+        let places = packed.iter().filter_map(|index| tensors.place(*index));
+        let places: Vec<Place<'_>> = places.collect();
+        let kept = blocks.iter().enumerate().filter(|(_, block)| block.kept);
+        for (part, (block, _)) in packed.iter().zip(kept) {
+            blocks_of_parts[*part] = Some(block);
+        }
+        packed_session(&blocks, &places, make, || check_sources(form))?
     } else {
-        make()?
+        check_sources(form)?;
+        (make()?, None)
     };
     for source in sources {
         source.give_back();
     }
+    let cached = tensors.into_cached().into_iter();
+    let cached = cached.map(|(index, mapped)| Cached {
+        tensor: parts[index].tensor.clone(),
+        mapped,
+        block: blocks_of_parts[index],
+    });
+    let cached: Vec<Cached> = cached.collect();
+    if !cached.is_empty() {
+        behind::bring(Move {
+            path: path.to_owned(),
+            form: form.clone(),
+            shared: shared.clone(),
+            cached,
+            loaded,
+            weights: Arc::downgrade(&weights),
+        });
+    }
     Ok(session)
+}
+
+/// Looks at what is only read to be packed. Where what the library packs of it is replaced nobody has to.
+fn check_sources(form: &Form) -> Result<(), Failure> {
+    let sources = form.parts().iter().filter(|part| part.role == Role::Source);
+    for part in sources {
+        form.map(&part.tensor)
+            .map_err(|error| damaged(form, part, &error))?;
+    }
+    Ok(())
 }
 
 /// The options of a session over a graph that was rewritten already.
@@ -88,25 +124,25 @@ pub(crate) fn session_options(
     Ok(options)
 }
 
-/// The weights that the graph wants, out of the store and, for those that are only packed, out of the cache's files.
+/// The weights that the graph wants: those of the parts that runs want, and those that are only packed, out of the cache's
+/// files.
 fn weights(
     runtime: &'static Runtime,
     form: &Form,
-    stored: &[&Part],
-    lease: &Lease,
+    parts: &[&Part],
+    tensors: &Tensors,
 ) -> Result<(Weights, Vec<Mapped>), Failure> {
     let mut sources = Vec::new();
     let mut weights = Vec::new();
-    for (index, part) in stored.iter().enumerate() {
+    for (index, part) in parts.iter().enumerate() {
         if part.role == Role::Weight {
-            weights.push((*part, lease.bytes(index)));
+            weights.push((*part, tensors.bytes(index)));
         }
     }
     for part in form.parts().iter().filter(|part| part.role == Role::Source) {
-        let mapped = form.map(&part.tensor).map_err(|error| {
-            form.forget_tensor(&part.tensor);
-            Failure::Damaged(error.to_string())
-        })?;
+        let mapped = form
+            .map_unseen(&part.tensor)
+            .map_err(|error| damaged(form, part, &error))?;
         weights.push((part, mapped.bytes()));
         sources.push(mapped);
     }
@@ -120,7 +156,7 @@ fn weights(
             dims,
             bytes,
         });
-    let weights = Weights::new(runtime, weights, Some(lease.clone()))?;
+    let weights = Weights::new(runtime, weights, Some(tensors.lease().clone()))?;
     Ok((weights, sources))
 }
 
@@ -131,13 +167,14 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
         .collect()
 }
 
-/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks. Where the library does not
-/// pack as it did when the form was made, it packs for itself.
+/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks; these come with it. Where the
+/// library does not pack as it did when the form was made, it packs for itself, once `check` has looked at what.
 pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
     places: &[Place<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
-) -> Result<Session, Failure> {
+    check: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(Session, Option<Loaded>), Failure> {
     let memory = |error: std::io::Error| Failure::Unusable(format!("mapping weights: {error}"));
     let kept = || blocks.iter().enumerate().filter(|(_, block)| block.kept);
     let sizes = kept().map(|(_, block)| block.size);
@@ -155,13 +192,14 @@ pub(crate) fn packed_session(
                 ffi::replace(&mut session, &loaded, index, place.descriptor, place.offset)
                     .map_err(memory)?;
             }
-            return Ok(session);
+            return Ok((session, Some(loaded)));
         }
     }
     tracing::warn!(
         "the library packs weights in another way than when they were baked: they are not shared"
     );
-    Ok(make()?)
+    check()?;
+    Ok((make()?, None))
 }
 
 /// A sequence of blocks as a note: sizes in bytes, those that are not kept with a `-` behind them.

@@ -16,6 +16,7 @@
 
 mod bake;
 mod baked;
+mod behind;
 mod error;
 mod ffi;
 mod find;
@@ -25,6 +26,7 @@ mod open;
 mod options;
 mod planning;
 mod sessions;
+mod tensors;
 mod trial;
 
 use std::{
@@ -186,7 +188,7 @@ impl OnnxRuntime {
         let baked = weights.and_then(|weights| {
             baking::load(&subject, weights, |form| {
                 let identity = Identity::new(*form.key(), weights, &setting);
-                let make = || baked::session(self.runtime, form, weights, &setting);
+                let make = || baked::session(self.runtime, path, form, weights, &setting);
                 Shared::of(identity, weights.keep_unloaded, make)
             })
         });

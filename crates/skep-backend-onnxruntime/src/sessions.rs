@@ -76,6 +76,7 @@ impl Shared {
         make: impl FnOnce() -> Result<Session, E>,
     ) -> Result<Self, E> {
         let there = sessions().find(&identity);
+        let there = there.filter(|session| session.is_sound());
         let session = match there {
             Some(session) => session,
             None => {

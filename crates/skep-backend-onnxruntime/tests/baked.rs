@@ -8,6 +8,7 @@ mod common;
 use std::{
     fs,
     num::NonZeroUsize,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr as _,
     sync::Arc,
@@ -16,7 +17,7 @@ use std::{
 
 use common::library;
 use skep_backend::{
-    Backend as _, LoadRequest, Model, ModelFile, Weights,
+    Backend as _, LoadRequest, Model, ModelFile, OutputSlot, Weights,
     conformance::{Graph, config, fp32},
 };
 use skep_backend_onnxruntime::OnnxRuntime;
@@ -121,17 +122,19 @@ fn damage_is_mended() {
     let plain = answers(&load(backend, &path, "", None), &kind);
     drop(load(backend, &path, "", Some(&node.weights)));
     let whole = node.tensors();
-    for index in 0..whole.len() {
+    let cases = (0..whole.len()).flat_map(|index| [(index, false), (index, true)]);
+    for (index, runs_from_cache) in cases {
         let mut bytes = fs::read(&whole[index]).expect("read");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::write(&whole[index], bytes).expect("written");
         // Nobody has it in memory, neither in the store nor as seen to be whole.
         node.restart();
+        node.weights.runs_from_cache = runs_from_cache;
         let model = load(backend, &path, "", Some(&node.weights));
         assert!(answers(&model, &kind) == plain, "tensor {index}");
         assert_eq!(node.tensors(), whole, "made anew");
-        assert_ne!(node.stat().bytes_stored, 0, "and used");
+        while node.stat().bytes_stored == 0 {}
     }
 }
 
@@ -248,6 +251,113 @@ fn a_form_is_the_same_whoever_bakes_it() {
     };
     let expected: Vec<Digest> = stored(&["planned"]);
     assert_eq!(stored(&["runtime", "planned"]), expected);
+}
+
+#[test]
+fn weights_come_to_the_store_while_the_model_runs() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    drop(load(backend, &path, "", Some(&node.weights)));
+    let files = node.weights.cache.root().join("tensors");
+    let files = files.to_str().expect("a path");
+    for planner in ["planned", "runtime"] {
+        let pbtxt =
+            format!("parameters {{ key: 'memory_planner' value {{ string_value: '{planner}' }} }}");
+        let plain = answers(&load(backend, &path, &pbtxt, None), &kind);
+        // What is only read to be packed stays mapped, and is not read any more.
+        node.weights.runs_from_cache = false;
+        node.restart();
+        let model = load(backend, &path, &pbtxt, Some(&node.weights));
+        let (of_files, of_store) = (mappings(files), mappings("skep-segment"));
+        drop(model);
+
+        node.weights.runs_from_cache = true;
+        node.restart();
+        let model = load(backend, &path, &pbtxt, Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "{planner}: at first");
+        // Runs go on while the pages change.
+        while mappings("skep-segment") <= of_store || mappings(files) > of_files {
+            assert!(answers(&model, &kind) == plain, "{planner}: meanwhile");
+        }
+        // Nobody needs the files now.
+        let tensors = node.tensors();
+        let whole: Vec<Vec<u8>> = tensors.iter().map(|t| fs::read(t).expect("read")).collect();
+        for (tensor, bytes) in tensors.iter().zip(&whole) {
+            fs::write(tensor, vec![0x55; bytes.len()]).expect("written");
+        }
+        assert!(answers(&model, &kind) == plain, "{planner}: from then on");
+        for (tensor, bytes) in tensors.iter().zip(&whole) {
+            fs::write(tensor, bytes).expect("written");
+        }
+        assert_eq!(node.stat().leases, node.stat().tensors);
+        // What another one has brought is there at once.
+        let misses = node.stat().misses;
+        let other = "parameters { key: 'thread_spinning' value { string_value: '1' } }";
+        let other = load(
+            backend,
+            &path,
+            &format!("{pbtxt} {other}"),
+            Some(&node.weights),
+        );
+        assert_eq!(mappings(files), 2 * of_files);
+        assert!(answers(&other, &kind) == plain, "{planner}: of the store");
+        assert_eq!(node.stat().misses, misses);
+        drop((model, other));
+        assert_eq!(node.stat().leases, 0);
+    }
+}
+
+#[test]
+fn damage_that_size_and_times_do_not_show_ends_a_model() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    drop(load(backend, &path, "", Some(&node.weights)));
+    node.restart();
+    node.weights.runs_from_cache = true;
+    // As a disk may: other bytes in a file that looks as it did when it was found whole.
+    let mut seen = String::new();
+    for tensor in node.tensors() {
+        let mut bytes = fs::read(&tensor).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&tensor, bytes).expect("written");
+        let data = fs::metadata(&tensor).expect("there");
+        let digest = tensor.file_name().expect("a name").to_string_lossy();
+        seen += &format!(
+            "{digest} {}:{}:{}:{}.{}:{}.{}\n",
+            data.dev(),
+            data.ino(),
+            data.size(),
+            data.mtime(),
+            data.mtime_nsec(),
+            data.ctime(),
+            data.ctime_nsec()
+        );
+    }
+    let manifest = node.forms().pop().expect("a manifest");
+    fs::write(manifest.with_file_name("seen"), seen).expect("written");
+
+    let model = load(backend, &path, "", Some(&node.weights));
+    let mut instance = Arc::clone(&model).instance().expect("an instance");
+    let rows = fp32(&[1, 256], &[1.0; 256]);
+    let error = loop {
+        let mut slots = [OutputSlot::new(0)];
+        if let Err(error) = instance.execute(&[rows.view()], &mut slots) {
+            break error.to_string();
+        }
+    };
+    assert!(
+        error.contains("are damaged\n  load the model again"),
+        "{error}"
+    );
+    // The old one is still there.
+    let again = load(backend, &path, "", Some(&node.weights));
+    assert!(answers(&again, &kind) == plain);
 }
 
 /// Mappings of this process of files called so.

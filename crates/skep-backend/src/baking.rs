@@ -20,7 +20,7 @@ use std::{
 
 use skep_cache::{Begun, CacheError, Content, Form, Found, Key, Making, Part};
 use skep_onnx::OnnxModel;
-use skep_store::{ErrorKind, FillError, Lease, StoreError, Wanted};
+use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
 use crate::{Baked, Weights};
 
@@ -197,6 +197,16 @@ pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
         },
         Ok(Answer::AsItIs(why)) | Err(why) => Baked::AsItIs(why),
     }
+}
+
+/// Gets those tensors of a form from the store that are there.
+///
+/// # Errors
+/// [`Failure::Unusable`] when the store does not answer.
+pub fn look(weights: &Weights, parts: &[&Part]) -> Result<Present, Failure> {
+    let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
+    let present = weights.store.look(&weights.tenant, &wanted);
+    present.map_err(|error| Failure::Unusable(format!("the tensor store: {error}")))
 }
 
 /// Gets tensors of a form from the store, out of the cache where nobody has them.

@@ -83,6 +83,9 @@ pub struct Weights {
     pub tenant: Tenant,
     /// In which order weights that are not in the store yet are brought there.
     pub order: LoadOrder,
+    /// Whether a model may run on the cache's files until its weights are in the store. Otherwise they are there before it is
+    /// loaded, as they are in any case with a backend that knows no other way.
+    pub runs_from_cache: bool,
     /// For how long a backend may keep what it made of a model that is unloaded, and with that its weights, in case that is
     /// loaded again.
     pub keep_unloaded: Duration,

@@ -4,32 +4,71 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Read as _,
+    io::{self, Read as _},
+    os::fd::BorrowedFd,
     path::PathBuf,
     sync::Arc,
+    time::SystemTime,
 };
 
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
 use skep_store::{Digest, Wanted};
 
-use crate::{Cache, CacheError, Key, Part, manifest::Manifest, stamps::Stamp};
+use crate::{
+    Cache, CacheError, Key, Part,
+    manifest::Manifest,
+    seen::{self, Seen},
+    stamps::Stamp,
+};
 
 /// A tensor's file, mapped as long as anybody has its bytes.
 #[derive(Debug, Clone)]
-pub struct Mapped(Arc<Mmap>);
+pub struct Mapped {
+    map: Arc<Mmap>,
+    stamp: Stamp,
+}
 
 impl Mapped {
     /// The tensor's bytes.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        Bytes::from_owner(Shared(Arc::clone(&self.0)))
+        Bytes::from_owner(Shared(Arc::clone(&self.map)))
+    }
+
+    /// Maps pages of another file over the tensor's, read-only: its bytes stay where they are, and are that file's from now
+    /// on. Whoever reads them meanwhile reads the ones or the others. `offset` is a multiple of the page size.
+    ///
+    /// # Errors
+    /// The system's, such as too many mappings; the bytes are then those that they were.
+    ///
+    /// # Safety
+    /// The file has the tensor's bytes from there on, and nobody changes them while anybody has bytes of this tensor.
+    pub unsafe fn replace(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        let map = |sharing: MapFlags| {
+            // SAFETY: the range is this mapping's own, which stays as long as anybody has bytes of it; the system puts the
+            // new pages in the place of the old ones without a moment in which there are none.
+            unsafe {
+                mmap(
+                    self.map.as_ptr().cast_mut().cast(),
+                    self.map.len(),
+                    ProtFlags::READ,
+                    sharing | MapFlags::FIXED,
+                    file,
+                    offset,
+                )
+            }
+        };
+        // Kernels before 6.7 refuse shared mappings of sealed files; a private one has the same pages.
+        map(MapFlags::SHARED).or_else(|_| map(MapFlags::PRIVATE))?;
+        Ok(())
     }
 
     /// Lets go of the pages that were read, which are read again from the file where somebody needs them.
     pub fn give_back(&self) {
         // SAFETY: the mapping is read-only and of a file: what is read again is the same.
-        let _ = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+        let _ = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 }
 
@@ -99,6 +138,10 @@ impl Form {
         self.manifest.notes.get(name).map(String::as_str)
     }
 
+    pub(crate) fn tensor_path(&self, tensor: &Wanted) -> PathBuf {
+        self.cache.tensor_path(&tensor.digest)
+    }
+
     /// Removes it as damaged: the next load makes it anew.
     pub fn forget(&self) {
         self.cache.forget(&self.key);
@@ -107,7 +150,7 @@ impl Form {
     /// Removes a tensor's file that turned out to be damaged, and the form with it.
     pub fn forget_tensor(&self, tensor: &Wanted) {
         if !self.cache.is_reader() {
-            let _ = fs::remove_file(self.cache.tensor_path(&tensor.digest));
+            let _ = fs::remove_file(self.tensor_path(tensor));
         }
         self.forget();
     }
@@ -117,10 +160,19 @@ impl Form {
     /// # Errors
     /// When its file is gone, or shorter than `bytes`.
     pub fn read(&self, tensor: &Wanted, bytes: &mut [u8]) -> Result<(), CacheError> {
-        let path = self.cache.tensor_path(&tensor.digest);
+        let path = self.tensor_path(tensor);
         File::open(&path)
             .and_then(|mut file| file.read_exact(bytes))
             .map_err(|error| CacheError::io("read", &path, error))
+    }
+
+    /// Maps the file of a tensor, which has at least a byte, read-only. Nobody looks at its bytes: for those that are only
+    /// read on the way to something that is checked.
+    ///
+    /// # Errors
+    /// When the file is gone, or has another length.
+    pub fn map_unseen(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
+        self.open(tensor)
     }
 
     /// Maps the file of a tensor, which has at least a byte, read-only; its bytes are checked against the digest the first
@@ -129,39 +181,105 @@ impl Form {
     /// # Errors
     /// When the file is gone, or damaged.
     pub fn map(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
-        let path = self.cache.tensor_path(&tensor.digest);
+        let mapped = self.open(tensor)?;
+        let stamp = mapped.stamp;
+        if !self.cache.verified().contains(&stamp) {
+            self.check(tensor, &mapped)?;
+            self.cache.verified().insert(stamp);
+        }
+        Ok(mapped)
+    }
+
+    /// Maps the files of tensors as [`Form::map`] does, but for one that any process found whole, and that is as it was
+    /// then by size and times, believes that: see [`Seen`].
+    ///
+    /// # Errors
+    /// When a file is gone, or damaged, with the tensor's index.
+    pub fn map_seen(&self, tensors: &[&Wanted]) -> Result<Vec<Mapped>, (usize, CacheError)> {
+        self.map_seen_at(SystemTime::now(), tensors)
+    }
+
+    pub(crate) fn map_seen_at(
+        &self,
+        now: SystemTime,
+        tensors: &[&Wanted],
+    ) -> Result<Vec<Mapped>, (usize, CacheError)> {
+        let path = self.cache.form_path(&self.key).join(seen::NAME);
+        let seen = Seen::read(&path);
+        let mut now_seen = Seen::default();
+        let mut all = Vec::with_capacity(tensors.len());
+        for (index, tensor) in tensors.iter().enumerate() {
+            let fail = |error| (index, error);
+            let mapped = self.open(tensor).map_err(fail)?;
+            let stamp = mapped.stamp;
+            if !seen.holds(&tensor.digest, &stamp) && !self.cache.verified().contains(&stamp) {
+                self.check(tensor, &mapped).map_err(fail)?;
+                self.cache.verified().insert(stamp);
+            }
+            if stamp.is_settled(now) {
+                now_seen.add(tensor.digest, &stamp);
+            }
+            all.push(mapped);
+        }
+        if now_seen != seen && !self.cache.is_reader() {
+            // What cannot be remembered is looked at again.
+            let _ = now_seen.write(&path, &self.cache.path("tmp"));
+        }
+        Ok(all)
+    }
+
+    /// The file that was mapped.
+    ///
+    /// # Errors
+    /// When it is gone, or another one.
+    pub fn open_mapped(&self, tensor: &Wanted, mapped: &Mapped) -> Result<File, CacheError> {
+        let path = self.tensor_path(tensor);
+        let fail = |error| CacheError::io("map", &path, error);
+        let file = File::open(&path).map_err(fail)?;
+        if Stamp::of(&file).map_err(fail)? != mapped.stamp {
+            return Err(fail(io::Error::other("it was replaced a moment ago")));
+        }
+        Ok(file)
+    }
+
+    fn open(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
+        let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = File::open(&path).map_err(fail)?;
         let stamp = Stamp::of(&file).map_err(fail)?;
         // SAFETY: files of the cache are replaced and removed, never rewritten, by those who use it, and belong to the
         // user alone; the mapping is read-only and lives as long as anybody has a slice of it.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
-        let mapped = Mapped(Arc::new(map));
-        let bytes = mapped.bytes();
-        if bytes.len() as u64 != tensor.length {
+        if map.len() as u64 != tensor.length {
             return Err(CacheError::damaged(&path, "it has another length"));
         }
-        if !self.cache.verified().contains(&stamp) {
-            if Digest::of(&tensor.description, &bytes) != tensor.digest {
-                return Err(CacheError::damaged(
-                    &path,
-                    "its bytes do not have its digest",
-                ));
-            }
-            self.cache.verified().insert(stamp);
-        }
-        Ok(mapped)
+        Ok(Mapped {
+            map: Arc::new(map),
+            stamp,
+        })
     }
 
-    /// Looks at every byte of its tensors, and removes what is damaged, the form with it.
+    /// Looks at a tensor's bytes.
+    fn check(&self, tensor: &Wanted, mapped: &Mapped) -> Result<(), CacheError> {
+        if Digest::of(&tensor.description, &mapped.map) == tensor.digest {
+            return Ok(());
+        }
+        let path = self.tensor_path(tensor);
+        Err(CacheError::damaged(
+            &path,
+            "its bytes do not have its digest",
+        ))
+    }
+
+    /// Looks at every byte of its tensors, whoever did before, and removes what is damaged, the form with it.
     ///
     /// # Errors
     /// The first damage.
     pub fn verify(&self) -> Result<(), CacheError> {
         let looked_at = self.parts().iter().map(|part| {
-            let mapped = self.map(&part.tensor);
-            mapped
-                .map(drop)
+            let opened = self.open(&part.tensor);
+            opened
+                .and_then(|mapped| self.check(&part.tensor, &mapped))
                 .inspect_err(|_| self.forget_tensor(&part.tensor))
         });
         // All of them, whatever is wrong with one.

@@ -7,6 +7,7 @@
 //! <directory>/v1/lock                     held shared while something is made, exclusively while something is removed
 //!                models/<key>/manifest    what a form consists of; its time of change is its last use
 //!                models/<key>/graph
+//!                models/<key>/seen        tensors that were found whole, remembered by size and times
 //!                tensors/ab/<digest>      a tensor's bytes, once for all forms that have it
 //!                stamps/<hash of a path>  a model file's content, remembered by size and times
 //!                making/<key>.lock        held by who makes this form
@@ -16,7 +17,7 @@
 //! A [`Key`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
 //! there when its manifest is: it is renamed into place last. Manifest and graph carry their digests and are checked at
 //! every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
-//! [`Form::map`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
+//! [`Form::map`] and [`Form::map_seen`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
 //! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay, and with a
 //! form go its lock and what is remembered of its model's files.
 
@@ -27,6 +28,7 @@ mod form;
 mod key;
 mod making;
 mod manifest;
+mod seen;
 mod stamps;
 
 use std::{

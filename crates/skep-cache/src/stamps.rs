@@ -36,8 +36,19 @@ impl Stamp {
         })
     }
 
+    /// Whether the file was changed long enough ago that another change would have another time.
+    pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH);
+        let changed = self.modified.max(self.changed);
+        let age = now.ok().and_then(|now| {
+            let seconds = u64::try_from(changed.0).ok()?;
+            now.checked_sub(Duration::new(seconds, u32::try_from(changed.1).ok()?))
+        });
+        age.is_some_and(|age| age >= SETTLED)
+    }
+
     /// As one word.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self {
             device,
             inode,

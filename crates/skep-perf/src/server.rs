@@ -122,13 +122,21 @@ impl Server {
     /// # Errors
     /// When the port does not answer.
     pub fn metric(&self, name: &str) -> io::Result<f64> {
+        self.metric_with(name, "")
+    }
+
+    /// The sum of a metric over those of its lines that have a label, such as `kind="leased"`; 0 where there are none.
+    ///
+    /// # Errors
+    /// When the port does not answer.
+    pub fn metric_with(&self, name: &str, label: &str) -> io::Result<f64> {
         let mut stream = TcpStream::connect(&self.metrics)?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let lines = text.lines().filter_map(|line| {
             let (metric, value) = line.rsplit_once(' ')?;
-            let is_it = metric.split('{').next() == Some(name);
+            let is_it = metric.split('{').next() == Some(name) && metric.contains(label);
             is_it.then(|| value.parse::<f64>().ok()).flatten()
         });
         Ok(lines.sum())

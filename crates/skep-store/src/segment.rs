@@ -15,6 +15,8 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::OnceLock,
+    thread,
+    time::Duration,
 };
 
 use memmap2::{Mmap, MmapMut, MmapOptions};
@@ -38,6 +40,11 @@ const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK)
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
+
+/// The system refuses to seal (`EBUSY`) while it holds pages itself, which it moves for instance, or while a process that was
+/// forked a moment ago, and has not begun another program yet, has what its parent had mapped. Neither lasts.
+const SEAL_TRIES: u32 = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
 /// The file system of memory files (`TMPFS_MAGIC`): those of huge pages count their blocks otherwise.
 const TMPFS: u64 = 0x0102_1994;
@@ -125,9 +132,20 @@ impl Draft {
         write_reserved(&file, &mut bytes).map_err(error("SEEK_HOLE"))?;
         // A file that is mapped for writing cannot be sealed against it.
         drop(bytes);
-        fcntl_add_seals(&file, SEALS).map_err(error("F_ADD_SEALS"))?;
+        add_seals(&file).map_err(error("F_ADD_SEALS"))?;
         Segment::check(file)
     }
+}
+
+/// Seals a file that is not mapped for writing, when the system is ready to.
+fn add_seals(file: &OwnedFd) -> Result<(), Errno> {
+    for _ in 1..SEAL_TRIES {
+        match fcntl_add_seals(file, SEALS) {
+            Err(Errno::BUSY) => thread::sleep(BETWEEN_TRIES),
+            outcome => return outcome,
+        }
+    }
+    fcntl_add_seals(file, SEALS)
 }
 
 /// Writes to the pages that are reserved and that nobody has written, such as that of an empty tensor: they cannot be told
@@ -407,6 +425,22 @@ mod tests {
     }
 
     /// Nobody may take memory that no figure shows.
+    #[test]
+    fn a_file_that_somebody_is_about_to_let_go_of_is_sealed_then() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("busy", flags).expect("memory");
+        pwrite(&file, b"x", 0).expect("written");
+        // SAFETY: nobody looks at it.
+        let map = unsafe { MmapOptions::new().len(1).map_mut(file.as_raw_fd()) }.expect("mapped");
+        assert_eq!(fcntl_add_seals(&file, SEALS), Err(Errno::BUSY));
+        thread::scope(|scope| {
+            let sealing = scope.spawn(|| add_seals(&file));
+            drop(map);
+            assert_eq!(sealing.join().expect("no panic"), Ok(()));
+        });
+        Segment::check(file).expect("sealed");
+    }
+
     #[test]
     fn pages_behind_the_end_count() {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;

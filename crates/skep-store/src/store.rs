@@ -4,7 +4,10 @@ use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    acquire::{acquire, look}, client::Client, local::Local, server::serve_apart,
+    acquire::{acquire, look},
+    client::Client,
+    local::Local,
+    server::serve_apart,
 };
 
 /// A tensor store: in this process, or a daemon's. Clones are the same store.

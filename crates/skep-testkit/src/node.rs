@@ -39,6 +39,7 @@ impl Node {
                 store: Store::in_process(StoreOptions::default()),
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
+                runs_from_cache: false,
                 keep_unloaded: Duration::ZERO,
             },
             root,

@@ -125,6 +125,7 @@ impl StoreArgs {
             return Ok(None);
         };
         Ok(Some(Weights {
+            runs_from_cache: true,
             keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
             cache,
             store: self.store()?,
@@ -158,6 +159,7 @@ pub(crate) fn in_process(cache: Cache) -> Weights {
         store: Store::in_process(StoreOptions::default()),
         tenant: Tenant::default(),
         order: LoadOrder::Fixed,
+        runs_from_cache: false,
         keep_unloaded: Duration::ZERO,
     }
 }

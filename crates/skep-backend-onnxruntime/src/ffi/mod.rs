@@ -25,7 +25,7 @@ use ort_sys::{OrtApi, OrtErrorCode, OrtStatus, OrtStatusPtr};
 
 pub(crate) use environment::Runtime;
 pub(crate) use library::Library;
-pub(crate) use packed::{contents, replace};
+pub(crate) use packed::{contents, exchange, exchange_packed, replace};
 pub(crate) use session::{List, RunOptions, Session, SessionOptions};
 pub(crate) use value::Value;
 pub(crate) use weights::{Weight, Weights};

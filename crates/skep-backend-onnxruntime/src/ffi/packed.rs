@@ -1,8 +1,10 @@
-//! What the library packs while it makes a session, looked at and replaced.
+//! What the library packs while it makes a session, looked at and replaced; and weights that move to other pages.
 
 use std::{io, os::fd::BorrowedFd};
 
 use skep_alloc::Loaded;
+use skep_cache::Mapped;
+use skep_store::Lease;
 
 use super::Session;
 
@@ -26,4 +28,25 @@ pub(crate) fn replace(
     // SAFETY: nobody else uses the session, so that nothing reads or writes the block; the file is sealed, and has what the
     // library would have packed, as said above.
     unsafe { loaded.replace(index, file, offset) }
+}
+
+/// Maps the store's pages of tensor `index` of a lease over block `block` of a load, in which are the cache's pages of the
+/// same tensor; runs go on meanwhile.
+pub(crate) fn exchange_packed(
+    loaded: &Loaded,
+    block: usize,
+    lease: &Lease,
+    index: usize,
+) -> io::Result<()> {
+    let place = lease.place(index);
+    // SAFETY: nobody writes packed weights after the load; both files hold the tensor of one digest, so that whoever reads
+    // meanwhile reads the same bytes, and the store's are sealed.
+    unsafe { loaded.replace(block, place.descriptor, place.offset) }
+}
+
+/// Maps the store's pages of tensor `index` of a lease over the cache's of the same tensor; runs go on meanwhile.
+pub(crate) fn exchange(mapped: &Mapped, lease: &Lease, index: usize) -> io::Result<()> {
+    let place = lease.place(index);
+    // SAFETY: both files hold the tensor of one digest, and the store's are sealed.
+    unsafe { mapped.replace(place.descriptor, place.offset) }
 }

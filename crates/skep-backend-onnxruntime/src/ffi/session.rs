@@ -161,7 +161,7 @@ pub(crate) struct Session {
     runtime: &'static Runtime,
     raw: NonNull<OrtSession>,
     /// Used in place; let go after the session was released.
-    _weights: Option<Arc<Weights>>,
+    weights: Option<Arc<Weights>>,
 }
 
 // SAFETY: a session is not bound to a thread.
@@ -198,8 +198,13 @@ impl Session {
         Ok(Self {
             runtime,
             raw: filled(raw),
-            _weights: options.weights.clone(),
+            weights: options.weights.clone(),
         })
+    }
+
+    /// Whether its weights are what they should be, as far as is known.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.weights.as_deref().is_some_and(Weights::are_wrong)
     }
 
     /// The library with its environment.
@@ -220,6 +225,14 @@ impl Session {
         output_names: impl Iterator<Item = &'n CStr>,
         prepared: &[Option<Value<'_>>],
     ) -> Result<List<Option<Value<'static>>>, ApiError> {
+        if !self.is_sound() {
+            return Err(ApiError {
+                code: Code::FAIL,
+                message: "the weights in the cache that the model was loaded from are damaged\n  load the model again: it \
+                          is baked anew"
+                    .to_owned(),
+            });
+        }
         let input_names: List<*const c_char> = input_names.map(CStr::as_ptr).collect();
         let output_names: List<*const c_char> = output_names.map(CStr::as_ptr).collect();
         assert_eq!(input_names.len(), inputs.len());

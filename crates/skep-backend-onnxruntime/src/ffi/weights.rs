@@ -1,6 +1,13 @@
 //! Weights that lie in memory of ours: sessions use them in place.
 
-use std::{ffi::CString, slice};
+use std::{
+    ffi::CString,
+    slice,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use skep_store::Lease;
@@ -23,8 +30,12 @@ pub(crate) struct Weights {
     // Declared before the memory: fields are dropped in this order.
     values: Vec<(CString, Value<'static>)>,
     _bytes: Vec<Bytes>,
-    /// The right to them, and to what the session maps besides.
+    /// The right to those of them that are the store's, and to what the session maps besides.
     _lease: Option<Lease>,
+    /// To those that came to the store later.
+    later: OnceLock<Lease>,
+    /// Whether some turned out to be others than they should be.
+    are_wrong: AtomicBool,
 }
 
 impl Weights {
@@ -53,7 +64,23 @@ impl Weights {
             values,
             _bytes: kept,
             _lease: lease,
+            later: OnceLock::new(),
+            are_wrong: AtomicBool::new(false),
         })
+    }
+
+    /// Keeps a second lease. At most once.
+    pub(crate) fn keep(&self, lease: Lease) {
+        let _ = self.later.set(lease);
+    }
+
+    /// Notes that some are others than they should be: nothing runs on them any more.
+    pub(crate) fn condemn(&self) {
+        self.are_wrong.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn are_wrong(&self) -> bool {
+        self.are_wrong.load(Ordering::Relaxed)
     }
 
     /// The values by name.

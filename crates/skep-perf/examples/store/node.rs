@@ -1,6 +1,7 @@
 //! What is measured: a repository of generated models, a server over it, and the memory of all its processes.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -195,8 +196,41 @@ impl<'a> Node<'a> {
         if matches!(weights, Weights::Shared(_)) && self.has_no_weights()? {
             drop(self.serve(weights, &[])?);
         }
-        let held = |_| Held::of(&self.serve(weights, &[])?, &self.cache());
+        let held = |_| {
+            let server = self.serve(weights, &[])?;
+            self.wait_for_store(&server)?;
+            Held::of(&server, &self.cache())
+        };
         (0..rounds).map(held).collect()
+    }
+
+    /// Waits until a server that is ready, and has run its models, runs them on nothing but the store. Each look is a walk
+    /// through the process's pages.
+    fn wait_for_store(&self, server: &Server) -> Result<()> {
+        let cache = self.cache().display().to_string();
+        let of_cache = |pid| -> Result<f64> {
+            let mapped = mappings(pid)?.into_iter();
+            let mapped = mapped.filter(|mapping| mapping.path.starts_with(&cache));
+            Ok(mapped.map(|mapping| mapping.pss_kib).sum())
+        };
+        while of_cache(server.pid())? > 0.0 {}
+        Ok(())
+    }
+
+    /// Bytes of all weights in the cache that runs want, each once.
+    pub(crate) fn kept_bytes(&self) -> Result<u64> {
+        let mut tensors = BTreeMap::new();
+        for form in fs::read_dir(self.cache().join("v1/models"))? {
+            let manifest = fs::read_to_string(form?.path().join("manifest"))?;
+            for line in manifest.lines() {
+                if let ["tensor", "weight" | "packed", digest, bytes, ..] =
+                    line.split(' ').collect::<Vec<_>>()[..]
+                {
+                    tensors.insert(digest.to_owned(), bytes.parse::<u64>()?);
+                }
+            }
+        }
+        Ok(tensors.values().sum())
     }
 }
 

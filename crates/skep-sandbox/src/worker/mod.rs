@@ -239,6 +239,8 @@ fn weights_of(
             true => LoadOrder::Random(RandomState::new().hash_one(0)),
             false => LoadOrder::Fixed,
         },
+        // Once the model is loaded no file can be opened any more.
+        runs_from_cache: false,
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
     }))

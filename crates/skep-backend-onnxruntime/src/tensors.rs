@@ -1,0 +1,103 @@
+//! The tensors of a form that runs want: in the store, or for now in the cache's files.
+
+use std::{fs::File, os::fd::AsFd};
+
+use bytes::Bytes;
+use skep_backend::{
+    Weights as Shared,
+    baking::{Failure, acquire, look},
+};
+use skep_cache::{CacheError, Form, Mapped, Part, Role};
+use skep_store::{Lease, Place, Present, Wanted};
+
+/// Where each of some parts of a form is.
+pub(crate) struct Tensors {
+    /// To those that are in the store.
+    lease: Lease,
+    lie: Vec<Lies>,
+}
+
+enum Lies {
+    /// In the store, with this index in the lease.
+    Stored(usize),
+    /// In the cache; open where it is a packed weight.
+    Cached(Mapped, Option<File>),
+}
+
+impl Tensors {
+    /// Those that the store has; the others are brought there now, or stay in the cache's files for a while.
+    pub(crate) fn get(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Self, Failure> {
+        if !shared.runs_from_cache {
+            let lease = acquire(form, shared, parts)?;
+            let lie = (0..parts.len()).map(Lies::Stored).collect();
+            return Ok(Self { lease, lie });
+        }
+        let Present { lease, indices } = look(shared, parts)?;
+        let missing = parts.iter().zip(&indices);
+        let missing = missing.filter(|(_, index)| index.is_none());
+        let missing: Vec<&Part> = missing.map(|(part, _)| *part).collect();
+        let wanted: Vec<&Wanted> = missing.iter().map(|part| &part.tensor).collect();
+        let mapped = form
+            .map_seen(&wanted)
+            .map_err(|(index, error)| damaged(form, missing[index], &error))?;
+        let mut cached = missing.iter().zip(mapped);
+        let mut lie = Vec::with_capacity(parts.len());
+        for index in indices {
+            lie.push(match index {
+                Some(index) => Lies::Stored(index),
+                None => {
+                    let Some((part, mapped)) = cached.next() else {
+                        break;
+                    };
+                    let opened = (part.role == Role::Packed)
+                        .then(|| form.open_mapped(&part.tensor, &mapped));
+                    let file = opened.transpose();
+                    let file = file.map_err(|error| Failure::Unusable(error.to_string()))?;
+                    Lies::Cached(mapped, file)
+                }
+            });
+        }
+        Ok(Self { lease, lie })
+    }
+
+    /// To those that are in the store.
+    pub(crate) const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// A tensor's bytes.
+    pub(crate) fn bytes(&self, index: usize) -> Bytes {
+        match &self.lie[index] {
+            Lies::Stored(index) => self.lease.bytes(*index),
+            Lies::Cached(mapped, _) => mapped.bytes(),
+        }
+    }
+
+    /// Where a packed weight lies, for mapping it elsewhere; `None` of another one in the cache.
+    pub(crate) fn place(&self, index: usize) -> Option<Place<'_>> {
+        match &self.lie[index] {
+            Lies::Stored(index) => Some(self.lease.place(*index)),
+            Lies::Cached(mapped, file) => Some(Place {
+                descriptor: file.as_ref()?.as_fd(),
+                offset: 0,
+                length: mapped.bytes().len() as u64,
+            }),
+        }
+    }
+
+    /// Those that are in the cache, by their indices.
+    pub(crate) fn into_cached(self) -> Vec<(usize, Mapped)> {
+        let lie = self.lie.into_iter().enumerate();
+        lie.filter_map(|(index, lies)| match lies {
+            Lies::Stored(_) => None,
+            Lies::Cached(mapped, _) => Some((index, mapped)),
+        })
+        .collect()
+    }
+}
+
+/// Removes a tensor that turned out to be damaged, and the form with it.
+pub(crate) fn damaged(form: &Form, part: &Part, error: &CacheError) -> Failure {
+    form.forget_tensor(&part.tensor);
+    Failure::Damaged(error.to_string())
+}

@@ -1,0 +1,139 @@
+//! Tensors that were found whole, remembered by what tells their files from others.
+//!
+//! Looking at every byte of a model's weights takes longer than loading it. A tensor's file that has the size and the times
+//! that it had when its bytes were last found to have its digest is taken to have them still; the store, to which weights
+//! are brought later, looks again.
+//!
+//! ```text
+//! <digest> <stamp>
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use skep_store::Digest;
+
+use crate::{manifest::hex, stamps::Stamp};
+
+/// The file of a form's directory that this is in.
+pub(crate) const NAME: &str = "seen";
+
+/// Stamps by digest.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen(BTreeMap<Digest, String>);
+
+impl Seen {
+    /// What is remembered there; nothing where that cannot be read.
+    pub(crate) fn read(path: &Path) -> Self {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| {
+            let (digest, stamp) = line.split_once(' ')?;
+            Some((Digest(hex(digest)?), stamp.to_owned()))
+        });
+        Self(lines.collect())
+    }
+
+    pub(crate) fn holds(&self, digest: &Digest, stamp: &Stamp) -> bool {
+        self.0.get(digest).is_some_and(|seen| *seen == stamp.text())
+    }
+
+    pub(crate) fn add(&mut self, digest: Digest, stamp: &Stamp) {
+        self.0.insert(digest, stamp.text());
+    }
+
+    /// Writes it at once, by way of a file in `tmp`.
+    pub(crate) fn write(&self, path: &Path, tmp: &Path) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(tmp)?;
+        for (digest, stamp) in &self.0 {
+            writeln!(file, "{digest} {stamp}")?;
+        }
+        file.persist(path)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use skep_store::{Description, Wanted};
+    use skep_types::DataType;
+
+    use super::*;
+    use crate::{Begun, Cache, ErrorKind, Form, Key, Role};
+
+    fn made(cache: &Cache) -> Form {
+        let begun = cache.begin(&Key::of(&[b"key"]), crate::Content::default());
+        let Begun::Making(mut making) = begun.expect("begun") else {
+            panic!("it is there");
+        };
+        for value in [1_u8, 2] {
+            let description = Description {
+                datatype: DataType::Uint8,
+                dims: vec![1000],
+                layout: "plain".into(),
+            };
+            let added = making.add(Role::Weight, "w", description, &[value; 1000]);
+            added.expect("written");
+        }
+        making.finish(b"graph", BTreeMap::new()).expect("finished")
+    }
+
+    #[test]
+    fn a_file_that_was_found_whole_is_believed_until_it_changes() {
+        let root = tempfile::tempdir().expect("a directory");
+        let open = || Cache::open(root.path(), 1 << 20).expect("a cache");
+        let form = made(&open());
+        let path = form.graph_path().with_file_name(NAME);
+        let now = SystemTime::now();
+        let tensors: Vec<&Wanted> = form.parts().iter().map(|part| &part.tensor).collect();
+
+        form.map_seen_at(now, &tensors).expect("whole");
+        assert!(!path.exists(), "changed a moment ago");
+        let later = now + Duration::from_secs(60);
+        form.map_seen_at(later, &tensors).expect("whole");
+        let text = fs::read_to_string(&path).expect("remembered");
+        assert_eq!(text.lines().count(), 2);
+
+        // Of each the other's digest: that it is believed shows that nobody looks.
+        let files = |form: &Form| -> Vec<_> {
+            let parts = form.parts().iter();
+            parts
+                .map(|part| form.tensor_path(&part.tensor))
+                .collect::<Vec<_>>()
+        };
+        let [one, two] = &files(&form)[..] else {
+            panic!("two tensors");
+        };
+        for (path, value) in [(one, 2), (two, 1)] {
+            fs::write(path, [value; 1000]).expect("written");
+        }
+        let anew = Form::clone(&form);
+        let (index, error) = anew.map_seen_at(later, &tensors).expect_err("changed");
+        assert_eq!((index, error.kind()), (0, ErrorKind::Damaged));
+
+        let stamp = |path| Stamp::of(&fs::File::open(path).expect("opened")).expect("a stamp");
+        let mut lie = Seen::default();
+        lie.add(tensors[0].digest, &stamp(one));
+        lie.add(tensors[1].digest, &stamp(two));
+        lie.write(&path, root.path()).expect("written");
+        let believed = anew.map_seen_at(later, &tensors).expect("believed");
+        assert_eq!(believed[0].bytes(), &[2; 1000][..]);
+        assert!(anew.map(tensors[0]).is_err(), "who does look sees it");
+        assert!(anew.verify().is_err());
+        assert!(!one.exists() && !two.exists(), "removed");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_nothing() {
+        let root = tempfile::tempdir().expect("a directory");
+        let path = root.path().join("seen");
+        assert_eq!(Seen::read(&path), Seen::default());
+        fs::write(&path, "nonsense\nabc def\n").expect("written");
+        assert_eq!(Seen::read(&path), Seen::default());
+    }
+}
