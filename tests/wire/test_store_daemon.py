@@ -196,6 +196,17 @@ def test_a_worker_is_made_anew_though_the_daemon_dies_meanwhile(node):
         server.wait_for("model `m` is loaded without its baked form: the tensor store: ")
 
 
+def test_a_model_that_is_loaded_while_there_is_no_daemon_runs_on_files(node):
+    threads, _, expected, cache, sockets = node
+    flags = [f"--weight-cache={cache}", f"--store={sockets}", "--model-control-mode=explicit"]
+    with Daemon(sockets, *FILLS) as daemon, Server(threads, *flags) as server:
+        daemon.kill()
+        assert post(server, "/v2/repository/models/m/load").status == 200
+        assert outputs(server, KIND) == expected
+        server.wait_for("stay in the cache's files: the tensor store: ")
+        assert outputs(server, KIND) == expected
+
+
 def test_a_tensor_that_somebody_changed_is_mended(node):
     threads, _, expected, cache, sockets = node
     whole = files(cache)

@@ -156,7 +156,7 @@ fn weights(
             dims,
             bytes,
         });
-    let weights = Weights::new(runtime, weights, Some(tensors.lease().clone()))?;
+    let weights = Weights::new(runtime, weights, tensors.lease().cloned())?;
     Ok((weights, sources))
 }
 

@@ -12,14 +12,14 @@ use skep_store::{Lease, Place, Present, Wanted};
 
 /// Where each of some parts of a form is.
 pub(crate) struct Tensors {
-    /// To those that are in the store.
-    lease: Lease,
+    /// To those that are in the store; `None` where that did not answer.
+    lease: Option<Lease>,
     lie: Vec<Lies>,
 }
 
 enum Lies {
-    /// In the store, with this index in the lease.
-    Stored(usize),
+    /// In the store.
+    Stored(Lease, usize),
     /// In the cache; open where it is a packed weight.
     Cached(Mapped, Option<File>),
 }
@@ -29,10 +29,17 @@ impl Tensors {
     pub(crate) fn get(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Self, Failure> {
         if !shared.runs_from_cache {
             let lease = acquire(form, shared, parts)?;
-            let lie = (0..parts.len()).map(Lies::Stored).collect();
-            return Ok(Self { lease, lie });
+            let lie = (0..parts.len()).map(|index| Lies::Stored(lease.clone(), index));
+            return Ok(Self {
+                lie: lie.collect(),
+                lease: Some(lease),
+            });
         }
-        let Present { lease, indices } = look(shared, parts)?;
+        // Without a store there are the files; whoever brings them to the store says what is wrong with that.
+        let (lease, indices) = match look(shared, parts) {
+            Ok(Present { lease, indices }) => (Some(lease), indices),
+            Err(_) => (None, vec![None; parts.len()]),
+        };
         let missing = parts.iter().zip(&indices);
         let missing = missing.filter(|(_, index)| index.is_none());
         let missing: Vec<&Part> = missing.map(|(part, _)| *part).collect();
@@ -43,9 +50,9 @@ impl Tensors {
         let mut cached = missing.iter().zip(mapped);
         let mut lie = Vec::with_capacity(parts.len());
         for index in indices {
-            lie.push(match index {
-                Some(index) => Lies::Stored(index),
-                None => {
+            lie.push(match (&lease, index) {
+                (Some(lease), Some(index)) => Lies::Stored(lease.clone(), index),
+                _ => {
                     let Some((part, mapped)) = cached.next() else {
                         break;
                     };
@@ -61,14 +68,14 @@ impl Tensors {
     }
 
     /// To those that are in the store.
-    pub(crate) const fn lease(&self) -> &Lease {
-        &self.lease
+    pub(crate) const fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
     }
 
     /// A tensor's bytes.
     pub(crate) fn bytes(&self, index: usize) -> Bytes {
         match &self.lie[index] {
-            Lies::Stored(index) => self.lease.bytes(*index),
+            Lies::Stored(lease, index) => lease.bytes(*index),
             Lies::Cached(mapped, _) => mapped.bytes(),
         }
     }
@@ -76,7 +83,7 @@ impl Tensors {
     /// Where a packed weight lies, for mapping it elsewhere; `None` of another one in the cache.
     pub(crate) fn place(&self, index: usize) -> Option<Place<'_>> {
         match &self.lie[index] {
-            Lies::Stored(index) => Some(self.lease.place(*index)),
+            Lies::Stored(lease, index) => Some(lease.place(*index)),
             Lies::Cached(mapped, file) => Some(Place {
                 descriptor: file.as_ref()?.as_fd(),
                 offset: 0,
@@ -89,7 +96,7 @@ impl Tensors {
     pub(crate) fn into_cached(self) -> Vec<(usize, Mapped)> {
         let lie = self.lie.into_iter().enumerate();
         lie.filter_map(|(index, lies)| match lies {
-            Lies::Stored(_) => None,
+            Lies::Stored(..) => None,
             Lies::Cached(mapped, _) => Some((index, mapped)),
         })
         .collect()
