@@ -46,22 +46,21 @@ impl Mapped {
     /// # Safety
     /// The file has the tensor's bytes from there on, and nobody changes them while anybody has bytes of this tensor.
     pub unsafe fn replace(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        let map = |sharing: MapFlags| {
-            // SAFETY: the range is this mapping's own, which stays as long as anybody has bytes of it; the system puts the
-            // new pages in the place of the old ones without a moment in which there are none.
-            unsafe {
-                mmap(
-                    self.map.as_ptr().cast_mut().cast(),
-                    self.map.len(),
-                    ProtFlags::READ,
-                    sharing | MapFlags::FIXED,
-                    file,
-                    offset,
-                )
-            }
-        };
-        // Kernels before 6.7 refuse shared mappings of sealed files; a private one has the same pages.
-        map(MapFlags::SHARED).or_else(|_| map(MapFlags::PRIVATE))?;
+        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by kernels
+        // before 6.7, and only after they have taken the old pages away, under whoever reads them.
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        // SAFETY: the range is this mapping's own, which stays as long as anybody has bytes of it; the system puts the new
+        // pages in the place of the old ones without a moment in which there are none.
+        unsafe {
+            mmap(
+                self.map.as_ptr().cast_mut().cast(),
+                self.map.len(),
+                ProtFlags::READ,
+                flags,
+                file,
+                offset,
+            )
+        }?;
         Ok(())
     }
 
