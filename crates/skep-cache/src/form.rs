@@ -205,7 +205,8 @@ impl Form {
     ) -> Result<Vec<Mapped>, (usize, CacheError)> {
         let path = self.cache.form_path(&self.key).join(seen::NAME);
         let seen = Seen::read(&path);
-        let mut now_seen = Seen::default();
+        // What is remembered of the others stays: they may be in the store already, and are asked for the next time.
+        let mut now_seen = seen.clone();
         let mut all = Vec::with_capacity(tensors.len());
         for (index, tensor) in tensors.iter().enumerate() {
             let fail = |error| (index, error);
@@ -217,6 +218,8 @@ impl Form {
             }
             if stamp.is_settled(now) {
                 now_seen.add(tensor.digest, &stamp);
+            } else {
+                now_seen.remove(&tensor.digest);
             }
             all.push(mapped);
         }

@@ -23,7 +23,7 @@ use crate::{manifest::hex, stamps::Stamp};
 pub(crate) const NAME: &str = "seen";
 
 /// Stamps by digest.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Seen(BTreeMap<Digest, String>);
 
 impl Seen {
@@ -43,6 +43,10 @@ impl Seen {
 
     pub(crate) fn add(&mut self, digest: Digest, stamp: &Stamp) {
         self.0.insert(digest, stamp.text());
+    }
+
+    pub(crate) fn remove(&mut self, digest: &Digest) {
+        self.0.remove(digest);
     }
 
     /// Writes it at once, by way of a file in `tmp`.
@@ -98,6 +102,11 @@ mod tests {
         form.map_seen_at(later, &tensors).expect("whole");
         let text = fs::read_to_string(&path).expect("remembered");
         assert_eq!(text.lines().count(), 2);
+        for fewer in [&tensors[..1], &[]] {
+            form.map_seen_at(later, fewer).expect("whole");
+            let still = fs::read_to_string(&path).expect("remembered");
+            assert_eq!(still, text, "whoever wants {} of them", fewer.len());
+        }
 
         // Of each the other's digest: that it is believed shows that nobody looks.
         let files = |form: &Form| -> Vec<_> {
