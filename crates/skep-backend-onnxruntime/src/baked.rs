@@ -28,7 +28,7 @@ use crate::{
     behind::{self, Cached, Move},
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
     options,
-    tensors::{Tensors, damaged},
+    tensors::{Tensors, unmapped},
 };
 
 /// The note of a form with the sequence of large blocks that the library takes while it loads the graph.
@@ -109,7 +109,7 @@ fn check_sources(form: &Form) -> Result<(), Failure> {
     let sources = form.parts().iter().filter(|part| part.role == Role::Source);
     for part in sources {
         form.map(&part.tensor)
-            .map_err(|error| damaged(form, part, &error))?;
+            .map_err(|error| unmapped(form, &error))?;
     }
     Ok(())
 }
@@ -142,7 +142,7 @@ fn weights(
     for part in form.parts().iter().filter(|part| part.role == Role::Source) {
         let mapped = form
             .map_unseen(&part.tensor)
-            .map_err(|error| damaged(form, part, &error))?;
+            .map_err(|error| unmapped(form, &error))?;
         weights.push((part, mapped.bytes()));
         sources.push(mapped);
     }

@@ -28,7 +28,7 @@ use std::{
 use skep_alloc::Loaded;
 use skep_backend::Weights as Shared;
 use skep_cache::{Form, Mapped};
-use skep_store::{Lease, StoreError, Wanted};
+use skep_store::{ErrorKind, Lease, StoreError, Wanted};
 
 use crate::ffi::{self, Weights};
 
@@ -95,7 +95,10 @@ impl Move {
                     ),
                 }
             }
-            Err(StoreError::Content { .. }) => {
+            // A store in another process says so in words of its own, of this kind.
+            Err(error) if error.kind() == ErrorKind::Content => {
+                // First: who loads the model again as soon as it does not answer looks at the files.
+                self.form.distrust();
                 weights.condemn();
                 // Whichever they are, and whoever found them whole before.
                 let damage = self.form.verify().err();

@@ -46,7 +46,7 @@ impl Tensors {
         let wanted: Vec<&Wanted> = missing.iter().map(|part| &part.tensor).collect();
         let mapped = form
             .map_seen(&wanted)
-            .map_err(|(index, error)| damaged(form, missing[index], &error))?;
+            .map_err(|(_, error)| unmapped(form, &error))?;
         let mut cached = missing.iter().zip(mapped);
         let mut lie = Vec::with_capacity(parts.len());
         for index in indices {
@@ -103,8 +103,12 @@ impl Tensors {
     }
 }
 
-/// Removes a tensor that turned out to be damaged, and the form with it.
-pub(crate) fn damaged(form: &Form, part: &Part, error: &CacheError) -> Failure {
-    form.forget_tensor(&part.tensor);
-    Failure::Damaged(error.to_string())
+/// What follows from a tensor that could not be mapped. Where it is damaged, it goes with the form, and with all others that
+/// are: who makes a form writes no tensor of which there is a file.
+pub(crate) fn unmapped(form: &Form, error: &CacheError) -> Failure {
+    if !error.is_damage() {
+        return Failure::Unusable(error.to_string());
+    }
+    let _ = form.verify();
+    Failure::damaged(form, &error.to_string())
 }

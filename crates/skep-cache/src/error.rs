@@ -82,6 +82,17 @@ impl CacheError {
         }
     }
 
+    /// Whether a file is gone or not what was written, so that it has to be made again. Otherwise the system gave no
+    /// descriptor or no memory for it, say, and it may be as it should.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
+            Self::Damaged { .. } => true,
+            Self::Unsafe { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+
     /// What kind of failure it was.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {

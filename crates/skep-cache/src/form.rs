@@ -154,6 +154,14 @@ impl Form {
         self.forget();
     }
 
+    /// Forgets that tensors were found whole: whoever maps them the next time looks at them.
+    pub fn distrust(&self) {
+        if !self.cache.is_reader() {
+            let _ = fs::remove_file(self.cache.form_path(&self.key).join(seen::NAME));
+        }
+        self.cache.verified().clear();
+    }
+
     /// Reads a tensor's bytes, which the caller checks against its digest.
     ///
     /// # Errors
@@ -282,7 +290,11 @@ impl Form {
             let opened = self.open(&part.tensor);
             opened
                 .and_then(|mapped| self.check(&part.tensor, &mapped))
-                .inspect_err(|_| self.forget_tensor(&part.tensor))
+                .inspect_err(|error| {
+                    if error.is_damage() {
+                        self.forget_tensor(&part.tensor);
+                    }
+                })
         });
         // All of them, whatever is wrong with one.
         looked_at.fold(Ok(()), Result::and)

@@ -132,6 +132,9 @@ mod tests {
         lie.write(&path, root.path()).expect("written");
         let believed = anew.map_seen_at(later, &tensors).expect("believed");
         assert_eq!(believed[0].bytes(), &[2; 1000][..]);
+        anew.distrust();
+        let looked_at = anew.map_seen_at(later, &tensors);
+        assert_eq!(looked_at.expect_err("changed").1.kind(), ErrorKind::Damaged);
         assert!(anew.map(tensors[0]).is_err(), "who does look sees it");
         assert!(anew.verify().is_err());
         assert!(!one.exists() && !two.exists(), "removed");
