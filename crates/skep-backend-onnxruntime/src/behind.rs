@@ -19,7 +19,7 @@ use std::{
     path::PathBuf,
     sync::{
         LazyLock, Weak,
-        mpsc::{Sender, channel},
+        mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::Instant,
@@ -54,19 +54,25 @@ pub(crate) struct Cached {
     pub(crate) block: Option<usize>,
 }
 
+/// Models whose weights are queued, at most: each keeps its files mapped, some hundreds, also when it was unloaded meanwhile.
+const MAX_QUEUED: usize = 64;
+
 /// Where they are queued: one after the other, so that models that are being loaded keep most of the processor.
-static QUEUE: LazyLock<Option<Sender<Move>>> = LazyLock::new(|| {
-    let (sender, queue) = channel::<Move>();
+static QUEUE: LazyLock<Option<SyncSender<Move>>> = LazyLock::new(|| {
+    let (sender, queue) = sync_channel::<Move>(MAX_QUEUED);
     let started = thread::Builder::new()
         .name("weights".to_owned())
         .spawn(move || queue.into_iter().for_each(Move::run));
     started.is_ok().then_some(sender)
 });
 
-/// Brings weights to the store, soon; now if the system gives no thread.
+/// Brings weights to the store, soon; now if too many are queued, or if the system gives no thread.
 pub(crate) fn bring(weights: Move) {
     let left = match &*QUEUE {
-        Some(queue) => queue.send(weights).err().map(|unsent| unsent.0),
+        Some(queue) => match queue.try_send(weights) {
+            Ok(()) => None,
+            Err(TrySendError::Full(unsent) | TrySendError::Disconnected(unsent)) => Some(unsent),
+        },
         None => Some(weights),
     };
     if let Some(weights) = left {
