@@ -143,8 +143,8 @@ def test_the_mock_errors_and_parameters_are_as_on_a_thread(repository):
 def test_a_worker_that_never_ends_loading_is_ended(repository):
     repository.mock("endless", config=PROCESS, load_latency_us=FOREVER_US)
     repository.mock("other", config=PROCESS, load_latency_us=1)
-    with Server(repository, "--exit-on-error=false", "--sandbox-load-timeout-secs=1") as server:
-        assert "the worker process of model `endless` was ended: it had not loaded the model after 1 s" in server.log
+    with Server(repository, "--exit-on-error=false", "--sandbox-load-timeout-secs=5") as server:
+        assert "the worker process of model `endless` was ended: it had not loaded the model after 5 s" in server.log
         assert get(server, "/v2/models/endless/ready").status != 200
         assert len(workers(server)) == 1
         assert infer(server, "other", ZEROS).status == 200
