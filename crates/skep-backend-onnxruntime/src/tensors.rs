@@ -103,12 +103,11 @@ impl Tensors {
     }
 }
 
-/// What follows from a tensor that could not be mapped. Where it is damaged, it goes with the form, and with all others that
-/// are: who makes a form writes no tensor of which there is a file.
+/// What follows from a tensor that could not be mapped. Where it is damaged the form goes: who makes it anew replaces what is
+/// damaged.
 pub(crate) fn unmapped(form: &Form, error: &CacheError) -> Failure {
     if !error.is_damage() {
         return Failure::Unusable(error.to_string());
     }
-    let _ = form.verify();
     Failure::damaged(form, &error.to_string())
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::Path,
 };
@@ -14,6 +14,9 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::{
     Cache, CacheError, Content, Form, Found, Key, Part, Role, directory, manifest::Manifest,
 };
+
+/// What is read at a time of a file that may have the right bytes already: enough that calls of the system cost nothing.
+const COMPARED_BYTES: usize = 1 << 20;
 
 /// Who makes a form.
 #[derive(Debug)]
@@ -108,6 +111,23 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Whether a file has these bytes and no others.
+fn has(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.len() != bytes.len() as u64 {
+        return Ok(false);
+    }
+    let mut buffer = vec![0; COMPARED_BYTES.min(bytes.len())];
+    for part in bytes.chunks(COMPARED_BYTES) {
+        let there = &mut buffer[..part.len()];
+        file.read_exact(there)?;
+        if there != part {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Making {
     /// A directory for what the runtime writes on the way; it is removed with this.
     #[must_use]
@@ -169,7 +189,8 @@ impl Making {
 
     fn write(&self, digest: &Digest, bytes: &[u8]) -> Result<(), CacheError> {
         let path = self.cache.tensor_path(digest);
-        if fs::metadata(&path).is_ok_and(|there| there.len() == bytes.len() as u64) {
+        // One that is there may be damaged, and is then replaced.
+        if has(&path, bytes).unwrap_or(false) {
             return Ok(());
         }
         let written = || -> io::Result<()> {

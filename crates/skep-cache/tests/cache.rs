@@ -183,6 +183,30 @@ fn any_damage_is_found() {
     assert_eq!(found.map(&part).expect("mapped").bytes(), &[1; 1000][..]);
 }
 
+/// One damage is found, and the form made anew: nobody looked for others.
+#[test]
+fn who_makes_a_form_replaces_what_is_damaged_and_leaves_the_rest() {
+    let (_root, cache) = cache(1 << 20);
+    make(&cache, "a", &[1, 2, 3]);
+    let paths = files(&cache.root().join("tensors"));
+    let inode = |path: &PathBuf| fs::metadata(path).expect("there").ino();
+    let before: Vec<u64> = paths.iter().map(inode).collect();
+    let [longer, other, _] = &paths[..] else {
+        panic!("three tensors");
+    };
+    fs::write(longer, [7; 1001]).expect("written");
+    let mut bytes = fs::read(other).expect("read");
+    bytes[999] ^= 1;
+    fs::write(other, bytes).expect("written");
+
+    assert!(form(&cache, "a").is_none(), "one has another length");
+    let anew = make(&cache, "a", &[1, 2, 3]);
+    anew.verify().expect("whole");
+    let after: Vec<u64> = paths.iter().map(inode).collect();
+    assert_ne!(before[1], after[1]);
+    assert_eq!(before[2], after[2]);
+}
+
 #[test]
 fn a_reader_leaves_what_is_damaged_to_somebody_else() {
     let (root, cache) = cache(1 << 20);
