@@ -172,9 +172,15 @@ fn source(
             "{shown}: `unsafe` belongs to layer 2 and to backends' FFI"
         ));
     }
-    if text.contains("unbounded_channel")
-        || text.contains("mpsc::channel()") && !text.contains("// Bounded:")
-    {
+    // Of `mpsc`, by its path or imported; those of `oneshot` are named with theirs.
+    let unbounded = [
+        "mpsc::channel()",
+        "mpsc::channel::<",
+        " channel()",
+        " channel::<",
+    ];
+    let is_there = unbounded.iter().any(|call| text.contains(call));
+    if text.contains("unbounded_channel") || is_there && !text.contains("// Bounded:") {
         findings.push(format!("{shown}: a channel without a bound (or without a `// Bounded:` line that says why it is one)"));
     }
     let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
