@@ -7,6 +7,7 @@
 //! 3. The others are searched exactly ([`crate::exact`]), as far as they can be and the budget goes.
 //! 4. What remains above its bound is searched where it is fullest and placed around that, then improved by placing
 //!    what lies highest earlier ([`crate::local`]).
+//! 5. Of few buffers what is still above takes over what any other strategy finds, so that none is better.
 
 use std::sync::{
     OnceLock,
@@ -19,14 +20,18 @@ use crate::{
     exact::{self, Known},
     in_place, local, objects,
     offsets::{self, Order},
-    plan::OffsetPlan,
+    plan::{OffsetPlan, Plan},
     problem::Problem,
+    strategy::Strategy,
     timeline,
 };
 
 /// Of problems with more buffers than this only the first order is tried before their fullest moments are searched: an
 /// order may take a second.
 pub(crate) const LARGE: usize = 1 << 14;
+
+/// Of problems with no more buffers than this every strategy takes milliseconds.
+const FEW: usize = 256;
 
 /// A plan, and what is known about how good it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +129,9 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer
             nodes += local::improve(problem, piece, goal, &left, workers);
         }
     }
+    if pieces.iter().any(|piece| piece.size > goal) && problem.len() <= FEW {
+        others(problem, &mut pieces, budget);
+    }
     let lower_bound = pieces.iter().map(|piece| piece.bound).max().unwrap_or(0);
     let mut offsets: Vec<u64> = problem
         .buffers()
@@ -142,6 +150,18 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer
             Proof::Load
         },
         nodes,
+    }
+}
+
+/// What every other strategy finds: seldom more than searches that ended without a proof.
+fn others(problem: &Problem, pieces: &mut [Known], budget: &Budget<'_>) {
+    for strategy in Strategy::ALL.iter().filter(|strategy| !strategy.is_auto()) {
+        if budget.is_over() {
+            return;
+        }
+        if let Ok(Plan::Offsets(plan)) = strategy.plan(problem, budget) {
+            adopt(problem, pieces, &plan, None);
+        }
     }
 }
 

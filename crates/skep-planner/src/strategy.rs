@@ -223,6 +223,11 @@ impl Strategy {
         strategy("auto", "heuristics, then search with proof", Method::Auto),
     ];
 
+    /// Whether it is [`crate::auto`], which asks the others.
+    pub(crate) fn is_auto(&self) -> bool {
+        self.method == Method::Auto
+    }
+
     /// The strategy of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         Self::ALL.iter().find(|strategy| strategy.name == name)

@@ -90,6 +90,46 @@ proptest! {
     }
 }
 
+/// A problem of few buffers that its share of nodes does not search to the end.
+#[test]
+fn what_another_strategy_finds_auto_finds() {
+    let buffers = [
+        (20, 3, 12),
+        (39, 0, 1),
+        (2, 12, 20),
+        (14, 0, 9),
+        (14, 0, 8),
+        (15, 11, 18),
+        (25, 8, 12),
+        (3, 7, 9),
+        (38, 1, 6),
+        (1, 12, 13),
+        (1, 2, 13),
+        (4, 13, 16),
+        (4, 13, 22),
+        (1, 12, 13),
+        (4, 5, 12),
+        (15, 13, 14),
+        (5, 13, 14),
+        (25, 8, 12),
+        (0, 0, 1),
+        (6, 13, 14),
+    ];
+    let buffers = buffers.map(|(size, start, end)| Buffer {
+        size,
+        start,
+        end,
+        alignment: 1,
+        fixed: None,
+        in_place: None,
+    });
+    let problem = Problem::new(buffers.to_vec()).expect("valid");
+    let strategy = Planner::named("tvm.hill_climb").expect("a strategy");
+    let other = strategy.plan(&problem, &BUDGET).expect("nothing ends it");
+    let answer = auto(&problem, &BUDGET);
+    assert!(answer.plan.size <= other.size());
+}
+
 /// The smallest plan that places buffers one by one at their lowest free address, over all orders: in the order of a
 /// smallest plan's own offsets, no buffer comes to lie higher than there.
 fn best_of_all_orders(problem: &Problem) -> u64 {
