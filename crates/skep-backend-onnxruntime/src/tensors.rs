@@ -46,7 +46,7 @@ impl Tensors {
         let wanted: Vec<&Wanted> = missing.iter().map(|part| &part.tensor).collect();
         let mapped = form
             .map_seen(&wanted)
-            .map_err(|(_, error)| unmapped(form, &error))?;
+            .map_err(|error| unmapped(form, &error))?;
         let mut cached = missing.iter().zip(mapped);
         let mut lie = Vec::with_capacity(parts.len());
         for index in indices {

@@ -189,11 +189,7 @@ impl Form {
     /// When the file is gone, or damaged.
     pub fn map(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
         let mapped = self.open(tensor)?;
-        let stamp = mapped.stamp;
-        if !self.cache.verified().contains(&stamp) {
-            self.check(tensor, &mapped)?;
-            self.cache.verified().insert(stamp);
-        }
+        self.check_once(tensor, &mapped)?;
         Ok(mapped)
     }
 
@@ -201,8 +197,8 @@ impl Form {
     /// then by size and times, believes that: see [`Seen`].
     ///
     /// # Errors
-    /// When a file is gone, or damaged, with the tensor's index.
-    pub fn map_seen(&self, tensors: &[&Wanted]) -> Result<Vec<Mapped>, (usize, CacheError)> {
+    /// When a file is gone, or damaged.
+    pub fn map_seen(&self, tensors: &[&Wanted]) -> Result<Vec<Mapped>, CacheError> {
         self.map_seen_at(SystemTime::now(), tensors)
     }
 
@@ -210,22 +206,19 @@ impl Form {
         &self,
         now: SystemTime,
         tensors: &[&Wanted],
-    ) -> Result<Vec<Mapped>, (usize, CacheError)> {
+    ) -> Result<Vec<Mapped>, CacheError> {
         let path = self.cache.form_path(&self.key).join(seen::NAME);
         let seen = Seen::read(&path);
         // What is remembered of the others stays: they may be in the store already, and are asked for the next time.
         let mut now_seen = seen.clone();
         let mut all = Vec::with_capacity(tensors.len());
-        for (index, tensor) in tensors.iter().enumerate() {
-            let fail = |error| (index, error);
-            let mapped = self.open(tensor).map_err(fail)?;
-            let stamp = mapped.stamp;
-            if !seen.holds(&tensor.digest, &stamp) && !self.cache.verified().contains(&stamp) {
-                self.check(tensor, &mapped).map_err(fail)?;
-                self.cache.verified().insert(stamp);
+        for tensor in tensors {
+            let mapped = self.open(tensor)?;
+            if !seen.holds(&tensor.digest, &mapped.stamp) {
+                self.check_once(tensor, &mapped)?;
             }
-            if stamp.is_settled(now) {
-                now_seen.add(tensor.digest, &stamp);
+            if mapped.stamp.is_settled(now) {
+                now_seen.add(tensor.digest, &mapped.stamp);
             } else {
                 now_seen.remove(&tensor.digest);
             }
@@ -267,6 +260,15 @@ impl Form {
             map: Arc::new(map),
             stamp,
         })
+    }
+
+    /// Looks at a tensor's bytes, unless this process has looked at the file as it is now.
+    fn check_once(&self, tensor: &Wanted, mapped: &Mapped) -> Result<(), CacheError> {
+        if !self.cache.verified().contains(&mapped.stamp) {
+            self.check(tensor, mapped)?;
+            self.cache.verified().insert(mapped.stamp);
+        }
+        Ok(())
     }
 
     /// Looks at a tensor's bytes.

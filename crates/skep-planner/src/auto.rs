@@ -153,9 +153,9 @@ fn plan(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer
     }
 }
 
-/// What every other strategy finds: seldom more than searches that ended without a proof.
+/// What the strategies find that were not tried: seldom more than searches that ended without a proof.
 fn others(problem: &Problem, pieces: &mut [Known], budget: &Budget<'_>) {
-    for strategy in Strategy::ALL.iter().filter(|strategy| !strategy.is_auto()) {
+    for strategy in Strategy::ALL.iter().filter(|s| s.is_new_to_auto()) {
         if budget.is_over() {
             return;
         }

@@ -223,9 +223,10 @@ impl Strategy {
         strategy("auto", "heuristics, then search with proof", Method::Auto),
     ];
 
-    /// Whether it is [`crate::auto`], which asks the others.
-    pub(crate) fn is_auto(&self) -> bool {
-        self.method == Method::Auto
+    /// Whether it plans offsets in a way of which [`crate::auto`] has nothing.
+    pub(crate) const fn is_new_to_auto(&self) -> bool {
+        use Method::{Converted, ExecuTorch, Somas, Tvm};
+        matches!(self.method, Converted(_) | ExecuTorch | Somas | Tvm(_))
     }
 
     /// The strategy of this name.

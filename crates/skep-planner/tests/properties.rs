@@ -115,14 +115,7 @@ fn what_another_strategy_finds_auto_finds() {
         (0, 0, 1),
         (6, 13, 14),
     ];
-    let buffers = buffers.map(|(size, start, end)| Buffer {
-        size,
-        start,
-        end,
-        alignment: 1,
-        fixed: None,
-        in_place: None,
-    });
+    let buffers = buffers.map(|(size, start, end)| Buffer::new(size, start, end));
     let problem = Problem::new(buffers.to_vec()).expect("valid");
     let strategy = Planner::named("tvm.hill_climb").expect("a strategy");
     let other = strategy.plan(&problem, &BUDGET).expect("nothing ends it");
