@@ -10,13 +10,14 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 26] = [
+const ORDER: [(u8, &str); 27] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
     (0, "skep-config"),
     (1, "skep-scheduler"),
     (1, "skep-planner"),
+    (2, "skep-host"),
     (2, "skep-tensor"),
     (2, "skep-heap"),
     (2, "skep-alloc"),

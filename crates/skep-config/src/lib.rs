@@ -46,7 +46,7 @@ pub use normalize::{check_name, model_filename};
 pub use objective::{Objective, ObjectivePolicy};
 pub use options::{
     ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,
-    MockOutput,
+    MockOutput, RunLimits,
 };
 pub use parameters::{Effect, PARAMETERS, ParameterSpec, ValueType, parameters_markdown};
 pub use pbtxt::{FieldPlaces, parse_pbtxt};

@@ -12,7 +12,7 @@ use crate::{
     metrics::{self, HistogramBounds, HistogramFamily},
     normalize::{self, model_filename},
     objective,
-    options::{ExecutionOptions, Isolation, MockOptions},
+    options::{ExecutionOptions, Isolation, MockOptions, RunLimits},
     parameters::Parameters,
     ragged::{self, BatchInput, BatchOutput, Ragged},
     review::{self, Review},
@@ -94,6 +94,7 @@ pub struct ModelConfig {
     execution: ExecutionOptions,
     mock: MockOptions,
     isolation: Isolation,
+    run_limits: RunLimits,
     scheduler: Scheduler,
     max_queue_size: usize,
     histogram_bounds_ms: HistogramBounds,
@@ -143,6 +144,7 @@ impl ModelConfig {
             mut execution,
             mock,
             isolation,
+            run_limits,
             max_queue_size,
         } = Parameters::read(&proto.name, &proto.backend, &parameters, &mut notices)?;
         let objective = objective::read(&proto.name, &parameters, &mut notices)?;
@@ -164,6 +166,7 @@ impl ModelConfig {
             execution,
             mock,
             isolation,
+            run_limits,
             max_queue_size: max_queue_size.unwrap_or_else(|| scheduler.default_max_queue_size()),
             scheduler,
             histogram_bounds_ms,
@@ -340,6 +343,12 @@ impl ModelConfig {
     #[must_use]
     pub const fn isolation(&self) -> Isolation {
         self.isolation
+    }
+
+    /// What one execution may take.
+    #[must_use]
+    pub const fn run_limits(&self) -> RunLimits {
+        self.run_limits
     }
 
     /// Whose tensor store the weights lie in; `None` for the general one.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::parameters::{PARAMETERS, boolean};
+use crate::parameters::{PARAMETERS, boolean, bytes};
 
 /// Whether a model's operators run one after another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,6 +48,21 @@ pub enum Isolation {
     Thread,
     /// Each in a process of its own.
     Process,
+}
+
+/// What one execution may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunLimits {
+    /// Time (`max_execution_ms`).
+    pub time: Duration,
+    /// Bytes of intermediate tensors and outputs together (`max_run_memory`); `None` for what the machine has.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Default for RunLimits {
+    fn default() -> Self {
+        Values(&BTreeMap::new()).run_limits()
+    }
 }
 
 /// How a backend runs the model.
@@ -200,6 +215,13 @@ impl Values<'_> {
         match self.get("isolation") {
             "process" => Isolation::Process,
             _ => Isolation::Thread,
+        }
+    }
+
+    pub(crate) fn run_limits(&self) -> RunLimits {
+        RunLimits {
+            time: Duration::from_millis(self.integer("max_execution_ms")),
+            memory_bytes: bytes(self.get("max_run_memory")),
         }
     }
 

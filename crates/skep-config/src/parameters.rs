@@ -6,7 +6,9 @@ use crate::{
     error::ConfigError,
     model::{Notice, backends},
     objective,
-    options::{ExecutionOptions, Isolation, MemoryPlanner, MockOptions, RUNTIME_MEMORY, Values},
+    options::{
+        ExecutionOptions, Isolation, MemoryPlanner, MockOptions, RUNTIME_MEMORY, RunLimits, Values,
+    },
     suggest,
 };
 
@@ -26,6 +28,8 @@ pub enum ValueType {
     OneOf(&'static [&'static str]),
     /// A number of milliseconds above 0, with or without a fraction.
     Milliseconds,
+    /// A number of bytes above 0, plain or in `KiB`, `MiB`, `GiB`.
+    Bytes,
     /// `device:id` pairs, separated by semicolons.
     Devices,
     /// 1 to 64 letters, digits, `.`, `_` and `-`.
@@ -65,6 +69,8 @@ pub struct ParameterSpec {
 const NO_GPU: &str = "GPUs are not used";
 /// An hour: a longer scripted latency is a mistake in units.
 const MAX_LATENCY: u64 = 3_600_000_000;
+/// A day: an execution that takes longer is not a request's.
+const MAX_EXECUTION_MS: u64 = 86_400_000;
 /// More threads than any machine has processors.
 const MAX_THREADS: u64 = 4096;
 const ANY: u64 = u64::MAX;
@@ -92,6 +98,10 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
         "where the model's instances run: `thread`, each on a thread of the server; `process`, each in a process of its own, with few rights, whose end costs the batch that it had and nothing else; see [sandboxes.md](sandboxes.md)";
     "tenant", ValueType::Name, "", THREADED,
         "which [tensor store](tensor-store.md) the model's weights lie in: that of this tenant, which the models of no other tenant see; when absent the general one";
+    "max_execution_ms", ValueType::Integer { min: 1, max: MAX_EXECUTION_MS }, "600000", Effect::Honoured,
+        "how long one execution may take, in milliseconds. After that its requests are answered with an error; with `isolation` `process` the worker process is ended and started again, otherwise the model is not ready until the execution ends, and the cores that it holds are given to other models";
+    "max_run_memory", ValueType::Bytes, "", Effect::Honoured,
+        "what one execution may take for its intermediate tensors and outputs, such as `512MiB`; one that needs more is answered with an error. When absent, what the machine and the control group still have. With `memory_planner` `runtime` only outputs count";
     "thread_spinning", ValueType::Bool, "0", ORT,
         "whether idle threads of an instance wait for work by spinning: lower latency at back-to-back load, but they use a processor while they wait";
     "mock.latency_us", ValueType::Integer { min: 0, max: MAX_LATENCY }, "0", MOCK,
@@ -144,6 +154,7 @@ pub(crate) struct Parameters {
     pub(crate) execution: ExecutionOptions,
     pub(crate) mock: MockOptions,
     pub(crate) isolation: Isolation,
+    pub(crate) run_limits: RunLimits,
     /// None where the map does not say.
     pub(crate) max_queue_size: Option<usize>,
 }
@@ -171,6 +182,7 @@ impl Parameters {
             execution: values.execution(),
             mock: values.mock(),
             isolation: values.isolation(),
+            run_limits: values.run_limits(),
             max_queue_size,
         })
     }
@@ -273,6 +285,7 @@ impl ValueType {
                 .is_ok_and(|n| (min..=max).contains(&n)),
             Self::OneOf(words) => words.contains(&value.trim()),
             Self::Milliseconds => objective::milliseconds(value).is_some(),
+            Self::Bytes => bytes(value).is_some(),
             Self::Devices => value.split(';').all(|device| {
                 let device = device.trim();
                 let id = device
@@ -296,6 +309,10 @@ impl ValueType {
                 "a number of milliseconds above 0 and up to {}",
                 objective::MAX_LATENCY_MS
             ),
+            Self::Bytes => {
+                "a number of bytes above 0 such as `268435456`, `512KiB`, `256MiB` or `2GiB`"
+                    .to_owned()
+            }
             Self::Devices => "devices such as `cpu:0`, separated by `;`".to_owned(),
             Self::Name => "1 to 64 letters, digits, `.`, `_` or `-`".to_owned(),
             Self::Text => "any text".to_owned(),
@@ -316,6 +333,18 @@ pub(crate) fn boolean(value: &str) -> Option<bool> {
         "0" | "false" => Some(false),
         _ => None,
     }
+}
+
+/// A size as users write it.
+pub(crate) fn bytes(value: &str) -> Option<u64> {
+    let value = value.trim();
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let (number, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((value.strip_suffix(unit)?.trim_end(), *shift)))
+        .unwrap_or((value, 0));
+    let number: u64 = number.parse().ok().filter(|number| *number > 0)?;
+    number.checked_mul(1 << shift)
 }
 
 /// `docs/model-parameters.md`, written from [`PARAMETERS`].

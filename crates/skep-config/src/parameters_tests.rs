@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use super::{PARAMETERS, Parameters, ValueType, parameters_markdown};
 use crate::{
     ExecutionMode, ExecutionOptions, GraphOptimization, Isolation, MemoryPlanner, MockOptions,
-    MockOutput,
+    MockOutput, RunLimits,
 };
 
 fn read(backend: &str, pairs: &[(&str, &str)]) -> (Result<Parameters, String>, Vec<String>) {
@@ -32,7 +32,11 @@ fn the_table_is_sound() {
         let empty = spec.default.is_empty()
             && matches!(
                 spec.value,
-                ValueType::Text | ValueType::Name | ValueType::Devices | ValueType::Milliseconds
+                ValueType::Text
+                    | ValueType::Name
+                    | ValueType::Devices
+                    | ValueType::Milliseconds
+                    | ValueType::Bytes
             );
         assert!(empty || spec.value.accepts(spec.default), "{}", spec.key);
         assert!(
@@ -159,6 +163,26 @@ fn isolation_and_tenants() {
         let (refused, _) = read("embedded", &[("tenant", name)]);
         let error = refused.expect_err(name);
         assert!(error.ends_with("expected 1 to 64 letters, digits, `.`, `_` or `-`"));
+    }
+}
+
+#[test]
+fn limits_of_a_run() {
+    let limits = |map: &[(&str, &str)]| read("mock", map).0.expect("valid").run_limits;
+    let default = RunLimits {
+        time: Duration::from_secs(600),
+        memory_bytes: None,
+    };
+    assert_eq!((limits(&[]), RunLimits::default()), (default, default));
+    let set = limits(&[("max_execution_ms", " 1500"), ("max_run_memory", "3 MiB")]);
+    assert_eq!(set.time, Duration::from_millis(1500));
+    assert_eq!(set.memory_bytes, Some(3 << 20));
+    for (text, expected) in [("7", 7), ("2KiB", 2048), ("1GiB", 1 << 30)] {
+        let read = limits(&[("max_run_memory", text)]).memory_bytes;
+        assert_eq!(read, Some(expected), "{text}");
+    }
+    for bad in ["", "0", "-1", "1.5MiB", "3MB", "KiB", "99999999999GiB"] {
+        assert!(read("mock", &[("max_run_memory", bad)]).0.is_err(), "{bad}");
     }
 }
 

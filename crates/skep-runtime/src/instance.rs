@@ -413,6 +413,7 @@ impl Worker {
                 version: self.interface.version,
                 outputs,
                 parameters: Vec::new(),
+                charge: job.prepared.charge.clone(),
             };
             self.driver.answer(job, Ok(response));
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use skep_tensor::Tensor;
+use skep_tensor::{Charge, Tensor};
 use skep_types::{ModelName, ModelVersion};
 
 /// An inference request, decoded. Which model it goes to was settled before (`Runtime::resolve`).
@@ -20,6 +20,8 @@ pub struct InferRequest {
     pub timeout: Option<Duration>,
     /// What the client says about the request, under names of its own; those that the protocol defines are not here.
     pub parameters: Vec<(String, Parameter)>,
+    /// What the request holds of the node's memory; its run and its answer are added to it. `None` where nobody counts.
+    pub charge: Option<Arc<Charge>>,
 }
 
 /// The value of a request's or an answer's parameter.
@@ -67,4 +69,7 @@ pub struct InferResponse {
     pub outputs: Vec<NamedTensor>,
     /// What the model says about the answer.
     pub parameters: Vec<(String, Parameter)>,
+    /// What the answer, and the request as far as it is still there, hold of the node's memory: to be kept until the
+    /// answer is written.
+    pub charge: Option<Arc<Charge>>,
 }

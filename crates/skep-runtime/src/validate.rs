@@ -2,8 +2,10 @@
 //!
 //! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`; its clients' users search for them.
 
+use std::sync::Arc;
+
 use skep_config::TensorConfig;
-use skep_tensor::{Tensor, encode_strings};
+use skep_tensor::{Charge, Tensor, encode_strings};
 use skep_types::{Dims, Shape};
 use smallvec::SmallVec;
 
@@ -30,6 +32,8 @@ pub(crate) struct Prepared {
     pub(crate) outputs: SmallVec<[usize; 4]>,
     /// The inferences it counts for.
     pub(crate) batch_size: usize,
+    /// What the request holds of the node's memory, kept as long as its tensors are.
+    pub(crate) charge: Option<Arc<Charge>>,
 }
 
 /// Checks a request and brings its tensors into the model's order and shape.
@@ -73,6 +77,7 @@ pub(crate) fn prepare(
         inputs,
         ragged,
         omitted,
+        charge: request.charge.clone(),
         outputs: check.outputs()?,
         batch_size,
     })

@@ -33,6 +33,7 @@ pub(crate) fn echo(request: &InferRequest) -> InferResponse {
         version: ModelVersion::new(1).expect("a version"),
         outputs: outputs.collect(),
         parameters: request.parameters.clone(),
+        charge: None,
     }
 }
 

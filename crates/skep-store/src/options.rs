@@ -38,7 +38,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        let machine_bytes = machine_bytes();
+        let machine_bytes = skep_host::memory().total;
         Self {
             budget_bytes: 4 << 30,
             keep_alive: Duration::from_secs(600),
@@ -54,14 +54,4 @@ impl Default for StoreOptions {
             adoption_window: Duration::from_secs(2),
         }
     }
-}
-
-/// Memory of the machine, in bytes.
-#[allow(
-    clippy::useless_conversion,
-    reason = "the system's type differs between machines"
-)]
-pub(crate) fn machine_bytes() -> u64 {
-    let system = rustix::system::sysinfo();
-    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit.max(1)))
 }

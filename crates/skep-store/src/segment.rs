@@ -28,7 +28,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use crate::{StoreError, options::machine_bytes};
+use crate::StoreError;
 
 /// A segment takes consecutive tensors of one fill until it has this many bytes: a large tensor is then alone in its
 /// segment, so that reclaiming whole segments drops little else, and a model's hundreds of small ones do not cost a
@@ -82,7 +82,7 @@ impl Draft {
             }
         };
         // The system would look for what it does not have until it ends processes.
-        if size > machine_bytes() {
+        if size > skep_host::memory().total {
             return Err(error("more than the machine has")(
                 io::ErrorKind::OutOfMemory.into(),
             ));

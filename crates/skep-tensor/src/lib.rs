@@ -4,18 +4,21 @@
 //! mapping of a file and a part of a batch's output are the same type and travel without copies. [`AlignedBuffer`] is
 //! memory that Skep owns and fills: the input of a batch is gathered into one, and a backend writes the output of a
 //! batch into another, which is then frozen and split into views, one a request. [`SharedMemory`] is
-//! memory that another process maps too, of which buffers are made.
+//! memory that another process maps too, of which buffers are made. A [`Charge`] counts what a request holds against the
+//! node's [`MemoryBudget`].
 //!
 //! Elements lie in row-major order, little-endian. `BYTES` tensors hold the protocol's encoding: for each element its
 //! length (u32, little-endian) and then its bytes.
 
 mod batch;
+mod budget;
 mod buffer;
 mod shared;
 mod strings;
 mod tensor;
 
 pub use batch::{gather, split};
+pub use budget::{Charge, MemoryBudget, OverBudget};
 pub use buffer::{ALIGNMENT, AlignedBuffer};
 pub use shared::{SharedMemory, SharedParts, map_shared};
 pub use strings::{StringElements, encode_strings};

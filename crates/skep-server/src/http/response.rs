@@ -243,6 +243,7 @@ mod tests {
                 tensor: tensor.expect("tensor"),
             }],
             parameters: Vec::new(),
+            charge: None,
         };
         let response = encode(
             &answer,

@@ -1,9 +1,7 @@
 //! Flags on what clients may take: connections, memory, time.
 
 use std::{
-    fs,
     num::{NonZeroU64, NonZeroUsize},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -151,7 +149,7 @@ impl LimitArgs {
         let wanted = self
             .max_connections
             .map_or(DEFAULT_CONNECTIONS, NonZeroUsize::get);
-        let half = || usize::try_from(machine_memory() / 2).unwrap_or(usize::MAX);
+        let half = || usize::try_from(skep_host::memory().total / 2).unwrap_or(usize::MAX);
         Limits {
             connections: wanted.min(possible),
             request_bytes: self.max_request_memory.map_or_else(half, NonZeroUsize::get),
@@ -175,70 +173,4 @@ impl LimitArgs {
 
 const fn millis(value: NonZeroU64) -> Duration {
     Duration::from_millis(value.get())
-}
-
-/// What there is of memory: the machine's, or less where a cgroup of the process says so.
-fn machine_memory() -> u64 {
-    let system = rustix::system::sysinfo();
-    let machine = system.totalram.saturating_mul(u64::from(system.mem_unit));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    cgroup_limit(Path::new("/sys/fs/cgroup"), &groups).map_or(machine, |limit| limit.min(machine))
-}
-
-/// The smallest limit on memory of a process's cgroups and all above them. `groups` are the lines of
-/// `/proc/self/cgroup`; inside of a container the paths in it may lead nowhere, and the mount itself is the group.
-///
-/// Source: cgroups(7); Linux, `cgroup-v2.rst`, "memory.max".
-fn cgroup_limit(mount: &Path, groups: &str) -> Option<u64> {
-    let limits = groups.lines().flat_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
-        let (root, file) = match controllers {
-            "" => (mount.to_owned(), "memory.max"),
-            _ if controllers.split(',').any(|name| name == "memory") => {
-                (mount.join("memory"), "memory.limit_in_bytes")
-            }
-            _ => return Vec::new(),
-        };
-        Path::new(path.trim_start_matches('/'))
-            .ancestors()
-            .filter_map(|group| fs::read_to_string(root.join(group).join(file)).ok())
-            // `max` is no number.
-            .filter_map(|text| text.trim().parse().ok())
-            .collect()
-    });
-    limits.min()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_smallest_limit_of_all_groups_counts() {
-        let mount = tempfile::tempdir().expect("a directory");
-        let write = |path: &str, text: &str| {
-            let path = mount.path().join(path);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
-            fs::write(path, text).expect("written");
-        };
-        let limit = |groups| cgroup_limit(mount.path(), groups);
-        assert_eq!(limit("0::/a/b\n"), None, "no files");
-        write("a/b/memory.max", "max\n");
-        assert_eq!(limit("0::/a/b\n"), None, "no limit");
-        write("a/memory.max", "3000\n");
-        assert_eq!(limit("0::/a/b\n"), Some(3000), "of the group above");
-        write("memory.max", "2000\n");
-        assert_eq!(
-            limit("0::/elsewhere\n"),
-            Some(2000),
-            "a container's own mount"
-        );
-        write("memory/x/memory.limit_in_bytes", "1000\n");
-        assert_eq!(
-            limit("5:cpu:/a\n4:memory,other:/x\n0::/\n"),
-            Some(1000),
-            "version 1"
-        );
-    }
 }

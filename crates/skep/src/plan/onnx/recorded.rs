@@ -1,6 +1,6 @@
 //! What a run with ONNX Runtime really allocates, after the rewrites whose results it tells nobody.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use skep_alloc::Recording;
 use skep_backend::ModelFile;
@@ -24,9 +24,8 @@ pub(super) fn records(
     needed: u64,
     search: &Search,
 ) -> Result<Records, String> {
-    if let Some(available) = available_bytes()
-        && needed > available
-    {
+    let available = skep_host::memory().available;
+    if needed > available {
         return Err(format!(
             "a run would take {}, and {} are available",
             human(needed),
@@ -53,16 +52,6 @@ pub(super) fn records(
         .record(&file, &shapes)
         .map_err(|error| error.to_string())?;
     Records::new(buffers(&recording)).map_err(|error| error.to_string())
-}
-
-/// Memory that the system could give now, `None` where it does not say.
-fn available_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// What the server's arena is planned by, block by block.

@@ -1,0 +1,8 @@
+//! What the machine, and the control groups that the process is in, offer it.
+//!
+//! Every default that depends on the size of the machine (requests in memory, memory of a run, the store's budget)
+//! reads it here, so that a limit of a container is seen by all of them.
+
+mod memory;
+
+pub use memory::{Memory, memory};

@@ -1,0 +1,190 @@
+//! Memory: how much there may be, and how much of that is still to be had.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Memory in bytes, the machine's and that of all control groups of the process counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// The machine's, or the smallest limit of a control group.
+    pub total: u64,
+    /// What can still be taken before the system swaps or a control group kills: free memory and the page cache's.
+    pub available: u64,
+}
+
+/// The memory of this process's machine and control groups, now. Reads a handful of small files.
+#[must_use]
+#[allow(
+    clippy::useless_conversion,
+    reason = "the system's types differ between machines"
+)]
+pub fn memory() -> Memory {
+    let system = rustix::system::sysinfo();
+    let unit = u64::from(system.mem_unit.max(1));
+    read(
+        Path::new("/proc"),
+        Path::new("/sys/fs/cgroup"),
+        Memory {
+            total: u64::from(system.totalram).saturating_mul(unit),
+            available: u64::from(system.freeram).saturating_mul(unit),
+        },
+    )
+}
+
+/// `machine` is what the kernel says where `meminfo` cannot be read.
+fn read(proc: &Path, mount: &Path, machine: Memory) -> Memory {
+    let text = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
+    let available = available(&text("meminfo")).unwrap_or(machine.available);
+    let start = Memory {
+        total: machine.total,
+        available: available.min(machine.total),
+    };
+    groups(mount, &text("self/cgroup")).fold(start, |least, group| Memory {
+        total: least.total.min(group.total),
+        available: least.available.min(group.available),
+    })
+}
+
+/// Source: proc(5), `/proc/meminfo`.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
+/// The files of one version of control groups.
+struct Files {
+    root: PathBuf,
+    limit: &'static str,
+    current: &'static str,
+    /// Of `memory.stat`: pages of files that the kernel drops first.
+    inactive: &'static str,
+}
+
+/// The limits of a process's control groups and of all above them, and what is left below each. `groups` are the lines of
+/// `/proc/self/cgroup`; inside a container the paths in it may lead nowhere, and the mount itself is the group.
+///
+/// Source: cgroups(7); Linux, `cgroup-v2.rst`, "memory.max", and `cgroup-v1/memory.rst`.
+fn groups(mount: &Path, groups: &str) -> impl Iterator<Item = Memory> {
+    groups.lines().flat_map(move |line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
+        let files = match controllers {
+            "" => Files {
+                root: mount.to_owned(),
+                limit: "memory.max",
+                current: "memory.current",
+                inactive: "inactive_file",
+            },
+            _ if controllers.split(',').any(|name| name == "memory") => Files {
+                root: mount.join("memory"),
+                limit: "memory.limit_in_bytes",
+                current: "memory.usage_in_bytes",
+                inactive: "total_inactive_file",
+            },
+            _ => return Vec::new(),
+        };
+        Path::new(path.trim_start_matches('/'))
+            .ancestors()
+            .filter_map(|group| files.read(group))
+            .collect()
+    })
+}
+
+impl Files {
+    /// `None` for a group without a limit.
+    fn read(&self, group: &Path) -> Option<Memory> {
+        let directory = self.root.join(group);
+        let number = |name: &str| -> Option<u64> {
+            // `max` is not a number.
+            let text = fs::read_to_string(directory.join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        let total = number(self.limit)?;
+        let stat = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
+        let inactive = stat.lines().find_map(|line| {
+            let (name, value) = line.split_once(' ')?;
+            (name == self.inactive).then(|| value.trim().parse().ok())?
+        });
+        let used = number(self.current)
+            .unwrap_or(0)
+            .saturating_sub(inactive.unwrap_or(0));
+        Some(Memory {
+            total,
+            available: total.saturating_sub(used),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Memory = Memory {
+        total: 10_000_000,
+        available: 9_000_000,
+    };
+
+    /// A file system of these files.
+    fn with(files: &[(&str, &str)]) -> Memory {
+        let root = tempfile::tempdir().expect("a directory");
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            fs::write(path, text).expect("written");
+        }
+        read(&root.path().join("proc"), &root.path().join("cg"), MACHINE)
+    }
+
+    #[test]
+    fn without_files_the_kernels_figures_hold() {
+        assert_eq!(with(&[]), MACHINE);
+        assert_eq!(with(&[("proc/meminfo", "MemAvailable: junk\n")]), MACHINE);
+    }
+
+    #[test]
+    fn the_smallest_limit_of_all_groups_counts() {
+        let group = |more: &[(&'static str, &'static str)]| {
+            let mut files = vec![
+                ("proc/self/cgroup", "0::/a/b\n"),
+                ("proc/meminfo", "MemTotal: 1 kB\nMemAvailable:    2000 kB\n"),
+                ("cg/a/b/memory.max", "max\n"),
+            ];
+            files.extend_from_slice(more);
+            let Memory { total, available } = with(&files);
+            (total, available)
+        };
+        assert_eq!(group(&[]), (10_000_000, 2_048_000), "no limit");
+        let above = ("cg/a/memory.max", "3000000\n");
+        assert_eq!(
+            group(&[above]),
+            (3_000_000, 2_048_000),
+            "of the group above"
+        );
+        let current = ("cg/a/memory.current", "2000000\n");
+        assert_eq!(group(&[above, current]), (3_000_000, 1_000_000));
+        let stat = ("cg/a/memory.stat", "anon 5\ninactive_file 500000\n");
+        assert_eq!(
+            group(&[above, current, stat]),
+            (3_000_000, 1_500_000),
+            "the page cache is to be had"
+        );
+        let mount = ("cg/memory.max", "1000\n");
+        assert_eq!(group(&[above, mount]).0, 1000, "a container's own mount");
+    }
+
+    #[test]
+    fn groups_of_the_first_version_count_too() {
+        let memory = with(&[
+            ("proc/self/cgroup", "5:cpu:/a\n4:memory,other:/x\n0::/\n"),
+            ("cg/memory/x/memory.limit_in_bytes", "1000\n"),
+            ("cg/memory/x/memory.usage_in_bytes", "900\n"),
+            ("cg/memory/x/memory.stat", "total_inactive_file 50\n"),
+        ]);
+        assert_eq!((memory.total, memory.available), (1000, 150));
+    }
+}

@@ -1,0 +1,190 @@
+//! Memory that many share within one bound.
+//!
+//! A [`MemoryBudget`] is the bound, one a node. Every request owns a [`Charge`] against it: what the request holds is
+//! added when its size is known, before it is allocated, and all of it is given back when the last holder of the charge
+//! is gone (the request, its tensors, its run, its answer until that is written).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// A bound on bytes, and how many of them are taken.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+/// More was asked for than is left of a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes more do not fit: the bound is {limit} bytes, of which {used} are in use")]
+pub struct OverBudget {
+    /// What was asked for.
+    pub bytes: usize,
+    /// What was in use.
+    pub used: usize,
+    /// The bound.
+    pub limit: usize,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes, none of them taken.
+    #[must_use]
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    /// The bound, in bytes.
+    #[must_use]
+    pub const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Bytes that are taken now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// A charge that holds nothing yet.
+    #[must_use]
+    pub fn charge(self: &Arc<Self>) -> Charge {
+        Charge {
+            budget: Some(Arc::clone(self)),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), OverBudget> {
+        let fits = |used: usize| used.checked_add(bytes).filter(|after| *after <= self.limit);
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        let over = |used| OverBudget {
+            bytes,
+            used,
+            limit: self.limit,
+        };
+        taken.map(drop).map_err(over)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What one request holds of a budget; given back when it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    /// `None` of what nobody bounds.
+    budget: Option<Arc<MemoryBudget>>,
+    bytes: AtomicUsize,
+}
+
+impl Charge {
+    /// A charge that only counts: for callers without a budget.
+    #[must_use]
+    pub const fn unbounded() -> Self {
+        Self {
+            budget: None,
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// [`OverBudget`] when they do not fit; nothing is taken then.
+    pub fn add(&self, bytes: usize) -> Result<(), OverBudget> {
+        if let Some(budget) = &self.budget {
+            budget.take(bytes)?;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives `bytes` of it back before its end; at most what it holds.
+    pub fn give_back(&self, bytes: usize) {
+        let take = |held: usize| Some(held.saturating_sub(bytes));
+        let held = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .unwrap_or(0);
+        if let Some(budget) = &self.budget {
+            budget.give_back(held.min(bytes));
+        }
+    }
+
+    /// Gives everything back.
+    pub fn clear(&self) {
+        let held = self.bytes.swap(0, Ordering::Relaxed);
+        if let Some(budget) = &self.budget {
+            budget.give_back(held);
+        }
+    }
+
+    /// A charge against the same budget that holds nothing yet.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            budget: self.budget.clone(),
+            bytes: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_comes_back() {
+        let budget = MemoryBudget::new(10);
+        let (first, second) = (budget.charge(), budget.charge());
+        assert_eq!(first.add(6), Ok(()));
+        let over = OverBudget {
+            bytes: 5,
+            used: 6,
+            limit: 10,
+        };
+        assert_eq!(second.add(5), Err(over));
+        assert!(second.add(usize::MAX).is_err(), "no overflow");
+        assert_eq!(second.add(4), Ok(()));
+        first.give_back(2);
+        assert_eq!((first.bytes(), budget.used()), (4, 8));
+        first.give_back(100);
+        assert_eq!(
+            (first.bytes(), budget.used()),
+            (0, 4),
+            "no more than it holds"
+        );
+        assert_eq!(first.sibling().add(6), Ok(()));
+        drop(first);
+        assert_eq!(second.add(6), Ok(()));
+        second.clear();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_charge_without_a_budget_counts() {
+        let charge = Charge::unbounded();
+        assert_eq!(charge.add(usize::MAX / 2), Ok(()));
+        assert_eq!(charge.bytes(), usize::MAX / 2);
+    }
+}
