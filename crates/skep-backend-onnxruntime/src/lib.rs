@@ -48,6 +48,7 @@ use skep_backend::{
 };
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
+use skep_tensor::RunBound;
 use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
@@ -124,6 +125,7 @@ impl Backend for OnnxRuntime {
             config,
             threads,
             weights,
+            ..
         } = *request;
         // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
         let named: Vec<&str> = config.fed_inputs().collect();
@@ -131,7 +133,8 @@ impl Backend for OnnxRuntime {
             execution: config.execution(),
             threads,
         };
-        let model = self.open(file, &named, setting, weights)?;
+        let mut model = self.open(file, &named, setting, weights)?;
+        model.bound = request.run_bound();
         Ok(Arc::new(model))
     }
 
@@ -236,6 +239,7 @@ impl OnnxRuntime {
             shapes: ShapeRules::of(onnx).filter(|_| every_output_is_computed(onnx)),
             plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
+            bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),
         })
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use skep_alloc::{Arena, Recording, Use};
 use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, RunMemory, check_run};
 use skep_onnx::ShapeRules;
-use skep_tensor::{AlignedBuffer, Tensor, TensorError, TensorView};
+use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
 use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
@@ -37,6 +37,8 @@ pub(crate) struct OrtModel {
     pub(crate) plans: Option<Plans>,
     /// That a run keeps busy.
     pub(crate) threads: NonZeroUsize,
+    /// What a run may take.
+    pub(crate) bound: RunBound,
     /// Set when an output came out in another shape than the file declares.
     pub(crate) shapes_lie: AtomicBool,
 }
@@ -81,6 +83,7 @@ impl Instance for OrtInstance {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
         let runtime = model.session.session().runtime();
+        model.bound.begin(0).admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let runs = &mut self.runs;
@@ -122,15 +125,16 @@ impl OrtModel {
         let mut slots: Vec<OutputSlot> = outputs
             .map(|(index, spec)| match &known {
                 Some(shapes) => OutputSlot::prepared(index, spec.datatype, shapes[index].clone()),
-                None => OutputSlot::new(index),
+                None => Ok(OutputSlot::new(index)),
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         check_run(&self.signature, &views, &slots)?;
         let values = views
             .iter()
             .map(|view| input(self.session.session().runtime(), *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
-        let (ran, outcome) = Arena::new().run(Use::Record, || {
+        let charge = self.bound.begin(0);
+        let (ran, outcome) = Arena::new().run(Use::Record, charge, || {
             self.run(&mut Runs::default(), &values, &views, &mut slots, true)
         });
         ran.map_err(error::run)?;
@@ -172,9 +176,11 @@ impl OrtModel {
             .plans
             .as_ref()
             .map(|plans| (plans, ShapeClass::of(inputs, outputs, in_place)));
+        let mut held = 0_u64;
         let made = {
             let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
                 Some((datatype, shape, memory)) if in_place => {
+                    held = held.saturating_add(memory.len() as u64);
                     Value::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
                 }
                 _ => Ok(None),
@@ -192,7 +198,10 @@ impl OrtModel {
                 )
             };
             match class {
-                Some((plans, class)) => runs.run(plans, &class, run)?,
+                Some((plans, class)) => {
+                    let beside = held.saturating_add(string_bytes(inputs));
+                    runs.run(plans, &class, self.bound.begin(beside), run)?
+                }
                 None => run()?,
             }
         };
@@ -259,6 +268,22 @@ impl AsRef<[u8]> for SharedOutput {
             .bytes(self.datatype, &self.dims)
             .unwrap_or_default()
     }
+}
+
+/// What the library takes for an element of a tensor of strings, beside its bytes.
+const STRING_BYTES: u64 = 32;
+
+/// What the library's copies of inputs of strings take.
+fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
+    let strings = inputs
+        .iter()
+        .filter(|view| view.datatype() == DataType::Bytes);
+    strings.fold(0, |bytes, view| {
+        let elements = (view.shape().element_count() as u64).saturating_mul(STRING_BYTES);
+        bytes
+            .saturating_add(elements)
+            .saturating_add(view.data().len() as u64)
+    })
 }
 
 /// An input's value: over the caller's memory, but for strings, which the library must own.

@@ -206,7 +206,8 @@ fn declared_shapes_that_lie_cost_one_run_and_no_answer() {
         .output_shapes(&[x.shape(), to.shape()])
         .expect("declared");
     let mut instance = Arc::clone(&model).instance().expect("an instance");
-    let mut slots = [OutputSlot::prepared(0, DataType::Fp32, declared[0].clone())];
+    let slot = OutputSlot::prepared(0, DataType::Fp32, declared[0].clone());
+    let mut slots = [slot.expect("there is memory")];
     instance
         .execute(&[x.view(), to.view()], &mut slots)
         .expect("runs");

@@ -47,6 +47,7 @@ mod validate;
 mod version;
 mod waiting_limit;
 mod warmup;
+mod watch;
 
 pub use backends::{BackendEntry, Backends};
 pub use bake::{BakeOutcome, bake};

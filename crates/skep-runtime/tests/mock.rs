@@ -55,6 +55,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             hold_until: 0,
             cpu: Some(Arc::new(Device::new(1))),
             weights: None,
+            request_memory: None,
             sandbox_load_limit: None,
         },
         load_threads: 2,

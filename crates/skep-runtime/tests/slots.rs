@@ -164,6 +164,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             hold_until: 0,
             cpu: Some(Arc::new(Device::new(slots))),
             weights: None,
+            request_memory: None,
             sandbox_load_limit: None,
         },
         load_threads: 2,

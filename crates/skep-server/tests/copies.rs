@@ -79,6 +79,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             hold_until: 0,
             cpu: None,
             weights: None,
+            request_memory: None,
             sandbox_load_limit: None,
         },
         load_threads: 1,

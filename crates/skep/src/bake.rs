@@ -53,6 +53,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         hold_until: 0,
         cpu: None,
         weights: Some(in_process(cache)),
+        request_memory: None,
         sandbox_load_limit: None,
     };
     let backends = backends::all(args.onnxruntime_library.clone(), false);

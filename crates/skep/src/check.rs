@@ -77,6 +77,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         cpu: None,
         // A check leaves nothing behind.
         weights: None,
+        request_memory: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
     };
     let library = args.onnxruntime_library.clone();

@@ -372,6 +372,7 @@ impl ServeArgs {
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,
                 weights: self.store.weights(self.weight_cache.open()?)?,
+                request_memory: None,
                 sandbox_load_limit: self.sandboxes.load_limit(),
             },
             load_threads: self.model_load_thread_count.get(),

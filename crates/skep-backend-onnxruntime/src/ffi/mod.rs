@@ -39,6 +39,8 @@ impl Code {
     pub(crate) const INVALID_ARGUMENT: Self = Self(OrtErrorCode::ORT_INVALID_ARGUMENT as i32);
     /// Of an exception that is not the library's own, such as a lack of memory.
     pub(crate) const RUNTIME_EXCEPTION: Self = Self(OrtErrorCode::ORT_RUNTIME_EXCEPTION as i32);
+    /// Our own: no memory was given to the run.
+    pub(crate) const NO_MEMORY: Self = Self(-1);
     pub(crate) const NOT_IMPLEMENTED: Self = Self(OrtErrorCode::ORT_NOT_IMPLEMENTED as i32);
 }
 
