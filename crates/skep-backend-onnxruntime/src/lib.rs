@@ -231,8 +231,7 @@ impl OnnxRuntime {
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         Ok(OrtModel {
             session,
-            run_options: options::run_options(self.runtime, execution)
-                .map_err(|e| error::load(path, e))?,
+            shrinks_arena: options::shrinks_arena(execution),
             signature,
             input_names,
             output_names,

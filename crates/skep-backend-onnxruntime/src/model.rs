@@ -11,7 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use skep_alloc::{Arena, Recording, Use};
-use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, RunMemory, check_run};
+use skep_backend::{
+    BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_run,
+};
 use skep_onnx::ShapeRules;
 use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
 use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
@@ -20,6 +22,7 @@ use smallvec::SmallVec;
 use crate::{
     error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
+    options,
     planning::{Plans, Runs, ShapeClass},
     sessions::Shared,
 };
@@ -28,7 +31,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OrtModel {
     pub(crate) session: Shared,
-    pub(crate) run_options: Option<RunOptions>,
+    /// Whether the library's arena gives unused memory back after every run.
+    pub(crate) shrinks_arena: bool,
     pub(crate) signature: ModelSignature,
     pub(crate) input_names: Vec<CString>,
     pub(crate) output_names: Vec<CString>,
@@ -61,9 +65,39 @@ impl Model for OrtModel {
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(OrtInstance {
+            stop: Arc::new(Stop {
+                options: self.run_options().map_err(error::run)?,
+                is_set: AtomicBool::new(false),
+            }),
             model: self,
             runs: Runs::default(),
         }))
+    }
+}
+
+/// Ends an instance's run behind the operator that it is at.
+#[derive(Debug)]
+struct Stop {
+    options: RunOptions,
+    is_set: AtomicBool,
+}
+
+impl Stop {
+    /// Before a run: one that was told to end is not this one.
+    fn reset(&self) -> Result<(), ApiError> {
+        if self.is_set.swap(false, Ordering::AcqRel) {
+            self.options.resume()?;
+        }
+        Ok(())
+    }
+}
+
+impl Interrupt for Stop {
+    fn interrupt(&self) {
+        self.is_set.store(true, Ordering::Release);
+        if let Err(error) = self.options.terminate() {
+            tracing::warn!("a run cannot be told to end: {}", error.message);
+        }
     }
 }
 
@@ -72,6 +106,7 @@ impl Model for OrtModel {
 struct OrtInstance {
     model: Arc<OrtModel>,
     runs: Runs,
+    stop: Arc<Stop>,
 }
 
 impl Instance for OrtInstance {
@@ -86,13 +121,14 @@ impl Instance for OrtInstance {
         model.bound.begin(0).admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
-        let runs = &mut self.runs;
-        let Some(first) = model.run_prepared(runs, &values, inputs, outputs)? else {
+        self.stop.reset().map_err(error::run)?;
+        let (runs, options) = (&mut self.runs, &self.stop.options);
+        let Some(first) = model.run_prepared(runs, options, &values, inputs, outputs)? else {
             return Ok(());
         };
         // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
         model
-            .run(runs, &values, inputs, outputs, false)
+            .run(runs, options, &values, inputs, outputs, false)
             .map_err(error::run)?;
         if !model.shapes_lie.swap(true, Ordering::Relaxed) {
             let reason = first.message;
@@ -101,12 +137,20 @@ impl Instance for OrtInstance {
         Ok(())
     }
 
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        Some(Arc::clone(&self.stop) as Arc<dyn Interrupt>)
+    }
+
     fn memory(&self) -> Option<RunMemory> {
         self.model.plans.as_ref().map(|_| self.runs.figures())
     }
 }
 
 impl OrtModel {
+    fn run_options(&self) -> Result<RunOptions, ApiError> {
+        options::run_options(self.session.session().runtime(), self.shrinks_arena)
+    }
+
     /// Runs once with inputs of these shapes, all zero, and writes down what it allocates. Without plans of its own.
     pub(crate) fn record(&self, inputs: &[Shape]) -> Result<Recording, BackendError> {
         let zero = |(spec, shape): (&TensorSpec, &Shape)| {
@@ -133,9 +177,11 @@ impl OrtModel {
             .iter()
             .map(|view| input(self.session.session().runtime(), *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let options = self.run_options().map_err(error::run)?;
         let charge = self.bound.begin(0);
         let (ran, outcome) = Arena::new().run(Use::Record, charge, || {
-            self.run(&mut Runs::default(), &values, &views, &mut slots, true)
+            let runs = &mut Runs::default();
+            self.run(runs, &options, &values, &views, &mut slots, true)
         });
         ran.map_err(error::run)?;
         outcome.recording.ok_or_else(|| {
@@ -149,12 +195,13 @@ impl OrtModel {
     fn run_prepared(
         &self,
         runs: &mut Runs,
+        options: &RunOptions,
         values: &[Value<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<Option<ApiError>, BackendError> {
         let prepared = outputs.iter_mut().any(|slot| slot.prepared_mut().is_some());
-        match self.run(runs, values, inputs, outputs, true) {
+        match self.run(runs, options, values, inputs, outputs, true) {
             Ok(()) => Ok(None),
             Err(failure) if prepared && error::may_be_output_shape(&failure) => Ok(Some(failure)),
             Err(failure) => Err(error::run(failure)),
@@ -165,6 +212,7 @@ impl OrtModel {
     fn run(
         &self,
         runs: &mut Runs,
+        options: &RunOptions,
         values: &[Value<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
@@ -188,7 +236,7 @@ impl OrtModel {
             let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
             let run = || {
                 self.session.session().run(
-                    self.run_options.as_ref(),
+                    options,
                     self.input_names.iter().map(CString::as_c_str),
                     values,
                     wanted

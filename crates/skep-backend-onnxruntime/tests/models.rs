@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, thread};
 
 use common::{library, load, save};
 
 use skep_backend::{
-    ErrorKind, ModelFile, OutputSlot,
+    ErrorKind, Instance, ModelFile, OutputSlot,
     conformance::{
         Attribute, Case, Example, Graph, Tolerance, config, fp32, initializer, int64, tensor,
     },
@@ -336,4 +336,37 @@ fn broken_models_are_errors_that_name_the_fault() {
         assert_eq!(error.kind(), ErrorKind::InvalidModel, "{what}");
         assert!(error.to_string().contains(expected), "{what}: {error}");
     }
+}
+
+#[test]
+fn a_run_that_is_interrupted_ends_early_and_the_next_one_does_not() {
+    let Some(backend) = library() else { return };
+    let mut graph =
+        Graph::new()
+            .input("x0", DataType::Fp32, &["n"])
+            .output("x3000", DataType::Fp32, &["n"]);
+    for step in 0..3000 {
+        let (from, to) = (format!("x{step}"), format!("x{}", step + 1));
+        graph = graph.node("Sigmoid", &[&from], &[&to], &[]);
+    }
+    let saved = save(graph);
+    let model = load(&backend, &saved.path, "").expect("loads");
+    let mut instance = model.instance().expect("an instance");
+    let interrupt = instance.interrupt().expect("it can be interrupted");
+    let large = fp32(&[1 << 20], &vec![0.5; 1 << 20]);
+    let run = |instance: &mut dyn Instance, x: &Tensor| {
+        instance.execute(&[x.view()], &mut [OutputSlot::new(0)])
+    };
+    let ended = thread::scope(|scope| {
+        let running = scope.spawn(|| run(&mut *instance, &large));
+        // It may not have begun; what comes before it is not meant for it.
+        while !running.is_finished() {
+            interrupt.interrupt();
+            thread::yield_now();
+        }
+        running.join().expect("no panic")
+    });
+    let error = ended.expect_err("interrupted");
+    assert!(error.to_string().contains("terminate"), "{error}");
+    run(&mut *instance, &fp32(&[2], &[0.0; 2])).expect("runs");
 }

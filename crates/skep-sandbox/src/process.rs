@@ -106,8 +106,15 @@ impl Process {
     }
 
     fn kill(&self) {
-        // One that has ended takes no signal any more.
-        let _was_there = pidfd_send_signal(&self.handle, Signal::KILL).is_ok();
+        kill(&self.handle);
+    }
+
+    /// What kills it from another thread, without waiting for its end.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn killer(&self) -> io::Result<Killer> {
+        self.handle.try_clone().map(Killer)
     }
 
     /// Ends it without a word, if it has not ended.
@@ -124,6 +131,21 @@ impl Process {
             .flatten()
             .map_or_else(|| "in an unknown way".to_owned(), describe)
     }
+}
+
+/// Kills a worker process; nothing happens where that has ended.
+#[derive(Debug)]
+pub(crate) struct Killer(OwnedFd);
+
+impl Killer {
+    pub(crate) fn kill(&self) {
+        kill(&self.0);
+    }
+}
+
+fn kill(handle: &OwnedFd) {
+    // One that has ended takes no signal any more.
+    let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
 }
 
 impl Drop for Process {

@@ -219,7 +219,7 @@ impl Session {
     /// When names and values differ in number.
     pub(crate) fn run<'n>(
         &self,
-        options: Option<&RunOptions>,
+        options: &RunOptions,
         input_names: impl Iterator<Item = &'n CStr>,
         inputs: &[Value<'_>],
         output_names: impl Iterator<Item = &'n CStr>,
@@ -248,7 +248,7 @@ impl Session {
         let status = unsafe {
             (self.runtime.api().Run)(
                 self.raw.as_ptr(),
-                options.map_or(ptr::null(), |o| o.raw.as_ptr().cast_const()),
+                options.raw.as_ptr().cast_const(),
                 input_names.as_ptr(),
                 inputs.as_ptr(),
                 inputs.len(),
@@ -288,24 +288,43 @@ impl Drop for RunOptions {
 }
 
 impl RunOptions {
-    /// Options with one configuration entry.
-    pub(crate) fn with_entry(
-        runtime: &'static Runtime,
-        key: &CStr,
-        value: &CStr,
-    ) -> Result<Self, ApiError> {
+    /// The library's defaults.
+    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
         let api = runtime.api();
         let mut raw: *mut OrtRunOptions = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.
         check(api, unsafe { (api.CreateRunOptions)(&raw mut raw) })?;
-        let options = Self {
+        Ok(Self {
             runtime,
             raw: filled(raw),
-        };
+        })
+    }
+
+    /// One of the library's configuration entries.
+    pub(crate) fn entry(&mut self, key: &CStr, value: &CStr) -> Result<(), ApiError> {
+        let api = self.runtime.api();
         // SAFETY: the options are live; both texts are copied by the call.
         check(api, unsafe {
-            (api.AddRunConfigEntry)(options.raw.as_ptr(), key.as_ptr(), value.as_ptr())
-        })?;
-        Ok(options)
+            (api.AddRunConfigEntry)(self.raw.as_ptr(), key.as_ptr(), value.as_ptr())
+        })
+    }
+
+    /// Makes runs with these options end with an error behind the operator that they are at, and those that begin before
+    /// [`RunOptions::resume`] at once.
+    pub(crate) fn terminate(&self) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: the options are live; the library lets another thread than the run's make this call.
+        check(api, unsafe {
+            (api.RunOptionsSetTerminate)(self.raw.as_ptr())
+        })
+    }
+
+    /// Lets runs with these options go on again.
+    pub(crate) fn resume(&self) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: as above.
+        check(api, unsafe {
+            (api.RunOptionsUnsetTerminate)(self.raw.as_ptr())
+        })
     }
 }
