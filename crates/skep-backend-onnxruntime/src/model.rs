@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -71,6 +72,7 @@ impl Model for OrtModel {
             }),
             model: self,
             runs: Runs::default(),
+            cpu_time: None,
         }))
     }
 }
@@ -107,6 +109,8 @@ struct OrtInstance {
     model: Arc<OrtModel>,
     runs: Runs,
     stop: Arc<Stop>,
+    /// Of the last run, where it was measured.
+    cpu_time: Option<Duration>,
 }
 
 impl Instance for OrtInstance {
@@ -122,19 +126,14 @@ impl Instance for OrtInstance {
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         self.stop.reset().map_err(error::run)?;
-        let (runs, options) = (&mut self.runs, &self.stop.options);
-        let Some(first) = model.run_prepared(runs, options, &values, inputs, outputs)? else {
-            return Ok(());
-        };
-        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
-        model
-            .run(runs, options, &values, inputs, outputs, false)
-            .map_err(error::run)?;
-        if !model.shapes_lie.swap(true, Ordering::Relaxed) {
-            let reason = first.message;
-            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
-        }
-        Ok(())
+        let started = model.session.session().begin();
+        let ran = model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs);
+        self.cpu_time = model.session.session().end(started);
+        ran
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
     }
 
     fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
@@ -188,6 +187,28 @@ impl OrtModel {
             let message = "the run allocates too often to be written down";
             BackendError::new(ErrorKind::Unsupported, message)
         })
+    }
+
+    /// Runs into prepared memory where slots have some, and elsewhere where that has the wrong shape.
+    fn run_any(
+        &self,
+        runs: &mut Runs,
+        options: &RunOptions,
+        values: &[Value<'_>],
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<(), BackendError> {
+        let Some(first) = self.run_prepared(runs, options, values, inputs, outputs)? else {
+            return Ok(());
+        };
+        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
+        self.run(runs, options, values, inputs, outputs, false)
+            .map_err(error::run)?;
+        if !self.shapes_lie.swap(true, Ordering::Relaxed) {
+            let reason = first.message;
+            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+        }
+        Ok(())
     }
 
     /// Runs into prepared memory where slots have some. `Ok(Some(_))` is a failure that prepared memory of a wrong

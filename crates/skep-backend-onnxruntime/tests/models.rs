@@ -370,3 +370,34 @@ fn a_run_that_is_interrupted_ends_early_and_the_next_one_does_not() {
     assert!(error.to_string().contains("terminate"), "{error}");
     run(&mut *instance, &fp32(&[2], &[0.0; 2])).expect("runs");
 }
+
+#[test]
+fn what_a_run_computes_on_all_its_threads_is_measured() {
+    let Some(backend) = library() else { return };
+    let graph = Graph::new()
+        .input("x", DataType::Fp32, &["n", "n"])
+        .output("y", DataType::Fp32, &["n", "n"])
+        .node("MatMul", &["x", "x"], &["y"], &[]);
+    let saved = save(graph);
+    let of_threads = |threads: u32| {
+        let count = format!(
+            "parameters {{ key: 'intra_op_thread_count' value {{ string_value: '{threads}' }} }}"
+        );
+        let model = load(&backend, &saved.path, &count).expect("loads");
+        model.instance().expect("an instance")
+    };
+    let x = fp32(&[512, 512], &vec![0.5; 512 * 512]);
+    let mut instance = of_threads(2);
+    assert_eq!(instance.cpu_time(), None, "nothing has run");
+    for _ in 0..4 {
+        let mut slots = [OutputSlot::new(0)];
+        instance.execute(&[x.view()], &mut slots).expect("runs");
+        let took = instance.cpu_time().expect("measured");
+        assert!(!took.is_zero());
+    }
+    let mut alone = of_threads(1);
+    alone
+        .execute(&[x.view()], &mut [OutputSlot::new(0)])
+        .expect("runs");
+    assert_eq!(alone.cpu_time(), None, "one thread is one core");
+}

@@ -224,6 +224,12 @@ pub trait Instance: Send {
         None
     }
 
+    /// CPU time that the last run took over all its threads; `None` where that was not measured. Callers divide it by the
+    /// run's time to learn how many cores the model's runs keep busy.
+    fn cpu_time(&self) -> Option<Duration> {
+        None
+    }
+
     /// What the intermediate tensors of its runs take, up to the last one; `None` where the backend cannot see them.
     fn memory(&self) -> Option<RunMemory> {
         None

@@ -287,6 +287,9 @@ impl Worker {
         }
         run?;
         let ran = clock::now();
+        if let Some(cpu) = instance.cpu_time() {
+            self.driver.used(cpu, ran.since(gathered));
+        }
         let answers = self.split_outputs(slots, &wanted, jobs)?;
         let at = Execution {
             taken,

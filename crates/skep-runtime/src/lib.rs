@@ -28,6 +28,7 @@ mod loader;
 mod loading;
 mod lock;
 mod model_file;
+mod parallelism;
 mod poll;
 mod profile;
 mod ragged;

@@ -162,7 +162,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
-            cpu: Some(Arc::new(Device::new(slots))),
+            cpu: Some(Device::new(slots)),
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

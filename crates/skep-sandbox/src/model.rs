@@ -3,6 +3,7 @@
 use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use skep_backend::{BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory};
@@ -84,6 +85,7 @@ impl Model for SandboxedModel {
             worker: Some(worker),
             model: self,
             memory: None,
+            cpu_time: None,
             stop,
         }))
     }
@@ -95,6 +97,8 @@ struct SandboxedInstance {
     worker: Option<Worker>,
     memory: Option<RunMemory>,
     stop: Arc<Stop>,
+    /// Of the last run.
+    cpu_time: Option<Duration>,
 }
 
 /// Ends the run of an instance with the worker process that it runs in.
@@ -132,7 +136,12 @@ impl Instance for SandboxedInstance {
             Some(worker) => worker,
             None => self.another()?,
         };
+        let before = worker.process.cpu_time();
         let mut outcome = worker.conversation.run(inputs, outputs);
+        let after = worker.process.cpu_time();
+        self.cpu_time = after
+            .zip(before)
+            .map(|(after, before)| after.saturating_sub(before));
         if matches!(outcome, Err(Failure::Idle)) {
             // It ended before it saw the batch, which another one can run.
             worker.process.bury();
@@ -183,6 +192,10 @@ impl Instance for SandboxedInstance {
 
     fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
         Some(Arc::clone(&self.stop) as Arc<dyn Interrupt>)
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
     }
 
     fn memory(&self) -> Option<RunMemory> {

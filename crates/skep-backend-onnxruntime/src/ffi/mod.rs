@@ -16,6 +16,7 @@ mod environment;
 mod library;
 mod packed;
 mod session;
+mod threads;
 mod value;
 mod weights;
 
@@ -27,6 +28,8 @@ pub(crate) use environment::Runtime;
 pub(crate) use library::Library;
 pub(crate) use packed::{contents, exchange, exchange_packed, replace};
 pub(crate) use session::{List, RunOptions, Session, SessionOptions};
+use threads::PoolThreads;
+pub(crate) use threads::Started;
 pub(crate) use value::Value;
 pub(crate) use weights::{Weight, Weights};
 

@@ -1,11 +1,12 @@
 //! Sessions: a model in the library, and a run of it.
 
 use std::{
-    ffi::{CStr, CString, c_char, c_int},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     os::unix::ffi::OsStrExt,
     path::Path,
     ptr::{self, NonNull},
     sync::Arc,
+    time::Duration,
 };
 
 use ort_sys::{
@@ -14,7 +15,9 @@ use ort_sys::{
 };
 use smallvec::SmallVec;
 
-use super::{ApiError, Code, Runtime, Value, Weights, check, value::filled};
+use super::{
+    ApiError, Code, PoolThreads, Runtime, Started, Value, Weights, check, threads, value::filled,
+};
 
 /// Tensors up to this number travel to the library in lists on the stack.
 const INLINE_TENSORS: usize = 8;
@@ -28,6 +31,8 @@ pub(crate) struct SessionOptions {
     raw: NonNull<OrtSessionOptions>,
     /// What sessions made with these options use in place.
     weights: Option<Arc<Weights>>,
+    /// Their threads besides the callers', where they have some.
+    pool: Option<Arc<PoolThreads>>,
 }
 
 impl Drop for SessionOptions {
@@ -48,6 +53,7 @@ impl SessionOptions {
             runtime,
             raw: filled(raw),
             weights: None,
+            pool: None,
         })
     }
 
@@ -66,7 +72,25 @@ impl SessionOptions {
         // SAFETY: the options are live, here and below.
         self.set(|raw| unsafe { (api.SetIntraOpNumThreads)(raw, intra) })?;
         // SAFETY: as above.
-        self.set(|raw| unsafe { (api.SetInterOpNumThreads)(raw, inter) })
+        self.set(|raw| unsafe { (api.SetInterOpNumThreads)(raw, inter) })?;
+        if (intra, inter) == (1, 1) {
+            return Ok(());
+        }
+        let pool = Arc::new(PoolThreads::default());
+        let shared = Arc::as_ptr(&pool).cast_mut().cast::<c_void>();
+        // SAFETY: the options are live, and so is the pool as long as they and the sessions made with them, which end their
+        // threads before they let go of it; here and below.
+        self.set(|raw| unsafe {
+            (api.SessionOptionsSetCustomCreateThreadFn)(raw, Some(threads::create))
+        })?;
+        // SAFETY: as above.
+        self.set(|raw| unsafe { (api.SessionOptionsSetCustomThreadCreationOptions)(raw, shared) })?;
+        // SAFETY: as above.
+        self.set(|raw| unsafe {
+            (api.SessionOptionsSetCustomJoinThreadFn)(raw, Some(threads::join))
+        })?;
+        self.pool = Some(pool);
+        Ok(())
     }
 
     /// Whether independent operators run in parallel.
@@ -162,6 +186,8 @@ pub(crate) struct Session {
     raw: NonNull<OrtSession>,
     /// Used in place; let go after the session was released.
     weights: Option<Arc<Weights>>,
+    /// Its threads; let go after it was released.
+    pool: Option<Arc<PoolThreads>>,
 }
 
 // SAFETY: a session is not bound to a thread.
@@ -199,6 +225,7 @@ impl Session {
             runtime,
             raw: filled(raw),
             weights: options.weights.clone(),
+            pool: options.pool.clone(),
         })
     }
 
@@ -210,6 +237,16 @@ impl Session {
     /// The library with its environment.
     pub(crate) const fn runtime(&self) -> &'static Runtime {
         self.runtime
+    }
+
+    /// A run is about to begin on the calling thread.
+    pub(crate) fn begin(&self) -> Option<Started> {
+        self.pool.as_ref().map(|pool| pool.begin())
+    }
+
+    /// It is over; the CPU time that it took, where that was measured.
+    pub(crate) fn end(&self, started: Option<Started>) -> Option<Duration> {
+        self.pool.as_ref()?.end(started?)
     }
 
     /// Runs the model. An output that is `Some` in `prepared` is written where it lies; for each that is `None` the

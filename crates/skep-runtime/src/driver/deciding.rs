@@ -72,6 +72,7 @@ impl Driver {
         };
         let mut news = SlotNews {
             released,
+            threads: self.parallelism.news(),
             ..SlotNews::default()
         };
         loop {

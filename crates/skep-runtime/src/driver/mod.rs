@@ -37,6 +37,7 @@ use crate::{
     FailureReason, RuntimeError, WaitingLimit, clock,
     device::{Device, Occupied, Seat, Tenant},
     job::{Job, Outcome, Waiter},
+    parallelism::Parallelism,
     recorder::Statistics,
     scheduling::Scheduling,
     timer::{Appointment, Timer},
@@ -91,6 +92,8 @@ pub(crate) struct Driver {
     last_run_ns: AtomicU64,
     /// Instances that take batches now.
     alive_instances: AtomicUsize,
+    /// How many cores executions keep busy.
+    parallelism: Parallelism,
     /// Executions that have been answered for since they take longer than they may, and have not ended.
     overdue: AtomicUsize,
     /// Set when no instance could be kept alive.
@@ -147,6 +150,7 @@ impl Driver {
             limit,
             last_run_ns: AtomicU64::new(u64::MAX),
             alive_instances: AtomicUsize::new(0),
+            parallelism: Parallelism::default(),
             overdue: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
             wants_profile: AtomicBool::new(wants_profile),
@@ -195,6 +199,13 @@ impl Driver {
             duration,
         };
         self.apply(clock::now(), self.lock(), input, None, None);
+    }
+
+    /// An execution took so much CPU time in so long.
+    pub(crate) fn used(&self, cpu: Duration, duration: Duration) {
+        if self.seat.is_some() {
+            self.parallelism.measured(cpu, duration);
+        }
     }
 
     /// Takes an instance away: it gets no further batch, and ends when it has answered the one that it has.

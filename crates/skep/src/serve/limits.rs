@@ -125,7 +125,7 @@ impl LimitArgs {
     pub(super) fn cpu(&self, cores: NonZeroUsize) -> Option<Arc<Device>> {
         let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
         let slots = self.cpu_slots.unwrap_or(cores);
-        (slots > 0).then(|| Arc::new(Device::new(slots)))
+        (slots > 0).then(|| Device::new(slots))
     }
 
     pub(super) const fn max_waiting_requests(&self) -> usize {
