@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use skep_scheduler::{DeviceShare, Grants, TenantId};
+use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
 use skep_types::Time;
 
 use crate::{
@@ -71,12 +71,18 @@ impl Device {
     /// A device with this many slots, at least one: for a CPU the cores that the process may use.
     #[must_use]
     pub fn new(slots: u32) -> Arc<Self> {
+        Self::with_min_turn(slots, MIN_TURN)
+    }
+
+    /// The same; an execution keeps its slots for `min_turn` at least, however short those are that wait.
+    #[must_use]
+    pub fn with_min_turn(slots: u32, min_turn: Duration) -> Arc<Self> {
         let timer = Timer::started().inspect_err(|error| tracing::warn!("{error}"));
         Arc::new_cyclic(|this: &Weak<Self>| {
             let alarm: Weak<dyn Alarm> = this.clone();
             Self {
                 state: Mutex::new(State {
-                    share: DeviceShare::new(slots),
+                    share: DeviceShare::new(slots).with_min_turn(min_turn),
                     tenants: Vec::new(),
                     appointment: timer.ok().map(|timer| Appointment::new(timer, alarm)),
                 }),

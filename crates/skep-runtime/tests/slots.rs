@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -162,7 +163,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
-            cpu: Some(Device::new(slots)),
+            cpu: Some(Device::with_min_turn(slots, Duration::MAX)),
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

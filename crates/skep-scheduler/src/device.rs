@@ -21,7 +21,7 @@
 //! # Long executions
 //!
 //! An execution cannot be stopped, but nobody has to wait for one that is much longer than its own: once it has run for
-//! twice what a waiting tenant's executions take, and for [`MIN_TURN`], its slots are *lent* to that tenant. The threads of
+//! twice what a waiting tenant's executions take, and for a least time ([`MIN_TURN`]), its slots are *lent* to that tenant. The threads of
 //! both then take turns, which is the system's business. Tenants whose executions are alike never borrow of each other, so
 //! that their latencies stay what they are alone. What is lent is lent once: as many threads that are not long compute as
 //! there are slots, whatever is stuck.
@@ -36,8 +36,8 @@ use smallvec::SmallVec;
 /// How often a tenant that needs several slots is passed over before slots are kept back for it.
 pub const MAX_PASSES: u32 = 4;
 
-/// An execution keeps its slots for so long, however short those are that wait. Some thousand executions of a small model;
-/// a wait that a model of 1 ms does not multiply by ten.
+/// An execution keeps its slots for so long, however short those are that wait, unless a device says otherwise. Many
+/// executions of a small model; a wait that does not make a model of 1 ms ten times as slow.
 pub const MIN_TURN: Duration = Duration::from_millis(2);
 
 /// An execution that takes so many times as long as a waiting tenant's lends its slots to that.
@@ -54,6 +54,7 @@ pub type Grants = SmallVec<[TenantId; 2]>;
 #[derive(Debug)]
 pub struct DeviceShare {
     slots: u32,
+    min_turn: Duration,
     /// Slots that executions hold, those that they borrowed not counted; never more than there are.
     held: u32,
     tenants: Vec<Option<Tenant>>,
@@ -104,10 +105,18 @@ impl DeviceShare {
     pub fn new(slots: u32) -> Self {
         Self {
             slots: slots.max(1),
+            min_turn: MIN_TURN,
             held: 0,
             tenants: Vec::new(),
             virtual_now: 0.0,
         }
+    }
+
+    /// The same with another least time for which an execution keeps its slots; [`Duration::MAX`] for always.
+    #[must_use]
+    pub const fn with_min_turn(mut self, min_turn: Duration) -> Self {
+        self.min_turn = min_turn;
+        self
     }
 
     /// How many slots there are.
@@ -207,7 +216,7 @@ impl DeviceShare {
     pub fn next_timeout(&self, now: Time) -> Option<Time> {
         let waiting = self.tenants.iter().flatten().filter(|tenant| tenant.wants);
         let long = waiting.flat_map(|tenant| {
-            let turn = tenant.turn();
+            let turn = tenant.turn(self.min_turn);
             self.running().map(move |run| run.start + turn)
         });
         long.filter(|moment| *moment > now).min()
@@ -261,7 +270,7 @@ impl DeviceShare {
     /// What a waiting tenant could have now.
     fn offer(&self, tenant: &Tenant, now: Time, oldest: Option<Time>) -> Offer {
         let free = self.slots - self.held;
-        let turn = tenant.turn();
+        let turn = tenant.turn(self.min_turn);
         if free >= tenant.threads || oldest.is_none_or(|oldest| now < oldest + turn) {
             return Offer { free, lent: 0 };
         }
@@ -365,8 +374,8 @@ impl Tenant {
     }
 
     /// An execution that has run for so long is long for this tenant.
-    fn turn(&self) -> Duration {
+    fn turn(&self, least: Duration) -> Duration {
         let own = Duration::try_from_secs_f64(self.last_ns * LONG / 1e9);
-        own.unwrap_or(Duration::MAX).max(MIN_TURN)
+        own.unwrap_or(Duration::MAX).max(least)
     }
 }
