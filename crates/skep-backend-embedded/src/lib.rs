@@ -15,6 +15,7 @@ mod convert;
 mod model;
 mod normalize;
 mod refusals;
+mod sizes;
 mod weights;
 
 use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
@@ -27,7 +28,7 @@ use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
 use skep_types::{ModelSignature, TensorSpec};
 
-use crate::{bake::Subject, model::EmbeddedModel, weights::LoadedModel};
+use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
 
 /// The backend's name in configurations.
 pub const NAME: &str = "embedded";
@@ -70,12 +71,18 @@ impl Backend for Embedded {
         };
         let (inputs, outputs) = nodes(&loaded, &signature).map_err(invalid)?;
         Ok(Arc::new(EmbeddedModel {
+            sizes: Sizes::of(&subject.onnx),
+            bound: request.run_bound(),
             threads: threads(request),
             loaded,
             signature,
             inputs,
             outputs,
         }))
+    }
+
+    fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
+        sizes::unbounded(&decoded(request).ok()?.onnx)
     }
 
     fn is_baked(&self, request: &LoadRequest<'_>) -> bool {

@@ -5,11 +5,13 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use rten::{NodeId, RunErrorKind, RunOptions, ThreadPool, ValueOrView};
 use rustix::time::{ClockId, clock_gettime};
 use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, check_run};
-use skep_tensor::TensorView;
+use skep_tensor::{RunBound, TensorView};
 use skep_types::{ModelSignature, Shape};
+use smallvec::SmallVec;
 
 use crate::{
     convert::{self, Scratch},
+    sizes::Sizes,
     weights::LoadedModel,
 };
 
@@ -21,6 +23,10 @@ pub(crate) struct EmbeddedModel {
     pub(crate) outputs: Vec<NodeId>,
     /// Threads of a run.
     pub(crate) threads: usize,
+    /// What runs allocate, as far as that is known before them.
+    pub(crate) sizes: Sizes,
+    /// What they may take.
+    pub(crate) bound: RunBound,
 }
 
 impl Model for EmbeddedModel {
@@ -86,6 +92,12 @@ impl Instance for EmbeddedInstance {
     ) -> Result<(), BackendError> {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
+        let shapes: SmallVec<[&Shape; 8]> = inputs.iter().map(TensorView::shape).collect();
+        let mut charge = model.bound.begin(0);
+        // The engine does not come back from a lack of memory.
+        if let Some(peak) = model.sizes.peak(&model.signature, &shapes) {
+            charge.admit(peak)?;
+        }
         let specs = model.signature.inputs.iter().zip(&model.inputs);
         let values =
             specs

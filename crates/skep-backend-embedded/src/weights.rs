@@ -98,6 +98,30 @@ pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<Cut> {
     cuts
 }
 
+/// Takes the values of large tensors out of a message, of which then only types and shapes are known.
+pub(crate) fn forget_large(proto: &mut ModelProto) {
+    let Some(graph) = &mut proto.graph else {
+        return;
+    };
+    for_each_initializer(graph, &mut |tensor| {
+        let large = tensor.raw_data.take_if(|data| data.len() >= MIN_BYTES);
+        if let Some(data) = large {
+            tensor.set_data_location(DataLocation::External);
+            let there = ExternalData {
+                location: "forgotten.data",
+                offset: 0,
+                length: Some(data.len()),
+            };
+            tensor.external_data = there.entries();
+        } else if let Some(data) = &mut tensor.raw_data {
+            // A slice would keep the whole file mapped.
+            *data = Bytes::copy_from_slice(data);
+        }
+        Ok::<(), std::convert::Infallible>(())
+    })
+    .unwrap_or_else(|never| match never {});
+}
+
 fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<Cut> {
     let alignment = crate::convert::in_place_size(tensor.data_type())?;
     let datatype = skep_onnx::datatype(tensor.data_type())?;

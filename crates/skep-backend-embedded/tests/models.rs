@@ -6,7 +6,8 @@ use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
 use skep_backend::{
     Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile, OutputSlot,
     conformance::{
-        Attribute, Case, Example, Graph, Tolerance, config, fp32, initializer, int64, tensor,
+        Attribute, Case, Example, Graph, Tolerance, config, fp32, initializer, int64,
+        sized_by_value, tensor,
     },
 };
 use skep_backend_embedded::Embedded;
@@ -395,4 +396,57 @@ fn broken_models_are_errors() {
         )
     });
     assert!(ran.is_err(), "an output that no node computes");
+}
+
+#[test]
+fn a_run_that_may_not_take_so_much_is_refused_before_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("model.onnx");
+    let graph = Graph::new()
+        .input("x", DataType::Fp32, &["n", "1"])
+        .output("y", DataType::Fp32, &["n", "n"])
+        .node("Transpose", &["x"], &["t"], &[])
+        .node("MatMul", &["x", "t"], &["y"], &[]);
+    fs::write(&path, graph.encode()).expect("a file");
+    let limit = "parameters { key: 'max_run_memory' value { string_value: '1MiB' } }";
+    let model = Embedded.load(&LoadRequest {
+        file: &ModelFile::open(&path).expect("a file"),
+        config: &config("embedded", limit),
+        threads: NonZeroUsize::MIN,
+        weights: None,
+        request_memory: None,
+    });
+    let mut instance = model.expect("loads").instance().expect("an instance");
+    let ones = |n: usize| fp32(&[n, 1], &vec![1.0; n]);
+    for _ in 0..2 {
+        let got = run(&mut *instance, &[ones(500)]).expect("a million bytes");
+        assert_eq!(got.shape().dims(), [500, 500]);
+        let error = run(&mut *instance, &[ones(513)]).expect_err("over a MiB");
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        // 4 TiB: no machine has them.
+        let error = run(&mut *instance, &[ones(1 << 20)]).expect_err("too much");
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    }
+}
+
+#[test]
+fn a_model_whose_sizes_only_a_run_tells_needs_a_process() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let needs = |graph: Graph| {
+        let path = directory.path().join("model.onnx");
+        fs::write(&path, graph.encode()).expect("a file");
+        Embedded.needs_process(&LoadRequest {
+            file: &ModelFile::open(&path).expect("a file"),
+            config: &config("embedded", ""),
+            threads: NonZeroUsize::MIN,
+            weights: None,
+            request_memory: None,
+        })
+    };
+    assert!(needs(sized_by_value(true)).is_some());
+    let plain = Graph::new()
+        .input("x", DataType::Fp32, &["n"])
+        .output("y", DataType::Fp32, &["n"])
+        .node("Relu", &["x"], &["y"], &[]);
+    assert_eq!(needs(plain), None);
 }

@@ -149,6 +149,13 @@ pub trait Backend: Send + Sync {
     /// compute rightly.
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError>;
 
+    /// Why a run of the model could end the process that it takes place in, where that cannot be ruled out beforehand: the
+    /// caller then gives its instances processes of their own, whatever the configuration says.
+    fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
+        let _ = request;
+        None
+    }
+
     /// Whether a load with the same request would make nothing that is kept for later loads.
     fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
         let _ = request;

@@ -395,11 +395,17 @@ impl Plan {
     ) -> Result<Arc<dyn Model>, RuntimeError> {
         let weights = weights(config, options)?;
         let request = request(file, config, options, weights.as_ref());
+        let isolated = || skep_sandbox::load(&*self.backend, &request, options.sandbox_load_limit);
         let load = || match config.isolation() {
-            Isolation::Thread => self.backend.load(&request),
-            Isolation::Process => {
-                skep_sandbox::load(&*self.backend, &request, options.sandbox_load_limit)
-            }
+            Isolation::Process => isolated(),
+            Isolation::Thread => match self.backend.needs_process(&request) {
+                None => self.backend.load(&request),
+                Some(why) => {
+                    let model = config.name();
+                    tracing::info!("model `{model}` runs in worker processes: {why}");
+                    isolated()
+                }
+            },
         };
         // A broken file must not take the server down with it.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
