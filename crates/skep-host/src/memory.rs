@@ -61,8 +61,8 @@ struct Files {
     root: PathBuf,
     limit: &'static str,
     current: &'static str,
-    /// Of `memory.stat`: pages of files that the kernel drops first.
-    inactive: &'static str,
+    /// Of `memory.stat`: what the kernel takes back before it kills, which is pages of files, and its own caches.
+    reclaimable: [&'static str; 3],
 }
 
 /// The limits of a process's control groups and of all above them, and what is left below each. `groups` are the lines of
@@ -78,13 +78,14 @@ fn groups(mount: &Path, groups: &str) -> impl Iterator<Item = Memory> {
                 root: mount.to_owned(),
                 limit: "memory.max",
                 current: "memory.current",
-                inactive: "inactive_file",
+                reclaimable: ["inactive_file", "active_file", "slab_reclaimable"],
             },
             _ if controllers.split(',').any(|name| name == "memory") => Files {
                 root: mount.join("memory"),
                 limit: "memory.limit_in_bytes",
                 current: "memory.usage_in_bytes",
-                inactive: "total_inactive_file",
+                // The first version does not say it of its own caches.
+                reclaimable: ["total_inactive_file", "total_active_file", ""],
             },
             _ => return Vec::new(),
         };
@@ -106,13 +107,14 @@ impl Files {
         };
         let total = number(self.limit)?;
         let stat = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
-        let inactive = stat.lines().find_map(|line| {
-            let (name, value) = line.split_once(' ')?;
-            (name == self.inactive).then(|| value.trim().parse().ok())?
-        });
+        let values = stat.lines().filter_map(|line| line.split_once(' '));
+        let reclaimable = values
+            .filter(|(name, _)| self.reclaimable.contains(name))
+            .filter_map(|(_, value)| value.trim().parse::<u64>().ok())
+            .fold(0, u64::saturating_add);
         let used = number(self.current)
             .unwrap_or(0)
-            .saturating_sub(inactive.unwrap_or(0));
+            .saturating_sub(reclaimable);
         Some(Memory {
             total,
             available: total.saturating_sub(used),
@@ -167,7 +169,10 @@ mod tests {
         );
         let current = ("cg/a/memory.current", "2000000\n");
         assert_eq!(group(&[above, current]), (3_000_000, 1_000_000));
-        let stat = ("cg/a/memory.stat", "anon 5\ninactive_file 500000\n");
+        let stat = (
+            "cg/a/memory.stat",
+            "anon 5\ninactive_file 300000\nactive_file 150000\nslab_reclaimable 50000\n",
+        );
         assert_eq!(
             group(&[above, current, stat]),
             (3_000_000, 1_500_000),
@@ -183,7 +188,10 @@ mod tests {
             ("proc/self/cgroup", "5:cpu:/a\n4:memory,other:/x\n0::/\n"),
             ("cg/memory/x/memory.limit_in_bytes", "1000\n"),
             ("cg/memory/x/memory.usage_in_bytes", "900\n"),
-            ("cg/memory/x/memory.stat", "total_inactive_file 50\n"),
+            (
+                "cg/memory/x/memory.stat",
+                "inactive_file 7\ntotal_inactive_file 30\ntotal_active_file 20\n",
+            ),
         ]);
         assert_eq!((memory.total, memory.available), (1000, 150));
     }

@@ -229,8 +229,8 @@ impl Value<'_> {
         check(api, unsafe {
             (api.GetStringTensorDataLength)(self.raw.as_ptr(), &raw mut length)
         })?;
-        let mut content = vec![0u8; length];
-        let mut offsets = vec![0usize; elements];
+        let mut content = zeroed::<u8>(length)?;
+        let mut offsets = zeroed::<usize>(elements)?;
         // SAFETY: both buffers have the lengths that are passed; the library checks them against the tensor.
         check(api, unsafe {
             (api.GetStringTensorContent)(
@@ -275,6 +275,17 @@ fn wire_dims(dims: &[usize]) -> WireDims {
     dims.iter()
         .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
         .collect()
+}
+
+/// A list as long as a model's output demands.
+fn zeroed<T: Default + Clone>(length: usize) -> Result<Vec<T>, ApiError> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(length).map_err(|_| ApiError {
+        code: Code::NO_MEMORY,
+        message: format!("there is no memory for {length} strings or bytes of strings"),
+    })?;
+    list.resize(length, T::default());
+    Ok(list)
 }
 
 /// An error that the library did not report itself.
