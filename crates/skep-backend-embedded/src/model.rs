@@ -93,11 +93,9 @@ impl Instance for EmbeddedInstance {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
         let shapes: SmallVec<[&Shape; 8]> = inputs.iter().map(TensorView::shape).collect();
-        let mut charge = model.bound.begin(0);
         // The engine does not come back from a lack of memory.
-        if let Some(peak) = model.sizes.peak(&model.signature, &shapes) {
-            charge.admit(peak)?;
-        }
+        let peak = model.sizes.peak(&model.signature, &shapes);
+        let _charge = model.bound.admit(peak.unwrap_or(0))?;
         let specs = model.signature.inputs.iter().zip(&model.inputs);
         let values =
             specs

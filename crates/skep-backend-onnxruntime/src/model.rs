@@ -122,7 +122,7 @@ impl Instance for OrtInstance {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
         let runtime = model.session.session().runtime();
-        model.bound.begin(0).admit(string_bytes(inputs))?;
+        let _strings = model.bound.admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         self.stop.reset().map_err(error::run)?;

@@ -335,10 +335,9 @@ impl Worker {
         wanted: &[usize],
     ) -> Result<(Slots, RunCharge), BackendError> {
         let shapes: SmallVec<[&Shape; 4]> = inputs.iter().map(Tensor::shape).collect();
-        let mut charge = self.bound.begin(0);
         let Some(known) = self.model.output_shapes(&shapes) else {
             let slot = |&index: &usize| OutputSlot::new(self.interface.outputs[index].position);
-            return Ok((wanted.iter().map(slot).collect(), charge));
+            return Ok((wanted.iter().map(slot).collect(), RunCharge::default()));
         };
         let of = |&index: &usize| {
             let port = &self.interface.outputs[index];
@@ -349,7 +348,7 @@ impl Worker {
             (shape.element_count() as u64).saturating_mul(size)
         });
         // Before any memory is taken: the system lends more than it has.
-        charge.admit(bytes.fold(0, u64::saturating_add))?;
+        let charge = self.bound.admit(bytes.fold(0, u64::saturating_add))?;
         let slot = |(position, datatype, shape): (usize, _, &Shape)| {
             OutputSlot::prepared(position, datatype, shape.clone())
         };

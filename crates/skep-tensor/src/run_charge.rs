@@ -82,6 +82,20 @@ impl fmt::Display for Refused {
 }
 
 impl RunBound {
+    /// What a run is charged that holds `bytes` from its beginning, and does not take more by this charge. Free for small
+    /// ones: nothing shared is touched.
+    ///
+    /// # Errors
+    /// [`Refused`] where it may not take so much.
+    pub fn admit(&self, bytes: u64) -> Result<RunCharge, Refused> {
+        if bytes <= UNCOUNTED_BYTES && self.limit_bytes.is_none_or(|limit| bytes <= limit) {
+            return Ok(RunCharge::default());
+        }
+        let mut charge = self.begin(0);
+        charge.admit(bytes)?;
+        Ok(charge)
+    }
+
     /// A run begins that holds `beside` bytes already, such as prepared outputs that somebody else has charged.
     #[must_use]
     pub fn begin(&self, beside: u64) -> RunCharge {
