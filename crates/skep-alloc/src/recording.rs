@@ -100,12 +100,17 @@ pub(crate) struct Recorder {
 }
 
 /// A run that allocates more often than this is not planned: a recording of it would be as large as its tensors.
-const MAX_BLOCKS: u32 = 1 << 20;
+const MAX_BLOCKS: u32 = 1 << 17;
 
 impl Recorder {
     pub(crate) fn malloc(&mut self, block: usize, size: u64) {
         if self.blocks == MAX_BLOCKS {
-            self.overflowed = true;
+            // Nothing of it can be used: it takes no memory for the rest of the run either.
+            *self = Self {
+                blocks: MAX_BLOCKS,
+                overflowed: true,
+                ..Self::default()
+            };
             return;
         }
         self.recording.events.push(Event::Malloc(size));
