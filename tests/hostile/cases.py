@@ -1,0 +1,7 @@
+"""The list: every kind's cases, and what the server did on 88f05dd."""
+
+import memory_of_runs
+from on_88f05dd import ON_88F05DD  # noqa: F401: for the list.
+
+KINDS = [memory_of_runs]
+ALL = [case for kind in KINDS for case in kind.CASES]
