@@ -1,7 +1,8 @@
 """The list: every kind's cases, and what the server did on 88f05dd."""
 
+import large_requests
 import memory_of_runs
 from on_88f05dd import ON_88F05DD  # noqa: F401: for the list.
 
-KINDS = [memory_of_runs]
+KINDS = [memory_of_runs, large_requests]
 ALL = [case for kind in KINDS for case in kind.CASES]
