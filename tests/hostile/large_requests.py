@@ -73,10 +73,6 @@ def nested_groups():
     return bytes_field(1, "m") + varint(15 << 3 | 3) * SIZE
 
 
-def gzip_bomb(what):
-    return gzip.compress(what * (60 * MIB // len(what)))
-
-
 def grpc_bomb(stage):
     """16 MiB of empty inputs, in 16 KiB."""
     return grpc_refused(call(stage, "ModelInfer", b"\x2a\x00" * SIZE, compression=grpc.Compression.Gzip))
@@ -335,9 +331,9 @@ CASES = [
     case("json-long-text", "JSON: a text of 24 MiB, all of it escapes", http(
         "/v2/models/texts/infer", lambda: data_of("x", "BYTES", 1, b'"' + b"\\u0041" * (4 * MIB) + b'"'), answered)),
     case("json-at-once", "JSON: 32 bodies of 8 MiB at once", many_large_at_once, refusals=True, peak_mib=2 * MEMORY_MIB + 128),
-    case("http-gzip-inputs", "60 MiB of empty `inputs`, gzip", http(
-        M, lambda: gzip_bomb(b'{"inputs":[') + gzip_bomb(b"{},"), headers={"Content-Encoding": "gzip"})),
-    case("http-gzip-spaces", "60 MiB of spaces, gzip", http(M, lambda: gzip_bomb(b" "), headers={"Content-Encoding": "gzip"})),
+    case("http-gzip-inputs", "24 MiB of empty `inputs`, gzip", http(
+        M, lambda: gzip.compress(b'{"inputs":[' + b"{}," * (8 * MIB)), headers={"Content-Encoding": "gzip"})),
+    case("http-gzip-spaces", "60 MiB of spaces, gzip", http(M, lambda: gzip.compress(b" " * (60 * MIB)), headers={"Content-Encoding": "gzip"})),
     case("http2-bodies", "HTTP/2: 100 bodies of 1 MiB that never end, on one connection", http2_bodies, refusals=True),
     case("slow-bodies", "HTTP: 40 bodies of 4 MiB that lack their last byte", slow_bodies, refusals=True),
     case("generate-text", "`generate` with a member of 24 MiB", http(
@@ -354,12 +350,12 @@ CASES = [
         lambda: {"config": json.dumps({"name": "m", "backend": "mock", "instance_group": [{"count": 1}] * 500_000})})),
     case("grpc-load-file", "gRPC: a load request with a file of 32 MiB", grpc_load),
     case("logging", "`logging` with 900,000 members", http("/v2/logging", lambda: (
-        "{" + ",".join(f'"{number:x}":1' for number in range(SIZE // 9)) + "}").encode())),
-    case("grpc-logging", "gRPC: log settings of 600,000 names", lambda stage: grpc_refused(call(stage, "LogSettings", log_settings()))),
+        "{" + ",".join(f'"{number:x}":1' for number in range(SIZE // 9)) + "}").encode(), answered)),
+    case("grpc-logging", "gRPC: log settings of 600,000 names", lambda stage: call(stage, "LogSettings", log_settings())),
     case("index", "`repository/index` with a body of 32 MiB", http(
         "/v2/repository/index", lambda: b'{"ready":true,"x":[' + b"[]," * (10 * MIB), answered)),
     case("unload", "an unload request with 900,000 parameters", http(
-        "/v2/repository/models/nosuch/unload", lambda: json_parameters())),
+        "/v2/repository/models/nosuch/unload", json_parameters, answered)),
     case("heads", "heads of 16 MiB, paths of 1 MiB, 10,000 fields", heads),
     case("http2-header-bomb", "HTTP/2: a head of 16 MB out of 8 kB of HPACK", header_bomb),
 ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
+import http_client
 import neighbour
 from http_client import get, infer, tensor
 from process import MIB, children
@@ -28,7 +29,9 @@ IS_BASELINE = os.environ.get("HOSTILE_BASELINE", "") not in ("", "0")
 # Reports record what happens instead of failing, and do not wait as long for what does not come back.
 REPORT = os.environ.get("HOSTILE_REPORT")
 # What a call may take before it counts as a hang.
-HANG_S = 20
+HANG_S = 8 if REPORT else 20
+# The wire tests' calls have more time.
+http_client.DEADLINE_S = HANG_S
 # How long memory may take to come back.
 RETURN_S = 5 if REPORT else 25
 # What allocators may keep beside a tenth of what the process had.
