@@ -4,9 +4,11 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import struct
 import termios
+import time
 
 import grpc
 
@@ -77,23 +79,39 @@ def ask_on(connection, inputs=X, model="stuck"):
     connection.sendall(head(f"/v2/models/{model}/infer", len(body)) + body)
 
 
-def answer_on(connection):
-    """The status of what comes."""
-    received = connection.recv(65536)
+def status_of(received):
     assert received, "closed without an answer"
     return int(received.split(b" ")[1])
 
 
-def beside(inputs=X, count=2, instances=1):
+def answer_on(connection):
+    """The status of what comes."""
+    return status_of(connection.recv(65536))
+
+
+def answers_on(connections, count, hang_s=HANG_S):
+    """The statuses of the first answers that come on any of these connections."""
+    told, waiting = [], list(connections)
+    deadline = time.monotonic() + hang_s
+    while len(told) < count:
+        readable, _, _ = select.select(waiting, [], [], max(0, deadline - time.monotonic()))
+        assert readable, f"{len(told)} of {count} answers after {hang_s} s"
+        for connection in readable:
+            told.append(answer_on(connection))
+            waiting.remove(connection)
+    assert all(400 <= number < 600 for number in told), told
+    return told
+
+
+def beside(inputs=X, count=2, wanted=1):
     """While runs go on that never end, others are answered; runs that are over their deadline are errors."""
     def attack(stage):
         with contextlib.ExitStack() as stack:
             held = hold(stage, stack, count, inputs)
-            busy(stage, count=instances)
+            busy(stage)
             for _ in range(20):
                 stage.ask()
-            told = [answer_on(connection) for connection in held[:instances]]
-            assert all(400 <= number < 600 for number in told), told
+            told = answers_on(held, wanted)
             for _ in range(20):
                 stage.ask()
             return told
@@ -142,7 +160,7 @@ def slow_beside(count=2):
     def attack(stage):
         with contextlib.ExitStack() as stack:
             held = hold(stage, stack, count)
-            busy(stage, count=count)
+            busy(stage)
             for _ in range(50):
                 stage.ask()
             for connection in held:
@@ -236,17 +254,24 @@ def signalled(number, while_busy):
 
 
 def kill_storm(stage):
-    """Each worker that comes is killed, eight times."""
+    """Each worker that comes is killed, eight times, under requests that want one."""
     killed = set()
     while len(killed) < 8:
-        stage.wait(lambda: set(stage.workers()) - killed, "there is a worker")
-        for pid in set(stage.workers()) - killed:
-            killed.add(pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        stage.ask()
-    stage.wait(lambda: ready(stage, "lively"), "the model is ready again")
+        with contextlib.ExitStack() as stack:
+            hold_lively(stage, stack)
+            stage.wait(lambda: set(stage.workers()) - killed, "there is a worker")
+            for pid in set(stage.workers()) - killed:
+                killed.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            stage.ask()
+    stage.wait(lambda: infer(stage, "lively", X).status == 200, "the model answers again")
     return f"{len(killed)} killed"
+
+
+def hold_lively(stage, stack):
+    connection = stack.enter_context(contextlib.closing(open_socket(stage.http)))
+    ask_on(connection, X, "lively")
 
 
 def flood(line, times):
@@ -309,8 +334,8 @@ def many_stuck(stage):
                     held.append(connection)
         for _ in range(50):
             stage.ask()
-        told = [answer_on(connection) for connection in held]
-        assert all(400 <= number < 600 for number in told), told
+        # Workers are ended, so that all of theirs are answered; of models in the server one run each at least.
+        told = answers_on(held, 12, 2 * HANG_S)
         return {number: told.count(number) for number in told}
 
 
@@ -322,10 +347,10 @@ NEIGHBOURS = {
 
 CASES = [
     case("stuck-thread", "a run in the server that never ends, on both slots", THREAD, beside()),
-    case("stuck-threads", "two such runs, on both instances", THREADS, beside(count=4, instances=2)),
+    case("stuck-threads", "two such runs, on both instances", THREADS, beside(count=4)),
     case("stuck-thread-not-ready", "the same; the model is asked on", THREAD, not_ready()),
     case("stuck-worker", "a run in a worker process that never ends", WORKER, made_anew()),
-    case("stuck-workers", "two such runs, on both instances", WORKERS, beside(count=4, instances=2)),
+    case("stuck-workers", "two such runs, on both instances", WORKERS, beside(count=4, wanted=4)),
     case("stuck-many", "eight models, 16 instances in threads and workers, all stuck", setup("many", many), many_stuck),
     *[case(f"slow-beside-{name}", f"runs without a deadline on both slots; the neighbour is {title}",
            setup(f"slow-{name}", stuck(False, deadline="", group=BOTH), config), slow_beside())
@@ -334,7 +359,7 @@ CASES = [
           ("embedded", "on the embedded engine", NEIGHBOURS["embedded"]),
           ("malloc", "on `malloc`", NEIGHBOURS["malloc"]))],
     case("spin-thread", "a Loop of 10^12 rounds on ONNX Runtime, in the server", setup("spin", spins("onnxruntime", False)),
-         beside(SPIN, count=1)),
+         beside(SPIN, count=1), comes_back=False),
     case("spin-worker", "the same in a worker process", setup("spin-worker", spins("onnxruntime", True)), made_anew(SPIN, SHORT)),
     case("stuck-crowd", "500 requests for a model that is stuck, whose clients then go", THREAD, waiting_crowd),
     case("stuck-client-deadlines", "50 gRPC calls with deadlines of their own on a model that is stuck", THREAD, client_deadlines),
