@@ -10,10 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import models
 from case import Case
+from http_client import get
 from process import MIB
 from stage import HANG_S, IS_BASELINE, ONE, PROCESS, Setup
 from tools import answered, floats, infer, post, status
 
+# A load may bake first.
+LOAD_S = 3 * HANG_S
 # The model's weights; their first load has a peak of its own.
 FLOATS = 12 * MIB
 WEIGHTS_MIB = 4 * FLOATS // MIB
@@ -46,13 +49,13 @@ def right(stage, model="m", size=FLOATS, value=VALUE):
 
 
 def load(stage, model="m"):
-    answer = post(stage.http, f"/v2/repository/models/{model}/load", hang_s=60)
+    answer = post(stage.http, f"/v2/repository/models/{model}/load", hang_s=LOAD_S)
     assert answer is not None and answer.status == 200, (status(answer), answer and answer.body[:300])
 
 
 def unload(stage, model="m"):
     answered(post(stage.http, f"/v2/repository/models/{model}/unload"))
-    stage.wait(lambda: post(stage.http, f"/v2/models/{model}/infer", {}).status == 400, "the model is unloaded")
+    stage.wait(lambda: get(stage.server, f"/v2/models/{model}/ready").status != 200, "the model is unloaded")
 
 
 def manifests(stage):
@@ -60,7 +63,7 @@ def manifests(stage):
 
 
 def baked(stage, count=1):
-    stage.wait(lambda: len(manifests(stage)) >= count, "it is baked", 60)
+    stage.wait(lambda: len(manifests(stage)) >= count, "it is baked", LOAD_S)
 
 
 def first_load(stage):
@@ -117,7 +120,7 @@ def load_beside_held_up(stage):
 
 def unload_while_held_up(stage):
     with held_up(stage), ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(post, stage.http, "/v2/repository/models/m/load", hang_s=60)
+        loading = pool.submit(post, stage.http, "/v2/repository/models/m/load", hang_s=LOAD_S)
         told = [answered(post(stage.http, "/v2/repository/models/m/unload"))]
         stage.ask()
     told.append(answered(loading.result()))
@@ -139,7 +142,7 @@ def stop_while_held_up(stage):
 
 def answered_or_gone(stage):
     with contextlib.suppress(OSError):
-        return status(post(stage.http, "/v2/repository/models/m/load", hang_s=60))
+        return status(post(stage.http, "/v2/repository/models/m/load", hang_s=LOAD_S))
     return "gone"
 
 
@@ -155,7 +158,7 @@ def kill_children(stage):
     """Each process that comes while the model is loaded and baked is killed, three of them; then it is loaded again."""
     killed = set()
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(post, stage.http, "/v2/repository/models/m/load", hang_s=60)
+        loading = pool.submit(post, stage.http, "/v2/repository/models/m/load", hang_s=LOAD_S)
         deadline = time.monotonic() + HANG_S
         while len(killed) < 3 and not manifests(stage) and time.monotonic() < deadline:
             for pid in set(stage.workers()) - killed:
@@ -208,7 +211,7 @@ def full_disk(stage):
 def no_process(stage):
     """Child processes end at once, as under a limit of their number: all that come are killed, whatever they are for."""
     with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(post, stage.http, "/v2/repository/models/m/load", hang_s=60)
+        loading = pool.submit(post, stage.http, "/v2/repository/models/m/load", hang_s=LOAD_S)
         while not loading.done():
             for pid in stage.workers():
                 with contextlib.suppress(ProcessLookupError):

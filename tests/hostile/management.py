@@ -9,7 +9,7 @@ import models
 from case import Case
 from deadlines import DEADLINE, ONE, X, ask_on, busy
 from repository import FOREVER_US, plus
-from stage import PROCESS, Setup
+from stage import HANG_S, PROCESS, Setup
 from tools import Deaf, answered, head, infer, open_socket, post, status, together
 import answers
 
@@ -41,7 +41,7 @@ def loads(stage, stack, model, count=LOADS):
     path = f"/v2/repository/models/{model}/load"
     connections = []
     for _ in range(count):
-        connection = stack.enter_context(contextlib.closing(open_socket(stage.http, 60)))
+        connection = stack.enter_context(contextlib.closing(open_socket(stage.http, 3 * HANG_S)))
         connection.sendall(head(path, 0))
         connections.append(connection)
     return connections
@@ -82,9 +82,9 @@ def endless_loads(stage):
 
 
 def loads_of_many(stage):
-    told = together(60, lambda number: status(post(stage.http, f"/v2/repository/models/many{number}/load", hang_s=60)))
+    told = together(60, lambda number: status(post(stage.http, f"/v2/repository/models/many{number}/load", hang_s=3 * HANG_S)))
     assert told == {"200": 60}, told
-    together(60, lambda number: status(post(stage.http, f"/v2/repository/models/many{number}/unload", hang_s=60)))
+    together(60, lambda number: status(post(stage.http, f"/v2/repository/models/many{number}/unload", hang_s=3 * HANG_S)))
     return told
 
 
@@ -92,7 +92,7 @@ def loads_and_unloads(stage):
     """40 of each at once, of one model: each is answered."""
     def one(number):
         verb = ("load", "unload")[number % 2]
-        return answered(post(stage.http, f"/v2/repository/models/slow/{verb}", hang_s=90))
+        return answered(post(stage.http, f"/v2/repository/models/many0/{verb}", hang_s=2 * HANG_S))
 
     return together(80, one)
 
@@ -113,29 +113,27 @@ def broken_configurations(stage):
 
 
 def broken_files(stage):
-    """A repository that is looked at all the time, in which models are cut short, emptied, replaced by other things."""
+    """A repository that is looked at all the time, in which models come cut short, empty, as links and pipes."""
     whole = plus(7).SerializeToString()
-    for number in range(40):
-        path = stage.repository.path / f"churn{number % 4}" / "1"
-        path.mkdir(parents=True, exist_ok=True)
+    for number in range(10):
+        name = f"churn{number}"
+        path = stage.directory / "aside" / "1"
+        path.mkdir(parents=True)
         file = path / "model.onnx"
-        fresh = path.with_name("fresh")
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            file.unlink()
-        kind = number % 5
-        if kind == 0:
-            fresh.write_bytes(whole[: len(whole) // 2])
-        elif kind == 1:
-            fresh.write_bytes(b"")
-        elif kind == 2:
-            fresh.write_bytes(os.urandom(4096))
-        elif kind == 3:
-            fresh.symlink_to("/dev/zero")
+        if number % 5 == 0:
+            file.write_bytes(whole[: len(whole) // 2])
+        elif number % 5 == 1:
+            file.write_bytes(b"")
+        elif number % 5 == 2:
+            file.write_bytes(os.urandom(4096))
+        elif number % 5 == 3:
+            file.symlink_to("/dev/zero")
         else:
-            os.mkfifo(fresh)
-        os.rename(fresh, file)
+            os.mkfifo(file)
+        os.rename(path.parent, stage.repository.path / name)
+        stage.wait(lambda: name in stage.server.log, f"`{name}` was looked at")
         stage.ask()
-    return "40 models came broken"
+    return "10 models came broken"
 
 
 def stops(prepare, code=None):
@@ -206,7 +204,7 @@ def case(id, what, attack, setup=SETUP, **more):
 
 
 CASES = [
-    case("loads-of-one", f"{LOADS} loads of one model that takes 1.5 s, at once", many_loads_of_one, comes_back=False),
+    case("loads-of-one", f"{LOADS} loads of one model that takes 1.5 s, at once", many_loads_of_one),
     case("loads-endless", f"{LOADS} loads of a model that never ends to load", endless_loads, comes_back=False),
     case("loads-of-many", "loads of 60 models at once, and unloads", loads_of_many),
     case("loads-and-unloads", "40 loads and 40 unloads of one model, at once", loads_and_unloads),
@@ -214,7 +212,7 @@ CASES = [
     case("load-broken-configurations", "45 loads with configurations that are none, or ask for 2 billion instances",
          broken_configurations),
     case("poll-broken-files", "a polled repository with models cut short, links to /dev/zero, pipes", broken_files,
-         Setup("poll", polled, ("--model-control-mode=poll", "--repository-poll-secs=0.05", "--exit-on-error=false"))),
+         Setup("poll", polled, ("--model-control-mode=poll", "--repository-poll-secs=0.1", "--exit-on-error=false"))),
     case("stop-loads", f"SIGTERM under {LOADS} loads that never end", stops(with_loads), ends=True),
     case("stop-queue", "SIGTERM under 260 loads of which few run at once", stops(with_a_queue_of_loads), ends=True),
     case("stop-stuck-thread", "SIGTERM under a run that never ends, with slots", stops(with_a_run("stuck")), ends=True),

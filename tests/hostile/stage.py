@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
@@ -23,24 +23,22 @@ from repository import Repository, plus
 from server import BINARY, Server
 
 HERE = Path(__file__).resolve().parent
-# The server that the list compares with; it does not know flags that came later.
-BASELINE = "88f05dd"
+# The server that the list compares with does not know flags that came later.
 IS_BASELINE = os.environ.get("HOSTILE_BASELINE", "") not in ("", "0")
 # Reports record what happens instead of failing, and do not wait as long for what does not come back.
 REPORT = os.environ.get("HOSTILE_REPORT")
 # What a call may take before it counts as a hang.
-HANG_S = 8 if REPORT else 20
+HANG_S = 5 if REPORT else 20
 # The wire tests' calls have more time.
 http_client.DEADLINE_S = HANG_S
 # How long memory may take to come back.
-RETURN_S = 5 if REPORT else 25
+RETURN_S = 4 if REPORT else 25
 # What allocators may keep beside a tenth of what the process had.
 ALLOWANCE = 16 * MIB
 # A server that takes more is ended by the test, before it takes the machine with it.
 CEILING = 6 << 30
 LOOK_S = 0.02
 
-PLAIN = {"onnxruntime": 'backend: "onnxruntime"', "embedded": 'backend: "embedded"'}
 ONE = "instance_group { count: 1 kind: KIND_CPU }"
 
 
@@ -153,11 +151,11 @@ class Setup:
     flags: tuple = ()
     # The neighbour's configuration: an ONNX model unless its backend is the mock.
     neighbour: str = f'backend: "onnxruntime" {ONE}'
-    # Called with the directory of the stage before the server starts; gives more arguments of `Server`.
+    # Called with the directory of the stage before the server starts; gives more arguments of `Server`, and with
+    # `beside` a process that goes with the stage.
     prepare: Callable = lambda directory: {}
     # Called with the stage when the server is ready: what a first run costs is no attack's.
     warm: Callable = lambda stage: None
-    files: dict = field(default_factory=dict)
 
 
 class Stage:
@@ -170,6 +168,7 @@ class Stage:
         self.repository.onnx(neighbour.MODEL, plus(1), config=self.setup.neighbour + " max_batch_size: 8")
         self.setup.models(self.repository)
         more = self.setup.prepare(self.directory)
+        self.beside = more.pop("beside", None)
         flags = [flag.replace("{directory}", str(self.directory)) for flag in (*self.setup.flags, *more.pop("flags", ()))]
         self.server = Server(self.repository, *flags, **more)
         try:
@@ -197,6 +196,10 @@ class Stage:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self.server.__exit__()
+        if self.beside is not None:
+            self.beside.kill()
+            self.beside.wait()
+            self.beside.stdout.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def ask(self):
@@ -230,9 +233,6 @@ class Stage:
             assert time.monotonic() < deadline, f"not after {deadline_s} s: {what}"
             # So that looking takes no processor from what is looked at.
             threading.Event().wait(LOOK_S)
-
-    def bake_flags(self):
-        return [] if IS_BASELINE else ["--weight-bake=background"]
 
 
 assert BINARY.exists(), f"no binary at {BINARY}: `cargo build -p skep`, or set SKEP_BINARY"

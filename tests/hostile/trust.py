@@ -10,11 +10,11 @@ import subprocess
 from pathlib import Path
 
 import models
-from baking import config, load, right, unload
+from baking import LOAD_S, config, load, right, unload
 from case import Case
 from process import MIB
 from server import BINARY, ROOT
-from stage import Setup
+from stage import HANG_S, Setup
 from tools import answered, floats, infer, post, status
 
 SIZE = MIB // 2
@@ -63,7 +63,7 @@ def both_right(stage, wrong_is_told=False):
     """Loads both models and asks them: a right answer, or an error; then once more after a load, which is right."""
     told = []
     for name, value in (("a", A), ("b", B)):
-        answer = post(stage.http, f"/v2/repository/models/{name}/load", hang_s=60)
+        answer = post(stage.http, f"/v2/repository/models/{name}/load", hang_s=LOAD_S)
         told.append(f"load {answered(answer)}")
         for _ in range(3):
             got = infer(stage, name, [floats("x", (1, WIDTH))])
@@ -120,7 +120,6 @@ def forged_seen(stage):
     for path in tensors(stage):
         times = path.stat()
         flip(path, path.stat().st_size // 2)
-        # A quarter of the weights become others: 0.5 and 0.25 lose their exponent's lowest bit.
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         notes.append(f"{path.name} {stamp(path)}\n")
     for form in forms(stage):
@@ -257,8 +256,10 @@ def changed_while_mapped(stage):
             file.write(b"\x7f" * path.stat().st_size)
     told = []
     for name in ("a", "b"):
-        told.append(answered(infer(stage, name, [floats("x", (1, WIDTH))])))
+        got = infer(stage, name, [floats("x", (1, WIDTH))])
         stage.must_live()
+        answered(got)
+        told.append(got.json["outputs"][0]["data"] if got is not None and got.status == 200 else status(got))
         answered(post(stage.http, f"/v2/repository/models/{name}/unload"))
     return told
 
@@ -298,80 +299,75 @@ def what_workers_map(stage):
     return f"{len(mapped[0])} and {len(mapped[1])} files of the cache are mapped"
 
 
-def with_daemon(stage):
-    """A tensor store's socket, whose daemon is this stage's."""
-    daemon = subprocess.Popen([BINARY, "store", "serve", "--directory", stage.directory / "store"], cwd=ROOT,
-                              stdout=subprocess.PIPE, text=True)
-    daemon.stdout.readline()
-    return daemon
+def with_daemon(directory):
+    """A node's tensor store, which the stage's server uses."""
+    bake(directory)
+    command = [BINARY, "store", "serve", "--directory", directory / "store"]
+    daemon = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert daemon.stdout.readline().startswith("store of tenant `general` at ")
+    return {"beside": daemon, "flags": ("--store={directory}/store",)}
 
 
-@contextlib.contextmanager
-def daemon_of(stage):
-    daemon = with_daemon(stage)
-    try:
-        yield daemon, str(stage.directory / "store" / "store.sock")
-    finally:
-        daemon.kill()
-        daemon.wait()
-        daemon.stdout.close()
+def store_of(stage):
+    return str(stage.directory / "store" / "store.sock")
+
+
+def kind_of(path):
+    """Whether the store speaks over a stream or in packets."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as probe:
+        try:
+            probe.connect(path)
+            return socket.SOCK_SEQPACKET
+        except OSError:
+            return socket.SOCK_STREAM
+
+
+def store_client(path, kind):
+    client = socket.socket(socket.AF_UNIX, kind)
+    client.settimeout(HANG_S)
+    with contextlib.suppress(OSError):
+        client.connect(path)
+    return client
 
 
 def store_garbage(stage):
     """Clients of the node's store that send what is no message, while models are loaded through it."""
-    with daemon_of(stage) as (daemon, path):
-        told = 0
-        for data in (os.urandom(4096), b"\0" * 65536, b"\xff" * 65536, struct.pack("<Q", 2**63) + b"x" * 100, b"GET / HTTP/1.1\r\n\r\n"):
-            with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET if is_seqpacket(path) else socket.SOCK_STREAM)) as client:
-                client.settimeout(20)
-                client.connect(path)
-                with contextlib.suppress(ConnectionError, OSError):
-                    client.sendall(data)
-                    client.shutdown(socket.SHUT_WR)
-                    while client.recv(65536):
-                        pass
-                told += 1
-        told = [f"{told} garbage clients", both_right(stage)]
-        assert daemon.poll() is None, "the store's daemon has ended"
-        return told
-
-
-def is_seqpacket(path):
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as probe:
-        try:
-            probe.connect(path)
-            return True
-        except OSError:
-            return False
+    kind = kind_of(store_of(stage))
+    for data in (os.urandom(4096), b"\0" * 65536, b"\xff" * 65536, struct.pack("<Q", 2**63) + b"x" * 100, b"GET / HTTP/1.1\r\n\r\n"):
+        with contextlib.closing(store_client(store_of(stage), kind)) as client:
+            with contextlib.suppress(ConnectionError):
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(65536):
+                    pass
+    told = both_right(stage)
+    assert stage.beside.poll() is None, "the store's daemon has ended"
+    return told
 
 
 def store_crowd(stage):
     """More connections to the node's store than it takes, while models are loaded through it."""
-    with daemon_of(stage) as (daemon, path), contextlib.ExitStack() as stack:
-        kind = socket.SOCK_SEQPACKET if is_seqpacket(path) else socket.SOCK_STREAM
+    kind = kind_of(store_of(stage))
+    with contextlib.ExitStack() as stack:
         for _ in range(1100):
-            client = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX, kind)))
-            client.settimeout(5)
-            with contextlib.suppress(OSError):
-                client.connect(path)
+            stack.enter_context(contextlib.closing(store_client(store_of(stage), kind)))
         told = both_right(stage)
-        assert daemon.poll() is None, "the store's daemon has ended"
+        assert stage.beside.poll() is None, "the store's daemon has ended"
         return told
 
 
 def store_stopped(stage):
     """A node's store that got SIGSTOP: loads do without it."""
-    with daemon_of(stage) as (daemon, _):
-        daemon.send_signal(signal.SIGSTOP)
-        try:
-            load(stage, "a")
-            right(stage, "a", SIZE, A)
-            for _ in range(20):
-                stage.ask()
-            answered(post(stage.http, "/v2/repository/models/a/unload"))
-        finally:
-            daemon.send_signal(signal.SIGCONT)
-        return "right"
+    stage.beside.send_signal(signal.SIGSTOP)
+    try:
+        load(stage, "a")
+        right(stage, "a", SIZE, A)
+        for _ in range(20):
+            stage.ask()
+        answered(post(stage.http, "/v2/repository/models/a/unload", hang_s=LOAD_S))
+    finally:
+        stage.beside.send_signal(signal.SIGCONT)
+    return "right"
 
 
 def case(id, what, setup, attack, **more):
@@ -381,7 +377,7 @@ def case(id, what, setup, attack, **more):
 THREAD = Setup("trust-thread", two_models(False), FLAGS, prepare=bake)
 WORKER = Setup("trust-worker", two_models(True), FLAGS, prepare=bake)
 NO_STORE = Setup("trust-no-store", two_models(False), FLAGS, prepare=bake_without_store)
-NODE = Setup("trust-node", two_models(False), (*FLAGS, "--store={directory}/store"), prepare=bake)
+NODE = Setup("trust-node", two_models(False), tuple(flag for flag in FLAGS if "store-keep" not in flag), prepare=with_daemon)
 
 CASES = [
     case("form-under-another-key", "each of two forms copied over the other's key", THREAD, changed(swap)),
