@@ -20,7 +20,7 @@ LOAD_S = 3 * HANG_S
 # The model's weights; their first load has a peak of its own.
 FLOATS = 12 * MIB
 WEIGHTS_MIB = 4 * FLOATS // MIB
-# A plain load at its peak (the file, the weights, the packed ones) and beside it a child with weights, largest tensor and 64 MiB.
+# A plain load at its peak (file, weights, packed ones), and beside it a child with weights, largest tensor and 64 MiB.
 PEAK_MIB = 3 * WEIGHTS_MIB + 2 * WEIGHTS_MIB + 64 + 32
 VALUE = 0.5
 BACKGROUND = () if IS_BASELINE else ("--weight-bake=background",)

@@ -320,7 +320,8 @@ SHORT = [ints("n", 3)]
 def many(repository):
     for number in range(4):
         repository.mock(f"stuck{number}", config=f"{BOTH} {DEADLINE}", max_batch_size=1, latency_us=FOREVER_US, cpu_threads=2)
-        repository.mock(f"slow{number}", config=f"{BOTH} {DEADLINE} {PROCESS}", max_batch_size=1, latency_us=FOREVER_US, cpu_threads=2)
+        repository.mock(f"slow{number}", config=f"{BOTH} {DEADLINE} {PROCESS}", max_batch_size=1,
+                        latency_us=FOREVER_US, cpu_threads=2)
 
 
 def many_stuck(stage):
@@ -361,9 +362,11 @@ CASES = [
           ("malloc", "on `malloc`", NEIGHBOURS["malloc"]))],
     case("spin-thread", "a Loop of 10^12 rounds on ONNX Runtime, in the server", setup("spin", spins("onnxruntime", False)),
          beside(SPIN, count=1), comes_back=False),
-    case("spin-worker", "the same in a worker process", setup("spin-worker", spins("onnxruntime", True)), made_anew(SPIN, SHORT)),
+    case("spin-worker", "the same in a worker process", setup("spin-worker", spins("onnxruntime", True)),
+         made_anew(SPIN, SHORT)),
     case("stuck-crowd", "500 requests for a model that is stuck, whose clients then go", THREAD, waiting_crowd),
-    case("stuck-client-deadlines", "50 gRPC calls with deadlines of their own on a model that is stuck", THREAD, client_deadlines),
+    case("stuck-client-deadlines", "50 gRPC calls with deadlines of their own on a model that is stuck", THREAD,
+         client_deadlines),
     case("unload-stuck-thread", "an unload of a model that is stuck, in the server", THREAD, unload(False)),
     case("unload-stuck-worker", "the same in a worker process", WORKER, unload(True)),
     case("load-stuck", "loads of a model that is stuck, with three other configurations", THREAD, load_again),

@@ -143,7 +143,9 @@ def http2_bodies(stage):
             while len(ended) < len(streams):
                 moved = False
                 for stream in streams:
-                    room = min(client.state.local_flow_control_window(stream), 16384, MIB - sent[stream]) if stream not in ended else 0
+                    if stream in ended:
+                        continue
+                    room = min(client.state.local_flow_control_window(stream), 16384, MIB - sent[stream])
                     if room > 0:
                         client.state.send_data(stream, b"x" * room)
                         sent[stream] += room
@@ -309,7 +311,8 @@ CASES = [
     case("grpc-packed-bools", "gRPC: varints of ten bytes for 3 million `bool_contents`, wrong datatype", grpc_infer(
         lambda: bytes_field(1, "m") + input_field("x", "FP32", [7], bytes_field(1, (b"\xff" * 9 + b"\x01") * (3 * MIB))))),
     case("grpc-shape", "gRPC: a shape of 8 million dimensions", grpc_infer(
-        lambda: bytes_field(1, "m") + bytes_field(5, bytes_field(1, "x") + bytes_field(2, "FP32") + bytes_field(3, b"\x01" * SIZE)))),
+        lambda: bytes_field(1, "m") + bytes_field(
+            5, bytes_field(1, "x") + bytes_field(2, "FP32") + bytes_field(3, b"\x01" * SIZE)))),
     case("grpc-nested", "gRPC: 8 million groups in each other", grpc_infer(nested_groups)),
     case("grpc-gzip-bomb", "gRPC: 16 MiB of empty `inputs`, compressed to 16 KiB", grpc_bomb),
     case("grpc-stream-in-flight", "a stream: 64 messages of 8 MiB for a model that never answers", stream_in_flight,
@@ -318,7 +321,8 @@ CASES = [
          fresh=True, peak_mib=2 * MEMORY_MIB + 96),
     case("names", "names of models, inputs and datatypes of 8 MiB", long_names),
     case("shapes", "shapes that overflow, sizes that lie", lying_shapes),
-    case("json-inputs", "JSON: 2.8 million empty `inputs`", http(M, lambda: b'{"inputs":[' + b",".join([b"{}"] * (SIZE // 3)) + b"]}")),
+    case("json-inputs", "JSON: 2.8 million empty `inputs`", http(
+        M, lambda: b'{"inputs":[' + b",".join([b"{}"] * (SIZE // 3)) + b"]}")),
     case("json-outputs", "JSON: 2.8 million empty `outputs`", http(M, listed(b"outputs", b"{}"))),
     case("json-parameters", "JSON: 900,000 parameters", http(M, json_parameters)),
     case("json-unknown", "JSON: a member that nobody knows, 4 million empty lists in it", http(M, listed(b"unknown", b"[]"))),
@@ -345,13 +349,15 @@ CASES = [
     case("load-file", "a load request with a file of 24 MiB in base64", load(
         lambda: {"config": "{}", "file:1/model.onnx": file_of(24 * MIB)})),
     case("load-files", "a load request with 350,000 files", load(many_files)),
-    case("load-config", "a load request with a configuration of 24 MiB", load(lambda: {"config": '{"parameters":{' + "x" * (24 * MIB)})),
+    case("load-config", "a load request with a configuration of 24 MiB", load(
+        lambda: {"config": '{"parameters":{' + "x" * (24 * MIB)})),
     case("load-config-groups", "a load request with 500,000 instance groups", load(
         lambda: {"config": json.dumps({"name": "m", "backend": "mock", "instance_group": [{"count": 1}] * 500_000})})),
     case("grpc-load-file", "gRPC: a load request with a file of 32 MiB", grpc_load),
     case("logging", "`logging` with 900,000 members", http("/v2/logging", lambda: (
         "{" + ",".join(f'"{number:x}":1' for number in range(SIZE // 9)) + "}").encode(), answered)),
-    case("grpc-logging", "gRPC: log settings of 600,000 names", lambda stage: call(stage, "LogSettings", log_settings())),
+    case("grpc-logging", "gRPC: log settings of 600,000 names",
+         lambda stage: call(stage, "LogSettings", log_settings())),
     case("index", "`repository/index` with a body of 32 MiB", http(
         "/v2/repository/index", lambda: b'{"ready":true,"x":[' + b"[]," * (10 * MIB), answered)),
     case("unload", "an unload request with 900,000 parameters", http(

@@ -151,12 +151,6 @@ def spinning():
     return loop(body([node("Neg", "v", "w")], ["w"]), ["y"], [("y", "FP32", [1])])
 
 
-def wide(rows=1 << 20):
-    """One float in, `rows` floats out."""
-    return graph([node("Expand", "x shape", "y")], [("x", "FP32", ["batch", 1])], [("y", "FP32", ["batch", rows])],
-                 [const("shape", np.array([1, rows], np.int64))])
-
-
 def constant(value, floats):
     """`y` is `x` plus so many weights of one value, summed: a model of a known size, and known answers."""
     weights = np.full([floats // 1024, 1024], value, np.float32)

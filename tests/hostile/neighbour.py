@@ -1,4 +1,6 @@
-"""A process that asks a server for another model's answers, and for its health, all the time: `neighbour.py HTTP_ADDRESS`.
+"""A process that asks a server for another model's answers, and for its health, all the time.
+
+`neighbour.py HTTP_ADDRESS [PAUSE_S]`; the pause is that between an answer and the next question.
 
 A process of its own, so that what a test computes does not delay it. A line on standard input is a command, answered by
 one line of JSON: `report` tells what was seen since the last report, and forgets it; `pause`, `resume`. The end of the
@@ -16,7 +18,7 @@ import time
 MODEL = "neighbour"
 # A server that is silent for longer hangs.
 PATIENCE_S = 60
-# Between two questions: enough of them to see a stall, too few to be load.
+# Enough questions to see a stall, too few to be load.
 PAUSE_S = 0.004
 RETRY_S = 0.05
 REFUSED = {429, 503}
@@ -94,7 +96,7 @@ class Seen:
             return found
 
 
-def loop(seen, running, ask):
+def loop(seen, running, ask, pause_s):
     """Asks on; `ask` says whether the answer was right, `None` for a refusal, or a text that says what was wrong."""
     number = 0
     while True:
@@ -116,8 +118,9 @@ def loop(seen, running, ask):
                 seen.refused += 1
             else:
                 seen.wrong.append(answer)
-            seen.micros.append(took)
-        time.sleep(PAUSE_S if broken is None else RETRY_S)
+            if broken is None:
+                seen.micros.append(took)
+        time.sleep(pause_s if broken is None else RETRY_S)
 
 
 def asking(line):
@@ -157,11 +160,13 @@ def looking(line):
 
 
 def main():
+    pause_s = float(sys.argv[2]) if len(sys.argv) > 2 else PAUSE_S
     running = threading.Event()
     running.set()
     kinds = {"answers": Seen(), "health": Seen()}
     for name, make in (("answers", asking), ("health", looking)):
-        threading.Thread(target=loop, args=(kinds[name], running, make(Line(sys.argv[1]))), daemon=True).start()
+        asked = (kinds[name], running, make(Line(sys.argv[1])), pause_s)
+        threading.Thread(target=loop, args=asked, daemon=True).start()
     for command in sys.stdin:
         if command == "pause\n":
             running.clear()

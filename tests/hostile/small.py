@@ -49,7 +49,8 @@ def closed_store_output(what):
     """The same against a daemon."""
     def attack(stage):
         sockets = stage.directory / f"sockets-{what}"
-        daemon = subprocess.Popen([BINARY, "store", "serve", "--directory", sockets], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        command = [BINARY, "store", "serve", "--directory", sockets]
+        daemon = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
             daemon.stdout.readline()
             return closed_output("store", what, "--directory", str(sockets))(stage)
@@ -91,7 +92,8 @@ def duration(flag):
         repository.onnx("large", models.constant(0.5, MIB))
         repository.mock("sandboxed", config=PROCESS)
         control = "--model-control-mode=poll" if "poll" in flag else "--model-control-mode=explicit"
-        with Server(repository, f"--{flag}={HUGE}", control, *(() if "poll" in flag else ("--load-model=m",)), until=None) as server:
+        loaded = () if "poll" in flag else ("--load-model=m",)
+        with Server(repository, f"--{flag}={HUGE}", control, *loaded, until=None) as server:
             def either():
                 return any("ready for requests" in line for line in server.lines) or server.process.poll() is not None
 

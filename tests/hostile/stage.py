@@ -124,8 +124,8 @@ class Memory:
 class Neighbour:
     """The process of `neighbour.py`."""
 
-    def __init__(self, server):
-        command = [sys.executable, HERE / "neighbour.py", server.http]
+    def __init__(self, server, *more):
+        command = [sys.executable, HERE / "neighbour.py", server.http, *map(str, more)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tell(self, command):
@@ -159,8 +159,11 @@ class Setup:
 
 
 class Stage:
-    def __init__(self, setup):
+    """A server of a setup with its neighbour; `pause_s` is how long the neighbour waits between its questions."""
+
+    def __init__(self, setup, pause_s=neighbour.PAUSE_S):
         self.setup = setup
+        self.pause_s = pause_s
 
     def __enter__(self):
         self.directory = Path(tempfile.mkdtemp(prefix="skep-hostile-"))
@@ -175,7 +178,7 @@ class Stage:
             self.server.__enter__()
             self.pid = self.server.process.pid
             self.http, self.grpc = self.server.http, self.server.grpc
-            self.neighbour = Neighbour(self.server)
+            self.neighbour = Neighbour(self.server, self.pause_s)
             for _ in range(50):
                 self.ask()
             self.setup.warm(self)

@@ -333,7 +333,8 @@ def store_client(path, kind):
 def store_garbage(stage):
     """Clients of the node's store that send what is no message, while models are loaded through it."""
     kind = kind_of(store_of(stage))
-    for data in (os.urandom(4096), b"\0" * 65536, b"\xff" * 65536, struct.pack("<Q", 2**63) + b"x" * 100, b"GET / HTTP/1.1\r\n\r\n"):
+    for data in (os.urandom(4096), b"\0" * 65536, b"\xff" * 65536, struct.pack("<Q", 2**63) + b"x" * 100,
+                 b"GET / HTTP/1.1\r\n\r\n"):
         with contextlib.closing(store_client(store_of(stage), kind)) as client:
             with contextlib.suppress(ConnectionError):
                 client.sendall(data)
@@ -382,14 +383,18 @@ NODE = Setup("trust-node", two_models(False), tuple(flag for flag in FLAGS if "s
 CASES = [
     case("form-under-another-key", "each of two forms copied over the other's key", THREAD, changed(swap)),
     case("form-under-another-key-worker", "the same, models in worker processes", WORKER, changed(swap)),
-    case("seen-forged", "tensors that are changed, and notes that say they were found whole", THREAD, changed(forged_seen, wrong_is_told=True)),
-    case("stamps-forged", "what is remembered of one model's content is the other's", THREAD, changed(forged_stamps, wrong_is_told=True)),
+    case("seen-forged", "tensors that are changed, and notes that say they were found whole", THREAD,
+         changed(forged_seen, wrong_is_told=True)),
+    case("stamps-forged", "what is remembered of one model's content is the other's", THREAD,
+         changed(forged_stamps, wrong_is_told=True)),
     case("notes-garbage", "notes of random bytes, and of 1 GiB", THREAD, changed(garbage_notes)),
-    case("manifests-flipped", "manifests with one bit changed, at twelve places", THREAD, manifests_flipped, peak_mib=160),
+    case("manifests-flipped", "manifests with one bit changed, at twelve places", THREAD, manifests_flipped,
+         peak_mib=160),
     case("manifest-pipe", "manifests that are pipes, which nobody writes", THREAD, changed(of_manifests(os.mkfifo))),
     case("manifest-pipe-worker", "the same, models in worker processes", WORKER, changed(of_manifests(os.mkfifo))),
     case("manifest-sparse", "manifests of 8 GiB of nothing", THREAD, changed(of_manifests(sparse))),
-    case("manifest-zero", "manifests that lead to /dev/zero", THREAD, changed(of_manifests(lambda path: path.symlink_to("/dev/zero")))),
+    case("manifest-zero", "manifests that lead to /dev/zero", THREAD,
+         changed(of_manifests(lambda path: path.symlink_to("/dev/zero")))),
     case("manifest-directory", "manifests that are directories", THREAD, changed(of_manifests(lambda path: path.mkdir()))),
     case("graph-other", "graphs of forms that answer something else", THREAD, changed(other_graphs)),
     case("graph-other-worker", "the same, models in worker processes", WORKER, changed(other_graphs)),
