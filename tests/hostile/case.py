@@ -1,5 +1,7 @@
 """What a case is, and how one is played: an attack on a stage, and everything that must hold during and after it."""
 
+import contextlib
+import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Callable
@@ -60,6 +62,9 @@ def play(stage, case):
         outcome.said = str(case.attack(stage))[:500]
     except Exception as error:  # noqa: BLE001: whatever an attack meets is its outcome.
         outcome.failures.append(f"attack: {type(error).__name__}: {error}"[:1500])
+        # A client may learn of the server's end before the server's parent does.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            stage.server.process.wait(0.5)
     outcome.seconds = round(time.monotonic() - began, 2)
     if not case.ends and stage.alive():
         after(stage, case, outcome, first)
@@ -97,6 +102,8 @@ def judge(case, outcome):
     if outcome.ended_by_test_mib:
         outcome.failures.append(f"the test ended the server, which took {outcome.ended_by_test_mib} MiB")
     if case.ends:
+        if outcome.answers["wrongs"]:
+            outcome.failures.append(f"the neighbour's answers: {outcome.answers['wrong']}")
         return
     if outcome.exit_code is not None:
         outcome.failures.append(f"the server ended with {outcome.exit_code}")

@@ -337,7 +337,8 @@ CASES = [
     case("json-at-once", "JSON: 32 bodies of 8 MiB at once", many_large_at_once, refusals=True, peak_mib=2 * MEMORY_MIB + 128),
     case("http-gzip-inputs", "24 MiB of empty `inputs`, gzip", http(
         M, lambda: gzip.compress(b'{"inputs":[' + b"{}," * (8 * MIB)), headers={"Content-Encoding": "gzip"})),
-    case("http-gzip-spaces", "60 MiB of spaces, gzip", http(M, lambda: gzip.compress(b" " * (60 * MIB)), headers={"Content-Encoding": "gzip"})),
+    case("http-gzip-spaces", "60 MiB of spaces, gzip", http(
+        M, lambda: gzip.compress(b" " * (60 * MIB)), headers={"Content-Encoding": "gzip"})),
     case("http2-bodies", "HTTP/2: 100 bodies of 1 MiB that never end, on one connection", http2_bodies, refusals=True),
     case("slow-bodies", "HTTP: 40 bodies of 4 MiB that lack their last byte", slow_bodies, refusals=True),
     case("generate-text", "`generate` with a member of 24 MiB", http(

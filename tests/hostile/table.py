@@ -15,8 +15,9 @@ os.environ.setdefault("SKEP_BINARY", "/bin/true")
 
 import cases  # noqa: E402
 
-STALL_S = 0.3
+STALL_S = 0.5
 HANG_S = 5
+LONGEST = 100
 
 
 def of_signal(code):
@@ -27,19 +28,32 @@ def seconds(found):
     return (found["max_us"] or 0) / 1e6
 
 
+def said(attack):
+    """What an attack's failure says of the server."""
+    text = attack.removeprefix("AssertionError: ").split("\n")[0]
+    if "panicked" in attack:
+        return "a panic"
+    if text.startswith(("served with 200", "(200, ")) or text == "a success":
+        return "served all the same"
+    if "still running" in text:
+        return "did not stop"
+    if text.startswith("not after "):
+        return f"never: {text.split(' s: ', 1)[1]}"
+    if "TimeoutError" in text or "no answer" in text:
+        return f"no answer within {HANG_S} s"
+    return text[:LONGEST]
+
+
 def told(row, ends):
     """One row of a report in a few words."""
-    parts = []
     attack = next((text for text in row["failures"] if text.startswith("attack: ")), "").removeprefix("attack: ")
     if row["ended_by_test_mib"]:
-        return f"grew until the test ended it at {row['ended_by_test_mib']} MiB"
+        return f"grew until the test ended it, at {row['ended_by_test_mib']} MiB"
     if row["exit_code"] is not None and not ends:
         return of_signal(row["exit_code"])
-    if "TimeoutError" in attack or "no answer" in attack or "not after" in attack or "still running" in attack:
-        parts.append("hung: " + ("no answer" if "not after" not in attack else attack.split("s: ", 1)[1].split("\n")[0] + ": never"))
-    elif attack:
-        parts.append(attack.removeprefix("AssertionError: ").split("\n")[0][:110])
-    if (waited := seconds(row["answers"])) >= HANG_S:
+    parts = [said(attack)] if attack else []
+    waited = seconds(row["answers"])
+    if waited >= HANG_S:
         parts.append("the neighbour had no answer")
     elif max(waited, seconds(row["health"])) >= STALL_S:
         parts.append(f"stalled for {max(waited, seconds(row['health'])):.1f} s")
@@ -47,20 +61,23 @@ def told(row, ends):
         parts.append(f"grew by {row['growth_mib']} MiB")
     if any("still there" in text for text in row["failures"]):
         parts.append(f"{row['left_mib']} MiB stayed")
-    if not parts:
-        return "all right"
-    return "; ".join(parts)
+    return "; ".join(parts) or "all right"
 
 
 def from_report(path):
     ends = {case.id: case.ends for case in cases.ALL}
     rows = (json.loads(line) for line in Path(path).read_text().splitlines())
     found = {row["id"]: told(row, ends.get(row["id"], False)) for row in rows}
-    print('"""What the server did on 88f05dd, case by case: measured with `HOSTILE_REPORT`, on two cores with 24 GiB."""\n')
-    print(f"ON_88F05DD = {pprint.pformat(found, width=118, sort_dicts=False)}")
+    print('"""What the server did on 88f05dd, case by case: measured with `HOSTILE_REPORT`, on two shared cores, 24 GiB."""\n')
+    print("ON_88F05DD = {")
+    for case in cases.ALL:
+        print(f"    {json.dumps(case.id)}: {json.dumps(found.get(case.id, 'not measured'))},")
+    print("}")
 
 
 def main():
+    # `table.py | head` ends quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     if len(sys.argv) > 1:
         return from_report(sys.argv[1])
     print(f"{len(cases.ALL)} cases.")
@@ -70,7 +87,8 @@ def main():
         for case in cases.ALL:
             if case.kind == kind:
                 before = cases.ON_88F05DD.get(case.id, "not measured").replace("|", "\\|")
-                print(f"| `{case.id}` | {case.what.replace('|', chr(92) + '|')} | {case.peak_mib} MiB | {before} |")
+                what = case.what.replace("|", "\\|")
+                print(f"| `{case.id}` | {what} | {case.peak_mib} MiB | {before} |")
     return None
 
 

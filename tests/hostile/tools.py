@@ -62,7 +62,7 @@ def floats(name, shape, value=1.0):
 
 def refused(answer):
     """An error in order, or a closed connection; not a success, not a hang."""
-    assert answer is None or 400 <= answer.status < 600, (answer.status, answer.body[:200])
+    assert answer is None or 400 <= answer.status < 600, f"served with {answer.status}: {answer.body[:200]}"
     return status(answer)
 
 

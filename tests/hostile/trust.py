@@ -378,7 +378,8 @@ def case(id, what, setup, attack, **more):
 THREAD = Setup("trust-thread", two_models(False), FLAGS, prepare=bake)
 WORKER = Setup("trust-worker", two_models(True), FLAGS, prepare=bake)
 NO_STORE = Setup("trust-no-store", two_models(False), FLAGS, prepare=bake_without_store)
-NODE = Setup("trust-node", two_models(False), tuple(flag for flag in FLAGS if "store-keep" not in flag), prepare=with_daemon)
+NODE_FLAGS = tuple(flag for flag in FLAGS if "store-keep" not in flag)
+NODE = Setup("trust-node", two_models(False), NODE_FLAGS, prepare=with_daemon)
 
 CASES = [
     case("form-under-another-key", "each of two forms copied over the other's key", THREAD, changed(swap)),
