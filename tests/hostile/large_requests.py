@@ -41,12 +41,24 @@ SETUP = Setup(
 M = "/v2/models/m/infer"
 
 
+class Made:
+    """The last body that was made, for an attack that is repeated: making it takes longer than sending it."""
+
+    by, body = None, None
+
+    @classmethod
+    def of(cls, make):
+        if cls.by is not make:
+            cls.by, cls.body = make, make()
+        return cls.body
+
+
 def grpc_infer(message):
-    return lambda stage: grpc_refused(call(stage, "ModelInfer", message()))
+    return lambda stage: grpc_refused(call(stage, "ModelInfer", Made.of(message)))
 
 
 def http(path, body, check=refused, headers=None):
-    return lambda stage: check(post(stage.http, path, body(), headers))
+    return lambda stage: check(post(stage.http, path, Made.of(body), headers))
 
 
 def listed(member, piece):
