@@ -62,9 +62,6 @@ def play(stage, case):
         outcome.said = str(case.attack(stage))[:500]
     except Exception as error:  # noqa: BLE001: whatever an attack meets is its outcome.
         outcome.failures.append(f"attack: {type(error).__name__}: {error}"[:1500])
-        # A client may learn of the server's end before the server's parent does.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            stage.server.process.wait(0.5)
     outcome.seconds = round(time.monotonic() - began, 2)
     if not case.ends and stage.alive():
         after(stage, case, outcome, first)
@@ -72,6 +69,10 @@ def play(stage, case):
     outcome.answers, outcome.health = seen["answers"], seen["health"]
     outcome.first_mib = first // MIB
     outcome.growth_mib = stage.memory.growth() // MIB
+    if outcome.failures:
+        # Clients may learn of the server's end before its parent does.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            stage.server.process.wait(1)
     outcome.exit_code = stage.server.process.poll()
     if stage.memory.ended_for:
         outcome.ended_by_test_mib = stage.memory.ended_for // MIB
@@ -82,6 +83,9 @@ def play(stage, case):
 def after(stage, case, outcome, first):
     """What holds again once the attack is over."""
     try:
+        if case.refusals:
+            # What the attacker held is free as soon as the server has seen that it is gone.
+            stage.wait(lambda: stage.asked() == 200, "the neighbour is served again")
         stage.healthy()
     except Exception as error:  # noqa: BLE001: as above.
         outcome.failures.append(f"afterwards: {type(error).__name__}: {error}"[:1500])

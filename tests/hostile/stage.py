@@ -205,9 +205,16 @@ class Stage:
             self.beside.stdout.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def _ask(self):
+        return infer(self.server, neighbour.MODEL, [tensor("x", "FP32", [1, 4], [1, 2, 3, 4])])
+
+    def asked(self):
+        """The status of the neighbour's answer."""
+        return self._ask().status
+
     def ask(self):
-        """The neighbour, once, on a connection of its own."""
-        answer = infer(self.server, neighbour.MODEL, [tensor("x", "FP32", [1, 4], [1, 2, 3, 4])])
+        """The neighbour, once, on a connection of its own: its answer is right."""
+        answer = self._ask()
         assert answer.status == 200, answer.body[:300]
         assert answer.json["outputs"][0]["data"] == [2, 3, 4, 5], answer.body[:300]
 

@@ -160,6 +160,20 @@ def until_closed(connection, what="the connection"):
     return received
 
 
+ESTABLISHED = "01"
+
+
+def still_served(connections):
+    """How many of these connections the server has not closed, whatever of that the client has read."""
+    ports = {connection.getsockname()[1] for connection in connections}
+    count = 0
+    with open("/proc/net/tcp") as table:
+        for line in list(table)[1:]:
+            _, _, remote, state, *_ = line.split()
+            count += state == ESTABLISHED and int(remote.split(":")[1], 16) in ports
+    return count
+
+
 class Deaf(Http2):
     """Acknowledges pings and opens no window."""
 
