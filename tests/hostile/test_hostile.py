@@ -26,7 +26,9 @@ def test_hostile(case, stages):
         with open(REPORT, "a") as report:
             report.write(json.dumps({"kind": case.kind, **outcome.json(), "log": said}) + "\n")
         return
-    assert outcome.failures == [], outcome
+    if outcome.failures:
+        told = "\n".join(outcome.failures)
+        pytest.fail(f"{case.what}\n{told}\nthe attacker was told: {outcome.said}\n{outcome}", pytrace=False)
 
 
 def test_every_case_says_what_88f05dd_did():
