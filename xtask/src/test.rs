@@ -88,7 +88,7 @@ fn wire(root: &Path) -> Result<()> {
         cargo().args(["build", "--package", "skep", "--locked"]),
     )?;
     // One process each: the browser's driver leaves an event loop behind, in which asyncio clients cannot run.
-    for tests in ["tests/wire", "tests/page"] {
+    for tests in ["tests/wire", "tests/hostile", "tests/page"] {
         let mut pytest = Command::new(setup::python(root));
         pytest.args(["-m", "pytest", "-q", "-ra", tests]);
         pytest
