@@ -13,7 +13,7 @@ use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_store::Tenant;
-use skep_tensor::Tensor;
+use skep_tensor::{MemoryBudget, Tensor};
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
 use crate::{
@@ -61,6 +61,9 @@ pub struct LoadOptions {
     pub weights: Option<Weights>,
     /// What a worker process may take to load a model, or to bake it; none for as long as it likes.
     pub sandbox_load_limit: Option<Duration>,
+    /// The bound on the memory of requests, which the edges charge with what comes in and goes out and runs with what they
+    /// need in between; none where nobody bounds it.
+    pub request_memory: Option<Arc<MemoryBudget>>,
 }
 
 impl LoadOptions {

@@ -56,6 +56,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             cpu: Some(Arc::new(Device::new(1))),
             weights: None,
             sandbox_load_limit: None,
+            request_memory: None,
         },
         load_threads: 2,
         control: if explicit {

@@ -165,6 +165,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             cpu: Some(Arc::new(Device::new(slots))),
             weights: None,
             sandbox_load_limit: None,
+            request_memory: None,
         },
         load_threads: 2,
         control: Control::Explicit,

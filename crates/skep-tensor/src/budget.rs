@@ -113,6 +113,21 @@ impl Charge {
         Ok(())
     }
 
+    /// Whether `bytes` could ever fit, with nothing else in use.
+    ///
+    /// # Errors
+    /// [`OverBudget`] when they are more than the whole bound.
+    pub fn could_hold(&self, bytes: usize) -> Result<(), OverBudget> {
+        match &self.budget {
+            Some(budget) if bytes > budget.limit => Err(OverBudget {
+                bytes,
+                used: budget.used(),
+                limit: budget.limit,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives `bytes` of it back before its end; at most what it holds.
     pub fn give_back(&self, bytes: usize) {
         let take = |held: usize| Some(held.saturating_sub(bytes));
@@ -131,6 +146,34 @@ impl Charge {
         if let Some(budget) = &self.budget {
             budget.give_back(held);
         }
+    }
+
+    /// Gives back what it holds beyond `bytes`.
+    pub fn shrink_to(&self, bytes: usize) {
+        let held = self.bytes.fetch_min(bytes, Ordering::Relaxed);
+        if let Some(budget) = &self.budget {
+            budget.give_back(held.saturating_sub(bytes));
+        }
+    }
+
+    /// Moves `bytes` of it, at most what it holds, into a charge of their own.
+    #[must_use]
+    pub fn split(&self, bytes: usize) -> Self {
+        let take = |held: usize| Some(held.saturating_sub(bytes));
+        let held = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .unwrap_or(0);
+        Self {
+            budget: self.budget.clone(),
+            bytes: AtomicUsize::new(held.min(bytes)),
+        }
+    }
+
+    /// Takes over all that `other`, a charge against the same budget, holds.
+    pub fn absorb(&self, other: &Self) {
+        let held = other.bytes.swap(0, Ordering::Relaxed);
+        self.bytes.fetch_add(held, Ordering::Relaxed);
     }
 
     /// A charge against the same budget that holds nothing yet.
@@ -178,6 +221,25 @@ mod tests {
         drop(first);
         assert_eq!(second.add(6), Ok(()));
         second.clear();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_held_moves_without_being_taken_again() {
+        let budget = MemoryBudget::new(10);
+        let first = budget.charge();
+        assert_eq!(first.add(10), Ok(()));
+        let second = first.split(4);
+        assert_eq!((first.bytes(), second.bytes(), budget.used()), (6, 4, 10));
+        let third = first.split(100);
+        assert_eq!((first.bytes(), third.bytes()), (0, 6));
+        second.absorb(&third);
+        drop(third);
+        assert_eq!((second.bytes(), budget.used()), (10, 10));
+        second.shrink_to(3);
+        second.shrink_to(5);
+        assert_eq!((second.bytes(), budget.used()), (3, 3));
+        drop(second);
         assert_eq!(budget.used(), 0);
     }
 

@@ -54,6 +54,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         cpu: None,
         weights: Some(in_process(cache)),
         sandbox_load_limit: None,
+        request_memory: None,
     };
     let backends = backends::all(args.onnxruntime_library.clone(), false);
     let mut rows = Vec::new();

@@ -78,6 +78,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         // A check leaves nothing behind.
         weights: None,
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
+        request_memory: None,
     };
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);
