@@ -232,7 +232,11 @@ impl Server {
             }
         }
         if let Some(opened) = self.metrics {
-            let metrics = Metrics::new(Arc::clone(&self.shared.runtime), self.metrics_options);
+            let metrics = Metrics::new(
+                Arc::clone(&self.shared.runtime),
+                self.metrics_options,
+                Arc::clone(&self.limits.request_memory),
+            );
             let sampling = Arc::clone(&metrics).keep_sampling();
             let slots = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
             let router = metrics::router(metrics);

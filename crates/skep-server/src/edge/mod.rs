@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listen      the port; accepts while there is room, backs off when the system is out of descriptors
-//! tls         certificates and keys into what a handshake needs
+//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect
 //! stream      a connection's bytes, plain or encrypted; notes when bytes move and when they do not
 //! connection  handshake, protocol, then hyper's connection over HTTP/1.1
 //! http2       a connection over HTTP/2: a task a request, each answer at the pace of its own window
@@ -19,6 +19,7 @@
 
 mod activity;
 mod body;
+mod client_certificates;
 mod connection;
 mod deadline;
 mod exchange;

@@ -6,7 +6,7 @@
 //!
 //! Source: Triton, "Generate Extension"; forms as Triton 2.51 answers.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap, fmt, sync::Arc};
 
 use axum::{
     extract::State,
@@ -31,7 +31,9 @@ use super::{
     infer::MAX_INLINE_JSON_BYTES,
     json_response,
     lean::{self, Leaf, Name},
-    parameters, request, response,
+    parameters,
+    request::{self, Unparsed},
+    response,
 };
 use crate::{api, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, server::Shared};
 
@@ -203,11 +205,15 @@ pub(super) fn decode(
     charge: &Charge,
 ) -> Result<InferRequest, ApiError> {
     let document = Document::new(body);
-    // Text with bare specials is copied once.
-    charge.add(body.len())?;
-    let Members(members) = document
-        .parse(serde_json::from_slice)
-        .map_err(|error| request::json_error(&error))?;
+    let copied_bytes = Cell::new(0);
+    let parsed = document.parse_within(serde_json::from_slice, |bytes| {
+        copied_bytes.set(bytes);
+        charge.add(bytes).map_err(Unparsed::NoMemory)
+    });
+    let Members(members) = parsed.map_err(|unparsed| match unparsed {
+        Unparsed::Json(error) => request::json_error(&error),
+        Unparsed::NoMemory(over) => over.into(),
+    })?;
     let mut mapping = Mapping {
         document: &document,
         model: config.name().as_str(),
@@ -239,7 +245,7 @@ pub(super) fn decode(
             key => mapping.member(key, value)?,
         }
     }
-    charge.give_back(body.len());
+    charge.give_back(copied_bytes.get());
     Ok(mapping.request)
 }
 

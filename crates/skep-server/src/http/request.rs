@@ -2,13 +2,13 @@
 //!
 //! Source: Open Inference Protocol, "Inference Request JSON Object"; Triton's "Binary Tensor Data Extension".
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::Cell};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use skep_runtime::{InferRequest, NamedTensor};
-use skep_tensor::{Charge, Tensor};
+use skep_tensor::{Charge, OverBudget, Tensor};
 use skep_types::{DataType, Shape};
 use skep_wire::{
     WireError,
@@ -106,20 +106,22 @@ pub(super) fn decode(
         ))
     })?;
     let document = Document::new(json);
-    // Text with bare specials is copied once.
-    let copied_bytes = if json_bytes > UNCHARGED_BYTES {
-        json_bytes
-    } else {
-        0
-    };
-    charge.add(copied_bytes)?;
-    let parsed: RequestJson<'_> = document
-        .parse(|json| match str::from_utf8(json) {
+    let copied_bytes = Cell::new(0);
+    let parsed: Result<RequestJson<'_>, Unparsed> = document.parse_within(
+        |json| match str::from_utf8(json) {
             // Checked once, instead of string by string.
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(json),
-        })
-        .map_err(|error| fault::find(&document, &error))?;
+        },
+        |bytes| {
+            copied_bytes.set(bytes);
+            charge.add(bytes).map_err(Unparsed::NoMemory)
+        },
+    );
+    let parsed = parsed.map_err(|unparsed| match unparsed {
+        Unparsed::Json(error) => fault::find(&document, &error),
+        Unparsed::NoMemory(over) => over.into(),
+    })?;
     let mut binary = Binary {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
@@ -160,8 +162,17 @@ pub(super) fn decode(
     }
     // What an output says of itself goes before; one that says nothing travels as JSON.
     wanted.all_binary = binary_output && request.outputs.is_empty();
-    charge.give_back(copied_bytes);
+    charge.give_back(copied_bytes.get());
     Ok(Decoded { request, wanted })
+}
+
+/// Why a document is not parsed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unparsed {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    NoMemory(OverBudget),
 }
 
 pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
