@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use skep_tensor::{Refused, RunCharge};
+
 use crate::{
     Recording, RunPlan,
     region::Region,
@@ -32,6 +34,8 @@ pub struct Outcome {
     pub unplanned: u64,
     /// Blocks of the arena are still in use: their memory stays theirs.
     pub outlived: bool,
+    /// The first block that the run might not take; it got a null pointer.
+    pub refused: Option<Refused>,
 }
 
 /// An arena: memory of planned runs that is kept from one to the next.
@@ -68,28 +72,34 @@ impl Arena {
         }
     }
 
-    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says. If there is no memory for the plan, the
-    /// heap serves it, as a deviation at block 0. Runs do not nest: within one, another has none.
-    pub fn run<T>(&mut self, how: Use<'_>, run: impl FnOnce() -> T) -> (T, Outcome) {
-        let mut refused = None;
+    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there is no
+    /// memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another has none.
+    pub fn run<T>(
+        &mut self,
+        how: Use<'_>,
+        charge: RunCharge,
+        run: impl FnOnce() -> T,
+    ) -> (T, Outcome) {
+        let mut without_plan = None;
         let (mut region, mut recorded) = (None, None);
         match how {
             Use::Heap => {}
             Use::Record => recorded = Some(Recorded::default()),
             Use::Replay(plan) => {
                 region = self.prepare(plan);
-                refused = region.is_none().then_some(0);
+                without_plan = region.is_none().then_some(0);
             }
         }
-        let scope = Scope::enter(scope::Run::new(region.clone(), recorded));
+        let scope = Scope::enter(scope::Run::new(region.clone(), recorded, charge));
         let result = run();
         let mut run = scope.leave();
         let mut outcome = Outcome {
             peak: run.peak,
             recording: run.recorded.as_mut().and_then(Recorded::finish),
-            deviation: refused,
+            deviation: without_plan,
             unplanned: run.unplanned,
             outlived: false,
+            refused: run.refused,
         };
         if let Some(region) = region {
             outcome.deviation = region.deviation();
@@ -152,6 +162,12 @@ mod tests {
     };
 
     use super::*;
+
+    fn free_of_charge() -> RunCharge {
+        RunBound::default().begin(0)
+    }
+    use skep_tensor::{Limit, RunBound};
+
     use crate::{free, malloc, region::is_mapped};
 
     /// Allocates and frees as two tensors do that follow each other beside a third; fills what it gets.
@@ -185,7 +201,7 @@ mod tests {
     const SIZES: [usize; 3] = [3000, 5000, 2000];
 
     fn planned(arena: &mut Arena) -> Arc<RunPlan> {
-        let ((), outcome) = arena.run(Use::Record, || run(SIZES));
+        let ((), outcome) = arena.run(Use::Record, free_of_charge(), || run(SIZES));
         let recording = outcome.recording.expect("a recording");
         assert_eq!((recording.peak(), outcome.peak), (8000, 8000));
         let places = [Some(0), Some(3008), Some(0)];
@@ -198,7 +214,7 @@ mod tests {
         let plan = planned(&mut arena);
         assert_eq!(arena.reserved(), 0);
         for _ in 0..3 {
-            let ((), outcome) = arena.run(Use::Replay(&plan), || {
+            let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
                 run(SIZES);
                 assert_eq!(malloc(0), std::ptr::null_mut());
             });
@@ -212,19 +228,49 @@ mod tests {
     }
 
     #[test]
+    fn a_run_gets_no_more_than_it_may_take() {
+        let mut arena = Arena::new();
+        let plan = planned(&mut arena);
+        let bound = RunBound {
+            limit_bytes: Some(7_999),
+            budget: None,
+        };
+        for how in [Use::Heap, Use::Record, Use::Replay(&plan)] {
+            let ((), outcome) = arena.run(how, bound.begin(0), || {
+                let first = malloc(3000);
+                assert!(malloc(5000).is_null() && malloc(usize::MAX).is_null());
+                let second = malloc(4999);
+                assert!(!first.is_null() && !second.is_null(), "{how:?}");
+                // SAFETY: live, and not used again.
+                unsafe {
+                    free(first);
+                    free(second);
+                }
+            });
+            let refused = outcome.refused.expect("refused");
+            assert_eq!((refused.bytes, refused.limit), (8000, Limit::Model(7_999)));
+            assert_eq!(outcome.peak, 7_999);
+        }
+        let ((), outcome) = arena.run(Use::Heap, bound.begin(0), || run([3000, 4999, 100]));
+        assert_eq!(outcome.refused, None);
+    }
+
+    #[test]
     fn a_run_that_deviates_is_served_by_the_heap_and_says_so() {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
-        let ((), outcome) = arena.run(Use::Replay(&plan), || run([3000, 5001, 2000]));
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
+            run([3000, 5001, 2000])
+        });
         assert_eq!((outcome.deviation, outcome.unplanned), (Some(1), 2));
-        let ((), outcome) = arena.run(Use::Replay(&plan), || {
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
             run(SIZES);
             run(SIZES);
         });
         assert_eq!((outcome.deviation, outcome.unplanned), (Some(3), 3));
-        let ((), outcome) = arena.run(Use::Replay(&plan), || ());
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || ());
         assert_eq!((outcome.deviation, outcome.unplanned), (Some(0), 0));
-        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, None, "the next one is planned again");
     }
 
@@ -233,7 +279,7 @@ mod tests {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
         let kept = |arena: &mut Arena| {
-            let (block, outcome) = arena.run(Use::Replay(&plan), || {
+            let (block, outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
                 let block = malloc(3000);
                 // SAFETY: so many bytes are ours.
                 unsafe { block.write_bytes(7, 3000) };
@@ -243,7 +289,7 @@ mod tests {
             block
         };
         let (first, second) = (kept(&mut arena), kept(&mut arena));
-        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, None);
         drop(arena);
         for block in [first, second] {
@@ -283,12 +329,12 @@ mod tests {
         let end = |block: usize| unsafe { free(block as *mut u8) };
 
         let mut arena = Arena::new();
-        let ((), outcome) = arena.run(Use::Record, || end(run()[1]));
+        let ((), outcome) = arena.run(Use::Record, free_of_charge(), || end(run()[1]));
         let recording = outcome.recording.expect("a recording");
         let places = [Some(0), Some(4 * page as u64 + 64)];
         let plan = Arc::new(RunPlan::new(&recording, &places).expect("a plan"));
         for how in [Use::Record, Use::Replay(&plan)] {
-            let ([freed, kept], _) = arena.run(how, run);
+            let ([freed, kept], _) = arena.run(how, free_of_charge(), run);
             assert!(of(freed).iter().all(|byte| *byte == 0), "{how:?}");
             assert!(of(kept).iter().all(|byte| *byte == 7), "{how:?}");
             end(kept);
@@ -301,7 +347,7 @@ mod tests {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
         let left = catch_unwind(AssertUnwindSafe(|| {
-            arena.run(Use::Replay(&plan), || {
+            arena.run(Use::Replay(&plan), free_of_charge(), || {
                 std::panic::panic_any(malloc(3000) as usize);
             })
         }));
@@ -309,7 +355,7 @@ mod tests {
             .expect_err("a panic")
             .downcast::<usize>()
             .expect("an address");
-        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, None, "in a region of its own");
         // SAFETY: the block of the panic is live, and not used again.
         unsafe { free(block as *mut u8) };
@@ -324,7 +370,8 @@ mod tests {
                     let mut arena = Arena::new();
                     let plan = planned(&mut arena);
                     for _ in 0..200 {
-                        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+                        let ((), outcome) =
+                            arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
                         assert_eq!((outcome.deviation, outcome.peak), (None, 8000));
                     }
                 });
@@ -337,7 +384,7 @@ mod tests {
     fn what_other_threads_hold_of_earlier_runs_stays_theirs() {
         let [first, second, third] = SIZES;
         let kept = |how: Use<'_>, arena: &mut Arena, with: u8| {
-            let (blocks, _) = arena.run(how, || {
+            let (blocks, _) = arena.run(how, free_of_charge(), || {
                 let blocks = [first, second].map(|size| (malloc(size), size));
                 for (block, size) in blocks {
                     // SAFETY: so many bytes are ours.
@@ -361,7 +408,8 @@ mod tests {
                         for block in kept(hows[step % 3], &mut arena, step as u8 ^ producer) {
                             sender.send(block).expect("somebody listens");
                         }
-                        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+                        let ((), outcome) =
+                            arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
                         assert_eq!(outcome.deviation, None);
                     }
                 });
@@ -388,11 +436,11 @@ mod tests {
     #[test]
     fn a_plan_that_no_memory_can_hold_is_served_by_the_heap() {
         let mut arena = Arena::new();
-        let ((), outcome) = arena.run(Use::Record, || run(SIZES));
+        let ((), outcome) = arena.run(Use::Record, free_of_charge(), || run(SIZES));
         let recording = outcome.recording.expect("a recording");
         let far = [Some(0), Some(1 << 60), None];
         let plan = Arc::new(RunPlan::new(&recording, &far).expect("a plan"));
-        let ((), outcome) = arena.run(Use::Replay(&plan), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, Some(0));
     }
 }

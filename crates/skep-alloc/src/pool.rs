@@ -118,6 +118,8 @@ impl Drop for Need {
 
 #[cfg(test)]
 mod tests {
+    use skep_tensor::RunBound;
+
     use super::*;
     use crate::{Event, Recording, RunPlan, Use};
 
@@ -126,7 +128,7 @@ mod tests {
         let recording = Recording::new(vec![Event::Malloc(bytes), Event::Free(0)]);
         let recording = recording.expect("a recording");
         let plan = Arc::new(RunPlan::new(&recording, &[Some(0)]).expect("a plan"));
-        arena.run(Use::Replay(&plan), || ());
+        arena.run(Use::Replay(&plan), RunBound::default().begin(0), || ());
         arena
     }
 

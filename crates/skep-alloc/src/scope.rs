@@ -6,6 +6,8 @@
 
 use std::{cell::RefCell, ptr, sync::Arc};
 
+use skep_tensor::{Refused, RunCharge};
+
 use crate::{Recording, heap, load, recording::Recorder, region, region::Region, replay::Place};
 
 /// The run of a thread: one that has neither takes its blocks from the heap.
@@ -20,6 +22,10 @@ pub(crate) struct Run {
     pub(crate) peak: u64,
     /// Blocks that came from the heap although the run has a plan.
     pub(crate) unplanned: u64,
+    /// What it may take.
+    charge: RunCharge,
+    /// The first block that it might not take. The runtime ends the run then, in whatever way it has.
+    pub(crate) refused: Option<Refused>,
 }
 
 /// What is written down of a run, and its memory, which goes back to the system when the run ends.
@@ -79,16 +85,26 @@ pub(crate) fn install(run: Option<Run>) -> Option<Run> {
 }
 
 impl Run {
-    pub(crate) fn new(region: Option<Arc<Region>>, recorded: Option<Recorded>) -> Self {
+    pub(crate) fn new(
+        region: Option<Arc<Region>>,
+        recorded: Option<Recorded>,
+        charge: RunCharge,
+    ) -> Self {
         Self {
             region,
             recorded,
+            charge,
             ..Self::default()
         }
     }
 
     fn malloc(&mut self, size: usize) -> *mut u8 {
         let bytes = size as u64;
+        // Before a place is taken: address space is to be had for what no machine could fill.
+        if let Err(refused) = self.charge.admit(self.in_use.saturating_add(bytes)) {
+            self.refused.get_or_insert(refused);
+            return ptr::null_mut();
+        }
         let planned = match self.region.as_ref().map(|region| region.malloc(bytes)) {
             Some(Ok(block)) => Some(block.as_ptr()),
             Some(Err(place)) => {
@@ -127,7 +143,7 @@ impl Run {
 }
 
 /// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none. Null for
-/// 0 bytes, and when there is no memory. Never panics.
+/// 0 bytes, when there is no memory, and when the run may not take so much. Never panics.
 #[must_use]
 pub fn malloc(size: usize) -> *mut u8 {
     if size == 0 {

@@ -157,6 +157,7 @@ fn try_run(backend: &dyn Backend, test: &NodeTest) -> Outcome {
         config: &conformance::config(backend.name(), ""),
         threads: NonZeroUsize::MIN,
         weights: None,
+        request_memory: None,
     });
     let mut instance = match model.and_then(|m| m.instance()) {
         Ok(instance) => instance,

@@ -1,8 +1,9 @@
 //! A loaded model, and its instances.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use rten::{NodeId, RunErrorKind, RunOptions, ThreadPool, ValueOrView};
+use rustix::time::{ClockId, clock_gettime};
 use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, check_run};
 use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
@@ -37,12 +38,15 @@ impl Model for EmbeddedModel {
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
-        let pool = ThreadPool::with_num_threads(self.threads);
+        let pool = Arc::new(ThreadPool::with_num_threads(self.threads));
         let scratch = self.inputs.iter().map(|_| Scratch::default()).collect();
         Ok(Box::new(EmbeddedInstance {
-            options: RunOptions::default().with_thread_pool(Some(Arc::new(pool))),
+            options: RunOptions::default().with_thread_pool(Some(Arc::clone(&pool))),
             wanted: Vec::new(),
             scratch,
+            pool: (self.threads > 1).then_some(pool),
+            runs: 0,
+            cpu_time: None,
             model: self,
         }))
     }
@@ -54,6 +58,24 @@ struct EmbeddedInstance {
     options: RunOptions,
     wanted: Vec<NodeId>,
     scratch: Vec<Scratch>,
+    /// The engine's threads; `None` where there is one, whose time is a run's.
+    pool: Option<Arc<ThreadPool>>,
+    runs: u32,
+    /// CPU time of the last run, where it was measured.
+    cpu_time: Option<Duration>,
+}
+
+/// The first runs of an instance are measured, and then one in so many: it wakes every thread.
+const FIRST_RUNS: u32 = 8;
+const EVERY_RUNS: u32 = 64;
+
+/// CPU time of all threads of a pool since they began.
+fn cpu_time(pool: &ThreadPool) -> Duration {
+    let times = pool.run(|| rayon::broadcast(|_| clock_gettime(ClockId::ThreadCPUTime)));
+    let times = times
+        .into_iter()
+        .filter_map(|time| Duration::try_from(time).ok());
+    times.sum()
 }
 
 impl Instance for EmbeddedInstance {
@@ -76,21 +98,31 @@ impl Instance for EmbeddedInstance {
         self.wanted.clear();
         self.wanted
             .extend(outputs.iter().map(|slot| model.outputs[slot.index()]));
+        let is_due = self.runs < FIRST_RUNS || self.runs.is_multiple_of(EVERY_RUNS);
+        self.runs = self.runs.wrapping_add(1);
+        let measured = self.pool.as_deref().filter(|_| is_due);
+        let before = measured.map(cpu_time);
         let results = model
             .loaded
             .engine()
-            .run(values, &self.wanted, Some(self.options.clone()))
-            .map_err(|error| {
-                let kind = match error.kind() {
-                    RunErrorKind::InvalidInput => ErrorKind::InvalidArgument,
-                    _ => ErrorKind::Internal,
-                };
-                BackendError::new(kind, format!("embedded engine: {error}"))
-            })?;
+            .run(values, &self.wanted, Some(self.options.clone()));
+        let took = measured.zip(before);
+        self.cpu_time = took.map(|(pool, before)| cpu_time(pool).saturating_sub(before));
+        let results = results.map_err(|error| {
+            let kind = match error.kind() {
+                RunErrorKind::InvalidInput => ErrorKind::InvalidArgument,
+                _ => ErrorKind::Internal,
+            };
+            BackendError::new(kind, format!("embedded engine: {error}"))
+        })?;
         for (slot, value) in outputs.iter_mut().zip(results) {
             let spec = &model.signature.outputs[slot.index()];
             slot.fill(convert::output(&spec.name, spec.datatype, value)?);
         }
         Ok(())
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
     }
 }

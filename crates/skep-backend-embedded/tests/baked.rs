@@ -42,6 +42,7 @@ fn with_request<T>(
         config: &config("embedded", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
+        request_memory: None,
     })
 }
 

@@ -47,6 +47,7 @@ fn load(
         config: &config(backend.name(), ""),
         threads: NonZeroUsize::MIN,
         weights: None,
+        request_memory: None,
     };
     backend.load(&request)?.instance()
 }

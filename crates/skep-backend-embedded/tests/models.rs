@@ -20,6 +20,7 @@ fn load_at(path: &Path) -> Result<Arc<dyn Model>, BackendError> {
         config: &config("embedded", ""),
         threads: NonZeroUsize::MIN,
         weights: None,
+        request_memory: None,
     })
 }
 

@@ -220,7 +220,7 @@ impl MockModel {
         let elements = shape.element_count();
         let data = match (datatype.element_size(), self.script.output) {
             (Some(size), _) => {
-                let mut buffer = AlignedBuffer::zeroed(elements * size);
+                let mut buffer = AlignedBuffer::try_zeroed(elements.saturating_mul(size))?;
                 fixed(&mut buffer);
                 buffer.freeze()
             }

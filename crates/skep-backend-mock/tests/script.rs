@@ -33,6 +33,7 @@ fn load(text: &str) -> Result<Arc<dyn Model>, BackendError> {
         config: &config("mock", text),
         threads: NonZeroUsize::MIN,
         weights: None,
+        request_memory: None,
     })
 }
 

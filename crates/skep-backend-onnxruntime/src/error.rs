@@ -3,6 +3,7 @@
 use std::fmt;
 
 use skep_backend::{BackendError, ErrorKind};
+use skep_tensor::Refused;
 
 use crate::ffi::{ApiError, Code};
 
@@ -24,15 +25,31 @@ pub(crate) fn load(path: &std::path::Path, error: ApiError) -> BackendError {
 pub(crate) fn run(error: ApiError) -> BackendError {
     let kind = match error.code {
         Code::INVALID_ARGUMENT => ErrorKind::InvalidArgument,
+        Code::NO_MEMORY => return BackendError::new(ErrorKind::Exhausted, error.message),
+        _ if lacks_memory(&error.message) => ErrorKind::Exhausted,
         _ => ErrorKind::Internal,
     };
     BackendError::new(kind, format!("ONNX Runtime: {}", error.message))
 }
 
+/// Whether the library says that it has no memory of its own, or that C++ has none.
+fn lacks_memory(message: &str) -> bool {
+    message.contains("bad_alloc") || message.contains("Failed to allocate memory")
+}
+
+/// A run that was not given what it asked for.
+pub(crate) fn refused(refused: Refused) -> ApiError {
+    ApiError {
+        code: Code::NO_MEMORY,
+        message: refused.to_string(),
+    }
+}
+
 /// Whether a run may have failed because prepared memory has another shape than the output.
 pub(crate) fn may_be_output_shape(error: &ApiError) -> bool {
     // Any text, since it differs among versions: a run that fails by the request's fault is only run twice.
-    error.code == Code::INVALID_ARGUMENT || error.message.to_ascii_lowercase().contains("shape")
+    error.code == Code::INVALID_ARGUMENT
+        || error.code != Code::NO_MEMORY && error.message.to_ascii_lowercase().contains("shape")
 }
 
 /// The library gave something that does not fit together.

@@ -48,6 +48,7 @@ use skep_backend::{
 };
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
+use skep_tensor::RunBound;
 use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
@@ -124,6 +125,7 @@ impl Backend for OnnxRuntime {
             config,
             threads,
             weights,
+            ..
         } = *request;
         // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
         let named: Vec<&str> = config.fed_inputs().collect();
@@ -131,7 +133,8 @@ impl Backend for OnnxRuntime {
             execution: config.execution(),
             threads,
         };
-        let model = self.open(file, &named, setting, weights)?;
+        let mut model = self.open(file, &named, setting, weights)?;
+        model.bound = request.run_bound();
         Ok(Arc::new(model))
     }
 
@@ -228,14 +231,14 @@ impl OnnxRuntime {
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         Ok(OrtModel {
             session,
-            run_options: options::run_options(self.runtime, execution)
-                .map_err(|e| error::load(path, e))?,
+            shrinks_arena: options::shrinks_arena(execution),
             signature,
             input_names,
             output_names,
             shapes: ShapeRules::of(onnx).filter(|_| every_output_is_computed(onnx)),
             plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
+            bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),
         })
     }

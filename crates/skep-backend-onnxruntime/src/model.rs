@@ -7,19 +7,23 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use skep_alloc::{Arena, Recording, Use};
-use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, RunMemory, check_run};
+use skep_backend::{
+    BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_run,
+};
 use skep_onnx::ShapeRules;
-use skep_tensor::{AlignedBuffer, Tensor, TensorError, TensorView};
+use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
 use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
     error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
+    options,
     planning::{Plans, Runs, ShapeClass},
     sessions::Shared,
 };
@@ -28,7 +32,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OrtModel {
     pub(crate) session: Shared,
-    pub(crate) run_options: Option<RunOptions>,
+    /// Whether the library's arena gives unused memory back after every run.
+    pub(crate) shrinks_arena: bool,
     pub(crate) signature: ModelSignature,
     pub(crate) input_names: Vec<CString>,
     pub(crate) output_names: Vec<CString>,
@@ -37,6 +42,8 @@ pub(crate) struct OrtModel {
     pub(crate) plans: Option<Plans>,
     /// That a run keeps busy.
     pub(crate) threads: NonZeroUsize,
+    /// What a run may take.
+    pub(crate) bound: RunBound,
     /// Set when an output came out in another shape than the file declares.
     pub(crate) shapes_lie: AtomicBool,
 }
@@ -59,9 +66,40 @@ impl Model for OrtModel {
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(OrtInstance {
+            stop: Arc::new(Stop {
+                options: self.run_options().map_err(error::run)?,
+                is_set: AtomicBool::new(false),
+            }),
             model: self,
             runs: Runs::default(),
+            cpu_time: None,
         }))
+    }
+}
+
+/// Ends an instance's run behind the operator that it is at.
+#[derive(Debug)]
+struct Stop {
+    options: RunOptions,
+    is_set: AtomicBool,
+}
+
+impl Stop {
+    /// Before a run: one that was told to end is not this one.
+    fn reset(&self) -> Result<(), ApiError> {
+        if self.is_set.swap(false, Ordering::AcqRel) {
+            self.options.resume()?;
+        }
+        Ok(())
+    }
+}
+
+impl Interrupt for Stop {
+    fn interrupt(&self) {
+        self.is_set.store(true, Ordering::Release);
+        if let Err(error) = self.options.terminate() {
+            tracing::warn!("a run cannot be told to end: {}", error.message);
+        }
     }
 }
 
@@ -70,6 +108,9 @@ impl Model for OrtModel {
 struct OrtInstance {
     model: Arc<OrtModel>,
     runs: Runs,
+    stop: Arc<Stop>,
+    /// Of the last run, where it was measured.
+    cpu_time: Option<Duration>,
 }
 
 impl Instance for OrtInstance {
@@ -81,21 +122,22 @@ impl Instance for OrtInstance {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
         let runtime = model.session.session().runtime();
+        model.bound.begin(0).admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
-        let runs = &mut self.runs;
-        let Some(first) = model.run_prepared(runs, &values, inputs, outputs)? else {
-            return Ok(());
-        };
-        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
-        model
-            .run(runs, &values, inputs, outputs, false)
-            .map_err(error::run)?;
-        if !model.shapes_lie.swap(true, Ordering::Relaxed) {
-            let reason = first.message;
-            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
-        }
-        Ok(())
+        self.stop.reset().map_err(error::run)?;
+        let started = model.session.session().begin();
+        let ran = model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs);
+        self.cpu_time = model.session.session().end(started);
+        ran
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
+    }
+
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        Some(Arc::clone(&self.stop) as Arc<dyn Interrupt>)
     }
 
     fn memory(&self) -> Option<RunMemory> {
@@ -104,6 +146,10 @@ impl Instance for OrtInstance {
 }
 
 impl OrtModel {
+    fn run_options(&self) -> Result<RunOptions, ApiError> {
+        options::run_options(self.session.session().runtime(), self.shrinks_arena)
+    }
+
     /// Runs once with inputs of these shapes, all zero, and writes down what it allocates. Without plans of its own.
     pub(crate) fn record(&self, inputs: &[Shape]) -> Result<Recording, BackendError> {
         let zero = |(spec, shape): (&TensorSpec, &Shape)| {
@@ -122,16 +168,19 @@ impl OrtModel {
         let mut slots: Vec<OutputSlot> = outputs
             .map(|(index, spec)| match &known {
                 Some(shapes) => OutputSlot::prepared(index, spec.datatype, shapes[index].clone()),
-                None => OutputSlot::new(index),
+                None => Ok(OutputSlot::new(index)),
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         check_run(&self.signature, &views, &slots)?;
         let values = views
             .iter()
             .map(|view| input(self.session.session().runtime(), *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
-        let (ran, outcome) = Arena::new().run(Use::Record, || {
-            self.run(&mut Runs::default(), &values, &views, &mut slots, true)
+        let options = self.run_options().map_err(error::run)?;
+        let charge = self.bound.begin(0);
+        let (ran, outcome) = Arena::new().run(Use::Record, charge, || {
+            let runs = &mut Runs::default();
+            self.run(runs, &options, &values, &views, &mut slots, true)
         });
         ran.map_err(error::run)?;
         outcome.recording.ok_or_else(|| {
@@ -140,17 +189,40 @@ impl OrtModel {
         })
     }
 
+    /// Runs into prepared memory where slots have some, and elsewhere where that has the wrong shape.
+    fn run_any(
+        &self,
+        runs: &mut Runs,
+        options: &RunOptions,
+        values: &[Value<'_>],
+        inputs: &[TensorView<'_>],
+        outputs: &mut [OutputSlot],
+    ) -> Result<(), BackendError> {
+        let Some(first) = self.run_prepared(runs, options, values, inputs, outputs)? else {
+            return Ok(());
+        };
+        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
+        self.run(runs, options, values, inputs, outputs, false)
+            .map_err(error::run)?;
+        if !self.shapes_lie.swap(true, Ordering::Relaxed) {
+            let reason = first.message;
+            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+        }
+        Ok(())
+    }
+
     /// Runs into prepared memory where slots have some. `Ok(Some(_))` is a failure that prepared memory of a wrong
     /// shape may be the reason for.
     fn run_prepared(
         &self,
         runs: &mut Runs,
+        options: &RunOptions,
         values: &[Value<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<Option<ApiError>, BackendError> {
         let prepared = outputs.iter_mut().any(|slot| slot.prepared_mut().is_some());
-        match self.run(runs, values, inputs, outputs, true) {
+        match self.run(runs, options, values, inputs, outputs, true) {
             Ok(()) => Ok(None),
             Err(failure) if prepared && error::may_be_output_shape(&failure) => Ok(Some(failure)),
             Err(failure) => Err(error::run(failure)),
@@ -161,6 +233,7 @@ impl OrtModel {
     fn run(
         &self,
         runs: &mut Runs,
+        options: &RunOptions,
         values: &[Value<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
@@ -172,9 +245,11 @@ impl OrtModel {
             .plans
             .as_ref()
             .map(|plans| (plans, ShapeClass::of(inputs, outputs, in_place)));
+        let mut held = 0_u64;
         let made = {
             let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
                 Some((datatype, shape, memory)) if in_place => {
+                    held = held.saturating_add(memory.len() as u64);
                     Value::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
                 }
                 _ => Ok(None),
@@ -182,7 +257,7 @@ impl OrtModel {
             let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
             let run = || {
                 self.session.session().run(
-                    self.run_options.as_ref(),
+                    options,
                     self.input_names.iter().map(CString::as_c_str),
                     values,
                     wanted
@@ -192,7 +267,10 @@ impl OrtModel {
                 )
             };
             match class {
-                Some((plans, class)) => runs.run(plans, &class, run)?,
+                Some((plans, class)) => {
+                    let beside = held.saturating_add(string_bytes(inputs));
+                    runs.run(plans, &class, self.bound.begin(beside), run)?
+                }
                 None => run()?,
             }
         };
@@ -259,6 +337,22 @@ impl AsRef<[u8]> for SharedOutput {
             .bytes(self.datatype, &self.dims)
             .unwrap_or_default()
     }
+}
+
+/// What the library takes for an element of a tensor of strings, beside its bytes.
+const STRING_BYTES: u64 = 32;
+
+/// What the library's copies of inputs of strings take.
+fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
+    let strings = inputs
+        .iter()
+        .filter(|view| view.datatype() == DataType::Bytes);
+    strings.fold(0, |bytes, view| {
+        let elements = (view.shape().element_count() as u64).saturating_mul(STRING_BYTES);
+        bytes
+            .saturating_add(elements)
+            .saturating_add(view.data().len() as u64)
+    })
 }
 
 /// An input's value: over the caller's memory, but for strings, which the library must own.

@@ -67,14 +67,19 @@ pub(crate) fn session_options(
     Ok(options)
 }
 
-/// Options of every run, `None` for the library's defaults.
+/// Whether the library's arena gives unused memory back after every run.
+pub(crate) const fn shrinks_arena(execution: &ExecutionOptions) -> bool {
+    execution.arena_shrinkage && execution.memory_arena
+}
+
+/// Options of an instance's runs.
 pub(crate) fn run_options(
     runtime: &'static Runtime,
-    execution: &ExecutionOptions,
-) -> Result<Option<RunOptions>, ApiError> {
-    if !(execution.arena_shrinkage && execution.memory_arena) {
-        return Ok(None);
+    shrinks_arena: bool,
+) -> Result<RunOptions, ApiError> {
+    let mut options = RunOptions::new(runtime)?;
+    if shrinks_arena {
+        options.entry(c"memory.enable_memory_arena_shrinkage", c"cpu:0")?;
     }
-    let key = c"memory.enable_memory_arena_shrinkage";
-    RunOptions::with_entry(runtime, key, c"cpu:0").map(Some)
+    Ok(options)
 }

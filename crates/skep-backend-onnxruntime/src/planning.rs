@@ -14,8 +14,10 @@ use skep_alloc::{ALIGNMENT, Arena, Need, Outcome, Pool, Recording, RunPlan, Usag
 use skep_backend::{OutputSlot, RunMemory};
 use skep_config::MemoryPlanner;
 use skep_planner::{Budget, Buffer, Problem, auto};
-use skep_tensor::TensorView;
+use skep_tensor::{RunCharge, TensorView};
 use smallvec::SmallVec;
+
+use crate::{error, ffi::ApiError};
 
 /// Plans of one model at most: those of its batch sizes, or of its usual shapes. One of a model with 300 allocations takes
 /// 15 KB.
@@ -208,26 +210,31 @@ impl Runs {
         self.figures
     }
 
-    /// Carries out a run of this class, with its intermediate tensors where its plan has them.
-    pub(crate) fn run<T, E>(
+    /// Carries out a run of this class, with its intermediate tensors where its plan has them, and as many as `charge` allows.
+    pub(crate) fn run<T>(
         &mut self,
         plans: &Plans,
         key: &ShapeClass,
-        run: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+        charge: RunCharge,
+        run: impl FnOnce() -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
         let (plan, record) = plans.begin(key);
         let (result, outcome) = match &plan {
-            _ if record => Arena::new().run(Use::Record, run),
-            None => Arena::new().run(Use::Heap, run),
+            _ if record => Arena::new().run(Use::Record, charge, run),
+            None => Arena::new().run(Use::Heap, charge, run),
             Some(plan) => {
                 let mut arena = plans.pool.take(plan.size());
-                let ran = arena.run(Use::Replay(plan), run);
+                let ran = arena.run(Use::Replay(plan), charge, run);
                 plans.pool.put(arena);
                 ran
             }
         };
         // What a run allocated that ended early is neither its class's sequence nor a deviation from it.
-        let filled = result?;
+        let filled = result.map_err(|failure| match outcome.refused {
+            // The library knows of a lack of memory alone.
+            Some(refused) => error::refused(refused),
+            None => failure,
+        })?;
         let plan = if record {
             plans.recorded(key, outcome.recording.as_ref(), plan.as_ref())
         } else {
@@ -291,6 +298,7 @@ pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
 #[cfg(test)]
 mod tests {
     use skep_alloc::Event;
+    use skep_tensor::RunBound;
 
     use super::*;
 
@@ -308,9 +316,10 @@ mod tests {
     fn run(runs: &mut Runs, plans: &Plans, shape: usize) {
         let run = || {
             allocate(shape);
-            Ok::<_, ()>(())
+            Ok(())
         };
-        runs.run(plans, &class(shape), run).expect("no error");
+        runs.run(plans, &class(shape), RunBound::default().begin(0), run)
+            .expect("no error");
     }
 
     fn allocate(shape: usize) {
@@ -381,7 +390,11 @@ mod tests {
         let _alone = alone();
         let plans = Plans::new(MemoryPlanner::Planned, &Arc::default()).expect("plans");
         let mut runs = Runs::default();
-        let fail = |runs: &mut Runs| runs.run(&plans, &class(1), || Err::<(), _>(())).is_err();
+        let fail = |runs: &mut Runs| {
+            let failed = || Err::<(), _>(error::inconsistent("on purpose"));
+            runs.run(&plans, &class(1), RunBound::default().begin(0), failed)
+                .is_err()
+        };
         assert!(fail(&mut runs));
         assert_eq!(runs.figures(), RunMemory::default());
         run(&mut runs, &plans, 1);
@@ -436,7 +449,7 @@ mod tests {
         let slots = || [OutputSlot::new(1)];
         let prepared = || {
             let shape = skep_types::Shape::new(&[2]).expect("a shape");
-            [OutputSlot::prepared(1, skep_types::DataType::Fp32, shape)]
+            [OutputSlot::prepared(1, skep_types::DataType::Fp32, shape).expect("memory")]
         };
         let base = of([&[2, 3], &[1]], &mut slots(), true);
         assert_eq!(of([&[2, 3], &[1]], &mut slots(), false), base);

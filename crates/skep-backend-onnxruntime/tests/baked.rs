@@ -42,6 +42,7 @@ fn load(
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
+        request_memory: None,
     };
     backend.load(&request).expect("loaded")
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, thread};
 use common::{library, load, save};
 use skep_backend::{
     ErrorKind, Instance, Model, ModelFile, OutputSlot, RunMemory,
-    conformance::{Graph, fp32, int64},
+    conformance::{self, Graph, fp32, int64},
 };
 use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
@@ -106,6 +106,43 @@ fn runs_of_a_shape_are_recorded_once_and_then_planned() {
         ..RunMemory::default()
     };
     assert_eq!(malloc, expected);
+}
+
+/// Whatever places tensors: a run that needs more than there is ends with an error, and the process goes on.
+#[test]
+fn runs_that_need_too_much_are_errors() {
+    let Some(backend) = library() else { return };
+    for computed in [false, true] {
+        let saved = save(conformance::sized_by_value(computed));
+        for name in ["planned", "malloc", "runtime"] {
+            let model = load(&backend, &saved.path, &planner(name)).expect("loads");
+            conformance::too_much_memory(&model);
+        }
+    }
+}
+
+#[test]
+fn a_run_takes_no_more_than_its_model_may() {
+    let Some(backend) = library() else { return };
+    let saved = save(conformance::sized_by_value(true));
+    let limit = "parameters { key: 'max_run_memory' value { string_value: '1MiB' } }";
+    for name in ["planned", "malloc"] {
+        let pbtxt = format!("{} {limit}", planner(name));
+        let model = load(&backend, &saved.path, &pbtxt).expect("loads");
+        let mut instance = instance(&model);
+        // The intermediate tensor and the output, of 512 KiB each.
+        let fits = int64(&[1], &[(512 << 10) / 4]);
+        let more = int64(&[1], &[(512 << 10) / 4 + 1]);
+        for _ in 0..3 {
+            let error = instance
+                .execute(&[more.view()], &mut [OutputSlot::new(0)])
+                .expect_err("too much");
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+            let expected = "may take 1048576 (`max_run_memory`)";
+            assert!(error.to_string().contains(expected), "{error}");
+            run(&mut *instance, &[&fits]);
+        }
+    }
 }
 
 #[test]

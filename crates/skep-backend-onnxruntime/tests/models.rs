@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, thread};
 
 use common::{library, load, save};
 
 use skep_backend::{
-    ErrorKind, ModelFile, OutputSlot,
+    ErrorKind, Instance, ModelFile, OutputSlot,
     conformance::{
         Attribute, Case, Example, Graph, Tolerance, config, fp32, initializer, int64, tensor,
     },
@@ -206,7 +206,8 @@ fn declared_shapes_that_lie_cost_one_run_and_no_answer() {
         .output_shapes(&[x.shape(), to.shape()])
         .expect("declared");
     let mut instance = Arc::clone(&model).instance().expect("an instance");
-    let mut slots = [OutputSlot::prepared(0, DataType::Fp32, declared[0].clone())];
+    let slot = OutputSlot::prepared(0, DataType::Fp32, declared[0].clone());
+    let mut slots = [slot.expect("there is memory")];
     instance
         .execute(&[x.view(), to.view()], &mut slots)
         .expect("runs");
@@ -335,4 +336,68 @@ fn broken_models_are_errors_that_name_the_fault() {
         assert_eq!(error.kind(), ErrorKind::InvalidModel, "{what}");
         assert!(error.to_string().contains(expected), "{what}: {error}");
     }
+}
+
+#[test]
+fn a_run_that_is_interrupted_ends_early_and_the_next_one_does_not() {
+    let Some(backend) = library() else { return };
+    let mut graph =
+        Graph::new()
+            .input("x0", DataType::Fp32, &["n"])
+            .output("x3000", DataType::Fp32, &["n"]);
+    for step in 0..3000 {
+        let (from, to) = (format!("x{step}"), format!("x{}", step + 1));
+        graph = graph.node("Sigmoid", &[&from], &[&to], &[]);
+    }
+    let saved = save(graph);
+    let model = load(&backend, &saved.path, "").expect("loads");
+    let mut instance = model.instance().expect("an instance");
+    let interrupt = instance.interrupt().expect("it can be interrupted");
+    let large = fp32(&[1 << 20], &vec![0.5; 1 << 20]);
+    let run = |instance: &mut dyn Instance, x: &Tensor| {
+        instance.execute(&[x.view()], &mut [OutputSlot::new(0)])
+    };
+    let ended = thread::scope(|scope| {
+        let running = scope.spawn(|| run(&mut *instance, &large));
+        // It may not have begun; what comes before it is not meant for it.
+        while !running.is_finished() {
+            interrupt.interrupt();
+            thread::yield_now();
+        }
+        running.join().expect("no panic")
+    });
+    let error = ended.expect_err("interrupted");
+    assert!(error.to_string().contains("terminate"), "{error}");
+    run(&mut *instance, &fp32(&[2], &[0.0; 2])).expect("runs");
+}
+
+#[test]
+fn what_a_run_computes_on_all_its_threads_is_measured() {
+    let Some(backend) = library() else { return };
+    let graph = Graph::new()
+        .input("x", DataType::Fp32, &["n", "n"])
+        .output("y", DataType::Fp32, &["n", "n"])
+        .node("MatMul", &["x", "x"], &["y"], &[]);
+    let saved = save(graph);
+    let of_threads = |threads: u32| {
+        let count = format!(
+            "parameters {{ key: 'intra_op_thread_count' value {{ string_value: '{threads}' }} }}"
+        );
+        let model = load(&backend, &saved.path, &count).expect("loads");
+        model.instance().expect("an instance")
+    };
+    let x = fp32(&[512, 512], &vec![0.5; 512 * 512]);
+    let mut instance = of_threads(2);
+    assert_eq!(instance.cpu_time(), None, "nothing has run");
+    for _ in 0..4 {
+        let mut slots = [OutputSlot::new(0)];
+        instance.execute(&[x.view()], &mut slots).expect("runs");
+        let took = instance.cpu_time().expect("measured");
+        assert!(!took.is_zero());
+    }
+    let mut alone = of_threads(1);
+    alone
+        .execute(&[x.view()], &mut [OutputSlot::new(0)])
+        .expect("runs");
+    assert_eq!(alone.cpu_time(), None, "one thread is one core");
 }

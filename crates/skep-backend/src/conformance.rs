@@ -102,6 +102,7 @@ impl Case<'_> {
             config: self.config,
             threads: NonZeroUsize::MIN,
             weights: None,
+            request_memory: None,
         })
     }
 
@@ -151,6 +152,7 @@ impl Case<'_> {
             let prepared = |index: usize| {
                 let output = &example.outputs[index];
                 OutputSlot::prepared(index, output.datatype(), output.shape().clone())
+                    .expect("there is memory")
             };
             self.wanted(instance, example, wanted, prepared);
             if known && self.backend.capabilities().prepared_outputs {
@@ -185,7 +187,8 @@ impl Case<'_> {
         let mut places = Vec::new();
         for &index in wanted {
             let output = &example.outputs[index];
-            let mut slot = OutputSlot::prepared(index, output.datatype(), output.shape().clone());
+            let mut slot = OutputSlot::prepared(index, output.datatype(), output.shape().clone())
+                .expect("there is memory");
             places.push(
                 slot.prepared_mut()
                     .map(|(_, _, memory)| memory.as_ptr().addr()),
@@ -268,6 +271,44 @@ impl Case<'_> {
             .execute(&views, &mut [OutputSlot::new(0)])
             .expect_err("another rank");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    }
+}
+
+/// Runs that need more memory than they may take: each is an error, and the instance still works after it. With
+/// [`sized_by_value`]'s models, or others of one INT64 input of one element and one output of that many elements.
+pub fn too_much_memory(model: &Arc<dyn Model>) {
+    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let mut execute = |count: i64| {
+        let count = int64(&[1], &[count]);
+        let mut slots = [OutputSlot::new(0)];
+        instance.execute(&[count.view()], &mut slots)?;
+        let [slot] = slots;
+        Ok::<_, BackendError>(slot.into_tensor().expect("the slot is filled"))
+    };
+    for count in TOO_MANY {
+        let got = execute(3).expect("the run succeeds");
+        assert_eq!(got.shape().dims(), [3]);
+        let error = execute(count).expect_err("more than any machine has");
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{count}: {error}");
+    }
+    assert!(execute(3).is_ok());
+}
+
+/// Elements of FP32 that no machine has memory for, up to where their bytes overflow nothing yet.
+const TOO_MANY: [i64; 3] = [1 << 40, 10_000_000_000_000, 1 << 58];
+
+/// A model whose output has as many elements as its input says; `computed` puts another tensor of that size before it.
+#[must_use]
+pub fn sized_by_value(computed: bool) -> Graph {
+    let graph =
+        Graph::new()
+            .input("n", DataType::Int64, &["1"])
+            .output("y", DataType::Fp32, &["?"]);
+    let made = |graph: Graph, name| graph.node("ConstantOfShape", &["n"], &[name], &[]);
+    if computed {
+        made(graph, "x").node("Relu", &["x"], &["y"], &[])
+    } else {
+        made(graph, "y")
     }
 }
 

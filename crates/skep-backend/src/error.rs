@@ -2,6 +2,8 @@
 
 use std::any::Any;
 
+use skep_tensor::{Refused, TensorError};
+
 /// What kind of failure it was; the edge turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,6 +16,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The backend's library is not there.
     Unavailable,
+    /// A run needs more memory than it may take, or than there is.
+    Exhausted,
     /// The backend failed.
     Internal,
 }
@@ -40,6 +44,22 @@ impl BackendError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
+    }
+}
+
+impl From<Refused> for BackendError {
+    fn from(refused: Refused) -> Self {
+        Self::new(ErrorKind::Exhausted, refused.to_string())
+    }
+}
+
+impl From<TensorError> for BackendError {
+    fn from(error: TensorError) -> Self {
+        let kind = match error {
+            TensorError::NoMemory { .. } => ErrorKind::Exhausted,
+            _ => ErrorKind::Internal,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

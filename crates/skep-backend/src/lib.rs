@@ -36,7 +36,7 @@ pub use memory::RunMemory;
 use skep_cache::Cache;
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
-use skep_tensor::TensorView;
+use skep_tensor::{MemoryBudget, RunBound, TensorView};
 use skep_types::{ModelSignature, Shape};
 pub use slot::OutputSlot;
 
@@ -62,6 +62,19 @@ pub struct LoadRequest<'a> {
     pub threads: NonZeroUsize,
     /// Where weights are kept and shared; `None` loads the model for itself alone.
     pub weights: Option<&'a Weights>,
+    /// The node's memory for requests, which runs of the model are charged to; `None` where nobody counts.
+    pub request_memory: Option<&'a Arc<MemoryBudget>>,
+}
+
+impl LoadRequest<'_> {
+    /// What runs of the model may take.
+    #[must_use]
+    pub fn run_bound(&self) -> RunBound {
+        RunBound {
+            limit_bytes: self.config.run_limits().memory_bytes,
+            budget: self.request_memory.cloned(),
+        }
+    }
 }
 
 /// Whether a variable of the environment is a setting of a backend's library, which a process that loads models has to have.
@@ -178,6 +191,12 @@ pub trait Model: Send + Sync {
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError>;
 }
 
+/// Ends an instance's run from another thread.
+pub trait Interrupt: Send + Sync {
+    /// Makes the run that is under way end soon, with an error; a run that begins later is not touched. Does not wait.
+    fn interrupt(&self);
+}
+
 /// One executable copy of a model: runs one batch at a time, on the calling thread.
 pub trait Instance: Send {
     /// Runs the model.
@@ -186,7 +205,8 @@ pub trait Instance: Send {
     /// its dims accept. `outputs`: the wanted outputs; each slot is filled, in place where it was prepared.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for values that this model cannot take, [`ErrorKind::Internal`] for a failed run.
+    /// [`ErrorKind::InvalidArgument`] for values that this model cannot take, [`ErrorKind::Exhausted`] for a run that needs
+    /// more memory than it may take or than there is, [`ErrorKind::Internal`] for a failed run.
     fn execute(
         &mut self,
         inputs: &[TensorView<'_>],
@@ -197,6 +217,17 @@ pub trait Instance: Send {
     /// each run and after a failed one.
     fn is_lost(&self) -> bool {
         false
+    }
+
+    /// What ends a run of it from another thread, where something can.
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        None
+    }
+
+    /// CPU time that the last run took over all its threads; `None` where that was not measured. Callers divide it by the
+    /// run's time to learn how many cores the model's runs keep busy.
+    fn cpu_time(&self) -> Option<Duration> {
+        None
     }
 
     /// What the intermediate tensors of its runs take, up to the last one; `None` where the backend cannot see them.

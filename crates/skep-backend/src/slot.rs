@@ -25,16 +25,15 @@ impl OutputSlot {
     /// Output `index` of the signature, to be written into fresh memory of exactly this datatype and shape.
     ///
     /// `BYTES` has no size beforehand: the slot is then as [`OutputSlot::new`] makes it.
-    #[must_use]
-    pub fn prepared(index: usize, datatype: DataType, shape: Shape) -> Self {
-        let prepared = datatype
-            .element_size()
-            .map(|size| AlignedBuffer::zeroed(shape.element_count() * size));
-        Self {
-            index,
-            prepared: prepared.map(|buffer| (datatype, shape, buffer)),
-            tensor: None,
-        }
+    ///
+    /// # Errors
+    /// [`TensorError::NoMemory`]: shapes of outputs follow from requests.
+    pub fn prepared(index: usize, datatype: DataType, shape: Shape) -> Result<Self, TensorError> {
+        let Some(size) = datatype.element_size() else {
+            return Ok(Self::new(index));
+        };
+        let buffer = AlignedBuffer::try_zeroed(shape.element_count().saturating_mul(size))?;
+        Ok(Self::over(index, datatype, shape, buffer))
     }
 
     /// Output `index` of the signature, to be written into this memory, which is as long as datatype and shape demand.

@@ -11,10 +11,14 @@ use std::{
     time::Duration,
 };
 
-use skep_scheduler::{DeviceShare, Grants, TenantId};
+use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
 use skep_types::Time;
 
-use crate::{clock, lock::lock};
+use crate::{
+    clock,
+    lock::lock,
+    timer::{Alarm, Appointment, Timer},
+};
 
 /// Whoever asked for a slot.
 pub(crate) trait Tenant: Send + Sync {
@@ -48,23 +52,68 @@ struct State {
     share: DeviceShare,
     /// By number.
     tenants: Vec<Weak<dyn Tenant>>,
+    /// Where the share may want to be called; without a timer it lends when something else happens.
+    appointment: Option<Appointment>,
+}
+
+impl State {
+    /// Lets the share be called when it wants to.
+    fn appoint(&mut self, now: Time) {
+        if let Some(appointment) = &mut self.appointment
+            && let Some(moment) = self.share.next_timeout(now)
+        {
+            appointment.no_later_than(moment);
+        }
+    }
 }
 
 impl Device {
     /// A device with this many slots, at least one: for a CPU the cores that the process may use.
     #[must_use]
-    pub fn new(slots: u32) -> Self {
-        Self {
-            state: Mutex::new(State {
-                share: DeviceShare::new(slots),
-                tenants: Vec::new(),
-            }),
-        }
+    pub fn new(slots: u32) -> Arc<Self> {
+        Self::with_min_turn(slots, MIN_TURN)
+    }
+
+    /// The same; an execution keeps its slots for `min_turn` at least, however short those are that wait.
+    #[must_use]
+    pub fn with_min_turn(slots: u32, min_turn: Duration) -> Arc<Self> {
+        let timer = Timer::started().inspect_err(|error| tracing::warn!("{error}"));
+        Arc::new_cyclic(|this: &Weak<Self>| {
+            let alarm: Weak<dyn Alarm> = this.clone();
+            Self {
+                state: Mutex::new(State {
+                    share: DeviceShare::new(slots).with_min_turn(min_turn),
+                    tenants: Vec::new(),
+                    appointment: timer.ok().map(|timer| Appointment::new(timer, alarm)),
+                }),
+            }
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No call of the share panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Alarm for Device {
+    fn ring(&self) {
+        let mut pending = PendingGrants::default();
+        let mut grants = Grants::new();
+        let mut state = self.lock();
+        if let Some(appointment) = &mut state.appointment {
+            appointment.rung();
+        }
+        let now = clock::now();
+        state.share.handle_timeout(now, &mut grants);
+        state.appoint(now);
+        for id in &grants {
+            if let Some(tenant) = state.tenants[index(*id)].upgrade() {
+                pending.0.push_back(tenant);
+            }
+        }
+        drop(state);
+        pending.deliver();
     }
 }
 
@@ -95,6 +144,8 @@ pub(crate) struct SlotNews {
     pub(crate) returned: bool,
     /// A slot is wanted.
     pub(crate) wanted: bool,
+    /// Slots that each further execution keeps busy, where that has changed.
+    pub(crate) threads: Option<u32>,
 }
 
 impl SlotNews {
@@ -153,14 +204,21 @@ impl Seat {
     pub(crate) fn tell(&self, news: SlotNews, pending: &mut PendingGrants) -> bool {
         let mut grants = Grants::new();
         let mut state = self.device.lock();
+        // Under the lock: moments must not go back.
+        let now = clock::now();
+        if let Some(threads) = news.threads {
+            state.share.set_threads(self.id, threads);
+        }
         if news.returned {
-            state.share.give_up(self.id, &mut grants);
+            state.share.give_up(self.id, now, &mut grants);
         }
         if let Some(took) = news.released {
-            state.share.release(self.id, took, news.wanted, &mut grants);
+            let wants = news.wanted;
+            state.share.release(self.id, now, took, wants, &mut grants);
         } else if news.wanted {
-            state.share.want(self.id, &mut grants);
+            state.share.want(self.id, now, &mut grants);
         }
+        state.appoint(now);
         self.note(&state, &grants, pending)
     }
 
@@ -183,7 +241,9 @@ impl Drop for Seat {
         let mut pending = PendingGrants::default();
         let mut grants = Grants::new();
         let mut state = self.device.lock();
-        state.share.leave(self.id, &mut grants);
+        let now = clock::now();
+        state.share.leave(self.id, now, &mut grants);
+        state.appoint(now);
         self.note(&state, &grants, &mut pending);
         drop(state);
         pending.deliver();

@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Unavailable,
     /// Skep does not do this.
     Unsupported,
+    /// It needs more memory than it may take.
+    Exhausted,
     /// Skep, a backend or a model failed.
     Internal,
 }
@@ -30,6 +32,7 @@ impl ErrorKind {
             Self::NotFound => "Not found",
             Self::Unavailable => "Unavailable",
             Self::Unsupported => "Unsupported",
+            Self::Exhausted => "Resource exhausted",
             Self::Internal => "Internal",
         }
     }
@@ -94,6 +97,7 @@ impl From<BackendError> for RuntimeError {
             Backend::InvalidArgument => ErrorKind::InvalidArgument,
             Backend::Unsupported => ErrorKind::Unsupported,
             Backend::Unavailable => ErrorKind::Unavailable,
+            Backend::Exhausted => ErrorKind::Exhausted,
             _ => ErrorKind::Internal,
         };
         Self::new(kind, error.to_string())

@@ -13,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use skep_backend::{Instance, Model, OutputSlot, panic_text};
+use skep_backend::{BackendError, Instance, Model, OutputSlot, panic_text};
 use skep_scheduler::{BatchEnd, InstanceId};
-use skep_tensor::{Tensor, TensorView, gather, split};
+use skep_tensor::{Charge, RunBound, RunCharge, Tensor, TensorView, gather, split};
 use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    FailureReason, InferResponse, NamedTensor, RuntimeError,
+    ErrorKind, InferResponse, NamedTensor, RuntimeError,
     back_off::BackOff,
     clock,
     driver::{Driver, Work},
@@ -29,6 +29,7 @@ use crate::{
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
     version::{Absent, Interface},
+    watch::{Ended, Waiters, Watch},
 };
 
 /// Everything that an instance's thread needs.
@@ -40,7 +41,13 @@ pub(crate) struct Worker {
     pub(crate) interface: Arc<Interface>,
     pub(crate) driver: Arc<Driver>,
     pub(crate) recorder: Arc<Recorder>,
+    /// What memory an execution may take.
+    pub(crate) bound: RunBound,
+    /// How long it may take.
+    pub(crate) watch: Arc<Watch>,
 }
+
+type Slots = SmallVec<[OutputSlot; 4]>;
 
 /// The jobs of a batch; one is the usual number under light load.
 type Jobs = SmallVec<[Box<Job>; 4]>;
@@ -56,12 +63,19 @@ struct Executed {
 }
 
 /// What became of the executable copy with a batch.
-enum End {
-    /// It can run the next one; when it had answered this one.
-    Ready(Time),
+enum Copy {
+    /// It can run the next one.
+    Sound,
     Panicked,
     /// What it ran in is gone.
     Lost,
+}
+
+/// The end of an execution.
+struct End {
+    copy: Copy,
+    /// When the batch was answered; `None` where that was done elsewhere, since the execution took too long.
+    answered: Option<Time>,
 }
 
 impl Worker {
@@ -69,7 +83,11 @@ impl Worker {
     pub(crate) fn instantiate(&self) -> Result<Box<dyn Instance>, RuntimeError> {
         let made = catch_unwind(AssertUnwindSafe(|| Arc::clone(&self.model).instance()));
         match made {
-            Ok(result) => result.map_err(Into::into),
+            Ok(result) => {
+                let instance = result?;
+                self.watch.interrupt_by(instance.interrupt());
+                Ok(instance)
+            }
             Err(panic) => Err(RuntimeError::internal(format!(
                 "instance `{}` panicked: {}",
                 self.name,
@@ -101,25 +119,38 @@ impl Worker {
                 back_off.started(taken);
                 instance = renewed;
             }
-            let end = self.run_and_answer(&mut *instance, &mut batch, taken);
-            if let End::Ready(ended) = end {
+            let End { copy, answered } = self.run_and_answer(&mut *instance, &mut batch, taken);
+            if let (Copy::Sound, Some(ended)) = (&copy, answered) {
                 next = self.driver.finished(self.id, taken, ended, batch.requests);
                 continue;
             }
-            if !self.driver.gone(self.id, taken) {
+            let is_wanted = match answered {
+                Some(_) => self.driver.gone(self.id, taken),
+                None => self.driver.back(self.id),
+            };
+            if !is_wanted {
                 return;
             }
-            if matches!(end, End::Panicked) {
-                let Some(restarted) = self.restart() else {
-                    return self.driver.give_up(self.id);
-                };
-                instance = restarted;
-            } else {
-                drop(instance);
-                let Some(replaced) = self.replace(mailbox, &mut back_off) else {
-                    return;
-                };
-                instance = replaced;
+            match copy {
+                Copy::Sound => {
+                    tracing::info!(
+                        "an execution of instance `{}` that had been given up has ended",
+                        self.name
+                    );
+                }
+                Copy::Panicked => {
+                    let Some(restarted) = self.restart() else {
+                        return self.driver.give_up(self.id);
+                    };
+                    instance = restarted;
+                }
+                Copy::Lost => {
+                    drop(instance);
+                    let Some(replaced) = self.replace(mailbox, &mut back_off) else {
+                        return;
+                    };
+                    instance = replaced;
+                }
             }
             next = self.driver.ready(self.id);
         }
@@ -169,41 +200,58 @@ impl Worker {
         self.recorder.restarted();
     }
 
-    /// Runs a batch taken at `taken` and answers each of its requests.
+    /// Runs a batch taken at `taken` and answers each of its requests, unless the watch has done so meanwhile.
     fn run_and_answer(&self, instance: &mut dyn Instance, batch: &mut Work, taken: Time) -> End {
         self.recorder.began(taken);
         let (size, end) = (batch.size(), batch.end);
-        let jobs: Jobs = batch
+        let mut jobs: Jobs = batch
             .requests
             .drain(..)
             .map(|request| request.payload)
             .collect();
+        let waiters: Waiters = jobs.iter_mut().map(|job| job.take_waiter()).collect();
+        self.watch.begin(taken, waiters, Some(end));
         let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
-        match result {
-            Ok(Ok(executed)) => {
-                let ended = executed.at.ended;
-                self.answer(jobs, executed, size, end);
-                End::Ready(ended)
-            }
+        let ended = self.watch.end();
+        let (result, copy) = match result {
+            Ok(Ok(executed)) => (Ok(executed), Copy::Sound),
             Ok(Err(error)) => {
-                let ended = self.fail(jobs, end, &error, taken);
-                if instance.is_lost() {
-                    End::Lost
-                } else {
-                    End::Ready(ended)
-                }
+                let copy = match instance.is_lost() {
+                    true => Copy::Lost,
+                    false => Copy::Sound,
+                };
+                (Err(error), copy)
             }
             Err(panic) => {
                 let text = panic_text(&*panic);
                 tracing::error!("instance `{}` panicked: {text}", self.name);
-                self.fail(
-                    jobs,
-                    end,
-                    &RuntimeError::internal(format!("instance `{}` panicked: {text}", self.name)),
-                    taken,
-                );
-                End::Panicked
+                let text = format!("instance `{}` panicked: {text}", self.name);
+                (Err(RuntimeError::internal(text)), Copy::Panicked)
             }
+        };
+        let Some(Ended {
+            waiters,
+            was_interrupted,
+        }) = ended
+        else {
+            return End {
+                copy,
+                answered: None,
+            };
+        };
+        let answered = match result {
+            Ok(executed) => {
+                let answered = executed.at.ended;
+                self.answer(waiters, &jobs, executed, size, end);
+                answered
+            }
+            // What an interrupted run says of its end is no news.
+            Err(_) if was_interrupted => self.fail(waiters, end, &self.watch.error(), taken),
+            Err(error) => self.fail(waiters, end, &error, taken),
+        };
+        End {
+            copy,
+            answered: Some(answered),
         }
     }
 
@@ -231,7 +279,7 @@ impl Worker {
         };
         let gathered = clock::now();
         let wanted = self.wanted(jobs);
-        let mut slots = self.slots(inputs, &wanted);
+        let (mut slots, _charge) = self.slots(inputs, &wanted)?;
         let views: SmallVec<[TensorView<'_>; 4]> = inputs.iter().map(Tensor::view).collect();
         let run = instance.execute(&views, &mut slots);
         if let Some(memory) = instance.memory() {
@@ -239,6 +287,9 @@ impl Worker {
         }
         run?;
         let ran = clock::now();
+        if let Some(cpu) = instance.cpu_time() {
+            self.driver.used(cpu, ran.since(gathered));
+        }
         let answers = self.split_outputs(slots, &wanted, jobs)?;
         let at = Execution {
             taken,
@@ -260,7 +311,7 @@ impl Worker {
             .iter()
             .map(|job| job.prepared.inputs[index].clone())
             .collect();
-        gather(&parts).map_err(|error| RuntimeError::internal(error.to_string()))
+        gather(&parts).map_err(|error| BackendError::from(error).into())
     }
 
     /// Whether the model's graph has a value of its own for an input.
@@ -277,27 +328,39 @@ impl Worker {
             .collect()
     }
 
-    fn slots(&self, inputs: &[Tensor], wanted: &[usize]) -> SmallVec<[OutputSlot; 4]> {
+    /// Where the outputs go, and what the prepared ones among them are charged with while the model runs.
+    fn slots(
+        &self,
+        inputs: &[Tensor],
+        wanted: &[usize],
+    ) -> Result<(Slots, RunCharge), BackendError> {
         let shapes: SmallVec<[&Shape; 4]> = inputs.iter().map(Tensor::shape).collect();
-        let known = self.model.output_shapes(&shapes);
-        let slot = |&index: &usize| {
-            let port = &self.interface.outputs[index];
-            match &known {
-                Some(shapes) => OutputSlot::prepared(
-                    port.position,
-                    port.config.datatype,
-                    shapes[port.position].clone(),
-                ),
-                None => OutputSlot::new(port.position),
-            }
+        let mut charge = self.bound.begin(0);
+        let Some(known) = self.model.output_shapes(&shapes) else {
+            let slot = |&index: &usize| OutputSlot::new(self.interface.outputs[index].position);
+            return Ok((wanted.iter().map(slot).collect(), charge));
         };
-        wanted.iter().map(slot).collect()
+        let of = |&index: &usize| {
+            let port = &self.interface.outputs[index];
+            (port.position, port.config.datatype, &known[port.position])
+        };
+        let bytes = wanted.iter().map(of).map(|(_, datatype, shape)| {
+            let size = datatype.element_size().unwrap_or(0) as u64;
+            (shape.element_count() as u64).saturating_mul(size)
+        });
+        // Before any memory is taken: the system lends more than it has.
+        charge.admit(bytes.fold(0, u64::saturating_add))?;
+        let slot = |(position, datatype, shape): (usize, _, &Shape)| {
+            OutputSlot::prepared(position, datatype, shape.clone())
+        };
+        let slots = wanted.iter().map(of).map(slot);
+        Ok((slots.collect::<Result<_, _>>()?, charge))
     }
 
     /// The outputs of each job, in the order that its client wants.
     fn split_outputs(
         &self,
-        slots: SmallVec<[OutputSlot; 4]>,
+        slots: Slots,
         wanted: &[usize],
         jobs: &[Box<Job>],
     ) -> Result<SmallVec<[Vec<NamedTensor>; 4]>, RuntimeError> {
@@ -402,34 +465,36 @@ impl Worker {
         ))
     }
 
-    fn answer(&self, jobs: Jobs, executed: Executed, size: usize, end: BatchEnd) {
+    fn answer(
+        &self,
+        waiters: Waiters,
+        jobs: &[Box<Job>],
+        executed: Executed,
+        size: usize,
+        end: BatchEnd,
+    ) {
         // Before the answers, so that statistics never lag behind what a client has seen.
-        let arrivals = jobs.iter().map(|job| job.arrived);
+        let arrivals = waiters.iter().map(|waiter| waiter.arrived);
         self.recorder
             .executed(size, Some(end), &executed.at, arrivals);
-        for (job, outputs) in jobs.into_iter().zip(executed.answers) {
-            let response = InferResponse {
+        let charged = charge_outputs(jobs, &executed.answers);
+        for ((waiter, job), outputs) in waiters.into_iter().zip(jobs).zip(executed.answers) {
+            let response = charged.clone().map(|shared| InferResponse {
                 model: self.interface.model.clone(),
                 version: self.interface.version,
                 outputs,
                 parameters: Vec::new(),
-                charge: job.prepared.charge.clone(),
-            };
-            self.driver.answer(job, Ok(response));
+                charge: shared.or_else(|| job.prepared.charge.clone()),
+            });
+            self.driver.answer(waiter, response);
         }
     }
 
     /// Answers a failed batch; when that was.
-    fn fail(&self, jobs: Jobs, end: BatchEnd, error: &RuntimeError, taken: Time) -> Time {
+    fn fail(&self, waiters: Waiters, end: BatchEnd, error: &RuntimeError, taken: Time) -> Time {
         let ended = clock::now();
         self.recorder.gave_up(end, taken, ended);
-        for job in jobs {
-            let total = ended.since(job.arrived);
-            self.driver
-                .statistics()
-                .failed(FailureReason::Backend, total);
-            self.driver.answer(job, Err(error.clone()));
-        }
+        self.driver.fail(waiters, error, ended);
         ended
     }
 
@@ -466,10 +531,42 @@ impl Worker {
         let taken = clock::now();
         let (reply, _) = tokio::sync::oneshot::channel();
         let jobs = [Job::new(prepared, reply, taken)];
-        catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken))).map_err(
-            |panic| {
-                RuntimeError::internal(format!("the backend panicked: {}", panic_text(&*panic)))
-            },
-        )?
+        self.watch.begin(taken, Waiters::new(), None);
+        let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
+        let ended = self.watch.end();
+        match executed {
+            Ok(executed) if ended.is_some_and(|ended| !ended.was_interrupted) => executed,
+            Ok(_) => Err(self.watch.error()),
+            Err(panic) => {
+                let text = format!("the backend panicked: {}", panic_text(&*panic));
+                Err(RuntimeError::internal(text))
+            }
+        }
     }
+}
+/// Charges the memory of a batch's outputs before anybody waits for the answers to be read. That of one request is added
+/// to its own charge; that of several lies in one piece, which lasts as long as any of their answers: its charge, which is
+/// returned, does too.
+fn charge_outputs(
+    jobs: &[Box<Job>],
+    answers: &[Vec<NamedTensor>],
+) -> Result<Option<Arc<Charge>>, RuntimeError> {
+    let Some(charge) = jobs.first().and_then(|job| job.prepared.charge.as_ref()) else {
+        return Ok(None);
+    };
+    let outputs = answers.iter().flatten();
+    let bytes = outputs.map(|output| output.tensor.data().len()).sum();
+    let (shared, added) = if let [_] = jobs {
+        (None, charge.add(bytes))
+    } else {
+        let shared = Arc::new(charge.sibling());
+        let added = shared.add(bytes);
+        (Some(shared), added)
+    };
+    added.map(|()| shared).map_err(|over| {
+        RuntimeError::new(
+            ErrorKind::Unavailable,
+            format!("the memory of requests is full, try again later: {over}"),
+        )
+    })
 }

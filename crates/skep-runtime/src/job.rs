@@ -19,8 +19,16 @@ pub(crate) struct Job {
     /// Given by the driver.
     pub(crate) id: RequestId,
     pub(crate) prepared: Prepared,
-    pub(crate) reply: Reply,
+    /// Taken out when it is executed or answered.
+    reply: Option<Reply>,
     /// When it arrived in the runtime.
+    pub(crate) arrived: Time,
+}
+
+/// Who waits for a request's answer: whoever has this answers it, once.
+pub(crate) struct Waiter {
+    pub(crate) id: RequestId,
+    pub(crate) reply: Reply,
     pub(crate) arrived: Time,
 }
 
@@ -30,9 +38,18 @@ impl Job {
         Box::new(Self {
             id: RequestId(0),
             prepared,
-            reply,
+            reply: Some(reply),
             arrived,
         })
+    }
+
+    /// Who waits for the answer. Once.
+    pub(crate) fn take_waiter(&mut self) -> Waiter {
+        Waiter {
+            id: self.id,
+            reply: self.reply.take().expect("a request is answered once"),
+            arrived: self.arrived,
+        }
     }
 }
 

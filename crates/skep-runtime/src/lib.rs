@@ -28,6 +28,7 @@ mod loader;
 mod loading;
 mod lock;
 mod model_file;
+mod parallelism;
 mod poll;
 mod profile;
 mod ragged;
@@ -47,6 +48,7 @@ mod validate;
 mod version;
 mod waiting_limit;
 mod warmup;
+mod watch;
 
 pub use backends::{BackendEntry, Backends};
 pub use bake::{BakeOutcome, bake};

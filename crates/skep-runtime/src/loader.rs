@@ -13,7 +13,7 @@ use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_store::Tenant;
-use skep_tensor::{MemoryBudget, Tensor};
+use skep_tensor::{MemoryBudget, RunBound, Tensor};
 use skep_types::{ModelName, ModelSignature, ModelVersion};
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     recorder::Statistics,
     recording::{MetricsOptions, Recording},
     repository,
-    running::{Life, OnGone, Running},
+    running::{ExecutionLimits, Life, OnGone, Running},
     scheduling::Scheduling,
     source::Source,
     version::{Interface, LoadedVersion},
@@ -59,11 +59,10 @@ pub struct LoadOptions {
     /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
     /// itself alone.
     pub weights: Option<Weights>,
+    /// The node's memory for requests, which runs are charged to; none where nobody counts.
+    pub request_memory: Option<Arc<MemoryBudget>>,
     /// What a worker process may take to load a model, or to bake it; none for as long as it likes.
     pub sandbox_load_limit: Option<Duration>,
-    /// The bound on the memory of requests, which the edges charge with what comes in and goes out and runs with what they
-    /// need in between; none where nobody bounds it.
-    pub request_memory: Option<Arc<MemoryBudget>>,
 }
 
 impl LoadOptions {
@@ -315,6 +314,13 @@ impl Plan {
             model,
             Arc::clone(&self.source),
             namespace,
+            ExecutionLimits {
+                memory: RunBound {
+                    limit_bytes: config.run_limits().memory_bytes,
+                    budget: options.request_memory.clone(),
+                },
+                time: config.run_limits().time,
+            },
             Life::new(on_gone),
         ));
         let warmups = warmup::prepare(&config, &interface, self.source.directory())?;
@@ -415,7 +421,7 @@ impl Plan {
 pub(crate) fn request<'a>(
     file: &'a ModelFile,
     config: &'a ModelConfig,
-    options: &LoadOptions,
+    options: &'a LoadOptions,
     weights: Option<&'a Weights>,
 ) -> LoadRequest<'a> {
     let groups = config.instance_groups().iter();
@@ -428,6 +434,7 @@ pub(crate) fn request<'a>(
         config,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         weights,
+        request_memory: options.request_memory.as_ref(),
     }
 }
 

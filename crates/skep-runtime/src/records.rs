@@ -152,10 +152,12 @@ impl Record {
     }
 }
 
-/// Every model seen: those loaded or tried, and those that lie in the repository.
+/// Every model seen: those loaded or tried, and those that lie in the repository. `why_not` says why a version that is
+/// loaded cannot run.
 pub(crate) fn index(
     records: &BTreeMap<ModelId, Record>,
     repository: &Repository,
+    why_not: &impl Fn(&ModelId, ModelVersion) -> Option<String>,
     ready_only: bool,
 ) -> Vec<IndexEntry> {
     let on_disk = repository.models();
@@ -170,12 +172,16 @@ pub(crate) fn index(
         };
         let ambiguous = on_disk.get(id).is_some_and(|places| places.len() > 1);
         match records.get(id) {
-            Some(record) if !record.versions.is_empty() => rows.extend(
-                record
-                    .versions
-                    .iter()
-                    .map(|(version, s)| row(Some(*version), Some(s.state), &s.reason)),
-            ),
+            Some(record) if !record.versions.is_empty() => {
+                rows.extend(record.versions.iter().map(|(version, status)| {
+                    let is_ready = status.state == VersionState::Ready;
+                    let why_not = is_ready.then(|| why_not(id, *version)).flatten();
+                    match why_not {
+                        Some(why) => row(Some(*version), Some(VersionState::Unavailable), &why),
+                        None => row(Some(*version), Some(status.state), &status.reason),
+                    }
+                }))
+            }
             // Triton's words.
             _ if ambiguous => rows.push(row(
                 None,

@@ -272,7 +272,14 @@ impl Runtime {
     /// Every model seen: those loaded or tried, and those that lie in the repository.
     #[must_use]
     pub fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
-        records::index(&self.records(), &self.options.repository, ready_only)
+        let routes = self.routes.load();
+        let why_not = |id: &ModelId, version: ModelVersion| {
+            let mut routes = routes.get(&id.name)?.iter();
+            let route = routes.find(|route| route.namespace == id.namespace)?;
+            route.versions.get(&version)?.why_unhealthy()
+        };
+        let repository = &self.options.repository;
+        records::index(&self.records(), repository, &why_not, ready_only)
     }
 
     /// Refuses new requests and waits, at most `timeout`, until every model is gone. The versions that still run then.

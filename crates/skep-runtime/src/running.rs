@@ -6,23 +6,28 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc},
     thread,
+    time::Duration,
 };
 
 use skep_backend::Model;
 use skep_config::InstanceGroup;
 use skep_heap::give_back_freed_memory;
 use skep_scheduler::InstanceId;
+use skep_tensor::RunBound;
 
 use crate::{
-    RuntimeError,
+    RuntimeError, clock,
     driver::Driver,
     instance::Worker,
+    lock::lock,
     profile,
+    recorder::Recorder,
     source::Source,
     version::Interface,
     warmup::{self, WarmupRun},
+    watch::{GivenUp, Overdue, Watch},
 };
 
 /// Called when the last trace of a version (its instances, its weights) is gone.
@@ -67,8 +72,62 @@ pub(crate) struct Running {
     pub(crate) source: Arc<Source>,
     /// The repository's path where names need not be unique.
     pub(crate) namespace: Option<Arc<str>>,
+    limits: ExecutionLimits,
     members: Arc<Members>,
     life: Arc<Life>,
+}
+
+/// What one execution of a version may take.
+#[derive(Debug, Clone)]
+pub(crate) struct ExecutionLimits {
+    pub(crate) memory: RunBound,
+    pub(crate) time: Duration,
+}
+
+/// How an instance's start ended: told once, by its thread or by what watches over it.
+struct Report(Mutex<Option<mpsc::SyncSender<Result<Member, RuntimeError>>>>);
+
+impl Report {
+    /// Tells the outcome; whether nobody has told another one before.
+    fn tell(&self, outcome: Result<Member, RuntimeError>) -> bool {
+        let sender = lock(&self.0).take();
+        // The start may have been given up meanwhile.
+        sender.map(|sender| drop(sender.send(outcome))).is_some()
+    }
+}
+
+/// What happens to an instance whose execution takes too long.
+struct Late {
+    id: InstanceId,
+    name: String,
+    driver: Arc<Driver>,
+    recorder: Arc<Recorder>,
+    report: Arc<Report>,
+}
+
+impl Overdue for Late {
+    fn overdue(&self, run: GivenUp) {
+        let GivenUp {
+            since,
+            waiters,
+            batch_end,
+            error,
+        } = run;
+        let name = &self.name;
+        let Some(end) = batch_end else {
+            // While it starts; what it runs then serves nobody.
+            let text = format!("instance `{name}` cannot start: {error}");
+            self.report.tell(Err(RuntimeError::internal(text)));
+            return;
+        };
+        tracing::error!(
+            "instance `{name}` runs no further batch before its execution ends: {error}"
+        );
+        let now = clock::now();
+        self.recorder.gave_up(end, since, now);
+        self.driver.overdue(self.id, since);
+        self.driver.fail(waiters, &error, now);
+    }
 }
 
 /// The instances whose threads have not ended.
@@ -90,6 +149,7 @@ impl Running {
         model: Arc<dyn Model>,
         source: Arc<Source>,
         namespace: Option<Arc<str>>,
+        limits: ExecutionLimits,
         life: Arc<Life>,
     ) -> Self {
         Self {
@@ -98,6 +158,7 @@ impl Running {
             model,
             source,
             namespace,
+            limits,
             members: Arc::default(),
             life,
         }
@@ -168,13 +229,26 @@ impl Running {
     ) -> Result<(), RuntimeError> {
         let (mailbox, batches) = mpsc::sync_channel(1);
         let id = self.driver.connect(mailbox, passive);
+        let recorder = self.driver.statistics().recorder(&name);
+        let report = Arc::new(Report(Mutex::new(Some(report))));
+        let late = Arc::new(Late {
+            id,
+            name: name.clone(),
+            driver: Arc::clone(&self.driver),
+            recorder: Arc::clone(&recorder),
+            report: Arc::clone(&report),
+        });
+        let told: Weak<dyn Overdue> = Arc::downgrade(&(Arc::clone(&late) as Arc<dyn Overdue>));
+        let watch = Watch::new(self.limits.time, told).inspect_err(|_| self.driver.abandon(id))?;
         let worker = Worker {
             id,
-            recorder: self.driver.statistics().recorder(&name),
+            recorder,
             name: name.clone(),
             model: Arc::clone(&self.model),
             interface: Arc::clone(&self.interface),
             driver: Arc::clone(&self.driver),
+            bound: self.limits.memory.clone(),
+            watch,
         };
         let (warmups, life) = (Arc::clone(warmups), Arc::clone(&self.life));
         let members = Arc::clone(&self.members);
@@ -182,6 +256,7 @@ impl Running {
         let body = move || {
             // Declared first, dropped last: a version is gone when its instances and weights are.
             let _life = life;
+            let _late = late;
             let worker = worker;
             let ready = worker.instantiate().and_then(|mut instance| {
                 warmup::run(&worker, &mut *instance, &warmups)?;
@@ -196,7 +271,7 @@ impl Running {
                 Err(error) => {
                     worker.recorder.end();
                     worker.driver.abandon(id);
-                    drop(report.send(Err(error)));
+                    report.tell(Err(error));
                     return;
                 }
             };
@@ -206,8 +281,7 @@ impl Running {
             } else {
                 worker.driver.ready(id)
             };
-            drop(report.send(Ok(Member { name, id, passive })));
-            drop(report);
+            report.tell(Ok(Member { name, id, passive }));
             worker.serve(instance, first, &batches);
             members.lock().retain(|member| member.id != id);
             worker.recorder.end();

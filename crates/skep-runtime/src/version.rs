@@ -170,6 +170,12 @@ impl LoadedVersion {
         self.driver.is_healthy()
     }
 
+    /// Why it cannot run anything now, although it is loaded; `None` where it can, or where nobody knows.
+    #[must_use]
+    pub fn why_unhealthy(&self) -> Option<String> {
+        self.driver.why_not()
+    }
+
     /// Counts and durations so far.
     #[must_use]
     pub fn statistics(&self) -> StatisticsSnapshot {

@@ -53,10 +53,10 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
             hold_until: 0,
-            cpu: Some(Arc::new(Device::new(1))),
+            cpu: Some(Device::new(1)),
             weights: None,
-            sandbox_load_limit: None,
             request_memory: None,
+            sandbox_load_limit: None,
         },
         load_threads: 2,
         control: if explicit {

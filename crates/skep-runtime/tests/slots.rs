@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -162,10 +163,10 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
-            cpu: Some(Arc::new(Device::new(slots))),
+            cpu: Some(Device::with_min_turn(slots, Duration::MAX)),
             weights: None,
-            sandbox_load_limit: None,
             request_memory: None,
+            sandbox_load_limit: None,
         },
         load_threads: 2,
         control: Control::Explicit,

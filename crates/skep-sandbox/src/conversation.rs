@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use skep_backend::{BackendError, OutputSlot, RunMemory};
-use skep_tensor::{ALIGNMENT, AlignedBuffer, Tensor, TensorView};
+use skep_tensor::{ALIGNMENT, AlignedBuffer, Refused, RunBound, RunCharge, Tensor, TensorView};
 
 use crate::{
     channel::Channel,
@@ -37,19 +37,33 @@ pub(crate) enum Failure {
     Unsent(io::Error),
 }
 
+impl Failure {
+    /// The run may not take so much; whether the worker ends with it.
+    fn refused(refused: Refused, ends: bool) -> Self {
+        Self::Run {
+            error: refused.into(),
+            memory: None,
+            ends,
+        }
+    }
+}
+
 /// The conversation with a worker that waits for a batch, and the memory that it shares.
 pub(crate) struct Conversation {
     channel: Channel<OwnedFd>,
     inputs: Option<Memory>,
     outputs: Option<Memory>,
+    /// What a run may take of this process's memory: the room for its outputs, and the copies out of that.
+    bound: RunBound,
 }
 
 impl Conversation {
-    pub(crate) const fn new(channel: Channel<OwnedFd>) -> Self {
+    pub(crate) const fn new(channel: Channel<OwnedFd>, bound: RunBound) -> Self {
         Self {
             channel,
             inputs: None,
             outputs: None,
+            bound,
         }
     }
 
@@ -64,7 +78,8 @@ impl Conversation {
             self.inputs = None;
             return Err(failure);
         }
-        let (places, memory) = self.answer()?;
+        let mut charge = self.bound.begin(0);
+        let (places, memory) = self.answer(&mut charge)?;
         if places.len() != outputs.len() {
             return Err(Failure::Wrong(
                 "it gave another number of outputs than asked for",
@@ -82,6 +97,11 @@ impl Conversation {
                 "its outputs have more bytes than the shared memory",
             ));
         }
+        // The copies; one that lies outside is told apart below.
+        let copied = places.iter().map(|place| place.length.min(room) as u64);
+        charge
+            .admit(copied.fold(0, u64::saturating_add))
+            .map_err(|refused| Failure::refused(refused, false))?;
         for (slot, place) in outputs.iter_mut().zip(places) {
             slot.fill(self.take(place)?);
         }
@@ -138,7 +158,10 @@ impl Conversation {
     }
 
     /// Waits for the outputs; gives room for them where the worker asks for it.
-    fn answer(&mut self) -> Result<(Vec<Place>, Option<RunMemory>), Failure> {
+    fn answer(
+        &mut self,
+        charge: &mut RunCharge,
+    ) -> Result<(Vec<Place>, Option<RunMemory>), Failure> {
         for _ in 0..=MAX_ROOMS {
             let received = self.channel.receive();
             let message = received.map_err(receive_failure)?.ok_or(Failure::Ended)?;
@@ -155,7 +178,12 @@ impl Conversation {
                         ends,
                     });
                 }
-                Ok(Answer::NeedRoom(bytes)) => self.give_room(bytes)?,
+                Ok(Answer::NeedRoom(bytes)) => {
+                    // It waits for the room, and can do nothing without.
+                    let admitted = charge.admit(bytes as u64);
+                    admitted.map_err(|refused| Failure::refused(refused, true))?;
+                    self.give_room(bytes)?;
+                }
                 Ok(Answer::Loaded(_) | Answer::Baked | Answer::Refused(_)) => {
                     return Err(Failure::Wrong("it answered what nobody had asked"));
                 }
@@ -194,7 +222,12 @@ impl Conversation {
             let Some(memory) = memory.filter(|m| end.is_some_and(|end| end <= m.length())) else {
                 return Err(outside);
             };
-            let mut copy = AlignedBuffer::zeroed(length);
+            let copy = AlignedBuffer::try_zeroed(length);
+            let mut copy = copy.map_err(|error| Failure::Run {
+                error: error.into(),
+                memory: None,
+                ends: false,
+            })?;
             memory
                 .read(offset, &mut copy)
                 .map_err(|_| Failure::Wrong("an output cannot be read"))?;

@@ -3,7 +3,7 @@
 use std::{os::unix::net::UnixStream, thread};
 
 use skep_backend::{BackendError, ErrorKind, OutputSlot};
-use skep_tensor::{Tensor, TensorView};
+use skep_tensor::{RunBound, Tensor, TensorView};
 use skep_types::{DataType, Shape};
 
 use super::{Channel, Conversation, Failure, MAX_ROOMS, Place};
@@ -53,7 +53,7 @@ fn run_into(
 ) -> Result<(), Failure> {
     let (ours, theirs) = UnixStream::pair().expect("pair");
     let peer = Peer(Channel::new(theirs));
-    let mut conversation = Conversation::new(Channel::new(ours.into()));
+    let mut conversation = Conversation::new(Channel::new(ours.into()), RunBound::default());
     let thread = thread::spawn(move || play(peer));
     let shape = Shape::new(&[3]).expect("shape");
     let input = TensorView::new(DataType::Int16, &shape, &[1, 0, 2, 0, 3, 0]).expect("view");
@@ -200,7 +200,7 @@ fn an_end_is_told_apart_by_whether_the_batch_was_sent() {
     assert!(matches!(outcome, Err(Failure::Ended)), "{outcome:?}");
     let (ours, theirs) = UnixStream::pair().expect("pair");
     drop(theirs);
-    let mut conversation = Conversation::new(Channel::new(ours.into()));
+    let mut conversation = Conversation::new(Channel::new(ours.into()), RunBound::default());
     let outcome = conversation.run(&[], &mut []);
     assert!(matches!(outcome, Err(Failure::Idle)), "{outcome:?}");
 }

@@ -3,16 +3,17 @@
 use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use skep_backend::{BackendError, ErrorKind, Instance, Model, OutputSlot, RunMemory};
+use skep_backend::{BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory};
 use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
 
 use crate::{
     conversation::{Conversation, Failure},
     message::Loaded,
-    process::Process,
+    process::{Killer, Process},
     sandboxes::Starter,
 };
 
@@ -77,10 +78,15 @@ impl Model for SandboxedModel {
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+        let worker = self.worker()?;
+        let stop = Arc::new(Stop::default());
+        stop.over(&worker)?;
         Ok(Box::new(SandboxedInstance {
-            worker: Some(self.worker()?),
+            worker: Some(worker),
             model: self,
             memory: None,
+            cpu_time: None,
+            stop,
         }))
     }
 }
@@ -90,6 +96,34 @@ struct SandboxedInstance {
     model: Arc<SandboxedModel>,
     worker: Option<Worker>,
     memory: Option<RunMemory>,
+    stop: Arc<Stop>,
+    /// Of the last run.
+    cpu_time: Option<Duration>,
+}
+
+/// Ends the run of an instance with the worker process that it runs in.
+#[derive(Debug, Default)]
+struct Stop(Mutex<Option<Killer>>);
+
+impl Stop {
+    /// Ends this worker from now on.
+    fn over(&self, worker: &Worker) -> Result<(), BackendError> {
+        let killer = worker.process.killer().map_err(|error| {
+            let text = format!("cannot watch over a worker process: {error}");
+            BackendError::new(ErrorKind::Internal, text)
+        })?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(killer);
+        Ok(())
+    }
+}
+
+impl Interrupt for Stop {
+    fn interrupt(&self) {
+        let killer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(killer) = &*killer {
+            killer.kill();
+        }
+    }
 }
 
 impl Instance for SandboxedInstance {
@@ -100,13 +134,18 @@ impl Instance for SandboxedInstance {
     ) -> Result<(), BackendError> {
         let mut worker = match self.worker.take() {
             Some(worker) => worker,
-            None => self.model.worker()?,
+            None => self.another()?,
         };
+        let before = worker.process.cpu_time();
         let mut outcome = worker.conversation.run(inputs, outputs);
+        let after = worker.process.cpu_time();
+        self.cpu_time = after
+            .zip(before)
+            .map(|(after, before)| after.saturating_sub(before));
         if matches!(outcome, Err(Failure::Idle)) {
             // It ended before it saw the batch, which another one can run.
             worker.process.bury();
-            worker = self.model.worker()?;
+            worker = self.another()?;
             outcome = worker.conversation.run(inputs, outputs);
         }
         let ended = |worker: &mut Worker| {
@@ -151,8 +190,25 @@ impl Instance for SandboxedInstance {
         worker.is_none_or(|worker| worker.process.has_ended())
     }
 
+    fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
+        Some(Arc::clone(&self.stop) as Arc<dyn Interrupt>)
+    }
+
+    fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
+    }
+
     fn memory(&self) -> Option<RunMemory> {
         self.memory
+    }
+}
+
+impl SandboxedInstance {
+    /// Another worker process, in the place of one that has ended.
+    fn another(&self) -> Result<Worker, BackendError> {
+        let worker = self.model.worker()?;
+        self.stop.over(&worker)?;
+        Ok(worker)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead, BufReader, Read},
+    mem::MaybeUninit,
     os::{
         fd::OwnedFd,
         unix::process::{CommandExt, ExitStatusExt},
@@ -14,6 +15,7 @@ use std::{
         mpsc::{self, SyncSender},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rustix::{
@@ -30,6 +32,7 @@ const MAX_LINE_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub(crate) struct Process {
     handle: OwnedFd,
+    number: u32,
     /// Set before it is ended on purpose: nobody needs to hear of it then.
     dismissed: Arc<AtomicBool>,
     /// Set when it was waited for.
@@ -90,6 +93,7 @@ impl Process {
         let thread = thread::Builder::new().name("worker-watcher".to_owned());
         let mut process = Self {
             handle,
+            number,
             dismissed,
             ended,
             watcher: None,
@@ -106,8 +110,20 @@ impl Process {
     }
 
     fn kill(&self) {
-        // One that has ended takes no signal any more.
-        let _was_there = pidfd_send_signal(&self.handle, Signal::KILL).is_ok();
+        kill(&self.handle);
+    }
+
+    /// CPU time that it has taken since its start; `None` where the system does not say.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        cpu_time(self.number)
+    }
+
+    /// What kills it from another thread, without waiting for its end.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn killer(&self) -> io::Result<Killer> {
+        self.handle.try_clone().map(Killer)
     }
 
     /// Ends it without a word, if it has not ended.
@@ -124,6 +140,45 @@ impl Process {
             .flatten()
             .map_or_else(|| "in an unknown way".to_owned(), describe)
     }
+}
+
+/// CPU time of a process, by its clock.
+#[allow(
+    unsafe_code,
+    reason = "clocks of other processes have no safe interface (invariant 5)"
+)]
+fn cpu_time(number: u32) -> Option<Duration> {
+    let mut clock = 0;
+    // SAFETY: the pointer is valid for writing.
+    let status = unsafe { libc::clock_getcpuclockid(number.cast_signed(), &raw mut clock) };
+    if status != 0 {
+        return None;
+    }
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: as above.
+    let status = unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
+    if status != 0 {
+        return None;
+    }
+    // SAFETY: a successful call fills it.
+    let time = unsafe { time.assume_init() };
+    let nanos = u32::try_from(time.tv_nsec).ok()?;
+    Some(Duration::new(u64::try_from(time.tv_sec).ok()?, nanos))
+}
+
+/// Kills a worker process; nothing happens where that has ended.
+#[derive(Debug)]
+pub(crate) struct Killer(OwnedFd);
+
+impl Killer {
+    pub(crate) fn kill(&self) {
+        kill(&self.0);
+    }
+}
+
+fn kill(handle: &OwnedFd) {
+    // One that has ended takes no signal any more.
+    let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
 }
 
 impl Drop for Process {

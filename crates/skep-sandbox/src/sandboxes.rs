@@ -18,6 +18,7 @@ use skep_backend::{
     Backend, BackendError, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
 };
 use skep_store::LoadOrder;
+use skep_tensor::RunBound;
 
 use crate::{
     channel::Channel,
@@ -80,6 +81,7 @@ pub fn load(
             .collect(),
         weights: request.weights.cloned(),
         limit,
+        bound: request.run_bound(),
     };
     if !backend.is_baked(request) {
         starter.bake_if_possible();
@@ -108,6 +110,8 @@ pub(crate) struct Starter {
     weights: Option<Weights>,
     /// What a process may take until its first answer.
     limit: Option<Duration>,
+    /// What a run may take of this process's memory.
+    bound: RunBound,
 }
 
 impl Starter {
@@ -152,7 +156,7 @@ impl Starter {
         let (process, channel, answer) = self.begin(load, store.map(OwnedFd::from))?;
         match answer {
             Answer::Loaded(loaded) => {
-                let conversation = Conversation::new(channel);
+                let conversation = Conversation::new(channel, self.bound.clone());
                 let worker = Worker {
                     process,
                     conversation,

@@ -64,6 +64,8 @@ pub enum Input<P> {
     },
     /// An instance died or was taken away; a batch it had is its owner's to answer.
     InstanceGone(InstanceId),
+    /// No instance can run, and nobody knows when one can: answer what waits now. New requests are still taken.
+    RejectWaiting,
     /// The compute slot that was asked for is there.
     SlotGranted,
     /// Let nothing wait for more requests any longer; new ones are still taken.
@@ -177,6 +179,8 @@ pub enum RejectReason {
     Draining,
     /// Nobody waits for the answer any more.
     Cancelled,
+    /// No instance can run.
+    NoInstance,
 }
 
 /// What one call decided; a call rarely decides more than one thing, so the list stays off the heap.

@@ -187,6 +187,11 @@ impl<P: Payload> Scheduler<P> {
                 }
             }
             Input::InstanceGone(instance) => self.instances.remove(instance),
+            Input::RejectWaiting => {
+                while let Some(place) = self.waiting.first() {
+                    self.reject(place, RejectReason::NoInstance, outputs);
+                }
+            }
             Input::SlotGranted => self.slot = Slot::Granted,
             Input::Hurry => self.hurried = true,
             Input::Drain => (self.draining, self.hurried) = (true, true),

@@ -3,7 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
-use skep_scheduler::{DeviceShare, Grants, MAX_PASSES, TenantId};
+use skep_scheduler::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, TenantId};
+use skep_types::Time;
+
+fn us(micros: u64) -> Time {
+    Time::from_nanos(1000 * micros)
+}
 
 /// A tenant that always wants, with executions of this length.
 struct Greedy {
@@ -40,7 +45,7 @@ fn overload(slots: u32, tenants: &[Greedy], instances: usize) -> Vec<f64> {
     loop {
         while let Some(tenant) = wanting.pop() {
             let mut grants = Grants::new();
-            share.want(ids[tenant], &mut grants);
+            share.want(ids[tenant], us(now), &mut grants);
             let granted = start(grants, now, &mut ends, &mut idle);
             // Whoever got one wants the next, as long as it has an instance for it.
             wanting.extend(granted.into_iter().filter(|tenant| idle[*tenant] > 0));
@@ -55,6 +60,7 @@ fn overload(slots: u32, tenants: &[Greedy], instances: usize) -> Vec<f64> {
         let mut grants = Grants::new();
         share.release(
             ids[tenant],
+            us(now),
             Duration::from_micros(tenants[tenant].takes_us),
             true,
             &mut grants,
@@ -127,18 +133,20 @@ fn who_wanted_nothing_does_not_catch_up() {
     let mut share = DeviceShare::new(1);
     let (busy, lazy) = (share.join(1.0, 1), share.join(1.0, 1));
     let mut grants = Grants::new();
-    for _ in 0..1000 {
-        share.want(busy, &mut grants);
-        share.release(busy, Duration::from_millis(1), false, &mut grants);
+    for ms in 0..1000 {
+        share.want(busy, us(1000 * ms), &mut grants);
+        let ended = us(1000 * (ms + 1));
+        share.release(busy, ended, Duration::from_millis(1), false, &mut grants);
     }
     assert_eq!(grants.len(), 1000);
     // Both want from now on: they alternate.
     grants.clear();
-    share.want(busy, &mut grants);
-    share.want(lazy, &mut grants);
-    for _ in 0..20 {
+    share.want(busy, us(1_000_000), &mut grants);
+    share.want(lazy, us(1_000_000), &mut grants);
+    for ms in 1001..1021 {
         let running = *grants.last().expect("somebody runs");
-        share.release(running, Duration::from_millis(1), true, &mut grants);
+        let ended = us(1000 * ms);
+        share.release(running, ended, Duration::from_millis(1), true, &mut grants);
     }
     let lazy_had = grants.iter().filter(|id| **id == lazy).count();
     assert!((9..=12).contains(&lazy_had), "{grants:?}");
@@ -149,9 +157,9 @@ fn who_needs_many_slots_gets_them_in_the_end() {
     let mut share = DeviceShare::new(2);
     let (narrow, other, wide) = (share.join(1.0, 1), share.join(1.0, 1), share.join(1.0, 2));
     let mut grants = Grants::new();
-    share.want(narrow, &mut grants);
-    share.want(other, &mut grants);
-    share.want(wide, &mut grants);
+    share.want(narrow, us(0), &mut grants);
+    share.want(other, us(500), &mut grants);
+    share.want(wide, us(500), &mut grants);
     assert_eq!(grants.as_slice(), [narrow, other]);
     // The narrow ones end in turn and always want again: both slots are never free at once by themselves.
     let mut rounds = 0;
@@ -159,7 +167,8 @@ fn who_needs_many_slots_gets_them_in_the_end() {
     while !grants.contains(&wide) {
         let ended = running.remove(0);
         grants.clear();
-        share.release(ended, Duration::from_millis(1), true, &mut grants);
+        let now = us(1000 + 500 * u64::from(rounds));
+        share.release(ended, now, Duration::from_millis(1), true, &mut grants);
         running.extend(grants.iter().copied());
         rounds += 1;
         assert!(rounds <= MAX_PASSES + 3, "passed over for ever");
@@ -171,19 +180,19 @@ fn who_leaves_gives_back_what_it_had() {
     let mut share = DeviceShare::new(1);
     let (first, second) = (share.join(1.0, 1), share.join(1.0, 1));
     let mut grants = Grants::new();
-    share.want(first, &mut grants);
-    share.want(second, &mut grants);
+    share.want(first, us(0), &mut grants);
+    share.want(second, us(0), &mut grants);
     assert_eq!(grants.as_slice(), [first]);
-    share.leave(first, &mut grants);
+    share.leave(first, us(1), &mut grants);
     assert_eq!(grants.as_slice(), [first, second]);
-    share.give_up(second, &mut grants);
+    share.give_up(second, us(2), &mut grants);
     assert_eq!(share.busy(), 0);
     assert_eq!(share.join(1.0, 1), first, "its number is free");
 }
 
 proptest! {
-    /// Whatever tenants do, no more runs than there are slots, nobody is granted what it did not ask for, and no slot
-    /// idles while somebody wants what is there.
+    /// Whatever tenants do, no more runs than there are slots but on those of long executions, nobody is granted what it did
+    /// not ask for, and no slot idles while somebody wants what is there.
     #[test]
     fn slots_are_neither_overbooked_nor_wasted(
         slots in 1u32..6,
@@ -192,25 +201,30 @@ proptest! {
     ) {
         let mut share = DeviceShare::new(slots);
         let ids: Vec<TenantId> = threads.iter().map(|threads| share.join(1.0, *threads)).collect();
+        let needs = |index: usize| threads[index].min(slots);
         let mut wants = vec![false; ids.len()];
-        let mut running = vec![0u32; ids.len()];
-        for (tenant, what, us) in steps {
+        // When each execution of each tenant began.
+        let mut running: Vec<Vec<u64>> = vec![Vec::new(); ids.len()];
+        let mut now = 0;
+        for (tenant, what, passed) in steps {
             let tenant = tenant % ids.len();
+            now += passed;
             let mut grants = Grants::new();
             match what {
                 0..=3 => {
                     wants[tenant] = true;
-                    share.want(ids[tenant], &mut grants);
+                    share.want(ids[tenant], us(now), &mut grants);
                 }
-                4 if running[tenant] > 0 => {
-                    running[tenant] -= 1;
-                    share.give_up(ids[tenant], &mut grants);
+                4 if !running[tenant].is_empty() => {
+                    running[tenant].pop();
+                    share.give_up(ids[tenant], us(now), &mut grants);
                 }
-                _ if running[tenant] > 0 => {
-                    running[tenant] -= 1;
-                    let again = us % 2 == 0;
+                7 => share.handle_timeout(us(now), &mut grants),
+                _ if !running[tenant].is_empty() => {
+                    let took = Duration::from_micros(now - running[tenant].remove(0));
+                    let again = passed % 2 == 0;
                     wants[tenant] |= again;
-                    share.release(ids[tenant], Duration::from_micros(us), again, &mut grants);
+                    share.release(ids[tenant], us(now), took, again, &mut grants);
                 }
                 _ => {}
             }
@@ -218,16 +232,200 @@ proptest! {
                 let index = ids.iter().position(|other| *other == id).expect("known");
                 prop_assert!(wants[index], "asked for");
                 wants[index] = false;
-                running[index] += 1;
+                running[index].push(now);
             }
-            let needs = |index: usize| threads[index].min(slots);
-            let busy: u32 = (0..ids.len()).map(|index| running[index] * needs(index)).sum();
-            prop_assert!(busy <= slots);
-            prop_assert_eq!(busy, share.busy());
+            prop_assert!(share.busy() <= slots);
+            // Nothing counts as long before its turn is over, for whomever.
+            let least = u64::try_from(MIN_TURN.as_micros()).expect("short");
+            let threads_of = |index: usize, which: &dyn Fn(u64) -> bool| {
+                let runs = running[index].iter().filter(|start| which(**start)).count();
+                u32::try_from(runs).expect("few") * needs(index)
+            };
+            let all: u32 = (0..ids.len()).map(|index| threads_of(index, &|_| true)).sum();
+            let short: u32 = (0..ids.len())
+                .map(|index| threads_of(index, &|start| now < start + least))
+                .sum();
+            prop_assert!(short <= slots, "{short} of {all} threads are of executions that have just begun");
+            prop_assert!(all >= share.busy());
+            prop_assert!(all <= slots || short < all, "nothing was lent that is not long");
             // Somebody wide may have slots kept back.
             let all_narrow = (0..ids.len()).all(|index| needs(index) == 1);
-            prop_assert!(!all_narrow || busy == slots || wants.iter().all(|wants| !wants));
+            prop_assert!(!all_narrow || share.busy() == slots || wants.iter().all(|wants| !wants));
+            if wants.iter().all(|wants| !wants) {
+                prop_assert_eq!(share.next_timeout(us(now)), None);
+            }
         }
+    }
+}
+
+#[test]
+fn slots_of_a_long_execution_are_lent_to_short_ones() {
+    let mut share = DeviceShare::new(2);
+    let (long, short, other) = (share.join(1.0, 2), share.join(1.0, 1), share.join(1.0, 1));
+    let mut grants = Grants::new();
+    let ms = |ms: u64| us(1000 * ms);
+    share.want(long, ms(0), &mut grants);
+    share.want(short, ms(1), &mut grants);
+    assert_eq!(grants.as_slice(), [long]);
+    assert_eq!(
+        share.next_timeout(ms(1)),
+        Some(ms(2)),
+        "a turn after its start"
+    );
+    share.handle_timeout(ms(2), &mut grants);
+    assert_eq!(grants.as_slice(), [long, short], "lent");
+    assert_eq!(share.next_timeout(ms(2)), None);
+    grants.clear();
+    // The other one of its two slots; a third short one waits for these.
+    share.want(other, ms(2), &mut grants);
+    let third = share.join(1.0, 1);
+    share.want(third, ms(2), &mut grants);
+    assert_eq!(grants.as_slice(), [other]);
+    share.release(short, ms(3), Duration::from_millis(1), true, &mut grants);
+    assert_eq!(grants.as_slice(), [other, third], "in turn");
+    share.release(other, ms(3), Duration::from_millis(1), false, &mut grants);
+    assert_eq!(grants.as_slice(), [other, third, short]);
+    grants.clear();
+    // When the long one ends its slots are those of who borrowed them.
+    share.release(long, ms(4), Duration::from_millis(4), true, &mut grants);
+    assert!(grants.is_empty() && share.busy() == 2, "{grants:?}");
+    share.release(short, ms(5), Duration::from_millis(2), false, &mut grants);
+    share.release(third, ms(5), Duration::from_millis(2), false, &mut grants);
+    assert_eq!(grants.as_slice(), [long]);
+}
+
+#[test]
+fn executions_that_are_alike_do_not_borrow() {
+    let mut share = DeviceShare::new(1);
+    let (a, b) = (share.join(1.0, 1), share.join(1.0, 1));
+    let takes = Duration::from_millis(50);
+    let mut grants = Grants::new();
+    share.want(a, us(0), &mut grants);
+    share.want(b, us(0), &mut grants);
+    // The first of b is not known to be as long.
+    for round in 1..20_u64 {
+        let now = us(50_000 * round);
+        let running = grants.pop().expect("one runs");
+        assert!(grants.is_empty(), "one at a time");
+        share.release(running, now, takes, true, &mut grants);
+        let next = share.next_timeout(now).expect("one waits");
+        if round >= 2 {
+            assert_eq!(next, now + 2 * takes);
+        }
+    }
+}
+
+#[test]
+fn whatever_is_stuck_others_go_on() {
+    let mut share = DeviceShare::new(2);
+    let stuck: Vec<TenantId> = (0..5).map(|_| share.join(1.0, 2)).collect();
+    let good = share.join(1.0, 1);
+    let mut grants = Grants::new();
+    let mut now = 0;
+    for id in &stuck {
+        share.want(*id, us(now), &mut grants);
+        now += 10_000;
+        share.handle_timeout(us(now), &mut grants);
+    }
+    assert_eq!(grants.len(), stuck.len(), "each borrows of those before");
+    for _ in 0..100 {
+        grants.clear();
+        share.want(good, us(now), &mut grants);
+        assert_eq!(grants.as_slice(), [good]);
+        now += 100;
+        share.release(
+            good,
+            us(now),
+            Duration::from_micros(100),
+            false,
+            &mut grants,
+        );
+    }
+}
+
+/// A model that needs more slots than are free for a long time does not keep others from borrowing.
+#[test]
+fn slots_that_are_kept_back_are_not_those_that_are_lent() {
+    let mut share = DeviceShare::new(2);
+    let (stuck, wide, narrow) = (share.join(1.0, 1), share.join(1.0, 2), share.join(1.0, 1));
+    let mut grants = Grants::new();
+    let mut now = 0;
+    // Both have run: the wide one for a second.
+    share.want(wide, us(now), &mut grants);
+    now += 1_000_000;
+    share.release(wide, us(now), Duration::from_secs(1), false, &mut grants);
+    share.want(stuck, us(now), &mut grants);
+    grants.clear();
+    share.want(wide, us(now), &mut grants);
+    assert!(grants.is_empty(), "one of its two slots is taken");
+    for round in 0..100 {
+        grants.clear();
+        share.want(narrow, us(now), &mut grants);
+        now += 10_000;
+        share.handle_timeout(us(now), &mut grants);
+        assert_eq!(grants.as_slice(), [narrow], "round {round}");
+        share.release(
+            narrow,
+            us(now),
+            Duration::from_micros(100),
+            false,
+            &mut grants,
+        );
+    }
+    now += 2_000_000;
+    grants.clear();
+    share.handle_timeout(us(now), &mut grants);
+    assert_eq!(grants.as_slice(), [wide]);
+}
+
+/// Cores in use on average where `models` small models, two instances each, always have requests. An execution really keeps
+/// `parallelism` cores busy for 1 ms of its time; it is charged `charged` slots.
+fn cores_in_use(cores: u32, models: usize, parallelism: f64, charged: u32) -> f64 {
+    let mut share = DeviceShare::new(cores);
+    let ids: Vec<TenantId> = (0..models).map(|_| share.join(1.0, charged)).collect();
+    let mut idle = vec![2_u32; models];
+    let mut ends: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+    let (mut now, mut number, mut area) = (0, 0, 0.0);
+    let mut wanting: Vec<usize> = (0..models).collect();
+    while now < 1_000_000 {
+        let mut grants = Grants::new();
+        if let Some(model) = wanting.pop() {
+            share.want(ids[model], us(now), &mut grants);
+        } else {
+            let ((at, _), model) = ends.pop_first().expect("somebody runs");
+            area += (at - now) as f64 * parallelism * (ends.len() + 1) as f64;
+            now = at;
+            idle[model] += 1;
+            let took = Duration::from_millis(1);
+            share.release(ids[model], us(now), took, true, &mut grants);
+        }
+        for id in grants {
+            let model = ids.iter().position(|other| *other == id).expect("known");
+            idle[model] -= 1;
+            number += 1;
+            ends.insert((now + 1000, number), model);
+            if idle[model] > 0 {
+                wanting.push(model);
+            }
+        }
+    }
+    area / now as f64
+}
+
+/// Twenty small models use the cores that they could use; charged with all threads that a run may use, two executions had
+/// the whole machine. `cargo nextest run small_models --no-capture` prints the table.
+#[test]
+fn small_models_use_the_cores_of_a_large_machine() {
+    let parallelism = 1.1;
+    for cores in [8, 32, 64] {
+        let by_threads = cores_in_use(cores, 20, parallelism, cores / 2);
+        let as_measured = cores_in_use(cores, 20, parallelism, 1);
+        let possible = f64::from(cores).min(40.0) * parallelism;
+        println!(
+            "{cores} cores: {by_threads:.1} in use by threads, {as_measured:.1} as measured, {possible:.1} possible"
+        );
+        assert!(by_threads < 2.5, "{by_threads}");
+        assert!(as_measured > 0.95 * possible, "{as_measured}");
     }
 }
 
@@ -264,7 +462,7 @@ fn shared(models: &[Gapped]) -> u64 {
                 ends[index] = None;
                 left[index] -= 1;
                 let took = Duration::from_micros(models[index].takes);
-                share.release(ids[index], took, false, &mut grants);
+                share.release(ids[index], us(now), took, false, &mut grants);
                 if left[index] > 0 {
                     asks[index] = Some(now + models[index].gap);
                 }
@@ -276,7 +474,7 @@ fn shared(models: &[Gapped]) -> u64 {
         for index in 0..models.len() {
             if asks[index] == Some(now) {
                 asks[index] = None;
-                share.want(ids[index], &mut grants);
+                share.want(ids[index], us(now), &mut grants);
             }
         }
         for id in grants {

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, Runtime, RuntimeError};
-use skep_tensor::{Tensor, TensorError};
+use skep_tensor::{Charge, Tensor, TensorError};
 use skep_types::{DataType, Shape};
 use tokio::sync::Semaphore;
 
@@ -188,6 +188,18 @@ pub(crate) fn log_parameters(request: &InferRequest, loaded: &LoadedVersion) {
         loaded.name(),
         parameters.join(", ")
     );
+}
+
+/// Gives back what a request held once its answer is there. The answer's tensors are charged already: to the request, or
+/// together with others that they share memory with.
+pub(crate) fn settle(charge: &Charge, answer: &mut InferResponse) {
+    match answer.charge.take() {
+        Some(shared) if !std::ptr::eq(&raw const *shared, charge) => {
+            charge.shrink_to(0);
+            charge.keep(shared);
+        }
+        _ => charge.shrink_to(output_bytes(answer)),
+    }
 }
 
 /// Bytes of an answer's tensors.

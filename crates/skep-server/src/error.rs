@@ -93,7 +93,8 @@ impl ApiError {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-            ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            // Trying again does not help: not what 503 says.
+            ErrorKind::Exhausted | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -161,6 +162,7 @@ impl From<ApiError> for tonic::Status {
                 ErrorKind::NotFound => tonic::Code::NotFound,
                 ErrorKind::Unavailable => tonic::Code::Unavailable,
                 ErrorKind::Unsupported => tonic::Code::Unimplemented,
+                ErrorKind::Exhausted => tonic::Code::ResourceExhausted,
                 ErrorKind::Internal => tonic::Code::Internal,
                 _ => tonic::Code::InvalidArgument,
             },
@@ -196,6 +198,7 @@ mod tests {
             (ErrorKind::NotFound, 404, tonic::Code::NotFound),
             (ErrorKind::Unavailable, 503, tonic::Code::Unavailable),
             (ErrorKind::Unsupported, 501, tonic::Code::Unimplemented),
+            (ErrorKind::Exhausted, 500, tonic::Code::ResourceExhausted),
             (ErrorKind::Internal, 500, tonic::Code::Internal),
         ] {
             let error = ApiError::new(kind, "text");

@@ -11,7 +11,8 @@ use crate::{AlignedBuffer, StringElements, Tensor, TensorError, TensorView};
 /// as it is, without a copy.
 ///
 /// # Errors
-/// [`TensorError::Mismatch`] when the parts differ in more than their first dimension, or in datatype.
+/// [`TensorError::Mismatch`] when the parts differ in more than their first dimension, or in datatype,
+/// [`TensorError::NoMemory`].
 ///
 /// # Panics
 /// When `parts` is empty: a batch has at least one request.
@@ -45,7 +46,7 @@ pub fn gather(parts: &[Tensor]) -> Result<Tensor, TensorError> {
             first: first.shape().clone(),
             other: first.shape().clone(),
         })?;
-    let mut buffer = AlignedBuffer::zeroed(length);
+    let mut buffer = AlignedBuffer::try_zeroed(length)?;
     let mut rest: &mut [u8] = &mut buffer;
     for part in parts {
         let (here, tail) = rest.split_at_mut(part.data().len());

@@ -5,7 +5,7 @@
 //! is gone (the request, its tensors, its run, its answer until that is written).
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -56,6 +56,7 @@ impl MemoryBudget {
         Charge {
             budget: Some(Arc::clone(self)),
             bytes: AtomicUsize::new(0),
+            shared: OnceLock::new(),
         }
     }
 
@@ -83,6 +84,8 @@ pub struct Charge {
     /// `None` of what nobody bounds.
     budget: Option<Arc<MemoryBudget>>,
     bytes: AtomicUsize,
+    /// A charge that is shared with others, for memory that is.
+    shared: OnceLock<Arc<Charge>>,
 }
 
 impl Charge {
@@ -92,6 +95,7 @@ impl Charge {
         Self {
             budget: None,
             bytes: AtomicUsize::new(0),
+            shared: OnceLock::new(),
         }
     }
 
@@ -167,6 +171,7 @@ impl Charge {
         Self {
             budget: self.budget.clone(),
             bytes: AtomicUsize::new(held.min(bytes)),
+            shared: OnceLock::new(),
         }
     }
 
@@ -176,12 +181,19 @@ impl Charge {
         self.bytes.fetch_add(held, Ordering::Relaxed);
     }
 
+    /// Keeps a charge that others keep too, for memory that all of them point into, until this one is dropped. Only the
+    /// first one that is given is kept.
+    pub fn keep(&self, shared: Arc<Self>) {
+        self.shared.get_or_init(|| shared);
+    }
+
     /// A charge against the same budget that holds nothing yet.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
             budget: self.budget.clone(),
             bytes: AtomicUsize::new(0),
+            shared: OnceLock::new(),
         }
     }
 }

@@ -12,6 +12,8 @@ use std::{
 use bytes::Bytes;
 use memmap2::MmapRaw;
 
+use crate::TensorError;
+
 /// The alignment of every buffer, in bytes: a cache line, and the widest vector register of today's processors.
 pub const ALIGNMENT: usize = 64;
 
@@ -43,37 +45,47 @@ unsafe impl Send for AlignedBuffer {}
 unsafe impl Sync for AlignedBuffer {}
 
 impl AlignedBuffer {
-    /// Reserves `length` zero bytes.
+    /// Reserves `length` zero bytes. For lengths that no client chooses: without memory the process ends.
     ///
     /// # Panics
     /// When `length` comes near `isize::MAX`, which no checked shape reaches.
     #[must_use]
     pub fn zeroed(length: usize) -> Self {
+        let layout = || Self::layout(length).expect("a buffer's length fits isize");
+        Self::try_zeroed(length).unwrap_or_else(|_| handle_alloc_error(layout()))
+    }
+
+    /// Reserves `length` zero bytes, if there is memory for them.
+    ///
+    /// # Errors
+    /// [`TensorError::NoMemory`].
+    pub fn try_zeroed(length: usize) -> Result<Self, TensorError> {
         if length == 0 {
             // Aligned, never dereferenced.
             let pointer = NonNull::new(ALIGNMENT as *mut u8).expect("the alignment is not zero");
-            return Self {
+            return Ok(Self {
                 pointer,
                 length,
                 padding: 0,
                 mapping: None,
-            };
+            });
         }
-        let layout = Self::layout(length);
+        let no_memory = TensorError::NoMemory { bytes: length };
+        let Some(layout) = Self::layout(length) else {
+            return Err(no_memory);
+        };
         // SAFETY: the layout's size is not zero.
         let raw = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(raw) else {
-            handle_alloc_error(layout)
-        };
+        let start = NonNull::new(raw).ok_or(no_memory)?;
         let padding = start.addr().get().next_multiple_of(ALIGNMENT) - start.addr().get();
         // SAFETY: `start` is a multiple of the natural alignment, so the padding is at most `SLACK`, within the layout.
         let pointer = unsafe { start.add(padding) };
-        Self {
+        Ok(Self {
             pointer,
             length,
             padding,
             mapping: None,
-        }
+        })
     }
 
     /// `length` bytes of a mapping, from `offset` on.
@@ -100,19 +112,21 @@ impl AlignedBuffer {
         Bytes::from_owner(self)
     }
 
-    fn layout(length: usize) -> Layout {
-        Layout::from_size_align(length.saturating_add(SLACK), NATURAL_ALIGNMENT)
-            .expect("a buffer's length fits isize")
+    fn layout(length: usize) -> Option<Layout> {
+        Layout::from_size_align(length.checked_add(SLACK)?, NATURAL_ALIGNMENT).ok()
     }
 }
 
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
-        if self.length != 0 && self.mapping.is_none() {
+        if self.length != 0
+            && self.mapping.is_none()
+            && let Some(layout) = Self::layout(self.length)
+        {
             // SAFETY: `zeroed` allocated this very layout and went `padding` bytes on from its start; freed once.
             unsafe {
                 let start = self.pointer.sub(self.padding);
-                dealloc(start.as_ptr(), Self::layout(self.length));
+                dealloc(start.as_ptr(), layout);
             }
         }
     }
@@ -143,6 +157,14 @@ impl AsRef<[u8]> for AlignedBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_that_no_machine_has_are_an_error() {
+        for length in [1 << 60, isize::MAX as usize, usize::MAX] {
+            let error = AlignedBuffer::try_zeroed(length).map(drop);
+            assert_eq!(error, Err(TensorError::NoMemory { bytes: length }));
+        }
+    }
 
     #[test]
     fn buffers_are_zeroed_aligned_and_freeze_in_place() {

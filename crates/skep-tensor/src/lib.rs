@@ -5,7 +5,7 @@
 //! memory that Skep owns and fills: the input of a batch is gathered into one, and a backend writes the output of a
 //! batch into another, which is then frozen and split into views, one a request. [`SharedMemory`] is
 //! memory that another process maps too, of which buffers are made. A [`Charge`] counts what a request holds against the
-//! node's [`MemoryBudget`].
+//! node's [`MemoryBudget`], a [`RunCharge`] what one run takes.
 //!
 //! Elements lie in row-major order, little-endian. `BYTES` tensors hold the protocol's encoding: for each element its
 //! length (u32, little-endian) and then its bytes.
@@ -13,6 +13,7 @@
 mod batch;
 mod budget;
 mod buffer;
+mod run_charge;
 mod shared;
 mod strings;
 mod tensor;
@@ -20,6 +21,7 @@ mod tensor;
 pub use batch::{gather, split};
 pub use budget::{Charge, MemoryBudget, OverBudget};
 pub use buffer::{ALIGNMENT, AlignedBuffer};
+pub use run_charge::{Limit, Refused, RunBound, RunCharge};
 pub use shared::{SharedMemory, SharedParts, map_shared};
 pub use strings::{StringElements, encode_strings};
 pub use tensor::{Tensor, TensorError, TensorView};

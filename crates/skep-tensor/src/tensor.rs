@@ -61,6 +61,12 @@ pub enum TensorError {
         /// The sum of the parts' batch sizes.
         total: usize,
     },
+    /// The system has no memory for a tensor.
+    #[error("there is no memory for a tensor of {bytes} bytes")]
+    NoMemory {
+        /// What was asked for.
+        bytes: usize,
+    },
 }
 
 impl Tensor {

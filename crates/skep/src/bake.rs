@@ -53,8 +53,8 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         hold_until: 0,
         cpu: None,
         weights: Some(in_process(cache)),
-        sandbox_load_limit: None,
         request_memory: None,
+        sandbox_load_limit: None,
     };
     let backends = backends::all(args.onnxruntime_library.clone(), false);
     let mut rows = Vec::new();

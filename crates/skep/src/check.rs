@@ -77,8 +77,8 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         cpu: None,
         // A check leaves nothing behind.
         weights: None,
-        sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
         request_memory: None,
+        sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
     };
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);

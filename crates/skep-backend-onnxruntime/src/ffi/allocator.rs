@@ -1,5 +1,10 @@
 //! The allocator that sessions with their own memory of runs take their tensors from: [`skep_alloc`]'s, behind the
 //! library's table of functions.
+//!
+//! The library writes through whatever an allocator of somebody else gives it, a null pointer included; only its own
+//! allocator is known to fail by an exception, which ends the run with an error. So where there is no memory, or a run may
+//! not take more, the library's own allocator is asked for more than any machine has: the exception that it throws passes
+//! through the frames here, which own nothing.
 
 use std::{
     ffi::c_void,
@@ -15,39 +20,89 @@ use super::{ApiError, check};
 struct Allocator {
     table: OrtAllocator,
     memory: NonNull<OrtMemoryInfo>,
+    /// The library's own, which throws where it has no memory.
+    own: NonNull<OrtAllocator>,
 }
+
+/// No address space holds it.
+const IMPOSSIBLE_BYTES: usize = 1 << 62;
+
+/// A function of the table that may throw: the table's types do not say so.
+type Alloc = unsafe extern "C-unwind" fn(*mut OrtAllocator, usize) -> *mut c_void;
+type Reserve = unsafe extern "C-unwind" fn(*const OrtAllocator, usize) -> *mut c_void;
 
 /// Makes the process's allocator known to the environment, for sessions that ask for the environment's.
 ///
 /// # Safety
-/// `environment` is live, and `memory` describes ordinary memory and is never released.
+/// `environment` is live, `memory` describes ordinary memory and is never released, and `own` is the library's default
+/// allocator.
 pub(super) unsafe fn register(
     api: &OrtApi,
     environment: *mut OrtEnv,
     memory: NonNull<OrtMemoryInfo>,
+    own: NonNull<OrtAllocator>,
 ) -> Result<(), ApiError> {
     // SAFETY: an empty table is a valid value of it.
     let mut table = unsafe { OrtAllocator::default() };
     table.version = ORT_API_VERSION;
-    table.Alloc = Some(malloc);
+    // SAFETY: the types differ in nothing but in what they say of exceptions, which the library, their only caller,
+    // expects of its own allocators; on the machines that the library exists for, its convention is C's.
+    unsafe {
+        table.Alloc = Some(std::mem::transmute::<
+            Alloc,
+            unsafe extern "system" fn(*mut OrtAllocator, usize) -> *mut c_void,
+        >(malloc));
+        table.Reserve = Some(std::mem::transmute::<
+            Reserve,
+            unsafe extern "system" fn(*const OrtAllocator, usize) -> *mut c_void,
+        >(reserve));
+    }
     table.Free = Some(free);
     table.Info = Some(info);
-    table.Reserve = Some(reserve);
     // Once a process, and used until it ends.
-    let allocator = Box::leak(Box::new(Allocator { table, memory }));
+    let allocator = Box::leak(Box::new(Allocator { table, memory, own }));
     // SAFETY: the environment is live; the allocator lives for ever, begins with the table, and its functions may be
     // called from any thread.
     let status = unsafe { (api.RegisterAllocator)(environment, &raw mut allocator.table) };
     check(api, status)
 }
 
-unsafe extern "system" fn malloc(_: *mut OrtAllocator, size: usize) -> *mut c_void {
-    skep_alloc::malloc(size).cast()
+unsafe extern "C-unwind" fn malloc(this: *mut OrtAllocator, size: usize) -> *mut c_void {
+    let block = skep_alloc::malloc(size);
+    if block.is_null() && size > 0 {
+        // SAFETY: the library passes the pointer that it was given.
+        return unsafe { fail(this) };
+    }
+    block.cast()
 }
 
 /// What a session asks for once, such as its weights: never part of a run.
-unsafe extern "system" fn reserve(_: *const OrtAllocator, size: usize) -> *mut c_void {
-    skep_alloc::malloc(size).cast()
+unsafe extern "C-unwind" fn reserve(this: *const OrtAllocator, size: usize) -> *mut c_void {
+    // SAFETY: as in `malloc`.
+    unsafe { malloc(this.cast_mut(), size) }
+}
+
+/// Ends the library's call with the exception that it has for a lack of memory. Nothing in this frame, or in those of its
+/// callers here, has to be dropped.
+///
+/// # Safety
+/// `this` is the pointer to the table of an [`Allocator`].
+#[cold]
+unsafe fn fail(this: *mut OrtAllocator) -> *mut c_void {
+    // SAFETY: the table is the first field of an `Allocator`, which lives for ever, and so does the library's own.
+    let own = unsafe { (*this.cast::<Allocator>()).own.as_ptr() };
+    // SAFETY: as above.
+    let Some(alloc) = (unsafe { (*own).Alloc }) else {
+        return ptr::null_mut();
+    };
+    // SAFETY: the types differ in what they say of exceptions alone; this one says the truth.
+    unsafe {
+        let alloc = std::mem::transmute::<
+            unsafe extern "system" fn(*mut OrtAllocator, usize) -> *mut c_void,
+            Alloc,
+        >(alloc);
+        alloc(own, IMPOSSIBLE_BYTES)
+    }
 }
 
 unsafe extern "system" fn free(_: *mut OrtAllocator, block: *mut c_void) {

@@ -69,13 +69,14 @@ impl Runtime {
         check(api, status)?;
         let made = "a successful call fills its out parameter";
         let memory = NonNull::new(memory).expect(made);
-        // SAFETY: the environment was just made; the memory's description is never released.
-        unsafe { allocator::register(api, environment, memory) }?;
+        let allocator = NonNull::new(allocator).expect(made);
+        // SAFETY: the environment was just made; the memory's description and the library's allocator are never released.
+        unsafe { allocator::register(api, environment, memory, allocator) }?;
         Ok(Box::leak(Box::new(Self {
             library,
             environment: NonNull::new(environment).expect(made),
             memory,
-            allocator: NonNull::new(allocator).expect(made),
+            allocator,
             arenas: Arc::default(),
         })))
     }

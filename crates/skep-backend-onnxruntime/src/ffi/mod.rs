@@ -16,6 +16,7 @@ mod environment;
 mod library;
 mod packed;
 mod session;
+mod threads;
 mod value;
 mod weights;
 
@@ -27,6 +28,8 @@ pub(crate) use environment::Runtime;
 pub(crate) use library::Library;
 pub(crate) use packed::{contents, exchange, exchange_packed, replace};
 pub(crate) use session::{List, RunOptions, Session, SessionOptions};
+use threads::PoolThreads;
+pub(crate) use threads::Started;
 pub(crate) use value::Value;
 pub(crate) use weights::{Weight, Weights};
 
@@ -39,6 +42,8 @@ impl Code {
     pub(crate) const INVALID_ARGUMENT: Self = Self(OrtErrorCode::ORT_INVALID_ARGUMENT as i32);
     /// Of an exception that is not the library's own, such as a lack of memory.
     pub(crate) const RUNTIME_EXCEPTION: Self = Self(OrtErrorCode::ORT_RUNTIME_EXCEPTION as i32);
+    /// Our own: no memory was given to the run.
+    pub(crate) const NO_MEMORY: Self = Self(-1);
     pub(crate) const NOT_IMPLEMENTED: Self = Self(OrtErrorCode::ORT_NOT_IMPLEMENTED as i32);
 }
 

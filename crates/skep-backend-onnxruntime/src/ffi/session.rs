@@ -1,11 +1,12 @@
 //! Sessions: a model in the library, and a run of it.
 
 use std::{
-    ffi::{CStr, CString, c_char, c_int},
+    ffi::{CStr, CString, c_char, c_int, c_void},
     os::unix::ffi::OsStrExt,
     path::Path,
     ptr::{self, NonNull},
     sync::Arc,
+    time::Duration,
 };
 
 use ort_sys::{
@@ -14,7 +15,9 @@ use ort_sys::{
 };
 use smallvec::SmallVec;
 
-use super::{ApiError, Code, Runtime, Value, Weights, check, value::filled};
+use super::{
+    ApiError, Code, PoolThreads, Runtime, Started, Value, Weights, check, threads, value::filled,
+};
 
 /// Tensors up to this number travel to the library in lists on the stack.
 const INLINE_TENSORS: usize = 8;
@@ -28,6 +31,8 @@ pub(crate) struct SessionOptions {
     raw: NonNull<OrtSessionOptions>,
     /// What sessions made with these options use in place.
     weights: Option<Arc<Weights>>,
+    /// Their threads besides the callers', where they have some.
+    pool: Option<Arc<PoolThreads>>,
 }
 
 impl Drop for SessionOptions {
@@ -48,6 +53,7 @@ impl SessionOptions {
             runtime,
             raw: filled(raw),
             weights: None,
+            pool: None,
         })
     }
 
@@ -66,7 +72,25 @@ impl SessionOptions {
         // SAFETY: the options are live, here and below.
         self.set(|raw| unsafe { (api.SetIntraOpNumThreads)(raw, intra) })?;
         // SAFETY: as above.
-        self.set(|raw| unsafe { (api.SetInterOpNumThreads)(raw, inter) })
+        self.set(|raw| unsafe { (api.SetInterOpNumThreads)(raw, inter) })?;
+        if (intra, inter) == (1, 1) {
+            return Ok(());
+        }
+        let pool = Arc::new(PoolThreads::default());
+        let shared = Arc::as_ptr(&pool).cast_mut().cast::<c_void>();
+        // SAFETY: the options are live, and so is the pool as long as they and the sessions made with them, which end their
+        // threads before they let go of it; here and below.
+        self.set(|raw| unsafe {
+            (api.SessionOptionsSetCustomCreateThreadFn)(raw, Some(threads::create))
+        })?;
+        // SAFETY: as above.
+        self.set(|raw| unsafe { (api.SessionOptionsSetCustomThreadCreationOptions)(raw, shared) })?;
+        // SAFETY: as above.
+        self.set(|raw| unsafe {
+            (api.SessionOptionsSetCustomJoinThreadFn)(raw, Some(threads::join))
+        })?;
+        self.pool = Some(pool);
+        Ok(())
     }
 
     /// Whether independent operators run in parallel.
@@ -162,6 +186,8 @@ pub(crate) struct Session {
     raw: NonNull<OrtSession>,
     /// Used in place; let go after the session was released.
     weights: Option<Arc<Weights>>,
+    /// Its threads; let go after it was released.
+    pool: Option<Arc<PoolThreads>>,
 }
 
 // SAFETY: a session is not bound to a thread.
@@ -199,6 +225,7 @@ impl Session {
             runtime,
             raw: filled(raw),
             weights: options.weights.clone(),
+            pool: options.pool.clone(),
         })
     }
 
@@ -212,6 +239,16 @@ impl Session {
         self.runtime
     }
 
+    /// A run is about to begin on the calling thread.
+    pub(crate) fn begin(&self) -> Option<Started> {
+        self.pool.as_ref().map(|pool| pool.begin())
+    }
+
+    /// It is over; the CPU time that it took, where that was measured.
+    pub(crate) fn end(&self, started: Option<Started>) -> Option<Duration> {
+        self.pool.as_ref()?.end(started?)
+    }
+
     /// Runs the model. An output that is `Some` in `prepared` is written where it lies; for each that is `None` the
     /// result holds a value in memory of the library's own.
     ///
@@ -219,7 +256,7 @@ impl Session {
     /// When names and values differ in number.
     pub(crate) fn run<'n>(
         &self,
-        options: Option<&RunOptions>,
+        options: &RunOptions,
         input_names: impl Iterator<Item = &'n CStr>,
         inputs: &[Value<'_>],
         output_names: impl Iterator<Item = &'n CStr>,
@@ -248,7 +285,7 @@ impl Session {
         let status = unsafe {
             (self.runtime.api().Run)(
                 self.raw.as_ptr(),
-                options.map_or(ptr::null(), |o| o.raw.as_ptr().cast_const()),
+                options.raw.as_ptr().cast_const(),
                 input_names.as_ptr(),
                 inputs.as_ptr(),
                 inputs.len(),
@@ -288,24 +325,43 @@ impl Drop for RunOptions {
 }
 
 impl RunOptions {
-    /// Options with one configuration entry.
-    pub(crate) fn with_entry(
-        runtime: &'static Runtime,
-        key: &CStr,
-        value: &CStr,
-    ) -> Result<Self, ApiError> {
+    /// The library's defaults.
+    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
         let api = runtime.api();
         let mut raw: *mut OrtRunOptions = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.
         check(api, unsafe { (api.CreateRunOptions)(&raw mut raw) })?;
-        let options = Self {
+        Ok(Self {
             runtime,
             raw: filled(raw),
-        };
+        })
+    }
+
+    /// One of the library's configuration entries.
+    pub(crate) fn entry(&mut self, key: &CStr, value: &CStr) -> Result<(), ApiError> {
+        let api = self.runtime.api();
         // SAFETY: the options are live; both texts are copied by the call.
         check(api, unsafe {
-            (api.AddRunConfigEntry)(options.raw.as_ptr(), key.as_ptr(), value.as_ptr())
-        })?;
-        Ok(options)
+            (api.AddRunConfigEntry)(self.raw.as_ptr(), key.as_ptr(), value.as_ptr())
+        })
+    }
+
+    /// Makes runs with these options end with an error behind the operator that they are at, and those that begin before
+    /// [`RunOptions::resume`] at once.
+    pub(crate) fn terminate(&self) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: the options are live; the library lets another thread than the run's make this call.
+        check(api, unsafe {
+            (api.RunOptionsSetTerminate)(self.raw.as_ptr())
+        })
+    }
+
+    /// Lets runs with these options go on again.
+    pub(crate) fn resume(&self) -> Result<(), ApiError> {
+        let api = self.runtime.api();
+        // SAFETY: as above.
+        check(api, unsafe {
+            (api.RunOptionsUnsetTerminate)(self.raw.as_ptr())
+        })
     }
 }

@@ -62,5 +62,6 @@ pub(crate) fn load(
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights: None,
+        request_memory: None,
     })
 }

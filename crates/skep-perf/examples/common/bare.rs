@@ -47,6 +47,7 @@ impl Bare {
             config: &config,
             threads: NonZeroUsize::MIN,
             weights: None,
+            request_memory: None,
         })?;
         let shapes: Vec<&Shape> = inputs.iter().map(Tensor::shape).collect();
         let output_shapes = model.output_shapes(&shapes);
@@ -66,7 +67,8 @@ impl Bare {
     pub(crate) fn run(&self, instance: &mut dyn Instance) -> Result<()> {
         let outputs = self.model.signature().outputs.iter().enumerate();
         let slots = outputs.map(|(index, spec)| match &self.output_shapes {
-            Some(shapes) => OutputSlot::prepared(index, spec.datatype, shapes[index].clone()),
+            Some(shapes) => OutputSlot::prepared(index, spec.datatype, shapes[index].clone())
+                .expect("there is memory"),
             None => OutputSlot::new(index),
         });
         let mut slots: Vec<OutputSlot> = slots.collect();

@@ -6,7 +6,7 @@ use skep_scheduler::{Ordering, RejectReason};
 
 use crate::{
     ErrorKind, FailureReason, RuntimeError, clock,
-    job::{Job, Outcome, Reply},
+    job::{Job, Outcome, Reply, Waiter},
     lock::lock,
     recorder::Statistics,
 };
@@ -33,8 +33,8 @@ impl Answers {
     }
 
     /// Answers a request that was taken in.
-    pub(super) fn answer(&self, job: Box<Job>, outcome: Outcome) {
-        let Job { id, reply, .. } = *job;
+    pub(super) fn answer(&self, waiter: Waiter, outcome: Outcome) {
+        let Waiter { id, reply, .. } = waiter;
         // A client that went away meanwhile is nobody's loss.
         let send = |(reply, outcome): (Reply, Outcome)| drop(reply.send(outcome));
         match &self.order {
@@ -45,40 +45,44 @@ impl Answers {
     }
 
     /// Refuses a request at once, whatever the order of answers: it was not taken in.
-    pub(super) fn refuse(&self, job: Box<Job>, text: String) {
-        self.count(FailureReason::Rejected, &job);
-        let Job { id, reply, .. } = *job;
+    pub(super) fn refuse(&self, mut job: Box<Job>, text: String) {
+        let waiter = job.take_waiter();
+        self.count(FailureReason::Rejected, &waiter);
+        let Waiter { id, reply, .. } = waiter;
         if let Some(order) = &self.order {
             lock(order).finish(id, None, |(reply, outcome)| drop(reply.send(outcome)));
         }
         drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
     }
 
-    /// Ends a request that was taken in and is not executed; `is_broken` says that no instance is left.
-    pub(super) fn reject(&self, job: Box<Job>, reason: RejectReason, is_broken: bool) {
+    /// Ends a request that was taken in and is not executed; `why_not` says why no instance can run, where that is so.
+    pub(super) fn reject(&self, mut job: Box<Job>, reason: RejectReason, why_not: Option<&str>) {
+        let waiter = job.take_waiter();
         let label = match reason {
             RejectReason::QueueFull
             | RejectReason::TimedOut
             | RejectReason::TooLate
-            | RejectReason::Draining => FailureReason::Rejected,
+            | RejectReason::Draining
+            | RejectReason::NoInstance => FailureReason::Rejected,
             RejectReason::Cancelled => FailureReason::Canceled,
         };
-        self.count(label, &job);
+        self.count(label, &waiter);
         let text = match reason {
             RejectReason::QueueFull => QUEUE_FULL,
             RejectReason::TimedOut => "Request timeout expired",
             RejectReason::TooLate => {
                 "the request can no longer be answered within its latency objective"
             }
-            RejectReason::Draining if is_broken => {
-                "no instance of the model is alive: each one failed and could not be restarted"
+            RejectReason::Draining | RejectReason::NoInstance if why_not.is_some() => {
+                why_not.unwrap_or_default()
             }
+            RejectReason::NoInstance => "no instance of the model can run",
             RejectReason::Draining => {
                 "Server is stopping, scheduler for model has stopped accepting new inference requests"
             }
             RejectReason::Cancelled => "the request was cancelled",
         };
-        self.answer(job, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
+        self.answer(waiter, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
     }
 
     /// Whether as many answers wait for those before them as requests may wait: those are a queue as well.
@@ -87,8 +91,8 @@ impl Answers {
         order.is_some_and(|order| lock(order).held() >= self.max_held)
     }
 
-    fn count(&self, label: FailureReason, job: &Job) {
-        let total = clock::now().since(job.arrived);
+    fn count(&self, label: FailureReason, waiter: &Waiter) {
+        let total = clock::now().since(waiter.arrived);
         self.statistics.failed(label, total);
     }
 }

@@ -44,7 +44,7 @@ impl Driver {
     }
 
     /// What follows from a decision: slots are settled under the lock, the outputs carried out without it.
-    fn conclude(
+    pub(super) fn conclude(
         &self,
         mut state: MutexGuard<'_, State>,
         mut outputs: Outputs<Box<Job>>,
@@ -72,6 +72,7 @@ impl Driver {
         };
         let mut news = SlotNews {
             released,
+            threads: self.parallelism.news(),
             ..SlotNews::default()
         };
         loop {

@@ -34,12 +34,14 @@ use self::{
     mailboxes::Mailboxes,
 };
 use crate::{
-    RuntimeError, WaitingLimit, clock,
+    FailureReason, RuntimeError, WaitingLimit, clock,
     device::{Device, Occupied, Seat, Tenant},
-    job::{Job, Outcome},
+    job::{Job, Outcome, Waiter},
+    parallelism::Parallelism,
     recorder::Statistics,
     scheduling::Scheduling,
     timer::{Appointment, Timer},
+    watch::Waiters,
 };
 
 /// What an instance gets: boxed, since a job is handed on from the caller through the queue to the instance.
@@ -90,6 +92,10 @@ pub(crate) struct Driver {
     last_run_ns: AtomicU64,
     /// Instances that take batches now.
     alive_instances: AtomicUsize,
+    /// How many cores executions keep busy.
+    parallelism: Parallelism,
+    /// Executions that have been answered for since they take longer than they may, and have not ended.
+    overdue: AtomicUsize,
     /// Set when no instance could be kept alive.
     broken: AtomicBool,
     /// Whether the policy would like to know what executions take before it serves any.
@@ -144,6 +150,8 @@ impl Driver {
             limit,
             last_run_ns: AtomicU64::new(u64::MAX),
             alive_instances: AtomicUsize::new(0),
+            parallelism: Parallelism::default(),
+            overdue: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
             wants_profile: AtomicBool::new(wants_profile),
         }))
@@ -191,6 +199,13 @@ impl Driver {
             duration,
         };
         self.apply(clock::now(), self.lock(), input, None, None);
+    }
+
+    /// An execution took so much CPU time in so long.
+    pub(crate) fn used(&self, cpu: Duration, duration: Duration) {
+        if self.seat.is_some() {
+            self.parallelism.measured(cpu, duration);
+        }
     }
 
     /// Takes an instance away: it gets no further batch, and ends when it has answered the one that it has.
@@ -250,9 +265,13 @@ impl Driver {
             driver: self,
             dispatched: None,
         };
-        if self.answers.are_too_many() {
+        let refused = match self.why_not() {
+            None if self.answers.are_too_many() => Some(QUEUE_FULL.to_owned()),
+            why_not => why_not,
+        };
+        if let Some(why) = refused {
             drop(state);
-            self.answers.refuse(job, QUEUE_FULL.to_owned());
+            self.answers.refuse(job, why);
             return (id, handover);
         }
         let request = Request {
@@ -352,6 +371,43 @@ impl Driver {
         self.mailboxes.is_open(instance)
     }
 
+    /// An execution that began at `taken` takes longer than it may, and its batch has been answered: the instance gets no
+    /// further one until [`Driver::back`], and its slots are others'. Where no other instance can run, what waits is answered.
+    pub(crate) fn overdue(&self, instance: InstanceId, taken: Time) {
+        let now = clock::now();
+        let duration = now.since(taken);
+        let mut state = self.lock();
+        self.overdue.fetch_add(1, Ordering::Relaxed);
+        if state.retired.contains(&instance) {
+            self.give_back_slot(state, duration);
+            self.leave(instance);
+            return;
+        }
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        let mut outputs = Outputs::new();
+        let gone = Input::InstanceGone(instance);
+        self.decide(now, &mut state, gone, &mut outputs);
+        if self.why_not().is_some() {
+            self.decide(now, &mut state, Input::RejectWaiting, &mut outputs);
+        }
+        self.conclude(state, outputs, Some(duration), None);
+    }
+
+    /// Answers those who wait for a failed execution, which ended at `ended`.
+    pub(crate) fn fail(&self, waiters: Waiters, error: &RuntimeError, ended: Time) {
+        for waiter in waiters {
+            let total = ended.since(waiter.arrived);
+            self.statistics().failed(FailureReason::Backend, total);
+            self.answer(waiter, Err(error.clone()));
+        }
+    }
+
+    /// An execution that was overdue has ended after all; whether the instance is still wanted.
+    pub(crate) fn back(&self, instance: InstanceId) -> bool {
+        self.overdue.fetch_sub(1, Ordering::Relaxed);
+        self.mailboxes.is_open(instance)
+    }
+
     /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
     pub(crate) fn give_up(&self, instance: InstanceId) {
         if self.mailboxes.close(instance) {
@@ -381,21 +437,36 @@ impl Driver {
             return;
         };
         // Reached only by an instance that ended without saying so.
-        for request in refused.requests {
+        for mut request in refused.requests {
             let error = RuntimeError::internal("the instance ended before it took the request");
-            self.answer(request.payload, Err(error));
+            self.answer(request.payload.take_waiter(), Err(error));
         }
         self.give_back_slot(self.lock(), Duration::ZERO);
     }
 
     /// Answers a request that was taken in.
-    pub(crate) fn answer(&self, job: Box<Job>, outcome: Outcome) {
-        self.answers.answer(job, outcome);
+    pub(crate) fn answer(&self, waiter: Waiter, outcome: Outcome) {
+        self.answers.answer(waiter, outcome);
     }
 
     fn reject(&self, job: Box<Job>, reason: RejectReason) {
-        let is_broken = self.broken.load(Ordering::Relaxed);
-        self.answers.reject(job, reason, is_broken);
+        self.answers.reject(job, reason, self.why_not().as_deref());
+    }
+
+    /// Why no instance can run, `None` where one can.
+    pub(crate) fn why_not(&self) -> Option<String> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Some(
+                "no instance of the model is alive: each one failed and could not be restarted"
+                    .to_owned(),
+            );
+        }
+        let overdue = self.overdue.load(Ordering::Relaxed);
+        (overdue > 0 && self.alive_instances.load(Ordering::Relaxed) == 0).then(|| {
+            format!(
+                "no instance of the model can run: {overdue} of its executions take longer than they may (`max_execution_ms`)"
+            )
+        })
     }
 
     fn node_is_full(&self) -> String {

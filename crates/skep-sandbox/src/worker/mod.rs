@@ -200,6 +200,7 @@ fn with_request<T>(
         config: &config,
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
         weights: weights.as_ref(),
+        request_memory: None,
     };
     then(&*backend, &request)
 }

@@ -38,7 +38,8 @@ impl Outputs {
         let spec = |index: usize| {
             let shape = known?.get(index)?;
             let datatype = signature.outputs.get(index)?.datatype;
-            let length = shape.element_count() * datatype.element_size()?;
+            let size = datatype.element_size()?;
+            let length = shape.element_count().saturating_mul(size);
             Some((datatype, shape, length))
         };
         let lengths: Vec<usize> = wanted

@@ -306,6 +306,7 @@ impl Paper {
                         RejectReason::TooLate => "late",
                         RejectReason::Draining => "draining",
                         RejectReason::Cancelled => "cancelled",
+                        RejectReason::NoInstance => "no instance",
                     };
                     format!("{}!{reason}", request.payload.name)
                 }

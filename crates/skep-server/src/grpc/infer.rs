@@ -171,9 +171,7 @@ async fn run(
             error: error.into(),
         }
     })?;
-    // The request is gone, its outputs are there.
-    charge.shrink_to(0);
-    charge.add(api::output_bytes(&answer))?;
+    api::settle(charge, &mut answer);
     classification::apply(&mut answer, &classes, loaded)?;
     Ok(encode(answer, id))
 }

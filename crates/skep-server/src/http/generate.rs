@@ -126,7 +126,7 @@ async fn run(
     request.charge = Some(Arc::clone(charge));
     api::log_parameters(&request, &loaded);
     let id = request.id.clone();
-    let answer = loaded.infer(request).await.map_err(|error| {
+    let mut answer = loaded.infer(request).await.map_err(|error| {
         api::log_failure(&id, &error);
         Failure {
             // A request that does not fit the model does not reach it.
@@ -134,10 +134,8 @@ async fn run(
             error: error.into(),
         }
     })?;
-    // The request is gone, its outputs are there.
-    charge.shrink_to(0);
+    api::settle(charge, &mut answer);
     let output_bytes = api::output_bytes(&answer);
-    charge.add(output_bytes)?;
     if output_bytes > MAX_INLINE_JSON_BYTES {
         let charge = Arc::clone(charge);
         Ok(api::off_reactor(move || encode(answer, &id, &charge)).await??)

@@ -126,9 +126,7 @@ pub(super) async fn infer(
             _ => ApiError::from(error).plain(),
         }
     })?;
-    // The request is gone, its outputs are there.
-    charge.shrink_to(0);
-    charge.add(api::output_bytes(&answer))?;
+    api::settle(&charge, &mut answer);
     classification::apply(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
     let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
         let charge = Arc::clone(&charge);

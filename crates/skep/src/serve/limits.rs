@@ -22,6 +22,9 @@ const DEFAULT_CONNECTIONS: usize = 20_000;
 const DEFAULT_WAITING: NonZeroUsize =
     NonZeroUsize::new(skep_runtime::DEFAULT_MAX_WAITING).expect("more than none");
 
+/// That of the scheduler, which says why.
+const DEFAULT_TURN_MS: u64 = 2;
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
@@ -43,6 +46,10 @@ pub(super) struct LimitArgs {
     /// default the cores that the process may use (Skep's own)
     #[arg(long, value_name = "N")]
     cpu_slots: Option<u32>,
+    /// How long an execution keeps its slots at least while shorter ones of other models wait, in milliseconds; one that
+    /// takes longer shares its cores with them (Skep's own)
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_TURN_MS)]
+    cpu_turn_ms: u64,
     /// How long a TLS handshake and a request's head may take, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "30000")]
     head_timeout_ms: NonZeroU64,
@@ -127,7 +134,8 @@ impl LimitArgs {
     pub(super) fn cpu(&self, cores: NonZeroUsize) -> Option<Arc<Device>> {
         let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
         let slots = self.cpu_slots.unwrap_or(cores);
-        (slots > 0).then(|| Arc::new(Device::new(slots)))
+        let turn = Duration::from_millis(self.cpu_turn_ms);
+        (slots > 0).then(|| Device::with_min_turn(slots, turn))
     }
 
     pub(super) const fn max_waiting_requests(&self) -> usize {

@@ -1,0 +1,144 @@
+//! The threads of a session's pool. They are made here, so that it can be told what a run really computes: a model that
+//! may use eight threads often keeps one busy.
+
+use std::{
+    ffi::c_void,
+    mem::MaybeUninit,
+    ptr,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ort_sys::{OrtCustomHandleType, OrtCustomThreadHandle, OrtThreadWorkerFn};
+
+/// As large as the threads that the library makes by itself have.
+const STACK_BYTES: usize = 8 << 20;
+
+/// The first runs of a session are measured, and then one in so many: it takes a system call a thread.
+const FIRST_RUNS: u32 = 16;
+const EVERY_RUNS: u32 = 32;
+
+/// The threads of a session, and the runs that they work for.
+#[derive(Debug, Default)]
+pub(crate) struct PoolThreads {
+    /// The clock of each thread's CPU time. They end with the session.
+    clocks: Mutex<Vec<libc::clockid_t>>,
+    in_flight: AtomicU32,
+    begun: AtomicU32,
+}
+
+/// A run that may be measured.
+pub(crate) struct Started {
+    number: u32,
+    /// Of all threads when it began; `None` where it is not measured.
+    cpu: Option<Duration>,
+}
+
+impl PoolThreads {
+    fn clocks(&self) -> MutexGuard<'_, Vec<libc::clockid_t>> {
+        // Each change leaves a whole list.
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run begins on the calling thread.
+    pub(super) fn begin(&self) -> Started {
+        let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        let is_due = number < FIRST_RUNS || number.is_multiple_of(EVERY_RUNS);
+        Started {
+            number,
+            cpu: (others == 0 && is_due).then(|| self.cpu_time()),
+        }
+    }
+
+    /// It is over; the CPU time that it took, where it was measured and alone.
+    pub(super) fn end(&self, started: Started) -> Option<Duration> {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let before = started.cpu?;
+        let was_alone = self.begun.load(Ordering::Relaxed) == started.number.wrapping_add(1);
+        was_alone.then(|| self.cpu_time().saturating_sub(before))
+    }
+
+    /// Of the pool's threads and the calling one, since they began.
+    fn cpu_time(&self) -> Duration {
+        let own = read(libc::CLOCK_THREAD_CPUTIME_ID);
+        self.clocks()
+            .iter()
+            .copied()
+            .map(read)
+            .fold(own, |a, b| a + b)
+    }
+}
+
+/// What a clock shows; nothing for one of a thread that has ended.
+fn read(clock: libc::clockid_t) -> Duration {
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the pointer is valid for writing.
+    let status = unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
+    if status != 0 {
+        return Duration::ZERO;
+    }
+    // SAFETY: a successful call fills it.
+    let time = unsafe { time.assume_init() };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+}
+
+/// What the library hands a thread: its to use on that thread.
+struct Work(OrtThreadWorkerFn, *mut c_void, *const PoolThreads);
+
+// SAFETY: the library means the function and its parameter for another thread; the pool is behind a lock.
+unsafe impl Send for Work {}
+
+impl Work {
+    fn run(self) {
+        let Self(worker, parameter, pool) = self;
+        let mut clock = 0;
+        // SAFETY: the calling thread lives, and the pointer is valid for writing.
+        let status = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        if status == 0 {
+            // SAFETY: the session keeps the pool until it has joined this thread.
+            unsafe { (*pool).clocks().push(clock) };
+        }
+        // SAFETY: the library gave both for this call, once.
+        unsafe { worker(parameter) };
+    }
+}
+
+/// Makes a thread of a session.
+///
+/// # Safety
+/// `pool` points at a [`PoolThreads`] that lives until [`join`] was called with what this returns.
+pub(super) unsafe extern "C" fn create(
+    pool: *mut c_void,
+    worker: OrtThreadWorkerFn,
+    parameter: *mut c_void,
+) -> OrtCustomThreadHandle {
+    let work = Work(worker, parameter, pool.cast_const().cast());
+    let builder = thread::Builder::new().name("ort-pool".to_owned());
+    match builder.stack_size(STACK_BYTES).spawn(move || work.run()) {
+        Ok(handle) => Box::into_raw(Box::new(handle))
+            .cast::<OrtCustomHandleType>()
+            .cast_const(),
+        // The library fails then.
+        Err(_) => ptr::null(),
+    }
+}
+
+/// Waits for the end of a thread.
+///
+/// # Safety
+/// `handle` comes from [`create`], and is not used again.
+pub(super) unsafe extern "C" fn join(handle: OrtCustomThreadHandle) {
+    if handle.is_null() {
+        return;
+    }
+    // SAFETY: promised by the caller.
+    let handle = unsafe { Box::from_raw(handle.cast_mut().cast::<JoinHandle<()>>()) };
+    // One that has panicked has ended, too.
+    drop(handle.join());
+}
