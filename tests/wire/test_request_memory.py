@@ -360,3 +360,34 @@ def test_the_gauges_say_what_is_used_and_what_there_is(server):
     figures = metrics(server)
     assert figures["skep_request_memory_bytes", frozenset({("kind", "limit")})] == MEMORY
     assert figures["skep_request_memory_bytes", frozenset({("kind", "used")})] == 0
+
+
+def test_streams_that_nobody_reads_count_and_do_not_stop_the_others(tmp_path):
+    """Eight streams send as much as they may and read nothing; a call on the same connection is answered."""
+    repository = Repository(tmp_path / "models")
+    repository.onnx("m", plus(1, shape=("batch", 128 << 10)))
+    message = infer_message("m", shape=(1, 128 << 10), data=bytes(512 << 10))
+    sent = 0
+    with Server(repository, "--exit-timeout-secs=1") as server, Http2(server.grpc) as client:
+        # The server says at first how much it takes.
+        assert client.answer(client.call("ServerLive", b""))[0]["grpc-status"] == "0"
+        for _ in range(8):
+            path = "/inference.GRPCInferenceService/ModelStreamInfer"
+            stream = client.begin("POST", path, end_stream=False, content_type="application/grpc", te="trailers")
+            data = memoryview((struct.pack(">BI", 0, len(message)) + message) * 8)
+            while room := min(client.state.local_flow_control_window(stream), 1 << 14, len(data)):
+                client.data(stream, bytes(data[:room]))
+                data = data[room:]
+                sent += room
+        assert sent > 24 * MIB
+        wait_until(lambda: used(server) > 24 * MIB, "what was sent is counted")
+        live = client.call("ServerLive", b"")
+        for event in unacknowledged(client):
+            if type(event).__name__ == "DataReceived":
+                # The connection's window opens, no stream's does.
+                client.state.increment_flow_control_window(event.flow_controlled_length)
+                client.flush()
+            if type(event).__name__ == "StreamEnded" and event.stream_id == live:
+                break
+        else:
+            raise AssertionError("the connection closed before the call was answered")

@@ -26,6 +26,7 @@ use super::{
     activity::{Activity, Entry, MIN_PROGRESS_BYTES, Order},
     exchange::{Answering, Exchange},
     inflow::Source,
+    intake::{Taker, intake},
     outflow::{Outflow, Piece},
     stream::Stream,
 };
@@ -34,8 +35,9 @@ use super::{
 /// sixteen round trips.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// The same over all requests of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// The same over all requests of a connection: more than a client fills, so that requests which nobody reads do not stop
+/// the others. What comes counts in the memory of requests.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 
 /// The largest frame: fewer, larger frames cost less work a byte.
 const FRAME_BYTES: u32 = 1 << 20;
@@ -94,8 +96,9 @@ pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, reply)))) => {
-                    let answering = exchange.begin(source(request));
-                    tokio::spawn(answer(answering, reply, settings));
+                    let (request, taker) = source(request, port);
+                    let answering = exchange.begin(request);
+                    tokio::spawn(answer(answering, reply, taker, settings));
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -130,20 +133,35 @@ struct Settings {
     dated: bool,
 }
 
-/// A request's body, with the length that its head gives.
-fn source(request: Request<RecvStream>) -> Request<Source> {
+/// A request's body, with the length that its head gives; and who takes it in, where there is any.
+fn source(request: Request<RecvStream>, port: &Port) -> (Request<Source>, Option<Taker>) {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    request.map(|stream| Source::Http2 { stream, length })
+    let is_over = request.body().is_end_stream();
+    let mut taker = None;
+    let request = request.map(|stream| {
+        let (reader, side) = intake(stream, port.limits.request_memory.charge());
+        taker = (!is_over).then_some(side);
+        Source::Http2 { reader, length }
+    });
+    (request, taker)
 }
 
 /// Answers one request, to the end or until the client resets it.
-async fn answer(answering: Answering, mut reply: SendResponse<Piece>, settings: Settings) {
+async fn answer(
+    answering: Answering,
+    mut reply: SendResponse<Piece>,
+    taker: Option<Taker>,
+    settings: Settings,
+) {
     let response = {
         let mut answering = pin!(answering);
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(Ok(response)) => Poll::Ready(Some(response)),
-            Poll::Pending => reply.poll_reset(cx).map(|_| None),
+            Poll::Pending => {
+                take(taker.as_ref(), cx);
+                reply.poll_reset(cx).map(|_| None)
+            }
         })
         .await
     };
@@ -176,7 +194,19 @@ async fn answer(answering: Answering, mut reply: SendResponse<Piece>, settings: 
             wait: None,
             fresh_bytes: 0,
         };
-        poll_fn(|cx| sending.poll(cx)).await;
+        poll_fn(|cx| {
+            let done = sending.poll(cx);
+            take(taker.as_ref(), cx);
+            done
+        })
+        .await;
+    }
+}
+
+/// Takes in what has come of a request and is not read.
+fn take(taker: Option<&Taker>, cx: &mut Context<'_>) {
+    if let Some(taker) = taker {
+        taker.take(cx);
     }
 }
 

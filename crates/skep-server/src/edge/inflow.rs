@@ -9,14 +9,13 @@ use std::{
 
 use axum::BoxError;
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use skep_tensor::{Charge, OverBudget};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::activity::Activity;
+use super::{activity::Activity, intake::Reader};
 use crate::error::ApiError;
 
 /// What must come of a body while the limit on its pauses passes: far below any line that is of use, so that it only
@@ -61,8 +60,8 @@ pub(crate) struct MessageBounds {
 pub(super) enum Source {
     Http1(Incoming),
     Http2 {
-        stream: RecvStream,
-        /// What the client says of its length.
+        reader: Reader,
+        /// What the client says of its length, as far as it has not come.
         length: Option<u64>,
     },
 }
@@ -72,28 +71,21 @@ impl Source {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let (stream, length) = match self {
+        let (reader, length) = match self {
             Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Http2 { stream, length } => (stream, length),
+            Self::Http2 { reader, length } => (reader, length),
         };
-        Poll::Ready(match ready!(stream.poll_data(cx)) {
-            Some(Ok(data)) => {
-                *length = length.map(|length| length.saturating_sub(data.len() as u64));
-                // Fails for a stream that has ended, which needs no window.
-                drop(stream.flow_control().release_capacity(data.len()));
-                Some(Ok(Frame::data(data)))
-            }
-            // The client has what it wants, and does not send the rest.
-            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => None,
-            Some(Err(error)) => Some(Err(error.into())),
-            None => None,
-        })
+        let data = ready!(reader.poll_data(cx)?);
+        Poll::Ready(data.map(|data| {
+            *length = length.map(|length| length.saturating_sub(data.len() as u64));
+            Ok(Frame::data(data))
+        }))
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2 { stream, .. } => stream.is_end_stream(),
+            Self::Http2 { reader, .. } => reader.is_end_stream(),
         }
     }
 

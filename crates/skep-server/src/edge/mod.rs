@@ -8,6 +8,7 @@
 //! http2       a connection over HTTP/2: a task a request, each answer at the pace of its own window
 //! exchange    a request and its answer, with a deadline
 //! inflow      a request's body: patience, memory charged
+//! intake      what has come of a request over HTTP/2 before anybody reads it
 //! outflow     an answer's body: what it holds of the memory until it is written
 //! activity    what each connection is doing; one sweep over all of them finds those that are over a limit
 //! routes      who answers: the port's router, and a shortcut before it
@@ -25,6 +26,7 @@ mod deadline;
 mod exchange;
 mod http2;
 mod inflow;
+mod intake;
 mod listen;
 mod outflow;
 mod routes;
