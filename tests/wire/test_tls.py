@@ -1,6 +1,7 @@
 """Encryption: HTTPS and gRPC over TLS, certificates of servers and clients, what goes wrong with them."""
 
 import contextlib
+import datetime
 import http.client
 import json
 import socket
@@ -11,6 +12,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from http2_client import Http2, split
 from http_client import connect, get, infer, raw, request, send, tensor
@@ -258,3 +263,57 @@ def test_c28_files_without_encryption_are_named(models, authority):
         assert infer(server, "m", ZEROS).status == 200
         with connect(server.http) as connection:
             assert send(connection, "GET", "/v2/health/ready").status == 200
+
+
+def self_signed(directory, name, **options):
+    """What `openssl req -x509` makes: one certificate, an authority's, signed by itself."""
+    certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
+    now = datetime.datetime.now(datetime.UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    private = ec.generate_private_key(ec.SECP256R1())
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=9))
+        .not_valid_after(now + datetime.timedelta(days=options.get("days_left", 9)))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return certificate, key
+
+
+def test_h38_a_certificate_that_is_its_own_root_is_a_clients(models, authority, tmp_path):
+    """Common in test clusters, and taken by Triton's TLS library; only while it is valid, and only
+    where it is one of the roots itself."""
+    own, expired, other = [
+        self_signed(tmp_path, name, days_left=days) for name, days in (("own", 9), ("expired", -1), ("other", 9))
+    ]
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(own[0].read_bytes() + expired[0].read_bytes())
+    flags = [
+        flag if not flag.startswith(f"--{protocol}-root-cert=") else f"--{protocol}-root-cert={roots}"
+        for protocol in ("http", "grpc")
+        for flag in authority.flags(protocol, mutual=True)
+    ]
+    with Server(models, *flags) as server:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = authority.context(own)
+            context.minimum_version = context.maximum_version = version
+            with https(server, context) as connection:
+                assert send(connection, "GET", "/v2/health/ready").status == 200
+        assert grpc_ready(server, credentials(authority.root, own)) is not None
+        for certificate in (other, expired):
+            with pytest.raises((ssl.SSLError, ConnectionError)), https(server, authority.context(certificate)) as client:
+                send(client, "GET", "/v2/health/ready")
+        server.wait_for("a client's certificate is refused")
+        assert "it says that it is an authority's, and is none of the roots itself" in server.log
+        assert server.log.count("a client's certificate is refused") == 1, "once a minute is enough"

@@ -15,12 +15,12 @@ use std::{
 
 use skep_backend::{BackendError, Instance, Model, OutputSlot, panic_text};
 use skep_scheduler::{BatchEnd, InstanceId};
-use skep_tensor::{RunBound, RunCharge, Tensor, TensorView, gather, split};
+use skep_tensor::{Charge, RunBound, RunCharge, Tensor, TensorView, gather, split};
 use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    InferResponse, NamedTensor, RuntimeError,
+    ErrorKind, InferResponse, NamedTensor, RuntimeError,
     back_off::BackOff,
     clock,
     driver::{Driver, Work},
@@ -476,15 +476,16 @@ impl Worker {
         let arrivals = waiters.iter().map(|waiter| waiter.arrived);
         self.recorder
             .executed(size, Some(end), &executed.at, arrivals);
+        let charged = charge_outputs(jobs, &executed.answers);
         for ((waiter, job), outputs) in waiters.into_iter().zip(jobs).zip(executed.answers) {
-            let response = InferResponse {
+            let response = charged.clone().map(|shared| InferResponse {
                 model: self.interface.model.clone(),
                 version: self.interface.version,
                 outputs,
                 parameters: Vec::new(),
-                charge: job.prepared.charge.clone(),
-            };
-            self.driver.answer(waiter, Ok(response));
+                charge: shared.or_else(|| job.prepared.charge.clone()),
+            });
+            self.driver.answer(waiter, response);
         }
     }
 
@@ -541,4 +542,30 @@ impl Worker {
             }
         }
     }
+}
+/// Charges the memory of a batch's outputs before anybody waits for the answers to be read. That of one request is added
+/// to its own charge; that of several lies in one piece, which lasts as long as any of their answers: its charge, which is
+/// returned, does too.
+fn charge_outputs(
+    jobs: &[Box<Job>],
+    answers: &[Vec<NamedTensor>],
+) -> Result<Option<Arc<Charge>>, RuntimeError> {
+    let Some(charge) = jobs.first().and_then(|job| job.prepared.charge.as_ref()) else {
+        return Ok(None);
+    };
+    let outputs = answers.iter().flatten();
+    let bytes = outputs.map(|output| output.tensor.data().len()).sum();
+    let (shared, added) = if let [_] = jobs {
+        (None, charge.add(bytes))
+    } else {
+        let shared = Arc::new(charge.sibling());
+        let added = shared.add(bytes);
+        (Some(shared), added)
+    };
+    added.map(|()| shared).map_err(|over| {
+        RuntimeError::new(
+            ErrorKind::Unavailable,
+            format!("the memory of requests is full, try again later: {over}"),
+        )
+    })
 }

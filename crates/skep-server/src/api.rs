@@ -1,11 +1,17 @@
 //! What both protocols say of the server, its models and their requests, before either encodes it.
 
-use std::time::Duration;
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, LazyLock},
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use skep_runtime::{ErrorKind, InferRequest, LoadedVersion, Runtime, RuntimeError};
-use skep_tensor::{Tensor, TensorError};
+use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, Runtime, RuntimeError};
+use skep_tensor::{Charge, Tensor, TensorError};
 use skep_types::{DataType, Shape};
+use tokio::sync::Semaphore;
 
 use crate::error::ApiError;
 
@@ -104,16 +110,30 @@ pub(crate) fn no_statistics(runtime: &Runtime, model: &str, error: RuntimeError)
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    off_reactor(work).await?.map_err(Into::into)
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ApiError::internal(error.to_string()))?
+        .map_err(Into::into)
 }
 
-/// Runs what takes long off the reactor.
+/// How many requests and answers are read and written off the reactor at once: as many as there are processors, which is
+/// as fast as it gets. Others wait, and hold no more than what has come of them.
+static LONG_WORK: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Arc::new(Semaphore::new(cores))
+});
+
+/// Runs what takes long off the reactor, when it is its turn.
 pub(crate) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ApiError::internal(error.to_string()))
+    let turn = Arc::clone(&LONG_WORK).acquire_owned().await;
+    let work = move || {
+        // Until the end, also where nobody waits for it any more.
+        let _turn = turn;
+        work()
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ApiError::internal(error.to_string()))
 }
 
 /// The id that errors and log lines give a request without one.
@@ -168,6 +188,24 @@ pub(crate) fn log_parameters(request: &InferRequest, loaded: &LoadedVersion) {
         loaded.name(),
         parameters.join(", ")
     );
+}
+
+/// Gives back what a request held once its answer is there. The answer's tensors are charged already: to the request, or
+/// together with others that they share memory with.
+pub(crate) fn settle(charge: &Charge, answer: &mut InferResponse) {
+    match answer.charge.take() {
+        Some(shared) if !std::ptr::eq(&raw const *shared, charge) => {
+            charge.shrink_to(0);
+            charge.keep(shared);
+        }
+        _ => charge.shrink_to(output_bytes(answer)),
+    }
+}
+
+/// Bytes of an answer's tensors.
+pub(crate) fn output_bytes(answer: &InferResponse) -> usize {
+    let bytes = answer.outputs.iter();
+    bytes.map(|output| output.tensor.data().len()).sum()
 }
 
 /// The load parameter that holds a configuration.

@@ -5,16 +5,26 @@ use std::fmt;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use skep_runtime::{ErrorKind, RuntimeError};
+use skep_tensor::OverBudget;
 
 use crate::edge::BodyError;
+
+/// What kind of failure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One that the runtime knows.
+    Runtime(ErrorKind),
+    /// The client did not send its request in time.
+    TooSlow,
+    /// The memory of requests is full; later there is room again.
+    NoMemory,
+}
 
 /// A failure at the edge: what the client is told.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
-    kind: ErrorKind,
+    kind: Kind,
     message: String,
-    /// The client did not send its request in time: a kind that only the edge knows.
-    too_slow: bool,
     /// Whether its body is labelled plain text instead of JSON, which it is either way.
     plain: bool,
 }
@@ -22,10 +32,17 @@ pub(crate) struct ApiError {
 impl ApiError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
-            kind,
+            kind: Kind::Runtime(kind),
             message: message.into(),
-            too_slow: false,
             plain: false,
+        }
+    }
+
+    /// A request does not fit into the memory of requests.
+    fn no_memory(over: OverBudget) -> Self {
+        Self {
+            kind: Kind::NoMemory,
+            ..Self::invalid(BodyError::NoMemory(over).to_string())
         }
     }
 
@@ -67,8 +84,12 @@ impl ApiError {
     }
 
     pub(crate) fn http_status(&self) -> StatusCode {
-        match self.kind {
-            _ if self.too_slow => StatusCode::REQUEST_TIMEOUT,
+        let kind = match self.kind {
+            Kind::Runtime(kind) => kind,
+            Kind::TooSlow => return StatusCode::REQUEST_TIMEOUT,
+            Kind::NoMemory => return StatusCode::SERVICE_UNAVAILABLE,
+        };
+        match kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
@@ -88,13 +109,22 @@ impl From<RuntimeError> for ApiError {
 impl From<&BodyError> for ApiError {
     fn from(error: &BodyError) -> Self {
         let kind = match error {
-            BodyError::NoMemory(_) => ErrorKind::Unavailable,
-            BodyError::Stalled(_) | BodyError::Broken(_) => ErrorKind::InvalidArgument,
+            BodyError::NoMemory(_) => Kind::NoMemory,
+            BodyError::Stalled(_) => Kind::TooSlow,
+            BodyError::TooLong { .. } | BodyError::Broken(_) | BodyError::Reset(_) => {
+                Kind::Runtime(ErrorKind::InvalidArgument)
+            }
         };
         Self {
-            too_slow: matches!(error, BodyError::Stalled(_)),
-            ..Self::new(kind, unreadable(error))
+            kind,
+            ..Self::invalid(unreadable(error))
         }
+    }
+}
+
+impl From<OverBudget> for ApiError {
+    fn from(over: OverBudget) -> Self {
+        Self::no_memory(over)
     }
 }
 
@@ -126,13 +156,16 @@ impl IntoResponse for ApiError {
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> Self {
         let code = match error.kind {
-            _ if error.too_slow => tonic::Code::DeadlineExceeded,
-            ErrorKind::NotFound => tonic::Code::NotFound,
-            ErrorKind::Unavailable => tonic::Code::Unavailable,
-            ErrorKind::Unsupported => tonic::Code::Unimplemented,
-            ErrorKind::Exhausted => tonic::Code::ResourceExhausted,
-            ErrorKind::Internal => tonic::Code::Internal,
-            _ => tonic::Code::InvalidArgument,
+            Kind::TooSlow => tonic::Code::DeadlineExceeded,
+            Kind::NoMemory => tonic::Code::ResourceExhausted,
+            Kind::Runtime(kind) => match kind {
+                ErrorKind::NotFound => tonic::Code::NotFound,
+                ErrorKind::Unavailable => tonic::Code::Unavailable,
+                ErrorKind::Unsupported => tonic::Code::Unimplemented,
+                ErrorKind::Exhausted => tonic::Code::ResourceExhausted,
+                ErrorKind::Internal => tonic::Code::Internal,
+                _ => tonic::Code::InvalidArgument,
+            },
         };
         Self::new(code, error.message)
     }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use flate2::read::{GzDecoder, ZlibDecoder};
 
-use crate::edge::{BodyError, Charge};
+use skep_tensor::{Charge, OverBudget};
 
 /// What is reserved for decompressed data before it has shown its size, at least and at most.
 const RESERVED_BYTES: (usize, usize) = (4 << 10, 1 << 20);
@@ -20,7 +20,7 @@ pub(crate) enum InflateError {
     TooLong,
     /// It would not fit into the memory of requests.
     #[error(transparent)]
-    NoMemory(BodyError),
+    NoMemory(OverBudget),
     /// It is not what it says it is.
     #[error(transparent)]
     Broken(#[from] io::Error),
@@ -28,11 +28,7 @@ pub(crate) enum InflateError {
 
 /// Decompresses gzip or zlib data to at most `limit` bytes; memory is charged before it is taken. Which of the formats it
 /// is shows in the data: clients mix them up.
-pub(crate) fn inflate(
-    body: &[u8],
-    limit: usize,
-    charge: Option<&Charge>,
-) -> Result<Vec<u8>, InflateError> {
+pub(crate) fn inflate(body: &[u8], limit: usize, charge: &Charge) -> Result<Vec<u8>, InflateError> {
     if body.starts_with(&GZIP_MAGIC) {
         read(GzDecoder::new(body), body.len(), limit, charge)
     } else {
@@ -44,7 +40,7 @@ fn read(
     mut decoder: impl Read,
     packed_bytes: usize,
     limit: usize,
-    charge: Option<&Charge>,
+    charge: &Charge,
 ) -> Result<Vec<u8>, InflateError> {
     let (least, most) = RESERVED_BYTES;
     let mut plain = Vec::new();
@@ -52,10 +48,10 @@ fn read(
     loop {
         // One more than the limit shows that it is passed.
         room = room.min((limit - plain.len()).saturating_add(1));
-        if let Some(charge) = charge {
-            charge.add(room).map_err(InflateError::NoMemory)?;
-        }
-        plain.reserve_exact(room);
+        charge.add(room).map_err(InflateError::NoMemory)?;
+        plain
+            .try_reserve_exact(room)
+            .map_err(|_| InflateError::Broken(io::ErrorKind::OutOfMemory.into()))?;
         let bound = u64::try_from(room).unwrap_or(u64::MAX);
         let read = decoder.by_ref().take(bound).read_to_end(&mut plain)?;
         if plain.len() > limit {
@@ -70,12 +66,12 @@ fn read(
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, sync::Arc};
+    use std::io::Write;
 
     use flate2::{Compression, write::GzEncoder};
+    use skep_tensor::MemoryBudget;
 
     use super::*;
-    use crate::edge::RequestMemory;
 
     #[test]
     fn broken_data_is_an_error() {
@@ -90,15 +86,17 @@ mod tests {
             b"no compressed data",
             b"x",
         ] {
-            let error = inflate(broken, 100, None);
+            let error = inflate(broken, 100, &Charge::unbounded());
             assert!(matches!(error, Err(InflateError::Broken(_))), "{broken:?}");
         }
         // Cut off at the limit: what is broken behind it is never seen.
-        let limited = inflate(&packed[..packed.len() - 1], 5, None);
+        let limited = inflate(&packed[..packed.len() - 1], 5, &Charge::unbounded());
         assert!(matches!(limited, Err(InflateError::TooLong)), "{limited:?}");
         // Data behind the end is left alone, as on Triton.
         let more = [&packed, &b"more"[..]].concat();
-        assert!(matches!(inflate(&more, 100, None), Ok(plain) if plain.len() == 19));
+        assert!(
+            matches!(inflate(&more, 100, &Charge::unbounded()), Ok(plain) if plain.len() == 19)
+        );
     }
 
     /// Whatever the size, all of it comes, a byte less than it needs does not do, and memory is charged for all of it.
@@ -109,16 +107,16 @@ mod tests {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
             encoder.write_all(&plain).expect("a vector takes all");
             let packed = encoder.finish().expect("a vector takes all");
-            let memory = Arc::new(RequestMemory::new(16 << 20));
-            let charge = Charge::new(Arc::clone(&memory));
-            let whole = inflate(&packed, size, Some(&charge)).expect("fits");
+            let memory = MemoryBudget::new(16 << 20);
+            let charge = memory.charge();
+            let whole = inflate(&packed, size, &charge).expect("fits");
             assert_eq!(whole, plain);
             assert!(memory.used() >= size);
             if let Some(less) = size.checked_sub(1) {
-                let error = inflate(&packed, less, None);
+                let error = inflate(&packed, less, &Charge::unbounded());
                 assert!(matches!(error, Err(InflateError::TooLong)), "{size}");
-                let charge = Charge::new(Arc::new(RequestMemory::new(less)));
-                let error = inflate(&packed, size, Some(&charge));
+                let charge = MemoryBudget::new(less).charge();
+                let error = inflate(&packed, size, &charge);
                 assert!(matches!(error, Err(InflateError::NoMemory(_))), "{size}");
             }
             drop(charge);

@@ -8,12 +8,14 @@
 //! to statuses.
 
 mod api;
+mod bounds;
 mod classification;
 mod edge;
 mod error;
 mod forms;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod growth;
 mod grpc;
 mod http;
 mod inflate;

@@ -13,10 +13,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use crate::{
     api,
-    edge::{
-        self, BindError, Connections, Endpoint, GrpcConnections, Limits, Port, Protocol,
-        RequestMemory, Tls,
-    },
+    edge::{self, BindError, Connections, Endpoint, GrpcConnections, Limits, Port, Protocol, Tls},
     forms::Forms,
     grpc, http,
     logging::LogControl,
@@ -197,7 +194,6 @@ impl Server {
 
     /// Begins to take connections on every open port, and what belongs to the ports.
     fn accept_all(self, connections: &Arc<Connections>) -> JoinSet<()> {
-        let memory = Arc::new(RequestMemory::new(self.limits.request_bytes));
         let clients = Arc::new(Semaphore::new(
             self.limits.connections.min(Semaphore::MAX_PERMITS),
         ));
@@ -209,7 +205,8 @@ impl Server {
                 tls: opened.tls.as_ref().map(Tls::acceptor),
                 limits: self.limits.clone(),
                 grpc,
-                memory: Arc::clone(&memory),
+                message_bounds: matches!(protocol, Protocol::Grpc)
+                    .then_some(grpc::message_bounds as fn(&str) -> edge::MessageBounds),
                 connections: Arc::clone(connections),
             };
             running.spawn(edge::accept(opened.listener, port, slots));
@@ -235,7 +232,11 @@ impl Server {
             }
         }
         if let Some(opened) = self.metrics {
-            let metrics = Metrics::new(Arc::clone(&self.shared.runtime), self.metrics_options);
+            let metrics = Metrics::new(
+                Arc::clone(&self.shared.runtime),
+                self.metrics_options,
+                Arc::clone(&self.limits.request_memory),
+            );
             let sampling = Arc::clone(&metrics).keep_sampling();
             let slots = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
             let router = metrics::router(metrics);

@@ -21,6 +21,7 @@ use skep_server::{
     Addresses, Endpoint, Forms, GrpcConnections, Limits, LogChange, LogControl, LogSettings,
     MetricsOptions, Restrictions, Server, ServerOptions, UnknownLogFormat,
 };
+use skep_tensor::MemoryBudget;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -116,7 +117,7 @@ fn serve(runtime: Arc<Runtime>) -> (Addresses, oneshot::Sender<()>) {
         forms: Forms::default(),
         limits: Limits {
             connections: 10,
-            request_bytes: 1 << 30,
+            request_memory: MemoryBudget::new(1 << 30),
             head: patience,
             body: patience,
             write: patience,

@@ -5,7 +5,7 @@
 //! is gone (the request, its tensors, its run, its answer until that is written).
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -56,6 +56,7 @@ impl MemoryBudget {
         Charge {
             budget: Some(Arc::clone(self)),
             bytes: AtomicUsize::new(0),
+            shared: OnceLock::new(),
         }
     }
 
@@ -83,6 +84,8 @@ pub struct Charge {
     /// `None` of what nobody bounds.
     budget: Option<Arc<MemoryBudget>>,
     bytes: AtomicUsize,
+    /// A charge that is shared with others, for memory that is.
+    shared: OnceLock<Arc<Charge>>,
 }
 
 impl Charge {
@@ -92,6 +95,7 @@ impl Charge {
         Self {
             budget: None,
             bytes: AtomicUsize::new(0),
+            shared: OnceLock::new(),
         }
     }
 
@@ -111,6 +115,21 @@ impl Charge {
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether `bytes` could ever fit, with nothing else in use.
+    ///
+    /// # Errors
+    /// [`OverBudget`] when they are more than the whole bound.
+    pub fn could_hold(&self, bytes: usize) -> Result<(), OverBudget> {
+        match &self.budget {
+            Some(budget) if bytes > budget.limit => Err(OverBudget {
+                bytes,
+                used: budget.used(),
+                limit: budget.limit,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Gives `bytes` of it back before its end; at most what it holds.
@@ -133,12 +152,48 @@ impl Charge {
         }
     }
 
+    /// Gives back what it holds beyond `bytes`.
+    pub fn shrink_to(&self, bytes: usize) {
+        let held = self.bytes.fetch_min(bytes, Ordering::Relaxed);
+        if let Some(budget) = &self.budget {
+            budget.give_back(held.saturating_sub(bytes));
+        }
+    }
+
+    /// Moves `bytes` of it, at most what it holds, into a charge of their own.
+    #[must_use]
+    pub fn split(&self, bytes: usize) -> Self {
+        let take = |held: usize| Some(held.saturating_sub(bytes));
+        let held = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .unwrap_or(0);
+        Self {
+            budget: self.budget.clone(),
+            bytes: AtomicUsize::new(held.min(bytes)),
+            shared: OnceLock::new(),
+        }
+    }
+
+    /// Takes over all that `other`, a charge against the same budget, holds.
+    pub fn absorb(&self, other: &Self) {
+        let held = other.bytes.swap(0, Ordering::Relaxed);
+        self.bytes.fetch_add(held, Ordering::Relaxed);
+    }
+
+    /// Keeps a charge that others keep too, for memory that all of them point into, until this one is dropped. Only the
+    /// first one that is given is kept.
+    pub fn keep(&self, shared: Arc<Self>) {
+        self.shared.get_or_init(|| shared);
+    }
+
     /// A charge against the same budget that holds nothing yet.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
             budget: self.budget.clone(),
             bytes: AtomicUsize::new(0),
+            shared: OnceLock::new(),
         }
     }
 }
@@ -178,6 +233,25 @@ mod tests {
         drop(first);
         assert_eq!(second.add(6), Ok(()));
         second.clear();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_held_moves_without_being_taken_again() {
+        let budget = MemoryBudget::new(10);
+        let first = budget.charge();
+        assert_eq!(first.add(10), Ok(()));
+        let second = first.split(4);
+        assert_eq!((first.bytes(), second.bytes(), budget.used()), (6, 4, 10));
+        let third = first.split(100);
+        assert_eq!((first.bytes(), third.bytes()), (0, 6));
+        second.absorb(&third);
+        drop(third);
+        assert_eq!((second.bytes(), budget.used()), (10, 10));
+        second.shrink_to(3);
+        second.shrink_to(5);
+        assert_eq!((second.bytes(), budget.used()), (3, 3));
+        drop(second);
         assert_eq!(budget.used(), 0);
     }
 

@@ -43,6 +43,9 @@ pub enum WireError {
     /// A `BYTES` element that no JSON string can hold as it is.
     #[error("holds bytes that are not UTF-8")]
     NotUtf8,
+    /// There is no memory for more text.
+    #[error("there is no memory for its text")]
+    NoRoom,
 }
 
 /// Values longer than this, in bytes, are cut short in errors, which would repeat a request to its sender otherwise.

@@ -20,6 +20,7 @@ use skep_runtime::{
     VersionState, WaitingLimit,
 };
 use skep_server::{Addresses, LogControl, Server, ServerOptions};
+use skep_tensor::MemoryBudget;
 use skep_types::ModelName;
 use tokio::sync::oneshot;
 
@@ -171,7 +172,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let server_options = args.server_options(metrics.shown, logs)?;
     let start_models = args.start_models()?;
     let runtime = Runtime::new(
-        args.runtime_options(metrics.recorded)?,
+        args.runtime_options(
+            metrics.recorded,
+            Arc::clone(&server_options.limits.request_memory),
+        )?,
         backends::all(
             args.onnxruntime_library.clone(),
             args.allow_backend_fallback,
@@ -344,7 +348,11 @@ impl ServeArgs {
         }
     }
 
-    fn runtime_options(&self, metrics: MetricsOptions) -> anyhow::Result<RuntimeOptions> {
+    fn runtime_options(
+        &self,
+        metrics: MetricsOptions,
+        request_memory: Arc<MemoryBudget>,
+    ) -> anyhow::Result<RuntimeOptions> {
         let roots: Vec<PathBuf> = self
             .repositories
             .iter()
@@ -372,8 +380,8 @@ impl ServeArgs {
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,
                 weights: self.store.weights(self.weight_cache.open()?)?,
-                request_memory: None,
                 sandbox_load_limit: self.sandboxes.load_limit(),
+                request_memory: Some(request_memory),
             },
             load_threads: self.model_load_thread_count.get(),
             control: match self.model_control_mode {

@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Waker},
     time::{Duration, Instant},
@@ -28,6 +28,10 @@ const MIN_SWEEP: Duration = Duration::from_millis(10);
 /// How long a connection without a request may be silent once it has been told to finish: time for the last packets of
 /// an answer and for a client to close, nothing that a stop would be felt by.
 const FINISH_GRACE_MS: u64 = 2_000;
+
+/// What a client must take of an answer, or of all answers of its connection, while the limit on writing passes: far below
+/// any line that is of use, so that it only ends those who hold answers on purpose.
+pub(super) const MIN_PROGRESS_BYTES: usize = 16 << 10;
 
 /// "Not now" in place of a time.
 const NEVER: u64 = u64::MAX;
@@ -77,14 +81,16 @@ pub(super) struct Activity {
     opened: u64,
     /// Requests whose answer is not done.
     requests: AtomicU32,
-    /// Answers of which a piece has been handed to the protocol, which has not asked for the next one yet.
-    sending: AtomicU32,
     /// Since when a request's head, or the handshake, is awaited.
     head: AtomicU64,
     /// When bytes moved last, in either direction.
     moved: AtomicU64,
-    /// Since when the socket takes nothing of what is to be written.
+    /// When bytes came in last.
+    received: AtomicU64,
+    /// Since when the socket takes less than [`MIN_PROGRESS_BYTES`] of what is to be written.
     blocked: AtomicU64,
+    /// What it took since then.
+    taken_bytes: AtomicUsize,
     /// When it was told to finish.
     finishing: AtomicU64,
     /// Whether several requests may be under way at once, with frames between them that belong to none.
@@ -103,9 +109,10 @@ impl Activity {
             times,
             opened: now,
             requests: AtomicU32::new(0),
-            sending: AtomicU32::new(0),
             head: AtomicU64::new(now),
             moved: AtomicU64::new(now),
+            received: AtomicU64::new(now),
+            taken_bytes: AtomicUsize::new(0),
             blocked: AtomicU64::new(NEVER),
             finishing: AtomicU64::new(NEVER),
             multiplexed: AtomicBool::new(false),
@@ -140,13 +147,10 @@ impl Activity {
         is_news
     }
 
-    /// The connection speaks HTTP/2: its requests' heads are not told apart from other frames.
+    /// The connection speaks HTTP/2, and the client has said so: its requests' heads are not told apart from other frames,
+    /// and it may be without a request for as long as any idle connection.
     pub(super) fn multiplexed(&self) {
         self.multiplexed.store(true, Ordering::Relaxed);
-    }
-
-    /// The handshake is done; for HTTP/2 without a request too.
-    pub(super) fn head_read(&self) {
         self.head.store(NEVER, Ordering::Relaxed);
     }
 
@@ -154,6 +158,7 @@ impl Activity {
     pub(super) fn read(&self) {
         let now = self.clock.now();
         self.moved.store(now, Ordering::Relaxed);
+        self.received.store(now, Ordering::Relaxed);
         if self.requests.load(Ordering::Relaxed) == 0
             && self.head.load(Ordering::Relaxed) == NEVER
             && !self.multiplexed.load(Ordering::Relaxed)
@@ -162,10 +167,16 @@ impl Activity {
         }
     }
 
-    /// Bytes have gone out.
-    pub(super) fn written(&self) {
+    /// Bytes have gone out. Few of them are no progress: a client that takes one at a time holds an answer for ever.
+    pub(super) fn written(&self, bytes: usize) {
         self.moved.store(self.clock.now(), Ordering::Relaxed);
-        self.blocked.store(NEVER, Ordering::Relaxed);
+        if self.blocked.load(Ordering::Relaxed) == NEVER {
+            return;
+        }
+        let taken = self.taken_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if taken.saturating_add(bytes) >= MIN_PROGRESS_BYTES {
+            self.blocked.store(NEVER, Ordering::Relaxed);
+        }
     }
 
     /// All that was to go out has gone.
@@ -176,8 +187,15 @@ impl Activity {
     /// The socket takes no bytes.
     pub(super) fn blocked(&self) {
         if self.blocked.load(Ordering::Relaxed) == NEVER {
+            self.taken_bytes.store(0, Ordering::Relaxed);
             self.blocked.store(self.clock.now(), Ordering::Relaxed);
         }
+    }
+
+    /// For how long nothing has come in, as far as the sweep knows.
+    pub(super) fn silence(&self) -> Duration {
+        let received = self.received.load(Ordering::Relaxed);
+        Duration::from_millis(self.clock.now().saturating_sub(received))
     }
 
     /// A request's body is given up before its end.
@@ -196,7 +214,7 @@ impl Activity {
 
     /// A request's head is complete.
     pub(super) fn request_begins(&self) {
-        self.head_read();
+        self.head.store(NEVER, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -209,16 +227,6 @@ impl Activity {
     /// Whether several requests are under way.
     pub(super) fn has_many_requests(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 1
-    }
-
-    /// A piece of an answer has been handed over.
-    pub(super) fn sending_begins(&self) {
-        self.sending.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The protocol asks for the next one, or for no more.
-    pub(super) fn sending_ends(&self) {
-        self.sending.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// What is to become of the connection at `now`, if it must not go on as it is, and why; `slack` is the time between
@@ -239,9 +247,8 @@ impl Activity {
         } = self.times;
         let moved = load(&self.moved);
         let is_blocked = load(&self.blocked) != NEVER;
-        let is_sending = self.sending.load(Ordering::Relaxed) > 0;
-        if over(load(&self.blocked), write) || (is_sending && over(moved, write)) {
-            return Some((Order::Abort, "the client takes nothing of its answer"));
+        if over(load(&self.blocked), write) {
+            return Some((Order::Abort, "the client takes too little of its answers"));
         }
         if over(self.opened, max_age.saturating_add(max_age_grace)) {
             return Some((Order::Abort, "its age and the grace after it are over"));
@@ -463,7 +470,7 @@ mod tests {
     fn frames_of_http_2_are_no_heads() {
         let it = activity();
         it.multiplexed();
-        it.head_read();
+        assert_eq!(at(&it, 500), Order::Serve, "without a request too");
         it.read();
         assert_eq!(at(&it, 900), Order::Serve);
     }
@@ -476,16 +483,25 @@ mod tests {
         assert_eq!(at(&it, 150), Order::Serve);
         it.blocked();
         assert_eq!(at(&it, 211), Order::Abort);
-        it.written();
-        assert_eq!(at(&it, 400), Order::Serve);
-        it.sending_begins();
-        assert_eq!(
-            at(&it, 422),
-            Order::Abort,
-            "the protocol does not ask for more"
-        );
-        it.sending_ends();
+        it.written(MIN_PROGRESS_BYTES);
         assert_eq!(at(&it, 9_000), Order::Serve);
+    }
+
+    #[test]
+    fn a_few_bytes_are_no_progress() {
+        let it = activity();
+        it.request_begins();
+        it.blocked();
+        assert_eq!(at(&it, 150), Order::Serve);
+        it.written(MIN_PROGRESS_BYTES - 1);
+        it.blocked();
+        assert_eq!(at(&it, 211), Order::Abort);
+        it.written(1);
+        it.blocked();
+        assert_eq!(at(&it, 300), Order::Serve, "together they are");
+        it.written(1);
+        it.flushed();
+        assert_eq!(at(&it, 9_000), Order::Serve, "all is taken");
     }
 
     #[test]

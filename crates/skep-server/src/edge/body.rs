@@ -1,7 +1,7 @@
 //! A whole body in one piece.
 
 use axum::body::{Body, HttpBody};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 
 /// What is reserved for a body before any of it has come; a longer one grows as it comes. Tensors of 16 MiB fit with
@@ -20,6 +20,8 @@ const MAX_SMALL_BYTES: usize = 4 << 10;
 pub(crate) enum Unread {
     /// It is longer than it may be.
     TooLong,
+    /// The system has no memory for it.
+    NoMemory,
     /// The connection's reason.
     Failed(axum::Error),
 }
@@ -54,7 +56,8 @@ pub(crate) async fn read_body(
     // A body whose length is not declared has at least what comes before its data.
     let reserved = expected.max(split.unwrap_or(0)).min(MAX_RESERVED_BYTES);
     let reserved = reserved.max(first.len());
-    let mut whole = BytesMut::with_capacity(reserved + ALIGNMENT_BYTES);
+    let mut whole = Vec::new();
+    make_room(&mut whole, reserved + ALIGNMENT_BYTES)?;
     let padding = split.map_or(0, |split| {
         (whole.as_ptr() as usize).wrapping_add(split).wrapping_neg() % ALIGNMENT_BYTES
     });
@@ -66,9 +69,14 @@ pub(crate) async fn read_body(
         if whole.len() - padding + frame.len() > limit {
             return Err(Unread::TooLong);
         }
+        make_room(&mut whole, frame.len())?;
         whole.extend_from_slice(&frame);
     }
-    Ok(whole.freeze().slice(padding..))
+    Ok(Bytes::from(whole).slice(padding..))
+}
+
+fn make_room(whole: &mut Vec<u8>, more: usize) -> Result<(), Unread> {
+    whole.try_reserve(more).map_err(|_| Unread::NoMemory)
 }
 
 #[cfg(test)]

@@ -1,67 +1,29 @@
 //! One connection: handshake, protocol, requests, end.
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
     Port, Protocol,
     activity::{Entry, Order},
     exchange::Exchange,
+    http2,
     stream::Stream,
 };
-
-/// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
-/// sixteen round trips.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-
-/// The same over all requests of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-
-/// The largest frame: fewer, larger frames cost less work a byte.
-const FRAME_BYTES: u32 = 1 << 20;
-
-/// Requests that an HTTP/2 client may have under way on a connection; more than the widest load generators use.
-const MAX_CONCURRENT_STREAMS: u32 = 1024;
-
-/// How hyper is to serve the connections of a port.
-pub(super) fn builder(port: &Port) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        // The sweep over all connections does it, without a timer a request.
-        .header_read_timeout(None);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS);
-    if port.protocol == Protocol::Grpc {
-        builder
-            .http2()
-            .keep_alive_interval(port.grpc.keepalive_time)
-            .keep_alive_timeout(port.grpc.keepalive_timeout);
-        builder = builder.http2_only();
-    }
-    builder
-}
 
 /// Serves a connection until it ends, by the client, by itself, or by an order.
 pub(super) async fn serve(
     socket: TcpStream,
     port: Arc<Port>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
     entry: Entry,
     _slot: OwnedSemaphorePermit,
 ) {
@@ -78,24 +40,53 @@ pub(super) async fn serve(
         Poll::Ready(())
     })
     .await;
-    let Some(stream) = handshake(socket, &port, &entry).await else {
+    let Some(mut stream) = handshake(socket, &port, &entry).await else {
         return;
     };
-    if port.protocol == Protocol::Grpc {
-        entry.activity.multiplexed();
-    }
-    let exchange = Exchange::new(port, Arc::clone(&entry.activity));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), exchange));
-    let mut told = false;
-    let mut let_pass = false;
-    let outcome = poll_fn(|cx| {
-        // Answers of several requests that are ready at once leave in one write: those whose tasks wait behind this
-        // one are let pass, once.
-        let_pass = !let_pass && entry.activity.has_many_requests();
-        if let_pass {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+    let is_http2 = match port.protocol {
+        // A client that begins otherwise is told by the protocol.
+        Protocol::Grpc => Some(true),
+        Protocol::Http | Protocol::Metrics => {
+            unless_told(&entry, |cx| stream.poll_is_http2(cx)).await
         }
+    };
+    let Some(is_http2) = is_http2 else {
+        return;
+    };
+    let exchange = Exchange::new(Arc::clone(&port), Arc::clone(&entry.activity));
+    if is_http2 {
+        http2::serve(stream, exchange, &port, &entry).await;
+    } else {
+        http1(stream, exchange, &entry).await;
+    }
+}
+
+/// What comes of `poll`; `None` if it failed, or the connection was told to end before.
+pub(super) async fn unless_told<T, E: fmt::Display>(
+    entry: &Entry,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<T, E>>,
+) -> Option<T> {
+    poll_fn(|cx| match poll(cx) {
+        Poll::Ready(Ok(done)) => Poll::Ready(Some(done)),
+        Poll::Ready(Err(error)) => {
+            tracing::debug!("a connection ended before its first request: {error}");
+            Poll::Ready(None)
+        }
+        Poll::Pending if entry.activity.order() == Order::Serve => Poll::Pending,
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Serves HTTP/1.1.
+async fn http1(stream: Stream, exchange: Exchange, entry: &Entry) {
+    let connection = http1::Builder::new()
+        // The sweep over all connections does it, without a timer a request.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), exchange);
+    let mut connection = pin!(connection);
+    let mut told = false;
+    let outcome = poll_fn(|cx| {
         loop {
             if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
                 return Poll::Ready(outcome);
@@ -127,17 +118,6 @@ async fn handshake(socket: TcpStream, port: &Port, entry: &Entry) -> Option<Stre
         return Some(Stream::plain(socket, Arc::clone(activity)));
     };
     let mut accept = tls.accept(socket);
-    let accepted = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
-        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-        Poll::Pending if activity.order() == Order::Serve => Poll::Pending,
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await;
-    match accepted? {
-        Ok(stream) => Some(Stream::tls(stream, Arc::clone(activity))),
-        Err(error) => {
-            tracing::debug!("a TLS handshake failed: {error}");
-            None
-        }
-    }
+    let accepted = unless_told(entry, |cx| Pin::new(&mut accept).poll(cx)).await;
+    accepted.map(|stream| Stream::tls(stream, Arc::clone(activity)))
 }

@@ -70,7 +70,6 @@ pub(crate) fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListe
 
 /// Takes connections for ever. One for which none of `slots` is free waits for it, and those after it in the backlog.
 pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semaphore>) {
-    let builder = Arc::new(connection::builder(&port));
     let times = Times::new(&port.limits, port.grpc.max_age, port.grpc.max_age_grace);
     let port = Arc::new(port);
     let mut warned: Option<Instant> = None;
@@ -82,8 +81,7 @@ pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semapho
                     return;
                 };
                 let entry = port.connections.enter(times);
-                let (port, builder) = (Arc::clone(&port), Arc::clone(&builder));
-                tokio::spawn(connection::serve(socket, port, builder, entry, slot));
+                tokio::spawn(connection::serve(socket, Arc::clone(&port), entry, slot));
             }
             // Of that one connection, which is gone.
             Err(error) if is_of_connection(&error) => {}

@@ -2,41 +2,48 @@
 //!
 //! ```text
 //! listen      the port; accepts while there is room, backs off when the system is out of descriptors
-//! tls         certificates and keys into what a handshake needs
+//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect
 //! stream      a connection's bytes, plain or encrypted; notes when bytes move and when they do not
-//! connection  handshake, then hyper's connection; one task, no further task or box a request
-//! exchange    a request and its answer: body in, memory charged, deadline, body out
+//! connection  handshake, protocol, then hyper's connection over HTTP/1.1
+//! http2       a connection over HTTP/2: a task a request, each answer at the pace of its own window
+//! exchange    a request and its answer, with a deadline
+//! inflow      a request's body: patience, memory charged
+//! intake      what has come of a request over HTTP/2 before anybody reads it
+//! outflow     an answer's body: what it holds of the memory until it is written
 //! activity    what each connection is doing; one sweep over all of them finds those that are over a limit
 //! routes      who answers: the port's router, and a shortcut before it
 //! deadline    how long a gRPC client waits
 //! body        a whole body in one piece
-//! memory      how many bytes of requests are in memory, and the bound on them
 //! ```
 //!
 //! No connection has a timer of its own: it writes down what it does, and the sweep ends it when that takes too long.
 
 mod activity;
 mod body;
+mod client_certificates;
 mod connection;
 mod deadline;
 mod exchange;
+mod http2;
+mod inflow;
+mod intake;
 mod listen;
-mod memory;
+mod outflow;
 mod routes;
 mod stream;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
 
+use skep_tensor::MemoryBudget;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::{
     activity::Connections,
     body::{Unread, read_body},
-    exchange::BodyError,
+    inflow::{BodyError, MessageBounds},
     listen::{accept, listen},
-    memory::{Charge, RequestMemory},
-    routes::{Answer, Routes, Shortcut},
+    routes::{Answer, Leaving, Routes, Shortcut},
 };
 pub use self::{
     listen::{BindError, Endpoint},
@@ -48,14 +55,14 @@ pub use self::{
 pub struct Limits {
     /// Open connections over HTTP and gRPC together.
     pub connections: usize,
-    /// Bytes of requests in memory, over all requests that are read or run.
-    pub request_bytes: usize,
+    /// The memory of all requests: what comes in, what it becomes, and answers until they are written.
+    pub request_memory: Arc<MemoryBudget>,
     /// From the opening of a connection, or the first byte of a further request, to the end of the request's head; the
     /// TLS handshake is part of it.
     pub head: Duration,
     /// Between two pieces of a request's body.
     pub body: Duration,
-    /// Between two pieces of an answer that the client takes.
+    /// In which a client takes 16 KiB of an answer, or all that is left of it.
     pub write: Duration,
     /// How long a connection without a request stays open.
     pub idle: Duration,
@@ -92,6 +99,7 @@ pub(crate) struct Port {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) limits: Limits,
     pub(crate) grpc: GrpcConnections,
-    pub(crate) memory: Arc<RequestMemory>,
+    /// What bounds the messages of a call, by its path; `None` for HTTP.
+    pub(crate) message_bounds: Option<fn(&str) -> MessageBounds>,
     pub(crate) connections: Arc<Connections>,
 }

@@ -10,7 +10,12 @@ use std::{
 use axum::{Router, body::Body, routing::future::RouteFuture};
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use skep_tensor::Charge;
 use tower::Service;
+
+/// What the encoded messages of a call hold of the memory until they leave.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaving(pub(crate) Arc<Charge>);
 
 /// An answer in the making.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -20,7 +25,8 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 /// A router costs a request some ten allocations (the path's parameters, a box a layer): as much as all that an
 /// inference needs besides.
 pub(crate) trait Shortcut: Send + Sync {
-    /// The answer, or the request where the router has to see it.
+    /// The answer, or the request where the router has to see it. What the request comes to hold of the memory is added to
+    /// `charge`.
     ///
     /// # Errors
     /// The request itself.
@@ -28,7 +34,7 @@ pub(crate) trait Shortcut: Send + Sync {
         clippy::result_large_err,
         reason = "a request that is not taken moves once more"
     )]
-    fn take(&self, request: Request<Body>) -> Result<Answer, Request<Body>>;
+    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>>;
 }
 
 /// What answers the requests of a port.
@@ -56,16 +62,30 @@ impl Routes {
         }
     }
 
-    pub(super) fn call(&self, request: Request<Body>) -> Answering {
+    /// Begins to answer a request, which `charge` counts. Where the router sees it, the charge is among its extensions; so is
+    /// [`Leaving`], which is returned, where an answer `is_encoded` message by message.
+    pub(super) fn call(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+        is_encoded: bool,
+    ) -> (Answering, Option<Arc<Charge>>) {
         let taken = match &self.shortcut {
-            Some(shortcut) => shortcut.take(request),
+            Some(shortcut) => shortcut.take(request, charge),
             None => Err(request),
         };
         match taken {
-            Ok(answer) => Answering::Shortcut { answer },
-            Err(request) => Answering::Router {
-                answer: self.router.clone().call(request),
-            },
+            Ok(answer) => (Answering::Shortcut { answer }, None),
+            Err(mut request) => {
+                request.extensions_mut().insert(Arc::clone(charge));
+                let leaving = is_encoded.then(|| Arc::new(charge.sibling()));
+                if let Some(leaving) = &leaving {
+                    let leaving = Leaving(Arc::clone(leaving));
+                    request.extensions_mut().insert(leaving);
+                }
+                let answer = self.router.clone().call(request);
+                (Answering::Router { answer }, leaving)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,6 +18,11 @@ use super::activity::Activity;
 
 /// What is read at once of what nobody wants.
 const DISCARDED_BYTES: usize = 16 << 10;
+
+/// What a client that speaks HTTP/2 begins with.
+///
+/// Source: RFC 9113, "HTTP/2 Connection Preface".
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How bytes travel.
 enum Transport {
@@ -30,6 +36,8 @@ pub(super) struct Stream {
     transport: Transport,
     activity: Arc<Activity>,
     closing: Closing,
+    /// What was read ahead.
+    ahead: Bytes,
 }
 
 /// How far the end of a connection is.
@@ -42,11 +50,12 @@ enum Closing {
 }
 
 impl Stream {
-    pub(super) const fn plain(stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn plain(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self {
             transport: Transport::Plain(stream),
             activity,
             closing: Closing::Open,
+            ahead: Bytes::new(),
         }
     }
 
@@ -55,12 +64,34 @@ impl Stream {
             transport: Transport::Tls(Box::new(stream)),
             activity,
             closing: Closing::Open,
+            ahead: Bytes::new(),
+        }
+    }
+
+    /// Whether the client begins with HTTP/2; what is read to find out is read again by the protocol.
+    pub(super) fn poll_is_http2(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let known = self.ahead.len();
+            if self.ahead[..] != PREFACE[..known] {
+                return Poll::Ready(Ok(false));
+            }
+            if known == PREFACE.len() {
+                return Poll::Ready(Ok(true));
+            }
+            let mut buffer = [0; PREFACE.len()];
+            let mut buffer = ReadBuf::new(&mut buffer[known..]);
+            ready!(Pin::new(&mut self.transport).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(false));
+            }
+            self.activity.read();
+            self.ahead = [&self.ahead, buffer.filled()].concat().into();
         }
     }
 
     fn note_write(&self, outcome: &Poll<io::Result<usize>>) {
         match outcome {
-            Poll::Ready(Ok(1..)) => self.activity.written(),
+            Poll::Ready(Ok(bytes @ 1..)) => self.activity.written(*bytes),
             Poll::Pending => self.activity.blocked(),
             Poll::Ready(_) => {}
         }
@@ -87,6 +118,11 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let bytes = this.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&this.ahead.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut this.transport).poll_read(cx, buffer);
         if buffer.filled().len() > before {

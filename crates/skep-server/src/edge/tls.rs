@@ -19,6 +19,8 @@ use tokio_rustls::{
     },
 };
 
+use super::client_certificates::ClientCertificates;
+
 /// The files of an encrypted port, all PEM.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
@@ -109,16 +111,18 @@ impl Tls {
             Some(path) => {
                 let of_roots = |reason| error(TlsFile::ClientRoots, path, reason);
                 let mut roots = RootCertStore::empty();
-                for certificate in self::certificates(path, TlsFile::ClientRoots)? {
+                let trusted = self::certificates(path, TlsFile::ClientRoots)?;
+                for certificate in &trusted {
                     roots
-                        .add(certificate)
+                        .add(certificate.clone())
                         .map_err(|e| of_roots(Reason::Refused(e)))?;
                 }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                         .build()
                         .map_err(|e| of_roots(Reason::Roots(e)))?;
-                builder.with_client_cert_verifier(verifier)
+                let verifier = ClientCertificates::new(verifier, trusted);
+                builder.with_client_cert_verifier(Arc::new(verifier))
             }
         };
         let mut config = builder

@@ -1,24 +1,55 @@
 //! What fuzzing runs of the gRPC edge; see [`crate::fuzzing`].
 
-use std::io;
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::body::{self, Body};
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use prost::Message;
 use skep_proto::inference::{
-    ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor,
+    InferParameter, ModelInferRequest, ModelInferResponse, RepositoryModelLoadRequest,
+    infer_parameter::ParameterChoice,
+    model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
+};
+use skep_tensor::Charge;
+
+use super::{
+    infer,
+    inflate::Messages,
+    scan::{self, Fault, Needs},
+};
+use crate::{
+    bounds::{MAX_DIMS, MAX_PARAMETERS, MAX_TENSORS},
+    fuzzing::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
 };
 
-use super::{infer, inflate::Messages};
-use crate::fuzzing::{assert_consistent, assert_same_inputs, assert_same_parameters, echo};
-
-/// A `ModelInferRequest` as it travels.
+/// A `ModelInferRequest` as it travels. Whatever the scan lets through has no more entries than it may, and takes no more
+/// memory decoded than the scan says.
 pub fn grpc_infer(data: &[u8]) {
-    let Ok(message) = ModelInferRequest::decode(Bytes::copy_from_slice(data)) else {
-        return;
+    let needs = scan::infer_request(data, usize::MAX);
+    if let (Ok(message), Err(fault)) = (
+        RepositoryModelLoadRequest::decode(data),
+        scan::load_request(data),
+    ) {
+        let most = matches!(fault, Fault::TooMany { .. });
+        assert!(most, "{fault}: {message:?}");
+    }
+    let message = match (
+        ModelInferRequest::decode(Bytes::copy_from_slice(data)),
+        needs,
+    ) {
+        (Ok(message), Ok(needs)) => {
+            assert_within(&message, needs);
+            message
+        }
+        // What the scan refuses is not decoded; where it sees no message, there is none.
+        (Ok(_), Err(fault)) => {
+            assert!(matches!(fault, Fault::TooMany { .. }), "{fault}");
+            return;
+        }
+        (Err(_), _) => return,
     };
-    let Ok(decoded) = infer::decode(message) else {
+    let Ok(decoded) = infer::decode(message, MODEL) else {
         return;
     };
     let sent = decoded.request;
@@ -45,12 +76,60 @@ pub fn grpc_infer(data: &[u8]) {
         raw_input_contents: answer.raw_output_contents,
         ..Default::default()
     };
-    let Ok(read) = infer::decode(message) else {
+    let Ok(read) = infer::decode(message, MODEL) else {
         panic!("an answer that cannot be read");
     };
     assert_eq!(read.request.id, sent.id);
     assert_same_parameters(&read.request.parameters, &sent.parameters);
     assert_same_inputs(&read.request.inputs, &sent.inputs);
+}
+
+/// A decoded message is no larger than was said of it.
+fn assert_within(message: &ModelInferRequest, needs: Needs) {
+    let tensors = message.inputs.len() + message.outputs.len();
+    assert!(tensors <= MAX_TENSORS && message.raw_input_contents.len() <= MAX_TENSORS);
+    let texts = |texts: &[&String]| texts.iter().map(|text| text.capacity()).sum::<usize>();
+    let parameters = |given: &BTreeMap<String, InferParameter>| {
+        assert!(given.len() <= MAX_PARAMETERS);
+        let value = |value: &InferParameter| match &value.parameter_choice {
+            Some(ParameterChoice::StringParam(text)) => text.capacity(),
+            _ => 0,
+        };
+        let entry = size_of::<String>() + size_of::<InferParameter>();
+        let entries = given.iter();
+        entries
+            .map(|(key, text)| entry + key.capacity() + value(text))
+            .sum::<usize>()
+    };
+    let mut bytes = texts(&[&message.model_name, &message.model_version, &message.id]);
+    bytes += parameters(&message.parameters);
+    bytes += message.inputs.capacity() * size_of::<InferInputTensor>();
+    bytes += message.outputs.capacity() * size_of::<InferRequestedOutputTensor>();
+    bytes += message.raw_input_contents.capacity() * size_of::<Bytes>();
+    for input in &message.inputs {
+        assert!(input.shape.len() <= MAX_DIMS);
+        bytes += texts(&[&input.name, &input.datatype]) + parameters(&input.parameters);
+        bytes += input.shape.capacity() * size_of::<i64>();
+        if let Some(contents) = &input.contents {
+            bytes += contents.bool_contents.capacity() * size_of::<bool>()
+                + contents.int_contents.capacity() * size_of::<i32>()
+                + contents.int64_contents.capacity() * size_of::<i64>()
+                + contents.uint_contents.capacity() * size_of::<u32>()
+                + contents.uint64_contents.capacity() * size_of::<u64>()
+                + contents.fp32_contents.capacity() * size_of::<f32>()
+                + contents.fp64_contents.capacity() * size_of::<f64>()
+                + contents.bytes_contents.capacity() * size_of::<Bytes>();
+        }
+    }
+    for output in &message.outputs {
+        bytes += texts(&[&output.name]) + parameters(&output.parameters);
+    }
+    // A list begins with room for four elements, a text with eight bytes.
+    let first = 64 * (1 + tensors) + 4 * size_of::<InferInputTensor>() * 3;
+    assert!(
+        bytes <= needs.passing + first,
+        "{bytes} bytes, said {needs:?}"
+    );
 }
 
 /// A byte that bounds what a message may become, one that says how long the pieces are in which the rest comes, and the
@@ -82,7 +161,11 @@ fn plain(body: &[u8], piece: usize, limit: usize) -> Option<Vec<u8>> {
         .chunks(piece)
         .map(|piece| Ok(Bytes::copy_from_slice(piece)))
         .collect();
-    let messages = Messages::new(Body::from_stream(stream::iter(pieces)), limit, None);
+    let messages = Messages::new(
+        Body::from_stream(stream::iter(pieces)),
+        limit,
+        Arc::new(Charge::unbounded()),
+    );
     let all = body::to_bytes(Body::new(messages), usize::MAX).now_or_never();
     Some(all.expect("no connection to wait for").ok()?.to_vec())
 }

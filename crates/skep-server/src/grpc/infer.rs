@@ -3,18 +3,25 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 use skep_proto::inference::{
     InferTensorContents, ModelInferRequest, ModelInferResponse,
     model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     model_infer_response::InferOutputTensor,
 };
 use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, RuntimeError};
-use skep_tensor::Tensor;
+use skep_tensor::{Charge, Tensor};
 use skep_types::{DataType, Shape};
 use skep_wire::{WireError, typed};
-use tonic::metadata::{KeyAndValueRef, MetadataMap};
+use tonic::{
+    Status,
+    metadata::{KeyAndValueRef, MetadataMap},
+};
 
-use super::parameters;
+use super::{
+    parameters,
+    scan::{self, Fault, Needs},
+};
 use crate::{api, classification, error::ApiError, server::Shared};
 
 /// Why a request has no answer.
@@ -33,45 +40,121 @@ impl<E: Into<ApiError>> From<E> for Failure {
     }
 }
 
-/// Runs the request of a message, on a call that has one answer.
+/// Fields and elements of a message that are scanned and decoded where its call is handled: some tens of microseconds.
+/// More goes to another thread, so that no other call waits for it.
+const INLINE_STEPS: usize = 16 << 10;
+
+/// What decoding takes that is not worth being charged beside the message.
+const UNCHARGED_BYTES: usize = 2 << 10;
+
+/// A message that has been taken apart.
+pub(super) struct Received {
+    pub(super) id: String,
+    pub(super) model: String,
+    version: String,
+    decoded: Result<Decoded, ApiError>,
+}
+
+/// Takes a message apart, once it is known that what it becomes fits into the memory; all of that is added to `charge`.
+pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Received, Status> {
+    match scan::infer_request(&message, INLINE_STEPS) {
+        Err(Fault::Long) => {
+            let charge = Arc::clone(charge);
+            let work = move || {
+                let needs = scan::infer_request(&message, usize::MAX);
+                take_apart(message, needs, &charge)
+            };
+            api::off_reactor(work).await?
+        }
+        needs => take_apart(message, needs, charge),
+    }
+}
+
+fn take_apart(
+    message: Bytes,
+    needs: Result<Needs, Fault>,
+    charge: &Charge,
+) -> Result<Received, Status> {
+    let needs = needs.map_err(|fault| refused(fault, &message))?;
+    let is_charged = needs.bytes() > UNCHARGED_BYTES;
+    if is_charged {
+        charge.add(needs.bytes()).map_err(ApiError::from)?;
+    }
+    let mut message =
+        ModelInferRequest::decode(message).map_err(|error| Status::internal(error.to_string()))?;
+    let received = Received {
+        id: message.id.clone(),
+        model: std::mem::take(&mut message.model_name),
+        version: std::mem::take(&mut message.model_version),
+        decoded: Ok(Decoded::default()),
+    };
+    let decoded = decode(message, &received.model);
+    if is_charged {
+        charge.give_back(needs.passing);
+    }
+    Ok(Received {
+        decoded,
+        ..received
+    })
+}
+
+/// Why a message is not decoded.
+fn refused(fault: Fault, message: &Bytes) -> Status {
+    match fault {
+        Fault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
+        Fault::Long | Fault::Malformed => {
+            // The decoder says more; it allocates nothing to speak of for a short message.
+            let short = message.slice(..message.len().min(UNCHARGED_BYTES));
+            match ModelInferRequest::decode(short) {
+                Err(error) if message.len() <= UNCHARGED_BYTES => {
+                    Status::internal(error.to_string())
+                }
+                _ => Status::internal(fault.to_string()),
+            }
+        }
+    }
+}
+
+/// Runs a request, on a call that has one answer; what it comes to hold is added to `charge`.
 pub(super) async fn infer(
     shared: &Shared,
     metadata: &MetadataMap,
-    message: ModelInferRequest,
+    received: Received,
+    charge: &Arc<Charge>,
 ) -> Result<ModelInferResponse, Failure> {
-    let loaded = resolve(shared, &message)?;
+    let loaded = resolve(shared, &received)?;
     api::refuse_decoupled(&loaded, "ModelInfer RPC")?;
-    run(shared, &loaded, metadata, message).await
+    run(shared, &loaded, metadata, received, charge).await
 }
 
-/// Runs the request of a message, on a stream.
+/// Runs a request, on a stream.
 pub(super) async fn infer_on_stream(
     shared: &Shared,
     metadata: &MetadataMap,
-    message: ModelInferRequest,
+    received: Received,
+    charge: &Arc<Charge>,
 ) -> Result<ModelInferResponse, Failure> {
-    let loaded = resolve(shared, &message)?;
-    run(shared, &loaded, metadata, message).await
+    let loaded = resolve(shared, &received)?;
+    run(shared, &loaded, metadata, received, charge).await
 }
 
-fn resolve(
-    shared: &Shared,
-    message: &ModelInferRequest,
-) -> Result<Arc<LoadedVersion>, RuntimeError> {
-    let version = Some(message.model_version.as_str());
-    shared.runtime.resolve(&message.model_name, version)
+fn resolve(shared: &Shared, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
+    let version = Some(received.version.as_str());
+    shared.runtime.resolve(&received.model, version)
 }
 
 async fn run(
     shared: &Shared,
     loaded: &LoadedVersion,
     metadata: &MetadataMap,
-    message: ModelInferRequest,
+    received: Received,
+    charge: &Arc<Charge>,
 ) -> Result<ModelInferResponse, Failure> {
     let Decoded {
         mut request,
         classes,
-    } = decode(message)?;
+    } = received.decoded?;
+    request.charge = Some(Arc::clone(charge));
     // Binary metadata is no text.
     let headers = metadata.iter().filter_map(|entry| match entry {
         KeyAndValueRef::Ascii(name, value) => Some((name.as_str(), value.as_encoded_bytes())),
@@ -88,11 +171,22 @@ async fn run(
             error: error.into(),
         }
     })?;
+    api::settle(charge, &mut answer);
     classification::apply(&mut answer, &classes, loaded)?;
     Ok(encode(answer, id))
 }
 
+/// Charges what an answer takes when it is encoded, `times` over.
+pub(super) fn charge_encoding(
+    message: &ModelInferResponse,
+    times: usize,
+    charge: &Charge,
+) -> Result<(), ApiError> {
+    Ok(charge.add(message.encoded_len().saturating_mul(times))?)
+}
+
 /// A decoded request, and how its outputs are to be sent.
+#[derive(Default)]
 pub(super) struct Decoded {
     pub(super) request: InferRequest,
     /// The outputs in whose place classes travel, and how many of them.
@@ -100,8 +194,7 @@ pub(super) struct Decoded {
 }
 
 /// Decodes a message; raw tensor data is not copied.
-pub(super) fn decode(message: ModelInferRequest) -> Result<Decoded, ApiError> {
-    let model = message.model_name;
+pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<Decoded, ApiError> {
     let raw = !message.raw_input_contents.is_empty();
     if raw && message.raw_input_contents.len() != message.inputs.len() {
         return Err(ApiError::invalid(format!(
@@ -117,7 +210,7 @@ pub(super) fn decode(message: ModelInferRequest) -> Result<Decoded, ApiError> {
     };
     parameters::of_request(message.parameters, &mut request)?;
     for mut input in message.inputs {
-        let tensor = tensor(&request.id, &mut input, contents.next(), &model)?;
+        let tensor = tensor(&request.id, &mut input, contents.next(), model)?;
         request.inputs.push((input.name, tensor));
     }
     let mut classes = Vec::new();
@@ -276,9 +369,9 @@ mod tests {
     }
 
     fn outcome(message: ModelInferRequest) -> Result<Bytes, String> {
-        decode(message)
+        decode(message, "m")
             .map(|decoded| decoded.request.inputs[0].1.data().clone())
-            .map_err(|error| tonic::Status::from(error).message().to_owned())
+            .map_err(|error| Status::from(error).message().to_owned())
     }
 
     #[test]

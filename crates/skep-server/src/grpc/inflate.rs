@@ -12,17 +12,16 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use skep_tensor::Charge;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tonic::{Status, codegen::Service, server::NamedService};
 
+use super::{PREFIX_BYTES, is_large};
 use crate::{
-    edge::Charge,
+    bounds::MAX_MANAGEMENT_BYTES,
     error::ApiError,
     inflate::{InflateError, inflate},
 };
-
-/// What stands in front of each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
 
 /// Compressed bytes from which decompression tells the reactor that it takes a while.
 const LONG_BYTES: usize = 4 << 10;
@@ -62,8 +61,14 @@ where
     fn call(&mut self, request: http::Request<B>) -> S::Future {
         let (mut head, body) = request.into_parts();
         let body = if take_coding(&mut head.headers) {
-            let charge = head.extensions.remove();
-            tonic::body::Body::new(Messages::new(body, self.limit, charge))
+            let limit = if is_large(head.uri.path()) {
+                self.limit
+            } else {
+                self.limit.min(MAX_MANAGEMENT_BYTES)
+            };
+            let charge = head.extensions.get().cloned();
+            let charge = charge.unwrap_or_else(|| Arc::new(Charge::unbounded()));
+            tonic::body::Body::new(Messages::new(body, limit, charge))
         } else {
             tonic::body::Body::new(body)
         };
@@ -89,20 +94,26 @@ pub(super) struct Messages<B> {
     received: BytesMut,
     limit: usize,
     /// What the request holds of the memory.
-    charge: Option<Arc<Charge>>,
+    charge: Arc<Charge>,
+    /// A decompressed message, whose prefix has been passed on.
+    plain: Option<Bytes>,
+    /// What the message that is passed on holds besides what the library has copied: until that asks for more.
+    passing: usize,
 }
 
 impl<B> Messages<B> {
-    pub(super) fn new(body: B, limit: usize, charge: Option<Arc<Charge>>) -> Self {
+    pub(super) fn new(body: B, limit: usize, charge: Arc<Charge>) -> Self {
         Self {
             body: Box::pin(body),
             received: BytesMut::new(),
             limit,
             charge,
+            plain: None,
+            passing: 0,
         }
     }
 
-    /// The next message, prefix included, if it is here as a whole.
+    /// The next message, if it is here as a whole: with its prefix, or the prefix alone where the rest is in `plain`.
     fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(prefix) = self.received.get(..PREFIX_BYTES) else {
             return Ok(None);
@@ -122,20 +133,26 @@ impl<B> Messages<B> {
             return Ok(Some(message.freeze()));
         }
         message.advance(PREFIX_BYTES);
-        let charge = self.charge.as_deref();
-        let plain = off_reactor(length, || inflate(&message, self.limit, charge));
+        let before = self.charge.bytes();
+        let plain = off_reactor(length, || inflate(&message, self.limit, &self.charge));
         let plain = plain.map_err(|error| match error {
             InflateError::TooLong => self.too_long(),
-            InflateError::NoMemory(error) => ApiError::from(&error).into(),
+            InflateError::NoMemory(over) => ApiError::from(over).into(),
             InflateError::Broken(error) => {
                 Status::invalid_argument(format!("the message cannot be decompressed: {error}"))
             }
         })?;
-        let mut message = BytesMut::with_capacity(PREFIX_BYTES + plain.len());
-        message.put_u8(0);
-        message.put_u32(u32::try_from(plain.len()).map_err(|_| self.too_long())?);
-        message.extend_from_slice(&plain);
-        Ok(Some(message.freeze()))
+        let plain_length = u32::try_from(plain.len()).map_err(|_| self.too_long())?;
+        self.passing = self.charge.bytes().saturating_sub(before) + PREFIX_BYTES + length;
+        // The library copies it.
+        self.charge
+            .add(PREFIX_BYTES + plain.len())
+            .map_err(|over| Status::from(ApiError::from(over)))?;
+        let mut prefix = BytesMut::with_capacity(PREFIX_BYTES);
+        prefix.put_u8(0);
+        prefix.put_u32(plain_length);
+        self.plain = Some(plain.into()).filter(|plain: &Bytes| !plain.is_empty());
+        Ok(Some(prefix.freeze()))
     }
 
     fn too_long(&self) -> Status {
@@ -169,6 +186,11 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(plain) = self.plain.take() {
+            return Poll::Ready(Some(Ok(Frame::data(plain))));
+        }
+        let passed = std::mem::take(&mut self.passing);
+        self.charge.give_back(passed);
         loop {
             match self.next() {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
@@ -219,7 +241,7 @@ mod tests {
             .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
             .collect();
         let body = axum::body::Body::from_stream(stream::iter(pieces));
-        let mut messages = pin!(Messages::new(body, limit, None));
+        let mut messages = pin!(Messages::new(body, limit, Arc::new(Charge::unbounded())));
         let mut out = Vec::new();
         let next = |context: &mut Context<'_>| messages.as_mut().poll_frame(context);
         let mut next = next;

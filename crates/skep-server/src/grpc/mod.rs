@@ -1,5 +1,6 @@
 //! gRPC: `inference.GRPCInferenceService`, the health service, reflection.
 
+mod calls;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod health;
@@ -8,6 +9,7 @@ mod inflate;
 mod logging;
 mod parameters;
 mod repository;
+mod scan;
 mod service;
 mod stream;
 mod unary;
@@ -21,10 +23,47 @@ use skep_proto::{
 use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::{edge, restrict::Group, server::Shared};
+use crate::{
+    bounds::{MANAGEMENT_WEIGHT, MAX_MANAGEMENT_BYTES},
+    edge,
+    restrict::Group,
+    server::Shared,
+};
 
 /// The largest message either way: Triton's, which is what an `int` holds. What a server has memory for bounds it first.
 const MAX_MESSAGE_BYTES: usize = i32::MAX.unsigned_abs() as usize;
+
+/// What a message begins with: whether it is compressed, and its length (u32, big-endian).
+const PREFIX_BYTES: usize = 5;
+
+/// The call of the inference service that a path names.
+fn method(path: &str) -> Option<&str> {
+    path.strip_prefix("/inference.GRPCInferenceService/")
+}
+
+/// Whether a call's messages are as large as tensors and files are; those of all others are short.
+fn is_large(path: &str) -> bool {
+    matches!(
+        method(path),
+        Some("ModelInfer" | "ModelStreamInfer" | "RepositoryModelLoad")
+    )
+}
+
+/// What bounds the messages of a call. Large ones are charged again for what they become, when that is known; short ones
+/// for the worst of it as they come.
+pub(crate) fn message_bounds(path: &str) -> edge::MessageBounds {
+    if is_large(path) {
+        edge::MessageBounds {
+            bytes: MAX_MESSAGE_BYTES,
+            weight: 1,
+        }
+    } else {
+        edge::MessageBounds {
+            bytes: MAX_MANAGEMENT_BYTES,
+            weight: MANAGEMENT_WEIGHT,
+        }
+    }
+}
 
 /// All services.
 ///
@@ -43,7 +82,7 @@ pub(crate) fn routes(
 
 fn router(shared: Arc<Shared>) -> Result<Router, tonic_reflection::server::Error> {
     let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&shared)))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(MAX_MANAGEMENT_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate);
@@ -56,6 +95,7 @@ fn router(shared: Arc<Shared>) -> Result<Router, tonic_reflection::server::Error
     };
     let restrictions = &shared.grpc_restrictions;
     let health = HealthServer::new(health::Health::new(Arc::clone(&shared)));
+    let inference = calls::Calls::new(inference, Arc::clone(&shared));
     let inference = inflate::Inflated::new(inference, shared.max_json_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -2,17 +2,53 @@
 //!
 //! Source of the texts: Triton 2.51.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
+use prost::Message;
 use skep_proto::inference::{
-    ModelRepositoryParameter, model_repository_parameter::ParameterChoice,
+    ModelRepositoryParameter, RepositoryModelLoadRequest, RepositoryModelLoadResponse,
+    model_repository_parameter::ParameterChoice,
 };
 use skep_runtime::LoadOverrides;
+use skep_tensor::Charge;
+use tonic::Status;
 
+use super::{
+    scan::{self, Fault},
+    service::refuse_named_repository,
+};
 use crate::{
     api::{self, FILE_PREFIX},
     error::ApiError,
+    server::Shared,
 };
+
+/// Loads a model as a message asks for; `charge` counts what comes in of the call.
+pub(super) async fn load(
+    shared: &Shared,
+    message: Bytes,
+    charge: &Arc<Charge>,
+) -> Result<RepositoryModelLoadResponse, Status> {
+    let needs = scan::load_request(&message).map_err(|fault| match fault {
+        Fault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
+        Fault::Long | Fault::Malformed => Status::internal(fault.to_string()),
+    })?;
+    charge.add(needs.bytes()).map_err(ApiError::from)?;
+    let request = RepositoryModelLoadRequest::decode(message)
+        .map_err(|error| Status::internal(error.to_string()))?;
+    refuse_named_repository(&request.repository_name)?;
+    let overrides = overrides(request.parameters)?;
+    let runtime = Arc::clone(&shared.runtime);
+    let charge = Arc::clone(charge);
+    let load = move || {
+        // Until the end, also where nobody waits for it any more.
+        let _charge = charge;
+        runtime.load(&request.model_name, &overrides)
+    };
+    api::blocking(load).await?;
+    Ok(RepositoryModelLoadResponse {})
+}
 
 /// What a load request's parameters say.
 pub(super) fn overrides(

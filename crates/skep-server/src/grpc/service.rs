@@ -1,8 +1,8 @@
 //! The service's calls.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::Stream;
+use futures_util::stream::Empty;
 use skep_proto::inference::{
     self as pb, grpc_inference_service_server::GrpcInferenceService,
     model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
@@ -10,7 +10,7 @@ use skep_proto::inference::{
 use skep_runtime::{DurationStatistic, LoadedVersion, RuntimeError};
 use tonic::{Request, Response, Status};
 
-use super::{infer, logging, repository, stream};
+use super::{logging, repository};
 use crate::{api, error::ApiError, server::Shared};
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -40,7 +40,12 @@ fn unsupported(what: &str) -> Status {
     ApiError::unsupported(what).into()
 }
 
-fn refuse_named_repository(name: &str) -> Result<(), Status> {
+/// Of calls that [`super::calls`] answers before they come here.
+fn answered_elsewhere() -> Status {
+    Status::internal("this call was to be answered before it came to the service")
+}
+
+pub(super) fn refuse_named_repository(name: &str) -> Result<(), Status> {
     if name.is_empty() {
         return Ok(());
     }
@@ -118,25 +123,18 @@ impl GrpcInferenceService for Service {
 
     async fn model_infer(
         &self,
-        request: Request<pb::ModelInferRequest>,
+        _: Request<pb::ModelInferRequest>,
     ) -> Reply<pb::ModelInferResponse> {
-        let (metadata, _, message) = request.into_parts();
-        match infer::infer(&self.shared, &metadata, message).await {
-            Ok(answer) => Ok(Response::new(answer)),
-            Err(failure) => Err(failure.error.into()),
-        }
+        Err(answered_elsewhere())
     }
 
-    type ModelStreamInferStream =
-        Pin<Box<dyn Stream<Item = Result<pb::ModelStreamInferResponse, Status>> + Send>>;
+    type ModelStreamInferStream = Empty<Result<pb::ModelStreamInferResponse, Status>>;
 
     async fn model_stream_infer(
         &self,
-        request: Request<tonic::Streaming<pb::ModelInferRequest>>,
+        _: Request<tonic::Streaming<pb::ModelInferRequest>>,
     ) -> Reply<Self::ModelStreamInferStream> {
-        let (metadata, _, requests) = request.into_parts();
-        let answers = stream::answers(Arc::clone(&self.shared), metadata, requests);
-        Ok(Response::new(Box::pin(answers)))
+        Err(answered_elsewhere())
     }
 
     async fn model_config(
@@ -193,14 +191,9 @@ impl GrpcInferenceService for Service {
 
     async fn repository_model_load(
         &self,
-        request: Request<pb::RepositoryModelLoadRequest>,
+        _: Request<pb::RepositoryModelLoadRequest>,
     ) -> Reply<pb::RepositoryModelLoadResponse> {
-        let request = request.into_inner();
-        refuse_named_repository(&request.repository_name)?;
-        let overrides = repository::overrides(request.parameters)?;
-        let runtime = Arc::clone(&self.shared.runtime);
-        api::blocking(move || runtime.load(&request.model_name, &overrides)).await?;
-        Ok(Response::new(pb::RepositoryModelLoadResponse {}))
+        Err(answered_elsewhere())
     }
 
     async fn repository_model_unload(

@@ -8,18 +8,22 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use skep_proto::inference::{
-    InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
-    infer_parameter::ParameterChoice,
+    InferParameter, ModelInferResponse, ModelStreamInferResponse, infer_parameter::ParameterChoice,
 };
+use skep_tensor::Charge;
 use tonic::{Status, Streaming, metadata::MetadataMap};
 
-use super::infer::{self, Failure};
+use super::{
+    calls::{Encoded, of_message},
+    infer::{self, Failure, Received},
+};
 use crate::server::Shared;
 
-/// Requests of one stream that are under way at once: several of the largest usual batches, and a bound on what a client
-/// can have in memory by one call.
+/// Requests of one stream that are under way at once: several of the largest usual batches. What they hold of the memory
+/// each of them is charged for, from its first byte until its answer is written.
 const MAX_IN_FLIGHT: usize = 128;
 
 /// What a client sends to be told of an error by the call's status, which ends the stream, instead of by an answer.
@@ -28,22 +32,33 @@ const STATUS_ERRORS: &str = "triton_grpc_error";
 /// Says of an answer whether its request has no further ones.
 const FINAL_RESPONSE: &str = "triton_final_response";
 
-type Answer = Result<ModelStreamInferResponse, Status>;
+type Answer = Result<Encoded<ModelStreamInferResponse>, Status>;
 
-/// Answers the requests of a stream until the client ends it or the node stops.
+/// A request that has come, and what it holds of the memory.
+type Request = Result<(Bytes, Arc<Charge>), Status>;
+
+/// Answers the requests of a stream until the client ends it or the node stops. `incoming` is charged for what has come;
+/// each answer is charged for being written `encodings` times.
 pub(super) fn answers(
     shared: Arc<Shared>,
     metadata: MetadataMap,
-    requests: Streaming<ModelInferRequest>,
+    requests: Streaming<Bytes>,
+    incoming: Arc<Charge>,
+    encodings: usize,
 ) -> impl Stream<Item = Answer> + Send + 'static {
     let status_errors = metadata
         .get(STATUS_ERRORS)
         .is_some_and(|value| value == "true");
     let metadata = Arc::new(metadata);
-    let answers = until_stop(Arc::clone(&shared), requests)
+    let answers = until_stop(Arc::clone(&shared), requests, incoming)
         .map(move |message| {
             let (shared, metadata) = (Arc::clone(&shared), Arc::clone(&metadata));
-            async move { answer(&shared, &metadata, message?, status_errors).await }
+            async move {
+                let (message, charge) = message?;
+                let received = infer::receive(message, &charge).await?;
+                let answer = answer(&shared, &metadata, received, &charge, encodings).await;
+                closed(answer, charge, status_errors)
+            }
         })
         .buffered(MAX_IN_FLIGHT);
     until_error(answers)
@@ -52,14 +67,21 @@ pub(super) fn answers(
 /// A stop takes no further requests; those under way are answered before the client is told.
 fn until_stop(
     shared: Arc<Shared>,
-    requests: Streaming<ModelInferRequest>,
-) -> impl Stream<Item = Result<ModelInferRequest, Status>> + Send {
+    requests: Streaming<Bytes>,
+    incoming: Arc<Charge>,
+) -> impl Stream<Item = Request> + Send {
     stream::unfold(Some(requests), move |requests| {
-        let shared = Arc::clone(&shared);
+        let (shared, incoming) = (Arc::clone(&shared), Arc::clone(&incoming));
         async move {
             let mut requests = requests?;
             tokio::select! {
-                request = requests.next() => request.map(|request| (request, Some(requests))),
+                request = requests.next() => {
+                    let request = request?.map(|message| {
+                        let charge = of_message(&incoming, &message);
+                        (message, charge)
+                    });
+                    Some((request, Some(requests)))
+                }
                 () = shared.runtime.stop_begun() => {
                     let text = "the server is stopping, it takes no further requests from this stream";
                     Some((Err(Status::unavailable(text)), None))
@@ -81,37 +103,70 @@ fn until_error(
     })
 }
 
+/// Why a request has no answer, and what is said of it then.
+struct Refused {
+    failure: Failure,
+    id: String,
+    model: String,
+}
+
 async fn answer(
     shared: &Shared,
     metadata: &MetadataMap,
-    message: ModelInferRequest,
+    received: Received,
+    charge: &Arc<Charge>,
+    encodings: usize,
+) -> Result<ModelInferResponse, Box<Refused>> {
+    let (id, model) = (received.id.clone(), received.model.clone());
+    let answer = infer::infer_on_stream(shared, metadata, received, charge).await;
+    let answer =
+        answer.and_then(
+            |answer| match infer::charge_encoding(&answer, encodings, charge) {
+                Ok(()) => Ok(answer),
+                Err(error) => Err(Failure { error, ran: true }),
+            },
+        );
+    answer.map_err(|failure| Box::new(Refused { failure, id, model }))
+}
+
+/// An answer or a refusal as the stream has it.
+fn closed(
+    answer: Result<ModelInferResponse, Box<Refused>>,
+    charge: Arc<Charge>,
     status_errors: bool,
 ) -> Answer {
-    let (id, model) = (message.id.clone(), message.model_name.clone());
-    match infer::infer_on_stream(shared, metadata, message).await {
+    let refused = match answer {
         Ok(mut answer) => {
             put_final(&mut answer);
-            Ok(ModelStreamInferResponse {
-                error_message: String::new(),
-                infer_response: Some(answer),
-            })
+            return Ok(Encoded {
+                message: ModelStreamInferResponse {
+                    error_message: String::new(),
+                    infer_response: Some(answer),
+                },
+                charge: Some(charge),
+            });
         }
-        Err(Failure { error, .. }) if status_errors => Err(error.into()),
-        Err(Failure { error, ran }) => {
-            let mut response = ModelInferResponse {
-                id,
-                ..Default::default()
-            };
-            if ran {
-                response.model_name = model;
-                put_final(&mut response);
-            }
-            Ok(ModelStreamInferResponse {
-                error_message: Status::from(error).message().to_owned(),
-                infer_response: Some(response),
-            })
-        }
+        Err(refused) => refused,
+    };
+    let Failure { error, ran } = refused.failure;
+    if status_errors {
+        return Err(error.into());
     }
+    let mut response = ModelInferResponse {
+        id: refused.id,
+        ..Default::default()
+    };
+    if ran {
+        response.model_name = refused.model;
+        put_final(&mut response);
+    }
+    Ok(Encoded {
+        message: ModelStreamInferResponse {
+            error_message: Status::from(error).message().to_owned(),
+            infer_response: Some(response),
+        },
+        charge: None,
+    })
 }
 
 /// Each request has one answer, so it is the last.

@@ -18,10 +18,11 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::{Frame, SizeHint};
 use prost::Message;
-use skep_proto::inference::{ModelInferRequest, ModelInferResponse};
+use skep_proto::inference::ModelInferResponse;
+use skep_tensor::Charge;
 use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::{MAX_MESSAGE_BYTES, infer};
+use super::{MAX_MESSAGE_BYTES, PREFIX_BYTES, infer};
 use crate::{
     edge::{self, Answer, Shortcut, Unread},
     logging,
@@ -32,34 +33,37 @@ const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 const CONTENT_TYPE: &str = "application/grpc";
 
-/// What a message begins with: whether it is compressed, and its length (u32, big-endian).
-const PREFIX_BYTES: usize = 5;
-
 /// Answers plain `ModelInfer` calls.
 pub(super) struct Direct(pub(super) Arc<Shared>);
 
 impl Shortcut for Direct {
-    fn take(&self, request: Request<Body>) -> Result<Answer, Request<Body>> {
+    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
         if !is_plain(&request) {
             return Err(request);
         }
         logging::log_call(&request);
         let shared = Arc::clone(&self.0);
+        let charge = Arc::clone(charge);
         let (parts, body) = request.into_parts();
         Ok(Box::pin(async move {
             let metadata = MetadataMap::from_headers(parts.headers);
-            let answer = match message(body).await {
-                Ok(message) => infer::infer(&shared, &metadata, message)
-                    .await
-                    .map_err(|failure| failure.error.into()),
-                Err(status) => Err(status),
-            };
-            match answer {
-                Ok(answer) => success(&answer),
-                Err(status) => status.into_http(),
-            }
+            let answer = answer(&shared, &metadata, body, &charge).await;
+            answer.unwrap_or_else(Status::into_http)
         }))
     }
+}
+
+async fn answer(
+    shared: &Shared,
+    metadata: &MetadataMap,
+    body: Body,
+    charge: &Arc<Charge>,
+) -> Result<Response<Body>, Status> {
+    let received = infer::receive(message(body).await?, charge).await?;
+    let answer = infer::infer(shared, metadata, received, charge).await;
+    let answer = answer.map_err(|failure| failure.error)?;
+    infer::charge_encoding(&answer, 1, charge)?;
+    success(&answer)
 }
 
 /// Whether a request is this call, without compression.
@@ -75,7 +79,7 @@ fn is_plain(request: &Request<Body>) -> bool {
 }
 
 /// The one message of a call.
-async fn message(body: Body) -> Result<ModelInferRequest, Status> {
+async fn message(body: Body) -> Result<Bytes, Status> {
     // Tensor data comes last in a message, and that of most tensors fills whole lines of memory: where a message ends
     // on a boundary, its tensor begins on one.
     let end = |first: &[u8]| Some(PREFIX_BYTES + length(first)?);
@@ -84,6 +88,9 @@ async fn message(body: Body) -> Result<ModelInferRequest, Status> {
         Unread::TooLong => Status::out_of_range(format!(
             "the message is longer than {MAX_MESSAGE_BYTES} bytes"
         )),
+        Unread::NoMemory => {
+            Status::resource_exhausted("the system has no memory for the message, try again later")
+        }
         Unread::Failed(error) => match error.into_inner().downcast::<Status>() {
             Ok(status) => *status,
             Err(error) => Status::new(Code::Unknown, error.to_string()),
@@ -104,7 +111,7 @@ async fn message(body: Body) -> Result<ModelInferRequest, Status> {
         }
     }
     whole.advance(PREFIX_BYTES);
-    ModelInferRequest::decode(whole).map_err(|error| Status::internal(error.to_string()))
+    Ok(whole)
 }
 
 /// The length of a message by its prefix; `None` if that is cut off.
@@ -114,15 +121,17 @@ fn length(body: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_be_bytes(length)).ok()
 }
 
-fn success(answer: &ModelInferResponse) -> Response<Body> {
+fn success(answer: &ModelInferResponse) -> Result<Response<Body>, Status> {
     let length = answer.encoded_len();
     let Ok(prefix) = u32::try_from(length) else {
-        return Status::out_of_range(format!(
+        return Err(Status::out_of_range(format!(
             "the answer has {length} bytes, more than a message can have"
-        ))
-        .into_http();
+        )));
     };
-    let mut message = Vec::with_capacity(PREFIX_BYTES + length);
+    let mut message = Vec::new();
+    message
+        .try_reserve_exact(PREFIX_BYTES + length)
+        .map_err(|error| Status::resource_exhausted(error.to_string()))?;
     message.push(0);
     message.extend_from_slice(&prefix.to_be_bytes());
     answer
@@ -132,7 +141,7 @@ fn success(answer: &ModelInferResponse) -> Response<Body> {
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-    response
+    Ok(response)
 }
 
 /// The body of an answer: the message, then the status.
@@ -177,13 +186,18 @@ impl HttpBody for Unary {
 
 #[cfg(test)]
 mod tests {
+    use skep_proto::inference::ModelInferRequest;
+
     use super::*;
 
     async fn read(body: &[u8]) -> Result<String, (Code, String)> {
         let body = Body::from(body.to_vec());
-        let message = message(body).await;
-        message
-            .map(|message| message.model_name)
+        let read = async {
+            let charge = Arc::new(Charge::unbounded());
+            infer::receive(message(body).await?, &charge).await
+        };
+        read.await
+            .map(|received| received.model)
             .map_err(|status| (status.code(), status.message().to_owned()))
     }
 
@@ -224,7 +238,7 @@ mod tests {
             id: "7".to_owned(),
             ..Default::default()
         };
-        let mut body = success(&answer).into_body();
+        let mut body = success(&answer).expect("short enough").into_body();
         let mut frames = Vec::new();
         while !body.is_end_stream() {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;

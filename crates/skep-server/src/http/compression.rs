@@ -16,10 +16,10 @@ use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
 };
+use skep_tensor::{Charge, OverBudget};
 
 use crate::{
     api,
-    edge::Charge,
     error::ApiError,
     inflate::{InflateError, inflate},
 };
@@ -119,13 +119,19 @@ pub(super) fn of_answer(headers: &HeaderMap) -> Option<Coding> {
 pub(super) async fn decompress(
     body: Bytes,
     limit: usize,
-    charge: Option<Arc<Charge>>,
+    charge: Arc<Charge>,
 ) -> Result<Bytes, ApiError> {
     if body.is_empty() {
         return Err(ApiError::invalid("nothing to be decompressed"));
     }
     let inline = body.len() <= MAX_INLINE_COMPRESSED_BYTES;
-    let work = move || inflate(&body, limit, charge.as_deref());
+    let work = move || {
+        let packed_bytes = body.len();
+        let plain = inflate(&body, limit, &charge);
+        drop(body);
+        charge.give_back(packed_bytes);
+        plain
+    };
     let plain = if inline {
         work()
     } else {
@@ -133,7 +139,7 @@ pub(super) async fn decompress(
     };
     match plain {
         Ok(plain) => Ok(plain.into()),
-        Err(InflateError::NoMemory(error)) => Err(ApiError::from(&error)),
+        Err(InflateError::NoMemory(over)) => Err(over.into()),
         Err(InflateError::TooLong) => Err(ApiError::invalid(format!(
             "the decompressed request exceeds the maximum allowed value of {limit} bytes. Use --http-max-input-size to increase the limit."
         ))),
@@ -143,31 +149,68 @@ pub(super) async fn decompress(
     }
 }
 
-/// Compresses an answer.
-pub(super) async fn compress(plain: Vec<u8>, coding: Coding) -> Result<Vec<u8>, ApiError> {
+/// Compresses an answer; memory is charged before it is taken, and what the plain one held is given back.
+pub(super) async fn compress(
+    plain: Vec<u8>,
+    coding: Coding,
+    charge: &Arc<Charge>,
+) -> Result<Vec<u8>, ApiError> {
     let inline = plain.len() <= MAX_INLINE_PLAIN_BYTES;
-    let work = move || deflate(&plain, coding);
+    let charge = Arc::clone(charge);
+    let work = move || {
+        let plain_bytes = plain.capacity();
+        let packed = deflate(&plain, coding, &charge);
+        drop(plain);
+        charge.give_back(plain_bytes);
+        packed
+    };
     let packed = if inline {
         work()
     } else {
         api::off_reactor(work).await?
     };
-    packed.map_err(|error| ApiError::internal(format!("the answer cannot be compressed: {error}")))
+    packed.map_err(|error| match error.downcast::<OverBudget>() {
+        Ok(over) => over.into(),
+        Err(error) => ApiError::internal(format!("the answer cannot be compressed: {error}")),
+    })
 }
 
-pub(super) fn deflate(plain: &[u8], coding: Coding) -> io::Result<Vec<u8>> {
-    let packed = Vec::with_capacity(plain.len() / 2);
-    match coding {
+pub(super) fn deflate(plain: &[u8], coding: Coding, charge: &Charge) -> io::Result<Vec<u8>> {
+    let packed = Charged {
+        bytes: Vec::new(),
+        charge,
+    };
+    let packed = match coding {
         Coding::Gzip => {
             let mut encoder = GzEncoder::new(packed, Compression::default());
             encoder.write_all(plain)?;
-            encoder.finish()
+            encoder.finish()?
         }
         Coding::Deflate => {
             let mut encoder = ZlibEncoder::new(packed, Compression::default());
             encoder.write_all(plain)?;
-            encoder.finish()
+            encoder.finish()?
         }
+    };
+    Ok(packed.bytes)
+}
+
+/// Bytes whose memory is charged before it is taken.
+struct Charged<'a> {
+    bytes: Vec<u8>,
+    charge: &'a Charge,
+}
+
+impl Write for Charged<'_> {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        crate::growth::make_room(&mut self.bytes, more.len(), self.charge)
+            .map_err(io::Error::other)?;
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -205,18 +248,25 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_compressed_comes_back_within_the_limit() {
+        let free = Arc::new(Charge::unbounded());
         for size in [0, 1, 100, MAX_INLINE_PLAIN_BYTES + 1, 1 << 20] {
             let plain: Vec<u8> = (0..size)
                 .map(|n| u8::try_from(n % 251).unwrap_or(0))
                 .collect();
             for coding in [Coding::Gzip, Coding::Deflate] {
-                let packed = compress(plain.clone(), coding).await.expect("compresses");
-                let back = decompress(packed.clone().into(), size, None)
+                let packed = compress(plain.clone(), coding, &free)
+                    .await
+                    .expect("compresses");
+                let back = decompress(packed.clone().into(), size, Arc::clone(&free))
                     .await
                     .expect("fits");
                 assert_eq!(back, plain);
                 if size > 0 {
-                    assert!(decompress(packed.into(), size - 1, None).await.is_err());
+                    assert!(
+                        decompress(packed.into(), size - 1, Arc::clone(&free))
+                            .await
+                            .is_err()
+                    );
                 }
             }
         }

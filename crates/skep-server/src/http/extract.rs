@@ -1,6 +1,6 @@
 //! What handlers take out of a request, with errors in the protocol's form.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
@@ -10,8 +10,11 @@ use axum::{
 };
 use bytes::Bytes;
 use serde::Deserialize;
+use skep_runtime::ErrorKind;
+use skep_tensor::Charge;
 
 use crate::{
+    bounds::MAX_MANAGEMENT_BYTES,
     edge::{self, BodyError, Unread},
     error::{self, ApiError},
     server::Shared,
@@ -57,6 +60,10 @@ pub(super) async fn read_split_body(
         Unread::TooLong => ApiError::invalid(error::unreadable(format_args!(
             "it is longer than {limit} bytes"
         ))),
+        Unread::NoMemory => ApiError::new(
+            ErrorKind::Unavailable,
+            error::unreadable("the system has no memory for it, try again later"),
+        ),
         Unread::Failed(error) => body_error(error),
     })
 }
@@ -70,6 +77,20 @@ fn body_error(error: axum::Error) -> ApiError {
     }
 }
 
+/// What a request holds of the memory.
+pub(super) struct Held(pub(super) Arc<Charge>);
+
+impl<S: Sync> FromRequestParts<S> for Held {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let charge = parts.extensions.get().cloned();
+        Ok(Self(
+            charge.unwrap_or_else(|| Arc::new(Charge::unbounded())),
+        ))
+    }
+}
+
 /// A body that is JSON as a whole: bounded as the JSON part of an inference request is.
 pub(super) struct JsonBody(pub(super) Bytes);
 
@@ -78,6 +99,19 @@ impl FromRequest<Arc<Shared>> for JsonBody {
 
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ApiError> {
         let body = read_body(request.into_body(), shared.max_json_bytes).await?;
+        Ok(Self(body))
+    }
+}
+
+/// The JSON body of a call that manages and sends no files.
+pub(super) struct SmallJsonBody(pub(super) Bytes);
+
+impl FromRequest<Arc<Shared>> for SmallJsonBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, ApiError> {
+        let limit = shared.max_json_bytes.min(MAX_MANAGEMENT_BYTES);
+        let body = read_body(request.into_body(), limit).await?;
         Ok(Self(body))
     }
 }

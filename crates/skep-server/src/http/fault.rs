@@ -17,7 +17,7 @@ pub(super) fn negative_shape() -> ApiError {
 
 /// The fault that Triton would name first; `otherwise` for what is no JSON at all, and where none is found.
 pub(super) fn find(document: &Document<'_>, otherwise: &serde_json::Error) -> ApiError {
-    let parsed = document.parse(serde_json::from_slice::<Value>);
+    let parsed = document.parse(super::lean::form);
     match parsed.ok().and_then(|request| of_request(&request)) {
         Some(text) => ApiError::invalid(text),
         None => super::request::json_error(otherwise),

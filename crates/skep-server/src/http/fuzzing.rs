@@ -12,12 +12,13 @@ use futures_util::FutureExt;
 use serde_json::value::RawValue;
 use skep_config::{Context, ModelConfig, parse_pbtxt};
 use skep_runtime::InferResponse;
+use skep_tensor::Charge;
 use skep_types::ModelName;
 use skep_wire::json::Document;
 
 use super::{
     compression::{self, Coding},
-    generate, infer, logging, raw, repository,
+    generate, infer, lean, logging, raw, repository,
     request::{self, Decoded, Wanted},
     response,
 };
@@ -86,7 +87,7 @@ pub fn http_infer(data: &[u8]) {
         }
         return;
     }
-    if let Ok(decoded) = request::decode(&body, header_length, MODEL) {
+    if let Ok(decoded) = request::decode(&body, header_length, MODEL, &Charge::unbounded()) {
         for name in &decoded.wanted.binary {
             assert!(decoded.request.outputs.contains(name));
         }
@@ -108,7 +109,7 @@ fn assert_read_back(decoded: &Decoded) {
     };
     let sent = &decoded.request;
     for wanted in [Wanted::default(), mixed, binary] {
-        let answer = response::encode(&echo(sent), &sent.id, &wanted);
+        let answer = response::encode(&echo(sent), &sent.id, &wanted, &Charge::unbounded());
         // Half precision has no JSON form, and bytes that are no text have none.
         let Ok(encoded) = answer else {
             assert!(!wanted.all_binary);
@@ -129,7 +130,8 @@ fn assert_read_back(decoded: &Decoded) {
         let header_length = header_length.map(|length| length - (outputs.len() - inputs.len()));
         // Tensors without elements are announced as binary data, although none follows.
         let header_length = header_length.or(wanted.all_binary.then_some(body.len()));
-        let Ok(read) = request::decode(&body.into(), header_length, MODEL) else {
+        let Ok(read) = request::decode(&body.into(), header_length, MODEL, &Charge::unbounded())
+        else {
             panic!("an answer that cannot be read");
         };
         assert_eq!(read.request.id, sent.id);
@@ -150,11 +152,11 @@ fn received(response: axum::response::Response) -> (HeaderMap, Bytes) {
 /// The body of a `generate` request.
 pub fn http_generate(data: &[u8]) {
     for config in configs() {
-        let Ok(request) = generate::decode(data, config) else {
+        let Ok(request) = generate::decode(data, config, &Charge::unbounded()) else {
             continue;
         };
         assert_consistent(&request);
-        let Ok(json) = generate::encode(echo(&request), &request.id) else {
+        let Ok(json) = generate::encode(echo(&request), &request.id, &Charge::unbounded()) else {
             continue;
         };
         let document = Document::new(&json);
@@ -168,8 +170,8 @@ pub fn http_generate(data: &[u8]) {
             parameters: Vec::new(),
             ..echo(&request)
         };
-        let json = generate::encode(answer, &request.id).expect("as before");
-        let Ok(read) = generate::decode(&json, config) else {
+        let json = generate::encode(answer, &request.id, &Charge::unbounded()).expect("as before");
+        let Ok(read) = generate::decode(&json, config, &Charge::unbounded()) else {
             panic!("an answer that cannot be read");
         };
         assert_eq!(read.id, request.id);
@@ -189,7 +191,7 @@ pub fn http_control(data: &[u8]) {
         let files = overrides.files.iter().map(|(_, content)| content.len());
         assert!(files.sum::<usize>() <= data.len());
     }
-    if let Ok(body) = serde_json::from_slice(data) {
+    if let Ok(body) = lean::parse(data, 1) {
         // Whether it is one does not matter, as long as it is told.
         drop(logging::decode(&body));
     }
@@ -201,18 +203,20 @@ pub fn http_compression(data: &[u8]) {
         return;
     };
     let limit = 1usize << (bound % 17);
-    let plain = match inflate(body, limit, None) {
+    let plain = match inflate(body, limit, &Charge::unbounded()) {
         Ok(plain) => plain,
         Err(InflateError::TooLong | InflateError::NoMemory(_)) => return,
         // No compressed data; something to compress, then.
         Err(InflateError::Broken(_)) => body.to_vec(),
     };
     for coding in [Coding::Gzip, Coding::Deflate] {
-        let packed = compression::deflate(&plain, coding).expect("vectors take all");
-        let again = inflate(&packed, plain.len(), None).expect("what was just compressed");
+        let packed =
+            compression::deflate(&plain, coding, &Charge::unbounded()).expect("vectors take all");
+        let again =
+            inflate(&packed, plain.len(), &Charge::unbounded()).expect("what was just compressed");
         assert_eq!(again, plain);
         if let Some(less) = plain.len().checked_sub(1) {
-            let error = inflate(&packed, less, None);
+            let error = inflate(&packed, less, &Charge::unbounded());
             assert!(matches!(error, Err(InflateError::TooLong)));
         }
     }

@@ -6,29 +6,36 @@
 //!
 //! Source: Triton, "Generate Extension"; forms as Triton 2.51 answers.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, cell::Cell, collections::BTreeMap, fmt, sync::Arc};
 
 use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Value, json, value::RawValue};
 use skep_config::{InputConfig, ModelConfig};
 use skep_runtime::{ErrorKind, InferRequest, InferResponse};
+use skep_tensor::Charge;
 use skep_types::Shape;
 use skep_wire::json::Document;
 
 use super::{
     compression,
-    extract::{JsonBody, ModelPath},
-    json_response, parameters, request, response,
+    extract::{Held, JsonBody, ModelPath},
+    infer::MAX_INLINE_JSON_BYTES,
+    json_response,
+    lean::{self, Leaf, Name},
+    parameters,
+    request::{self, Unparsed},
+    response,
 };
-use crate::{api, error::ApiError, server::Shared};
+use crate::{api, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, server::Shared};
 
 /// The type of a stream of events.
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -37,10 +44,13 @@ pub(super) async fn generate(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
     headers: HeaderMap,
+    Held(charge): Held,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    let answer = run(&shared, &path, &body).await.map_err(|f| f.error)?;
+    let answer = run(&shared, &path, body, &charge)
+        .await
+        .map_err(|f| f.error)?;
     Ok(json_response(StatusCode::OK, answer))
 }
 
@@ -48,11 +58,16 @@ pub(super) async fn generate_stream(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
     headers: HeaderMap,
+    Held(charge): Held,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    match run(&shared, &path, &body).await {
-        Ok(answer) => Ok(event(StatusCode::OK, &answer)),
+    match run(&shared, &path, body, &charge).await {
+        Ok(answer) => {
+            // The event is a copy.
+            charge.add(answer.len())?;
+            Ok(event(StatusCode::OK, &answer))
+        }
         // The first event decides on the status, as on Triton.
         Err(Failure { error, ran: true }) => {
             Ok(event(error.http_status(), error.body().as_bytes()))
@@ -93,14 +108,25 @@ impl<E: Into<ApiError>> From<E> for Failure {
     }
 }
 
-async fn run(shared: &Shared, path: &ModelPath, body: &[u8]) -> Result<Vec<u8>, Failure> {
+async fn run(
+    shared: &Shared,
+    path: &ModelPath,
+    body: Bytes,
+    charge: &Arc<Charge>,
+) -> Result<Vec<u8>, Failure> {
     let loaded = shared
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
-    let request = decode(body, loaded.config())?;
+    let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
+        let (loaded, charge) = (Arc::clone(&loaded), Arc::clone(charge));
+        api::off_reactor(move || decode(&body, loaded.config(), &charge)).await??
+    } else {
+        decode(&body, loaded.config(), charge)?
+    };
+    request.charge = Some(Arc::clone(charge));
     api::log_parameters(&request, &loaded);
     let id = request.id.clone();
-    let answer = loaded.infer(request).await.map_err(|error| {
+    let mut answer = loaded.infer(request).await.map_err(|error| {
         api::log_failure(&id, &error);
         Failure {
             // A request that does not fit the model does not reach it.
@@ -108,7 +134,14 @@ async fn run(shared: &Shared, path: &ModelPath, body: &[u8]) -> Result<Vec<u8>, 
             error: error.into(),
         }
     })?;
-    Ok(encode(answer, &id)?)
+    api::settle(charge, &mut answer);
+    let output_bytes = api::output_bytes(&answer);
+    if output_bytes > MAX_INLINE_JSON_BYTES {
+        let charge = Arc::clone(charge);
+        Ok(api::off_reactor(move || encode(answer, &id, &charge)).await??)
+    } else {
+        Ok(encode(answer, &id, charge)?)
+    }
 }
 
 /// The members of an object, in order; a key may come again.
@@ -126,7 +159,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some(Key(key)) = map.next_key()? {
+                while let Some(Name(key)) = map.next_key()? {
+                    if members.len() == MAX_PARAMETERS {
+                        return Err(A::Error::custom(lean::too_many()));
+                    }
                     members.push((key, map.next_value()?));
                 }
                 Ok(members)
@@ -135,10 +171,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
         deserializer.deserialize_map(Reader).map(Members)
     }
 }
-
-/// A key, borrowed where nothing in it is escaped.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The number of elements of an array, 1 for anything else.
 struct Length(usize);
@@ -165,16 +197,27 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
-pub(super) fn decode(body: &[u8], config: &ModelConfig) -> Result<InferRequest, ApiError> {
+pub(super) fn decode(
+    body: &[u8],
+    config: &ModelConfig,
+    charge: &Charge,
+) -> Result<InferRequest, ApiError> {
     let document = Document::new(body);
-    let Members(members) = document
-        .parse(serde_json::from_slice)
-        .map_err(|error| request::json_error(&error))?;
+    let copied_bytes = Cell::new(0);
+    let parsed = document.parse_within(serde_json::from_slice, |bytes| {
+        copied_bytes.set(bytes);
+        charge.add(bytes).map_err(Unparsed::NoMemory)
+    });
+    let Members(members) = parsed.map_err(|unparsed| match unparsed {
+        Unparsed::Json(error) => request::json_error(&error),
+        Unparsed::NoMemory(over) => over.into(),
+    })?;
     let mut mapping = Mapping {
         document: &document,
         model: config.name().as_str(),
         inputs: config.inputs(),
         request: InferRequest::default(),
+        charge,
     };
     for (key, value) in members {
         match &*key {
@@ -200,6 +243,7 @@ pub(super) fn decode(body: &[u8], config: &ModelConfig) -> Result<InferRequest, 
             key => mapping.member(key, value)?,
         }
     }
+    charge.give_back(copied_bytes.get());
     Ok(mapping.request)
 }
 
@@ -209,6 +253,7 @@ struct Mapping<'a> {
     model: &'a str,
     inputs: &'a [InputConfig],
     request: InferRequest,
+    charge: &'a Charge,
 }
 
 impl<'a> Mapping<'a> {
@@ -219,7 +264,7 @@ impl<'a> Mapping<'a> {
     fn member(&mut self, key: &str, value: &RawValue) -> Result<(), ApiError> {
         let text = self.document.text(value);
         let Some(input) = self.input(key) else {
-            let value: Value =
+            let Leaf(value) =
                 serde_json::from_str(text).map_err(|error| request::json_error(&error))?;
             let parameter = parameters::own(key, &value)?;
             self.request.parameters.push((key.to_owned(), parameter));
@@ -237,8 +282,8 @@ impl<'a> Mapping<'a> {
                 "The schema can not convert input '{key}' to tensor with proper shape"
             ))
         })?;
-        let data = skep_wire::json::read(text, input.datatype, shape.element_count())
-            .map_err(|error| request::data_error(key, &error))?;
+        let (datatype, count) = (input.datatype, shape.element_count());
+        let data = request::data(key, text, datatype, count, self.charge)?;
         let id = &self.request.id;
         let tensor = api::input_tensor(id, key, self.model, input.datatype, shape, data)?;
         self.request.inputs.push((key.to_owned(), tensor));
@@ -269,8 +314,13 @@ fn fit(count: usize, dims: &[i64]) -> Option<Shape> {
     }
 }
 
-/// An answer's members: its model, its parameters and its outputs; an output of one element is that element.
-pub(super) fn encode(answer: InferResponse, id: &str) -> Result<Vec<u8>, ApiError> {
+/// An answer's members: its model, its parameters and its outputs; an output of one element is that element. What is
+/// written is added to `charge` before there is memory for it.
+pub(super) fn encode(
+    answer: InferResponse,
+    id: &str,
+    charge: &Charge,
+) -> Result<Vec<u8>, ApiError> {
     let mut members: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let text = |value: Value| value.to_string().into_bytes();
     if !id.is_empty() {
@@ -284,7 +334,7 @@ pub(super) fn encode(answer: InferResponse, id: &str) -> Result<Vec<u8>, ApiErro
     }
     for output in &answer.outputs {
         let mut data = Vec::new();
-        response::encode_data(output, &mut data)?;
+        response::encode_data(output, &mut data, charge)?;
         if output.tensor.shape().element_count() == 1 {
             // `[x]` without its brackets.
             data.pop();
@@ -292,7 +342,12 @@ pub(super) fn encode(answer: InferResponse, id: &str) -> Result<Vec<u8>, ApiErro
         }
         members.insert(output.name.to_string(), data);
     }
-    let mut json = vec![b'{'];
+    let mut json = Vec::new();
+    let texts = members
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 4);
+    make_room(&mut json, texts.sum::<usize>() + 2, charge)?;
+    json.push(b'{');
     for (index, (key, value)) in members.iter().enumerate() {
         if index > 0 {
             json.push(b',');

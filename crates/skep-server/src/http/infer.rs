@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use axum::{
     body::Body,
-    extract::{Extension, State},
+    extract::State,
     http::{HeaderMap, Method, Request},
     response::{IntoResponse, Response},
 };
 
 use skep_runtime::ErrorKind;
+use skep_tensor::Charge;
 
 use super::{
     compression,
-    extract::{ModelPath, read_split_body},
+    extract::{Held, ModelPath, read_split_body},
     raw, request, response,
 };
 use crate::{
     api, classification,
-    edge::{Answer, Charge, Shortcut},
+    edge::{Answer, Shortcut},
     error::ApiError,
     server::Shared,
 };
@@ -28,7 +29,7 @@ const MAX_BODY_BYTES: usize = 2 << 30;
 
 /// JSON of about this size is read and written where the request is handled: a millisecond at most. More goes to another
 /// thread, so that no other connection waits for it.
-const MAX_INLINE_JSON_BYTES: usize = 128 << 10;
+pub(super) const MAX_INLINE_JSON_BYTES: usize = 128 << 10;
 
 /// Where the JSON part of a body ends and the binary tensor data begins.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -37,7 +38,7 @@ pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 pub(super) struct Direct(pub(super) Arc<Shared>);
 
 impl Shortcut for Direct {
-    fn take(&self, request: Request<Body>) -> Result<Answer, Request<Body>> {
+    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
         if request.method() != Method::POST {
             return Err(request);
         }
@@ -45,10 +46,10 @@ impl Shortcut for Direct {
             return Err(request);
         };
         let shared = State(Arc::clone(&self.0));
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let held = Held(Arc::clone(charge));
         Ok(Box::pin(async move {
-            let charge = parts.extensions.remove().map(Extension);
-            let answer = infer(shared, path, parts.headers, charge, body).await;
+            let answer = infer(shared, path, parts.headers, held, body).await;
             answer.unwrap_or_else(IntoResponse::into_response)
         }))
     }
@@ -74,7 +75,7 @@ pub(super) async fn infer(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
     headers: HeaderMap,
-    charge: Option<Extension<Arc<Charge>>>,
+    Held(charge): Held,
     body: Body,
 ) -> Result<Response, ApiError> {
     let coding = match compression::of_request(&headers) {
@@ -83,8 +84,7 @@ pub(super) async fn infer(
     };
     let mut body = read_split_body(body, MAX_BODY_BYTES, split(&headers)).await?;
     if coding.is_some() {
-        body =
-            compression::decompress(body, shared.max_json_bytes, charge.map(|held| held.0)).await?;
+        body = compression::decompress(body, shared.max_json_bytes, Arc::clone(&charge)).await?;
     }
     let header_length = header_length(&headers, body.len()).map_err(ApiError::plain)?;
     let json_bytes = header_length.unwrap_or(body.len());
@@ -103,13 +103,15 @@ pub(super) async fn infer(
     let decoded = match header_length {
         Some(0) => raw::decode(body, loaded.config())?,
         _ if json_bytes > MAX_INLINE_JSON_BYTES => {
-            let model = path.model.clone();
-            api::off_reactor(move || request::decode(&body, header_length, &model)).await??
+            let (model, charge) = (path.model.clone(), Arc::clone(&charge));
+            let decode = move || request::decode(&body, header_length, &model, &charge);
+            api::off_reactor(decode).await??
         }
-        _ => request::decode(&body, header_length, &path.model)?,
+        _ => request::decode(&body, header_length, &path.model, &charge)?,
     };
     let wanted = decoded.wanted;
     let mut request = decoded.request;
+    request.charge = Some(Arc::clone(&charge));
     let names = headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -124,15 +126,17 @@ pub(super) async fn infer(
             _ => ApiError::from(error).plain(),
         }
     })?;
+    api::settle(&charge, &mut answer);
     classification::apply(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
     let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {
-        api::off_reactor(move || response::encode(&answer, &id, &wanted)).await?
+        let charge = Arc::clone(&charge);
+        api::off_reactor(move || response::encode(&answer, &id, &wanted, &charge)).await?
     } else {
-        response::encode(&answer, &id, &wanted)
+        response::encode(&answer, &id, &wanted, &charge)
     };
     let mut encoded = encoded.map_err(ApiError::plain)?;
     if let Some(coding) = compression::of_answer(&headers) {
-        encoded.compress(coding).await?;
+        encoded.compress(coding, &charge).await?;
     }
     Ok(encoded.into_response())
 }

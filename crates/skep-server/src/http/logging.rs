@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 
-use super::{extract::JsonBody, management::ok, request::json_error};
+use super::{extract::SmallJsonBody, lean, management::ok, request::json_error};
 use crate::{
     error::ApiError,
     logging::{LogChange, LogSettings, Slot},
@@ -19,9 +19,9 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>) -> Response {
 /// Changes all settings of the body, or none if one of them is wrong; Triton changes those before the wrong one.
 pub(super) async fn change(
     State(shared): State<Arc<Shared>>,
-    JsonBody(body): JsonBody,
+    SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
-    let body = serde_json::from_slice(&body).map_err(|error| json_error(&error))?;
+    let body = lean::parse(&body, 1).map_err(|error| json_error(&error))?;
     let change = decode(&body)?;
     let settings = change.apply(&*shared.logs, "--log_format")?;
     Ok(encode(&settings))

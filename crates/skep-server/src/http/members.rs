@@ -1,70 +1,94 @@
-//! The members of a JSON object as they came: a few, in a list, where a map would cost more than it finds.
+//! What is said of an input or an output in JSON: a few members, in a list, where a map would cost more than it finds.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::Value;
 use smallvec::SmallVec;
 
+use super::lean::{Leaf, Name};
+
+/// The members that mean something; others are passed over, as on Triton.
+const KNOWN: [&str; 6] = [
+    "binary_data_size",
+    "binary_data",
+    "classification",
+    "shared_memory_region",
+    "shared_memory_offset",
+    "shared_memory_byte_size",
+];
+
+/// Known members of one object, sent again and again: more than this is no mistake.
+const MAX_KNOWN: usize = 64;
+
 /// Names and values in the order in which they were sent; a name that is sent twice is here twice.
 #[derive(Debug)]
-pub(super) struct Members<'a>(SmallVec<[(Name<'a>, Value); 1]>);
+pub(super) struct Members(SmallVec<[(&'static str, Value); 1]>);
 
-/// Borrowed unless an escape is in it.
-#[derive(Debug, Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl Members<'_> {
+impl Members {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (&*name.0, value))
+        self.0.iter().map(|(name, value)| (*name, value))
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object<'a>(PhantomData<&'a ()>);
+        struct Object;
 
-        impl<'de: 'a, 'a> Visitor<'de> for Object<'a> {
-            type Value = Members<'a>;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Members, A::Error> {
                 let mut members = SmallVec::new();
-                while let Some(member) = object.next_entry()? {
-                    members.push(member);
+                while let Some(Name(name)) = object.next_key()? {
+                    let Some(known) = KNOWN.into_iter().find(|known| *known == name) else {
+                        object.next_value::<IgnoredAny>()?;
+                        continue;
+                    };
+                    let Leaf(value) = object.next_value()?;
+                    if members.len() == MAX_KNOWN {
+                        return Err(A::Error::custom(format!("`{known}` comes too often")));
+                    }
+                    members.push((known, value));
                 }
                 Ok(Members(members))
             }
         }
 
-        deserializer.deserialize_map(Object(PhantomData))
+        deserializer.deserialize_map(Object)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn members_keep_their_order_and_borrow() {
-        let members: Members<'_> =
-            serde_json::from_str(r#"{"b":1,"a\u0062":null,"b":[2]}"#).expect("an object");
-        let names: Vec<(&str, String)> = members
-            .iter()
-            .map(|(name, value)| (name, value.to_string()))
-            .collect();
-        let expected = [("b", "1"), ("ab", "null"), ("b", "[2]")];
-        assert_eq!(
-            names,
-            expected.map(|(name, value)| (name, value.to_owned()))
-        );
-        assert!(matches!(members.0[0].0.0, Cow::Borrowed(_)));
-        assert!(serde_json::from_str::<Members<'_>>("[]").is_err());
+    fn members_stay_in_order_and_others_are_passed_over() {
+        let text = r#"{"binary_data":1,"a":[[{}]],"b\u0062":{"c":"d"},"classification":[1],"binary_data":null}"#;
+        let members: Members = serde_json::from_str(text).expect("valid");
+        let expected = [
+            ("binary_data", &json!(1)),
+            ("classification", &json!([])),
+            ("binary_data", &Value::Null),
+        ];
+        assert!(members.iter().eq(expected));
+        assert!(serde_json::from_str::<Members>("[]").is_err());
+    }
+
+    #[test]
+    fn a_member_does_not_come_for_ever() {
+        let text = |count| format!("{{{}}}", vec![r#""binary_data":true"#; count].join(","));
+        assert!(serde_json::from_str::<Members>(&text(MAX_KNOWN)).is_ok());
+        assert!(serde_json::from_str::<Members>(&text(MAX_KNOWN + 1)).is_err());
     }
 }

@@ -7,6 +7,7 @@ mod fault;
 pub(crate) mod fuzzing;
 mod generate;
 mod infer;
+mod lean;
 mod logging;
 mod management;
 mod members;
@@ -15,6 +16,7 @@ mod raw;
 mod repository;
 mod request;
 mod response;
+mod sequence;
 
 use std::sync::Arc;
 

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use skep_runtime::{ErrorKind, LoadOverrides};
 
 use super::{
-    extract::{JsonBody, ModelPath},
-    json_response,
+    extract::{Held, JsonBody, ModelPath, SmallJsonBody},
+    json_response, lean,
 };
 use crate::{
     api::{self, FILE_PREFIX},
@@ -21,6 +21,9 @@ use crate::{
 };
 
 type Object = Map<String, Value>;
+
+/// A body is an object, and so are its parameters; nothing else in it is.
+const BODY_DEPTH: usize = 2;
 
 /// A body that cannot be read.
 fn unreadable(text: impl Into<String>) -> ApiError {
@@ -32,7 +35,7 @@ pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), A
     if body.is_empty() {
         return Ok((Object::new(), Object::new()));
     }
-    let parsed: Value = serde_json::from_slice(body)
+    let parsed = lean::parse(body, BODY_DEPTH)
         .map_err(|error| unreadable(format!("failed to parse the request JSON buffer: {error}")))?;
     let Value::Object(mut top) = parsed else {
         return Err(unreadable(format!(
@@ -48,7 +51,7 @@ pub(super) fn parameters(body: &Bytes, what: &str) -> Result<(Object, Object), A
 
 pub(super) async fn index(
     State(shared): State<Arc<Shared>>,
-    JsonBody(body): JsonBody,
+    SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
     let (top, _) = parameters(&body, "a repository index request")?;
     let ready_only = match top.get("ready") {
@@ -86,12 +89,23 @@ pub(super) async fn index(
 pub(super) async fn load(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
+    Held(charge): Held,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let (_, parameters) = parameters(&body, "a load request")?;
-    let overrides = overrides(parameters)?;
+    // Its texts, and the files in them.
+    charge.add(body.len().saturating_mul(2))?;
+    let read = move || {
+        let (_, parameters) = parameters(&body, "a load request")?;
+        overrides(parameters)
+    };
+    let overrides = api::off_reactor(read).await??;
     let runtime = Arc::clone(&shared.runtime);
-    api::blocking(move || runtime.load(&path.model, &overrides)).await?;
+    let load = move || {
+        // Until the end, also where nobody waits for it any more.
+        let _charge = charge;
+        runtime.load(&path.model, &overrides)
+    };
+    api::blocking(load).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 
@@ -119,7 +133,7 @@ pub(super) fn overrides(parameters: Object) -> Result<LoadOverrides, ApiError> {
 pub(super) async fn unload(
     State(shared): State<Arc<Shared>>,
     path: ModelPath,
-    JsonBody(body): JsonBody,
+    SmallJsonBody(body): SmallJsonBody,
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "an unload request")?;
     for (key, value) in &parameters {

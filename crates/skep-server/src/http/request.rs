@@ -2,13 +2,13 @@
 //!
 //! Source: Open Inference Protocol, "Inference Request JSON Object"; Triton's "Binary Tensor Data Extension".
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::Cell};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 use skep_runtime::{InferRequest, NamedTensor};
-use skep_tensor::Tensor;
+use skep_tensor::{Charge, OverBudget, Tensor};
 use skep_types::{DataType, Shape};
 use skep_wire::{
     WireError,
@@ -16,8 +16,21 @@ use skep_wire::{
 };
 use smallvec::SmallVec;
 
-use super::{fault, members::Members, parameters};
-use crate::{api, error::ApiError};
+use super::{
+    fault,
+    lean::Leaves,
+    members::Members,
+    parameters,
+    sequence::{AtMost, Id},
+};
+use crate::{
+    api,
+    bounds::{MAX_DIMS, MAX_TENSORS},
+    error::ApiError,
+};
+
+/// What decoding takes that is not worth being charged beside the body.
+const UNCHARGED_BYTES: usize = 4 << 10;
 
 /// A decoded request, and how its outputs are to be sent.
 pub(super) struct Decoded {
@@ -51,28 +64,20 @@ struct RequestJson<'a> {
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
-    inputs: Vec<InputJson<'a>>,
+    inputs: AtMost<InputJson<'a>, MAX_TENSORS>,
     #[serde(borrow, default)]
-    outputs: Option<Vec<OutputJson<'a>>>,
-}
-
-/// Triton takes a number for an id as well.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id<'a> {
-    Text(#[serde(borrow)] Cow<'a, str>),
-    Number(u64),
+    outputs: Option<AtMost<OutputJson<'a>, MAX_TENSORS>>,
 }
 
 #[derive(Deserialize)]
 struct InputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    shape: SmallVec<[i64; 6]>,
+    shape: AtMost<i64, MAX_DIMS>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
-    #[serde(borrow, default)]
-    parameters: Option<Members<'a>>,
+    #[serde(default)]
+    parameters: Option<Members>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
@@ -81,15 +86,17 @@ struct InputJson<'a> {
 struct OutputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    parameters: Option<Members<'a>>,
+    #[serde(default)]
+    parameters: Option<Members>,
 }
 
-/// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied.
+/// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied; data in JSON is
+/// added to `charge` before it is read.
 pub(super) fn decode(
     body: &Bytes,
     header_length: Option<usize>,
     model: &str,
+    charge: &Charge,
 ) -> Result<Decoded, ApiError> {
     let json_bytes = header_length.unwrap_or(body.len());
     let json = body.get(..json_bytes).ok_or_else(|| {
@@ -99,28 +106,42 @@ pub(super) fn decode(
         ))
     })?;
     let document = Document::new(json);
-    let parsed: RequestJson<'_> = document
-        .parse(|json| match str::from_utf8(json) {
+    let copied_bytes = Cell::new(0);
+    let parsed: Result<RequestJson<'_>, Unparsed> = document.parse_within(
+        |json| match str::from_utf8(json) {
             // Checked once, instead of string by string.
             Ok(text) => serde_json::from_str(text),
             Err(_) => serde_json::from_slice(json),
-        })
-        .map_err(|error| fault::find(&document, &error))?;
+        },
+        |bytes| {
+            copied_bytes.set(bytes);
+            charge.add(bytes).map_err(Unparsed::NoMemory)
+        },
+    );
+    let parsed = parsed.map_err(|unparsed| match unparsed {
+        Unparsed::Json(error) => fault::find(&document, &error),
+        Unparsed::NoMemory(over) => over.into(),
+    })?;
     let mut binary = Binary {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
         model,
     };
     let mut request = InferRequest {
-        id: match parsed.id {
-            Some(Id::Text(text)) => text.into_owned(),
-            Some(Id::Number(number)) => number.to_string(),
-            None => String::new(),
-        },
+        id: parsed.id.map_or_else(String::new, |Id(id)| id.into_owned()),
         ..Default::default()
     };
-    for input in parsed.inputs {
-        let tensor = tensor(&request.id, &input, &document, &mut binary)?;
+    let outputs = parsed
+        .outputs
+        .map_or_else(SmallVec::new, |outputs| outputs.0);
+    let tensors = parsed.inputs.0.len() + outputs.len();
+    if tensors > MAX_TENSORS {
+        return Err(ApiError::invalid(format!(
+            "the request has {tensors} inputs and outputs, at most {MAX_TENSORS} are taken"
+        )));
+    }
+    for input in parsed.inputs.0 {
+        let tensor = tensor(&request.id, &input, &document, &mut binary, charge)?;
         request.inputs.push((input.name.into_owned(), tensor));
     }
     if !binary.rest.is_empty() {
@@ -131,17 +152,27 @@ pub(super) fn decode(
     let mut wanted = Wanted::default();
     let mut binary_output = false;
     if let Some(given) = parsed.parameters {
-        let given: Map<String, Value> =
+        let Leaves(given) =
             serde_json::from_str(document.text(given)).map_err(|error| json_error(&error))?;
         binary_output = parameters::of_request(&given, &mut request)?;
     }
-    for output in parsed.outputs.into_iter().flatten() {
+    for output in outputs {
         output_parameters(&output, &mut wanted)?;
         request.outputs.push(output.name.into_owned());
     }
     // What an output says of itself goes before; one that says nothing travels as JSON.
     wanted.all_binary = binary_output && request.outputs.is_empty();
+    charge.give_back(copied_bytes.get());
     Ok(Decoded { request, wanted })
+}
+
+/// Why a document is not parsed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unparsed {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    NoMemory(OverBudget),
 }
 
 pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
@@ -190,27 +221,53 @@ fn tensor(
     input: &InputJson<'_>,
     document: &Document<'_>,
     binary: &mut Binary<'_>,
+    charge: &Charge,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
     let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
     let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
         ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
     })?;
-    if input.shape.iter().any(|dim| *dim < 0) {
+    if input.shape.0.iter().any(|dim| *dim < 0) {
         return Err(fault::negative_shape());
     }
-    let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
+    let shape = Shape::from_wire(&input.shape.0).map_err(|e| invalid(e.to_string()))?;
     let binary_size = input_parameters(input)?;
     let bytes = match (input.data, binary_size) {
         (Some(_), Some(_)) => {
             return Err(one_field_only("set 'data' 'binary_data_size'"));
         }
         (None, Some(size)) => binary.take(name, size)?,
-        (Some(raw), None) => json::read(document.text(raw), datatype, shape.element_count())
-            .map_err(|error| data_error(name, &error))?,
+        (Some(raw), None) => data(
+            name,
+            document.text(raw),
+            datatype,
+            shape.element_count(),
+            charge,
+        )?,
         (None, None) => return Err(one_field_only("no field is set")),
     };
     api::input_tensor(id, name, binary.model, datatype, shape, bytes)
+}
+
+/// Reads the elements of an input, whose memory is charged before it is taken.
+pub(super) fn data(
+    input: &str,
+    text: &str,
+    datatype: DataType,
+    count: usize,
+    charge: &Charge,
+) -> Result<Bytes, ApiError> {
+    let needs = json::needs(text, datatype, count);
+    let is_charged = needs.kept_bytes + needs.passing_bytes > UNCHARGED_BYTES;
+    if is_charged {
+        charge.add(needs.kept_bytes.saturating_add(needs.passing_bytes))?;
+    }
+    let data = json::read(text, datatype, count).map_err(|error| data_error(input, &error))?;
+    if is_charged {
+        charge.give_back(needs.passing_bytes);
+    }
+    Ok(data)
 }
 
 fn one_field_only(but: &str) -> ApiError {
@@ -271,7 +328,12 @@ mod tests {
     use super::*;
 
     fn decode_json(json: &str) -> Result<Decoded, ApiError> {
-        decode(&Bytes::copy_from_slice(json.as_bytes()), None, "m")
+        decode(
+            &Bytes::copy_from_slice(json.as_bytes()),
+            None,
+            "m",
+            &Charge::unbounded(),
+        )
     }
 
     fn message(result: Result<Decoded, ApiError>) -> String {
@@ -303,8 +365,13 @@ mod tests {
             {"name":"b","shape":[1],"datatype":"UINT8","data":[9]},
             {"name":"c","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}}]}"#;
         let body = |tail: &[u8]| Bytes::from([json.as_bytes(), tail].concat());
-        let decoded =
-            decode(&body(&[1, 2, 3]), Some(json.len()), "m").unwrap_or_else(|e| panic!("{e:?}"));
+        let decoded = decode(
+            &body(&[1, 2, 3]),
+            Some(json.len()),
+            "m",
+            &Charge::unbounded(),
+        )
+        .unwrap_or_else(|e| panic!("{e:?}"));
         let data: Vec<&[u8]> = decoded
             .request
             .inputs
@@ -323,7 +390,12 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                message(decode(&body(tail), Some(json.len()), "m")),
+                message(decode(
+                    &body(tail),
+                    Some(json.len()),
+                    "m",
+                    &Charge::unbounded()
+                )),
                 expected
             );
         }
@@ -336,7 +408,8 @@ mod tests {
             {"name":"b","shape":[1],"datatype":"UINT8","parameters":{"binary_data_size":1}},
             {"name":"s","shape":[2],"datatype":"BYTES","data":["NaN","[Infinity"]}]}"#;
         let body = Bytes::from([json.as_bytes(), &[7]].concat());
-        let decoded = decode(&body, Some(json.len()), "m").unwrap_or_else(|e| panic!("{e:?}"));
+        let decoded = decode(&body, Some(json.len()), "m", &Charge::unbounded())
+            .unwrap_or_else(|e| panic!("{e:?}"));
         let inputs = &decoded.request.inputs;
         assert_eq!(
             (&*decoded.request.id, &*inputs[0].0),

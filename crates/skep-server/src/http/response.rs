@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use serde::Serialize;
 use skep_runtime::{InferResponse, NamedTensor};
+use skep_tensor::Charge;
 use skep_wire::WireError;
 
 use super::{
@@ -22,7 +24,7 @@ use super::{
     parameters,
     request::Wanted,
 };
-use crate::error::ApiError;
+use crate::{error::ApiError, growth::make_room};
 
 /// Where the JSON part ends; the capitals are Triton's, HTTP does not mind.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -45,11 +47,18 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
-    pub(super) async fn compress(&mut self, coding: Coding) -> Result<(), ApiError> {
+    /// Compresses it; what that takes is charged before it is taken.
+    pub(super) async fn compress(
+        &mut self,
+        coding: Coding,
+        charge: &Arc<Charge>,
+    ) -> Result<(), ApiError> {
         for piece in self.rest.drain(..) {
+            make_room(&mut self.body, piece.len(), charge)?;
             self.body.extend_from_slice(&piece);
         }
-        self.body = compression::compress(std::mem::take(&mut self.body), coding).await?;
+        let plain = std::mem::take(&mut self.body);
+        self.body = compression::compress(plain, coding, charge).await?;
         self.coding = Some(coding);
         Ok(())
     }
@@ -88,11 +97,13 @@ pub(super) fn json_data_bytes(answer: &InferResponse, wanted: &Wanted) -> usize 
         .sum()
 }
 
-/// Encodes an answer: members in Triton's order, binary data in the outputs' order.
+/// Encodes an answer: members in Triton's order, binary data in the outputs' order. What is written is added to `charge`
+/// before there is memory for it.
 pub(super) fn encode(
     answer: &InferResponse,
     id: &str,
     wanted: &Wanted,
+    charge: &Charge,
 ) -> Result<Encoded, ApiError> {
     let is_binary = |output: &NamedTensor| wanted.is_binary(output);
     let mut json: Vec<u8> = Vec::with_capacity(256);
@@ -114,7 +125,7 @@ pub(super) fn encode(
         if index > 0 {
             json.push(b',');
         }
-        encode_output(output, is_binary(output), &mut json)?;
+        encode_output(output, is_binary(output), &mut json, charge)?;
         if is_binary(output) {
             binary_bytes += output.tensor.data().len();
         }
@@ -133,6 +144,7 @@ pub(super) fn encode(
     if binary_bytes > MAX_COPIED_BYTES {
         encoded.rest = binary.cloned().collect();
     } else {
+        make_room(&mut encoded.body, binary_bytes, charge)?;
         binary.for_each(|data| encoded.body.extend_from_slice(data));
     }
     Ok(encoded)
@@ -144,7 +156,12 @@ fn put<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
         .expect("numbers and texts have a JSON form, and a vector takes all");
 }
 
-fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Result<(), ApiError> {
+fn encode_output(
+    output: &NamedTensor,
+    binary: bool,
+    json: &mut Vec<u8>,
+    charge: &Charge,
+) -> Result<(), ApiError> {
     let tensor = &output.tensor;
     json.extend_from_slice(b"{\"name\":");
     put(json, &*output.name);
@@ -159,14 +176,29 @@ fn encode_output(output: &NamedTensor, binary: bool, json: &mut Vec<u8>) -> Resu
         return Ok(());
     }
     json.extend_from_slice(b",\"data\":");
-    encode_data(output, json)?;
+    encode_data(output, json, charge)?;
     json.push(b'}');
     Ok(())
 }
 
-/// Appends an output's elements as a flat array.
-pub(super) fn encode_data(output: &NamedTensor, json: &mut Vec<u8>) -> Result<(), ApiError> {
-    skep_wire::json::write(output.tensor.view(), json).map_err(|error| {
+/// Appends an output's elements as a flat array, whose memory is charged before it is taken.
+pub(super) fn encode_data(
+    output: &NamedTensor,
+    json: &mut Vec<u8>,
+    charge: &Charge,
+) -> Result<(), ApiError> {
+    let mut refused = None;
+    let mut room = |json: &mut Vec<u8>, more: usize| {
+        make_room(json, more, charge).map_err(|over| {
+            refused = Some(over);
+            WireError::NoRoom
+        })
+    };
+    let written = skep_wire::json::write_within(output.tensor.view(), json, &mut room);
+    if let Some(over) = refused {
+        return Err(over.into());
+    }
+    written.map_err(|error| {
         let name = &output.name;
         ApiError::invalid(match error {
             WireError::NoJsonForm(datatype) => format!(
@@ -252,6 +284,7 @@ mod tests {
                 all_binary: binary,
                 ..Default::default()
             },
+            &Charge::unbounded(),
         )
         .into_response();
         let (status, header) = (

@@ -7,6 +7,7 @@ use skep_runtime::{
     FailureReason, HistogramStatistics, Latencies, LoadedVersion, Phase, PolicySnapshot, RunMemory,
     Runtime, StatisticsSnapshot,
 };
+use skep_tensor::MemoryBudget;
 
 use super::{
     MetricsOptions,
@@ -162,7 +163,12 @@ impl Row {
 }
 
 /// All metrics of a node, Triton's in Triton's order.
-pub(super) fn render(runtime: &Runtime, options: &MetricsOptions, sample: &Sample) -> String {
+pub(super) fn render(
+    runtime: &Runtime,
+    options: &MetricsOptions,
+    sample: &Sample,
+    request_memory: &MemoryBudget,
+) -> String {
     let rows: Vec<Row> = runtime.loaded().into_iter().map(Row::new).collect();
     let mut text = Text::default();
     requests(&mut text, &rows);
@@ -176,6 +182,7 @@ pub(super) fn render(runtime: &Runtime, options: &MetricsOptions, sample: &Sampl
     batch_ends(&mut text, &rows);
     policies(&mut text, &rows);
     busy(&mut text, &rows, sample);
+    requests_memory(&mut text, request_memory);
     memory(&mut text, &rows);
     super::store::render(&mut text, runtime);
     text.finish()
@@ -441,6 +448,17 @@ const RUNS: [(&str, MemoryFigure); 4] = [
     ("deviated", |memory| memory.deviated_runs),
     ("unplanned", |memory| memory.unplanned_runs),
 ];
+
+fn requests_memory(text: &mut Text, memory: &MemoryBudget) {
+    let mut family = text.family(
+        "skep_request_memory_bytes",
+        "Memory of all requests and answers, in bytes: what is charged now, and the bound",
+        "gauge",
+    );
+    for (kind, bytes) in [("used", memory.used()), ("limit", memory.limit())] {
+        family.line(&Labels::default().with("kind", kind), bytes);
+    }
+}
 
 fn memory(text: &mut Text, rows: &[Row]) {
     text.family(

@@ -20,6 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use skep_runtime::Runtime;
+use skep_tensor::MemoryBudget;
 
 use sampler::Sampler;
 
@@ -62,15 +63,22 @@ pub(crate) struct Metrics {
     runtime: Arc<Runtime>,
     options: MetricsOptions,
     sampler: Sampler,
+    /// The memory of requests.
+    memory: Arc<MemoryBudget>,
 }
 
 impl Metrics {
-    pub(crate) fn new(runtime: Arc<Runtime>, options: MetricsOptions) -> Arc<Self> {
+    pub(crate) fn new(
+        runtime: Arc<Runtime>,
+        options: MetricsOptions,
+        memory: Arc<MemoryBudget>,
+    ) -> Arc<Self> {
         let sampler = Sampler::new(options.cpu);
         Arc::new(Self {
             runtime,
             options,
             sampler,
+            memory,
         })
     }
 
@@ -90,7 +98,12 @@ impl Metrics {
     }
 
     fn text(&self) -> String {
-        families::render(&self.runtime, &self.options, &self.sampler.latest())
+        families::render(
+            &self.runtime,
+            &self.options,
+            &self.sampler.latest(),
+            &self.memory,
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! JSON in which numbers may be bare `NaN` and `Infinity`.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, ops::Range};
 
 use serde_json::value::RawValue;
 
@@ -49,14 +49,29 @@ impl<'a> Document<'a> {
         &'b self,
         parser: impl Fn(&'b [u8]) -> serde_json::Result<T>,
     ) -> serde_json::Result<T> {
+        self.parse_within(parser, |_| Ok(()))
+    }
+
+    /// As [`Document::parse`]; `room` is asked before the text is copied, with the bytes that the copy takes.
+    ///
+    /// # Errors
+    /// The parser's, and those of `room`.
+    pub fn parse_within<'b, T, E: From<serde_json::Error>>(
+        &'b self,
+        parser: impl Fn(&'b [u8]) -> serde_json::Result<T>,
+        room: impl FnOnce(usize) -> Result<(), E>,
+    ) -> Result<T, E> {
         let error = match parser(self.json) {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        match mask(self.json) {
-            Some(masked) => parser(self.masked.get_or_init(|| masked)),
-            None => Err(error),
+        if self.masked.get().is_none() {
+            if specials(self.json).next().is_none() {
+                return Err(error.into());
+            }
+            room(self.json.len())?;
         }
+        Ok(parser(self.masked.get_or_init(|| mask(self.json)))?)
     }
 
     /// A value's text as it was sent, of a value that [`Document::parse`] gave.
@@ -75,17 +90,22 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The text with a fraction for each bare special; `None` if there is none.
-fn mask(json: &[u8]) -> Option<Vec<u8>> {
-    let mut masked: Option<Vec<u8>> = None;
-    for token in Tokens::new(json) {
+/// Where bare specials are.
+fn specials(json: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    Tokens::new(json).filter(|token| {
         let word = str::from_utf8(&json[token.clone()]).ok();
-        if word.and_then(special).is_some() {
-            let number = &mut masked.get_or_insert_with(|| json.to_vec())[token];
-            // A fraction: what must be a whole number is not given one.
-            number.fill(b'5');
-            number[..2].copy_from_slice(b"0.");
-        }
+        word.and_then(special).is_some()
+    })
+}
+
+/// The text with a fraction for each bare special.
+fn mask(json: &[u8]) -> Vec<u8> {
+    let mut masked = json.to_vec();
+    for token in specials(json) {
+        let number = &mut masked[token];
+        // A fraction: what must be a whole number is not given one.
+        number.fill(b'5');
+        number[..2].copy_from_slice(b"0.");
     }
     masked
 }

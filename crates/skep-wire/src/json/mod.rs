@@ -9,8 +9,8 @@ mod tokens;
 mod write;
 
 pub use document::Document;
-pub use read::read;
-pub use write::write;
+pub use read::{Needs, needs, read};
+pub use write::{Room, write, write_within};
 
 /// How deep arrays may nest, as on Triton.
 pub const MAX_DEPTH: usize = 100;

@@ -18,9 +18,7 @@ pub fn read(text: &str, datatype: DataType, count: usize) -> Result<Bytes, WireE
     if matches!(datatype, DataType::Fp16 | DataType::Bf16) {
         return Err(WireError::NoJsonForm(datatype));
     }
-    // An element takes two bytes of text at least: more than that are not there, whatever the shape says.
-    let expected = count.min(text.len() / 2 + 1);
-    let mut bytes = Vec::with_capacity(expected * datatype.element_size().unwrap_or(4));
+    let mut bytes = Vec::with_capacity(needs(text, datatype, count).kept_bytes);
     let (mut depth, mut found) = (0usize, 0usize);
     for token in Tokens::new(text.as_bytes()) {
         let value = &text[token];
@@ -44,6 +42,40 @@ pub fn read(text: &str, datatype: DataType, count: usize) -> Result<Bytes, WireE
         });
     }
     Ok(Bytes::from(bytes))
+}
+
+/// What reading takes of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// What the result takes, at most.
+    pub kept_bytes: usize,
+    /// What is taken besides, while it is read.
+    pub passing_bytes: usize,
+}
+
+/// What [`read()`] takes at most for the same text.
+#[must_use]
+pub fn needs(text: &str, datatype: DataType, count: usize) -> Needs {
+    // An element takes two bytes of text at least: more than that are not there, whatever the shape says.
+    let expected = count.min(text.len() / 2 + 1);
+    match datatype.element_size() {
+        Some(size) => Needs {
+            kept_bytes: expected.saturating_mul(size),
+            passing_bytes: 0,
+        },
+        None => Needs {
+            // A string is no longer than its text, quotes included, but for the length in front of it.
+            kept_bytes: text
+                .len()
+                .saturating_add(expected.saturating_mul(size_of::<u32>())),
+            // A string with escapes is taken apart in a buffer that grows, and out of that.
+            passing_bytes: if text.contains('\\') {
+                text.len().saturating_mul(3)
+            } else {
+                0
+            },
+        },
+    }
 }
 
 /// Appends one element; `None` if it is none of the datatype.

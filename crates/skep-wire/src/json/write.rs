@@ -6,22 +6,46 @@ use skep_types::DataType;
 use super::SPECIALS;
 use crate::WireError;
 
+/// Makes room for so many bytes more behind a text, or fails with [`WireError::NoRoom`].
+pub type Room<'a> = dyn FnMut(&mut Vec<u8>, usize) -> Result<(), WireError> + 'a;
+
+/// Elements for which room is made at once.
+const CHUNK: usize = 256;
+
+/// What a number or a truth takes at most, with the comma after it.
+const MAX_NUMBER_BYTES: usize = 32;
+
+/// What a byte of a string takes at most: `\u001f`.
+const MAX_ESCAPE_BYTES: usize = 6;
+
 /// Appends a tensor's elements as a flat array. Not-a-number and infinities are written bare, as Triton writes them.
 ///
 /// # Errors
 /// [`WireError::NoJsonForm`] for FP16 and BF16; [`WireError::NotUtf8`] for a `BYTES` element that would arrive as
 /// another text than it is, and `json` then ends anywhere.
 pub fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Result<(), WireError> {
+    write_within(tensor, json, &mut |_, _| Ok(()))
+}
+
+/// As [`write()`], within the room that there is: `room` is asked before anything is written.
+///
+/// # Errors
+/// As [`write()`], and those of `room`.
+pub fn write_within(
+    tensor: TensorView<'_>,
+    json: &mut Vec<u8>,
+    room: &mut Room<'_>,
+) -> Result<(), WireError> {
     macro_rules! numbers {
         ($type:ty) => {
-            list(json, tensor.data().as_chunks().0, |json, bytes| {
+            list(json, tensor.data().as_chunks().0, room, |json, bytes| {
                 put!(json, <$type>::from_le_bytes(*bytes))
             })
         };
     }
     macro_rules! floats {
         ($type:ty) => {
-            list(json, tensor.data().as_chunks().0, |json, bytes| {
+            list(json, tensor.data().as_chunks().0, room, |json, bytes| {
                 let value = <$type>::from_le_bytes(*bytes);
                 if value.is_finite() {
                     // The digits of a double, FP32 too, as Triton writes them: what a client reads is then equal to what
@@ -37,13 +61,15 @@ pub fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Result<(), WireError
     }
     macro_rules! put {
         ($json:ident, $value:expr) => {{
-            serde_json::to_writer($json, &$value)
+            serde_json::to_writer(&mut *$json, &$value)
                 .expect("numbers and strings have a JSON form, and a vector takes all");
             Ok(())
         }};
     }
     match tensor.datatype() {
-        DataType::Bool => list(json, tensor.data(), |json, byte| put!(json, *byte != 0)),
+        DataType::Bool => list(json, tensor.data(), room, |json, byte| {
+            put!(json, *byte != 0)
+        }),
         DataType::Uint8 => numbers!(u8),
         DataType::Uint16 => numbers!(u16),
         DataType::Uint32 => numbers!(u32),
@@ -54,25 +80,46 @@ pub fn write(tensor: TensorView<'_>, json: &mut Vec<u8>) -> Result<(), WireError
         DataType::Int64 => numbers!(i64),
         DataType::Fp32 => floats!(f32),
         DataType::Fp64 => floats!(f64),
-        DataType::Bytes => list(json, tensor.strings(), |json, element| {
-            let text = str::from_utf8(element).map_err(|_| WireError::NotUtf8)?;
-            put!(json, text)
-        }),
+        DataType::Bytes => {
+            room(json, 2)?;
+            json.push(b'[');
+            for (index, element) in tensor.strings().enumerate() {
+                let text = str::from_utf8(element).map_err(|_| WireError::NotUtf8)?;
+                room(
+                    json,
+                    text.len()
+                        .saturating_mul(MAX_ESCAPE_BYTES)
+                        .saturating_add(4),
+                )?;
+                if index > 0 {
+                    json.push(b',');
+                }
+                put!(json, text)?;
+            }
+            json.push(b']');
+            Ok(())
+        }
         datatype @ (DataType::Fp16 | DataType::Bf16) => Err(WireError::NoJsonForm(datatype)),
     }
 }
 
 fn list<T>(
     json: &mut Vec<u8>,
-    elements: impl IntoIterator<Item = T>,
-    put: impl Fn(&mut Vec<u8>, T) -> Result<(), WireError>,
+    elements: &[T],
+    room: &mut Room<'_>,
+    put: impl Fn(&mut Vec<u8>, &T) -> Result<(), WireError>,
 ) -> Result<(), WireError> {
+    room(json, 2)?;
     json.push(b'[');
-    for (index, element) in elements.into_iter().enumerate() {
-        if index > 0 {
-            json.push(b',');
+    for (number, chunk) in elements.chunks(CHUNK).enumerate() {
+        // With the bracket at the end.
+        room(json, chunk.len() * MAX_NUMBER_BYTES + 1)?;
+        for (index, element) in chunk.iter().enumerate() {
+            if number > 0 || index > 0 {
+                json.push(b',');
+            }
+            put(json, element)?;
         }
-        put(json, element)?;
     }
     json.push(b']');
     Ok(())

@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 use skep_runtime::Device;
 use skep_server::{GrpcConnections, Limits};
+use skep_tensor::MemoryBudget;
 
 use crate::{cli::boolean, descriptors};
 
@@ -34,7 +35,8 @@ pub(super) struct LimitArgs {
     /// on open files leaves (Skep's own)
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroUsize>,
-    /// Bytes of all requests in memory; half of the machine's or the cgroup's memory by default (Skep's own)
+    /// Memory of all requests: what comes in, what it becomes, what its run needs, and its answer until that is written; in
+    /// bytes, half of the machine's or the cgroup's memory by default (Skep's own)
     #[arg(long, value_name = "BYTES")]
     max_request_memory: Option<NonZeroUsize>,
     /// Requests that wait for an instance, over all models; the next one is refused (Skep's own)
@@ -54,7 +56,7 @@ pub(super) struct LimitArgs {
     /// How long a request's body may bring less than 1 KiB, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "30000")]
     body_timeout_ms: NonZeroU64,
-    /// How long a client may take nothing of an answer, in milliseconds (Skep's own)
+    /// How long a client may take less than 16 KiB of an answer, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "60000")]
     write_timeout_ms: NonZeroU64,
     /// How long a connection without requests stays open, in milliseconds (Skep's own)
@@ -160,7 +162,9 @@ impl LimitArgs {
         let half = || usize::try_from(skep_host::memory().total / 2).unwrap_or(usize::MAX);
         Limits {
             connections: wanted.min(possible),
-            request_bytes: self.max_request_memory.map_or_else(half, NonZeroUsize::get),
+            request_memory: MemoryBudget::new(
+                self.max_request_memory.map_or_else(half, NonZeroUsize::get),
+            ),
             head: millis(self.head_timeout_ms),
             body: millis(self.body_timeout_ms),
             write: millis(self.write_timeout_ms),

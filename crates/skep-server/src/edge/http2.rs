@@ -1,0 +1,391 @@
+//! A connection over HTTP/2: a task a request, and every answer at the pace of its own window.
+//!
+//! The protocol's library does framing and windows; what it is given of an answer is what the client has room for, and no
+//! more. So what a client does not take stays here, where the limit on writing sees it: such an answer is reset, what it
+//! holds is given back, and the others of the connection go on. Signs of life of the connection do not count.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Buf;
+use h2::{
+    Ping, PingPong, Reason, RecvStream, SendStream,
+    server::{Builder, Connection, SendResponse},
+};
+use http::{HeaderValue, Request, header};
+use http_body::Body;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{
+    Port, Protocol,
+    activity::{Activity, Entry, MIN_PROGRESS_BYTES, Order},
+    exchange::{Answering, Exchange},
+    inflow::Source,
+    intake::{Taker, intake},
+    outflow::{Outflow, Piece},
+    stream::Stream,
+};
+
+/// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
+/// sixteen round trips.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// The same over all requests of a connection: more than a client fills, so that requests which nobody reads do not stop
+/// the others. What comes counts in the memory of requests.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+
+/// The largest frame: fewer, larger frames cost less work a byte.
+const FRAME_BYTES: u32 = 1 << 20;
+
+/// What of an answer is on its way to the socket at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Requests that a client may have under way on a connection; more than the widest load generators use.
+const MAX_CONCURRENT_STREAMS: u32 = 1024;
+
+/// The largest head of a request, names and values together.
+const MAX_HEAD_BYTES: u32 = 16 << 10;
+
+/// Answers that this side may reset while the client goes on sending; a client that makes it more is up to something.
+const MAX_RESET_STREAMS: usize = 1024;
+
+/// Serves a connection until it ends, by the client, by itself, or by an order.
+pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .max_send_buffer_size(PIECE_BYTES)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_header_list_size(MAX_HEAD_BYTES)
+        .max_local_error_reset_streams(Some(MAX_RESET_STREAMS));
+    let mut handshake = builder.handshake::<_, Piece>(stream);
+    let connection = super::connection::unless_told(entry, |cx| Pin::new(&mut handshake).poll(cx));
+    let Some(mut connection) = connection.await else {
+        return;
+    };
+    entry.activity.multiplexed();
+    let mut life = (port.protocol == Protocol::Grpc)
+        .then(|| Life::new(&mut connection, port))
+        .flatten();
+    let settings = Settings {
+        patience: port.limits.write,
+        dated: port.protocol != Protocol::Grpc,
+    };
+    let mut told = false;
+    let mut let_pass = false;
+    let outcome = poll_fn(|cx| {
+        // Answers of several requests that are ready at once leave in one write: those whose tasks wait behind this
+        // one are let pass, once.
+        let_pass = !let_pass && entry.activity.has_many_requests();
+        if let_pass {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(life) = &mut life
+            && life.poll_lost(cx, &entry.activity).is_ready()
+        {
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+        }
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, reply)))) => {
+                    let (request, taker) = source(request, port);
+                    let answering = exchange.begin(request);
+                    tokio::spawn(answer(answering, reply, taker, settings));
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => {}
+            }
+            match entry.activity.order() {
+                Order::Finish if !told => {
+                    told = true;
+                    // An order uses the registration up.
+                    entry.register(cx);
+                    connection.graceful_shutdown();
+                }
+                Order::Abort => return Poll::Ready(Ok(())),
+                Order::Serve | Order::Finish => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+    if let Err(error) = outcome {
+        // The client's doing: it left, or sent what is no HTTP/2.
+        tracing::debug!("a connection ended with an error: {error}");
+    }
+}
+
+/// What the answers of a connection have in common.
+#[derive(Clone, Copy)]
+struct Settings {
+    /// The limit on writing.
+    patience: Duration,
+    /// Whether answers say when they were made.
+    dated: bool,
+}
+
+/// A request's body, with the length that its head gives; and who takes it in, where there is any.
+fn source(request: Request<RecvStream>, port: &Port) -> (Request<Source>, Option<Taker>) {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let is_over = request.body().is_end_stream();
+    let mut taker = None;
+    let request = request.map(|stream| {
+        let (reader, side) = intake(stream, port.limits.request_memory.charge());
+        taker = (!is_over).then_some(side);
+        Source::Http2 { reader, length }
+    });
+    (request, taker)
+}
+
+/// Answers one request, to the end or until the client resets it.
+async fn answer(
+    answering: Answering,
+    mut reply: SendResponse<Piece>,
+    taker: Option<Taker>,
+    settings: Settings,
+) {
+    let response = {
+        let mut answering = pin!(answering);
+        poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(Ok(response)) => Poll::Ready(Some(response)),
+            Poll::Pending => {
+                take(taker.as_ref(), cx);
+                reply.poll_reset(cx).map(|_| None)
+            }
+        })
+        .await
+    };
+    let Some(response) = response else {
+        return;
+    };
+    let (mut head, body) = response.into_parts();
+    if settings.dated {
+        head.headers.entry(header::DATE).or_insert_with(date);
+    }
+    let is_over = body.is_end_stream();
+    if !is_over && let Some(length) = body.size_hint().exact() {
+        let length = || HeaderValue::from(length);
+        head.headers
+            .entry(header::CONTENT_LENGTH)
+            .or_insert_with(length);
+    }
+    let response = http::Response::from_parts(head, ());
+    // Fails where the client has reset the request or is gone.
+    let Ok(stream) = reply.send_response(response, is_over) else {
+        return;
+    };
+    if !is_over {
+        let body = pin!(body);
+        let mut sending = Sending {
+            body,
+            stream,
+            left: Piece::default(),
+            patience: settings.patience,
+            wait: None,
+            fresh_bytes: 0,
+        };
+        poll_fn(|cx| {
+            let done = sending.poll(cx);
+            take(taker.as_ref(), cx);
+            done
+        })
+        .await;
+    }
+}
+
+/// Takes in what has come of a request and is not read.
+fn take(taker: Option<&Taker>, cx: &mut Context<'_>) {
+    if let Some(taker) = taker {
+        taker.take(cx);
+    }
+}
+
+/// The body of an answer on its way out.
+struct Sending<'a> {
+    body: Pin<&'a mut Outflow>,
+    stream: SendStream<Piece>,
+    /// What the body gave and the client has no room for yet.
+    left: Piece,
+    patience: Duration,
+    /// The limit on writing, while there is something left.
+    wait: Option<Pin<Box<Sleep>>>,
+    /// What the client took since that began.
+    fresh_bytes: usize,
+}
+
+impl Sending<'_> {
+    /// Done when the answer is with the socket, or given up.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if !self.left.has_remaining() {
+                // Waiting for the body is not waiting for the client.
+                self.wait = None;
+                if ready!(self.poll_body(cx)).is_none() {
+                    return Poll::Ready(());
+                }
+                continue;
+            }
+            match self.stream.capacity() {
+                0 => {
+                    let wanted = self.left.remaining().min(PIECE_BYTES);
+                    self.stream.reserve_capacity(wanted);
+                    match self.stream.poll_capacity(cx) {
+                        Poll::Ready(Some(Ok(_))) => {}
+                        Poll::Ready(_) => return Poll::Ready(()),
+                        Poll::Pending => {
+                            ready!(self.poll_stalled(cx));
+                            tracing::debug!(
+                                "an answer is given up: the client takes too little of it"
+                            );
+                            self.stream.send_reset(Reason::CANCEL);
+                            return Poll::Ready(());
+                        }
+                    }
+                }
+                room => {
+                    let bytes = room.min(self.left.remaining());
+                    let piece = self.left.split_to(bytes);
+                    self.fresh_bytes += bytes;
+                    let is_last = !self.left.has_remaining() && self.body.is_end_stream();
+                    if self.stream.send_data(piece, is_last).is_err() || is_last {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gets the next piece of the body; `None` when nothing is left to be done.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                tracing::debug!("an answer ended with an error: {error}");
+                self.stream.send_reset(Reason::INTERNAL_ERROR);
+                return Poll::Ready(None);
+            }
+            None => {
+                // Fails where the client is gone.
+                drop(self.stream.send_data(Piece::default(), true));
+                return Poll::Ready(None);
+            }
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                self.left = data;
+                let is_over = !self.left.has_remaining() && self.body.is_end_stream();
+                if is_over {
+                    drop(self.stream.send_data(Piece::default(), true));
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(()))
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    drop(self.stream.send_trailers(trailers));
+                }
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Done when the client took too little for too long.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.wait.is_none() {
+            self.fresh_bytes = 0;
+        }
+        let patience = self.patience;
+        let wait = self.wait.get_or_insert_with(|| Box::pin(sleep(patience)));
+        loop {
+            ready!(wait.as_mut().poll(cx));
+            if self.fresh_bytes < MIN_PROGRESS_BYTES {
+                return Poll::Ready(());
+            }
+            self.fresh_bytes = 0;
+            wait.as_mut().reset(Instant::now() + patience);
+        }
+    }
+}
+
+/// Asks a silent client for a sign of life.
+struct Life {
+    pings: PingPong,
+    /// How long it may be silent.
+    interval: Duration,
+    /// How long the sign may take.
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+    asked: bool,
+}
+
+impl Life {
+    /// `None` where clients are not asked.
+    fn new(connection: &mut Connection<Stream, Piece>, port: &Port) -> Option<Self> {
+        let interval = port.grpc.keepalive_time?;
+        Some(Self {
+            pings: connection.ping_pong()?,
+            interval,
+            timeout: port.grpc.keepalive_timeout,
+            timer: Box::pin(sleep(interval)),
+            asked: false,
+        })
+    }
+
+    /// Done when the client gives no sign of life.
+    fn poll_lost(&mut self, cx: &mut Context<'_>, activity: &Activity) -> Poll<()> {
+        loop {
+            if self.asked && self.pings.poll_pong(cx).is_ready() {
+                self.asked = false;
+                self.timer.as_mut().reset(Instant::now() + self.interval);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            if self.asked {
+                return Poll::Ready(());
+            }
+            let mut wait = self.interval.saturating_sub(activity.silence());
+            if wait.is_zero() {
+                // Fails where the connection is at its end.
+                self.asked = self.pings.send_ping(Ping::opaque()).is_ok();
+                wait = if self.asked {
+                    self.timeout
+                } else {
+                    self.interval
+                };
+            }
+            self.timer.as_mut().reset(Instant::now() + wait);
+        }
+    }
+}
+
+/// The time as heads say it, to the second.
+fn date() -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, date)) if *of == second => date.clone(),
+        _ => {
+            let date = HeaderValue::try_from(httpdate::fmt_http_date(now));
+            let date = date.expect("letters and digits");
+            *last = Some((second, date.clone()));
+            date
+        }
+    })
+}

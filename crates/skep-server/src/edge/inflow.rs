@@ -1,0 +1,349 @@
+//! A request's body: it comes in at the client's pace, and is counted before anybody gets it.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::BoxError;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use skep_tensor::{Charge, OverBudget};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{activity::Activity, intake::Reader};
+use crate::error::ApiError;
+
+/// What must come of a body while the limit on its pauses passes: far below any line that is of use, so that it only
+/// ends those who trickle on purpose.
+const MIN_PROGRESS_BYTES: usize = 1 << 10;
+
+/// Why a request's body cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The client does not send.
+    #[error("less than {MIN_PROGRESS_BYTES} bytes of it came within {} s", .0.as_secs_f32())]
+    Stalled(Duration),
+    /// Other requests fill the memory.
+    #[error("the memory of requests is full, try again later: {0}")]
+    NoMemory(OverBudget),
+    /// A message is longer than this call's may be.
+    #[error("a message of {length} bytes is longer than the {limit} bytes that this call takes")]
+    TooLong {
+        /// What the message says of itself.
+        length: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The connection ended, or what came is no HTTP.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// The same over HTTP/2.
+    #[error(transparent)]
+    Reset(#[from] h2::Error),
+}
+
+/// How long a call's messages may be, and what they may become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MessageBounds {
+    /// The largest message, in bytes.
+    pub(crate) bytes: usize,
+    /// What is charged for each byte of a message.
+    pub(crate) weight: usize,
+}
+
+/// Where a body comes from.
+pub(super) enum Source {
+    Http1(Incoming),
+    Http2 {
+        reader: Reader,
+        /// What the client says of its length, as far as it has not come.
+        length: Option<u64>,
+    },
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let (reader, length) = match self {
+            Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2 { reader, length } => (reader, length),
+        };
+        let data = ready!(reader.poll_data(cx)?);
+        Poll::Ready(data.map(|data| {
+            *length = length.map(|length| length.saturating_sub(data.len() as u64));
+            Ok(Frame::data(data))
+        }))
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2 { reader, .. } => reader.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2 { length, .. } => length.map_or_else(SizeHint::new, SizeHint::with_exact),
+        }
+    }
+}
+
+pin_project! {
+    /// A request's body: it must keep coming and fit into the memory.
+    pub(super) struct Inflow {
+        source: Source,
+        // Where gRPC's messages begin and end; `None` for HTTP.
+        messages: Option<Messages>,
+        charge: Arc<Charge>,
+        patience: Duration,
+        #[pin]
+        wait: Option<Sleep>,
+        // What has come since the wait began.
+        fresh_bytes: usize,
+        // Who is to know when the body is given up before its end.
+        unread: Option<Arc<Activity>>,
+    }
+
+    impl PinnedDrop for Inflow {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(activity) = this.unread.as_ref().filter(|_| !this.source.is_end_stream()) {
+                activity.leave_unread();
+            }
+        }
+    }
+}
+
+impl Inflow {
+    /// `unread` is told when the body is given up before its end.
+    pub(super) const fn new(
+        source: Source,
+        messages: Option<MessageBounds>,
+        charge: Arc<Charge>,
+        patience: Duration,
+        unread: Option<Arc<Activity>>,
+    ) -> Self {
+        Self {
+            source,
+            messages: match messages {
+                Some(bounds) => Some(Messages::new(bounds)),
+                None => None,
+            },
+            charge,
+            patience,
+            wait: None,
+            fresh_bytes: 0,
+            unread,
+        }
+    }
+}
+
+impl Body for Inflow {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let is_grpc = this.messages.is_some();
+        let refuse = |error: BodyError| Poll::Ready(Some(Err(boxed(error, is_grpc))));
+        match this.source.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let Some(data) = frame.data_ref() else {
+                    return Poll::Ready(Some(Ok(frame)));
+                };
+                *this.fresh_bytes += data.len();
+                let mut weight = 1;
+                if let Some(messages) = this.messages {
+                    weight = messages.bounds.weight;
+                    if let Err(error) = messages.pass(data, this.charge) {
+                        return refuse(error);
+                    }
+                }
+                match this.charge.add(data.len().saturating_mul(weight)) {
+                    Ok(()) => Poll::Ready(Some(Ok(frame))),
+                    Err(over) => refuse(BodyError::NoMemory(over)),
+                }
+            }
+            Poll::Ready(Some(Err(error))) => refuse(error),
+            Poll::Ready(None) => {
+                *this.unread = None;
+                Poll::Ready(None)
+            }
+            // A stream of messages may pause for as long as it likes between two of them.
+            Poll::Pending if this.messages.as_ref().is_some_and(Messages::is_between) => {
+                this.wait.set(None);
+                Poll::Pending
+            }
+            Poll::Pending => {
+                if this.wait.is_none() {
+                    *this.fresh_bytes = 0;
+                    this.wait.set(Some(sleep(*this.patience)));
+                }
+                let mut wait = this.wait.as_pin_mut().expect("set above");
+                ready!(wait.as_mut().poll(cx));
+                if *this.fresh_bytes < MIN_PROGRESS_BYTES {
+                    return refuse(BodyError::Stalled(*this.patience));
+                }
+                *this.fresh_bytes = 0;
+                wait.as_mut().reset(Instant::now() + *this.patience);
+                // Registers the task with the new end.
+                wait.poll(cx).map(|()| None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.size_hint()
+    }
+}
+
+/// An error as the handlers of a protocol look for it.
+fn boxed(error: BodyError, is_grpc: bool) -> BoxError {
+    match error {
+        BodyError::TooLong { .. } => Box::new(tonic::Status::out_of_range(error.to_string())),
+        error if is_grpc => Box::new(tonic::Status::from(ApiError::from(&error))),
+        error => Box::new(error),
+    }
+}
+
+/// Where the messages of a call begin and end: a flag, a length of four bytes, and so many bytes.
+///
+/// Source: gRPC over HTTP/2, "Length-Prefixed-Message".
+#[derive(Debug)]
+struct Messages {
+    bounds: MessageBounds,
+    /// How much of a message's prefix has come, and the length in it so far.
+    prefix_bytes: usize,
+    length: u32,
+    /// What is to come of a message.
+    left: usize,
+}
+
+/// A flag and a length.
+const PREFIX_BYTES: usize = 5;
+
+impl Messages {
+    const fn new(bounds: MessageBounds) -> Self {
+        Self {
+            bounds,
+            prefix_bytes: 0,
+            length: 0,
+            left: 0,
+        }
+    }
+
+    const fn is_between(&self) -> bool {
+        self.prefix_bytes == 0 && self.left == 0
+    }
+
+    /// Takes note of data. Refuses a message by the length that it says it has, before anybody reserves memory for it:
+    /// one that is longer than the call's may be, or could never fit into the memory.
+    fn pass(&mut self, mut data: &[u8], charge: &Charge) -> Result<(), BodyError> {
+        while let Some(&byte) = data.first() {
+            if self.left > 0 {
+                let passed = self.left.min(data.len());
+                self.left -= passed;
+                data = &data[passed..];
+                continue;
+            }
+            if self.prefix_bytes == 0 {
+                self.length = 0;
+            } else {
+                self.length = self.length << 8 | u32::from(byte);
+            }
+            self.prefix_bytes += 1;
+            if self.prefix_bytes == PREFIX_BYTES {
+                self.prefix_bytes = 0;
+                self.left = usize::try_from(self.length).unwrap_or(usize::MAX);
+                self.check(charge)?;
+            }
+            data = &data[1..];
+        }
+        Ok(())
+    }
+
+    /// Checks the length of the message that begins.
+    fn check(&self, charge: &Charge) -> Result<(), BodyError> {
+        let (length, limit) = (self.left, self.bounds.bytes);
+        if length > limit {
+            return Err(BodyError::TooLong { length, limit });
+        }
+        charge.could_hold(length).map_err(BodyError::NoMemory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_tensor::MemoryBudget;
+
+    const BOUNDS: MessageBounds = MessageBounds {
+        bytes: 256,
+        weight: 1,
+    };
+
+    #[test]
+    fn messages_are_told_apart_wherever_they_are_cut() {
+        let call = [
+            &[0, 0, 0, 0, 3][..],
+            b"abc",
+            &[1, 0, 0, 0, 0],
+            &[0, 0, 0, 1, 0],
+            &[7; 256],
+        ]
+        .concat();
+        let free = Charge::unbounded();
+        for cut in 1..call.len() {
+            let mut messages = Messages::new(BOUNDS);
+            let (first, second) = call.split_at(cut);
+            messages.pass(first, &free).expect("short enough");
+            assert_eq!(
+                messages.is_between(),
+                [8, 13].contains(&cut),
+                "cut at {cut}"
+            );
+            messages.pass(second, &free).expect("short enough");
+            assert!(messages.is_between());
+        }
+    }
+
+    #[test]
+    fn a_message_is_refused_by_the_length_that_it_says_it_has() {
+        let prefix = [0, 0, 0, 1, 1];
+        let mut messages = Messages::new(BOUNDS);
+        let free = Charge::unbounded();
+        messages.pass(&prefix[..4], &free).expect("no length yet");
+        let refused = messages.pass(&prefix[4..], &free);
+        let expected = matches!(
+            refused,
+            Err(BodyError::TooLong {
+                length: 257,
+                limit: 256
+            })
+        );
+        assert!(expected, "{refused:?}");
+
+        let budget = MemoryBudget::new(100);
+        let prefix = [0, 0, 0, 0, 101];
+        let refused = Messages::new(BOUNDS).pass(&prefix, &budget.charge());
+        assert!(
+            matches!(refused, Err(BodyError::NoMemory(_))),
+            "{refused:?}"
+        );
+    }
+}

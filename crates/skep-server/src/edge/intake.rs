@@ -1,0 +1,145 @@
+//! What has come in of a request over HTTP/2, whether or not anybody reads it.
+//!
+//! A client may send as much as its windows let it before the request's handler asks. That is taken in as it comes and
+//! charged, so that it counts in the memory of requests; the stream's window opens again when the handler has read it. So
+//! the connection's window need not stop all streams because of one that nobody reads.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use skep_tensor::Charge;
+
+use super::inflow::BodyError;
+
+/// What the handler and the request's task share.
+struct Intake {
+    /// `None` once the handler wants no more of it.
+    stream: Option<RecvStream>,
+    /// What has been taken in and not read.
+    unread: VecDeque<Bytes>,
+    /// For what is in `unread`.
+    charge: Charge,
+    /// What the reader is told behind what is unread.
+    failed: Option<BodyError>,
+    /// Whether nothing more comes.
+    ended: bool,
+    /// Whether the handler waits for more; it is woken then.
+    asked: bool,
+}
+
+impl Intake {
+    /// Takes in what is there; whether more may come.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) else {
+            return Poll::Ready(None);
+        };
+        let end = match stream.poll_data(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(data))) => return Poll::Ready(Some(data)),
+            // The client has what it wants, and does not send the rest.
+            Poll::Ready(Some(Err(error))) if error.reason() == Some(Reason::NO_ERROR) => None,
+            Poll::Ready(Some(Err(error))) => Some(error.into()),
+            Poll::Ready(None) => None,
+        };
+        self.ended = true;
+        self.failed = end;
+        Poll::Ready(None)
+    }
+
+    /// Lets the client send as much again.
+    fn release(&mut self, data: &Bytes) {
+        if let Some(stream) = &mut self.stream {
+            // Fails for a stream that has ended, which needs no window.
+            drop(stream.flow_control().release_capacity(data.len()));
+        }
+    }
+}
+
+fn lock(intake: &Mutex<Intake>) -> MutexGuard<'_, Intake> {
+    // Each change is one step: a panic leaves nothing half done.
+    intake.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The handler's side. Dropping it ends the request's body.
+pub(super) struct Reader(Arc<Mutex<Intake>>);
+
+/// The side of the request's task.
+pub(super) struct Taker(Arc<Mutex<Intake>>);
+
+/// Both sides of a request's body; what nobody has read yet is added to `charge`.
+pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
+    let intake = Arc::new(Mutex::new(Intake {
+        stream: Some(stream),
+        unread: VecDeque::new(),
+        charge,
+        failed: None,
+        ended: false,
+        asked: false,
+    }));
+    (Reader(Arc::clone(&intake)), Taker(intake))
+}
+
+impl Reader {
+    pub(super) fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let mut intake = lock(&self.0);
+        if let Some(data) = intake.unread.pop_front() {
+            intake.charge.give_back(data.len());
+            intake.release(&data);
+            return Poll::Ready(Some(Ok(data)));
+        }
+        match intake.poll_next(cx) {
+            Poll::Ready(Some(data)) => {
+                intake.release(&data);
+                Poll::Ready(Some(Ok(data)))
+            }
+            Poll::Ready(None) => Poll::Ready(intake.failed.take().map(Err)),
+            Poll::Pending => {
+                intake.asked = true;
+                Poll::Pending
+            }
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let intake = lock(&self.0);
+        let is_over = |stream: &RecvStream| stream.is_end_stream();
+        intake.unread.is_empty()
+            && intake.failed.is_none()
+            && intake.stream.as_ref().is_none_or(is_over)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut intake = lock(&self.0);
+        intake.unread.clear();
+        intake.charge.clear();
+        intake.stream = None;
+    }
+}
+
+impl Taker {
+    /// Takes in and charges what nobody reads now. To be called whenever the request's task has nothing else to do.
+    pub(super) fn take(&self, cx: &mut Context<'_>) {
+        let mut intake = lock(&self.0);
+        if std::mem::take(&mut intake.asked) {
+            // The handler has taken what was there, and is called when more comes.
+            return;
+        }
+        while let Poll::Ready(Some(data)) = intake.poll_next(cx) {
+            match intake.charge.add(data.len()) {
+                Ok(()) => intake.unread.push_back(data),
+                Err(over) => {
+                    intake.failed = Some(BodyError::NoMemory(over));
+                    intake.ended = true;
+                    intake.stream = None;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! An answer's body: what leaves keeps what it holds of the memory until it has left.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use axum::body::Body;
+use bytes::{Buf, Bytes};
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use skep_tensor::Charge;
+
+use super::activity::Activity;
+
+/// A request under way, as long as it lives.
+pub(super) struct Running(Arc<Activity>);
+
+impl Running {
+    pub(super) fn new(activity: Arc<Activity>) -> Self {
+        activity.request_begins();
+        Self(activity)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.request_ends();
+    }
+}
+
+/// A piece of an answer. The protocol drops it when it is written: what it holds of the memory goes with it, however long
+/// before that the answer's body was read to its end.
+#[derive(Debug, Default)]
+pub(super) struct Piece {
+    data: Bytes,
+    charge: Option<Arc<Charge>>,
+}
+
+impl Piece {
+    /// Takes the first `bytes` of it off.
+    pub(super) fn split_to(&mut self, bytes: usize) -> Self {
+        Self {
+            data: self.data.split_to(bytes),
+            charge: self.charge.clone(),
+        }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.data.advance(bytes);
+    }
+
+    fn copy_to_bytes(&mut self, bytes: usize) -> Bytes {
+        self.data.copy_to_bytes(bytes)
+    }
+}
+
+/// What an answer holds of the memory.
+#[derive(Debug)]
+pub(super) enum Holding {
+    /// Nothing.
+    Nothing,
+    /// One charge for the whole of it.
+    Whole(Arc<Charge>),
+    /// What was added for the messages that have been encoded since the last piece left; and what the call holds besides.
+    Messages {
+        leaving: Arc<Charge>,
+        _call: Arc<Charge>,
+    },
+}
+
+impl Holding {
+    /// What the next piece holds.
+    fn of_piece(&self) -> Option<Arc<Charge>> {
+        match self {
+            Self::Nothing => None,
+            Self::Whole(charge) => Some(Arc::clone(charge)),
+            Self::Messages { leaving, .. } if leaving.bytes() == 0 => None,
+            Self::Messages { leaving, .. } => Some(Arc::new(leaving.split(usize::MAX))),
+        }
+    }
+}
+
+pin_project! {
+    /// An answer's body; the request is under way until it is dropped.
+    pub(super) struct Outflow {
+        #[pin]
+        body: Body,
+        holding: Holding,
+        running: Option<Running>,
+    }
+}
+
+impl Outflow {
+    pub(super) const fn new(body: Body, holding: Holding, running: Option<Running>) -> Self {
+        Self {
+            body,
+            holding,
+            running,
+        }
+    }
+}
+
+impl http_body::Body for Outflow {
+    type Data = Piece;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx)?);
+        let piece = |data| Piece {
+            data,
+            charge: this.holding.of_piece(),
+        };
+        Poll::Ready(frame.map(|frame| Ok(frame.map_data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body::Body as _;
+    use skep_tensor::MemoryBudget;
+
+    fn piece(body: &mut Outflow) -> Piece {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match Pin::new(body).poll_frame(&mut context) {
+            Poll::Ready(Some(Ok(frame))) => frame.into_data().expect("data"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_whole_answer_is_held_until_its_last_piece_is_written() {
+        let budget = MemoryBudget::new(100);
+        let charge = Arc::new(budget.charge());
+        charge.add(10).expect("room");
+        let mut body = Outflow::new(Body::from("0123456789"), Holding::Whole(charge), None);
+        let mut rest = piece(&mut body);
+        drop(body);
+        let first = rest.split_to(4);
+        assert_eq!(first.chunk(), b"0123");
+        drop(first);
+        assert_eq!(budget.used(), 10);
+        drop(rest);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn each_piece_of_a_stream_holds_what_is_in_it() {
+        let budget = MemoryBudget::new(100);
+        let (leaving, call) = (Arc::new(budget.charge()), Arc::new(budget.charge()));
+        let holding = Holding::Messages {
+            leaving: Arc::clone(&leaving),
+            _call: call,
+        };
+        let frames = futures_util::stream::iter(["a", "b"].map(Ok::<_, axum::Error>));
+        let mut body = Outflow::new(Body::from_stream(frames), holding, None);
+        leaving.add(7).expect("room");
+        let first = piece(&mut body);
+        leaving.add(5).expect("room");
+        let second = piece(&mut body);
+        assert_eq!((leaving.bytes(), budget.used()), (0, 12));
+        drop(first);
+        assert_eq!(budget.used(), 5);
+        drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+}

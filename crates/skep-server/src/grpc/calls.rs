@@ -1,0 +1,235 @@
+//! The calls whose messages may be large: inference, streams of it, loads with files. Their messages come undecoded, are
+//! scanned and charged, and decoded where that takes no other call's time.
+//!
+//! All other calls are the generated service's; their messages are short ([`super::message_bounds`]).
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use prost::Message;
+use skep_tensor::Charge;
+use tonic::{
+    Request, Response, Status, Streaming,
+    codec::{
+        Codec, CompressionEncoding, DecodeBuf, Decoder, EnabledCompressionEncodings, EncodeBuf,
+        Encoder,
+    },
+    server::{Grpc, NamedService},
+};
+use tower::{Service, service_fn};
+
+use super::{MAX_MESSAGE_BYTES, infer, repository, stream};
+use crate::{edge::Leaving, server::Shared};
+
+/// The generated service behind the calls that are answered here.
+#[derive(Clone)]
+pub(super) struct Calls<S> {
+    service: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Calls<S> {
+    pub(super) const fn new(service: S, shared: Arc<Shared>) -> Self {
+        Self { service, shared }
+    }
+}
+
+impl<S: NamedService> NamedService for Calls<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+type Answer = http::Response<tonic::body::Body>;
+
+impl<S, B> Service<http::Request<B>> for Calls<S>
+where
+    S: Service<http::Request<B>, Response = Answer, Error = Infallible>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let call = Call::new(&self.shared, &request);
+        match super::method(request.uri().path()) {
+            Some("ModelInfer") => Box::pin(async move { Ok(call.infer(request).await) }),
+            Some("ModelStreamInfer") => Box::pin(async move { Ok(call.stream(request).await) }),
+            Some("RepositoryModelLoad") => Box::pin(async move { Ok(call.load(request).await) }),
+            _ => Box::pin(self.service.call(request)),
+        }
+    }
+}
+
+/// One call.
+struct Call {
+    shared: Arc<Shared>,
+    /// What has come of the call and belongs to no message yet.
+    incoming: Arc<Charge>,
+    leaving: Arc<Charge>,
+}
+
+impl Call {
+    fn new<B>(shared: &Arc<Shared>, request: &http::Request<B>) -> Self {
+        let extensions = request.extensions();
+        let free = || Arc::new(Charge::unbounded());
+        Self {
+            shared: Arc::clone(shared),
+            incoming: extensions.get().cloned().unwrap_or_else(free),
+            leaving: extensions
+                .get()
+                .map_or_else(free, |Leaving(leaving)| Arc::clone(leaving)),
+        }
+    }
+
+    fn grpc<M: Message + 'static>(&self) -> Grpc<Plain<M>> {
+        let grpc = Grpc::new(Plain {
+            leaving: Arc::clone(&self.leaving),
+            message: PhantomData,
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        if self.shared.forms.grpc_compression {
+            let mut codings = EnabledCompressionEncodings::default();
+            codings.enable(CompressionEncoding::Gzip);
+            codings.enable(CompressionEncoding::Deflate);
+            grpc.apply_compression_config(EnabledCompressionEncodings::default(), codings)
+        } else {
+            grpc
+        }
+    }
+
+    async fn infer<B>(self, request: http::Request<B>) -> Answer
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let mut grpc = self.grpc();
+        let handle = |request: Request<Bytes>| async {
+            let (metadata, _, message) = request.into_parts();
+            let charge = of_message(&self.incoming, &message);
+            let received = infer::receive(message, &charge).await?;
+            let answer = infer::infer(&self.shared, &metadata, received, &charge).await;
+            let message = answer.map_err(|failure| failure.error)?;
+            infer::charge_encoding(&message, self.encodings(), &charge)?;
+            Ok(Response::new(Encoded {
+                message,
+                charge: Some(charge),
+            }))
+        };
+        grpc.unary(service_fn(handle), request).await
+    }
+
+    async fn stream<B>(self, request: http::Request<B>) -> Answer
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let mut grpc = self.grpc();
+        let handle = |request: Request<Streaming<Bytes>>| {
+            let (metadata, _, requests) = request.into_parts();
+            let shared = Arc::clone(&self.shared);
+            let incoming = Arc::clone(&self.incoming);
+            let answers = stream::answers(shared, metadata, requests, incoming, self.encodings());
+            std::future::ready(Ok::<_, Status>(Response::new(Box::pin(answers))))
+        };
+        grpc.streaming(service_fn(handle), request).await
+    }
+
+    async fn load<B>(self, request: http::Request<B>) -> Answer
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let mut grpc = self.grpc();
+        let handle = |request: Request<Bytes>| async {
+            let answer = repository::load(&self.shared, request.into_inner(), &self.incoming);
+            Ok(Response::new(Encoded {
+                message: answer.await?,
+                charge: None,
+            }))
+        };
+        grpc.unary(service_fn(handle), request).await
+    }
+
+    /// How often an answer is written before it leaves.
+    fn encodings(&self) -> usize {
+        1 + usize::from(self.shared.forms.grpc_compression)
+    }
+}
+
+/// What a message holds of the memory, of all that has come in of its call.
+pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
+    Arc::new(incoming.split(super::PREFIX_BYTES + message.len()))
+}
+
+/// A message on its way out, and what it holds of the memory.
+pub(super) struct Encoded<M> {
+    pub(super) message: M,
+    pub(super) charge: Option<Arc<Charge>>,
+}
+
+/// Gives messages as they came, and encodes those that go.
+struct Plain<M> {
+    leaving: Arc<Charge>,
+    message: PhantomData<fn(M)>,
+}
+
+impl<M> Plain<M> {
+    fn of_same_call(&self) -> Self {
+        Self {
+            leaving: Arc::clone(&self.leaving),
+            message: PhantomData,
+        }
+    }
+}
+
+impl<M: Message + 'static> Codec for Plain<M> {
+    type Encode = Encoded<M>;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        self.of_same_call()
+    }
+
+    fn decoder(&mut self) -> Self {
+        self.of_same_call()
+    }
+}
+
+impl<M: Message> Encoder for Plain<M> {
+    type Item = Encoded<M>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Encoded<M>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let written = item.message.encode(buffer);
+        if let Some(charge) = &item.charge {
+            self.leaving.absorb(charge);
+        }
+        written.map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl<M> Decoder for Plain<M> {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}

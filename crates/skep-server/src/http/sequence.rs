@@ -1,0 +1,100 @@
+//! Lists and ids of inference requests, bounded while they are read.
+
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, SeqAccess, Visitor},
+};
+use smallvec::SmallVec;
+
+/// An array of at most `MOST` elements.
+#[derive(Debug)]
+pub(super) struct AtMost<T, const MOST: usize>(pub(super) SmallVec<[T; 6]>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for AtMost<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements<T, const MOST: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Elements<T, MOST> {
+            type Value = AtMost<T, MOST>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut elements = SmallVec::new();
+                while let Some(element) = array.next_element()? {
+                    if elements.len() == MOST {
+                        let text = format!("an array has more than {MOST} elements");
+                        return Err(A::Error::custom(text));
+                    }
+                    elements.push(element);
+                }
+                Ok(AtMost(elements))
+            }
+        }
+
+        deserializer.deserialize_seq(Elements(PhantomData))
+    }
+}
+
+/// A request's id: a text, or a number, which Triton takes as well.
+#[derive(Debug)]
+pub(super) struct Id<'a>(pub(super) Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+
+        impl<'de> Visitor<'de> for TextOrNumber {
+            type Value = Id<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a whole number")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Id<'de>, E> {
+                Ok(Id(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Id<'de>, E> {
+                Ok(Id(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Id<'de>, E> {
+                Ok(Id(Cow::Owned(number.to_string())))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_end_at_their_bound() {
+        let read = |text| serde_json::from_str::<AtMost<i64, 3>>(text).map(|all| all.0.to_vec());
+        assert_eq!(read("[1,2,3]").ok(), Some(vec![1, 2, 3]));
+        let error = read("[1,2,3,4]").expect_err("too many");
+        assert_eq!(
+            error.to_string(),
+            "an array has more than 3 elements at line 1 column 9"
+        );
+        assert!(read("1").is_err());
+    }
+
+    #[test]
+    fn an_id_is_a_text_or_a_number() {
+        let read = |text| serde_json::from_str::<Id<'_>>(text).map(|Id(id)| id.into_owned());
+        assert_eq!(read(r#""a\n""#).ok().as_deref(), Some("a\n"));
+        assert_eq!(read("7").ok().as_deref(), Some("7"));
+        for text in ["-7", "1.5", "[]", "{}", "true"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}
