@@ -27,6 +27,7 @@ use rustix::{
 use crate::{
     StoreError, StoreOptions, Tenant,
     local::Local,
+    rights::Rights,
     server::{STACK_BYTES, refuse, serve},
     shelf::{Session, Shelf},
     wire::Connection,
@@ -135,7 +136,7 @@ impl Daemon {
                 let guest = &guests;
                 let serving = move || {
                     // The client was told what was wrong.
-                    let _ = serve(&session, &stream);
+                    let _ = serve(&session, &stream, Rights::All);
                     guest.leave(number);
                 };
                 let thread = thread::Builder::new()

@@ -31,6 +31,7 @@ mod ledger;
 mod local;
 mod options;
 mod order;
+mod rights;
 mod segment;
 mod server;
 mod shelf;
