@@ -23,6 +23,7 @@ use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, baking,
 };
+use skep_cache::Key;
 use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
 use skep_types::{ModelSignature, TensorSpec};
@@ -83,6 +84,11 @@ impl Backend for Embedded {
             return true;
         };
         baking::is_baked(&subject, weights)
+    }
+
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+        let (weights, subject) = request.weights.zip(decoded(request).ok())?;
+        baking::form_key(&subject, weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {

@@ -46,6 +46,7 @@ use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
     baking,
 };
+use skep_cache::Key;
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_types::{DataType, Shape, TensorSpec};
@@ -140,6 +141,11 @@ impl Backend for OnnxRuntime {
             return true;
         };
         baking::is_baked(&Subject::of(*self, request, &onnx), weights)
+    }
+
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+        let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
+        baking::form_key(&Subject::of(*self, request, &onnx), weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {

@@ -33,7 +33,7 @@ pub use check::check_run;
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::ModelFile;
 pub use memory::RunMemory;
-use skep_cache::Cache;
+use skep_cache::{Cache, Key};
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::TensorView;
@@ -140,6 +140,13 @@ pub trait Backend: Send + Sync {
     fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
         let _ = request;
         true
+    }
+
+    /// What the form is found by that a load with the same request begins with, whether or not it is in the cache yet; `None`
+    /// where there is none for certain.
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+        let _ = request;
+        None
     }
 
     /// Makes what a load with the same request would keep for later loads, without loading the model.

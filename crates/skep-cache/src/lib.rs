@@ -70,6 +70,8 @@ struct Inner {
     root: PathBuf,
     budget_bytes: u64,
     is_reader: bool,
+    /// The one form that a reader may look at.
+    only: Option<Key>,
     /// Whether something was damaged and could not be removed.
     damaged: AtomicBool,
     /// Files whose bytes were found to be what their names say.
@@ -117,25 +119,26 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be made, [`ErrorKind::Unsafe`] when others may change it.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
-        let cache = Self::over(directory, budget_bytes, false);
+        let cache = Self::over(directory, budget_bytes, None);
         directory::open(cache.directory(), cache.root())?;
         Ok(cache)
     }
 
-    /// A cache directory that another process opened, for reading alone: nothing is made, and what cannot be noted in it is
-    /// not.
+    /// One form of a cache directory that another process opened, for reading alone: nothing is made, nothing is noted, and
+    /// no other form is looked for. The other process says which files may be read: [`Form::files`].
     #[must_use]
-    pub fn reader(directory: &Path) -> Self {
-        Self::over(directory, 0, true)
+    pub fn reader(directory: &Path, key: Key) -> Self {
+        Self::over(directory, 0, Some(key))
     }
 
-    fn over(directory: &Path, budget_bytes: u64, is_reader: bool) -> Self {
+    fn over(directory: &Path, budget_bytes: u64, only: Option<Key>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
                 root: directory.join(LAYOUT),
                 budget_bytes,
-                is_reader,
+                is_reader: only.is_some(),
+                only,
                 damaged: AtomicBool::new(false),
                 verified: Mutex::default(),
             }),
@@ -164,6 +167,12 @@ impl Cache {
     #[must_use]
     pub fn is_reader(&self) -> bool {
         self.inner.is_reader
+    }
+
+    /// The one form that this is there to read, whatever model asks.
+    #[must_use]
+    pub fn only(&self) -> Option<&Key> {
+        self.inner.only.as_ref()
     }
 
     /// Whether a reader found something damaged, which somebody else has to mend.

@@ -216,7 +216,7 @@ fn a_reader_leaves_what_is_damaged_to_somebody_else() {
     for path in &tensors[..2] {
         fs::write(path, [9; 1000]).expect("written");
     }
-    let reader = Cache::reader(root.path());
+    let reader = Cache::reader(root.path(), key("a"));
     let found = form(&reader, "a").expect("looks whole");
     assert!(!reader.found_damage());
     let error = found.verify().expect_err("changed");

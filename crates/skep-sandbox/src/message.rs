@@ -49,6 +49,8 @@ pub(crate) struct Load {
 pub(crate) struct Kept {
     /// The directory of baked models.
     pub(crate) directory: Vec<u8>,
+    /// Which form is the model's; `None` for a process that makes it.
+    pub(crate) form: Option<FormFiles>,
     /// What that may hold, in bytes.
     pub(crate) budget_bytes: u64,
     /// Whether each process brings weights into the store in an order of its own.
@@ -57,9 +59,20 @@ pub(crate) struct Kept {
     pub(crate) bakes: bool,
 }
 
+/// A form of the directory, and all that is read of it: what lies there beside it is none of the process's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FormFiles {
+    pub(crate) key: [u8; 32],
+    pub(crate) files: Vec<Vec<u8>>,
+}
+
 impl Kept {
     fn encode(&self, writer: &mut Writer) {
         writer.bytes(&self.directory);
+        writer.option(self.form.as_ref(), |writer, form| {
+            writer.bytes(&form.key);
+            writer.list(form.files.iter(), |writer, file| writer.bytes(file));
+        });
         writer.u64(self.budget_bytes);
         writer.bool(self.random_order);
         writer.bool(self.bakes);
@@ -68,6 +81,13 @@ impl Kept {
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             directory: reader.bytes()?.to_vec(),
+            form: reader.option(|reader| {
+                let key = reader.bytes()?.try_into();
+                Ok(FormFiles {
+                    key: key.map_err(|_| Malformed("a key has another length"))?,
+                    files: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
+                })
+            })?,
             budget_bytes: reader.u64()?,
             random_order: reader.bool()?,
             bakes: reader.bool()?,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, RunMemory};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-use super::{Answer, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
+use super::{Answer, FormFiles, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
 use crate::encode::Writer;
 
 fn place(dims: &[usize]) -> Place {
@@ -24,6 +24,10 @@ fn requests() -> Vec<Request> {
         path: Vec::new(),
         weights: Some(Kept {
             directory: b"/somewhere".to_vec(),
+            form: Some(FormFiles {
+                key: [7; 32],
+                files: vec![b"/somewhere/\xff".to_vec(), Vec::new()],
+            }),
             budget_bytes: 1 << 40,
             random_order: true,
             bakes: false,

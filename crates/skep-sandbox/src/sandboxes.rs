@@ -7,7 +7,10 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            net::UnixStream,
+        },
     },
     sync::{Arc, Once},
     time::{Duration, Instant},
@@ -17,12 +20,13 @@ use prost::Message;
 use skep_backend::{
     Backend, BackendError, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
 };
-use skep_store::LoadOrder;
+use skep_cache::{Found, Key, Role};
+use skep_store::{Digest, LoadOrder};
 
 use crate::{
     channel::Channel,
     conversation::Conversation,
-    message::{Answer, Kept, Load, Loaded, Request},
+    message::{Answer, FormFiles, Kept, Load, Loaded, Request},
     model::{SandboxedModel, Worker},
     process::Process,
     worker::landlock,
@@ -34,7 +38,8 @@ const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABL
 
 /// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
 /// process and further ones. What is to be baked first is baked in a process of its own, which may write files; workers
-/// read the result, and take weights from the tensor store, to which each gets a connection. Each process has `limit` for
+/// read the result, that model's form alone, and take its weights from the tensor store, by a connection that is good for
+/// nothing else. Each process has `limit` for
 /// its loading or baking, where there is one, and is ended after that.
 ///
 /// # Errors
@@ -63,6 +68,7 @@ pub fn load(
             path: path.as_os_str().as_bytes().to_vec(),
             weights: request.weights.map(|weights| Kept {
                 directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
+                form: None,
                 budget_bytes: weights.cache.budget_bytes(),
                 random_order: weights.order != LoadOrder::Fixed,
                 bakes: false,
@@ -79,9 +85,10 @@ pub fn load(
             })
             .collect(),
         weights: request.weights.cloned(),
+        key: backend.form_key(request),
         limit,
     };
-    if !backend.is_baked(request) {
+    if starter.is_to_be_baked() {
         starter.bake_if_possible();
     }
     SandboxedModel::load(starter).map(|model| Arc::new(model) as Arc<dyn Model>)
@@ -106,6 +113,8 @@ pub(crate) struct Starter {
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
     weights: Option<Weights>,
+    /// What the model's form is found by: this process works it out, not one that runs the model.
+    key: Option<Key>,
     /// What a process may take until its first answer.
     limit: Option<Duration>,
 }
@@ -134,21 +143,57 @@ impl Starter {
         Ok((worker, loaded))
     }
 
+    /// What the cache has of the model, where it may have something.
+    fn found(&self) -> Option<Found> {
+        let weights = self.weights.as_ref()?;
+        Some(weights.cache.look_up(self.key.as_ref()?))
+    }
+
+    fn is_to_be_baked(&self) -> bool {
+        matches!(self.found(), Some(Found::Nothing))
+    }
+
+    /// The files of the model's form, and a connection to the store for its tensors; `None` where a worker loads the model as
+    /// it is.
+    fn shared(&self) -> Option<(FormFiles, UnixStream)> {
+        let weights = self.weights.as_ref()?;
+        let Some(Found::Form(form)) = self.found() else {
+            return None;
+        };
+        let stored = form.parts().iter().filter(|part| part.role != Role::Source);
+        let digests: Vec<Digest> = stored.map(|part| part.tensor.digest).collect();
+        match weights.store.stream_for(&weights.tenant, &digests) {
+            Ok(stream) => {
+                let files = form.files().into_iter();
+                let form = FormFiles {
+                    key: *form.key().as_bytes(),
+                    files: files.map(|path| path.into_os_string().into_vec()).collect(),
+                };
+                Some((form, stream))
+            }
+            Err(error) => {
+                // As every load does that cannot share weights: it has them for itself.
+                let model = self.model();
+                tracing::warn!(
+                    "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
+                );
+                None
+            }
+        }
+    }
+
     fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
         let mut load = self.load.clone();
-        let stream = self
-            .weights
-            .as_ref()
-            .map(|weights| weights.store.stream(&weights.tenant));
-        let store = stream.transpose().unwrap_or_else(|error| {
-            // As every load does that cannot share weights: it has them for itself.
-            let model = self.model();
-            tracing::warn!(
-                "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
-            );
-            load.weights = None;
-            None
-        });
+        let store = match (self.shared(), &mut load.weights) {
+            (Some((form, stream)), Some(kept)) => {
+                kept.form = Some(form);
+                Some(stream)
+            }
+            (_, weights) => {
+                *weights = None;
+                None
+            }
+        };
         let (process, channel, answer) = self.begin(load, store.map(OwnedFd::from))?;
         match answer {
             Answer::Loaded(loaded) => {

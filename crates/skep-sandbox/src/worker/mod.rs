@@ -29,7 +29,7 @@ use skep_backend::{
     Backend, BackendError, Baked, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
     panic_text,
 };
-use skep_cache::Cache;
+use skep_cache::{Cache, Key};
 use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store, StoreOptions};
@@ -221,7 +221,12 @@ fn weights_of(
         let missing = || failed(&wrong("the connection to the tensor store is missing"));
         let stream = UnixStream::from(connection.ok_or_else(missing)?);
         match Store::over(stream) {
-            Ok(store) => (Cache::reader(directory), store),
+            Ok(store) => {
+                let missing = || failed(&wrong("the form's key is missing"));
+                let form = kept.form.as_ref().ok_or_else(missing)?;
+                let key = Key::from_bytes(form.key);
+                (Cache::reader(directory, key), store)
+            }
             Err(error) => {
                 let model = &load.model;
                 tracing::warn!(

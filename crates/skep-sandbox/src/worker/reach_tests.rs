@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::Kept,
+    message::{FormFiles, Kept},
     worker::landlock::{restrict, version},
 };
 
@@ -51,7 +51,10 @@ fn refused<T>(outcome: io::Result<T>) -> bool {
     outcome.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
-/// A repository of two models, a cache, and what is neither.
+/// What the cache has of model `m`.
+const OWN_FORM: [&str; 2] = ["cache/v1/models/m/graph", "cache/v1/tensors/00/m"];
+
+/// A repository of two models, a cache with a form of each and one of a tenant, and what is neither.
 struct Node {
     directory: TempDir,
 }
@@ -61,12 +64,14 @@ impl Node {
         let node = Self {
             directory: tempfile::tempdir().expect("directory"),
         };
-        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models library aside";
+        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models/m cache/v1/models/n cache/v1/tensors/00 \
+            cache/tenants/t/v1/models library aside";
         for directory in directories.split(' ') {
             fs::create_dir_all(node.path(directory)).expect("directory");
         }
         let files = "m/1/model.onnx m/1/sub/data n/1/model.onnx library/lib.so.1 library/libother.so library/notes \
-            cache/v1/graph aside/weights aside/secret mine";
+            cache/v1/models/m/graph cache/v1/models/n/graph cache/v1/tensors/00/m cache/v1/tensors/00/n \
+            cache/tenants/t/v1/models/graph aside/weights aside/secret mine";
         for file in files.split_whitespace() {
             fs::write(node.path(file), file).expect("file");
         }
@@ -90,6 +95,10 @@ impl Node {
             path: bytes("m/1/model.onnx"),
             weights: Some(Kept {
                 directory: bytes("cache"),
+                form: (!bakes).then(|| FormFiles {
+                    key: [0; 32],
+                    files: OWN_FORM.map(bytes).to_vec(),
+                }),
                 budget_bytes: 0,
                 random_order: false,
                 bakes,
@@ -152,7 +161,8 @@ fn a_model_is_read_and_no_other_file_of_the_user() {
             "m/1/weights",
             "library/lib.so.1",
             "library/libother.so",
-            "cache/v1/graph",
+            "cache/v1/models/m/graph",
+            "cache/v1/tensors/00/m",
         ] {
             assert!(read(name).is_ok(), "{name}");
         }
@@ -215,7 +225,7 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
     under(&reach, inside).expect("in the cache");
 
     let (secret, fresh) = (node.path("aside/secret"), node.path("aside/fresh"));
-    let (kept, model) = (node.path("cache/v1/graph"), node.path("m/1/model.onnx"));
+    let (kept, model) = (node.path(OWN_FORM[0]), node.path("m/1/model.onnx"));
     let tried = under(&reach, || {
         [
             refused(File::create(&fresh)),
@@ -235,12 +245,48 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
     }
 }
 
+/// What a hostile model would try, with everything that it knows of the cache.
+#[test]
+fn of_the_cache_a_worker_reads_its_own_form_alone() {
+    let node = Node::new();
+    let reach = node.reach(false);
+    let at = |name: &str| node.path(name);
+    let tried = under(&reach, || {
+        let read = |name: &str| refused(fs::read(at(name)));
+        let listed = |name: &str| refused(fs::read_dir(at(name)));
+        let own = at(OWN_FORM[0]);
+        let mut tried = vec![
+            read("cache/v1/models/n/graph"),
+            read("cache/v1/tensors/00/n"),
+            read("cache/tenants/t/v1/models/graph"),
+            // By way of a directory that it may look into.
+            read("m/1/../../cache/v1/tensors/00/n"),
+            refused(File::options().append(true).open(&own)),
+            refused(File::options().write(true).truncate(true).open(&own)),
+            refused(fs::remove_file(&own)),
+            refused(fs::rename(&own, at("cache/v1/models/n/graph"))),
+            fs::hard_link(at("cache/v1/tensors/00/n"), at("m/1/mine")).is_err(),
+            refused(symlink(at("cache/v1/tensors/00/n"), at("m/1/mine"))),
+            refused(fs::create_dir(at("cache/v1/models/fresh"))),
+        ];
+        let directories = "cache cache/v1 cache/v1/models cache/v1/models/m cache/v1/models/n cache/v1/tensors \
+            cache/v1/tensors/00 cache/v1/tmp cache/tenants cache/tenants/t";
+        tried.extend(directories.split_whitespace().map(listed));
+        let own = OWN_FORM.map(|name| fs::read(at(name)).is_ok());
+        (tried, own)
+    });
+    // Without Landlock some of these get into each other's way.
+    if since(2) {
+        assert_eq!(tried, (vec![true; 21], [true; 2]));
+    }
+}
+
 #[test]
 fn who_loads_writes_nowhere() {
     let node = Node::new();
     let reach = node.reach(false);
     for name in [
-        "cache/v1/graph",
+        "cache/v1/models/m/graph",
         "cache/v1/fresh",
         "m/1/fresh",
         "aside/fresh",
