@@ -42,6 +42,20 @@ pub(crate) fn open(directory: &Path, root: &Path) -> Result<(), CacheError> {
         .try_for_each(|inner| made(&root.join(inner), false))
 }
 
+/// The same for a part of a cache directory: makes its directories, the outer one first, and `root` in the last.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_part(directories: &[&Path], root: &Path) -> Result<(), CacheError> {
+    let made = |path: &Path| {
+        make(path).map_err(|error| CacheError::io("make", path, error))?;
+        check(path, false)
+    };
+    directories.iter().try_for_each(|path| made(path))?;
+    made(root)?;
+    INNER.iter().try_for_each(|inner| made(&root.join(inner)))
+}
+
 fn check(path: &Path, is_outermost: bool) -> Result<(), CacheError> {
     let metadata = fs::metadata(path).map_err(|error| CacheError::io("read", path, error))?;
     let facts = Facts {

@@ -19,7 +19,8 @@
 //! every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
 //! [`Form::map`] and [`Form::map_seen`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
 //! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay, and with a
-//! form go its lock and what is remembered of its model's files.
+//! form go its lock and what is remembered of its model's files. A tenant has a directory of its own in this one
+//! ([`Cache::of_tenant`]).
 
 mod collect;
 mod directory;
@@ -30,9 +31,10 @@ mod making;
 mod manifest;
 mod seen;
 mod stamps;
+mod tenants;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::{self, File},
     path::{Path, PathBuf},
     sync::{
@@ -67,6 +69,8 @@ pub struct Cache {
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
+    /// Whose budget counts: of a tenant's part the directory that it is a part of.
+    home: PathBuf,
     root: PathBuf,
     budget_bytes: u64,
     is_reader: bool,
@@ -76,6 +80,8 @@ struct Inner {
     damaged: AtomicBool,
     /// Files whose bytes were found to be what their names say.
     verified: Mutex<HashSet<Stamp>>,
+    /// Tenants' parts, by their names.
+    parts: Mutex<BTreeMap<String, Cache>>,
 }
 
 /// What a model's files hold.
@@ -119,7 +125,7 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be made, [`ErrorKind::Unsafe`] when others may change it.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
-        let cache = Self::over(directory, budget_bytes, None);
+        let cache = Self::over(directory, directory, budget_bytes, None);
         directory::open(cache.directory(), cache.root())?;
         Ok(cache)
     }
@@ -128,19 +134,21 @@ impl Cache {
     /// no other form is looked for. The other process says which files may be read: [`Form::files`].
     #[must_use]
     pub fn reader(directory: &Path, key: Key) -> Self {
-        Self::over(directory, 0, Some(key))
+        Self::over(directory, directory, 0, Some(key))
     }
 
-    fn over(directory: &Path, budget_bytes: u64, only: Option<Key>) -> Self {
+    fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<Key>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
+                home: home.to_owned(),
                 root: directory.join(LAYOUT),
                 budget_bytes,
                 is_reader: only.is_some(),
                 only,
                 damaged: AtomicBool::new(false),
                 verified: Mutex::default(),
+                parts: Mutex::default(),
             }),
         }
     }
@@ -187,6 +195,18 @@ impl Cache {
 
     fn form_path(&self, key: &Key) -> PathBuf {
         self.path("models").join(key.to_string())
+    }
+
+    fn home(&self) -> &Path {
+        &self.inner.home
+    }
+
+    fn known_parts(&self) -> MutexGuard<'_, BTreeMap<String, Self>> {
+        // Nothing panics while it holds this lock.
+        self.inner
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn verified(&self) -> MutexGuard<'_, HashSet<Stamp>> {

@@ -232,6 +232,47 @@ fn a_reader_leaves_what_is_damaged_to_somebody_else() {
 }
 
 #[test]
+fn tenants_share_no_tensor_and_one_budget() {
+    let (root, cache) = cache(1 << 20);
+    let mut parts = vec![cache.clone()];
+    parts.extend(["one", "two"].map(|name| cache.of_tenant(name).expect("a part")));
+    // The same model everywhere, used last by `one`.
+    for (part, age) in parts.iter().zip([300, 100, 200]) {
+        assert!(form(part, "m").is_none(), "nobody else's is found");
+        let manifest = make(part, "m", &[1, 2])
+            .graph_path()
+            .with_file_name("manifest");
+        let used = SystemTime::now() - Duration::from_secs(age);
+        let file = File::options().append(true).open(manifest).expect("opened");
+        file.set_modified(used).expect("set");
+    }
+    let tensors = |part: &Cache| files(&part.root().join("tensors")).len();
+    assert_eq!(parts.iter().map(tensors).collect::<Vec<_>>(), [2, 2, 2]);
+    let all = cache.collect().expect("collected").expect("alone");
+    assert_eq!((all.kept_forms, all.removed_forms), (3, 0));
+    assert!(all.kept_bytes > 6000, "each counts");
+
+    // Whichever part asks: the budget is everybody's.
+    let collected = parts[2].collect_to(all.kept_bytes - 1);
+    let collected = collected.expect("collected").expect("alone");
+    assert_eq!((collected.kept_forms, collected.removed_forms), (2, 1));
+    assert_eq!(collected.removed_bytes, 2000);
+    let there = |part: &Cache| form(part, "m").is_some();
+    assert_eq!(
+        parts.iter().map(there).collect::<Vec<_>>(),
+        [false, true, true]
+    );
+
+    // Another process finds the same parts.
+    let again = Cache::open(root.path(), 1 << 20).expect("a cache");
+    let one = again.of_tenant("one").expect("a part");
+    form(&one, "m").expect("there").verify().expect("whole");
+    // While somebody makes a form in any part, nothing is removed.
+    let _making = begin(&parts[1], "other");
+    assert_eq!(cache.collect().expect("collected"), None);
+}
+
+#[test]
 fn the_budget_keeps_what_was_used_last_and_what_that_shares() {
     let (_root, cache) = cache(1 << 20);
     for (name, tensors, age) in [

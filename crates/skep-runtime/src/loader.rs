@@ -428,7 +428,7 @@ pub(crate) fn request<'a>(
     }
 }
 
-/// Where a model's weights are kept: in its tenant's store.
+/// Where a model's weights are kept: in its tenant's store, and its tenant's part of the cache.
 pub(crate) fn weights(
     config: &ModelConfig,
     options: &LoadOptions,
@@ -436,16 +436,23 @@ pub(crate) fn weights(
     let Some(weights) = &options.weights else {
         return Ok(None);
     };
-    let tenant = match config.tenant() {
-        Some(name) => {
-            Tenant::named(name).map_err(|error| RuntimeError::invalid(error.to_string()))?
-        }
-        None => Tenant::default(),
+    let Some(name) = config.tenant() else {
+        return Ok(Some(weights.clone()));
     };
-    Ok(Some(Weights {
-        tenant,
-        ..weights.clone()
-    }))
+    let tenant = Tenant::named(name).map_err(|error| RuntimeError::invalid(error.to_string()))?;
+    match weights.cache.of_tenant(name) {
+        Ok(cache) => Ok(Some(Weights {
+            tenant,
+            cache,
+            ..weights.clone()
+        })),
+        Err(error) => {
+            tracing::warn!(
+                "the models of tenant `{name}` are loaded without a cache of baked forms: {error}"
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// Fills what the configuration leaves open.

@@ -65,13 +65,13 @@ impl Node {
             directory: tempfile::tempdir().expect("directory"),
         };
         let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models/m cache/v1/models/n cache/v1/tensors/00 \
-            cache/tenants/t/v1/models library aside";
+            cache/v1/tenants/t/v1/models library aside";
         for directory in directories.split(' ') {
             fs::create_dir_all(node.path(directory)).expect("directory");
         }
         let files = "m/1/model.onnx m/1/sub/data n/1/model.onnx library/lib.so.1 library/libother.so library/notes \
             cache/v1/models/m/graph cache/v1/models/n/graph cache/v1/tensors/00/m cache/v1/tensors/00/n \
-            cache/tenants/t/v1/models/graph aside/weights aside/secret mine";
+            cache/v1/tenants/t/v1/models/graph aside/weights aside/secret mine";
         for file in files.split_whitespace() {
             fs::write(node.path(file), file).expect("file");
         }
@@ -258,7 +258,7 @@ fn of_the_cache_a_worker_reads_its_own_form_alone() {
         let mut tried = vec![
             read("cache/v1/models/n/graph"),
             read("cache/v1/tensors/00/n"),
-            read("cache/tenants/t/v1/models/graph"),
+            read("cache/v1/tenants/t/v1/models/graph"),
             // By way of a directory that it may look into.
             read("m/1/../../cache/v1/tensors/00/n"),
             refused(File::options().append(true).open(&own)),
@@ -270,7 +270,7 @@ fn of_the_cache_a_worker_reads_its_own_form_alone() {
             refused(fs::create_dir(at("cache/v1/models/fresh"))),
         ];
         let directories = "cache cache/v1 cache/v1/models cache/v1/models/m cache/v1/models/n cache/v1/tensors \
-            cache/v1/tensors/00 cache/v1/tmp cache/tenants cache/tenants/t";
+            cache/v1/tensors/00 cache/v1/tmp cache/v1/tenants cache/v1/tenants/t";
         tried.extend(directories.split_whitespace().map(listed));
         let own = OWN_FORM.map(|name| fs::read(at(name)).is_ok());
         (tried, own)
