@@ -48,6 +48,12 @@ def infer_json(server, model, inputs):
     return answer.json["outputs"]
 
 
+def limit(pid, name):
+    """A limit of a process, as `/proc` shows it; the soft one."""
+    [line] = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith(name)]
+    return line.removeprefix(name).split()[0]
+
+
 def kill_idle(server, model):
     """Kills the server's one worker, and waits until the server knows."""
     [pid] = workers(server)
@@ -308,11 +314,35 @@ def test_workers_have_few_rights_and_nothing_of_the_servers(repository):
                 assert os.readlink(f"/proc/{pid}/fd/0").startswith("socket:")
                 assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
                 assert os.readlink(f"/proc/{pid}/fd/2").startswith("pipe:")
+                # The kernel ends them before it ends the server, and they leave no image of their memory.
+                adjusted = [int(Path(f"/proc/{process}/oom_score_adj").read_text()) for process in (server.process.pid, pid)]
+                assert adjusted[1] == min(adjusted[0] + 500, 1000)
+                assert limit(pid, "Max core file size") == "0"
+                assert limit(pid, "Max data size") == limit(server.process.pid, "Max data size")
                 assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
                 assert os.getpgid(pid) != os.getpgid(server.process.pid)
     finally:
         os.close(read)
         os.close(write)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "embedded"])
+def test_a_run_that_takes_too_much_memory_costs_its_worker_at_most(repository, backend):
+    """`n` decides how much the run needs: no library that lacks memory takes the server, or all that there is."""
+    node = helper.make_node("ConstantOfShape", ["n"], ["y"])
+    model = graph([node], [("n", "INT64", [1])], [("y", "FP32", ["m"])])
+    bounded = 'parameters { key: "max_run_memory" value { string_value: "64 MiB" } }'
+    tensors = 'input { name: "n" data_type: TYPE_INT64 dims: 1 } output { name: "y" data_type: TYPE_FP32 dims: -1 }'
+    repository.onnx("m", model, config=f'backend: "{backend}" {tensors} {PROCESS} {ONE} {bounded}')
+    repository.mock(config=PROCESS)
+    with Server(repository) as server:
+        assert limit(workers(server)[0], "Max data size") != "unlimited" or limit(
+            workers(server)[1], "Max data size") != "unlimited"
+        for _ in range(2):
+            assert infer_json(server, "m", [tensor("n", "INT64", [1], [3])])[0]["data"] == [0, 0, 0]
+            # A GiB.
+            assert infer(server, "m", [tensor("n", "INT64", [1], [1 << 28])]).status != 200
+            assert infer(server, "mock", ZEROS).status == 200
 
 
 def external(location):

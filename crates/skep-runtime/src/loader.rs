@@ -290,9 +290,9 @@ impl Plan {
             file,
             config,
             defaults,
-            ..
+            signature,
         } = self.open_version(version)?;
-        let model = self.load_weights(&file, &config, options)?;
+        let model = self.load_weights(&file, &config, signature.as_ref(), options)?;
         give_back_freed_memory();
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
@@ -382,15 +382,19 @@ impl Plan {
         &self,
         file: &ModelFile,
         config: &ModelConfig,
+        signature: Option<&ModelSignature>,
         options: &LoadOptions,
     ) -> Result<Arc<dyn Model>, RuntimeError> {
         let weights = weights(config, options)?;
         let request = request(file, config, options, weights.as_ref());
         let load = || match config.isolation() {
             Isolation::Thread => self.backend.load(&request),
-            Isolation::Process => {
-                skep_sandbox::load(&*self.backend, &request, options.sandbox_load_limit)
-            }
+            Isolation::Process => skep_sandbox::load(
+                &*self.backend,
+                &request,
+                signature,
+                options.sandbox_load_limit,
+            ),
         };
         // A broken file must not take the server down with it.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))

@@ -20,11 +20,13 @@
 mod channel;
 mod conversation;
 mod encode;
+mod log;
 mod memory;
 mod message;
 mod model;
 mod process;
 mod sandboxes;
+mod signature;
 pub mod worker;
 
 pub use sandboxes::load;

@@ -22,6 +22,7 @@ use skep_backend::{
 };
 use skep_cache::{Found, Key, Role};
 use skep_store::{Digest, LoadOrder};
+use skep_types::ModelSignature;
 
 use crate::{
     channel::Channel,
@@ -29,6 +30,7 @@ use crate::{
     message::{Answer, FormFiles, Kept, Load, Loaded, Request},
     model::{SandboxedModel, Worker},
     process::Process,
+    signature,
     worker::landlock,
 };
 
@@ -40,7 +42,8 @@ const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABL
 /// process and further ones. What is to be baked first is baked in a process of its own, which may write files; workers
 /// read the result, that model's form alone, and take its weights from the tensor store, by a connection that is good for
 /// nothing else. Each process has `limit` for
-/// its loading or baking, where there is one, and is ended after that.
+/// its loading or baking, where there is one, and is ended after that. What a worker says of the model must be `signature`,
+/// where there is one: what the model's file says.
 ///
 /// # Errors
 /// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before it
@@ -48,6 +51,7 @@ const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABL
 pub fn load(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
+    signature: Option<&ModelSignature>,
     limit: Option<Duration>,
 ) -> Result<Arc<dyn Model>, BackendError> {
     say_if_files_are_open();
@@ -86,6 +90,7 @@ pub fn load(
             .collect(),
         weights: request.weights.cloned(),
         key: backend.form_key(request),
+        signature: signature.cloned(),
         limit,
     };
     if starter.is_to_be_baked() {
@@ -115,6 +120,8 @@ pub(crate) struct Starter {
     weights: Option<Weights>,
     /// What the model's form is found by: this process works it out, not one that runs the model.
     key: Option<Key>,
+    /// What the model's file says of it; `None` without a file.
+    signature: Option<ModelSignature>,
     /// What a process may take until its first answer.
     limit: Option<Duration>,
 }
@@ -197,6 +204,7 @@ impl Starter {
         let (process, channel, answer) = self.begin(load, store.map(OwnedFd::from))?;
         match answer {
             Answer::Loaded(loaded) => {
+                self.check(&loaded)?;
                 let conversation = Conversation::new(channel);
                 let worker = Worker {
                     process,
@@ -207,6 +215,20 @@ impl Starter {
             Answer::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }
+    }
+
+    /// Holds what a worker says of the model against the model's file.
+    fn check(&self, loaded: &Loaded) -> Result<(), BackendError> {
+        let Some(expected) = &self.signature else {
+            return Ok(());
+        };
+        signature::check(expected, &loaded.signature).map_err(|what| {
+            let text = format!(
+                "the worker process of model `{}` was ended: it says that the model has {what}",
+                self.model()
+            );
+            BackendError::new(ErrorKind::Internal, text)
+        })
     }
 
     /// Bakes the model; one that cannot be baked is loaded as it is, and one that is broken is refused then.
@@ -293,5 +315,58 @@ impl Starter {
             self.model()
         );
         BackendError::new(ErrorKind::Internal, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_types::{DataType, TensorSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_says_something_else_than_the_file_is_refused() {
+        let signature = |datatype| ModelSignature {
+            inputs: vec![TensorSpec {
+                name: "x".to_owned(),
+                datatype,
+                dims: None,
+            }],
+            outputs: Vec::new(),
+        };
+        let starter = |signature| Starter {
+            load: Load {
+                backend: "mock".to_owned(),
+                library: None,
+                model: "m".to_owned(),
+                path: Vec::new(),
+                weights: None,
+                threads: 1,
+                intra_op_threads: None,
+                inter_op_threads: None,
+                config: Vec::new(),
+            },
+            file: None,
+            environment: Vec::new(),
+            weights: None,
+            key: None,
+            signature,
+            limit: None,
+        };
+        let loaded = Loaded {
+            signature: signature(DataType::Int64),
+            cpu_threads: None,
+            echoes_parameters: false,
+            found_damage: false,
+        };
+        assert!(starter(None).check(&loaded).is_ok(), "there is no file");
+        let same = starter(Some(signature(DataType::Int64)));
+        assert!(same.check(&loaded).is_ok());
+        let other = starter(Some(signature(DataType::Fp32)));
+        assert_eq!(
+            other.check(&loaded).expect_err("refused").to_string(),
+            "the worker process of model `m` was ended: it says that the model has input `x` as INT64 of any shape, \
+             expected FP32 of any shape as its file has it"
+        );
     }
 }

@@ -62,6 +62,7 @@ pub fn run(
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> io::Result<()> {
     start::confine()?;
+    start::go_first();
     let mut channel: Conversation = Channel::new(rustix::stdio::stdin());
     let Some((message, descriptors)) = channel.receive_with_descriptors()? else {
         return Ok(());
@@ -139,6 +140,9 @@ fn prepare(
         let instance = Arc::clone(&model).instance()?;
         let weights = request.weights;
         let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
+        if let Some(bytes) = request.config.run_limits().memory_bytes {
+            start::bound_memory(bytes);
+        }
         Ok((model, instance, found_damage))
     })
 }
