@@ -41,6 +41,7 @@ pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 pub use planning::buffer;
+pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,

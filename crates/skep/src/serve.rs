@@ -27,6 +27,7 @@ use crate::{
     backends,
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
+    pressure,
     sandbox::SandboxArgs,
     signals::Signals,
     weights::{CacheArgs, StoreArgs},
@@ -170,8 +171,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
     let server_options = args.server_options(metrics.shown, logs)?;
     let start_models = args.start_models()?;
+    let runtime_options = args.runtime_options(metrics.recorded)?;
+    let weights = runtime_options.load.weights.as_ref();
+    let _pressure = weights.and_then(|weights| pressure::watch_server(weights.store.clone()));
     let runtime = Runtime::new(
-        args.runtime_options(metrics.recorded)?,
+        runtime_options,
         backends::all(
             args.onnxruntime_library.clone(),
             args.allow_backend_fallback,
