@@ -21,6 +21,7 @@ use prost::Message as _;
 use skep_backend::{
     Weights,
     baking::{self, Bakes, Failure, NoForm, Rest},
+    check_graph,
 };
 use skep_cache::{Form, Making, Part, Role};
 use skep_onnx::OnnxModel;
@@ -114,6 +115,9 @@ impl Bakes for Subject<'_> {
 
 /// Loads a model by its form.
 fn open(form: &Form, weights: &Weights, optimize: bool) -> Result<LoadedModel, Failure> {
+    // The engine asks for each by the file that its data is said to be in.
+    let own = |_: &str, location: &str| Some(location.to_owned());
+    check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
     let parts: Vec<&Part> = form.parts().iter().collect();
     let lease = baking::acquire(form, weights, &parts)?;
     // Each slice keeps the lease.

@@ -43,7 +43,7 @@ const WEIGHTS: &std::ffi::CStr = c"weights";
 
 /// The name of a form's graph in its directory, to which its weights refer: the library wants a file to be there, although
 /// every weight that refers to it is given in memory.
-const GRAPH: &str = "graph";
+pub(crate) const GRAPH: &str = "graph";
 
 /// Operators that pack their second input where it is a constant matrix, and then do not read it any more.
 const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];

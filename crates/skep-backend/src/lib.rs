@@ -24,6 +24,7 @@ mod check;
 pub mod conformance;
 mod error;
 mod file;
+mod form_graph;
 mod memory;
 mod slot;
 
@@ -32,6 +33,7 @@ use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::ModelFile;
+pub use form_graph::check_graph;
 pub use memory::RunMemory;
 use skep_cache::{Cache, Key};
 use skep_config::ModelConfig;
