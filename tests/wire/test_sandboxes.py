@@ -345,11 +345,11 @@ def test_a_run_that_takes_too_much_memory_costs_its_worker_at_most(repository, b
             assert infer(server, "mock", ZEROS).status == 200
 
 
-def external(location):
+def external(location, width=4):
     """`y` is `x` and as many ones, which lie in another file; that file's bytes."""
-    ones = np.ones(4, np.float32)
-    model = graph([helper.make_node("Add", ["x", "ones"], ["y"])], [("x", "FP32", ["n", 4])], [("y", "FP32", ["n", 4])],
-                  [numpy_helper.from_array(ones, "ones")])
+    ones = np.ones(width, np.float32)
+    tensors = [("x", "FP32", ["n", width])], [("y", "FP32", ["n", width])]
+    model = graph([helper.make_node("Add", ["x", "ones"], ["y"])], *tensors, [numpy_helper.from_array(ones, "ones")])
     [tensor_] = model.graph.initializer
     tensor_.ClearField("raw_data")
     tensor_.data_location = TensorProto.EXTERNAL
@@ -399,6 +399,26 @@ def test_a_worker_opens_no_file_of_another_model(repository):
         assert (answer.status == 200) != has_landlock(), answer.body
         assert ("Permission denied" in server.log) == has_landlock()
         assert ("the kernel has no Landlock of" in server.log) != has_landlock()
+
+
+def test_a_file_that_is_cut_short_ends_its_worker_alone(repository):
+    """The embedded engine uses weights where their file is mapped: pages that are gone end the process that reads them."""
+    width = 1 << 16
+    model, data = external("ones", width)
+    repository.onnx("m", model, config=f'backend: "embedded" {PROCESS} {ONE}')
+    repository.mock("other", config=PROCESS)
+    file = repository.path / "m/1/ones"
+    file.write_bytes(data)
+    with Server(repository, "--weight-cache=off") as server:
+        given = np.zeros(width, "<f4").tobytes()
+        inputs = [tensor("x", "FP32", [1, width], binary_data_size=len(given))]
+        assert infer(server, "m", inputs, given).status == 200
+        os.truncate(file, 0)
+        answer = infer(server, "m", inputs, given)
+        assert (answer.status, answer.error) == (
+            500, "the worker process of model `m` ended by signal 7 (SIGBUS) while it ran this batch")
+        assert infer(server, "other", ZEROS).status == 200
+        wait_until(lambda: get(server, "/v2/models/m/ready").status != 200, "it is not ready")
 
 
 def test_workers_go_with_instances_models_and_the_server(repository):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from http_client import post
 from process import wait_until
 from server import BINARY, ROOT, Server, run
 from weights import config, files, generate, outputs
@@ -235,4 +236,23 @@ def test_a_form_that_somebody_changed_is_mended(repository, tmp_path, expected, 
         assert outputs(server, "bert-tiny") == answer
         if what == "a tensor changed":
             assert "is made anew: " in server.log
+    assert files(cache) == whole
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_files_that_are_cut_short_under_a_model_do_not_touch_it(repository, tmp_path, expected, isolation):
+    """Once its weights are in the store nothing of a model depends on the cache; the next load mends that."""
+    answer, whole = expected("bert-tiny", isolation)
+    cache = tmp_path / "undisturbed"
+    explicit = ["--model-control-mode=explicit", "--load-model=m", "--session-keep-alive-secs=0", "--store-keep-alive-secs=0"]
+    with Server(repository, weights(cache), *explicit) as server:
+        if isolation == "thread":
+            server.wait_for("are in the tensor store, after")
+        for path in (cache / "v1").rglob("*"):
+            if path.is_file() and path.stat().st_size > 4096:
+                os.truncate(path, 0)
+        assert outputs(server, "bert-tiny") == answer
+        for name in ("unload", "load"):
+            assert post(server, f"/v2/repository/models/m/{name}").status == 200
+        assert outputs(server, "bert-tiny") == answer
     assert files(cache) == whole

@@ -64,14 +64,14 @@ impl Node {
         let node = Self {
             directory: tempfile::tempdir().expect("directory"),
         };
-        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models/m cache/v1/models/n cache/v1/tensors/00 \
+        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models/m cache/v1/models/n cache/v1/tensors/00 cache/v1/stamps \
             cache/v1/tenants/t/v1/models library aside";
         for directory in directories.split(' ') {
             fs::create_dir_all(node.path(directory)).expect("directory");
         }
         let files = "m/1/model.onnx m/1/sub/data n/1/model.onnx library/lib.so.1 library/libother.so library/notes \
             cache/v1/models/m/graph cache/v1/models/n/graph cache/v1/tensors/00/m cache/v1/tensors/00/n \
-            cache/v1/tenants/t/v1/models/graph aside/weights aside/secret mine";
+            cache/v1/tenants/t/v1/models/graph cache/v1/secret aside/weights aside/secret mine";
         for file in files.split_whitespace() {
             fs::write(node.path(file), file).expect("file");
         }
@@ -268,6 +268,11 @@ fn of_the_cache_a_worker_reads_its_own_form_alone() {
             fs::hard_link(at("cache/v1/tensors/00/n"), at("m/1/mine")).is_err(),
             refused(symlink(at("cache/v1/tensors/00/n"), at("m/1/mine"))),
             refused(fs::create_dir(at("cache/v1/models/fresh"))),
+            // What others believe without looking: that a tensor was found whole, and what a model's file holds.
+            refused(fs::write(at("cache/v1/models/m/seen"), "forged")),
+            refused(fs::write(at("cache/v1/stamps/0"), "forged")),
+            refused(fs::write(at("cache/v1/secret"), "forged")),
+            read("cache/v1/secret"),
         ];
         let directories = "cache cache/v1 cache/v1/models cache/v1/models/m cache/v1/models/n cache/v1/tensors \
             cache/v1/tensors/00 cache/v1/tmp cache/v1/tenants cache/v1/tenants/t";
@@ -277,7 +282,7 @@ fn of_the_cache_a_worker_reads_its_own_form_alone() {
     });
     // Without Landlock some of these get into each other's way.
     if since(2) {
-        assert_eq!(tried, (vec![true; 21], [true; 2]));
+        assert_eq!(tried, (vec![true; 25], [true; 2]));
     }
 }
 
