@@ -18,6 +18,10 @@ impl Key {
         }
         Self(*hasher.finalize().as_bytes())
     }
+
+    pub(crate) const fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
 }
 
 impl fmt::Display for Key {

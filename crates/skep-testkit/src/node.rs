@@ -40,6 +40,7 @@ impl Node {
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
                 runs_from_cache: false,
+                bakes: true,
                 keep_unloaded: Duration::ZERO,
             },
             root,
