@@ -2,11 +2,11 @@
 //! go on without it when anything goes wrong.
 //!
 //! ```text
-//! load --> form known?  no --> loaded as it is; with `Weights::bakes` Bakes::make first, kept in the cache
+//! load --> form known?  no --> loaded as it is; with [`Baking::First`] Bakes::make first, kept in the cache
 //!               |
 //!               v
 //!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
-//!               damaged --> removed; made again, once, with `Weights::bakes`
+//!               damaged --> removed; made again, once, with [`Baking::First`]
 //!               anything else that fails --> a warning, and the model is loaded as it is
 //!
 //! plan --> is a form missing, and what does it take?      for whoever bakes behind a model that runs:
@@ -24,7 +24,7 @@ use skep_cache::{Begun, CacheError, Claim, Content, Form, Found, Key, Making, Pa
 use skep_onnx::OnnxModel;
 use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
-use crate::{BackendError, Baked, Weights};
+use crate::{BackendError, Baked, Baking, Weights};
 
 /// Models with less are loaded as they are: what there is to share is less than what a form costs.
 const MIN_MODEL_BYTES: u64 = 1 << 20;
@@ -207,7 +207,7 @@ pub fn load<T>(
         };
         match open(&form) {
             Ok(loaded) => return Some(loaded),
-            Err(Failure::Damaged(why)) if weights.bakes => {
+            Err(Failure::Damaged(why)) if weights.baking == Baking::First => {
                 tracing::warn!("the baked form of `{path}` is made anew: {why}");
             }
             Err(Failure::Damaged(why) | Failure::Unusable(why)) => {
@@ -321,13 +321,13 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
 /// # Errors
 /// Why it could not be made this time.
 fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
-    let effort = match weights.bakes {
-        true => Effort::Always,
-        false => Effort::IfWorthwhile,
+    let effort = match weights.baking {
+        Baking::First => Effort::Always,
+        Baking::Behind | Baking::Never => Effort::IfWorthwhile,
     };
     let (key, content) = match find(subject, weights, effort)? {
         Known::Answer(answer) => return Ok(answer),
-        Known::Nothing(key, content) if weights.bakes => (key, content),
+        Known::Nothing(key, content) if weights.baking == Baking::First => (key, content),
         Known::Nothing(..) | Known::Unread => {
             return Ok(Answer::AsItIs("it has not been baked".to_owned()));
         }

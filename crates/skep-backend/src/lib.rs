@@ -86,12 +86,23 @@ pub struct Weights {
     /// Whether a model may run on the cache's files until its weights are in the store. Otherwise they are there before it is
     /// loaded, as they are in any case with a backend that knows no other way.
     pub runs_from_cache: bool,
-    /// Whether a load makes the form of a model that has none, before it goes on. Otherwise the model is loaded as it is, and
-    /// its form is made behind it, or not at all.
-    pub bakes: bool,
+    /// When the form of a model that has none is made.
+    pub baking: Baking,
     /// For how long a backend may keep what it made of a model that is unloaded, and with that its weights, in case that is
     /// loaded again.
     pub keep_unloaded: Duration,
+}
+
+/// When the form of a model that has none is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Baking {
+    /// By the load, before it goes on.
+    First,
+    /// Behind the model, which is loaded as it is and runs meanwhile.
+    Behind,
+    /// Not by loads: those that are there are used.
+    #[default]
+    Never,
 }
 
 /// What became of a model that was to be baked.

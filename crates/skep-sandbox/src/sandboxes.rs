@@ -15,7 +15,7 @@ use std::{
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
+    Backend, BackendError, Baking, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
 };
 use skep_store::LoadOrder;
 
@@ -41,7 +41,7 @@ const OWN_HEAP: [(&str, &str); 2] = [
 ];
 
 /// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. Where loads bake ([`Weights::bakes`]), what is to be baked first is baked in a process of its
+/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of its
 /// own, which may write files; workers read the result, and take weights from the tensor store, to which each gets a
 /// connection. Each process has `limit` for its loading or baking, where there is one, and is ended after that.
 ///
@@ -55,7 +55,9 @@ pub fn load(
 ) -> Result<Arc<dyn Model>, BackendError> {
     say_if_files_are_open();
     let starter = Starter::new(backend, request, limit)?;
-    let bakes = request.weights.is_some_and(|weights| weights.bakes);
+    let bakes = request
+        .weights
+        .is_some_and(|weights| weights.baking == Baking::First);
     if bakes {
         bake::if_possible(backend, request, limit);
     }

@@ -26,7 +26,8 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights, panic_text,
+    Backend, BackendError, Baking, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
+    panic_text,
 };
 use skep_cache::{Cache, Making};
 use skep_config::{Context, ModelConfig};
@@ -237,7 +238,7 @@ fn weights_of(
         },
         // Once the model is loaded no file can be opened any more.
         runs_from_cache: false,
-        bakes: false,
+        baking: Baking::Never,
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
     }))
