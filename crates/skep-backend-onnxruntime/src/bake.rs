@@ -194,13 +194,12 @@ impl Subject<'_> {
     /// file by itself.
     fn session(&self, source: &Outside, mut options: SessionOptions) -> Result<Session, ApiError> {
         let runtime = self.backend.runtime;
-        let directory = self.path.parent().unwrap_or(Path::new(""));
-        options.external_data_in(directory)?;
+        options.external_data_in(&source.directory)?;
         let made = Session::from_bytes(runtime, &source.message, &options);
         made.or_else(|error| {
             let path = self.path.display();
             let why = error.message;
-            tracing::debug!("`{path}` is read whole to be baked: {why}");
+            tracing::warn!("`{path}` is read whole to be baked: {why}");
             Session::from_file(runtime, self.path, &options)
         })
     }
@@ -396,12 +395,20 @@ impl Subject<'_> {
 /// that holds them it makes copies, up to three of each.
 struct Outside {
     message: Vec<u8>,
+    /// Of these files.
+    directory: PathBuf,
 }
 
 impl Outside {
     fn of(subject: &Subject<'_>) -> Self {
         let mut proto = subject.onnx.proto().clone();
-        let name = subject.path.file_name().and_then(OsStr::to_str);
+        // The library follows no links to such files; where the model's own is all that there is, this does.
+        let path = match subject.onnx.external_files().is_empty() {
+            true => fs::canonicalize(subject.path).ok(),
+            false => None,
+        };
+        let path = path.unwrap_or_else(|| subject.path.to_owned());
+        let name = path.file_name().and_then(OsStr::to_str);
         // Tensors are slices of the mapped file.
         let file = subject.bytes;
         let tensors = proto
@@ -431,6 +438,7 @@ impl Outside {
         }
         Self {
             message: proto.encode_to_vec(),
+            directory: path.parent().unwrap_or(Path::new("")).to_owned(),
         }
     }
 }
