@@ -223,7 +223,8 @@ def test_a_tensor_that_somebody_changed_is_mended(node):
     whole = files(cache)
     largest = max((cache / "v1" / "tensors").glob("*/*"), key=lambda path: path.stat().st_size)
     largest.write_bytes(bytes(largest.stat().st_size))
-    with Daemon(sockets, *FILLS), Server(threads, f"--weight-cache={cache}", f"--store={sockets}") as server:
+    flags = [f"--weight-cache={cache}", f"--store={sockets}", "--weight-bake=foreground"]
+    with Daemon(sockets, *FILLS), Server(threads, *flags) as server:
         assert outputs(server, KIND) == expected
         assert "is made anew: " in server.log
         stored = sum(stored_tensors(cache).values())

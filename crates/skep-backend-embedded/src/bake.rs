@@ -14,13 +14,14 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
 use prost::Message as _;
 use skep_backend::{
     Weights,
-    baking::{self, Bakes, Failure, NoForm, Rest},
+    baking::{self, Bakes, Cost, Failure, NoForm, Rest},
     check_graph,
 };
 use skep_cache::{Form, Making, Part, Role};
@@ -81,6 +82,17 @@ impl Bakes for Subject<'_> {
     fn depends_on(&self) -> Vec<Vec<u8>> {
         let forgotten = self.forgotten.iter().map(|name| name.clone().into_bytes());
         std::iter::once(FORM.to_vec()).chain(forgotten).collect()
+    }
+
+    fn cost(&self) -> Cost {
+        let sizes = self.files.iter().filter_map(|file| fs::metadata(file).ok());
+        let bytes: u64 = sizes.map(|metadata| metadata.len()).sum();
+        Cost {
+            // Weights are used where they lie in the files unless they are not aligned there, and the engine copies some
+            // of what it is given.
+            memory_bytes: baking::BASE_BYTES + bytes,
+            disk_bytes: bytes,
+        }
     }
 
     fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {

@@ -23,7 +23,7 @@ use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, baking,
 };
-use skep_cache::Key;
+use skep_cache::{Claim, Found, Key, Making};
 use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
 use skep_types::{ModelSignature, TensorSpec};
@@ -62,7 +62,9 @@ impl Backend for Embedded {
         let level = request.config.execution().graph_optimization;
         let optimize = level != GraphOptimization::Disable;
         let baked = request.weights;
-        let loaded = match baked.and_then(|weights| subject.load_baked(weights, optimize)) {
+        let baked = baked.and_then(|weights| subject.load_baked(weights, optimize));
+        let is_baked = baked.is_some();
+        let loaded = match baked {
             Some(loaded) => loaded,
             None => subject.load(optimize).map_err(|error| match error.kind() {
                 LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
@@ -72,6 +74,7 @@ impl Backend for Embedded {
         let (inputs, outputs) = nodes(&loaded, &signature).map_err(invalid)?;
         Ok(Arc::new(EmbeddedModel {
             threads: threads(request),
+            is_baked,
             loaded,
             signature,
             inputs,
@@ -79,11 +82,26 @@ impl Backend for Embedded {
         }))
     }
 
-    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
-        let Some((weights, subject)) = request.weights.zip(decoded(request).ok()) else {
-            return true;
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
         };
-        baking::is_baked(&subject, weights)
+        let planned = baking::plan(&decoded(request)?, weights);
+        let path = request.file.path();
+        planned.map_err(|why| failure(ErrorKind::InvalidModel, path, &why))
+    }
+
+    fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
+        let (subject, _) = audited(request)?;
+        baking::make_form(&subject, making)
+    }
+
+    fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(Found::Nothing);
+        };
+        let published = baking::publish(&decoded(request)?, claim, weights);
+        published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
     fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {

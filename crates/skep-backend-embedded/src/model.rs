@@ -20,6 +20,8 @@ pub(crate) struct EmbeddedModel {
     pub(crate) outputs: Vec<NodeId>,
     /// Threads of a run.
     pub(crate) threads: usize,
+    /// Whether its weights are those of its baked form.
+    pub(crate) is_baked: bool,
 }
 
 impl Model for EmbeddedModel {
@@ -34,6 +36,10 @@ impl Model for EmbeddedModel {
 
     fn cpu_threads(&self) -> Option<NonZeroUsize> {
         NonZeroUsize::new(self.threads)
+    }
+
+    fn is_baked(&self) -> bool {
+        self.is_baked
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {

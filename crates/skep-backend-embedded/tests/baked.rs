@@ -12,6 +12,7 @@ use std::{
 
 use skep_backend::{
     Backend as _, BackendError, Baked, ErrorKind, LoadRequest, Model, ModelFile, Weights,
+    baking::Plan,
     conformance::{Graph, config, fp32, tensor},
 };
 use skep_backend_embedded::Embedded;
@@ -233,7 +234,7 @@ fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
         with_request(&path, "", Some(&node.weights), then)
     };
     let both = |request: &LoadRequest<'_>| {
-        let was_baked = Embedded.is_baked(request);
+        let was_baked = !matches!(Embedded.plan_form(request)?, Plan::Needed(_));
         Ok((was_baked, Embedded.bake(request)?))
     };
     let Ok((false, Baked::Made { bytes })) = with(both) else {

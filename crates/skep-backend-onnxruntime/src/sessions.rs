@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use skep_backend::Weights;
 use skep_cache::Key;
 use skep_config::ExecutionOptions;
@@ -52,7 +53,27 @@ impl PartialEq for Identity {
     }
 }
 
-/// A session that a model uses.
+/// The session that a model uses, until it goes over to another one.
+#[derive(Debug)]
+pub(crate) struct Current(ArcSwap<Shared>);
+
+impl Current {
+    pub(crate) fn new(session: Shared) -> Self {
+        Self(ArcSwap::from_pointee(session))
+    }
+
+    /// The session now. Whatever comes of it stays of this one.
+    pub(crate) fn get(&self) -> Guard<Arc<Shared>> {
+        self.0.load()
+    }
+
+    /// Goes over to another session: for runs that begin from now on.
+    pub(crate) fn replace(&self, session: Shared) {
+        self.0.store(Arc::new(session));
+    }
+}
+
+/// A session that models may share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     session: Arc<Session>,

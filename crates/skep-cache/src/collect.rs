@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Cache, CacheError, manifest::Manifest, stamps};
+use crate::{Cache, CacheError, FileContent, failures, manifest::Manifest, staging, stamps};
 
 /// What a cache holds, and what was removed from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ struct Entry {
     path: PathBuf,
     used: SystemTime,
     own_bytes: u64,
-    files: Vec<[u8; 32]>,
+    files: Vec<FileContent>,
     tensors: Vec<(OsString, u64)>,
 }
 
@@ -42,7 +42,8 @@ struct Kept {
 
 impl Cache {
     /// Removes the forms that were used longest ago until the rest fits the budget, whichever tenants' they are, and what no
-    /// form has: tensors, locks, and what is remembered of model files. `None` while somebody makes a form: the next call will do.
+    /// form has: tensors, locks, and what is remembered of model files. `None` while somebody publishes a form: the next call
+    /// will do.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -59,7 +60,7 @@ impl Cache {
         let parts = self.all_parts().map_err(fail)?;
         let mut locks = Vec::with_capacity(parts.len());
         for part in &parts {
-            match part.lock_alone()? {
+            match part.try_lock_file("lock", File::try_lock)? {
                 Some(lock) => locks.push(lock),
                 None => return Ok(None),
             }
@@ -67,7 +68,8 @@ impl Cache {
         let run = || -> io::Result<Collected> {
             let mut all = Vec::new();
             for (index, part) in parts.iter().enumerate() {
-                remove_abandoned(&part.root().join("tmp"))?;
+                // Whoever publishes something holds the lock that we have alone.
+                staging::remove_left_over(&part.root().join("tmp"), true)?;
                 all.extend(entries(index, &part.root().join("models"))?);
             }
             // Of equal times one order, whatever the directories'.
@@ -78,28 +80,11 @@ impl Cache {
                 collected.removed_bytes += sweep(index, &root.join("tensors"), &kept.tensors)?;
                 stamps::forget_others(&root.join("stamps"), &kept.files)?;
                 remove_locks(&root.join("making"), &root.join("models"))?;
+                failures::forget_old(&root.join("failures"), SystemTime::now())?;
             }
             Ok(collected)
         };
         run().map(Some).map_err(fail)
-    }
-
-    /// The directory's lock, held alone; `None` while somebody makes a form.
-    fn lock_alone(&self) -> Result<Option<File>, CacheError> {
-        let mut is_taken = false;
-        let lock = |file: &File| match file.try_lock() {
-            Ok(()) => Ok(()),
-            Err(fs::TryLockError::WouldBlock) => {
-                is_taken = true;
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        };
-        let locked = self.lock_file("lock", lock);
-        if is_taken {
-            return Ok(None);
-        }
-        locked.map(Some)
     }
 }
 
@@ -163,7 +148,8 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
         let stays = bytes <= budget_bytes && entry.used > SystemTime::UNIX_EPOCH;
         if stays || fs::remove_dir_all(&entry.path).is_err() {
             collected.kept_forms += 1;
-            kept.files.extend(&entry.files);
+            kept.files
+                .extend(entry.files.iter().map(|file| file.digest));
             continue;
         }
         collected.removed_forms += 1;
@@ -216,16 +202,6 @@ fn remove_locks(making: &Path, models: &Path) -> io::Result<()> {
         if !has_form && let Some(_locked) = opened().and_then(free) {
             let _ = fs::remove_file(&path);
         }
-    }
-    Ok(())
-}
-
-/// Removes what processes began to make that are gone: whoever makes something holds the lock that we have alone.
-fn remove_abandoned(tmp: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(tmp)? {
-        let path = entry?.path();
-        // It may be a file or a directory, and the directory of a form that is being forgotten goes by itself.
-        let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
     }
     Ok(())
 }

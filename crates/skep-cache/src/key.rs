@@ -27,8 +27,8 @@ impl Key {
 
     /// For another process.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub const fn bytes(&self) -> [u8; 32] {
+        self.0
     }
 }
 

@@ -19,6 +19,7 @@ use skep_types::{ModelName, ModelSignature, ModelVersion};
 use crate::{
     Device, RuntimeError, WaitingLimit,
     backends::{Backends, Choice},
+    bakery::{self, Order},
     driver::{Driver, Place},
     labels,
     model_file::{decode, defaults, open, signature},
@@ -316,6 +317,7 @@ impl Plan {
         ));
         let warmups = warmup::prepare(&config, &interface, self.source.directory())?;
         running.set_instances(config.instance_groups(), warmups)?;
+        self.bake_behind(&running, file, &config, options)?;
         Ok(LoadedVersion {
             interface,
             config,
@@ -325,6 +327,29 @@ impl Plan {
             load_duration: began.elapsed(),
             running,
         })
+    }
+
+    /// Has a version that is ready baked, where that is to take place behind it.
+    fn bake_behind(
+        &self,
+        running: &Running,
+        file: ModelFile,
+        config: &Arc<ModelConfig>,
+        options: &LoadOptions,
+    ) -> Result<(), RuntimeError> {
+        let Some(weights) = weights(config, options)? else {
+            return Ok(());
+        };
+        let order = Order {
+            backend: Arc::clone(&self.backend),
+            threads: request(&file, config, options, None).threads,
+            file,
+            config: Arc::clone(config),
+            weights,
+            model: Arc::downgrade(&running.model),
+        };
+        running.keep(bakery::order(order));
+        Ok(())
     }
 
     /// Opens the version's file and holds the configuration against it.

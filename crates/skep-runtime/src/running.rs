@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
     thread,
 };
 
@@ -17,6 +17,7 @@ use skep_scheduler::InstanceId;
 
 use crate::{
     RuntimeError,
+    bakery::Ordered,
     driver::Driver,
     instance::Worker,
     profile,
@@ -68,6 +69,8 @@ pub(crate) struct Running {
     /// The repository's path where names need not be unique.
     pub(crate) namespace: Option<Arc<str>>,
     members: Arc<Members>,
+    /// Baking behind it, which ends with it.
+    baking: OnceLock<Ordered>,
     life: Arc<Life>,
 }
 
@@ -99,7 +102,15 @@ impl Running {
             source,
             namespace,
             members: Arc::default(),
+            baking: OnceLock::new(),
             life,
+        }
+    }
+
+    /// Keeps an order to bake it, which is given up when this is dropped. At most once.
+    pub(crate) fn keep(&self, order: Option<Ordered>) {
+        if let Some(order) = order {
+            let _ = self.baking.set(order);
         }
     }
 

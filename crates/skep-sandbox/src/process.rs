@@ -106,6 +106,11 @@ impl Process {
         self.ended.load(Ordering::Relaxed)
     }
 
+    /// For whoever may want to end it while somebody else waits for it.
+    pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
+        self.handle.try_clone()
+    }
+
     fn kill(&self) {
         // One that has ended takes no signal any more.
         let _was_there = pidfd_send_signal(&self.handle, Signal::KILL).is_ok();

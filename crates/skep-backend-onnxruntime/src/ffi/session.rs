@@ -125,6 +125,15 @@ impl SessionOptions {
         self.set(|raw| unsafe { (api.SetOptimizedModelFilePath)(raw, path.as_ptr()) })
     }
 
+    /// Files that a message names for its tensors lie in this directory.
+    pub(crate) fn external_data_in(&mut self, directory: &Path) -> Result<(), ApiError> {
+        // The library takes an empty one for none.
+        let named = directory.as_os_str().is_empty();
+        let directory = path_text(if named { Path::new(".") } else { directory })?;
+        let key = c"session.model_external_initializers_file_folder_path";
+        self.entry(key, &directory)
+    }
+
     /// These weights take the place of the graph's of the same names, where they lie. At most once.
     pub(crate) fn weights(&mut self, weights: Arc<Weights>) -> Result<(), ApiError> {
         let api = self.runtime.api();
@@ -190,6 +199,32 @@ impl Session {
             (runtime.api().CreateSession)(
                 runtime.environment.as_ptr(),
                 path.as_ptr(),
+                options.raw.as_ptr(),
+                &raw mut raw,
+            )
+        };
+        check(runtime.api(), status)?;
+        Ok(Self {
+            runtime,
+            raw: filled(raw),
+            weights: options.weights.clone(),
+        })
+    }
+
+    /// Loads the model of this message; its external data lies in the directory that the options name
+    /// ([`SessionOptions::external_data_in`]).
+    pub(crate) fn from_bytes(
+        runtime: &'static Runtime,
+        message: &[u8],
+        options: &SessionOptions,
+    ) -> Result<Self, ApiError> {
+        let mut raw: *mut OrtSession = ptr::null_mut();
+        // SAFETY: environment and options are live; the message has that many bytes, and the library keeps none of them.
+        let status = unsafe {
+            (runtime.api().CreateSessionFromArray)(
+                runtime.environment.as_ptr(),
+                message.as_ptr().cast(),
+                message.len(),
                 options.raw.as_ptr(),
                 &raw mut raw,
             )
@@ -288,6 +323,30 @@ impl Drop for RunOptions {
 }
 
 impl RunOptions {
+    /// The library's defaults.
+    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
+        let api = runtime.api();
+        let mut raw: *mut OrtRunOptions = ptr::null_mut();
+        // SAFETY: the out parameter is valid for writing.
+        check(api, unsafe { (api.CreateRunOptions)(&raw mut raw) })?;
+        Ok(Self {
+            runtime,
+            raw: filled(raw),
+        })
+    }
+
+    /// Ends runs with these options, at their next operator, for good.
+    pub(crate) fn terminate(&self) {
+        let api = self.runtime.api();
+        // SAFETY: the options are live; the call sets the flag that is made to be set while runs go on.
+        let ended = check(api, unsafe {
+            (api.RunOptionsSetTerminate)(self.raw.as_ptr())
+        });
+        if let Err(error) = ended {
+            tracing::warn!("a run cannot be ended: {}", error.message);
+        }
+    }
+
     /// Options with one configuration entry.
     pub(crate) fn with_entry(
         runtime: &'static Runtime,
@@ -295,13 +354,7 @@ impl RunOptions {
         value: &CStr,
     ) -> Result<Self, ApiError> {
         let api = runtime.api();
-        let mut raw: *mut OrtRunOptions = ptr::null_mut();
-        // SAFETY: the out parameter is valid for writing.
-        check(api, unsafe { (api.CreateRunOptions)(&raw mut raw) })?;
-        let options = Self {
-            runtime,
-            raw: filled(raw),
-        };
+        let options = Self::new(runtime)?;
         // SAFETY: the options are live; both texts are copied by the call.
         check(api, unsafe {
             (api.AddRunConfigEntry)(options.raw.as_ptr(), key.as_ptr(), value.as_ptr())

@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::{FormFiles, Kept},
+    message::{Bake, FormFiles, Kept},
     worker::landlock::{restrict, version},
 };
 
@@ -64,14 +64,14 @@ impl Node {
         let node = Self {
             directory: tempfile::tempdir().expect("directory"),
         };
-        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models/m cache/v1/models/n cache/v1/tensors/00 cache/v1/stamps \
-            cache/v1/tenants/t/v1/models library aside";
+        let directories = "m/1/sub n/1 cache/v1/tmp/bake-m/tensors cache/v1/tmp/bake-n cache/v1/models/m \
+            cache/v1/models/n cache/v1/tensors/00 cache/v1/stamps cache/v1/tenants/t/v1/models library aside";
         for directory in directories.split(' ') {
             fs::create_dir_all(node.path(directory)).expect("directory");
         }
         let files = "m/1/model.onnx m/1/sub/data n/1/model.onnx library/lib.so.1 library/libother.so library/notes \
             cache/v1/models/m/graph cache/v1/models/n/graph cache/v1/tensors/00/m cache/v1/tensors/00/n \
-            cache/v1/tenants/t/v1/models/graph cache/v1/secret aside/weights aside/secret mine";
+            cache/v1/tenants/t/v1/models/graph cache/v1/tmp/bake-n/graph cache/v1/secret aside/weights aside/secret mine";
         for file in files.split_whitespace() {
             fs::write(node.path(file), file).expect("file");
         }
@@ -93,7 +93,7 @@ impl Node {
             library: Some(bytes("lib.so")),
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
-            weights: Some(Kept {
+            weights: (!bakes).then(|| Kept {
                 directory: bytes("cache"),
                 form: (!bakes).then(|| FormFiles {
                     key: [0; 32],
@@ -101,7 +101,11 @@ impl Node {
                 }),
                 budget_bytes: 0,
                 random_order: false,
-                bakes,
+            }),
+            bake: bakes.then(|| Bake {
+                directory: bytes("cache/v1/tmp/bake-m"),
+                budget_bytes: 0,
+                behind: None,
             }),
             threads: 1,
             intra_op_threads: None,
@@ -161,12 +165,16 @@ fn a_model_is_read_and_no_other_file_of_the_user() {
             "m/1/weights",
             "library/lib.so.1",
             "library/libother.so",
-            "cache/v1/models/m/graph",
-            "cache/v1/tensors/00/m",
         ] {
             assert!(read(name).is_ok(), "{name}");
         }
+        // Baking sees no form, its own predecessors included.
+        for name in OWN_FORM {
+            assert_eq!(refused(read(name)), bakes && since(2), "{name}");
+        }
         for name in [
+            "cache/v1/models/n/graph",
+            "cache/v1/tmp/bake-n/graph",
             "n/1/model.onnx",
             "aside/secret",
             "m/1/all/secret",
@@ -207,12 +215,12 @@ fn what_libraries_look_up_is_there() {
 }
 
 #[test]
-fn who_bakes_writes_into_the_cache_and_nowhere_else() {
+fn who_bakes_writes_into_its_directory_and_nowhere_else() {
     let node = Node::new();
     let reach = node.reach(true);
     let (made, place) = (
-        node.path("cache/v1/tmp/made"),
-        node.path("cache/v1/models/made"),
+        node.path("cache/v1/tmp/bake-m/made"),
+        node.path("cache/v1/tmp/bake-m/tensors/made"),
     );
     let inside = || -> io::Result<()> {
         fs::create_dir(&made)?;
@@ -222,7 +230,7 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
         fs::remove_file(place.join("graph"))?;
         fs::remove_dir(&place)
     };
-    under(&reach, inside).expect("in the cache");
+    under(&reach, inside).expect("in its directory");
 
     let (secret, fresh) = (node.path("aside/secret"), node.path("aside/fresh"));
     let (kept, model) = (node.path(OWN_FORM[0]), node.path("m/1/model.onnx"));
@@ -233,6 +241,8 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
             refused(File::options().append(true).open(&secret)),
             refused(File::options().write(true).truncate(true).open(&model)),
             refused(fs::rename(&kept, &fresh)),
+            refused(File::create(node.path("cache/v1/models/fresh"))),
+            refused(File::options().append(true).open(&kept)),
             fs::hard_link(&secret, &made).is_err(),
             refused(symlink(&secret, &made)),
             refused(fs::remove_file(&secret)),
@@ -240,7 +250,7 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
     });
     // Without Landlock some of these get into each other's way.
     if since(2) {
-        assert_eq!(tried, [true; 8]);
+        assert_eq!(tried, [true; 10]);
         assert_eq!(fs::read(&secret).expect("there"), b"aside/secret");
     }
 }

@@ -1,13 +1,16 @@
 //! What a worker process does before anything else.
 #![allow(
     unsafe_code,
-    reason = "closing descriptors by their numbers ends whatever owns them (invariant 5)"
+    reason = "closing descriptors by their numbers ends whatever owns them, and priorities are system calls that nothing else makes (invariant 5)"
 )]
 
-use std::{fs, io};
+use std::{fs, io, ptr};
 
 use rustix::{
-    process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit},
+    process::{
+        Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process,
+        setrlimit,
+    },
     thread::set_no_new_privs,
 };
 
@@ -84,6 +87,37 @@ fn data_bytes(status: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmData:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib.saturating_mul(1024))
+}
+
+/// The lowest priority that the first of the kernel's schedulers knows.
+const NICEST: i32 = 19;
+
+/// `IOPRIO_WHO_PROCESS`, and `IOPRIO_CLASS_IDLE` in its place.
+const PROCESS: libc::c_long = 1;
+const IDLE: libc::c_long = 3 << 13;
+
+/// The kernel ends the process with the highest one first when memory is short.
+const OOM_SCORE: &str = "1000";
+
+/// Takes the processor and the disk only while nobody else wants them, and goes first where memory is short. What takes more
+/// than `seconds` of the processor is ended.
+///
+/// # Errors
+/// When the kernel does not take the limit. That a priority cannot be changed costs others some time, and is no error.
+pub(super) fn let_others_go_first(seconds: u64) -> io::Result<()> {
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+    let _ = setpriority_process(None, NICEST);
+    let idle = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads a structure of the kind that it is told; 0 is this thread, the only one so far, and those that
+    // it starts inherit it.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, ptr::from_ref(&idle)) };
+    // SAFETY: the kernel looks at no memory.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, 0 as libc::c_long, IDLE) };
+    let limit = Rlimit {
+        current: Some(seconds),
+        maximum: Some(seconds),
+    };
+    Ok(setrlimit(Resource::Cpu, limit)?)
 }
 
 /// Makes sure that what is decided for this thread is decided for all that there will be: they are started by it.
