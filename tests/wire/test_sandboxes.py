@@ -48,6 +48,12 @@ def infer_json(server, model, inputs):
     return answer.json["outputs"]
 
 
+def limit(pid, name):
+    """A limit of a process, as `/proc` shows it; the soft one."""
+    [line] = [line for line in Path(f"/proc/{pid}/limits").read_text().splitlines() if line.startswith(name)]
+    return line.removeprefix(name).split()[0]
+
+
 def kill_idle(server, model):
     """Kills the server's one worker, and waits until the server knows."""
     [pid] = workers(server)
@@ -308,6 +314,11 @@ def test_workers_have_few_rights_and_nothing_of_the_servers(repository):
                 assert os.readlink(f"/proc/{pid}/fd/0").startswith("socket:")
                 assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
                 assert os.readlink(f"/proc/{pid}/fd/2").startswith("pipe:")
+                # The kernel ends them before it ends the server, and they leave no image of their memory.
+                adjusted = [int(Path(f"/proc/{process}/oom_score_adj").read_text()) for process in (server.process.pid, pid)]
+                assert adjusted[1] == min(adjusted[0] + 500, 1000)
+                assert limit(pid, "Max core file size") == "0"
+                assert limit(pid, "Max data size") == limit(server.process.pid, "Max data size")
                 assert b"SECRET" not in Path(f"/proc/{pid}/environ").read_bytes()
                 assert os.getpgid(pid) != os.getpgid(server.process.pid)
     finally:
@@ -315,11 +326,30 @@ def test_workers_have_few_rights_and_nothing_of_the_servers(repository):
         os.close(write)
 
 
-def external(location):
+@pytest.mark.parametrize("backend", ["onnxruntime", "embedded"])
+def test_a_run_that_takes_too_much_memory_costs_its_worker_at_most(repository, backend):
+    """`n` decides how much the run needs: no library that lacks memory takes the server, or all that there is."""
+    node = helper.make_node("ConstantOfShape", ["n"], ["y"])
+    model = graph([node], [("n", "INT64", [1])], [("y", "FP32", ["m"])])
+    bounded = 'parameters { key: "max_run_memory" value { string_value: "64 MiB" } }'
+    tensors = 'input { name: "n" data_type: TYPE_INT64 dims: 1 } output { name: "y" data_type: TYPE_FP32 dims: -1 }'
+    repository.onnx("m", model, config=f'backend: "{backend}" {tensors} {PROCESS} {ONE} {bounded}')
+    repository.mock(config=PROCESS)
+    with Server(repository) as server:
+        assert limit(workers(server)[0], "Max data size") != "unlimited" or limit(
+            workers(server)[1], "Max data size") != "unlimited"
+        for _ in range(2):
+            assert infer_json(server, "m", [tensor("n", "INT64", [1], [3])])[0]["data"] == [0, 0, 0]
+            # A GiB.
+            assert infer(server, "m", [tensor("n", "INT64", [1], [1 << 28])]).status != 200
+            assert infer(server, "mock", ZEROS).status == 200
+
+
+def external(location, width=4):
     """`y` is `x` and as many ones, which lie in another file; that file's bytes."""
-    ones = np.ones(4, np.float32)
-    model = graph([helper.make_node("Add", ["x", "ones"], ["y"])], [("x", "FP32", ["n", 4])], [("y", "FP32", ["n", 4])],
-                  [numpy_helper.from_array(ones, "ones")])
+    ones = np.ones(width, np.float32)
+    tensors = [("x", "FP32", ["n", width])], [("y", "FP32", ["n", width])]
+    model = graph([helper.make_node("Add", ["x", "ones"], ["y"])], *tensors, [numpy_helper.from_array(ones, "ones")])
     [tensor_] = model.graph.initializer
     tensor_.ClearField("raw_data")
     tensor_.data_location = TensorProto.EXTERNAL
@@ -369,6 +399,26 @@ def test_a_worker_opens_no_file_of_another_model(repository):
         assert (answer.status == 200) != has_landlock(), answer.body
         assert ("Permission denied" in server.log) == has_landlock()
         assert ("the kernel has no Landlock of" in server.log) != has_landlock()
+
+
+def test_a_file_that_is_cut_short_ends_its_worker_alone(repository):
+    """The embedded engine uses weights where their file is mapped: pages that are gone end the process that reads them."""
+    width = 1 << 16
+    model, data = external("ones", width)
+    repository.onnx("m", model, config=f'backend: "embedded" {PROCESS} {ONE}')
+    repository.mock("other", config=PROCESS)
+    file = repository.path / "m/1/ones"
+    file.write_bytes(data)
+    with Server(repository, "--weight-cache=off") as server:
+        given = np.zeros(width, "<f4").tobytes()
+        inputs = [tensor("x", "FP32", [1, width], binary_data_size=len(given))]
+        assert infer(server, "m", inputs, given).status == 200
+        os.truncate(file, 0)
+        answer = infer(server, "m", inputs, given)
+        assert (answer.status, answer.error) == (
+            500, "the worker process of model `m` ended by signal 7 (SIGBUS) while it ran this batch")
+        assert infer(server, "other", ZEROS).status == 200
+        wait_until(lambda: get(server, "/v2/models/m/ready").status != 200, "it is not ready")
 
 
 def test_workers_go_with_instances_models_and_the_server(repository):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -179,7 +180,11 @@ def test_a_worker_is_made_anew_without_a_daemon_and_shares_again_with_one(node):
         assert stat(sockets)["misses"] == 0
 
 
-def test_a_worker_is_made_anew_though_the_daemon_dies_meanwhile(node):
+DONE = struct.pack("<IBQ", 9, 131, 0)
+
+
+@pytest.mark.parametrize("who", ["server", "worker"])
+def test_a_worker_is_made_anew_though_the_daemon_dies_meanwhile(node, who):
     _, sandboxes, expected, cache, sockets = node
     flags = [f"--weight-cache={cache}", f"--store={sockets}"]
     with Daemon(sockets, *FILLS) as daemon, Server(sandboxes, *flags) as server:
@@ -190,10 +195,16 @@ def test_a_worker_is_made_anew_though_the_daemon_dies_meanwhile(node):
             lose_worker(server)
             with ThreadPoolExecutor(1) as pool:
                 answer = pool.submit(outputs, server, KIND)
-                # It hangs up on the worker, which the server connected.
-                listener.accept()[0].close()
+                # The server says what the worker may ask for; then it hands the connection on.
+                with listener.accept()[0] as connection:
+                    if who == "worker":
+                        [length] = struct.unpack("<I", connection.recv(4, socket.MSG_WAITALL))
+                        restriction = connection.recv(length, socket.MSG_WAITALL)
+                        assert (restriction[0], restriction[1:9]) == (9, b"skepstor")
+                        connection.sendall(DONE)
                 assert answer.result() == expected
-        server.wait_for("model `m` is loaded without its baked form: the tensor store: ")
+        where = " in a worker process" if who == "server" else ""
+        server.wait_for(f"model `m` is loaded without its baked form{where}: the tensor store: ")
 
 
 def test_a_model_that_is_loaded_while_there_is_no_daemon_runs_on_files(node):
@@ -212,7 +223,8 @@ def test_a_tensor_that_somebody_changed_is_mended(node):
     whole = files(cache)
     largest = max((cache / "v1" / "tensors").glob("*/*"), key=lambda path: path.stat().st_size)
     largest.write_bytes(bytes(largest.stat().st_size))
-    with Daemon(sockets, *FILLS), Server(threads, f"--weight-cache={cache}", f"--store={sockets}") as server:
+    flags = [f"--weight-cache={cache}", f"--store={sockets}", "--weight-bake=foreground"]
+    with Daemon(sockets, *FILLS), Server(threads, *flags) as server:
         assert outputs(server, KIND) == expected
         assert "is made anew: " in server.log
         stored = sum(stored_tensors(cache).values())

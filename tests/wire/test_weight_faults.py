@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from http_client import post
 from process import wait_until
 from server import BINARY, ROOT, Server, run
 from weights import config, files, generate, outputs
@@ -29,13 +30,19 @@ def limited(file_bytes, dies=False):
     return ["sh", "-c", f'{ignore}ulimit -c 0; ulimit -f {file_bytes // 512}; exec "$@"', "sh"]
 
 
-def weights(directory):
+def weights(directory, bakes="foreground"):
+    """A cache, and when models are baked: by default before they are loaded."""
+    return [f"--weight-cache={directory}", f"--weight-bake={bakes}"]
+
+
+def cache_of(directory):
+    """The same for `skep bake`, which always bakes."""
     return f"--weight-cache={directory}"
 
 
 def bake(repository, directory):
     """The states of the models' versions."""
-    outcome = run("bake", "--json", weights(directory), repository)
+    outcome = run("bake", "--json", cache_of(directory), repository)
     assert outcome.returncode == 0, outcome.stderr
     return [row["state"] for row in json.loads(outcome.stdout)]
 
@@ -60,10 +67,10 @@ def test_a_disk_that_is_full_is_warned_of_and_not_remembered(
         repository, tmp_path, expected, kind, file_bytes, isolation):
     answer, whole = expected(kind, isolation)
     cache = tmp_path / "weights"
-    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(file_bytes)) as server:
+    with Server(repository, *weights(cache), env=home(tmp_path), prefix=limited(file_bytes)) as server:
         assert outputs(server, kind) == answer
         in_process = isolation == "process"
-        said = "`m` is loaded as it is: " if in_process else "model.onnx` is loaded without a baked form: "
+        said = "model `m` was not baked: " if in_process else "model.onnx` is loaded without a baked form: "
         warnings = [line for line in server.lines if said in line]
         assert len(warnings) == 1, server.log
         assert "cannot lock" not in server.log
@@ -71,7 +78,7 @@ def test_a_disk_that_is_full_is_warned_of_and_not_remembered(
         assert "File too large" in warnings[0] or "external initializers" in warnings[0]
         assert "SIGKILL" not in server.log
     assert not any(path.startswith(("models", "tmp")) for path in files(cache))
-    with Server(repository, weights(cache)) as server:
+    with Server(repository, *weights(cache)) as server:
         assert outputs(server, kind) == answer
     assert files(cache) == whole
 
@@ -81,14 +88,14 @@ def test_a_store_without_memory_is_warned_of_and_does_without(repository, expect
     """Memory files are under the same bound."""
     answer, whole = expected("bert-tiny", isolation)
     cache = tmp_path / "undisturbed"
-    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(1 << 20)) as server:
+    with Server(repository, *weights(cache), env=home(tmp_path), prefix=limited(1 << 20)) as server:
         if isolation == "process":
             assert "is loaded without its baked form: the tensor store: " in server.log
         else:
             server.wait_for("stay in the cache's files: the tensor store: ")
         assert outputs(server, "bert-tiny") == answer
     assert files(cache) == whole
-    with Server(repository, weights(cache)) as server:
+    with Server(repository, *weights(cache)) as server:
         assert outputs(server, "bert-tiny") == answer
         assert "without its baked form" not in server.log
 
@@ -98,11 +105,11 @@ def test_what_a_server_left_that_died_while_it_baked_is_baked_anew_and_removed(
         repository, tmp_path, expected, kind, file_bytes):
     answer, whole = expected(kind)
     cache = tmp_path / "weights"
-    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(file_bytes, dies=True), until=None) as server:
+    with Server(repository, *weights(cache), env=home(tmp_path), prefix=limited(file_bytes, dies=True), until=None) as server:
         assert server.wait() == -signal.SIGXFSZ
     left = {Path(path).parts[0] for path in files(cache)}
-    assert left == ({"tmp"} if kind == "bert-tiny" else {"tmp", "tensors"})
-    with Server(repository, weights(cache)) as server:
+    assert left == {"tmp"}
+    with Server(repository, *weights(cache)) as server:
         assert outputs(server, kind) == answer
         assert "baked `" in server.log
     assert files(cache) == whole
@@ -111,10 +118,10 @@ def test_what_a_server_left_that_died_while_it_baked_is_baked_anew_and_removed(
 def test_a_model_whose_baking_dies_in_a_sandbox_is_served_all_the_same(repository, tmp_path, expected):
     answer, whole = expected("bert-tiny", "process")
     cache = tmp_path / "weights"
-    with Server(repository, weights(cache), env=home(tmp_path), prefix=limited(1 << 20, dies=True)) as server:
+    with Server(repository, *weights(cache), env=home(tmp_path), prefix=limited(1 << 20, dies=True)) as server:
         assert outputs(server, "bert-tiny") == answer
         assert "model `m` was not baked: " in server.log
-    with Server(repository, weights(cache)) as server:
+    with Server(repository, *weights(cache)) as server:
         assert outputs(server, "bert-tiny") == answer
     assert files(cache) == whole
 
@@ -127,12 +134,12 @@ def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, ex
     other.mkdir()
     other.chmod(0o777)
     for directory in (cache, other):
-        with Server(repository, weights(directory)) as server:
+        with Server(repository, *weights(directory)) as server:
             assert outputs(server, "bert-tiny") == answer
             [warning] = [line for line in server.lines if "baked" in line]
             assert f"`{directory}` is no safe place for baked models: everybody may write it (mode 777)" in warning
             assert f"`chmod go-w {directory}` mends that; `--weight-cache DIR` names another directory" in warning
-        baking = run("bake", weights(directory), repository)
+        baking = run("bake", cache_of(directory), repository)
         assert baking.returncode == 1
         assert f"`{directory}` is no safe place for baked models" in baking.stderr
     assert list(other.iterdir()) == []
@@ -141,21 +148,18 @@ def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, ex
     assert files(cache) == whole
 
 
-def test_a_model_whose_baking_never_ends_in_a_sandbox_is_served_all_the_same(repository, tmp_path, expected):
+def test_a_model_that_another_process_never_bakes_is_served_all_the_same(repository, tmp_path, expected):
     answer, whole = expected("bert-tiny", "process")
     cache = tmp_path / "weights"
-    (cache / "v1").mkdir(parents=True)
-    with open(cache / "v1" / "lock", "w") as lock:
-        # Whoever makes something waits for it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with Server(repository, weights(cache), "--sandbox-load-timeout-secs=5") as server:
+    for directory in (cache, cache / "v1", cache / "v1" / "making"):
+        directory.mkdir(mode=0o700)
+    [name] = [path.name for path in (tmp_path / "undisturbed/v1/making").iterdir()]
+    with open(cache / "v1/making" / name, "w") as making:
+        fcntl.flock(making, fcntl.LOCK_EX)
+        with Server(repository, *weights(cache), "--sandbox-load-timeout-secs=5") as server:
             assert outputs(server, "bert-tiny") == answer
-            assert "it had not baked the model after 5 s" in server.log
-            # Nor does it hold up others that want the same.
-            [making] = (cache / "v1/making").iterdir()
-            with open(making) as own:
-                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with Server(repository, weights(cache)) as server:
+            assert "model `m` was not baked: another process bakes it" in server.log
+    with Server(repository, *weights(cache)) as server:
         assert outputs(server, "bert-tiny") == answer
     assert files(cache) == whole
 
@@ -172,16 +176,16 @@ def test_of_three_that_start_at_once_one_bakes(repository, tmp_path, expected):
     for directory in (cache, cache / "v1"):
         directory.mkdir(mode=0o700)
     with open(cache / "v1" / "lock", "w") as lock:
-        # Whoever makes something shares this lock: the first one waits for it, the others for the first.
+        # Whoever publishes something shares this lock: the first one waits for it, the others for the first.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [BINARY, "bake", "--json", weights(cache), repository]
+        command = [BINARY, "bake", "--json", cache_of(cache), repository]
         with (
-            Server(repository, weights(cache), until=None) as one,
-            Server(repository, weights(cache), until=None) as other,
+            Server(repository, *weights(cache), until=None) as one,
+            Server(repository, *weights(cache), until=None) as other,
             subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as baking,
         ):
             pids = {one.process.pid, other.process.pid, baking.pid}
-            wait_until(lambda: pids <= set(waiting_for_locks()), "all three have begun")
+            wait_until(lambda: len(pids & set(waiting_for_locks())) == 2, "all three have begun")
             fcntl.flock(lock, fcntl.LOCK_UN)
             for server in (one, other):
                 server.wait_for("started, ready for requests")
@@ -231,8 +235,27 @@ def test_a_form_that_somebody_changed_is_mended(repository, tmp_path, expected, 
     cache = tmp_path / "undisturbed"
     TAMPERED[what](cache)
     assert files(cache) != whole
-    with Server(repository, weights(cache)) as server:
+    with Server(repository, *weights(cache)) as server:
         assert outputs(server, "bert-tiny") == answer
         if what == "a tensor changed":
             assert "is made anew: " in server.log
+    assert files(cache) == whole
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+def test_files_that_are_cut_short_under_a_model_do_not_touch_it(repository, tmp_path, expected, isolation):
+    """Once its weights are in the store nothing of a model depends on the cache; the next load mends that."""
+    answer, whole = expected("bert-tiny", isolation)
+    cache = tmp_path / "undisturbed"
+    explicit = ["--model-control-mode=explicit", "--load-model=m", "--session-keep-alive-secs=0", "--store-keep-alive-secs=0"]
+    with Server(repository, weights(cache), *explicit) as server:
+        if isolation == "thread":
+            server.wait_for("are in the tensor store, after")
+        for path in (cache / "v1").rglob("*"):
+            if path.is_file() and path.stat().st_size > 4096:
+                os.truncate(path, 0)
+        assert outputs(server, "bert-tiny") == answer
+        for name in ("unload", "load"):
+            assert post(server, f"/v2/repository/models/m/{name}").status == 200
+        assert outputs(server, "bert-tiny") == answer
     assert files(cache) == whole

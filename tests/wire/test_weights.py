@@ -8,6 +8,8 @@ from server import Server
 from weights import KINDS, config, outputs
 
 EXPLICIT = "--model-control-mode=explicit"
+# A first load bakes.
+FOREGROUND = "--weight-bake=foreground"
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "embedded"])
@@ -21,7 +23,7 @@ def test_answers_are_the_same_to_the_bit_wherever_weights_lie(repository, tmp_pa
     # The first server fills the directory, the others use what is there.
     for isolation in ("thread", "thread", "process"):
         repository.config("m", config(isolation, instances=2, backend=backend))
-        with Server(repository, f"--weight-cache={weights}") as server:
+        with Server(repository, f"--weight-cache={weights}", FOREGROUND) as server:
             assert outputs(server, kind) == expected, isolation
         assert any(path.is_file() for path in weights.rglob("*"))
     repository.config("m", config("process", backend=backend))
@@ -42,7 +44,7 @@ def test_variants_that_share_weights_keep_their_own_answers(tmp_path):
     assert len(set(apart.values())) == len(variants)
     # Loaded one after the other, each finds the weights of those before it; then all come out of the cache.
     for _ in range(2):
-        with Server(shared, f"--weight-cache={tmp_path / 'weights'}", EXPLICIT) as server:
+        with Server(shared, f"--weight-cache={tmp_path / 'weights'}", EXPLICIT, FOREGROUND) as server:
             for name in variants:
                 assert post(server, f"/v2/repository/models/{name}/load").status == 200
                 assert outputs(server, "bert-tiny", name) == apart[name]

@@ -72,5 +72,5 @@ def files(cache):
     return {
         str(path.relative_to(cache / "v1")): path.read_bytes()
         for path in found
-        if path.relative_to(cache / "v1").parts[0] not in ("lock", "making", "stamps")
+        if path.relative_to(cache / "v1").parts[0] not in ("lock", "making", "stamps", "turn", "failures")
     }

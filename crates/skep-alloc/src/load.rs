@@ -22,8 +22,10 @@
 
 use std::{
     cell::RefCell,
+    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
     ptr::{self, NonNull},
     slice,
     sync::{
@@ -34,7 +36,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustix::{
-    fs::{MemfdFlags, ftruncate, memfd_create},
+    fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create},
+    io::Errno,
     mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
@@ -65,6 +68,9 @@ pub struct LoadedBlock {
 pub enum LoadUse<'a> {
     /// Pages of their own.
     Record,
+    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that the
+    /// system could not write to the disk. A file has whole pages; the block is the first bytes of it.
+    Files(&'a Path),
     /// The kept ones of this sequence: scratch pages, until the caller replaces them.
     Replay(&'a [LoadedBlock]),
 }
@@ -95,8 +101,8 @@ impl Drop for Block {
 }
 
 impl Block {
-    /// Maps and lists a block; over `scratch` where there is some.
-    fn map(size: usize, scratch: Option<&Scratch>) -> io::Result<Arc<Self>> {
+    /// Maps and lists a block; over `scratch` or a new file where there is some.
+    fn map(size: usize, pages: Pages<'_>) -> io::Result<Arc<Self>> {
         let length = size
             .checked_add(OVERRUN as usize)
             .and_then(|length| length.checked_next_multiple_of(rustix::param::page_size()))
@@ -111,8 +117,10 @@ impl Block {
             size,
             is_live: AtomicBool::new(true),
         });
-        if let Some(scratch) = scratch {
-            block.cover(scratch)?;
+        match pages {
+            Pages::Own => {}
+            Pages::Scratch(scratch) => block.cover(scratch)?,
+            Pages::File(path) => block.lie_on(&path)?,
         }
         BLOCKS.rcu(|blocks| {
             let mut blocks = Vec::clone(blocks);
@@ -126,6 +134,32 @@ impl Block {
     /// Bytes of the pages that the block itself lies on; behind them may follow one more that can be read.
     fn page_bytes(&self) -> usize {
         self.size.next_multiple_of(rustix::param::page_size())
+    }
+
+    /// Maps a new file over the block.
+    fn lie_on(&self, path: &Path) -> io::Result<()> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
+        // Without room a page that is written would end the process.
+        match fallocate(&file, FallocateFlags::empty(), 0, self.page_bytes() as u64) {
+            Err(Errno::OPNOTSUPP) => return Ok(()),
+            allocated => allocated?,
+        }
+        // SAFETY: the range is the block's own, which nobody has yet.
+        unsafe {
+            mmap(
+                self.base.as_ptr().cast(),
+                self.page_bytes(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::FIXED,
+                file.as_fd(),
+                0,
+            )
+        }?;
+        Ok(())
     }
 
     /// Maps the scratch pages over the block, as often as needed.
@@ -148,6 +182,13 @@ impl Block {
         }
         Ok(())
     }
+}
+
+/// What a block lies on.
+enum Pages<'a> {
+    Own,
+    Scratch(&'a Scratch),
+    File(PathBuf),
 }
 
 /// A few pages that many blocks lie on.
@@ -177,8 +218,12 @@ impl Scratch {
 struct Load {
     /// Of a replay.
     expected: Option<(Vec<LoadedBlock>, Scratch)>,
+    /// Where blocks are files.
+    directory: Option<PathBuf>,
     blocks: Vec<Arc<Block>>,
     has_deviated: bool,
+    /// Why a block has no memory.
+    failure: Option<io::Error>,
 }
 
 thread_local! {
@@ -188,20 +233,27 @@ thread_local! {
 impl Load {
     fn malloc(&mut self, size: usize) -> Option<*mut u8> {
         let position = self.blocks.len();
-        let scratch = match &self.expected {
-            None => None,
-            Some((blocks, scratch)) => match blocks.get(position) {
-                Some(block) if block.size == size as u64 => block.kept.then_some(scratch),
+        let pages = match (&self.expected, &self.directory) {
+            (None, None) => Pages::Own,
+            (None, Some(directory)) => Pages::File(directory.join(position.to_string())),
+            (Some((blocks, scratch)), _) => match blocks.get(position) {
+                Some(block) if block.size == size as u64 && block.kept => Pages::Scratch(scratch),
+                Some(block) if block.size == size as u64 => Pages::Own,
                 _ => {
                     self.has_deviated = true;
-                    None
+                    Pages::Own
                 }
             },
         };
-        let block = Block::map(size, scratch).ok();
-        // Then the place among the others is lost as well.
-        self.has_deviated |= block.is_none();
-        let block = block?;
+        let block = match Block::map(size, pages) {
+            Ok(block) => block,
+            Err(error) => {
+                // Then the place among the others is lost as well.
+                self.has_deviated = true;
+                self.failure = Some(error);
+                return None;
+            }
+        };
         let address = block.base.as_ptr();
         self.blocks.push(block);
         Some(address)
@@ -240,6 +292,7 @@ pub struct Loaded {
     blocks: Vec<Arc<Block>>,
     sequence: Vec<LoadedBlock>,
     went_as_expected: bool,
+    failure: Option<io::Error>,
 }
 
 /// Carries out a load on the calling thread; its large blocks lie where `how` says.
@@ -248,13 +301,19 @@ pub struct Loaded {
 /// When there is no memory for scratch pages; `load` was not called then.
 pub fn load<T>(how: LoadUse<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Loaded)> {
     let expected = match how {
-        LoadUse::Record => None,
+        LoadUse::Record | LoadUse::Files(_) => None,
         LoadUse::Replay(blocks) => Some((blocks.to_vec(), Scratch::new(blocks)?)),
+    };
+    let directory = match how {
+        LoadUse::Files(directory) => Some(directory.to_owned()),
+        LoadUse::Record | LoadUse::Replay(_) => None,
     };
     let outer = CURRENT.replace(Some(Load {
         expected,
+        directory,
         blocks: Vec::new(),
         has_deviated: false,
+        failure: None,
     }));
     let _restore = Restore(outer);
     let result = load();
@@ -278,6 +337,7 @@ pub fn load<T>(how: LoadUse<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Loa
         blocks: ended.blocks,
         sequence,
         went_as_expected: as_recorded && !ended.has_deviated,
+        failure: ended.failure,
     };
     Ok((result, loaded))
 }
@@ -303,6 +363,12 @@ impl Loaded {
     #[must_use]
     pub const fn went_as_expected(&self) -> bool {
         self.went_as_expected
+    }
+
+    /// Why a block found no memory, or no room for its file, where one did not.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
     }
 
     /// What block `index` of the sequence holds.

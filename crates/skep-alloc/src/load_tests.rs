@@ -45,6 +45,30 @@ fn recorded() -> Vec<LoadedBlock> {
 }
 
 #[test]
+fn a_load_on_files_leaves_what_it_packed_in_them() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (blocks, loaded) = load(LoadUse::Files(root.path()), || pack(SIZES)).expect("memory");
+    assert_eq!(loaded.sequence(), recorded());
+    assert!(loaded.went_as_expected() && loaded.failure().is_none());
+    for (index, value) in [(0, 1), (2, 3)] {
+        let bytes = std::fs::read(root.path().join(index.to_string())).expect("there");
+        assert_eq!(bytes.len() % rustix::param::page_size(), 0);
+        let size = SIZES[index];
+        assert!(bytes[..size].iter().all(|&byte| byte == value));
+        // SAFETY: nobody writes.
+        assert_eq!(unsafe { loaded.bytes(index) }, &bytes[..size]);
+    }
+    free_all(blocks);
+
+    let nowhere = root.path().join("none");
+    let (blocks, loaded) = load(LoadUse::Files(&nowhere), || pack(SIZES)).expect("memory");
+    assert!(!loaded.went_as_expected());
+    let failure = loaded.failure().map(io::Error::kind);
+    assert_eq!(failure, Some(io::ErrorKind::NotFound));
+    free_all(blocks);
+}
+
+#[test]
 fn a_recorded_load_shows_what_it_packed() {
     let (blocks, loaded) = load(LoadUse::Record, || pack(SIZES)).expect("memory");
     assert_eq!(loaded.sequence(), recorded());

@@ -14,13 +14,15 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
 };
 
 use prost::Message as _;
 use skep_backend::{
     Weights,
-    baking::{self, Bakes, Failure, NoForm, Rest},
+    baking::{self, Bakes, Cost, Failure, NoForm, Rest},
+    check_graph,
 };
 use skep_cache::{Form, Making, Part, Role};
 use skep_onnx::OnnxModel;
@@ -82,6 +84,17 @@ impl Bakes for Subject<'_> {
         std::iter::once(FORM.to_vec()).chain(forgotten).collect()
     }
 
+    fn cost(&self) -> Cost {
+        let sizes = self.files.iter().filter_map(|file| fs::metadata(file).ok());
+        let bytes: u64 = sizes.map(|metadata| metadata.len()).sum();
+        Cost {
+            // Weights are used where they lie in the files unless they are not aligned there, and the engine copies some
+            // of what it is given.
+            memory_bytes: baking::BASE_BYTES + bytes,
+            disk_bytes: bytes,
+        }
+    }
+
     fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, baking::MIN_WEIGHT_BYTES);
@@ -114,6 +127,9 @@ impl Bakes for Subject<'_> {
 
 /// Loads a model by its form.
 fn open(form: &Form, weights: &Weights, optimize: bool) -> Result<LoadedModel, Failure> {
+    // The engine asks for each by the file that its data is said to be in.
+    let own = |_: &str, location: &str| Some(location.to_owned());
+    check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
     let parts: Vec<&Part> = form.parts().iter().collect();
     let lease = baking::acquire(form, weights, &parts)?;
     // Each slice keeps the lease.

@@ -24,6 +24,7 @@ use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, baking,
 };
+use skep_cache::{Claim, Found, Key, Making};
 use skep_config::GraphOptimization;
 use skep_onnx::OnnxModel;
 use skep_types::{ModelSignature, TensorSpec};
@@ -62,7 +63,9 @@ impl Backend for Embedded {
         let level = request.config.execution().graph_optimization;
         let optimize = level != GraphOptimization::Disable;
         let baked = request.weights;
-        let loaded = match baked.and_then(|weights| subject.load_baked(weights, optimize)) {
+        let baked = baked.and_then(|weights| subject.load_baked(weights, optimize));
+        let is_baked = baked.is_some();
+        let loaded = match baked {
             Some(loaded) => loaded,
             None => subject.load(optimize).map_err(|error| match error.kind() {
                 LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
@@ -74,6 +77,7 @@ impl Backend for Embedded {
             sizes: Sizes::of(&subject.onnx),
             bound: request.run_bound(),
             threads: threads(request),
+            is_baked,
             loaded,
             signature,
             inputs,
@@ -85,11 +89,31 @@ impl Backend for Embedded {
         sizes::unbounded(&decoded(request).ok()?.onnx)
     }
 
-    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
-        let Some((weights, subject)) = request.weights.zip(decoded(request).ok()) else {
-            return true;
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
         };
-        baking::is_baked(&subject, weights)
+        let planned = baking::plan(&decoded(request)?, weights);
+        let path = request.file.path();
+        planned.map_err(|why| failure(ErrorKind::InvalidModel, path, &why))
+    }
+
+    fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
+        let (subject, _) = audited(request)?;
+        baking::make_form(&subject, making)
+    }
+
+    fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(Found::Nothing);
+        };
+        let published = baking::publish(&decoded(request)?, claim, weights);
+        published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
+    }
+
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+        let (weights, subject) = request.weights.zip(decoded(request).ok())?;
+        baking::form_key(&subject, weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {

@@ -27,6 +27,8 @@ pub(crate) struct EmbeddedModel {
     pub(crate) sizes: Sizes,
     /// What they may take.
     pub(crate) bound: RunBound,
+    /// Whether its weights are those of its baked form.
+    pub(crate) is_baked: bool,
 }
 
 impl Model for EmbeddedModel {
@@ -41,6 +43,10 @@ impl Model for EmbeddedModel {
 
     fn cpu_threads(&self) -> Option<NonZeroUsize> {
         NonZeroUsize::new(self.threads)
+    }
+
+    fn is_baked(&self) -> bool {
+        self.is_baked
     }
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {

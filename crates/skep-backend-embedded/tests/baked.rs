@@ -12,13 +12,15 @@ use std::{
 
 use skep_backend::{
     Backend as _, BackendError, Baked, ErrorKind, LoadRequest, Model, ModelFile, Weights,
+    baking::Plan,
     conformance::{Graph, config, fp32, tensor},
 };
 use skep_backend_embedded::Embedded;
 use skep_cache::Cache;
+use skep_proto::onnx::ModelProto;
 use skep_store::Tenant;
 use skep_testkit::{
-    Kind, Options, Variant,
+    Kind, Options, Variant, forge,
     node::{Node, answers, run},
 };
 use skep_types::DataType;
@@ -233,7 +235,7 @@ fn baking_ahead_says_what_it_made_and_a_load_makes_nothing_then() {
         with_request(&path, "", Some(&node.weights), then)
     };
     let both = |request: &LoadRequest<'_>| {
-        let was_baked = Embedded.is_baked(request);
+        let was_baked = !matches!(Embedded.plan_form(request)?, Plan::Needed(_));
         Ok((was_baked, Embedded.bake(request)?))
     };
     let Ok((false, Baked::Made { bytes })) = with(both) else {
@@ -296,4 +298,61 @@ fn loads_of_one_model_at_once_bake_it_once() {
         }
     });
     assert_eq!(node.forms().len(), 2);
+}
+
+/// Whatever somebody put into a form: it is not used, and made again from the model.
+#[test]
+fn a_forged_form_is_mended() {
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(&path, "", None), &kind);
+    // With it a graph would compute something else, if anything.
+    fs::write(node.root.path().join("other"), vec![0; 8 << 20]).expect("written");
+    let tries: [(&str, &dyn Fn(&mut ModelProto)); 7] = [
+        ("a file elsewhere", &|model| {
+            forge::point(forge::external(model), "../../../../other", 0);
+        }),
+        ("an absolute path", &|model| {
+            forge::point(forge::external(model), "/proc/self/exe", 0)
+        }),
+        ("no weight of the form", &|model| {
+            forge::point(forge::external(model), "99.data", 0)
+        }),
+        ("other dims", &|model| forge::external(model).dims.reverse()),
+        ("more dims", &|model| {
+            forge::external(model).dims.push(1 << 40)
+        }),
+        ("another datatype", &|model| {
+            forge::external(model).data_type = Some(7)
+        }),
+        ("no graph", &|model| model.graph = None),
+    ];
+    for (what, change) in tries {
+        drop(load(&path, "", Some(&node.weights)));
+        let graph = node
+            .forms()
+            .into_iter()
+            .find(|path| path.ends_with("graph"));
+        let graph = graph.expect("a form");
+        let whole = fs::read(&graph).expect("read");
+        forge::graph(&graph, change);
+        assert!(fs::read(&graph).expect("read") != whole, "{what}");
+        node.restart();
+        let model = load(&path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "{what}");
+        assert!(
+            fs::read(&graph).expect("read") == whole,
+            "{what}: made again"
+        );
+    }
+    // A manifest whose tensors have other lengths than their dims.
+    let manifest = node
+        .forms()
+        .into_iter()
+        .find(|path| path.ends_with("manifest"));
+    let manifest = manifest.expect("a form");
+    forge::manifest(&manifest, |line| line.replacen(",", ",1", 1));
+    node.restart();
+    assert!(answers(&load(&path, "", Some(&node.weights)), &kind) == plain);
 }

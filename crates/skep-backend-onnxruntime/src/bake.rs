@@ -1,12 +1,22 @@
 //! Baking: the form of a model that the library loads fastest, made once and kept in the cache.
 //!
+//! ```text
+//! model's files (mapped) --- rewrite ---> graph, weights (file)
+//! graph + weights (mapped) --- pack ----> packed weights (files that the library packs into)
+//! model's files (mapped) --- run -------> answers  \
+//! graph + weights + packed --- run -----> answers  / the same to the bit
+//! ```
+//!
 //! The library rewrites the graph as it does at every load (fusions, constants, layouts of images), and writes the result
-//! beside its weights. That graph is loaded once more, without rewriting, and what the library packs is written down. Both
-//! sessions then run on the same inputs; a form whose answers differ in a bit is never used.
+//! beside its weights. That graph is loaded once more, without rewriting, and what the library packs is kept. Then the model
+//! and the form run on the same inputs, one after the other; a form whose answers differ in a bit is never used.
+//!
+//! Nothing is held in memory that lies in a file: the library gets weights as places in files, and packs into files. What
+//! it takes beside them ([`cost`]) is one tensor on its way to the disk, and what it rewrites.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    ffi::CString,
+    collections::{BTreeMap, HashMap, HashSet},
+    ffi::{CString, OsStr},
     fs::{self, File},
     os::fd::AsFd,
     path::{Path, PathBuf},
@@ -17,33 +27,36 @@ use bytes::Bytes;
 use prost::Message as _;
 use skep_alloc::{LoadUse, LoadedBlock, load};
 use skep_backend::{
-    BackendError, LoadRequest,
-    baking::{self, Bakes, Failure, NoForm, Rest},
+    BackendError, LoadRequest, ModelFile,
+    baking::{self, Bakes, Cost, Failure, NoForm, Rest},
 };
 use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
 use skep_onnx::{ExternalData, OnnxModel, is_external};
-use skep_proto::onnx::{GraphProto, ModelProto, TensorProto};
+use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
 use skep_store::{Description, Place, Wanted};
 use skep_types::DataType;
 
 use crate::{
     OnnxRuntime, baked,
-    ffi::{self, Session, SessionOptions, Weight},
+    ffi::{self, ApiError, Session, SessionOptions, Weight},
     machine, options,
     sessions::Shared,
-    trial::{self, Trial},
+    trial::{self, Expected, Trial},
 };
 
 /// Changes when what a form holds or means does.
-const FORM: &[u8] = b"onnxruntime 1";
+const FORM: &[u8] = b"onnxruntime 2";
 
 /// The file that the library writes weights into.
 const WEIGHTS: &std::ffi::CStr = c"weights";
 
 /// The name of a form's graph in its directory, to which its weights refer: the library wants a file to be there, although
 /// every weight that refers to it is given in memory.
-const GRAPH: &str = "graph";
+pub(crate) const GRAPH: &str = "graph";
+
+/// Operators of which the library moves no large input: it packs it, or reads it where it lies.
+const KEPT: [&str; 5] = ["MatMul", "Gemm", "Gather", "FusedMatMul", "FusedGemm"];
 
 /// Operators that pack their second input where it is a constant matrix, and then do not read it any more.
 const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];
@@ -52,6 +65,8 @@ const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];
 pub(crate) struct Subject<'a> {
     pub(crate) backend: OnnxRuntime,
     pub(crate) path: &'a Path,
+    /// The file's bytes, of which the model's large tensors are slices.
+    pub(crate) bytes: &'a Bytes,
     pub(crate) onnx: &'a OnnxModel,
     pub(crate) setting: options::Setting<'a>,
 }
@@ -61,6 +76,7 @@ impl<'a> Subject<'a> {
         Self {
             backend,
             path: request.file.path(),
+            bytes: request.file.bytes(),
             onnx,
             setting: options::Setting {
                 execution: request.config.execution(),
@@ -71,8 +87,8 @@ impl<'a> Subject<'a> {
 }
 
 /// Of the library, while it makes a form: what it cannot load, or load again, it never can, unless it lacked memory.
-impl From<ffi::ApiError> for NoForm {
-    fn from(error: ffi::ApiError) -> Self {
+impl From<ApiError> for NoForm {
+    fn from(error: ApiError) -> Self {
         match error.code {
             ffi::Code::RUNTIME_EXCEPTION => Self::Now(error.message),
             _ => Self::Never(error.message),
@@ -110,27 +126,33 @@ impl Bakes for Subject<'_> {
         ]
     }
 
+    fn cost(&self) -> Cost {
+        cost(self.onnx, &self.files())
+    }
+
     fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
-        let (baked, plain) = self.rewrite(making.directory())?;
-        let packed = baked.add_to(making)?;
-        let session = self.replayed(&baked, making, &packed)?;
-        self.same_answers(plain, session)?;
+        let source = Outside::of(self);
+        let baked = self.rewrite(&source, &making.scratch())?;
+        let (tensors, packed) = self.pack(&baked, making)?;
+        let blocks = baked::write_blocks(&tensors);
+        let replayed = || self.replayed(&baked, making, (&tensors, &packed));
+        self.same_answers(&source, &making.scratch(), replayed)?;
         Ok(Rest {
             graph: baked.graph,
-            notes: BTreeMap::from([(baked::BLOCKS.to_owned(), baked::write_blocks(&baked.blocks))]),
+            notes: BTreeMap::from([(baked::BLOCKS.to_owned(), blocks)]),
         })
     }
 }
 
 impl Subject<'_> {
-    /// Lets the library rewrite and pack. The session of the model as it is comes back as well.
-    fn rewrite(&self, directory: &Path) -> Result<(Baked, Session), NoForm> {
-        let graph_path = directory.join("model.onnx");
-        let runtime = self.backend.runtime;
-        let mut options = options::session_options(runtime, &self.setting)?;
+    /// Lets the library rewrite the graph, and nothing else: it packs nothing.
+    fn rewrite(&self, source: &Outside, scratch: &Path) -> Result<Baked, NoForm> {
+        let graph_path = scratch.join("model.onnx");
+        let mut options = options::session_options(self.backend.runtime, &self.setting)?;
         // It warns that what it writes is made for this machine, which the key says.
         options.quiet()?;
         options.rewritten_to(&graph_path)?;
+        options.entry(c"session.disable_prepacking", c"1")?;
         let threshold = CString::new(baking::MIN_WEIGHT_BYTES.to_string()).unwrap_or_default();
         let entries = [
             (
@@ -145,63 +167,112 @@ impl Subject<'_> {
         for (key, value) in entries {
             options.entry(key, value)?;
         }
-        let plain = Session::from_file(runtime, self.path, &options).map_err(|error| {
+        let rewritten = self.session(source, options).map_err(|error| {
             // It writes last. What fails then, a disk that is full for instance, may go well the next time.
-            match fs::read_dir(directory).is_ok_and(|mut written| written.next().is_some()) {
+            match fs::read_dir(scratch).is_ok_and(|mut written| written.next().is_some()) {
                 true => NoForm::Now(error.message),
                 false => error.into(),
             }
         })?;
-        drop(options);
+        drop(rewritten);
 
         let written = Bytes::from(fs::read(&graph_path)?);
         let mut model = ModelProto::decode(written)
             .map_err(|error| NoForm::Now(format!("the rewritten graph: {error}")))?;
-        let weights_path = directory.join(WEIGHTS.to_string_lossy().as_ref());
+        let weights_path = scratch.join(WEIGHTS.to_string_lossy().as_ref());
         let initializers = Initializers::take(&mut model, &weights_path)?;
         let graph = model.encode_to_vec();
-        let loaded_path = directory.join(GRAPH);
-        fs::write(&loaded_path, &graph)?;
-
-        let execution = self.any_planner();
-        let options = self.rewritten_options(&execution, &initializers)?;
-        let make = || Session::from_file(runtime, &loaded_path, &options);
-        let (session, loaded) = load(LoadUse::Record, make)?;
-        let session = session?;
-        if !loaded.went_as_expected() {
-            return Err(NoForm::Now(
-                "there is no memory for packed weights".to_owned(),
-            ));
-        }
-        let kept = loaded.sequence().iter().enumerate();
-        let kept = kept.filter(|(_, block)| block.kept);
-        let packed: Vec<Bytes> = kept
-            .map(|(index, _)| Bytes::copy_from_slice(ffi::contents(&session, &loaded, index)))
-            .collect();
-        let blocks = loaded.sequence().to_vec();
-        // Only if each of them was packed is none read any more.
-        let sources = initializers.sources(model.graph.as_ref());
-        let are_packed = sources.iter().filter(|is_source| **is_source).count() <= packed.len();
-        drop((session, loaded));
-        let baked = Baked {
+        fs::write(scratch.join(GRAPH), &graph)?;
+        Ok(Baked {
+            sources: initializers.sources(model.graph.as_ref()),
             graph,
-            roles: sources
-                .into_iter()
-                .map(|is_source| match is_source && are_packed {
-                    true => Role::Source,
-                    false => Role::Weight,
-                })
-                .collect(),
             initializers,
-            packed,
-            blocks,
-            layout: format!(
-                "onnxruntime-{}-{}",
-                self.backend.version(),
-                machine::instruction_sets()
-            ),
-        };
-        Ok((baked, plain))
+        })
+    }
+
+    /// A session of the model, whose weights the library reads where they lie. Where it does not take them so, it reads the
+    /// file by itself.
+    fn session(&self, source: &Outside, mut options: SessionOptions) -> Result<Session, ApiError> {
+        let runtime = self.backend.runtime;
+        options.external_data_in(&source.directory)?;
+        let made = Session::from_bytes(runtime, &source.message, &options);
+        made.or_else(|error| {
+            let path = self.path.display();
+            let why = error.message;
+            tracing::warn!("`{path}` is read whole to be baked: {why}");
+            Session::from_file(runtime, self.path, &options)
+        })
+    }
+
+    /// Lets the library pack, into files, and adds these and the weights to the form. What it took, and the packed tensors.
+    fn pack(
+        &self,
+        baked: &Baked,
+        making: &mut Making,
+    ) -> Result<(Vec<LoadedBlock>, Vec<Wanted>), NoForm> {
+        let scratch = making.scratch();
+        let execution = self.any_planner();
+        let options = self.rewritten_options(&execution, &baked.initializers)?;
+        let make = || Session::from_file(self.backend.runtime, &scratch.join(GRAPH), &options);
+        let directory = scratch.join("packed");
+        fs::create_dir(&directory)?;
+        let (session, loaded) = load(LoadUse::Files(&directory), make)?;
+        if !loaded.went_as_expected() {
+            let why = loaded
+                .failure()
+                .map_or_else(String::new, |e| format!(": {e}"));
+            let text = format!("there is no room for packed weights{why}");
+            return Err(NoForm::Now(text));
+        }
+        let session = session?;
+        let blocks = loaded.sequence().to_vec();
+        let kept = (0..blocks.len()).filter(|&index| blocks[index].kept);
+        let kept: Vec<usize> = kept.collect();
+        // Only if each of them was packed is none read any more.
+        let sources = baked.sources.iter();
+        let are_packed = sources.filter(|is_source| **is_source).count() <= kept.len();
+        let roles = baked
+            .sources
+            .iter()
+            .map(|is_source| match *is_source && are_packed {
+                true => Role::Source,
+                false => Role::Weight,
+            });
+        for (initializer, role) in baked.initializers.0.iter().zip(roles) {
+            let description = Description {
+                datatype: initializer.datatype,
+                dims: initializer.dims.iter().map(|&dim| dim as u64).collect(),
+                layout: baking::PLAIN.into(),
+            };
+            making.add(role, &initializer.name, description, &initializer.bytes)?;
+        }
+        let layout = format!(
+            "onnxruntime-{}-{}",
+            self.backend.version(),
+            machine::instruction_sets()
+        );
+        let mut packed = Vec::new();
+        for index in kept {
+            let description = Description {
+                datatype: DataType::Uint8,
+                dims: vec![blocks[index].size],
+                layout: layout.clone().into(),
+            };
+            let bytes = ffi::contents(&session, &loaded, index);
+            let path = directory.join(index.to_string());
+            if path.exists() {
+                // It has whole pages.
+                File::options()
+                    .write(true)
+                    .open(&path)?
+                    .set_len(blocks[index].size)?;
+                packed.push(making.add_file(Role::Packed, "", description, (&path, bytes))?);
+            } else {
+                // The file system takes no room beforehand: the block was memory.
+                packed.push(making.add(Role::Packed, "", description, bytes)?);
+            }
+        }
+        Ok((blocks, packed))
     }
 
     /// This model's setting, but for where intermediate tensors lie: the form is that of any, and only so is what is packed
@@ -235,11 +306,11 @@ impl Subject<'_> {
         &self,
         baked: &Baked,
         making: &Making,
-        packed: &[Wanted],
+        (blocks, packed): (&[LoadedBlock], &[Wanted]),
     ) -> Result<Session, NoForm> {
         let execution = self.any_planner();
         let options = self.rewritten_options(&execution, &baked.initializers)?;
-        let path = making.directory().join(GRAPH);
+        let path = making.scratch().join(GRAPH);
         let make = || Session::from_file(self.backend.runtime, &path, &options);
         let files = packed.iter().map(|tensor| making.open(tensor));
         let files: Vec<File> = files.collect::<Result<_, _>>()?;
@@ -252,25 +323,63 @@ impl Subject<'_> {
                 length: tensor.length,
             })
             .collect();
-        let made = baked::packed_session(&baked.blocks, &places, make, || Ok(()));
+        let made = baked::packed_session(blocks, &places, make, || Ok(()));
         made.map(|(session, _)| session)
             .map_err(|failure| match failure {
                 Failure::Damaged(why) | Failure::Unusable(why) => NoForm::Now(why),
             })
     }
 
-    /// Runs both sessions on the same inputs; the answers must be the same to the bit.
-    fn same_answers(&self, plain: Session, baked: Session) -> Result<(), NoForm> {
-        let model = |session| self.backend.model(self, &[], Shared::alone(session));
-        let models = model(plain).and_then(|plain| Ok((plain, model(baked)?)));
-        let (plain, baked) =
-            models.map_err(|error: BackendError| NoForm::Now(error.to_string()))?;
-        match trial::same_answers(plain, baked) {
+    /// Runs the model as it is and then the baked one on the same inputs; the answers must be the same to the bit. One after
+    /// the other, so that there is one at a time in memory, and what the first one packs lies in files.
+    fn same_answers(
+        &self,
+        source: &Outside,
+        scratch: &Path,
+        baked: impl FnOnce() -> Result<Session, NoForm>,
+    ) -> Result<(), NoForm> {
+        let model = |session| {
+            let model = self.backend.model(self, &[], Shared::alone(session));
+            model.map_err(|error: BackendError| NoForm::Now(error.to_string()))
+        };
+        let plain = || {
+            let execution = self.any_planner();
+            let setting = options::Setting {
+                execution: &execution,
+                ..self.setting
+            };
+            let options = options::session_options(self.backend.runtime, &setting)?;
+            let directory = scratch.join("plain");
+            fs::create_dir(&directory)?;
+            let (session, loaded) =
+                load(LoadUse::Files(&directory), || self.session(source, options))?;
+            // They are mapped as long as the session needs them.
+            fs::remove_dir_all(&directory)?;
+            if let Some(error) = loaded.failure() {
+                return Err(NoForm::Now(format!("there is no room to try it: {error}")));
+            }
+            model(session?)
+        };
+        let limit = Trial::limit();
+        let expected = trial::expected(plain()?, limit);
+        let path = self.path.display();
+        let trial = match expected {
+            Expected::Nothing => Trial::NotCompared,
+            Expected::TooSlow => Trial::TooSlow,
+            Expected::Answers(answers) => trial::compare(&answers, model(baked()?)?, limit),
+        };
+        match trial {
             Trial::Same => Ok(()),
             Trial::NotCompared => {
-                let path = self.path.display();
                 tracing::info!(
                     "the baked form of `{path}` was not compared with it: it takes none of the inputs tried"
+                );
+                Ok(())
+            }
+            Trial::TooSlow => {
+                let seconds = limit.as_secs_f64();
+                tracing::info!(
+                    "the baked form of `{path}` was not compared with it: a run takes more than {seconds:.1} s of the processor"
                 );
                 Ok(())
             }
@@ -282,46 +391,108 @@ impl Subject<'_> {
     }
 }
 
+/// The model's message without its large tensors, which the library reads out of the files that they lie in: of a message
+/// that holds them it makes copies, up to three of each.
+struct Outside {
+    message: Vec<u8>,
+    /// Of these files.
+    directory: PathBuf,
+}
+
+impl Outside {
+    fn of(subject: &Subject<'_>) -> Self {
+        let mut proto = subject.onnx.proto().clone();
+        // The library follows no links to such files; where the model's own is all that there is, this does.
+        let path = match subject.onnx.external_files().is_empty() {
+            true => fs::canonicalize(subject.path).ok(),
+            false => None,
+        };
+        let path = path.unwrap_or_else(|| subject.path.to_owned());
+        let name = path.file_name().and_then(OsStr::to_str);
+        // Tensors are slices of the mapped file.
+        let file = subject.bytes;
+        let tensors = proto
+            .graph
+            .iter_mut()
+            .flat_map(|graph| &mut graph.initializer);
+        for tensor in tensors {
+            let data = tensor
+                .raw_data
+                .take_if(|data| data.len() >= baking::MIN_WEIGHT_BYTES);
+            let Some(data) = data else {
+                continue;
+            };
+            let offset = data.as_ptr().addr().checked_sub(file.as_ptr().addr());
+            let offset = offset.filter(|offset| offset + data.len() <= file.len());
+            let (Some(location), Some(offset)) = (name, offset) else {
+                tensor.raw_data = Some(data);
+                continue;
+            };
+            let there = ExternalData {
+                location,
+                offset,
+                length: Some(data.len()),
+            };
+            tensor.set_data_location(DataLocation::External);
+            tensor.external_data = there.entries();
+        }
+        Self {
+            message: proto.encode_to_vec(),
+            directory: path.parent().unwrap_or(Path::new("")).to_owned(),
+        }
+    }
+}
+
+/// What baking takes. The library holds each tensor that it rewrites twice at a time (measured: weights of convolutions, into
+/// which it first folds normalisations and which it then lays out in blocks of channels: 2.1 times the weights), and one of
+/// the others on its way to the disk.
+fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> Cost {
+    let of = |tensor: &TensorProto| -> u64 {
+        let external = ExternalData::of(tensor).ok().flatten();
+        let external = external.and_then(|external| external.length);
+        let inside = tensor.raw_data.as_ref().map_or(0, Bytes::len);
+        external.unwrap_or(inside) as u64
+    };
+    let graph = onnx.graph();
+    let rewritten: HashSet<&str> = graph
+        .node
+        .iter()
+        .filter(|node| !KEPT.contains(&node.op_type()))
+        .flat_map(|node| node.input.iter().map(String::as_str))
+        .collect();
+    let tensors = graph.initializer.iter();
+    let (mut largest, mut moved, mut all) = (0, 0, 0);
+    for tensor in tensors {
+        let bytes = of(tensor);
+        largest = largest.max(bytes);
+        all += bytes;
+        if rewritten.contains(tensor.name()) {
+            moved += bytes;
+        }
+    }
+    let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
+    let on_disk: u64 = sizes.map(|metadata| metadata.len()).sum();
+    // What is in the message in other ways than as bytes, and in inner graphs, is copied by the library.
+    let inside = on_disk.saturating_sub(all);
+    Cost {
+        memory_bytes: baking::BASE_BYTES + 2 * largest + moved / 5 * 11 + 3 * inside,
+        // The rewritten weights, the same as tensors, and twice what is packed of them.
+        disk_bytes: 4 * on_disk,
+    }
+}
+
 /// Whether an input has a value of its own, which a request may replace: such values are not constants.
 fn has_defaults(graph: &GraphProto) -> bool {
     let is_input = |tensor: &TensorProto| graph.input.iter().any(|i| i.name() == tensor.name());
     graph.initializer.iter().any(is_input)
 }
 
-/// A form that is not in the cache yet.
+/// A rewritten model.
 struct Baked {
     graph: Vec<u8>,
     initializers: Initializers,
-    /// Of the initializers.
-    roles: Vec<Role>,
-    packed: Vec<Bytes>,
-    blocks: Vec<LoadedBlock>,
-    /// Of packed weights.
-    layout: String,
-}
-
-impl Baked {
-    /// Adds its tensors; the packed ones come back.
-    fn add_to(&self, making: &mut Making) -> Result<Vec<Wanted>, NoForm> {
-        for (initializer, role) in self.initializers.0.iter().zip(&self.roles) {
-            let description = Description {
-                datatype: initializer.datatype,
-                dims: initializer.dims.iter().map(|&dim| dim as u64).collect(),
-                layout: baking::PLAIN.into(),
-            };
-            making.add(*role, &initializer.name, description, &initializer.bytes)?;
-        }
-        let mut packed = Vec::new();
-        for bytes in &self.packed {
-            let description = Description {
-                datatype: DataType::Uint8,
-                dims: vec![bytes.len() as u64],
-                layout: self.layout.clone().into(),
-            };
-            packed.push(making.add(Role::Packed, "", description, bytes)?);
-        }
-        Ok(packed)
-    }
+    /// Of the initializers: whether they are only read to be packed, if they are.
+    sources: Vec<bool>,
 }
 
 /// A large weight of the rewritten graph.
@@ -348,7 +519,9 @@ impl Initializers {
         if !graph.initializer.iter().any(is_external) {
             return Ok(Self(Vec::new()));
         }
-        let file = Bytes::from(fs::read(weights)?);
+        // Files of the cache's own directory, which nobody else writes.
+        let file = ModelFile::open(weights).map_err(|error| NoForm::Now(error.to_string()))?;
+        let file = file.bytes();
         let taken = graph.initializer.iter_mut();
         let taken = taken.filter(|tensor| is_external(tensor)).map(|tensor| {
             let name = tensor.name().to_owned();

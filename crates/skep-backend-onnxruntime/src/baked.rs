@@ -19,12 +19,13 @@ use std::{path::Path, sync::Arc};
 
 use ort_sys::GraphOptimizationLevel;
 use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
-use skep_backend::{Weights as Shared, baking::Failure};
+use skep_backend::{Weights as Shared, baking::Failure, check_graph};
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
 use skep_store::{Place, Wanted};
 
 use crate::{
+    bake,
     behind::{self, Cached, Move},
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
     options,
@@ -48,6 +49,8 @@ pub(crate) fn session(
     shared: &Shared,
     setting: &options::Setting<'_>,
 ) -> Result<Session, Failure> {
+    let own = |name: &str, location: &str| (location == bake::GRAPH).then(|| name.to_owned());
+    check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
     let blocks = form.note(BLOCKS).and_then(read_blocks);
     let blocks =
         blocks.ok_or_else(|| Failure::damaged(form, "its sequence of blocks cannot be read"))?;

@@ -41,11 +41,13 @@ pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 pub use planning::buffer;
+pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
     baking,
 };
+use skep_cache::{Claim, Found, Key, Making};
 use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_tensor::RunBound;
@@ -57,7 +59,7 @@ use crate::{
     model::OrtModel,
     options::Setting,
     planning::Plans,
-    sessions::{Identity, Shared},
+    sessions::{Current, Identity, Shared},
 };
 
 /// The backend's name in configurations.
@@ -138,11 +140,32 @@ impl Backend for OnnxRuntime {
         Ok(Arc::new(model))
     }
 
-    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
-        let Some((weights, onnx)) = request.weights.zip(decode(request.file).ok()) else {
-            return true;
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
         };
-        baking::is_baked(&Subject::of(*self, request, &onnx), weights)
+        let onnx = decode(request.file)?;
+        let planned = baking::plan(&Subject::of(*self, request, &onnx), weights);
+        planned.map_err(|why| invalid(request.file.path(), &why))
+    }
+
+    fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
+        let onnx = decode(request.file)?;
+        baking::make_form(&Subject::of(*self, request, &onnx), making)
+    }
+
+    fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(Found::Nothing);
+        };
+        let onnx = decode(request.file)?;
+        let published = baking::publish(&Subject::of(*self, request, &onnx), claim, weights);
+        published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
+    }
+
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+        let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
+        baking::form_key(&Subject::of(*self, request, &onnx), weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
@@ -185,16 +208,12 @@ impl OnnxRuntime {
         let subject = Subject {
             backend: *self,
             path,
+            bytes: file.bytes(),
             onnx: &onnx,
             setting,
         };
-        let baked = weights.and_then(|weights| {
-            baking::load(&subject, weights, |form| {
-                let identity = Identity::new(*form.key(), weights, &setting);
-                let make = || baked::session(self.runtime, path, form, weights, &setting);
-                Shared::of(identity, weights.keep_unloaded, make)
-            })
-        });
+        let baked = weights.and_then(|weights| self.open_baked(&subject, weights));
+        let is_baked = baked.is_some();
         let session = match baked {
             Some(session) => session,
             None => {
@@ -204,7 +223,28 @@ impl OnnxRuntime {
                 Shared::alone(session.map_err(load)?)
             }
         };
-        self.model(&subject, named, session)
+        let mut model = self.model(&subject, named, session)?;
+        model.is_baked = is_baked.into();
+        Ok(model)
+    }
+
+    /// The session of a model's baked form; `None` where it is loaded as it is.
+    fn open_baked(&self, subject: &Subject<'_>, weights: &Weights) -> Option<Shared> {
+        let Subject { path, setting, .. } = *subject;
+        baking::load(subject, weights, |form| {
+            let identity = Identity::new(*form.key(), weights, &setting);
+            let make = || baked::session(self.runtime, path, form, weights, &setting);
+            Shared::of(identity, weights.keep_unloaded, make)
+        })
+    }
+
+    /// The same for a model that was loaded with this request.
+    fn baked_session(&self, request: &LoadRequest<'_>) -> Result<Option<Shared>, BackendError> {
+        let Some(weights) = request.weights else {
+            return Ok(None);
+        };
+        let onnx = decode(request.file)?;
+        Ok(self.open_baked(&Subject::of(*self, request, &onnx), weights))
     }
 
     /// A session with what the file says of the model.
@@ -230,7 +270,9 @@ impl OnnxRuntime {
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         Ok(OrtModel {
-            session,
+            backend: *self,
+            session: Current::new(session),
+            is_baked: AtomicBool::new(false),
             shrinks_arena: options::shrinks_arena(execution),
             signature,
             input_names,

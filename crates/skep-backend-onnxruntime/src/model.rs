@@ -13,7 +13,8 @@ use std::{
 use bytes::Bytes;
 use skep_alloc::{Arena, Recording, Use};
 use skep_backend::{
-    BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_run,
+    BackendError, ErrorKind, Instance, Interrupt, LoadRequest, Model, OutputSlot, RunMemory,
+    check_run,
 };
 use skep_onnx::ShapeRules;
 use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
@@ -21,17 +22,21 @@ use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
-    error,
+    OnnxRuntime, error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
     options,
     planning::{Plans, Runs, ShapeClass},
-    sessions::Shared,
+    sessions::{Current, Shared},
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct OrtModel {
-    pub(crate) session: Shared,
+    /// What it was made with, for when it goes over to its baked form.
+    pub(crate) backend: OnnxRuntime,
+    pub(crate) session: Current,
+    /// Whether that is the baked form's.
+    pub(crate) is_baked: AtomicBool,
     /// Whether the library's arena gives unused memory back after every run.
     pub(crate) shrinks_arena: bool,
     pub(crate) signature: ModelSignature,
@@ -64,6 +69,19 @@ impl Model for OrtModel {
         Some(self.threads)
     }
 
+    fn is_baked(&self) -> bool {
+        self.is_baked.load(Ordering::Relaxed)
+    }
+
+    fn change_over(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
+        let Some(session) = self.backend.baked_session(request)? else {
+            return Ok(false);
+        };
+        self.session.replace(session);
+        self.is_baked.store(true, Ordering::Relaxed);
+        Ok(true)
+    }
+
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(OrtInstance {
             stop: Arc::new(Stop {
@@ -72,7 +90,6 @@ impl Model for OrtModel {
             }),
             model: self,
             runs: Runs::default(),
-            cpu_time: None,
         }))
     }
 }
@@ -109,8 +126,6 @@ struct OrtInstance {
     model: Arc<OrtModel>,
     runs: Runs,
     stop: Arc<Stop>,
-    /// Of the last run, where it was measured.
-    cpu_time: Option<Duration>,
 }
 
 impl Instance for OrtInstance {
@@ -121,19 +136,16 @@ impl Instance for OrtInstance {
     ) -> Result<(), BackendError> {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
-        let runtime = model.session.session().runtime();
+        let runtime = model.backend.runtime;
         let _strings = model.bound.admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         self.stop.reset().map_err(error::run)?;
-        let started = model.session.session().begin();
-        let ran = model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs);
-        self.cpu_time = model.session.session().end(started);
-        ran
+        model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs)
     }
 
     fn cpu_time(&self) -> Option<Duration> {
-        self.cpu_time
+        self.runs.cpu_time()
     }
 
     fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {
@@ -147,7 +159,7 @@ impl Instance for OrtInstance {
 
 impl OrtModel {
     fn run_options(&self) -> Result<RunOptions, ApiError> {
-        options::run_options(self.session.session().runtime(), self.shrinks_arena)
+        options::run_options(self.backend.runtime, self.shrinks_arena)
     }
 
     /// Runs once with inputs of these shapes, all zero, and writes down what it allocates. Without plans of its own.
@@ -172,9 +184,7 @@ impl OrtModel {
             })
             .collect::<Result<_, _>>()?;
         check_run(&self.signature, &views, &slots)?;
-        let values = views
-            .iter()
-            .map(|view| input(self.session.session().runtime(), *view));
+        let values = views.iter().map(|view| input(self.backend.runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let options = self.run_options().map_err(error::run)?;
         let charge = self.bound.begin(0);
@@ -239,7 +249,9 @@ impl OrtModel {
         outputs: &mut [OutputSlot],
         in_place: bool,
     ) -> Result<(), ApiError> {
-        let runtime = self.session.session().runtime();
+        // Values belong to the session that made them, whatever the model goes over to meanwhile.
+        let session = self.session.get();
+        let runtime = session.session().runtime();
         let wanted: List<usize> = outputs.iter().map(OutputSlot::index).collect();
         let class = self
             .plans
@@ -256,7 +268,7 @@ impl OrtModel {
             });
             let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
             let run = || {
-                self.session.session().run(
+                session.session().run(
                     options,
                     self.input_names.iter().map(CString::as_c_str),
                     values,
@@ -266,59 +278,66 @@ impl OrtModel {
                     &prepared,
                 )
             };
-            match class {
+            let started = session.session().begin();
+            let ran = match class {
                 Some((plans, class)) => {
                     let beside = held.saturating_add(string_bytes(inputs));
-                    runs.run(plans, &class, self.bound.begin(beside), run)?
+                    runs.run(plans, &class, self.bound.begin(beside), run)
                 }
-                None => run()?,
-            }
+                None => run(),
+            };
+            runs.took(session.session().end(started));
+            ran?
         };
         for (slot, value) in outputs.iter_mut().zip(made) {
             match value {
-                Some(value) => slot.fill(self.tensor(value, inputs)?),
+                Some(value) => slot.fill(tensor(&session, value, inputs)?),
                 None => slot.finish_prepared().map_err(error::inconsistent)?,
             }
         }
         Ok(())
     }
+}
 
-    /// An output in the library's memory as a tensor, without a copy but for strings.
-    fn tensor(&self, value: Value<'static>, inputs: &[TensorView<'_>]) -> Result<Tensor, ApiError> {
-        let (datatype, dims) = value.datatype_and_dims()?;
-        let shape = Shape::new(&dims).map_err(error::inconsistent)?;
-        let data = if datatype == DataType::Bytes {
-            Bytes::from(value.encoded_strings(shape.element_count())?)
-        } else {
-            self.share(value, datatype, &dims, inputs)?
-        };
-        Tensor::new(datatype, shape, data).map_err(error::inconsistent)
-    }
+/// An output in the library's memory as a tensor, without a copy but for strings.
+fn tensor(
+    session: &Shared,
+    value: Value<'static>,
+    inputs: &[TensorView<'_>],
+) -> Result<Tensor, ApiError> {
+    let (datatype, dims) = value.datatype_and_dims()?;
+    let shape = Shape::new(&dims).map_err(error::inconsistent)?;
+    let data = if datatype == DataType::Bytes {
+        Bytes::from(value.encoded_strings(shape.element_count())?)
+    } else {
+        share(session, value, datatype, &dims, inputs)?
+    };
+    Tensor::new(datatype, shape, data).map_err(error::inconsistent)
+}
 
-    fn share(
-        &self,
-        value: Value<'static>,
-        datatype: DataType,
-        dims: &SmallVec<[usize; 6]>,
-        inputs: &[TensorView<'_>],
-    ) -> Result<Bytes, ApiError> {
-        let bytes = value.bytes(datatype, dims)?;
-        // An output that the graph connects to an input directly is that input's memory, which ends with the run.
-        let range = bytes.as_ptr_range();
-        let borrowed = inputs.iter().any(|view| {
-            let input = view.data().as_ptr_range();
-            input.start < range.end && range.start < input.end
-        });
-        if bytes.is_empty() || borrowed {
-            return Ok(Bytes::copy_from_slice(bytes));
-        }
-        Ok(Bytes::from_owner(SharedOutput {
-            datatype,
-            dims: dims.clone(),
-            value,
-            _session: Arc::clone(self.session.session()),
-        }))
+fn share(
+    session: &Shared,
+    value: Value<'static>,
+    datatype: DataType,
+    dims: &SmallVec<[usize; 6]>,
+    inputs: &[TensorView<'_>],
+) -> Result<Bytes, ApiError> {
+    let bytes = value.bytes(datatype, dims)?;
+    // An output that the graph connects to an input directly is that input's memory, which ends with the run.
+    let range = bytes.as_ptr_range();
+    let borrowed = inputs.iter().any(|view| {
+        let input = view.data().as_ptr_range();
+        input.start < range.end && range.start < input.end
+    });
+    if bytes.is_empty() || borrowed {
+        return Ok(Bytes::copy_from_slice(bytes));
     }
+    Ok(Bytes::from_owner(SharedOutput {
+        datatype,
+        dims: dims.clone(),
+        value,
+        _session: Arc::clone(session.session()),
+    }))
 }
 
 /// An output in the library's memory, shared by whoever holds a part of it.

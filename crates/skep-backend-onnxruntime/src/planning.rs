@@ -203,9 +203,20 @@ impl Plans {
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
     figures: RunMemory,
+    /// CPU time of the last run, where it was measured.
+    cpu_time: Option<Duration>,
 }
 
 impl Runs {
+    /// The last run took so much CPU time, where that was measured.
+    pub(crate) const fn took(&mut self, cpu_time: Option<Duration>) {
+        self.cpu_time = cpu_time;
+    }
+
+    pub(crate) const fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_time
+    }
+
     pub(crate) const fn figures(&self) -> RunMemory {
         self.figures
     }

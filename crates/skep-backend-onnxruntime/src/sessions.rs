@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use skep_backend::Weights;
 use skep_cache::Key;
 use skep_config::ExecutionOptions;
@@ -52,7 +53,27 @@ impl PartialEq for Identity {
     }
 }
 
-/// A session that a model uses.
+/// The session that a model uses, until it goes over to another one.
+#[derive(Debug)]
+pub(crate) struct Current(ArcSwap<Shared>);
+
+impl Current {
+    pub(crate) fn new(session: Shared) -> Self {
+        Self(ArcSwap::from_pointee(session))
+    }
+
+    /// The session now. Whatever comes of it stays of this one.
+    pub(crate) fn get(&self) -> Guard<Arc<Shared>> {
+        self.0.load()
+    }
+
+    /// Goes over to another session: for runs that begin from now on.
+    pub(crate) fn replace(&self, session: Shared) {
+        self.0.store(Arc::new(session));
+    }
+}
+
+/// A session that models may share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     session: Arc<Session>,
@@ -115,6 +136,13 @@ static KEPT: Condvar = Condvar::new();
 fn sessions() -> MutexGuard<'static, Known<Identity, Session>> {
     // Nothing panics while it holds this lock.
     SESSIONS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Memory is short: lets go of every session that no model uses. How many there were.
+pub fn give_up_kept_sessions() -> usize {
+    // Their end takes locks of its own.
+    let all = sessions().expire(None);
+    all.len()
 }
 
 /// Sees to it that the thread runs that lets kept sessions go.

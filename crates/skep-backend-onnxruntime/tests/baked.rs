@@ -18,15 +18,17 @@ use std::{
 
 use common::library;
 use skep_backend::{
-    Backend as _, LoadRequest, Model, ModelFile, OutputSlot, Weights,
-    conformance::{Graph, config, fp32},
+    Backend as _, Baked, Baking, LoadRequest, Model, ModelFile, OutputSlot, Weights,
+    baking::Plan,
+    conformance::{Graph, config, fp32, tensor},
 };
 use skep_backend_onnxruntime::OnnxRuntime;
-use skep_cache::Cache;
+use skep_cache::{Begun, Cache, Found};
+use skep_proto::onnx::ModelProto;
 use skep_store::{Daemon, Digest, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use skep_testkit::{
-    Kind, Options,
+    Kind, Options, forge,
     node::{Node, answers, run},
 };
 use skep_types::DataType;
@@ -37,14 +39,24 @@ fn load(
     pbtxt: &str,
     weights: Option<&Weights>,
 ) -> Arc<dyn Model> {
-    let request = LoadRequest {
+    with_request(path, pbtxt, weights, |request| {
+        backend.load(request).expect("loaded")
+    })
+}
+
+fn with_request<T>(
+    path: &Path,
+    pbtxt: &str,
+    weights: Option<&Weights>,
+    then: impl FnOnce(&LoadRequest<'_>) -> T,
+) -> T {
+    then(&LoadRequest {
         file: &ModelFile::open(path).expect("opened"),
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
         request_memory: None,
-    };
-    backend.load(&request).expect("loaded")
+    })
 }
 
 fn kind(text: &str) -> Kind {
@@ -86,6 +98,89 @@ fn baked_models_answer_as_plain_ones_and_share_their_weights() {
         let third = load(backend, &path, &pbtxt, Some(&node.weights));
         assert!(answers(&third, &kind) == plain, "{name}: of the cache");
     }
+}
+
+/// What a server does behind a model that it has loaded as it is.
+#[test]
+fn a_model_that_runs_goes_over_to_its_form() {
+    let Some(backend) = library() else { return };
+    for (name, external_data) in [(MLP, false), (MLP, true), ("cnn:classes=4000", false)] {
+        let kind = kind(name);
+        let mut node = Node::new();
+        node.weights.baking = Baking::Behind;
+        node.weights.runs_from_cache = true;
+        let options = Options {
+            external_data,
+            ..Options::default()
+        };
+        let path = node.model(&kind, &options);
+        let plain = answers(&load(backend, &path, "", None), &kind);
+        with_request(&path, "", Some(&node.weights), |request| {
+            let model = backend.load(request).expect("loaded");
+            assert!(!model.is_baked());
+            assert_eq!(
+                node.forms(),
+                Vec::<PathBuf>::new(),
+                "the load makes nothing"
+            );
+            assert!(
+                !model.change_over(request).expect("no form"),
+                "there is none"
+            );
+
+            let Plan::Needed(needed) = backend.plan_form(request).expect("planned") else {
+                unreachable!("nothing is there")
+            };
+            let begun = node.weights.cache.begin(&needed.key, needed.content);
+            let Ok(Begun::Claimed(claim)) = begun else {
+                unreachable!("nobody else bakes it")
+            };
+            backend.make_form(request, claim.making()).expect("made");
+            let published = backend.publish_form(request, claim).expect("whole");
+            assert!(matches!(published, Found::Form(_)), "{published:?}");
+            let planned = backend.plan_form(request).expect("planned");
+            assert!(matches!(planned, Plan::Known(_)));
+
+            // Runs are in flight all the while, and an output of the old session outlives it.
+            let kept = answers(&model, &kind);
+            thread::scope(|scope| {
+                let asking = scope.spawn(|| {
+                    for _ in 0..20 {
+                        assert!(answers(&model, &kind) == plain);
+                    }
+                });
+                assert!(model.change_over(request).expect("its form is there"));
+                asking.join().expect("the same answers");
+            });
+            assert!(model.is_baked());
+            assert!(answers(&model, &kind) == plain && kept == plain, "{name}");
+            while node.stat().bytes_stored == 0 {}
+            assert!(answers(&model, &kind) == plain);
+        });
+    }
+}
+
+/// Products that take minutes, in a model that is large enough to be baked.
+#[test]
+fn a_model_that_is_slow_to_run_is_baked_without_comparing() {
+    let Some(backend) = library() else { return };
+    let side: Vec<u8> = [3000_i64; 2].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let mut graph = Graph::new()
+        .input("x", DataType::Fp32, &["1", "1"])
+        .output("y", DataType::Fp32, &["3000", "100"])
+        .initializer("side", &tensor(DataType::Int64, &[2], side))
+        .initializer("w", &fp32(&[3000, 100], &vec![0.5; 300_000]))
+        .node("Expand", &["x", "side"], &["v0"], &[]);
+    for step in 0..200 {
+        let (from, to) = (format!("v{step}"), format!("v{}", step + 1));
+        graph = graph.node("MatMul", &[&from, "v0"], &[&to], &[]);
+    }
+    let saved = common::save(graph.node("MatMul", &["v200", "w"], &["y"], &[]));
+    let node = Node::new();
+    with_request(&saved.path, "", Some(&node.weights), |request| {
+        let baked = backend.bake(request).expect("baked");
+        assert!(matches!(baked, Baked::Made { .. }), "{baked:?}");
+    });
 }
 
 #[test]
@@ -449,4 +544,62 @@ fn weights_that_end_alike_are_told_apart_and_shared() {
         segments + 2,
         "both are the store's"
     );
+}
+
+/// Whatever somebody put into a form: it is not used, and made again from the model.
+#[test]
+fn a_forged_form_is_mended() {
+    let Some(backend) = library() else { return };
+    let kind = kind(MLP);
+    let mut node = Node::new();
+    let path = node.model(&kind, &Options::default());
+    let plain = answers(&load(backend, &path, "", None), &kind);
+    // With it a graph would compute something else, if anything.
+    fs::write(node.root.path().join("other"), vec![0; 8 << 20]).expect("written");
+    let tries: [(&str, &dyn Fn(&mut ModelProto)); 7] = [
+        ("a file elsewhere", &|model| {
+            forge::point(forge::external(model), "../../../../other", 0);
+        }),
+        ("an absolute path", &|model| {
+            forge::point(forge::external(model), "/proc/self/exe", 0)
+        }),
+        ("no weight of the form", &|model| {
+            forge::external(model).name = Some("other".to_owned())
+        }),
+        ("other dims", &|model| forge::external(model).dims.reverse()),
+        ("more dims", &|model| {
+            forge::external(model).dims.push(1 << 40)
+        }),
+        ("another datatype", &|model| {
+            forge::external(model).data_type = Some(7)
+        }),
+        ("no graph", &|model| model.graph = None),
+    ];
+    for (what, change) in tries {
+        drop(load(backend, &path, "", Some(&node.weights)));
+        let graph = node
+            .forms()
+            .into_iter()
+            .find(|path| path.ends_with("graph"));
+        let graph = graph.expect("a form");
+        let whole = fs::read(&graph).expect("read");
+        forge::graph(&graph, change);
+        assert!(fs::read(&graph).expect("read") != whole, "{what}");
+        node.restart();
+        let model = load(backend, &path, "", Some(&node.weights));
+        assert!(answers(&model, &kind) == plain, "{what}");
+        assert!(
+            fs::read(&graph).expect("read") == whole,
+            "{what}: made again"
+        );
+    }
+    // A manifest whose tensors have other lengths than their dims.
+    let manifest = node
+        .forms()
+        .into_iter()
+        .find(|path| path.ends_with("manifest"));
+    let manifest = manifest.expect("a form");
+    forge::manifest(&manifest, |line| line.replacen(",", ",1", 1));
+    node.restart();
+    assert!(answers(&load(backend, &path, "", Some(&node.weights)), &kind) == plain);
 }

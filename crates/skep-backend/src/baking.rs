@@ -2,13 +2,15 @@
 //! go on without it when anything goes wrong.
 //!
 //! ```text
-//! load --> form known?  no --> Bakes::make, kept in the cache
-//!               |                   |
-//!               +<------------------+
+//! load --> form known?  no --> loaded as it is; with [`Baking::First`] Bakes::make first, kept in the cache
+//!               |
 //!               v
 //!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
-//!               damaged --> removed, made anew, once
+//!               damaged --> removed; made again, once, with [`Baking::First`]
 //!               anything else that fails --> a warning, and the model is loaded as it is
+//!
+//! plan --> is a form missing, and what does it take?      for whoever bakes behind a model that runs:
+//! make_form --> makes it in a directory of its own        in another process
 //! ```
 
 use std::{
@@ -18,11 +20,11 @@ use std::{
     time::Instant,
 };
 
-use skep_cache::{Begun, CacheError, Content, Form, Found, Key, Making, Part};
+use skep_cache::{Begun, CacheError, Claim, Content, Form, Found, Key, Making, Part};
 use skep_onnx::OnnxModel;
 use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
-use crate::{Baked, Weights};
+use crate::{BackendError, Baked, Baking, Weights};
 
 /// Models with less are loaded as they are: what there is to share is less than what a form costs.
 const MIN_MODEL_BYTES: u64 = 1 << 20;
@@ -32,6 +34,9 @@ pub const MIN_WEIGHT_BYTES: usize = 4096;
 
 /// The layout's name of weights as the model's file has them: all backends share these.
 pub const PLAIN: &str = "plain";
+
+/// What a process takes that bakes, beside weights: the library, its code, its threads, the graph.
+pub const BASE_BYTES: u64 = 64 << 20;
 
 /// A model as a backend bakes it.
 pub trait Bakes {
@@ -49,11 +54,45 @@ pub trait Bakes {
     /// What its form depends on, beside the content of its files; the first says whose forms these are and what they mean.
     fn depends_on(&self) -> Vec<Vec<u8>>;
 
+    /// What making its form takes, beforehand.
+    fn cost(&self) -> Cost;
+
     /// Makes its form: adds the tensors, and returns the rest.
     ///
     /// # Errors
     /// Why there is none.
     fn make(&self, making: &mut Making) -> Result<Rest, NoForm>;
+}
+
+/// What baking a model takes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Memory of the process that bakes. Pages of files, which the system can take back at any time, are not counted.
+    pub memory_bytes: u64,
+    /// Room in the cache's directory, until it is over.
+    pub disk_bytes: u64,
+}
+
+/// What is left to be done for a model's form.
+#[derive(Debug)]
+pub enum Plan {
+    /// Nothing: it is there.
+    Known(Form),
+    /// Nothing: there is none, because.
+    AsItIs(String),
+    /// It has to be made.
+    Needed(Needed),
+}
+
+/// A form that has to be made.
+#[derive(Debug)]
+pub struct Needed {
+    /// What it will be found by.
+    pub key: Key,
+    /// Of the model's files.
+    pub content: Content,
+    /// What making it takes.
+    pub cost: Cost,
 }
 
 /// What a form has beside its tensors.
@@ -134,10 +173,29 @@ enum Known {
     Answer(Answer),
     /// Nothing but what the form would be found by, and of what.
     Nothing(Key, Content),
+    /// Not even that: the files were not read, since no form of them can be there.
+    Unread,
 }
 
-/// Loads a model by its form, which is made if it is not there. `None` where the model is to be loaded as it is; the log
-/// says why. `open` may be called a second time, where the form turned out to be damaged.
+/// Whether files are read about which nothing is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// Where a form may be there: reading takes a fifth of a plain load.
+    IfWorthwhile,
+    Always,
+}
+
+impl Effort {
+    const fn of(weights: &Weights) -> Self {
+        match weights.baking {
+            Baking::First => Self::Always,
+            Baking::Behind | Baking::Never => Self::IfWorthwhile,
+        }
+    }
+}
+
+/// Loads a model by its form, which is made if it is not there and `weights` says so. `None` where the model is to be loaded
+/// as it is; the log says why. `open` may be called a second time, where the form turned out to be damaged.
 pub fn load<T>(
     subject: &impl Bakes,
     weights: &Weights,
@@ -158,14 +216,10 @@ pub fn load<T>(
         };
         match open(&form) {
             Ok(loaded) => return Some(loaded),
-            Err(Failure::Damaged(why)) if weights.cache.is_reader() => {
-                tracing::warn!("`{path}` is loaded without its baked form: {why}");
-                return None;
-            }
-            Err(Failure::Damaged(why)) => {
+            Err(Failure::Damaged(why)) if weights.baking == Baking::First => {
                 tracing::warn!("the baked form of `{path}` is made anew: {why}");
             }
-            Err(Failure::Unusable(why)) => {
+            Err(Failure::Damaged(why) | Failure::Unusable(why)) => {
                 tracing::warn!("`{path}` is loaded without its baked form: {why}");
                 return None;
             }
@@ -174,15 +228,36 @@ pub fn load<T>(
     None
 }
 
-/// Whether a load would make no form.
-pub fn is_baked(subject: &impl Bakes, weights: &Weights) -> bool {
-    !matches!(find(subject, weights), Ok(Known::Nothing(..)))
+/// What is left to be done for the form of a model. Reads the model's files where they are not remembered.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn plan(subject: &impl Bakes, weights: &Weights) -> Result<Plan, String> {
+    Ok(match find(subject, weights, Effort::Always)? {
+        Known::Answer(Answer::Form { form, .. }) => Plan::Known(form),
+        Known::Answer(Answer::AsItIs(why)) => Plan::AsItIs(why),
+        Known::Nothing(key, content) => Plan::Needed(Needed {
+            key,
+            content,
+            cost: subject.cost(),
+        }),
+        Known::Unread => Plan::AsItIs("its files were not read".to_owned()),
+    })
+}
+
+/// What a form of it is found by, whether or not there is one; `None` where there is none for certain.
+pub fn form_key(subject: &impl Bakes, weights: &Weights) -> Option<Key> {
+    match find(subject, weights, Effort::of(weights)) {
+        Ok(Known::Answer(Answer::Form { form, .. })) => Some(*form.key()),
+        Ok(Known::Nothing(key, _)) => Some(key),
+        Ok(Known::Answer(Answer::AsItIs(_)) | Known::Unread) | Err(_) => None,
+    }
 }
 
 /// Makes the form if it is not there, or damaged.
 pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
     // A load looks at no more of a form than it takes; who bakes wants a whole one.
-    if let Ok(Known::Answer(Answer::Form { form, .. })) = find(subject, weights)
+    if let Ok(Known::Answer(Answer::Form { form, .. })) = find(subject, weights, Effort::Always)
         && let Err(error) = form.verify()
     {
         let path = subject.path().display();
@@ -197,6 +272,22 @@ pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
         },
         Ok(Answer::AsItIs(why)) | Err(why) => Baked::AsItIs(why),
     }
+}
+
+/// Makes the form in a directory, for another process to publish: or the reason why there never is one.
+///
+/// # Errors
+/// Why it could not be made this time.
+pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), BackendError> {
+    let failed = |why: &dyn std::fmt::Display| {
+        BackendError::new(crate::ErrorKind::Unavailable, why.to_string())
+    };
+    match subject.make(&mut making) {
+        Ok(Rest { graph, notes }) => making.finish(&graph, notes),
+        Err(NoForm::Never(why)) => making.unusable(&why),
+        Err(NoForm::Now(why)) => return Err(failed(&why)),
+    }
+    .map_err(|error| failed(&error))
 }
 
 /// Gets those tensors of a form from the store that are there.
@@ -248,18 +339,19 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
 /// # Errors
 /// Why it could not be made this time.
 fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
-    let (key, content) = match find(subject, weights)? {
+    let (key, content) = match find(subject, weights, Effort::of(weights))? {
         Known::Answer(answer) => return Ok(answer),
-        Known::Nothing(..) if weights.cache.is_reader() => {
+        Known::Nothing(key, content) if weights.baking == Baking::First => (key, content),
+        Known::Nothing(..) | Known::Unread => {
             return Ok(Answer::AsItIs("it has not been baked".to_owned()));
         }
-        Known::Nothing(key, content) => (key, content),
     };
     let begun = weights.cache.begin(&key, content);
     match begun.map_err(|e| e.to_string())? {
-        Begun::Making(making) => make(subject, making, weights),
+        Begun::Claimed(claim) => make(subject, claim, weights),
         Begun::Found(found) => Answer::of(found)
             .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
+        Begun::Busy => Err("another process bakes it".to_owned()),
     }
 }
 
@@ -267,7 +359,13 @@ fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
 ///
 /// # Errors
 /// When the model's files cannot be read.
-fn find(subject: &impl Bakes, weights: &Weights) -> Result<Known, String> {
+fn find(subject: &impl Bakes, weights: &Weights, effort: Effort) -> Result<Known, String> {
+    if let Some(key) = weights.cache.only() {
+        // Whoever may read no other form was told which one it is.
+        let answer = Answer::of(weights.cache.look_up(key));
+        let gone = || Answer::AsItIs("its form is damaged or gone".to_owned());
+        return Ok(Known::Answer(answer.unwrap_or_else(gone)));
+    }
     let files = subject.files();
     let bytes: u64 = files
         .iter()
@@ -295,47 +393,59 @@ fn find(subject: &impl Bakes, weights: &Weights) -> Result<Known, String> {
         let why = format!("it has {bytes} bytes, and the cache may hold {budget_bytes}");
         return Ok(Known::Answer(Answer::AsItIs(why)));
     }
-    let (key, content) = key(subject, weights, &files)?;
+    let cache = &weights.cache;
+    let content = match effort {
+        Effort::Always => cache.content(&files).map(Some),
+        Effort::IfWorthwhile => cache.content_if_known(&files),
+    };
+    let Some(content) = content.map_err(|e| e.to_string())? else {
+        return Ok(Known::Unread);
+    };
+    let key = key(subject, &content);
     let answer = Answer::of(weights.cache.look_up(&key));
     Ok(answer.map_or(Known::Nothing(key, content), Known::Answer))
 }
 
-/// What the form is found by, and the content of the files, which is a part of that.
-fn key(
-    subject: &impl Bakes,
-    weights: &Weights,
-    files: &[PathBuf],
-) -> Result<(Key, Content), String> {
-    let content = weights.cache.content(files).map_err(|e| e.to_string())?;
+/// What the form of files of this content is found by.
+fn key(subject: &impl Bakes, content: &Content) -> Key {
     let digest = content.digest();
     let depends_on = subject.depends_on();
     let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
     parts.insert(parts.len().min(1), &digest);
-    Ok((Key::of(&parts), content))
+    Key::of(&parts)
 }
 
-fn make(subject: &impl Bakes, mut making: Making, weights: &Weights) -> Result<Answer, String> {
+fn make(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Answer, String> {
     let began = Instant::now();
     let path = subject.path().display();
-    let Rest { graph, notes } = match subject.make(&mut making) {
-        Ok(rest) => rest,
-        Err(NoForm::Now(why)) => return Err(why),
-        Err(NoForm::Never(why)) => {
-            if let Err(error) = making.unusable(&why) {
-                tracing::warn!("{error}");
-            }
-            return Err(why);
-        }
+    make_form(subject, claim.making()).map_err(|error| error.to_string())?;
+    let key = *claim.key();
+    let found = publish(subject, claim, weights)?;
+    let Found::Form(form) = found else {
+        return match found {
+            Found::Unusable(why) => Err(why),
+            _ => Err(format!("the form of key {key} is gone")),
+        };
     };
-    // Whoever replaced a file meanwhile may have given the backend another one than was looked at.
-    if key(subject, weights, &subject.files())?.0 != *making.key() {
+    tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
+    Ok(Answer::Form { form, is_new: true })
+}
+
+/// Publishes what was made of a model, whose files must still be those that the claim is of: whoever replaced one meanwhile
+/// may have given the maker another one than was looked at.
+///
+/// # Errors
+/// Why it is not published.
+pub fn publish(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Found, String> {
+    let content = weights.cache.content(&subject.files());
+    let content = content.map_err(|error| error.to_string())?;
+    if key(subject, &content) != *claim.key() {
         return Err("its files changed while it was baked".to_owned());
     }
-    let form = making.finish(&graph, notes).map_err(|e| e.to_string())?;
-    tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
+    let found = claim.publish().map_err(|error| error.to_string())?;
     // What is over the budget goes now; that nothing could be removed is no reason not to serve.
     if let Err(error) = weights.cache.collect() {
         tracing::warn!("{error}");
     }
-    Ok(Answer::Form { form, is_new: true })
+    Ok(found)
 }

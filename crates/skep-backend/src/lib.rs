@@ -24,6 +24,7 @@ mod check;
 pub mod conformance;
 mod error;
 mod file;
+mod form_graph;
 mod memory;
 mod slot;
 
@@ -32,8 +33,9 @@ use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::ModelFile;
+pub use form_graph::check_graph;
 pub use memory::RunMemory;
-use skep_cache::Cache;
+use skep_cache::{Cache, Claim, Found, Key, Making};
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
@@ -99,9 +101,23 @@ pub struct Weights {
     /// Whether a model may run on the cache's files until its weights are in the store. Otherwise they are there before it is
     /// loaded, as they are in any case with a backend that knows no other way.
     pub runs_from_cache: bool,
+    /// When the form of a model that has none is made.
+    pub baking: Baking,
     /// For how long a backend may keep what it made of a model that is unloaded, and with that its weights, in case that is
     /// loaded again.
     pub keep_unloaded: Duration,
+}
+
+/// When the form of a model that has none is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Baking {
+    /// By the load, before it goes on.
+    First,
+    /// Behind the model, which is loaded as it is and runs meanwhile.
+    Behind,
+    /// Not by loads: those that are there are used.
+    #[default]
+    Never,
 }
 
 /// What became of a model that was to be baked.
@@ -156,10 +172,43 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Whether a load with the same request would make nothing that is kept for later loads.
-    fn is_baked(&self, request: &LoadRequest<'_>) -> bool {
+    /// What is left to be done for the form that later loads with the same request begin with. Reads the model's files where
+    /// they are not remembered.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] for a broken file.
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
         let _ = request;
-        true
+        let why = format!("backend `{}` keeps no other form of it", self.name());
+        Ok(baking::Plan::AsItIs(why))
+    }
+
+    /// Makes that form, or notes why there never is one, in a directory of its own, in this process. The request's weights
+    /// are not asked.
+    ///
+    /// # Errors
+    /// Why it could not be made this time.
+    fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
+        let _ = (request, making);
+        let text = format!("backend `{}` bakes no models", self.name());
+        Err(BackendError::new(ErrorKind::Unsupported, text))
+    }
+
+    /// Publishes what [`Backend::make_form`] made, here or in another process that has ended.
+    ///
+    /// # Errors
+    /// Why it is not published.
+    fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
+        let _ = (request, claim);
+        let text = format!("backend `{}` bakes no models", self.name());
+        Err(BackendError::new(ErrorKind::Unsupported, text))
+    }
+
+    /// What the form is found by that a load with the same request begins with, whether or not it is in the cache yet; `None`
+    /// where there is none for certain.
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+        let _ = request;
+        None
     }
 
     /// Makes what a load with the same request would keep for later loads, without loading the model.
@@ -185,6 +234,21 @@ pub trait Model: Send + Sync {
     /// How many threads of this machine's CPU a run keeps busy: the caller starts no more runs than there are cores. None
     /// where the run takes place elsewhere.
     fn cpu_threads(&self) -> Option<NonZeroUsize>;
+
+    /// Whether it runs on its baked form: then there is nothing left to bake.
+    fn is_baked(&self) -> bool {
+        false
+    }
+
+    /// Goes over to the model's baked form, which has been made meanwhile, without a break: runs in flight end as they began.
+    /// `request` is the one that the model was loaded with. `false` where the next load does.
+    ///
+    /// # Errors
+    /// Why it could not; the model runs on as it did.
+    fn change_over(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
+        let _ = request;
+        Ok(false)
+    }
 
     /// Whether an answer carries its request's parameters; the caller puts them there. For tests of clients.
     fn echoes_parameters(&self) -> bool {

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use crate::{Cache, CacheError, manifest::Manifest, stamps};
+use crate::{Cache, CacheError, FileContent, failures, manifest::Manifest, staging, stamps};
 
 /// What a cache holds, and what was removed from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,8 +29,8 @@ struct Entry {
     path: PathBuf,
     used: SystemTime,
     own_bytes: u64,
-    files: Vec<[u8; 32]>,
-    tensors: Vec<(String, u64)>,
+    files: Vec<FileContent>,
+    tensors: Vec<(OsString, u64)>,
 }
 
 /// What the forms that stay need.
@@ -41,8 +41,9 @@ struct Kept {
 }
 
 impl Cache {
-    /// Removes the forms that were used longest ago until the rest fits the budget, and what no form has: tensors, locks,
-    /// and what is remembered of model files. `None` while somebody makes a form: the next call will do.
+    /// Removes the forms that were used longest ago until the rest fits the budget, whichever tenants' they are, and what no
+    /// form has: tensors, locks, and what is remembered of model files. `None` while somebody publishes a form: the next call
+    /// will do.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -55,38 +56,45 @@ impl Cache {
     /// # Errors
     /// When the directory cannot be read.
     pub fn collect_to(&self, budget_bytes: u64) -> Result<Option<Collected>, CacheError> {
-        let mut is_taken = false;
-        let lock = |file: &File| match file.try_lock() {
-            Ok(()) => Ok(()),
-            Err(fs::TryLockError::WouldBlock) => {
-                is_taken = true;
-                Err(io::ErrorKind::WouldBlock.into())
+        let fail = |error| CacheError::io("clean up", self.root(), error);
+        let parts = self.all_parts().map_err(fail)?;
+        let mut locks = Vec::with_capacity(parts.len());
+        for part in &parts {
+            match part.try_lock_file("lock", File::try_lock)? {
+                Some(lock) => locks.push(lock),
+                None => return Ok(None),
             }
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        };
-        let locked = self.lock_file("lock", lock);
-        if is_taken {
-            return Ok(None);
         }
-        let _lock = locked?;
-        let root = self.root();
         let run = || -> io::Result<Collected> {
-            remove_abandoned(&root.join("tmp"))?;
-            let entries = entries(&root.join("models"))?;
-            let (mut collected, kept) = evict(entries, budget_bytes);
-            collected.removed_bytes = sweep(&root.join("tensors"), &kept.tensors)?;
-            stamps::forget_others(&root.join("stamps"), &kept.files)?;
-            remove_locks(&root.join("making"), &root.join("models"))?;
+            let mut all = Vec::new();
+            for (index, part) in parts.iter().enumerate() {
+                // Whoever publishes something holds the lock that we have alone.
+                staging::remove_left_over(&part.root().join("tmp"), true)?;
+                all.extend(entries(index, &part.root().join("models"))?);
+            }
+            // Of equal times one order, whatever the directories'.
+            all.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
+            let (mut collected, kept) = evict(all, budget_bytes);
+            for (index, part) in parts.iter().enumerate() {
+                let root = part.root();
+                collected.removed_bytes += sweep(index, &root.join("tensors"), &kept.tensors)?;
+                stamps::forget_others(&root.join("stamps"), &kept.files)?;
+                remove_locks(&root.join("making"), &root.join("models"))?;
+                failures::forget_old(&root.join("failures"), SystemTime::now())?;
+            }
             Ok(collected)
         };
-        run()
-            .map(Some)
-            .map_err(|error| CacheError::io("clean up", root, error))
+        run().map(Some).map_err(fail)
     }
 }
 
-/// The forms of a directory. One whose manifest cannot be read counts as used at the beginning of time, and has nothing.
-fn entries(models: &Path) -> io::Result<Vec<Entry>> {
+/// A tensor's file: which part it is in, and its name. Parts share nothing, not even equal tensors.
+fn in_part(part: usize, name: &str) -> OsString {
+    OsString::from(format!("{part}/{name}"))
+}
+
+/// The forms of a part. One whose manifest cannot be read counts as used at the beginning of time, and has nothing.
+fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(models)? {
         let path = entry?.path();
@@ -107,23 +115,24 @@ fn entries(models: &Path) -> io::Result<Vec<Entry>> {
             files,
             tensors: parts
                 .iter()
-                .map(|part| (part.tensor.digest.to_string(), part.tensor.length))
+                .map(|of_form| {
+                    let tensor = &of_form.tensor;
+                    (in_part(part, &tensor.digest.to_string()), tensor.length)
+                })
                 .collect(),
             path,
         });
     }
-    // Of equal times one order, whatever the directory's.
-    entries.sort_by(|a, b| (a.used, &a.path).cmp(&(b.used, &b.path)));
     Ok(entries)
 }
 
 /// Removes forms, those first that were used longest ago; what stays, and the tensors of that.
 fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
     // By tensor: how many forms have it, and its bytes.
-    let mut users: HashMap<&str, (usize, u64)> = HashMap::new();
+    let mut users: HashMap<&OsStr, (usize, u64)> = HashMap::new();
     let mut bytes: u64 = entries.iter().map(|entry| entry.own_bytes).sum();
     for entry in &entries {
-        let own: BTreeMap<&str, u64> = entry.tensors.iter().map(|(d, b)| (&**d, *b)).collect();
+        let own: BTreeMap<&OsStr, u64> = entry.tensors.iter().map(|(d, b)| (&**d, *b)).collect();
         for (digest, length) in own {
             let user = users.entry(digest).or_insert((0, length));
             user.0 += 1;
@@ -139,12 +148,13 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
         let stays = bytes <= budget_bytes && entry.used > SystemTime::UNIX_EPOCH;
         if stays || fs::remove_dir_all(&entry.path).is_err() {
             collected.kept_forms += 1;
-            kept.files.extend(&entry.files);
+            kept.files
+                .extend(entry.files.iter().map(|file| file.digest));
             continue;
         }
         collected.removed_forms += 1;
         bytes -= entry.own_bytes;
-        let own: BTreeMap<&str, u64> = entry.tensors.iter().map(|(d, b)| (&**d, *b)).collect();
+        let own: BTreeMap<&OsStr, u64> = entry.tensors.iter().map(|(d, b)| (&**d, *b)).collect();
         for (digest, length) in own {
             if let Some(user) = users.get_mut(digest) {
                 user.0 -= 1;
@@ -160,13 +170,14 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
     (collected, kept)
 }
 
-/// Removes the tensors that no form has. Their bytes.
-fn sweep(tensors: &Path, kept: &HashSet<OsString>) -> io::Result<u64> {
+/// Removes the tensors of a part that no form has. Their bytes.
+fn sweep(part: usize, tensors: &Path, kept: &HashSet<OsString>) -> io::Result<u64> {
     let mut removed_bytes = 0;
     for directory in fs::read_dir(tensors)? {
         for file in fs::read_dir(directory?.path())? {
             let file = file?;
-            if !kept.contains(&file.file_name()) {
+            let name = in_part(part, &file.file_name().to_string_lossy());
+            if !kept.contains(&name) {
                 let length = file.metadata().map_or(0, |metadata| metadata.len());
                 if fs::remove_file(file.path()).is_ok() {
                     removed_bytes += length;
@@ -191,16 +202,6 @@ fn remove_locks(making: &Path, models: &Path) -> io::Result<()> {
         if !has_form && let Some(_locked) = opened().and_then(free) {
             let _ = fs::remove_file(&path);
         }
-    }
-    Ok(())
-}
-
-/// Removes what processes began to make that are gone: whoever makes something holds the lock that we have alone.
-fn remove_abandoned(tmp: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(tmp)? {
-        let path = entry?.path();
-        // It may be a file or a directory, and the directory of a form that is being forgotten goes by itself.
-        let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
     }
     Ok(())
 }

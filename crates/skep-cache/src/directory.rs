@@ -1,7 +1,8 @@
 //! The directory itself: how it is made, and whether one that is there already may be used.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
+    io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::Path,
 };
@@ -11,7 +12,7 @@ use rustix::process::geteuid;
 use crate::CacheError;
 
 /// What is in the directory of a layout.
-const INNER: [&str; 5] = ["models", "tensors", "stamps", "making", "tmp"];
+const INNER: [&str; 6] = ["models", "tensors", "stamps", "making", "failures", "tmp"];
 
 /// Who may do what with a directory, for comments on its permissions.
 const GROUP_WRITES: u32 = 0o020;
@@ -22,8 +23,18 @@ const STICKY: u32 = 0o1000;
 const ROOT: u32 = 0;
 
 /// Makes a directory and those above it that are not there, for their owner alone.
-pub(crate) fn make(path: &Path) -> std::io::Result<()> {
+pub(crate) fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Whether a file is still the one of its name.
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes what is not there of a cache directory, and `root` in it.
@@ -40,6 +51,20 @@ pub(crate) fn open(directory: &Path, root: &Path) -> Result<(), CacheError> {
     INNER
         .iter()
         .try_for_each(|inner| made(&root.join(inner), false))
+}
+
+/// The same for a part of a cache directory: makes its directories, the outer one first, and `root` in the last.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_part(directories: &[&Path], root: &Path) -> Result<(), CacheError> {
+    let made = |path: &Path| {
+        make(path).map_err(|error| CacheError::io("make", path, error))?;
+        check(path, false)
+    };
+    directories.iter().try_for_each(|path| made(path))?;
+    made(root)?;
+    INNER.iter().try_for_each(|inner| made(&root.join(inner)))
 }
 
 fn check(path: &Path, is_outermost: bool) -> Result<(), CacheError> {

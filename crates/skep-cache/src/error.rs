@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Damaged,
     /// The form is larger than the whole budget.
     TooLarge,
+    /// What a maker left is no form.
+    Refused,
 }
 
 /// A failure of a cache; none of them keeps a model from being loaded without it.
@@ -49,6 +51,14 @@ pub enum CacheError {
         /// What is wrong with it.
         why: String,
     },
+    /// What a maker left in its directory is no form.
+    #[error("what was made in `{}` is not published: {why}", path.display())]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A form larger than the budget.
     #[error("the baked form has {bytes} bytes, more than the cache's budget of {budget_bytes}")]
     TooLarge {
@@ -75,6 +85,13 @@ impl CacheError {
         }
     }
 
+    pub(crate) fn refused(path: &Path, why: String) -> Self {
+        Self::Refused {
+            path: path.to_owned(),
+            why,
+        }
+    }
+
     pub(crate) fn damaged(path: &Path, why: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.to_owned(),
@@ -89,7 +106,7 @@ impl CacheError {
         match self {
             Self::Io { error, .. } => error.kind() == io::ErrorKind::NotFound,
             Self::Damaged { .. } => true,
-            Self::Unsafe { .. } | Self::TooLarge { .. } => false,
+            Self::Unsafe { .. } | Self::TooLarge { .. } | Self::Refused { .. } => false,
         }
     }
 
@@ -101,6 +118,7 @@ impl CacheError {
             Self::Unsafe { .. } => ErrorKind::Unsafe,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
+            Self::Refused { .. } => ErrorKind::Refused,
         }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "mapping files of the cache (invariant 5)")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read as _},
     os::fd::BorrowedFd,
@@ -123,6 +123,17 @@ impl Form {
     #[must_use]
     pub fn graph_path(&self) -> PathBuf {
         self.cache.form_path(&self.key).join("graph")
+    }
+
+    /// The files that a load of it reads: manifest, graph, and each of its tensors.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let directory = self.cache.form_path(&self.key);
+        let tensors: BTreeSet<Digest> =
+            self.parts().iter().map(|part| part.tensor.digest).collect();
+        let own = ["manifest", "graph"].map(|name| directory.join(name));
+        let tensors = tensors.iter().map(|digest| self.cache.tensor_path(digest));
+        own.into_iter().chain(tensors).collect()
     }
 
     /// Its tensors: those of the graph in its order, packed ones in theirs.

@@ -18,6 +18,18 @@ impl Key {
         }
         Self(*hasher.finalize().as_bytes())
     }
+
+    /// A key that another process made.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// For another process.
+    #[must_use]
+    pub const fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
 }
 
 impl fmt::Display for Key {

@@ -10,30 +10,38 @@
 //!                models/<key>/seen        tensors that were found whole, remembered by size and times
 //!                tensors/ab/<digest>      a tensor's bytes, once for all forms that have it
 //!                stamps/<hash of a path>  a model file's content, remembered by size and times
-//!                making/<key>.lock        held by who makes this form
-//!                tmp/                     what is being made
+//!                making/<key>.lock        held by the process that makes this form
+//!                failures/<key>           deaths of processes that made it
+//!                turn                     held by the one process that bakes behind the scenes
+//!                tmp/bake-*               what is being made, each directory held by the process that publishes it
 //! ```
 //!
 //! A [`Key`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
-//! there when its manifest is: it is renamed into place last. Manifest and graph carry their digests and are checked at
-//! every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
+//! made in a directory of its own, by a process that need not be trusted, and published by one that looks at every byte of
+//! it and computed the key itself ([`Claim`]). It is there when its manifest is: that is renamed into place last. Manifest
+//! and graph carry their digests, the manifest its key, and all three are checked at every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
 //! [`Form::map`] and [`Form::map_seen`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
 //! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay, and with a
-//! form go its lock and what is remembered of its model's files.
+//! form go its lock and what is remembered of its model's files. A tenant has a directory of its own in this one
+//! ([`Cache::of_tenant`]).
 
 mod collect;
 mod directory;
 mod error;
+mod failures;
 mod form;
 mod key;
 mod making;
 mod manifest;
 mod seen;
+mod staging;
 mod stamps;
+mod tenants;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::{self, File},
+    io::Read as _,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -45,15 +53,24 @@ use bytes::Bytes;
 
 pub use collect::Collected;
 pub use error::{CacheError, ErrorKind};
+pub use failures::Deaths;
 pub use form::{Form, Mapped};
 pub use key::Key;
-pub use making::{Begun, Making};
+pub use making::{Begun, Claim, Making, Turn};
 pub use manifest::{Part, Role};
 
-use crate::{manifest::Manifest, stamps::Stamp};
+use skep_store::Digest;
+
+use crate::{
+    manifest::Manifest,
+    stamps::{Look, Stamp},
+};
 
 /// The layout of the directory; another one has another name.
 const LAYOUT: &str = "v1";
+
+/// The lines about a model's files are in the first bytes of a manifest: room for some dozens.
+const MANIFEST_HEAD_BYTES: u64 = 8 << 10;
 
 /// What a cache directory may hold unless its user says otherwise: the forms of dozens of models.
 pub const DEFAULT_BUDGET_BYTES: u64 = 32 << 30;
@@ -67,20 +84,33 @@ pub struct Cache {
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
+    /// Whose budget counts: of a tenant's part the directory that it is a part of.
+    home: PathBuf,
     root: PathBuf,
     budget_bytes: u64,
     is_reader: bool,
+    /// The one form that a reader may look at.
+    only: Option<Key>,
     /// Whether something was damaged and could not be removed.
     damaged: AtomicBool,
     /// Files whose bytes were found to be what their names say.
     verified: Mutex<HashSet<Stamp>>,
+    /// Tenants' parts, by their names.
+    parts: Mutex<BTreeMap<String, Cache>>,
 }
 
 /// What a model's files hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
-    /// The digest of each, in their order.
-    files: Vec<[u8; 32]>,
+    /// Of each, in their order.
+    files: Vec<FileContent>,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileContent {
+    pub(crate) digest: [u8; 32],
+    pub(crate) bytes: u64,
 }
 
 impl Content {
@@ -89,7 +119,7 @@ impl Content {
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for file in &self.files {
-            hasher.update(file);
+            hasher.update(&file.digest);
         }
         *hasher.finalize().as_bytes()
     }
@@ -117,27 +147,32 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be made, [`ErrorKind::Unsafe`] when others may change it.
     pub fn open(directory: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
-        let cache = Self::over(directory, budget_bytes, false);
+        let cache = Self::over(directory, directory, budget_bytes, None);
         directory::open(cache.directory(), cache.root())?;
+        // That something could not be removed is no reason not to serve.
+        let _ = staging::remove_left_over(&cache.path("tmp"), false);
         Ok(cache)
     }
 
-    /// A cache directory that another process opened, for reading alone: nothing is made, and what cannot be noted in it is
-    /// not.
+    /// One form of a cache directory that another process opened, for reading alone: nothing is made, nothing is noted, and
+    /// no other form is looked for. The other process says which files may be read: [`Form::files`].
     #[must_use]
-    pub fn reader(directory: &Path) -> Self {
-        Self::over(directory, 0, true)
+    pub fn reader(directory: &Path, key: Key) -> Self {
+        Self::over(directory, directory, 0, Some(key))
     }
 
-    fn over(directory: &Path, budget_bytes: u64, is_reader: bool) -> Self {
+    fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<Key>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
+                home: home.to_owned(),
                 root: directory.join(LAYOUT),
                 budget_bytes,
-                is_reader,
+                is_reader: only.is_some(),
+                only,
                 damaged: AtomicBool::new(false),
                 verified: Mutex::default(),
+                parts: Mutex::default(),
             }),
         }
     }
@@ -166,6 +201,12 @@ impl Cache {
         self.inner.is_reader
     }
 
+    /// The one form that this is there to read, whatever model asks.
+    #[must_use]
+    pub fn only(&self) -> Option<&Key> {
+        self.inner.only.as_ref()
+    }
+
     /// Whether a reader found something damaged, which somebody else has to mend.
     #[must_use]
     pub fn found_damage(&self) -> bool {
@@ -180,6 +221,18 @@ impl Cache {
         self.path("models").join(key.to_string())
     }
 
+    fn home(&self) -> &Path {
+        &self.inner.home
+    }
+
+    fn known_parts(&self) -> MutexGuard<'_, BTreeMap<String, Self>> {
+        // Nothing panics while it holds this lock.
+        self.inner
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn verified(&self) -> MutexGuard<'_, HashSet<Stamp>> {
         // Nothing panics while it holds this lock.
         self.inner
@@ -191,7 +244,8 @@ impl Cache {
     /// The form under a key, and notes that it was used. One that is damaged is removed, and as if it had never been.
     #[must_use]
     pub fn look_up(&self, key: &Key) -> Found {
-        self.read(key).unwrap_or_else(|_| {
+        self.read(key).unwrap_or_else(|error| {
+            tracing::warn!("a baked form is not used: {error}");
             self.forget(key);
             Found::Nothing
         })
@@ -209,6 +263,13 @@ impl Cache {
             Err(error) => return Err(CacheError::io("read", &path, error)),
         };
         let manifest = Manifest::decode(&text).map_err(|why| CacheError::damaged(&path, why))?;
+        if manifest.key != key.bytes() {
+            let why = format!(
+                "it was published as the form of key {}",
+                Digest(manifest.key)
+            );
+            return Err(CacheError::damaged(&path, why));
+        }
         if let Some(why) = manifest.unusable {
             return Ok(Found::Unusable(why));
         }
@@ -259,5 +320,34 @@ impl Cache {
         Ok(Content {
             files: contents.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// [`Cache::content`], but `None` where files would have to be read whose form cannot be here: none that is has files of
+    /// the same sizes.
+    ///
+    /// # Errors
+    /// As [`Cache::content`].
+    pub fn content_if_known(&self, files: &[PathBuf]) -> Result<Option<Content>, CacheError> {
+        let stamps = self.path("stamps");
+        let looks = files.iter().map(|file| stamps::look(&stamps, file));
+        let looks: Vec<Look> = looks.collect::<Result<_, _>>()?;
+        let is_known = looks.iter().all(|look| matches!(look, Look::Known(_)));
+        let sizes: Vec<u64> = looks.iter().map(Look::bytes).collect();
+        if !is_known && !self.has_sizes(&sizes) {
+            return Ok(None);
+        }
+        self.content(files).map(Some)
+    }
+
+    /// Whether there is a form of files of these sizes.
+    fn has_sizes(&self, sizes: &[u64]) -> bool {
+        let forms = fs::read_dir(self.path("models")).into_iter().flatten();
+        let mut manifests = forms.flatten().filter_map(|form| {
+            let file = File::open(form.path().join("manifest")).ok()?;
+            let mut head = Vec::new();
+            file.take(MANIFEST_HEAD_BYTES).read_to_end(&mut head).ok()?;
+            Some(Manifest::sizes(&String::from_utf8_lossy(&head)))
+        });
+        manifests.any(|of| of == sizes)
     }
 }

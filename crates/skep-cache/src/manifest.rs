@@ -1,15 +1,17 @@
 //! What a form consists of, as text.
 //!
 //! ```text
-//! skep-cache 1
-//! file <digest>
+//! skep-cache 2
+//! key <key>
+//! file <digest> <bytes>
 //! graph <digest>
 //! note <name> <value>
 //! tensor <role> <digest> <bytes> <datatype> <dims|-> <layout> <name>
 //! end <digest of everything above>
 //! ```
 //!
-//! There is a `file` for each file of the model. A form that cannot be is `unusable <why>` in the place of all from `graph`
+//! The key is that under which the form was published: a form under another key is damaged. There is a `file` for each file of
+//! the model. A form that cannot be is `unusable <why>` in the place of all from `graph`
 //! to the last `tensor`. Words are escaped as in a
 //! URL where they hold spaces, control characters or `%`.
 
@@ -18,8 +20,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use skep_store::{Description, Digest, Wanted};
 use skep_types::DataType;
 
+use crate::FileContent;
+
 /// The first line.
-const TITLE: &str = "skep-cache 1";
+const TITLE: &str = "skep-cache 2";
 
 /// What a runtime does with a tensor of a form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,8 +63,10 @@ pub struct Part {
 /// A form without its bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Manifest {
-    /// Of the bytes of each of the model's files.
-    pub(crate) files: Vec<[u8; 32]>,
+    /// What the form is found by.
+    pub(crate) key: [u8; 32],
+    /// The model's files.
+    pub(crate) files: Vec<FileContent>,
     /// Of the graph's bytes.
     pub(crate) graph: [u8; 32],
     /// What the backend wants to know again.
@@ -74,8 +80,9 @@ impl Manifest {
     pub(crate) fn encode(&self) -> String {
         let mut text = format!("{TITLE}\n");
         // Writing to a string cannot fail, here and below.
-        for file in &self.files {
-            let _ = writeln!(text, "file {}", Digest(*file));
+        let _ = writeln!(text, "key {}", Digest(self.key));
+        for FileContent { digest, bytes } in &self.files {
+            let _ = writeln!(text, "file {} {bytes}", Digest(*digest));
         }
         if let Some(why) = &self.unusable {
             let _ = writeln!(text, "unusable {}", escape(why));
@@ -111,6 +118,14 @@ impl Manifest {
         text
     }
 
+    /// The sizes of the model's files, out of the first lines of a manifest. Nothing is checked: this only says whether
+    /// reading the files is worthwhile.
+    pub(crate) fn sizes(head: &str) -> Vec<u64> {
+        let lines = head.lines().skip(2);
+        let words = lines.map_while(|line| line.strip_prefix("file ")?.split_once(' '));
+        words.map_while(|(_, bytes)| bytes.parse().ok()).collect()
+    }
+
     /// # Errors
     /// A text that says what is wrong; any change of the text is.
     pub(crate) fn decode(text: &str) -> Result<Self, String> {
@@ -139,7 +154,11 @@ impl Manifest {
     fn line(&mut self, words: &[&str]) -> Option<()> {
         match *words {
             ["unusable", why] => self.unusable = Some(unescape(why)?),
-            ["file", digest] => self.files.push(hex(digest)?),
+            ["key", key] => self.key = hex(key)?,
+            ["file", digest, bytes] => self.files.push(FileContent {
+                digest: hex(digest)?,
+                bytes: bytes.parse().ok()?,
+            }),
             ["graph", digest] => self.graph = hex(digest)?,
             ["note", name, value] => {
                 self.notes.insert(unescape(name)?, unescape(value)?);
@@ -254,10 +273,12 @@ mod tests {
         fn what_is_written_is_read_again(
             parts in prop::collection::vec(parts(), 0..4),
             notes in prop::collection::btree_map(any::<String>(), any::<String>(), 0..3),
-            files in prop::collection::vec(any::<[u8; 32]>(), 0..3),
-            graph in any::<[u8; 32]>(),
+            files in prop::collection::vec((any::<[u8; 32]>(), any::<u64>()), 0..3),
+            [key, graph] in any::<[[u8; 32]; 2]>(),
         ) {
-            let manifest = Manifest { files, graph, notes, parts, unusable: None };
+            let files = files.into_iter().map(|(digest, bytes)| FileContent { digest, bytes });
+            let files = files.collect();
+            let manifest = Manifest { key, files, graph, notes, parts, unusable: None };
             prop_assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
         }
 

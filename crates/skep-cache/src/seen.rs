@@ -68,13 +68,14 @@ mod tests {
     use skep_types::DataType;
 
     use super::*;
-    use crate::{Begun, Cache, ErrorKind, Form, Key, Role};
+    use crate::{Begun, Cache, ErrorKind, Form, Found, Key, Role};
 
     fn made(cache: &Cache) -> Form {
         let begun = cache.begin(&Key::of(&[b"key"]), crate::Content::default());
-        let Begun::Making(mut making) = begun.expect("begun") else {
+        let Begun::Claimed(claim) = begun.expect("begun") else {
             panic!("it is there");
         };
+        let mut making = claim.making();
         for value in [1_u8, 2] {
             let description = Description {
                 datatype: DataType::Uint8,
@@ -84,7 +85,11 @@ mod tests {
             let added = making.add(Role::Weight, "w", description, &[value; 1000]);
             added.expect("written");
         }
-        making.finish(b"graph", BTreeMap::new()).expect("finished")
+        making.finish(b"graph", BTreeMap::new()).expect("finished");
+        match claim.publish().expect("published") {
+            Found::Form(form) => form,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

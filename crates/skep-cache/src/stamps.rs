@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{CacheError, manifest::hex};
+use crate::{CacheError, FileContent, manifest::hex};
 
 /// A file that was changed so recently may be changed again without another time of change: its content is not remembered.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -64,7 +64,39 @@ impl Stamp {
 }
 
 /// The digest of a file's bytes; what an earlier call remembered in `directory` if the file has not changed since.
-pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheError> {
+pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
+    match look(directory, path)? {
+        Look::Known(content) => Ok(content),
+        Look::Unknown(unknown) => unknown.read(directory, path),
+    }
+}
+
+/// A file as it is at first sight.
+pub(crate) enum Look {
+    /// What an earlier call remembered, if the file has not changed since.
+    Known(FileContent),
+    /// It has to be read.
+    Unknown(Unknown),
+}
+
+impl Look {
+    pub(crate) const fn bytes(&self) -> u64 {
+        match self {
+            Self::Known(content) => content.bytes,
+            Self::Unknown(unknown) => unknown.stamp.bytes,
+        }
+    }
+}
+
+/// A file that nobody remembers as it is now.
+pub(crate) struct Unknown {
+    file: File,
+    stamp: Stamp,
+    memo: PathBuf,
+}
+
+/// What is remembered of a file.
+pub(crate) fn look(directory: &Path, path: &Path) -> Result<Look, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
     // A pipe would be waited for, a device might never end.
     if !fs::metadata(path).map_err(fail)?.is_file() {
@@ -80,25 +112,38 @@ pub(crate) fn content(directory: &Path, path: &Path) -> Result<[u8; 32], CacheEr
         (known == stamp.text()).then_some(digest)
     };
     if let Some(digest) = remembered() {
-        return Ok(digest);
+        let bytes = stamp.bytes;
+        return Ok(Look::Known(FileContent { digest, bytes }));
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_reader((&file).take(stamp.bytes))
-        .map_err(fail)?;
-    let digest = hasher.finalize();
-    let is_settled = file
-        .metadata()
-        .and_then(|metadata| metadata.modified())
-        .is_ok_and(|modified| {
-            let age = SystemTime::now().duration_since(modified);
-            age.is_ok_and(|age| age >= SETTLED)
-        });
-    if is_settled && Stamp::of(&file).is_ok_and(|after| after == stamp) {
-        // What cannot be remembered is read again.
-        let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
+    Ok(Look::Unknown(Unknown { file, stamp, memo }))
+}
+
+impl Unknown {
+    /// Reads the file.
+    fn read(self, directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
+        let Self { file, stamp, memo } = self;
+        let fail = |error| CacheError::io("read", path, error);
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update_reader((&file).take(stamp.bytes))
+            .map_err(fail)?;
+        let digest = hasher.finalize();
+        let is_settled = file
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| {
+                let age = SystemTime::now().duration_since(modified);
+                age.is_ok_and(|age| age >= SETTLED)
+            });
+        if is_settled && Stamp::of(&file).is_ok_and(|after| after == stamp) {
+            // What cannot be remembered is read again.
+            let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
+        }
+        Ok(FileContent {
+            digest: *digest.as_bytes(),
+            bytes: stamp.bytes,
+        })
     }
-    Ok(*digest.as_bytes())
 }
 
 /// What is remembered: of which state of a file, and its digest.
@@ -148,11 +193,11 @@ mod tests {
         let of = |text: &str| *blake3::hash(text.as_bytes()).as_bytes();
 
         aged(&model, "one", 0);
-        assert_eq!(content(&memos, &model).expect("read"), of("one"));
+        assert_eq!(content(&memos, &model).expect("read").digest, of("one"));
         assert_eq!(count(), 0, "changed a moment ago");
 
         aged(&model, "one", 60);
-        assert_eq!(content(&memos, &model).expect("read"), of("one"));
+        assert_eq!(content(&memos, &model).expect("read").digest, of("one"));
         assert_eq!(count(), 1);
 
         // A memo that says otherwise is believed, which shows that the file is not read.
@@ -166,12 +211,12 @@ mod tests {
         let (stamp, _) = text.split_once(' ').expect("two words");
         let other = blake3::Hash::from(of("other"));
         fs::write(&memo, format!("{stamp} {other}\n")).expect("written");
-        assert_eq!(content(&memos, &model).expect("read"), of("other"));
+        assert_eq!(content(&memos, &model).expect("read").digest, of("other"));
 
         aged(&model, "two", 30);
-        assert_eq!(content(&memos, &model).expect("read"), of("two"));
+        assert_eq!(content(&memos, &model).expect("read").digest, of("two"));
         fs::write(&memo, "nonsense").expect("written");
-        assert_eq!(content(&memos, &model).expect("read"), of("two"));
+        assert_eq!(content(&memos, &model).expect("read").digest, of("two"));
         assert!(content(&memos, &root.path().join("none")).is_err());
     }
 }

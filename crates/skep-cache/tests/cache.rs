@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use skep_cache::{Begun, Cache, Content, ErrorKind, Form, Found, Key, Making, Role};
+use skep_cache::{Begun, Cache, Claim, Content, ErrorKind, Form, Found, Key, Making, Role};
 use skep_store::{Description, Digest};
 use skep_testkit::files;
 use skep_types::DataType;
@@ -32,28 +32,44 @@ fn vector(length: usize) -> Description {
     }
 }
 
-fn begin(cache: &Cache, name: &str) -> Making {
+fn begin(cache: &Cache, name: &str) -> Claim {
     begin_of(cache, name, Content::default())
 }
 
-fn begin_of(cache: &Cache, name: &str, content: Content) -> Making {
+fn begin_of(cache: &Cache, name: &str, content: Content) -> Claim {
     match cache.begin(&key(name), content).expect("begun") {
-        Begun::Making(making) => making,
-        Begun::Found(found) => panic!("{found:?}"),
+        Begun::Claimed(claim) => claim,
+        other => panic!("{other:?}"),
     }
 }
 
-/// A form of tensors of 1000 equal bytes each.
-fn make(cache: &Cache, name: &str, tensors: &[u8]) -> Form {
-    let mut making = begin(cache, name);
-    for value in tensors {
+/// Finishes an empty form.
+fn finish(claim: Claim) {
+    let making = claim.making();
+    making.finish(b"graph", BTreeMap::new()).expect("finished");
+    claim.publish().expect("published");
+}
+
+fn add(making: &mut Making, values: &[u8]) {
+    for value in values {
         let name = format!("w {value}");
         making
             .add(Role::Weight, &name, vector(1000), &[*value; 1000])
             .expect("added");
     }
+}
+
+/// A form of tensors of 1000 equal bytes each.
+fn make(cache: &Cache, name: &str, tensors: &[u8]) -> Form {
+    let claim = begin(cache, name);
+    let mut making = claim.making();
+    add(&mut making, tensors);
     let notes = BTreeMap::from([("runtime".to_owned(), "1.2 x".to_owned())]);
-    making.finish(name.as_bytes(), notes).expect("finished")
+    making.finish(name.as_bytes(), notes).expect("finished");
+    match claim.publish().expect("published") {
+        Found::Form(form) => form,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn form(cache: &Cache, name: &str) -> Option<Form> {
@@ -101,7 +117,9 @@ fn one_makes_a_form_and_others_wait_for_it() {
         let other = scope.spawn(|| cache.begin(&key("a"), Content::default()).expect("begun"));
         // Another key is nobody's business.
         make(&cache, "b", &[2]);
-        making.finish(b"graph", BTreeMap::new()).expect("finished");
+        let busy = cache.try_begin(&key("a"), Content::default());
+        assert!(matches!(busy.expect("looked"), Begun::Busy));
+        finish(making);
         let other = other.join().expect("no panic");
         assert!(matches!(other, Begun::Found(Found::Form(_))), "{other:?}");
     });
@@ -109,29 +127,238 @@ fn one_makes_a_form_and_others_wait_for_it() {
 
 #[test]
 fn a_form_that_was_not_finished_is_not_there_and_leaves_nothing() {
-    let (_root, cache) = cache(1 << 20);
-    let mut making = begin(&cache, "a");
-    making
-        .add(Role::Weight, "w", vector(1000), &[1; 1000])
-        .expect("added");
-    fs::write(making.directory().join("half"), b"written").expect("written");
-    assert_eq!(
-        cache.collect().expect("collected"),
-        None,
-        "it is being made"
-    );
-    drop(making);
+    let (root, cache) = cache(1 << 20);
+    let tmp = || files(&cache.root().join("tmp")).len();
+    let claim = begin(&cache, "a");
+    let mut making = claim.making();
+    add(&mut making, &[1]);
+    fs::write(making.scratch().join("half"), b"written").expect("written");
+    // Neither another process that starts nor one that cleans up takes it away.
+    Cache::open(root.path(), 1 << 20).expect("a cache");
+    cache.collect().expect("collected").expect("alone");
+    assert_eq!(tmp(), 2);
+    drop(claim);
     assert!(form(&cache, "a").is_none());
-    let collected = cache.collect().expect("collected").expect("alone");
-    assert_eq!(collected.removed_bytes, 1000);
-    assert_eq!(files(&cache.root().join("tensors")).len(), 0);
-    assert_eq!(files(&cache.root().join("tmp")).len(), 0);
+    assert_eq!((tmp(), files(&cache.root().join("tensors")).len()), (0, 0));
+}
+
+#[test]
+fn what_a_process_left_that_is_gone_is_removed_at_the_next_start() {
+    let (root, cache) = cache(1 << 20);
+    let left = cache.root().join("tmp/bake-left");
+    for inner in ["tensors", "scratch"] {
+        fs::create_dir_all(left.join(inner)).expect("made");
+    }
+    fs::write(left.join("scratch/half"), b"written").expect("written");
+    let held = begin(&cache, "a");
+    Cache::open(root.path(), 1 << 20).expect("a cache");
+    assert!(!left.exists());
+    assert!(held.directory().exists());
+}
+
+#[test]
+fn one_process_has_the_turn() {
+    let (root, cache) = cache(1 << 20);
+    let other = Cache::open(root.path(), 1 << 20).expect("a cache");
+    let turn = cache.try_turn().expect("looked").expect("free");
+    assert!(other.try_turn().expect("looked").is_none());
+    drop(turn);
+    assert!(other.try_turn().expect("looked").is_some());
+}
+
+/// What another process may have left in the directory that it was given, and what is said of it.
+type Forgery = (&'static str, fn(&Path), &'static str);
+
+fn only(directory: &Path) -> PathBuf {
+    let [file] = &files(directory)[..] else {
+        panic!("one file");
+    };
+    file.clone()
+}
+
+const FORGERIES: [Forgery; 13] = [
+    (
+        "a tensor changed",
+        |staged| fs::write(only(&staged.join("tensors")), [9; 1000]).expect("written"),
+        "do not have its digest",
+    ),
+    (
+        "a tensor cut short",
+        |staged| fs::write(only(&staged.join("tensors")), [1; 999]).expect("written"),
+        "has 999 bytes, expected 1000",
+    ),
+    (
+        "a tensor gone",
+        |staged| fs::remove_file(only(&staged.join("tensors"))).expect("removed"),
+        "No such file",
+    ),
+    (
+        "a tensor that is a link",
+        |staged| {
+            let tensor = only(&staged.join("tensors"));
+            let elsewhere = staged.with_extension("elsewhere");
+            fs::rename(&tensor, &elsewhere).expect("moved");
+            std::os::unix::fs::symlink(&elsewhere, &tensor).expect("linked");
+        },
+        "Too many levels of symbolic links",
+    ),
+    (
+        "a tensor with another name",
+        |staged| {
+            let tensor = only(&staged.join("tensors"));
+            fs::hard_link(tensor, staged.with_extension("second")).expect("linked");
+        },
+        "is not a file of its own",
+    ),
+    (
+        "one tensor more",
+        |staged| fs::write(staged.join("tensors/more"), b"").expect("written"),
+        "files that its manifest does not name",
+    ),
+    (
+        "a directory among tensors",
+        |staged| fs::create_dir(staged.join("tensors/more")).expect("made"),
+        "files that its manifest does not name",
+    ),
+    (
+        "tensors that are a link",
+        |staged| {
+            let elsewhere = staged.with_extension("tensors");
+            fs::rename(staged.join("tensors"), &elsewhere).expect("moved");
+            std::os::unix::fs::symlink(&elsewhere, staged.join("tensors")).expect("linked");
+        },
+        "is not its directory",
+    ),
+    (
+        "a file more",
+        |staged| fs::write(staged.join("seen"), b"").expect("written"),
+        "it holds {",
+    ),
+    (
+        "a graph changed",
+        |staged| fs::write(staged.join("graph"), b"other").expect("written"),
+        "its graph is not the one of its manifest",
+    ),
+    (
+        "a graph that is a pipe",
+        |staged| {
+            fs::remove_file(staged.join("graph")).expect("removed");
+            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+            let kind = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, staged.join("graph"), kind, mode, 0)
+                .expect("made");
+        },
+        "is not a file of its own",
+    ),
+    (
+        "a manifest changed",
+        |staged| {
+            let path = staged.join("manifest");
+            let text = fs::read_to_string(&path).expect("read");
+            fs::write(&path, text.replace("1000", "2000")).expect("written");
+        },
+        "its last line is not the digest",
+    ),
+    (
+        "a manifest of another size of tensor",
+        |staged| forge(staged, "1000 UINT8 1000", "1000 UINT8 999"),
+        "a tensor UINT8[999] plain has 1000 bytes",
+    ),
+];
+
+/// Changes a manifest as somebody does who knows how it ends.
+fn forge(staged: &Path, old: &str, new: &str) {
+    let path = staged.join("manifest");
+    let text = fs::read_to_string(&path).expect("read");
+    let (body, _) = text.split_once("end ").expect("an end");
+    assert!(body.contains(old), "{body}");
+    let body = body.replace(old, new);
+    let end = blake3::hash(body.as_bytes());
+    fs::write(path, format!("{body}end {end}\n")).expect("written");
+}
+
+#[test]
+fn what_is_no_whole_form_is_not_published() {
+    for (what, change, expected) in FORGERIES {
+        let (_root, cache) = cache(1 << 20);
+        let claim = begin(&cache, "a");
+        let mut making = claim.making();
+        add(&mut making, &[1]);
+        let notes = BTreeMap::from([("note".to_owned(), "x".to_owned())]);
+        making.finish(b"graph", notes).expect("finished");
+        change(claim.directory());
+        let error = claim.publish().expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Refused, "{what}: {error}");
+        assert!(error.to_string().contains(expected), "{what}: {error}");
+        assert!(form(&cache, "a").is_none(), "{what}");
+        assert_eq!(files(&cache.root().join("tensors")).len(), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_form_beyond_the_budget_is_not_published() {
+    let (_root, cache) = cache(1500);
+    let claim = begin(&cache, "a");
+    // Its maker has another opinion.
+    let mut making = Making::new(claim.directory(), 1 << 20);
+    add(&mut making, &[1, 2]);
+    making.finish(b"graph", BTreeMap::new()).expect("finished");
+    let error = claim.publish().expect_err("too large");
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+}
+
+/// A form answers for the model whose key it was published under, and for no other.
+#[test]
+fn a_form_under_anothers_key_is_damage() {
+    let (_root, cache) = cache(1 << 20);
+    let good = make(&cache, "a", &[1]).graph_path();
+    let other = make(&cache, "b", &[2]).graph_path();
+    let (good, other) = (
+        good.parent().expect("in one"),
+        other.parent().expect("in one"),
+    );
+    fs::remove_dir_all(other).expect("removed");
+    fs::create_dir(other).expect("made");
+    for name in ["manifest", "graph"] {
+        fs::copy(good.join(name), other.join(name)).expect("copied");
+    }
+    assert!(form(&cache, "b").is_none());
+    assert!(!other.exists(), "removed");
+    assert!(form(&cache, "a").is_some());
+    let again = make(&cache, "b", &[2]);
+    assert_eq!(again.parts()[0].name, "w 2");
+}
+
+#[test]
+fn what_is_remembered_decides_whether_files_are_read() {
+    let (root, cache) = cache(1 << 20);
+    let model = model(root.path(), "model", b"twelve bytes");
+    let known = || {
+        cache
+            .content_if_known(std::slice::from_ref(&model))
+            .expect("looked")
+    };
+    assert_eq!(known(), None, "no form is of a file of this size");
+    let content = cache.content(std::slice::from_ref(&model)).expect("read");
+    assert_eq!(known(), Some(content.clone()), "remembered");
+
+    // A form of such a file, and another file of that size, as after the model was copied anew.
+    finish(begin_of(&cache, "a", content.clone()));
+    fs::remove_file(only(&cache.root().join("stamps"))).expect("removed");
+    assert_eq!(known(), Some(content), "worth reading");
+    fs::write(&model, b"thirteen byte").expect("written");
+    assert_eq!(known(), None);
 }
 
 #[test]
 fn what_cannot_be_made_is_remembered() {
     let (_root, cache) = cache(1 << 20);
-    begin(&cache, "a").unusable("it is random").expect("noted");
+    let claim = begin(&cache, "a");
+    claim.making().unusable("it is random").expect("noted");
+    match claim.publish().expect("published") {
+        Found::Unusable(why) => assert_eq!(why, "it is random"),
+        other => panic!("{other:?}"),
+    }
     match cache.look_up(&key("a")) {
         Found::Unusable(why) => assert_eq!(why, "it is random"),
         other => panic!("{other:?}"),
@@ -216,7 +443,7 @@ fn a_reader_leaves_what_is_damaged_to_somebody_else() {
     for path in &tensors[..2] {
         fs::write(path, [9; 1000]).expect("written");
     }
-    let reader = Cache::reader(root.path());
+    let reader = Cache::reader(root.path(), key("a"));
     let found = form(&reader, "a").expect("looks whole");
     assert!(!reader.found_damage());
     let error = found.verify().expect_err("changed");
@@ -229,6 +456,48 @@ fn a_reader_leaves_what_is_damaged_to_somebody_else() {
     assert!(form(&cache, "a").is_none());
     assert_eq!(files(&cache.root().join("tensors")), tensors[2..]);
     assert!(!cache.found_damage(), "it is gone");
+}
+
+#[test]
+fn tenants_share_no_tensor_and_one_budget() {
+    let (root, cache) = cache(1 << 20);
+    let mut parts = vec![cache.clone()];
+    parts.extend(["one", "two"].map(|name| cache.of_tenant(name).expect("a part")));
+    // The same model everywhere, used last by `one`.
+    for (part, age) in parts.iter().zip([300, 100, 200]) {
+        assert!(form(part, "m").is_none(), "nobody else's is found");
+        let manifest = make(part, "m", &[1, 2])
+            .graph_path()
+            .with_file_name("manifest");
+        let used = SystemTime::now() - Duration::from_secs(age);
+        let file = File::options().append(true).open(manifest).expect("opened");
+        file.set_modified(used).expect("set");
+    }
+    let tensors = |part: &Cache| files(&part.root().join("tensors")).len();
+    assert_eq!(parts.iter().map(tensors).collect::<Vec<_>>(), [2, 2, 2]);
+    let all = cache.collect().expect("collected").expect("alone");
+    assert_eq!((all.kept_forms, all.removed_forms), (3, 0));
+    assert!(all.kept_bytes > 6000, "each counts");
+
+    // Whichever part asks: the budget is everybody's.
+    let collected = parts[2].collect_to(all.kept_bytes - 1);
+    let collected = collected.expect("collected").expect("alone");
+    assert_eq!((collected.kept_forms, collected.removed_forms), (2, 1));
+    assert_eq!(collected.removed_bytes, 2000);
+    let there = |part: &Cache| form(part, "m").is_some();
+    assert_eq!(
+        parts.iter().map(there).collect::<Vec<_>>(),
+        [false, true, true]
+    );
+
+    // Another process finds the same parts.
+    let again = Cache::open(root.path(), 1 << 20).expect("a cache");
+    let one = again.of_tenant("one").expect("a part");
+    form(&one, "m").expect("there").verify().expect("whole");
+    // While a form of any part is published, nothing is removed.
+    let lock = File::open(parts[1].root().join("lock")).expect("opened");
+    lock.lock_shared().expect("locked");
+    assert_eq!(cache.collect().expect("collected"), None);
 }
 
 #[test]
@@ -290,11 +559,11 @@ fn what_is_remembered_of_a_model_goes_with_its_form() {
     let of_two = content(&[graph, weights]);
     content(&[path("copy", b"weights")]);
     content(&[path("other", b"other")]);
-    let making = begin_of(&cache, "a", of_two);
-    making.finish(b"graph", BTreeMap::new()).expect("finished");
+    finish(begin_of(&cache, "a", of_two));
     let of_none = content(&[path("none", b"none")]);
-    let making = begin_of(&cache, "none", of_none);
-    making.unusable("it is random").expect("noted");
+    let claim = begin_of(&cache, "none", of_none);
+    claim.making().unusable("it is random").expect("noted");
+    claim.publish().expect("published");
     fs::write(cache.root().join("stamps/.tmpabc"), b"half").expect("written");
     assert_eq!(stamps(), 6);
     cache.collect().expect("collected").expect("alone");
@@ -369,7 +638,7 @@ fn a_lock_that_was_removed_is_no_lock() {
         let making = other.join().expect("no panic");
         let third = File::open(&path).expect("there");
         assert!(third.try_lock().is_err(), "it is held");
-        making.finish(b"graph", BTreeMap::new()).expect("finished");
+        finish(making);
         assert!(third.try_lock().is_ok());
     });
 }
@@ -377,7 +646,8 @@ fn a_lock_that_was_removed_is_no_lock() {
 #[test]
 fn a_form_beyond_the_budget_is_refused_before_it_is_written() {
     let (_root, cache) = cache(2500);
-    let mut making = begin(&cache, "a");
+    let claim = begin(&cache, "a");
+    let mut making = claim.making();
     for value in [1, 2] {
         making
             .add(Role::Weight, "w", vector(1000), &[value; 1000])

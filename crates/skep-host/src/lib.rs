@@ -4,5 +4,7 @@
 //! reads it here, so that a limit of a container is seen by all of them.
 
 mod memory;
+mod pressure;
 
 pub use memory::{Memory, memory};
+pub use pressure::PressureWatch;

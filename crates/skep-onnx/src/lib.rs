@@ -19,8 +19,8 @@ pub use external::{ExternalData, is_external};
 use prost::Message;
 pub use shapes::ShapeRules;
 use skep_proto::onnx::{
-    GraphProto, ModelProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
-    tensor_proto, tensor_shape_proto, type_proto,
+    GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType, tensor_proto, tensor_shape_proto, type_proto,
 };
 use skep_types::{DataType, Dims, ModelSignature, TensorSpec};
 
@@ -30,16 +30,32 @@ pub struct OnnxModel {
     proto: ModelProto,
 }
 
-/// Calls `look` for every initializer and every tensor in an attribute, subgraphs included.
+/// Calls `look` for every initializer and every tensor in an attribute of a graph, subgraphs included.
 fn for_each_tensor(graph: &GraphProto, look: &mut dyn FnMut(&TensorProto)) {
     graph.initializer.iter().for_each(&mut *look);
-    for attribute in graph.node.iter().flat_map(|node| &node.attribute) {
+    sparse(&graph.sparse_initializer).for_each(&mut *look);
+    for_each_tensor_of(&graph.node, look);
+}
+
+/// The same for the tensors in attributes of nodes.
+fn for_each_tensor_of(nodes: &[NodeProto], look: &mut dyn FnMut(&TensorProto)) {
+    for attribute in nodes.iter().flat_map(|node| &node.attribute) {
         attribute.t.iter().for_each(&mut *look);
         attribute.tensors.iter().for_each(&mut *look);
+        sparse(&attribute.sparse_tensor).for_each(&mut *look);
+        sparse(&attribute.sparse_tensors).for_each(&mut *look);
         for graph in attribute.g.iter().chain(&attribute.graphs) {
             for_each_tensor(graph, look);
         }
     }
+}
+
+/// What sparse tensors are made of.
+fn sparse<'a>(
+    tensors: impl IntoIterator<Item = &'a SparseTensorProto>,
+) -> impl Iterator<Item = &'a TensorProto> {
+    let tensors = tensors.into_iter();
+    tensors.flat_map(|tensor| tensor.values.iter().chain(&tensor.indices))
 }
 
 /// Why a file is no usable ONNX model.
@@ -112,11 +128,21 @@ impl OnnxModel {
         self.proto.graph.as_ref().expect("checked when decoded")
     }
 
-    /// The files beside the model's that hold data of its tensors, as the file names them; subgraphs' included.
+    /// Calls `look` for every tensor that the file holds: initializers, attributes of nodes, in the main graph, in graphs
+    /// within graphs and in functions.
+    pub fn for_each_tensor(&self, look: &mut dyn FnMut(&TensorProto)) {
+        for_each_tensor(self.graph(), look);
+        for function in &self.proto.functions {
+            for_each_tensor_of(&function.node, look);
+        }
+    }
+
+    /// The files beside the model's that hold data of its tensors, as the file names them; those of subgraphs and functions
+    /// included.
     #[must_use]
     pub fn external_files(&self) -> BTreeSet<String> {
         let mut files = BTreeSet::new();
-        for_each_tensor(self.graph(), &mut |tensor| {
+        self.for_each_tensor(&mut |tensor| {
             // Where exactly the data lies in a file is looked at by who takes it.
             if let Some(location) = external::location(tensor) {
                 files.insert(location.to_owned());

@@ -15,6 +15,7 @@
 mod back_off;
 mod backends;
 mod bake;
+mod bakery;
 mod check;
 mod clock;
 mod device;

@@ -19,6 +19,7 @@ use skep_types::{ModelName, ModelSignature, ModelVersion};
 use crate::{
     Device, RuntimeError, WaitingLimit,
     backends::{Backends, Choice},
+    bakery::{self, Order},
     driver::{Driver, Place},
     labels,
     model_file::{decode, defaults, open, signature},
@@ -292,9 +293,9 @@ impl Plan {
             file,
             config,
             defaults,
-            ..
+            signature,
         } = self.open_version(version)?;
-        let model = self.load_weights(&file, &config, options)?;
+        let model = self.load_weights(&file, &config, signature.as_ref(), options)?;
         give_back_freed_memory();
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
@@ -325,6 +326,7 @@ impl Plan {
         ));
         let warmups = warmup::prepare(&config, &interface, self.source.directory())?;
         running.set_instances(config.instance_groups(), warmups)?;
+        self.bake_behind(&running, file, &config, options)?;
         Ok(LoadedVersion {
             interface,
             config,
@@ -334,6 +336,29 @@ impl Plan {
             load_duration: began.elapsed(),
             running,
         })
+    }
+
+    /// Has a version that is ready baked, where that is to take place behind it.
+    fn bake_behind(
+        &self,
+        running: &Running,
+        file: ModelFile,
+        config: &Arc<ModelConfig>,
+        options: &LoadOptions,
+    ) -> Result<(), RuntimeError> {
+        let Some(weights) = weights(config, options)? else {
+            return Ok(());
+        };
+        let order = Order {
+            backend: Arc::clone(&self.backend),
+            threads: request(&file, config, options, None).threads,
+            file,
+            config: Arc::clone(config),
+            weights,
+            model: Arc::downgrade(&running.model),
+        };
+        running.keep(bakery::order(order));
+        Ok(())
     }
 
     /// Opens the version's file and holds the configuration against it.
@@ -391,11 +416,15 @@ impl Plan {
         &self,
         file: &ModelFile,
         config: &ModelConfig,
+        signature: Option<&ModelSignature>,
         options: &LoadOptions,
     ) -> Result<Arc<dyn Model>, RuntimeError> {
         let weights = weights(config, options)?;
         let request = request(file, config, options, weights.as_ref());
-        let isolated = || skep_sandbox::load(&*self.backend, &request, options.sandbox_load_limit);
+        let isolated = || {
+            let limit = options.sandbox_load_limit;
+            skep_sandbox::load(&*self.backend, &request, signature, limit)
+        };
         let load = || match config.isolation() {
             Isolation::Process => isolated(),
             Isolation::Thread => match self.backend.needs_process(&request) {
@@ -444,7 +473,7 @@ pub(crate) fn request<'a>(
     }
 }
 
-/// Where a model's weights are kept: in its tenant's store.
+/// Where a model's weights are kept: in its tenant's store, and its tenant's part of the cache.
 pub(crate) fn weights(
     config: &ModelConfig,
     options: &LoadOptions,
@@ -452,16 +481,23 @@ pub(crate) fn weights(
     let Some(weights) = &options.weights else {
         return Ok(None);
     };
-    let tenant = match config.tenant() {
-        Some(name) => {
-            Tenant::named(name).map_err(|error| RuntimeError::invalid(error.to_string()))?
-        }
-        None => Tenant::default(),
+    let Some(name) = config.tenant() else {
+        return Ok(Some(weights.clone()));
     };
-    Ok(Some(Weights {
-        tenant,
-        ..weights.clone()
-    }))
+    let tenant = Tenant::named(name).map_err(|error| RuntimeError::invalid(error.to_string()))?;
+    match weights.cache.of_tenant(name) {
+        Ok(cache) => Ok(Some(Weights {
+            tenant,
+            cache,
+            ..weights.clone()
+        })),
+        Err(error) => {
+            tracing::warn!(
+                "the models of tenant `{name}` are loaded without a cache of baked forms: {error}"
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// Fills what the configuration leaves open.

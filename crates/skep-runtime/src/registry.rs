@@ -16,11 +16,14 @@ use tokio::sync::Notify;
 
 use crate::{
     Backends, ErrorKind, IndexEntry, LoadOptions, LoadOverrides, LoadedVersion, Repository,
-    RuntimeError,
+    RuntimeError, bakery,
     poll::{self, StopSignal},
     records::{self, Record},
     repository::ModelId,
 };
+
+/// How long a stop waits for what baking left to be removed: files of some GiB at most.
+const BAKERY_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a runtime is made with.
 #[derive(Debug)]
@@ -298,6 +301,7 @@ impl Runtime {
                     .flatten(),
             );
         }
+        bakery::stop(deadline.min(Instant::now() + BAKERY_LIMIT));
         let alive = self.wait_until_gone(deadline);
         if alive > 0 {
             // The process ends without their owners' ends.

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc},
     thread,
     time::Duration,
 };
@@ -18,7 +18,9 @@ use skep_scheduler::InstanceId;
 use skep_tensor::RunBound;
 
 use crate::{
-    RuntimeError, clock,
+    RuntimeError,
+    bakery::Ordered,
+    clock,
     driver::Driver,
     instance::Worker,
     lock::lock,
@@ -74,6 +76,8 @@ pub(crate) struct Running {
     pub(crate) namespace: Option<Arc<str>>,
     limits: ExecutionLimits,
     members: Arc<Members>,
+    /// Baking behind it, which ends with it.
+    baking: OnceLock<Ordered>,
     life: Arc<Life>,
 }
 
@@ -160,7 +164,15 @@ impl Running {
             namespace,
             limits,
             members: Arc::default(),
+            baking: OnceLock::new(),
             life,
+        }
+    }
+
+    /// Keeps an order to bake it, which is given up when this is dropped. At most once.
+    pub(crate) fn keep(&self, order: Option<Ordered>) {
+        if let Some(order) = order {
+            let _ = self.baking.set(order);
         }
     }
 

@@ -17,16 +17,20 @@
 //! that it runs; the instance then says that it is lost ([`Instance::is_lost`](skep_backend::Instance::is_lost)), and its
 //! owner makes another one.
 
+mod bake;
 mod channel;
 mod conversation;
 mod encode;
+mod log;
 mod memory;
 mod message;
 mod model;
 mod process;
 mod sandboxes;
+mod signature;
 pub mod worker;
 
+pub use bake::{BakeEnd, BakeLimits, Cancel, bake};
 pub use sandboxes::load;
 
 /// The command line's word that makes the executable a worker process.

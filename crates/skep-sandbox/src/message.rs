@@ -19,7 +19,7 @@ use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 use crate::encode::{Malformed, Reader, Writer};
 
 /// What a conversation begins with: somebody else's words on the worker's input are refused at once.
-const HELLO: &[u8] = b"skep worker 1";
+const HELLO: &[u8] = b"skep worker 2";
 
 /// How long a worker's texts may be, in bytes: what an error needs, no page.
 const MAX_TEXT_BYTES: usize = 16 << 10;
@@ -36,6 +36,8 @@ pub(crate) struct Load {
     pub(crate) path: Vec<u8>,
     /// Where weights are kept and shared.
     pub(crate) weights: Option<Kept>,
+    /// How to bake the model, if the process is there for that and not to load it.
+    pub(crate) bake: Option<Bake>,
     /// Threads that one run may use when the configuration does not say.
     pub(crate) threads: u32,
     pub(crate) intra_op_threads: Option<u32>,
@@ -49,28 +51,71 @@ pub(crate) struct Load {
 pub(crate) struct Kept {
     /// The directory of baked models.
     pub(crate) directory: Vec<u8>,
+    /// Which form is the model's, once that was found.
+    pub(crate) form: Option<FormFiles>,
     /// What that may hold, in bytes.
     pub(crate) budget_bytes: u64,
     /// Whether each process brings weights into the store in an order of its own.
     pub(crate) random_order: bool,
-    /// Whether the process is there to bake the model, not to load it; then it gets no connection.
-    pub(crate) bakes: bool,
 }
 
-impl Kept {
+/// How to bake a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Bake {
+    /// The directory that the process writes into, and nowhere else.
+    pub(crate) directory: Vec<u8>,
+    /// What the form may have, in bytes.
+    pub(crate) budget_bytes: u64,
+    /// Seconds of the processor that it may take, if it goes on behind a model that runs and lets everything else go first.
+    pub(crate) behind: Option<u64>,
+}
+
+impl Bake {
     fn encode(&self, writer: &mut Writer) {
         writer.bytes(&self.directory);
         writer.u64(self.budget_bytes);
-        writer.bool(self.random_order);
-        writer.bool(self.bakes);
+        writer.option(self.behind, Writer::u64);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             directory: reader.bytes()?.to_vec(),
             budget_bytes: reader.u64()?,
+            behind: reader.option(Reader::u64)?,
+        })
+    }
+}
+
+/// A form of the directory, and all that is read of it: what lies there beside it is none of the process's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FormFiles {
+    pub(crate) key: [u8; 32],
+    pub(crate) files: Vec<Vec<u8>>,
+}
+
+impl Kept {
+    fn encode(&self, writer: &mut Writer) {
+        writer.bytes(&self.directory);
+        writer.option(self.form.as_ref(), |writer, form| {
+            writer.bytes(&form.key);
+            writer.list(form.files.iter(), |writer, file| writer.bytes(file));
+        });
+        writer.u64(self.budget_bytes);
+        writer.bool(self.random_order);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            directory: reader.bytes()?.to_vec(),
+            form: reader.option(|reader| {
+                let key = reader.bytes()?.try_into();
+                Ok(FormFiles {
+                    key: key.map_err(|_| Malformed("a key has another length"))?,
+                    files: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
+                })
+            })?,
+            budget_bytes: reader.u64()?,
             random_order: reader.bool()?,
-            bakes: reader.bool()?,
         })
     }
 }
@@ -107,13 +152,15 @@ pub(crate) struct Loaded {
     pub(crate) echoes_parameters: bool,
     /// Whether the worker found the baked form damaged, which it cannot mend.
     pub(crate) found_damage: bool,
+    /// Whether the model runs on its baked form there.
+    pub(crate) is_baked: bool,
 }
 
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Loaded(Loaded),
-    /// The model is baked, or will be loaded as it is.
+    /// What was made, or why nothing ever will be, is in the directory.
     Baked,
     Refused(BackendError),
     /// The outputs need so many bytes.
@@ -178,6 +225,7 @@ impl Load {
         writer.bytes(self.model.as_bytes());
         writer.bytes(&self.path);
         writer.option(self.weights.as_ref(), |writer, kept| kept.encode(writer));
+        writer.option(self.bake.as_ref(), |writer, bake| bake.encode(writer));
         writer.u32(self.threads);
         writer.option(self.intra_op_threads, Writer::u32);
         writer.option(self.inter_op_threads, Writer::u32);
@@ -194,6 +242,7 @@ impl Load {
             model: reader.text()?.to_owned(),
             path: reader.bytes()?.to_vec(),
             weights: reader.option(Kept::decode)?,
+            bake: reader.option(Bake::decode)?,
             threads: reader.u32()?,
             intra_op_threads: reader.option(Reader::u32)?,
             inter_op_threads: reader.option(Reader::u32)?,
@@ -232,6 +281,7 @@ impl Answer {
                 writer.option(loaded.cpu_threads, Writer::u32);
                 writer.bool(loaded.echoes_parameters);
                 writer.bool(loaded.found_damage);
+                writer.bool(loaded.is_baked);
             }
             Self::Refused(error) => {
                 writer.u8(2);
@@ -271,6 +321,7 @@ impl Answer {
                 cpu_threads: reader.option(Reader::u32)?,
                 echoes_parameters: reader.bool()?,
                 found_damage: reader.bool()?,
+                is_baked: reader.bool()?,
             }),
             2 => Self::Refused(read_error(&mut reader)?),
             3 => Self::NeedRoom(reader.size()?),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, RunMemory};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-use super::{Answer, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
+use super::{Answer, Bake, FormFiles, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
 use crate::encode::Writer;
 
 fn place(dims: &[usize]) -> Place {
@@ -24,9 +24,17 @@ fn requests() -> Vec<Request> {
         path: Vec::new(),
         weights: Some(Kept {
             directory: b"/somewhere".to_vec(),
+            form: Some(FormFiles {
+                key: [7; 32],
+                files: vec![b"/somewhere/\xff".to_vec(), Vec::new()],
+            }),
             budget_bytes: 1 << 40,
             random_order: true,
-            bakes: false,
+        }),
+        bake: Some(Bake {
+            directory: b"/elsewhere".to_vec(),
+            budget_bytes: 1 << 41,
+            behind: Some(120),
         }),
         threads: 3,
         intra_op_threads: Some(0),
@@ -75,6 +83,7 @@ fn answers() -> Vec<Answer> {
             cpu_threads: Some(2),
             echoes_parameters: true,
             found_damage: true,
+            is_baked: false,
         }),
         Answer::Refused(error.clone()),
         Answer::NeedRoom(9),

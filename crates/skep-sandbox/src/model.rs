@@ -26,13 +26,12 @@ pub(crate) struct SandboxedModel {
 }
 
 impl SandboxedModel {
-    pub(crate) fn load(starter: Starter) -> Result<Self, BackendError> {
-        let (worker, loaded) = starter.start()?;
-        Ok(Self {
+    pub(crate) fn new(starter: Starter, worker: Worker, loaded: Loaded) -> Self {
+        Self {
             starter,
             loaded,
             first: Mutex::new(Some(worker)),
-        })
+        }
     }
 
     fn worker(&self) -> Result<Worker, BackendError> {
@@ -44,7 +43,9 @@ impl SandboxedModel {
         if let Some(worker) = first {
             return Ok(worker);
         }
-        let (worker, loaded) = self.starter.start()?;
+        let (worker, mut loaded) = self.starter.start()?;
+        // It may have been baked since, which changes nothing that anybody sees.
+        loaded.is_baked = self.loaded.is_baked;
         if loaded == self.loaded {
             return Ok(worker);
         }
@@ -71,6 +72,10 @@ impl Model for SandboxedModel {
     fn cpu_threads(&self) -> Option<NonZeroUsize> {
         let threads = usize::try_from(self.loaded.cpu_threads?).unwrap_or(usize::MAX);
         NonZeroUsize::new(threads)
+    }
+
+    fn is_baked(&self) -> bool {
+        self.loaded.is_baked
     }
 
     fn echoes_parameters(&self) -> bool {

@@ -2,20 +2,20 @@
 
 use std::{
     ffi::OsString,
-    io::{self, BufRead, BufReader, Read},
+    io,
     mem::MaybeUninit,
     os::{
         fd::OwnedFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, SyncSender},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -23,10 +23,10 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::COMMAND;
-
-/// How much of a line of a worker's log is kept, in bytes.
-const MAX_LINE_BYTES: u64 = 4096;
+use crate::{
+    COMMAND,
+    log::{self, Entry},
+};
 
 /// A worker process. Dropping it ends it.
 #[derive(Debug)]
@@ -107,6 +107,11 @@ impl Process {
     /// Whether it is known to have ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// For whoever may want to end it while somebody else waits for it.
+    pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
+        self.handle.try_clone()
     }
 
     fn kill(&self) {
@@ -223,7 +228,7 @@ impl Watch {
     /// Passes on the worker's log until that closes, which it does when the worker ends, and waits for the end.
     fn over(&self, mut child: Child) -> Option<ExitStatus> {
         if let Some(log) = child.stderr.take() {
-            self.pass_on(log);
+            log::pass_on(log, Instant::now, |entry| self.say(entry));
         }
         let status = child.wait().ok()?;
         self.ended.store(true, Ordering::Relaxed);
@@ -238,26 +243,18 @@ impl Watch {
         Some(status)
     }
 
-    fn pass_on(&self, log: ChildStderr) {
-        let mut log = BufReader::new(log);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            // What is longer than a line may be becomes several.
-            match log
-                .by_ref()
-                .take(MAX_LINE_BYTES)
-                .read_until(b'\n', &mut line)
-            {
-                Ok(0) | Err(_) => return,
-                Ok(_) => self.say(String::from_utf8_lossy(&line).trim()),
-            }
-        }
-    }
-
     /// Logs a line as the level says that it begins with. A line without one comes from a library or a panic.
-    fn say(&self, line: &str) {
+    fn say(&self, entry: Entry<'_>) {
         let (model, number) = (&self.model, self.number);
+        let line = match entry {
+            Entry::Line(line) => line,
+            Entry::LeftOut(count) => {
+                tracing::warn!(
+                    "worker process {number} of model `{model}` logs too much: {count} lines were left out"
+                );
+                return;
+            }
+        };
         let (level, text) = line.split_once(' ').unwrap_or(("", line));
         // Control characters would let a worker write lines of its own.
         let shown = |text: &str| text.trim().replace(char::is_control, " ");

@@ -7,7 +7,10 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            net::UnixStream,
+        },
     },
     sync::{Arc, Once},
     time::{Duration, Instant},
@@ -15,17 +18,21 @@ use std::{
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
+    Backend, BackendError, Baking, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
 };
-use skep_store::LoadOrder;
+use skep_cache::{Found, Key, Role};
+use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
+use skep_types::ModelSignature;
 
 use crate::{
+    bake::{self, Cancel},
     channel::Channel,
     conversation::Conversation,
-    message::{Answer, Kept, Load, Loaded, Request},
+    message::{Answer, Bake, FormFiles, Kept, Load, Loaded, Request},
     model::{SandboxedModel, Worker},
     process::Process,
+    signature,
     worker::landlock,
 };
 
@@ -33,10 +40,18 @@ use crate::{
 /// how much a panic says.
 const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABLES"];
 
+/// How a process that bakes uses the C library's heap: what it frees it gives back at once, so that it never holds more than
+/// it was admitted with. By default the heap would keep blocks of up to 32 MiB, tens of which are weights.
+const OWN_HEAP: [(&str, &str); 2] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
+];
+
 /// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. What is to be baked first is baked in a process of its own, which may write files; workers
-/// read the result, and take weights from the tensor store, to which each gets a connection. Each process has `limit` for
-/// its loading or baking, where there is one, and is ended after that.
+/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of its
+/// own, which may write files; workers read the result, that model's form alone, and take its weights from the tensor store,
+/// by a connection that is good for nothing else. Each process has `limit` for its loading or baking, where there is one, and
+/// is ended after that. What a worker says of the model must be `signature`, where there is one: what the model's file says.
 ///
 /// # Errors
 /// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before it
@@ -44,49 +59,32 @@ const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABL
 pub fn load(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
+    signature: Option<&ModelSignature>,
     limit: Option<Duration>,
 ) -> Result<Arc<dyn Model>, BackendError> {
     say_if_files_are_open();
-    let path = request.file.path();
-    let file = backend.needs_file().then(|| File::open(path));
-    let file = file.transpose().map_err(|error| {
-        let text = format!("cannot read `{}`: {error}", path.display());
-        BackendError::new(ErrorKind::InvalidModel, text)
-    })?;
-    let config = request.config;
-    let execution = config.execution();
-    let library = backend.library();
-    let starter = Starter {
-        load: Load {
-            backend: backend.name().to_owned(),
-            library: library.map(|path| path.as_os_str().as_bytes().to_vec()),
-            model: config.name().to_string(),
-            path: path.as_os_str().as_bytes().to_vec(),
-            weights: request.weights.map(|weights| Kept {
-                directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
-                budget_bytes: weights.cache.budget_bytes(),
-                random_order: weights.order != LoadOrder::Fixed,
-                bakes: false,
-            }),
-            threads: u32::try_from(request.threads.get()).unwrap_or(u32::MAX),
-            intra_op_threads: execution.intra_op_threads,
-            inter_op_threads: execution.inter_op_threads,
-            config: config.proto().encode_to_vec(),
-        },
-        file,
-        environment: env::vars_os()
-            .filter(|(name, _)| {
-                VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
-            })
-            .collect(),
-        weights: request.weights.cloned(),
-        limit,
-        bound: request.run_bound(),
-    };
-    if !backend.is_baked(request) {
-        starter.bake_if_possible();
+    let mut starter = Starter::new(backend, request, limit)?;
+    starter.signature = signature.cloned();
+    let bakes = request
+        .weights
+        .is_some_and(|weights| weights.baking == Baking::First);
+    if bakes {
+        bake::if_possible(backend, request, limit);
     }
-    SandboxedModel::load(starter).map(|model| Arc::new(model) as Arc<dyn Model>)
+    starter.key = backend.form_key(request);
+    let (mut worker, mut loaded) = starter.start_once()?;
+    if loaded.found_damage {
+        // The worker, which cannot mend it, has loaded the model as it is.
+        bake::remove_damage(backend, request);
+        if bakes {
+            drop(worker);
+            bake::if_possible(backend, request, limit);
+            (worker, loaded) = starter.start_once()?;
+        }
+    }
+    // Damaged or not, it serves.
+    loaded.found_damage = false;
+    Ok(Arc::new(SandboxedModel::new(starter, worker, loaded)))
 }
 
 /// Says once that workers can open more files than they need, where that is so.
@@ -108,6 +106,10 @@ pub(crate) struct Starter {
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
     weights: Option<Weights>,
+    /// What the model's form is found by: this process works it out, not one that runs the model.
+    key: Option<Key>,
+    /// What the model's file says of it; `None` without a file.
+    signature: Option<ModelSignature>,
     /// What a process may take until its first answer.
     limit: Option<Duration>,
     /// What a run may take of this process's memory.
@@ -115,47 +117,118 @@ pub(crate) struct Starter {
 }
 
 impl Starter {
+    /// Everything that a process needs to load what `request` says, or to bake it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidModel`] when the model's file cannot be opened.
+    pub(crate) fn new(
+        backend: &dyn Backend,
+        request: &LoadRequest<'_>,
+        limit: Option<Duration>,
+    ) -> Result<Self, BackendError> {
+        let path = request.file.path();
+        let file = backend.needs_file().then(|| File::open(path));
+        let file = file.transpose().map_err(|error| {
+            let text = format!("cannot read `{}`: {error}", path.display());
+            BackendError::new(ErrorKind::InvalidModel, text)
+        })?;
+        let config = request.config;
+        let execution = config.execution();
+        let library = backend.library();
+        Ok(Self {
+            load: Load {
+                backend: backend.name().to_owned(),
+                library: library.map(|path| path.as_os_str().as_bytes().to_vec()),
+                model: config.name().to_string(),
+                path: path.as_os_str().as_bytes().to_vec(),
+                weights: request.weights.map(|weights| Kept {
+                    directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
+                    form: None,
+                    budget_bytes: weights.cache.budget_bytes(),
+                    random_order: weights.order != LoadOrder::Fixed,
+                }),
+                bake: None,
+                threads: u32::try_from(request.threads.get()).unwrap_or(u32::MAX),
+                intra_op_threads: execution.intra_op_threads,
+                inter_op_threads: execution.inter_op_threads,
+                config: config.proto().encode_to_vec(),
+            },
+            file,
+            environment: env::vars_os()
+                .filter(|(name, _)| {
+                    VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
+                })
+                .collect(),
+            weights: request.weights.cloned(),
+            key: None,
+            signature: None,
+            limit,
+            bound: request.run_bound(),
+        })
+    }
+
     /// The model's name.
     pub(crate) fn model(&self) -> &str {
         &self.load.model
     }
 
-    /// Starts a worker process and waits until it has loaded the model. Where it finds the baked form damaged, that is
-    /// baked anew, and another worker loads it.
+    /// Starts a worker process and waits until it has loaded the model.
     ///
     /// # Errors
     /// As [`load`].
     pub(crate) fn start(&self) -> Result<(Worker, Loaded), BackendError> {
-        let (worker, loaded) = self.start_once()?;
-        if !loaded.found_damage {
-            return Ok((worker, loaded));
-        }
-        drop(worker);
-        self.bake_if_possible();
         let (worker, mut loaded) = self.start_once()?;
-        // Damaged or not, it serves.
+        // The next load mends it.
         loaded.found_damage = false;
         Ok((worker, loaded))
     }
 
+    /// The files of the model's form, and a connection to the store for its tensors; `None` where a worker loads the model as
+    /// it is.
+    fn shared(&self) -> Option<(FormFiles, UnixStream)> {
+        let weights = self.weights.as_ref()?;
+        let Found::Form(form) = weights.cache.look_up(self.key.as_ref()?) else {
+            return None;
+        };
+        let stored = form.parts().iter().filter(|part| part.role != Role::Source);
+        let digests: Vec<Digest> = stored.map(|part| part.tensor.digest).collect();
+        match weights.store.stream_for(&weights.tenant, &digests) {
+            Ok(stream) => {
+                let files = form.files().into_iter();
+                let form = FormFiles {
+                    key: form.key().bytes(),
+                    files: files.map(|path| path.into_os_string().into_vec()).collect(),
+                };
+                Some((form, stream))
+            }
+            Err(error) => {
+                // As every load does that cannot share weights: it has them for itself.
+                let model = self.model();
+                tracing::warn!(
+                    "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
+                );
+                None
+            }
+        }
+    }
+
     fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
         let mut load = self.load.clone();
-        let stream = self
-            .weights
-            .as_ref()
-            .map(|weights| weights.store.stream(&weights.tenant));
-        let store = stream.transpose().unwrap_or_else(|error| {
-            // As every load does that cannot share weights: it has them for itself.
-            let model = self.model();
-            tracing::warn!(
-                "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
-            );
-            load.weights = None;
-            None
-        });
-        let (process, channel, answer) = self.begin(load, store.map(OwnedFd::from))?;
+        let store = match (self.shared(), &mut load.weights) {
+            (Some((form, stream)), Some(kept)) => {
+                kept.form = Some(form);
+                Some(stream)
+            }
+            (_, weights) => {
+                *weights = None;
+                None
+            }
+        };
+        let begun = self.begin(load, store.map(OwnedFd::from), None);
+        let (process, channel, answer) = begun.map_err(|failure| failure.error)?;
         match answer {
             Answer::Loaded(loaded) => {
+                self.check(&loaded)?;
                 let conversation = Conversation::new(channel, self.bound.clone());
                 let worker = Worker {
                     process,
@@ -168,24 +241,37 @@ impl Starter {
         }
     }
 
-    /// Bakes the model; one that cannot be baked is loaded as it is, and one that is broken is refused then.
-    fn bake_if_possible(&self) {
-        if let Err(error) = self.bake() {
-            tracing::warn!("model `{}` was not baked: {error}", self.model());
-        }
+    /// Holds what a worker says of the model against the model's file.
+    fn check(&self, loaded: &Loaded) -> Result<(), BackendError> {
+        let Some(expected) = &self.signature else {
+            return Ok(());
+        };
+        signature::check(expected, &loaded.signature).map_err(|what| {
+            let text = format!(
+                "the worker process of model `{}` was ended: it says that the model has {what}",
+                self.model()
+            );
+            BackendError::new(ErrorKind::Internal, text)
+        })
     }
 
     /// Bakes the model in a process that ends with that.
-    fn bake(&self) -> Result<(), BackendError> {
-        let mut load = self.load.clone();
-        if let Some(kept) = &mut load.weights {
-            kept.bakes = true;
-        }
-        let (_process, _channel, answer) = self.begin(load, None)?;
+    ///
+    /// # Errors
+    /// Why it did not, and whether that ended the process.
+    pub(crate) fn bake(mut self, how: Bake, cancel: &Cancel) -> Result<(), BeginError> {
+        self.load.weights = None;
+        self.load.bake = Some(how);
+        let own = OWN_HEAP.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        self.environment.extend(own);
+        let load = self.load.clone();
+        let (mut process, _channel, answer) = self.begin(load, None, Some(cancel))?;
+        // Before anybody looks at what it wrote.
+        process.dismiss();
         match answer {
             Answer::Baked => Ok(()),
-            Answer::Refused(error) => Err(error),
-            _ => Err(self.no_answer()),
+            Answer::Refused(error) => Err(BeginError::alive(error)),
+            _ => Err(BeginError::alive(self.no_answer())),
         }
     }
 
@@ -194,16 +280,24 @@ impl Starter {
         &self,
         load: Load,
         store: Option<OwnedFd>,
-    ) -> Result<(Process, Channel<OwnedFd>, Answer), BackendError> {
-        let bakes = load.weights.as_ref().is_some_and(|kept| kept.bakes);
-        let done = if bakes { "baked" } else { "loaded" };
+        cancel: Option<&Cancel>,
+    ) -> Result<(Process, Channel<OwnedFd>, Answer), BeginError> {
+        let done = if load.bake.is_some() {
+            "baked"
+        } else {
+            "loaded"
+        };
         let request = Request::Load(Box::new(load));
         // One that is too far off to be told is none.
         let deadline = self
             .limit
             .and_then(|limit| Instant::now().checked_add(limit));
-        let (mut process, socket) = Process::start(self.model(), &self.environment)
-            .map_err(|e| self.failed("cannot start a worker process", &e))?;
+        let cannot = |error: &io::Error| {
+            BeginError::alive(self.failed("cannot start a worker process", error))
+        };
+        let (mut process, socket) =
+            Process::start(self.model(), &self.environment).map_err(|error| cannot(&error))?;
+        let _watched = cancel.map(|cancel| cancel.watch(&process));
         let mut channel = Channel::new(socket);
         let file = self.file.as_ref().map(File::as_fd);
         let descriptors: Vec<BorrowedFd<'_>> = file
@@ -213,13 +307,12 @@ impl Starter {
         let sent = channel.send(|writer| request.encode(writer), &descriptors);
         match sent.and_then(|()| channel.receive_until(deadline)) {
             Ok(Some(message)) => {
-                let answer = Answer::decode(message).map_err(|_| self.no_answer())?;
+                let answer =
+                    Answer::decode(message).map_err(|_| BeginError::alive(self.no_answer()))?;
                 Ok((process, channel, answer))
             }
             // A message that is too long is this side's failure.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                Err(self.failed("cannot start a worker process", &error))
-            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(cannot(&error)),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 process.dismiss();
                 let text = format!(
@@ -228,15 +321,24 @@ impl Starter {
                     self.model(),
                     self.limit.unwrap_or_default().as_secs_f64()
                 );
-                Err(BackendError::new(ErrorKind::Internal, text))
+                Err(BeginError::death(BackendError::new(
+                    ErrorKind::Internal,
+                    text,
+                )))
             }
             Ok(None) | Err(_) => {
+                if cancel.is_some_and(Cancel::is_cancelled) {
+                    process.dismiss();
+                }
                 let text = format!(
                     "the worker process of model `{}` ended {} while it {done} the model",
                     self.model(),
                     process.bury()
                 );
-                Err(BackendError::new(ErrorKind::Internal, text))
+                Err(BeginError::death(BackendError::new(
+                    ErrorKind::Internal,
+                    text,
+                )))
             }
         }
     }
@@ -252,5 +354,84 @@ impl Starter {
             self.model()
         );
         BackendError::new(ErrorKind::Internal, text)
+    }
+}
+
+/// Why a process gave no answer, or not the one that was wanted.
+pub(crate) struct BeginError {
+    pub(crate) error: BackendError,
+    /// Whether the process ended, or had to be.
+    pub(crate) is_death: bool,
+}
+
+impl BeginError {
+    const fn alive(error: BackendError) -> Self {
+        Self {
+            error,
+            is_death: false,
+        }
+    }
+
+    const fn death(error: BackendError) -> Self {
+        Self {
+            error,
+            is_death: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_types::{DataType, TensorSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_says_something_else_than_the_file_is_refused() {
+        let signature = |datatype| ModelSignature {
+            inputs: vec![TensorSpec {
+                name: "x".to_owned(),
+                datatype,
+                dims: None,
+            }],
+            outputs: Vec::new(),
+        };
+        let starter = |signature| Starter {
+            load: Load {
+                backend: "mock".to_owned(),
+                library: None,
+                model: "m".to_owned(),
+                path: Vec::new(),
+                weights: None,
+                bake: None,
+                threads: 1,
+                intra_op_threads: None,
+                inter_op_threads: None,
+                config: Vec::new(),
+            },
+            file: None,
+            environment: Vec::new(),
+            weights: None,
+            key: None,
+            signature,
+            limit: None,
+            bound: RunBound::default(),
+        };
+        let loaded = Loaded {
+            signature: signature(DataType::Int64),
+            cpu_threads: None,
+            is_baked: false,
+            echoes_parameters: false,
+            found_damage: false,
+        };
+        assert!(starter(None).check(&loaded).is_ok(), "there is no file");
+        let same = starter(Some(signature(DataType::Int64)));
+        assert!(same.check(&loaded).is_ok());
+        let other = starter(Some(signature(DataType::Fp32)));
+        assert_eq!(
+            other.check(&loaded).expect_err("refused").to_string(),
+            "the worker process of model `m` was ended: it says that the model has input `x` as INT64 of any shape, \
+             expected FP32 of any shape as its file has it"
+        );
     }
 }

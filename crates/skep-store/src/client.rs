@@ -161,6 +161,15 @@ impl Client {
         link::open(&path)
     }
 
+    /// A connection for another process that may name these tensors alone.
+    pub(crate) fn stream_for(
+        &self,
+        tenant: &Tenant,
+        tensors: &[Digest],
+    ) -> Result<UnixStream, StoreError> {
+        link::restrict(self.stream(tenant)?, tensors)
+    }
+
     /// Those whose sockets there are.
     pub(crate) fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         let Target::Directory(directory) = &self.target else {

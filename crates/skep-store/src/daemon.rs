@@ -27,6 +27,7 @@ use rustix::{
 use crate::{
     StoreError, StoreOptions, Tenant,
     local::Local,
+    rights::Rights,
     server::{STACK_BYTES, refuse, serve},
     shelf::{Session, Shelf},
     wire::Connection,
@@ -35,10 +36,22 @@ use crate::{
 /// How long nobody is let in after the system had no descriptor, or no thread, for somebody.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Gives up idle tensors of a daemon, from any thread: see [`Store::relieve`](crate::Store::relieve).
+#[derive(Debug, Clone)]
+pub struct Reliever(Arc<Local>);
+
+impl Reliever {
+    /// Memory is short. Bytes that went.
+    pub fn relieve(&self) -> u64 {
+        self.0.relieve()
+    }
+}
+
 /// Stores of tenants, behind sockets in a directory.
 #[derive(Debug)]
 pub struct Daemon {
     doors: Vec<Door>,
+    local: Arc<Local>,
     stopper: Stopper,
     stopped: UnixStream,
 }
@@ -105,6 +118,7 @@ impl Daemon {
         let (stop, stopped) = UnixStream::pair().map_err(|e| cannot(directory, e))?;
         Ok(Self {
             doors,
+            local,
             stopper: Stopper(Arc::new((AtomicBool::new(false), stop))),
             stopped,
         })
@@ -114,6 +128,12 @@ impl Daemon {
     #[must_use]
     pub fn sockets(&self) -> Vec<&Path> {
         self.doors.iter().map(|door| &*door.path).collect()
+    }
+
+    /// What gives memory back when it is short.
+    #[must_use]
+    pub fn reliever(&self) -> Reliever {
+        Reliever(Arc::clone(&self.local))
     }
 
     /// What ends it.
@@ -135,7 +155,7 @@ impl Daemon {
                 let guest = &guests;
                 let serving = move || {
                     // The client was told what was wrong.
-                    let _ = serve(&session, &stream);
+                    let _ = serve(&session, &stream, Rights::All);
                     guest.leave(number);
                 };
                 let thread = thread::Builder::new()

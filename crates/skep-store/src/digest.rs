@@ -1,6 +1,11 @@
 //! What a tensor is called: a digest of everything that makes it the tensor it is.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+};
 
 use skep_types::DataType;
 
@@ -34,6 +39,23 @@ impl Digest {
     /// tensors are the same text: the datatype by the protocol's name, each of the dims as eight bytes.
     #[must_use]
     pub fn of(description: &Description, bytes: &[u8]) -> Self {
+        let mut hasher = Self::before_bytes(description, bytes.len() as u64);
+        hasher.update(bytes);
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// [`Digest::of`] of the first `length` bytes of a file, read piece by piece. One that is shorter has another digest.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_file(description: &Description, file: &File, length: u64) -> io::Result<Self> {
+        let mut hasher = Self::before_bytes(description, length);
+        hasher.update_reader(file.take(length))?;
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
+    /// What goes before a tensor's bytes.
+    fn before_bytes(description: &Description, length: u64) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new();
         let mut field = |bytes: &[u8], length: usize| {
             hasher.update(&(length as u64).to_le_bytes());
@@ -48,8 +70,8 @@ impl Digest {
             .collect();
         field(&dims, description.dims.len());
         field(description.layout.as_bytes(), description.layout.len());
-        field(bytes, bytes.len());
-        Self(*hasher.finalize().as_bytes())
+        hasher.update(&length.to_le_bytes());
+        hasher
     }
 }
 

@@ -125,6 +125,12 @@ pub enum StoreError {
     /// A connection that was handed to this process is the only one that it has.
     #[error("an inherited connection to a tensor store cannot be passed on")]
     Inherited,
+    /// A restricted connection asked for more than it may.
+    #[error("this connection may not ask for {what}")]
+    NotAllowed {
+        /// What it asked for.
+        what: String,
+    },
     /// A daemon cannot begin.
     #[error("cannot serve at `{}`: {reason}", path.display())]
     Serve {
@@ -151,7 +157,7 @@ pub enum ErrorKind {
     Protocol,
     /// [`StoreError::Connect`], [`StoreError::Disconnected`].
     Unreachable,
-    /// [`StoreError::Tenant`], [`StoreError::Inherited`]: not through this connection.
+    /// [`StoreError::Tenant`], [`StoreError::Inherited`], [`StoreError::NotAllowed`]: not through this connection.
     Tenant,
     /// [`StoreError::Serve`].
     Serve,
@@ -168,7 +174,7 @@ impl StoreError {
             Self::Memory { .. } => ErrorKind::Memory,
             Self::Segment { .. } | Self::Protocol { .. } => ErrorKind::Protocol,
             Self::Connect { .. } | Self::Disconnected { .. } => ErrorKind::Unreachable,
-            Self::Tenant { .. } | Self::Inherited => ErrorKind::Tenant,
+            Self::Tenant { .. } | Self::Inherited | Self::NotAllowed { .. } => ErrorKind::Tenant,
             Self::Serve { .. } => ErrorKind::Serve,
             Self::Refused { kind, .. } => *kind,
         }

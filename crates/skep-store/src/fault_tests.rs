@@ -507,3 +507,52 @@ fn bounds_hold_against_whoever_ignores_them() {
     assert_eq!(rogue.ask(&all, None), Reply::Done(0));
     assert_eq!(node.store().stat(&GENERAL).expect("figures").leases, 0);
 }
+
+/// What a process does to widen a restriction that was made before it got the connection.
+#[test]
+fn a_restriction_holds_whatever_is_said_after_it() {
+    let node = Node::start(StoreOptions::default());
+    let (contents, list) = two_tensors();
+    let restrict = |tensors: &[Wanted], more| Request::Restrict {
+        tensors: tensors.iter().map(|tensor| tensor.digest).collect(),
+        more,
+    };
+    let restricted = || {
+        let rogue = Rogue::connect(&node.path);
+        for (tensor, more) in [(0, true), (1, false)] {
+            let part = restrict(&list[tensor..=tensor], more);
+            assert_eq!(rogue.ask(&part, None), Reply::Done(0));
+        }
+        rogue
+    };
+    let rogue = restricted();
+    rogue.say(&restrict(&[], true).encode(), None);
+    assert!(rogue.last_words().contains("restricted already"));
+
+    let rogue = restricted();
+    assert_eq!(rogue.ask(&Request::Hello, None), Reply::Welcome(GENERAL));
+    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    // A file with much more memory than its tensors take.
+    let mut draft = Draft::new(4 << 20).expect("memory");
+    draft
+        .part(0, 100)
+        .expect("room")
+        .copy_from_slice(&contents[0]);
+    let large = draft.seal().expect("sealed");
+    let large = large
+        .descriptor()
+        .try_clone_to_owned()
+        .expect("a descriptor");
+    let publish = Request::Publish(vec![(list[0].clone(), 0)]);
+    let Reply::Refused(ErrorKind::Tenant, text) = rogue.ask(&publish, Some(&large)) else {
+        panic!("no refusal");
+    };
+    assert!(text.contains("for tensors of 4096"), "{text}");
+    assert!(matches!(rogue.0.receive(), Ok(None)), "it goes on");
+
+    // Welcomed, it cannot be restricted any more, and nothing was.
+    let rogue = Rogue::welcomed(&node.path);
+    rogue.say(&restrict(&[], false).encode(), None);
+    assert!(rogue.last_words().contains("after the hello"));
+    all_is_well(&node);
+}

@@ -75,6 +75,35 @@ fn is_there(ledger: &Ledger, wanted: &Wanted) -> bool {
 }
 
 #[test]
+fn where_memory_is_short_half_of_what_is_idle_goes_the_oldest_first() {
+    let mut ledger = ledger(options());
+    let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, MEBI)).collect();
+    for (second, wanted) in tensors.iter().enumerate() {
+        use_once(&mut ledger, at(second as u64), wanted);
+    }
+    // The second is in use again, and the first was used last.
+    let (_id, filled) = load(&mut ledger, at(10), &tensors[1]);
+    assert!(!filled);
+    use_once(&mut ledger, at(11), &tensors[0]);
+    let there = |ledger: &Ledger| {
+        let there = tensors.iter().map(|wanted| is_there(ledger, wanted));
+        there.collect::<Vec<_>>()
+    };
+    // Of three, two.
+    assert_eq!(ledger.relieve(), 2 * MEBI);
+    assert_eq!(there(&ledger), [true, true, false, false]);
+    assert_eq!(ledger.relieve(), MEBI);
+    assert_eq!(ledger.relieve(), 0, "what is in use stays");
+    assert_eq!(there(&ledger), [false, true, false, false]);
+    assert_eq!(ledger.reclaim(at(12)).len(), 3, "their memory goes");
+    assert_eq!(ledger.stat().reclaimed, 3);
+    assert!(
+        use_once(&mut ledger, at(13), &tensors[2]),
+        "it is filled again"
+    );
+}
+
+#[test]
 fn one_fills_and_the_others_wait() {
     let mut ledger = ledger(options());
     let wanted = tensor(1, MEBI);
@@ -448,6 +477,7 @@ enum Step {
     /// Seconds that pass.
     Pass(u64),
     Gc,
+    Relieve,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -461,6 +491,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..8_usize, 0..12_u8).prop_map(|(h, t)| Step::Release(h, t)),
         2 => (1..50_u64).prop_map(Step::Pass),
         1 => Just(Step::Gc),
+        1 => Just(Step::Relieve),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -495,6 +526,9 @@ proptest! {
                 Step::Pass(seconds) => now = now + Duration::from_secs(seconds),
                 Step::Gc => {
                     ledger.gc();
+                }
+                Step::Relieve => {
+                    ledger.relieve();
                 }
                 Step::Leave(holder) if holder < expected.holders.len() => {
                     let (id, ..) = expected.holders.remove(holder);

@@ -31,6 +31,7 @@ mod ledger;
 mod local;
 mod options;
 mod order;
+mod rights;
 mod segment;
 mod server;
 mod shelf;
@@ -42,7 +43,7 @@ mod wire;
 mod fault_tests;
 
 pub use acquire::Fill;
-pub use daemon::{Daemon, Stopper};
+pub use daemon::{Daemon, Reliever, Stopper};
 pub use digest::{Description, Digest, MAX_DIMS, MAX_LAYOUT_BYTES, Wanted};
 pub use error::{ErrorKind, FillError, StoreError};
 pub use figures::{Acquired, Listed, Stat};

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+/// What idle tensors may take at most unless somebody says otherwise: some large models. Where there is little memory, half
+/// of it: the rest is for runs, and for weights that are in use beside them.
+const MAX_BUDGET_BYTES: u64 = 4 << 30;
+
 /// Settings of a store. Each tenant has these for itself: what one holds changes nothing for another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
     /// Bytes of segments above which idle ones go at once, the least recently used first; those with a lease stay.
-    /// Default: 4 GiB.
+    /// Default: 4 GiB, at most half of the memory there is.
     pub budget_bytes: u64,
     /// How long an idle tensor stays at least within the budget, and at most. Default: 10 minutes.
     pub keep_alive: Duration,
-    /// Bytes of segments that are never exceeded; what would is refused. Default: the machine's memory.
+    /// Bytes of segments that are never exceeded; what would is refused. Default: the memory there is, control groups counted.
     pub max_tenant_bytes: u64,
-    /// Bytes of tensors that one holder (a connection; in process, a lease) may have leased. Default: the machine's memory.
+    /// Bytes of tensors that one holder (a connection; in process, a lease) may have leased. Default: the memory there is.
     pub max_holder_bytes: u64,
     /// Tensors that one holder may have leased. Default: 65536.
     pub max_holder_leases: u64,
@@ -38,12 +42,18 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        let machine_bytes = skep_host::memory().total;
+        Self::within(skep_host::memory().total)
+    }
+}
+
+impl StoreOptions {
+    /// The defaults where there is so much memory.
+    fn within(memory_bytes: u64) -> Self {
         Self {
-            budget_bytes: 4 << 30,
+            budget_bytes: MAX_BUDGET_BYTES.min(memory_bytes / 2),
             keep_alive: Duration::from_secs(600),
-            max_tenant_bytes: machine_bytes,
-            max_holder_bytes: machine_bytes,
+            max_tenant_bytes: memory_bytes,
+            max_holder_bytes: memory_bytes,
             max_holder_leases: 1 << 16,
             max_holder_tickets: 1 << 13,
             max_holder_ticket_bytes: 1 << 30,
@@ -53,5 +63,22 @@ impl Default for StoreOptions {
             fill_patience: Duration::from_secs(60),
             adoption_window: Duration::from_secs(2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_follow_the_memory_there_is() {
+        let large = StoreOptions::within(64 << 30);
+        assert_eq!(large.budget_bytes, 4 << 30);
+        let small = StoreOptions::within(1 << 30);
+        assert_eq!(small.budget_bytes, 512 << 20);
+        assert_eq!(
+            (small.max_tenant_bytes, small.max_holder_bytes),
+            (1 << 30, 1 << 30)
+        );
     }
 }

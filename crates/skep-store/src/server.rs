@@ -1,7 +1,7 @@
 //! One connection, served.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -13,6 +13,7 @@ use std::{
 use crate::{
     ErrorKind, StoreError,
     acquire::{Found, Offered, Spot},
+    rights::{MAX_RESTRICTED, Rights},
     segment::Segment,
     shelf::Session,
     wire::{Connection, MAX_LISTED, Reply, Request, WireAnswer},
@@ -22,20 +23,30 @@ use crate::{
 /// that is what having leases looks like.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves a holder's connection until it ends. The holder ends with it.
+/// Serves a holder's connection until it ends. The holder ends with it. With `rights` that are restricted already the
+/// connection cannot change them.
 ///
 /// # Errors
 /// Why it ended, if not by the client's wish. The client was told as well, if it could be.
-pub(crate) fn serve(session: &Session, connection: &Connection) -> Result<(), StoreError> {
+pub(crate) fn serve(
+    session: &Session,
+    connection: &Connection,
+    rights: Rights,
+) -> Result<(), StoreError> {
     connection.set_patience(Some(PATIENCE), PATIENCE)?;
-    let outcome = converse(session, connection);
+    let outcome = converse(session, connection, rights);
     if let Err(error) = &outcome
-        && error.kind() == ErrorKind::Protocol
+        && ends(error)
     {
         refuse(connection, error);
     }
     connection.shut_down();
     outcome
+}
+
+/// Whether a connection ends with this: its client breaks the protocol, or asks for what it must not.
+fn ends(error: &StoreError) -> bool {
+    matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Tenant)
 }
 
 /// Says why not, to whoever still listens.
@@ -44,30 +55,60 @@ pub(crate) fn refuse(connection: &Connection, error: &StoreError) {
     let _ = connection.send(&reply.encode(), None);
 }
 
-fn converse(session: &Session, connection: &Connection) -> Result<(), StoreError> {
-    let Some((hello, _)) = connection.receive()? else {
+fn converse(session: &Session, connection: &Connection, rights: Rights) -> Result<(), StoreError> {
+    let Some(rights) = begin(connection, rights)? else {
         return Ok(());
     };
-    if Request::decode(&hello)? != Request::Hello {
-        return Err(StoreError::protocol("expected a hello first"));
-    }
     let welcome = Reply::Welcome(session.shelf().tenant().clone());
     connection.send(&welcome.encode(), None)?;
     connection.set_patience(None, PATIENCE)?;
     while let Some((body, descriptor)) = connection.receive()? {
         let request = Request::decode(&body)?;
-        match answer(session, connection, request, descriptor) {
+        rights.check(&request)?;
+        match answer(session, connection, &rights, request, descriptor) {
             Ok(reply) => connection.send(&reply.encode(), None)?,
-            Err(error) if error.kind() == ErrorKind::Protocol => return Err(error),
+            Err(error) if ends(&error) => return Err(error),
             Err(error) => refuse(connection, &error),
         }
     }
     Ok(())
 }
 
+/// Hears what the connection may ask for, and the hello. `None` if the client went before that.
+fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, StoreError> {
+    let mut may_restrict = rights == Rights::All;
+    while let Some((body, _)) = connection.receive()? {
+        match Request::decode(&body)? {
+            Request::Hello => return Ok(Some(rights)),
+            Request::Restrict { tensors, more } if may_restrict => {
+                may_restrict = more;
+                let mut all = match rights {
+                    Rights::All => HashSet::new(),
+                    Rights::These(all) => all,
+                };
+                all.extend(tensors);
+                if all.len() > MAX_RESTRICTED {
+                    return Err(StoreError::protocol(format!(
+                        "{} tensors of a restricted connection, expected at most {MAX_RESTRICTED}",
+                        all.len()
+                    )));
+                }
+                rights = Rights::These(all);
+                connection.send(&Reply::Done(0).encode(), None)?;
+            }
+            Request::Restrict { .. } => {
+                return Err(StoreError::protocol("the connection is restricted already"));
+            }
+            _ => return Err(StoreError::protocol("expected a hello first")),
+        }
+    }
+    Ok(None)
+}
+
 fn answer(
     session: &Session,
     connection: &Connection,
+    rights: &Rights,
     request: Request,
     descriptor: Option<OwnedFd>,
 ) -> Result<Reply, StoreError> {
@@ -78,6 +119,7 @@ fn answer(
     }
     match request {
         Request::Hello => Err(StoreError::protocol("a second hello")),
+        Request::Restrict { .. } => Err(StoreError::protocol("a restriction after the hello")),
         Request::Take { mode, wanted } => {
             let wanted: Vec<_> = wanted.iter().collect();
             let found = session.take(&wanted, mode)?;
@@ -103,6 +145,7 @@ fn answer(
                     offset: *offset,
                 })
                 .collect();
+            rights.check_size(&segment, &offered)?;
             let spots = session.publish(segment, &offered)?;
             let mut segments = BTreeMap::new();
             let answers = spots.into_iter().map(|spot| here(&mut segments, spot));
@@ -143,10 +186,14 @@ fn send_segments(
 }
 
 /// Serves a connection on a thread of its own.
-pub(crate) fn serve_apart(session: Session, stream: UnixStream) -> Result<(), StoreError> {
+pub(crate) fn serve_apart(
+    session: Session,
+    stream: UnixStream,
+    rights: Rights,
+) -> Result<(), StoreError> {
     let serving = move || {
         // The client was told what was wrong.
-        let _ = serve(&session, &Connection::new(stream));
+        let _ = serve(&session, &Connection::new(stream), rights);
     };
     std::thread::Builder::new()
         .name("store connection".to_owned())

@@ -143,6 +143,10 @@ impl Shelf {
         self.with(|ledger, now| ledger.list(now, after, most))
     }
 
+    pub(crate) fn relieve(&self) -> u64 {
+        self.with(|ledger, _| ledger.relieve())
+    }
+
     pub(crate) fn gc(&self) -> u64 {
         self.with(|ledger, _| ledger.gc())
     }

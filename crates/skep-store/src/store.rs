@@ -3,10 +3,11 @@
 use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
-    Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
+    Digest, Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
     acquire::{acquire, look},
     client::Client,
     local::Local,
+    rights::{MAX_RESTRICTED, Rights},
     server::serve_apart,
 };
 
@@ -36,6 +37,14 @@ pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> 
         .filter(|(_, index)| index.is_some())
         .map(|(wanted, _)| wanted.length)
         .collect()
+}
+
+/// A connection to a store of this process.
+fn pair(local: &Local, tenant: &Tenant, rights: Rights) -> Result<UnixStream, StoreError> {
+    let session = local.shelf(tenant)?.join()?;
+    let (ours, theirs) = UnixStream::pair().map_err(StoreError::disconnected)?;
+    serve_apart(session, ours, rights)?;
+    Ok(theirs)
 }
 
 impl Store {
@@ -73,13 +82,36 @@ impl Store {
     /// [`StoreError::Inherited`] if this store has itself only been handed a connection.
     pub fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
         match &self.0 {
-            Inner::Local(local) => {
-                let session = local.shelf(tenant)?.join()?;
-                let (ours, theirs) = UnixStream::pair().map_err(StoreError::disconnected)?;
-                serve_apart(session, ours)?;
-                Ok(theirs)
-            }
+            Inner::Local(local) => pair(local, tenant, Rights::All),
             Inner::Remote(client) => client.stream(tenant),
+        }
+    }
+
+    /// As [`Self::stream`], for a process that is not trusted: through the connection it gets, fills and lets go of these
+    /// tensors, and does nothing else. One that asks for more is told so, and its connection ends.
+    ///
+    /// # Errors
+    /// Those of [`Self::stream`]; [`StoreError::Bound`] if there are more tensors than a connection can be restricted to;
+    /// with a daemon also what it says to the restriction.
+    pub fn stream_for(
+        &self,
+        tenant: &Tenant,
+        tensors: &[Digest],
+    ) -> Result<UnixStream, StoreError> {
+        if tensors.len() > MAX_RESTRICTED {
+            return Err(StoreError::Bound {
+                bound: "tensors of a restricted connection",
+                tenant: tenant.clone(),
+                would_be: tensors.len() as u64,
+                limit: MAX_RESTRICTED as u64,
+            });
+        }
+        match &self.0 {
+            Inner::Local(local) => {
+                let rights = Rights::These(tensors.iter().copied().collect());
+                pair(local, tenant, rights)
+            }
+            Inner::Remote(client) => client.stream_for(tenant, tensors),
         }
     }
 
@@ -195,6 +227,15 @@ impl Store {
         match &self.0 {
             Inner::Local(local) => Ok(local.shelf(tenant)?.list(None, usize::MAX)),
             Inner::Remote(client) => client.list(tenant),
+        }
+    }
+
+    /// Memory is short: a store of this process gives up tensors that nobody has a lease to, of every tenant, the least
+    /// recently used first; half of them each time that it is told so. A daemon looks after that itself. Bytes that went.
+    pub fn relieve(&self) -> u64 {
+        match &self.0 {
+            Inner::Local(local) => local.relieve(),
+            Inner::Remote(_) => 0,
         }
     }
 

@@ -29,7 +29,8 @@ fn a_look_at_a_daemon_leases_what_is_there() {
     assert_eq!(present.indices, [None, Some(0), Some(1)]);
     assert_eq!(present.lease.bytes(1), contents[2]);
     drop(filled);
-    assert_eq!(store.stat(&Tenant::GENERAL).expect("figures").leases, 2);
+    // The daemon hears of that a moment later.
+    node.wait_for(&Tenant::GENERAL, |stat| stat.leases == 2);
     drop(present);
     while store.stat(&Tenant::GENERAL).expect("figures").leases != 0 {}
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::tensors;
+use common::{fill, tensors};
 use skep_store::{
     ErrorKind, FillError, Lease, LoadOrder, Store, StoreError, StoreOptions, Tenant, Wanted,
 };
@@ -327,4 +327,25 @@ fn idle_tensors_go_by_themselves() {
     while mapped() {
         thread::yield_now();
     }
+}
+
+#[test]
+fn where_memory_is_short_idle_tensors_of_all_tenants_go() {
+    let store = Store::in_process(StoreOptions::default());
+    let tenant = Tenant::named("t").expect("a name");
+    let (contents, list) = tensors(&[1 << 20, 9 << 20]);
+    let mut used = Vec::new();
+    for (tenant, keeps) in [(&Tenant::GENERAL, true), (&tenant, false)] {
+        for wanted in list.chunks(1) {
+            let index = usize::from(wanted[0] == list[1]);
+            let mut write = fill(&contents[index..]);
+            let lease = store.acquire(tenant, wanted, LoadOrder::Fixed, &mut write);
+            used.extend(lease.ok().filter(|_| keeps && index == 0));
+        }
+    }
+    let tensors = |tenant| store.stat(tenant).expect("figures").tensors;
+    assert_eq!((tensors(&Tenant::GENERAL), tensors(&tenant)), (2, 2));
+    assert_eq!(store.relieve(), (9 << 20) + (1 << 20) + (9 << 20));
+    assert_eq!((tensors(&Tenant::GENERAL), tensors(&tenant)), (1, 0));
+    assert_eq!(used[0].bytes(0), contents[0]);
 }

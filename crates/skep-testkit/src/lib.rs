@@ -24,6 +24,8 @@
 pub mod broken;
 mod encode;
 mod error;
+#[cfg(feature = "baking")]
+pub mod forge;
 mod graph;
 mod inputs;
 mod kind;

@@ -7,7 +7,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use skep_backend::{Model, OutputSlot, Weights};
+use skep_backend::{Baking, Model, OutputSlot, Weights};
 use skep_cache::Cache;
 use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
@@ -40,6 +40,7 @@ impl Node {
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
                 runs_from_cache: false,
+                baking: Baking::First,
                 keep_unloaded: Duration::ZERO,
             },
             root,

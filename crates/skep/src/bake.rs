@@ -1,6 +1,17 @@
 //! `skep bake MODEL...`: what the first load of a model makes, made ahead of time.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, SyncSender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 use anyhow::bail;
 use clap::Args;
@@ -60,7 +71,9 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     let mut rows = Vec::new();
     for path in &args.models {
         let first = rows.len();
+        let progress = Progress::of(path);
         rows.extend(skep_runtime::bake(path, &options, &backends));
+        drop(progress);
         if !args.json {
             rows[first..].iter().for_each(print);
         }
@@ -75,6 +88,49 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A line on a terminal that says what goes on, and for how long; gone when it is dropped.
+struct Progress {
+    /// Dropped first, which ends the thread.
+    over: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How often the line changes.
+const STEP: Duration = Duration::from_millis(200);
+
+impl Progress {
+    fn of(path: &Path) -> Self {
+        let (over, is_over) = mpsc::sync_channel::<()>(0);
+        let path = path.display().to_string();
+        let show = move || {
+            let began = Instant::now();
+            let mut error = io::stderr();
+            while is_over.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
+                let seconds = began.elapsed().as_secs_f64();
+                // Nobody has to see it.
+                let _ = write!(error, "\r\x1b[Kbaking {path}: {seconds:.1} s");
+                let _ = error.flush();
+            }
+            let _ = write!(error, "\r\x1b[K");
+        };
+        let is_shown = io::stderr().is_terminal();
+        let thread = is_shown.then(|| thread::Builder::new().spawn(show).ok());
+        Self {
+            over: Some(over),
+            thread: thread.flatten(),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.over = None;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
 }
 
 fn print(row: &BakeOutcome) {

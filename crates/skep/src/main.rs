@@ -13,6 +13,7 @@ mod infer;
 mod logging;
 mod output;
 mod plan;
+mod pressure;
 mod sandbox;
 mod serve;
 mod signals;

@@ -28,6 +28,7 @@ use crate::{
     backends,
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
+    pressure,
     sandbox::SandboxArgs,
     signals::Signals,
     weights::{CacheArgs, StoreArgs},
@@ -171,11 +172,12 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
     let server_options = args.server_options(metrics.shown, logs)?;
     let start_models = args.start_models()?;
+    let request_memory = Arc::clone(&server_options.limits.request_memory);
+    let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
+    let weights = runtime_options.load.weights.as_ref();
+    let _pressure = weights.and_then(|weights| pressure::watch_server(weights.store.clone()));
     let runtime = Runtime::new(
-        args.runtime_options(
-            metrics.recorded,
-            Arc::clone(&server_options.limits.request_memory),
-        )?,
+        runtime_options,
         backends::all(
             args.onnxruntime_library.clone(),
             args.allow_backend_fallback,

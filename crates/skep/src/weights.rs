@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use skep_backend::Weights;
+use skep_backend::{Baking, Weights};
 use skep_cache::{Cache, CacheError, DEFAULT_BUDGET_BYTES, ErrorKind};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 
@@ -22,6 +22,17 @@ enum Order {
     Random,
     /// As the model has them
     Fixed,
+}
+
+/// When the form of a model that has none is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bake {
+    /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a time
+    Background,
+    /// By the load, which the model's first request waits for
+    Foreground,
+    /// Not by loads: models that `skep bake` or another server baked are loaded by their forms, others as they are
+    Off,
 }
 
 /// The cache of baked models.
@@ -39,6 +50,9 @@ pub(crate) struct CacheArgs {
 /// The tensor store.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
+    /// When a model that has not been baked is (Skep's own)
+    #[arg(long, value_name = "WHEN", default_value = "background")]
+    weight_bake: Bake,
     /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this process's
     /// own (Skep's own)
     #[arg(long, value_name = "DIR")]
@@ -126,6 +140,11 @@ impl StoreArgs {
         };
         Ok(Some(Weights {
             runs_from_cache: true,
+            baking: match self.weight_bake {
+                Bake::Background => Baking::Behind,
+                Bake::Foreground => Baking::First,
+                Bake::Off => Baking::Never,
+            },
             keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
             cache,
             store: self.store()?,
@@ -160,6 +179,7 @@ pub(crate) fn in_process(cache: Cache) -> Weights {
         tenant: Tenant::default(),
         order: LoadOrder::Fixed,
         runs_from_cache: false,
+        baking: Baking::First,
         keep_unloaded: Duration::ZERO,
     }
 }

@@ -149,6 +149,15 @@ impl SessionOptions {
         self.set(|raw| unsafe { (api.SetOptimizedModelFilePath)(raw, path.as_ptr()) })
     }
 
+    /// Files that a message names for its tensors lie in this directory.
+    pub(crate) fn external_data_in(&mut self, directory: &Path) -> Result<(), ApiError> {
+        // The library takes an empty one for none.
+        let named = directory.as_os_str().is_empty();
+        let directory = path_text(if named { Path::new(".") } else { directory })?;
+        let key = c"session.model_external_initializers_file_folder_path";
+        self.entry(key, &directory)
+    }
+
     /// These weights take the place of the graph's of the same names, where they lie. At most once.
     pub(crate) fn weights(&mut self, weights: Arc<Weights>) -> Result<(), ApiError> {
         let api = self.runtime.api();
@@ -216,6 +225,33 @@ impl Session {
             (runtime.api().CreateSession)(
                 runtime.environment.as_ptr(),
                 path.as_ptr(),
+                options.raw.as_ptr(),
+                &raw mut raw,
+            )
+        };
+        check(runtime.api(), status)?;
+        Ok(Self {
+            runtime,
+            raw: filled(raw),
+            weights: options.weights.clone(),
+            pool: options.pool.clone(),
+        })
+    }
+
+    /// Loads the model of this message; its external data lies in the directory that the options name
+    /// ([`SessionOptions::external_data_in`]).
+    pub(crate) fn from_bytes(
+        runtime: &'static Runtime,
+        message: &[u8],
+        options: &SessionOptions,
+    ) -> Result<Self, ApiError> {
+        let mut raw: *mut OrtSession = ptr::null_mut();
+        // SAFETY: environment and options are live; the message has that many bytes, and the library keeps none of them.
+        let status = unsafe {
+            (runtime.api().CreateSessionFromArray)(
+                runtime.environment.as_ptr(),
+                message.as_ptr().cast(),
+                message.len(),
                 options.raw.as_ptr(),
                 &raw mut raw,
             )

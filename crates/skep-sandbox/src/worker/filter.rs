@@ -246,6 +246,13 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         };
         let timeouts = vec![timeout(libc::SO_RCVTIMEO)?, timeout(libc::SO_SNDTIMEO)?];
         rules.insert(libc::SYS_setsockopt, timeouts);
+        // `max_run_memory`, once what was loaded is known.
+        let limits = rules.entry(libc::SYS_prlimit64).or_default();
+        let data = c_int::try_from(libc::RLIMIT_DATA).unwrap_or(-1);
+        limits.push(rule(&[
+            (0, SeccompCmpOp::Eq, 0),
+            (1, SeccompCmpOp::Eq, data),
+        ])?);
         // Said again by the second filter.
         let last = rules.entry(libc::SYS_prctl).or_default();
         last.push(rule(&[(0, SeccompCmpOp::Eq, libc::PR_SET_NO_NEW_PRIVS)])?);

@@ -202,6 +202,19 @@ fn arguments_count_where_a_call_can_do_more_than_a_model_needs() {
 }
 
 #[test]
+fn the_bound_on_memory_is_set_while_the_model_loads_and_no_other_one() {
+    let set = |resource: u32| call(libc::SYS_prlimit64, [0, resource as usize, 8]);
+    for stages in STAGES {
+        let loads = stages.last() != Some(&Stage::Running);
+        under(stages, || {
+            // No such address: the kernel looked at it.
+            assert_eq!(!refused(set(libc::RLIMIT_DATA)), loads);
+            assert!(refused(set(libc::RLIMIT_NOFILE)));
+        });
+    }
+}
+
+#[test]
 fn threads_are_started_and_memory_is_had() {
     for stages in STAGES {
         let sum = under(stages, || {

@@ -26,19 +26,19 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baked, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
+    Backend, BackendError, Baking, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
     panic_text,
 };
-use skep_cache::Cache;
+use skep_cache::{Cache, Key, Making};
 use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
-use skep_store::{LoadOrder, Store, StoreOptions};
+use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
 use skep_types::ModelName;
 
 use crate::{
     channel::Channel,
-    message::{Answer, Kept, Load, Loaded, Place, Request},
+    message::{Answer, Bake, Kept, Load, Loaded, Place, Request},
 };
 use outputs::Outputs;
 
@@ -62,6 +62,7 @@ pub fn run(
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> io::Result<()> {
     start::confine()?;
+    start::go_first();
     let mut channel: Conversation = Channel::new(rustix::stdio::stdin());
     let Some((message, descriptors)) = channel.receive_with_descriptors()? else {
         return Ok(());
@@ -71,11 +72,13 @@ pub fn run(
         return Err(wrong("it begins with something else"));
     };
     start::check_only_thread()?;
+    if let Some(seconds) = load.bake.as_ref().and_then(|bake| bake.behind) {
+        start::let_others_go_first(seconds)?;
+    }
     let held = landlock::restrict(&reach::of(&load))?;
-    let bakes = load.weights.as_ref().is_some_and(|kept| kept.bakes);
-    if bakes {
+    if let Some(how) = &load.bake {
         filter::restrict(filter::Stage::Baking)?;
-        let baked = catch_unwind(AssertUnwindSafe(|| bake(&load, descriptors, open)));
+        let baked = catch_unwind(AssertUnwindSafe(|| bake(&load, how, descriptors, open)));
         let answer = match baked {
             Ok(Ok(())) => Answer::Baked,
             Ok(Err(error)) => Answer::Refused(error),
@@ -103,6 +106,7 @@ pub fn run(
         cpu_threads: threads.map(|threads| u32::try_from(threads.get()).unwrap_or(u32::MAX)),
         echoes_parameters: model.echoes_parameters(),
         found_damage,
+        is_baked: model.is_baked(),
     });
     channel.send(|writer| answer.encode(writer), &[])?;
     Serving {
@@ -139,6 +143,9 @@ fn prepare(
         let instance = Arc::clone(&model).instance()?;
         let weights = request.weights;
         let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
+        if let Some(bytes) = request.config.run_limits().memory_bytes {
+            start::bound_memory(bytes);
+        }
         Ok((model, instance, found_damage))
     })
 }
@@ -146,14 +153,13 @@ fn prepare(
 /// Opens the backend and bakes the model.
 fn bake(
     load: &Load,
+    how: &Bake,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> Result<(), BackendError> {
     with_request(load, descriptors, open, |backend, request| {
-        if let Baked::AsItIs(why) = backend.bake(request)? {
-            tracing::warn!("model `{}` is loaded as it is: {why}", load.model);
-        }
-        Ok(())
+        let directory = Path::new(OsStr::from_bytes(&how.directory));
+        backend.make_form(request, Making::new(directory, how.budget_bytes))
     })
 }
 
@@ -215,25 +221,22 @@ fn weights_of(
     let failed =
         |error: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, error.to_string());
     let directory = Path::new(OsStr::from_bytes(&kept.directory));
-    let (cache, store) = if kept.bakes {
-        let cache = Cache::open(directory, kept.budget_bytes).map_err(|e| failed(&e))?;
-        (cache, Store::in_process(StoreOptions::default()))
-    } else {
-        let missing = || failed(&wrong("the connection to the tensor store is missing"));
-        let stream = UnixStream::from(connection.ok_or_else(missing)?);
-        match Store::over(stream) {
-            Ok(store) => (Cache::reader(directory), store),
-            Err(error) => {
-                let model = &load.model;
-                tracing::warn!(
-                    "model `{model}` is loaded without its baked form: the tensor store: {error}"
-                );
-                return Ok(None);
-            }
+    let missing = || failed(&wrong("the connection to the tensor store is missing"));
+    let stream = UnixStream::from(connection.ok_or_else(missing)?);
+    let store = match Store::over(stream) {
+        Ok(store) => store,
+        Err(error) => {
+            let model = &load.model;
+            tracing::warn!(
+                "model `{model}` is loaded without its baked form: the tensor store: {error}"
+            );
+            return Ok(None);
         }
     };
+    let missing = || failed(&wrong("the form's key is missing"));
+    let form = kept.form.as_ref().ok_or_else(missing)?;
     Ok(Some(Weights {
-        cache,
+        cache: Cache::reader(directory, Key::from_bytes(form.key)),
         tenant: store.tenant().cloned().unwrap_or_default(),
         store,
         order: match kept.random_order {
@@ -242,6 +245,7 @@ fn weights_of(
         },
         // Once the model is loaded no file can be opened any more.
         runs_from_cache: false,
+        baking: Baking::Never,
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
     }))

@@ -96,11 +96,12 @@ pub(super) fn of(load: &Load) -> Reach {
         reach.read.push(directory.to_owned());
     }
     if let Some(kept) = &load.weights {
-        let directory = path(&kept.directory).to_owned();
-        match kept.bakes {
-            true => reach.write.push(directory),
-            false => reach.read.push(directory),
-        }
+        // Its own form, file by file: tensors of all forms lie in one directory.
+        let files = kept.form.iter().flat_map(|form| &form.files);
+        reach.read.extend(files.map(|file| path(file).to_owned()));
+    }
+    if let Some(bake) = &load.bake {
+        reach.write.push(path(&bake.directory).to_owned());
     }
     // A name without a directory.
     reach.read.retain(|path| !path.as_os_str().is_empty());

@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::Kept,
+    message::{Bake, FormFiles, Kept},
     worker::landlock::{restrict, version},
 };
 
@@ -51,7 +51,10 @@ fn refused<T>(outcome: io::Result<T>) -> bool {
     outcome.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
-/// A repository of two models, a cache, and what is neither.
+/// What the cache has of model `m`.
+const OWN_FORM: [&str; 2] = ["cache/v1/models/m/graph", "cache/v1/tensors/00/m"];
+
+/// A repository of two models, a cache with a form of each and one of a tenant, and what is neither.
 struct Node {
     directory: TempDir,
 }
@@ -61,12 +64,14 @@ impl Node {
         let node = Self {
             directory: tempfile::tempdir().expect("directory"),
         };
-        let directories = "m/1/sub n/1 cache/v1/tmp cache/v1/models library aside";
+        let directories = "m/1/sub n/1 cache/v1/tmp/bake-m/tensors cache/v1/tmp/bake-n cache/v1/models/m \
+            cache/v1/models/n cache/v1/tensors/00 cache/v1/stamps cache/v1/tenants/t/v1/models library aside";
         for directory in directories.split(' ') {
             fs::create_dir_all(node.path(directory)).expect("directory");
         }
         let files = "m/1/model.onnx m/1/sub/data n/1/model.onnx library/lib.so.1 library/libother.so library/notes \
-            cache/v1/graph aside/weights aside/secret mine";
+            cache/v1/models/m/graph cache/v1/models/n/graph cache/v1/tensors/00/m cache/v1/tensors/00/n \
+            cache/v1/tenants/t/v1/models/graph cache/v1/tmp/bake-n/graph cache/v1/secret aside/weights aside/secret mine";
         for file in files.split_whitespace() {
             fs::write(node.path(file), file).expect("file");
         }
@@ -88,11 +93,19 @@ impl Node {
             library: Some(bytes("lib.so")),
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
-            weights: Some(Kept {
+            weights: (!bakes).then(|| Kept {
                 directory: bytes("cache"),
+                form: (!bakes).then(|| FormFiles {
+                    key: [0; 32],
+                    files: OWN_FORM.map(bytes).to_vec(),
+                }),
                 budget_bytes: 0,
                 random_order: false,
-                bakes,
+            }),
+            bake: bakes.then(|| Bake {
+                directory: bytes("cache/v1/tmp/bake-m"),
+                budget_bytes: 0,
+                behind: None,
             }),
             threads: 1,
             intra_op_threads: None,
@@ -152,11 +165,16 @@ fn a_model_is_read_and_no_other_file_of_the_user() {
             "m/1/weights",
             "library/lib.so.1",
             "library/libother.so",
-            "cache/v1/graph",
         ] {
             assert!(read(name).is_ok(), "{name}");
         }
+        // Baking sees no form, its own predecessors included.
+        for name in OWN_FORM {
+            assert_eq!(refused(read(name)), bakes && since(2), "{name}");
+        }
         for name in [
+            "cache/v1/models/n/graph",
+            "cache/v1/tmp/bake-n/graph",
             "n/1/model.onnx",
             "aside/secret",
             "m/1/all/secret",
@@ -197,12 +215,12 @@ fn what_libraries_look_up_is_there() {
 }
 
 #[test]
-fn who_bakes_writes_into_the_cache_and_nowhere_else() {
+fn who_bakes_writes_into_its_directory_and_nowhere_else() {
     let node = Node::new();
     let reach = node.reach(true);
     let (made, place) = (
-        node.path("cache/v1/tmp/made"),
-        node.path("cache/v1/models/made"),
+        node.path("cache/v1/tmp/bake-m/made"),
+        node.path("cache/v1/tmp/bake-m/tensors/made"),
     );
     let inside = || -> io::Result<()> {
         fs::create_dir(&made)?;
@@ -212,10 +230,10 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
         fs::remove_file(place.join("graph"))?;
         fs::remove_dir(&place)
     };
-    under(&reach, inside).expect("in the cache");
+    under(&reach, inside).expect("in its directory");
 
     let (secret, fresh) = (node.path("aside/secret"), node.path("aside/fresh"));
-    let (kept, model) = (node.path("cache/v1/graph"), node.path("m/1/model.onnx"));
+    let (kept, model) = (node.path(OWN_FORM[0]), node.path("m/1/model.onnx"));
     let tried = under(&reach, || {
         [
             refused(File::create(&fresh)),
@@ -223,6 +241,8 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
             refused(File::options().append(true).open(&secret)),
             refused(File::options().write(true).truncate(true).open(&model)),
             refused(fs::rename(&kept, &fresh)),
+            refused(File::create(node.path("cache/v1/models/fresh"))),
+            refused(File::options().append(true).open(&kept)),
             fs::hard_link(&secret, &made).is_err(),
             refused(symlink(&secret, &made)),
             refused(fs::remove_file(&secret)),
@@ -230,8 +250,49 @@ fn who_bakes_writes_into_the_cache_and_nowhere_else() {
     });
     // Without Landlock some of these get into each other's way.
     if since(2) {
-        assert_eq!(tried, [true; 8]);
+        assert_eq!(tried, [true; 10]);
         assert_eq!(fs::read(&secret).expect("there"), b"aside/secret");
+    }
+}
+
+/// What a hostile model would try, with everything that it knows of the cache.
+#[test]
+fn of_the_cache_a_worker_reads_its_own_form_alone() {
+    let node = Node::new();
+    let reach = node.reach(false);
+    let at = |name: &str| node.path(name);
+    let tried = under(&reach, || {
+        let read = |name: &str| refused(fs::read(at(name)));
+        let listed = |name: &str| refused(fs::read_dir(at(name)));
+        let own = at(OWN_FORM[0]);
+        let mut tried = vec![
+            read("cache/v1/models/n/graph"),
+            read("cache/v1/tensors/00/n"),
+            read("cache/v1/tenants/t/v1/models/graph"),
+            // By way of a directory that it may look into.
+            read("m/1/../../cache/v1/tensors/00/n"),
+            refused(File::options().append(true).open(&own)),
+            refused(File::options().write(true).truncate(true).open(&own)),
+            refused(fs::remove_file(&own)),
+            refused(fs::rename(&own, at("cache/v1/models/n/graph"))),
+            fs::hard_link(at("cache/v1/tensors/00/n"), at("m/1/mine")).is_err(),
+            refused(symlink(at("cache/v1/tensors/00/n"), at("m/1/mine"))),
+            refused(fs::create_dir(at("cache/v1/models/fresh"))),
+            // What others believe without looking: that a tensor was found whole, and what a model's file holds.
+            refused(fs::write(at("cache/v1/models/m/seen"), "forged")),
+            refused(fs::write(at("cache/v1/stamps/0"), "forged")),
+            refused(fs::write(at("cache/v1/secret"), "forged")),
+            read("cache/v1/secret"),
+        ];
+        let directories = "cache cache/v1 cache/v1/models cache/v1/models/m cache/v1/models/n cache/v1/tensors \
+            cache/v1/tensors/00 cache/v1/tmp cache/v1/tenants cache/v1/tenants/t";
+        tried.extend(directories.split_whitespace().map(listed));
+        let own = OWN_FORM.map(|name| fs::read(at(name)).is_ok());
+        (tried, own)
+    });
+    // Without Landlock some of these get into each other's way.
+    if since(2) {
+        assert_eq!(tried, (vec![true; 25], [true; 2]));
     }
 }
 
@@ -240,7 +301,7 @@ fn who_loads_writes_nowhere() {
     let node = Node::new();
     let reach = node.reach(false);
     for name in [
-        "cache/v1/graph",
+        "cache/v1/models/m/graph",
         "cache/v1/fresh",
         "m/1/fresh",
         "aside/fresh",

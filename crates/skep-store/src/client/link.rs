@@ -26,6 +26,9 @@ use crate::{
 /// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a daemon may take for each message that restricts a connection.
+const RESTRICTING: Duration = Duration::from_secs(10);
+
 /// A daemon's socket, connected.
 pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
     let error = |cause| StoreError::Connect {
@@ -43,6 +46,37 @@ pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
         )));
     }
     Ok(stream)
+}
+
+/// Restricts a connection that nobody has said anything through to these tensors.
+pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStream, StoreError> {
+    let socket = Connection::new(stream);
+    socket.set_patience(Some(RESTRICTING), RESTRICTING)?;
+    // One message at least: no tensors are a restriction as well.
+    let mut rest = tensors;
+    loop {
+        let (some, behind) = rest.split_at(rest.len().min(MAX_TENSORS));
+        rest = behind;
+        let more = !rest.is_empty();
+        let request = Request::Restrict {
+            tensors: some.to_vec(),
+            more,
+        };
+        // A daemon that has no room says so at once, and listens to nobody.
+        let sent = socket.send(&request.encode(), None);
+        let Some((body, _)) = socket.receive()? else {
+            sent?;
+            return Err(StoreError::disconnected("it ended before an answer"));
+        };
+        match Reply::decode(&body)? {
+            Reply::Done(_) => {}
+            Reply::Refused(kind, message) => return Err(StoreError::Refused { kind, message }),
+            _ => return Err(unexpected()),
+        }
+        if !more {
+            return Ok(socket.into_stream());
+        }
+    }
 }
 
 pub(super) fn unexpected() -> StoreError {

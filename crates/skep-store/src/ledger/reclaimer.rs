@@ -30,6 +30,10 @@ impl Idle {
         }
     }
 
+    fn segments(&self) -> impl Iterator<Item = SegmentId> {
+        self.queue.iter().map(|(_, segment)| *segment)
+    }
+
     fn oldest(&self) -> Option<(Time, SegmentId)> {
         self.queue.first().copied()
     }
@@ -67,6 +71,24 @@ impl Ledger {
     pub(crate) fn next_reclaim(&self) -> Option<Time> {
         let (since, _) = self.idle.oldest()?;
         Some(since + self.options.keep_alive)
+    }
+
+    /// Memory is short: drops idle segments, the least recently used first, until half of the bytes of all idle ones are
+    /// gone. While it stays short this is said again, and again half of what is left goes. Bytes of the segments that go.
+    pub(crate) fn relieve(&mut self) -> u64 {
+        let idle: u64 = self
+            .idle
+            .segments()
+            .filter_map(|id| self.segments.get(&id))
+            .map(|record| record.size)
+            .sum();
+        let before = self.reserved;
+        while (before - self.reserved) < idle.div_ceil(2)
+            && let Some((_, segment)) = self.idle.oldest()
+        {
+            self.drop_segment(segment);
+        }
+        before - self.reserved
     }
 
     /// Drops everything that nobody has a lease to, now. Bytes of the segments that go.

@@ -54,6 +54,11 @@ impl Connection {
             .map_err(StoreError::disconnected)
     }
 
+    /// For handing it on.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// For polling.
     pub(crate) const fn stream(&self) -> &UnixStream {
         &self.stream

@@ -13,7 +13,7 @@ use crate::{
 const MAGIC: [u8; 8] = *b"skepstor";
 
 /// The version of the protocol; daemon and client have the same.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// Bytes that the text of a refusal may have.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -49,6 +49,13 @@ pub(crate) enum Request {
         mode: Mode,
         /// Tensors.
         wanted: Vec<Wanted>,
+    },
+    /// Before a hello: what the connection may name from now on, whoever has it then.
+    Restrict {
+        /// Tensors.
+        tensors: Vec<Digest>,
+        /// Whether another such message follows; after the last one nothing is added.
+        more: bool,
     },
     /// Tensors in the segment whose descriptor comes with it, and their offsets.
     Publish(Vec<(Wanted, u64)>),
@@ -161,6 +168,13 @@ impl Request {
                 writer.option(*after, Writer::digest);
             }
             Self::Gc => writer.u8(8),
+            Self::Restrict { tensors, more } => {
+                writer.u8(9);
+                writer.0.extend(MAGIC);
+                writer.u16(VERSION);
+                writer.u8(u8::from(*more));
+                digests(&mut writer, tensors);
+            }
         }
         writer.0
     }
@@ -170,15 +184,7 @@ impl Request {
         let mut reader = Reader::new(bytes);
         let request = match reader.u8()? {
             1 => {
-                if reader.array()? != MAGIC {
-                    return Err(WireError::new("it is no client of a tensor store"));
-                }
-                let version = reader.u16()?;
-                if version != VERSION {
-                    return Err(WireError::new(format!(
-                        "version {version} of the protocol, expected {VERSION}"
-                    )));
-                }
+                greeting(&mut reader)?;
                 Self::Hello
             }
             2 => Self::Take {
@@ -193,11 +199,31 @@ impl Request {
             6 => Self::Stat,
             7 => Self::List(reader.option(Reader::digest)?),
             8 => Self::Gc,
+            9 => {
+                greeting(&mut reader)?;
+                let more = of_number(&[false, true], reader.u8()?, "flag")?;
+                let tensors = reader.list(MAX_TENSORS, "tensors", Reader::digest)?;
+                Self::Restrict { tensors, more }
+            }
             kind => return Err(WireError::new(format!("a request of kind {kind}"))),
         };
         reader.end()?;
         Ok(request)
     }
+}
+
+/// What a client's first message begins with.
+fn greeting(reader: &mut Reader<'_>) -> Result<(), WireError> {
+    if reader.array()? != MAGIC {
+        return Err(WireError::new("it is no client of a tensor store"));
+    }
+    let version = reader.u16()?;
+    if version != VERSION {
+        return Err(WireError::new(format!(
+            "version {version} of the protocol, expected {VERSION}"
+        )));
+    }
+    Ok(())
 }
 
 impl Reply {

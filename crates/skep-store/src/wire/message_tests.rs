@@ -41,6 +41,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::Stat),
         any::<Option<[u8; 32]>>().prop_map(|after| Request::List(after.map(Digest))),
         Just(Request::Gc),
+        (digests(), any::<bool>()).prop_map(|(tensors, more)| Request::Restrict { tensors, more }),
     ]
 }
 
@@ -119,7 +120,7 @@ proptest! {
 #[test]
 fn malformed_messages_are_named() {
     let mut hello = Request::Hello.encode();
-    hello[9] = 2;
+    hello[9] = 1;
     let one_more = u16::try_from(MAX_TENSORS + 1)
         .expect("a count")
         .to_le_bytes();
@@ -128,12 +129,12 @@ fn malformed_messages_are_named() {
     let with = |rest: &[u8]| [&wanted[..], rest].concat();
     let cases = [
         (vec![], "it ends early: expected 1 more bytes, got 0"),
-        (vec![9], "a request of kind 9"),
+        (vec![10], "a request of kind 10"),
         (
             b"\x01GET / HT".to_vec(),
             "it is no client of a tensor store",
         ),
-        (hello, "version 2 of the protocol, expected 1"),
+        (hello, "version 1 of the protocol, expected 2"),
         (vec![6, 0], "1 bytes behind its end"),
         (vec![7, 2], "expected 0 or 1, got 2"),
         (vec![2, 3], "mode 3 is unknown"),

@@ -8,7 +8,7 @@ use skep_store::{Daemon, StoreOptions, Tenant, default_directory};
 use tokio::task::spawn_blocking;
 
 use super::tenant;
-use crate::{descriptors, signals::Signals};
+use crate::{descriptors, pressure, signals::Signals};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -19,7 +19,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "NAME", value_parser = tenant)]
     tenant: Vec<Tenant>,
     /// Bytes of a tenant's store above which tensors that nobody uses go at once, the least recently used first; 4 GiB by
-    /// default
+    /// default, at most half of the memory there is
     #[arg(long, value_name = "BYTES")]
     budget: Option<u64>,
     /// How long a tensor that nobody uses is kept within the budget, in seconds; 600 by default
@@ -83,6 +83,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         println!("store of tenant `{tenant}` at {}", socket.display());
     }
     let stopper = daemon.stopper();
+    let _pressure = pressure::watch_store(daemon.reliever());
     let mut running = spawn_blocking(move || daemon.run());
     let outcome = tokio::select! {
         outcome = &mut running => outcome,

@@ -1,0 +1,162 @@
+//! A part of the directory for each tenant, laid out as the directory itself.
+//!
+//! ```text
+//! <directory>/v1/...                     general: models of no tenant
+//!                secret                  random bytes, of which names of parts are made
+//!                tenants/<part>/tenant   whose it is
+//!                               v1/...   its forms
+//! ```
+//!
+//! A process that runs a tenant's model can open files of that tenant's part alone, but no rule of the kernel keeps it from
+//! asking whether a file of some name exists. So the name of a part cannot be guessed: it follows from the tenant's name and
+//! a secret that such a process cannot read. The budget holds for all parts together.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use tempfile::NamedTempFile;
+
+use crate::{Cache, CacheError, LAYOUT, directory};
+
+const SECRET: &str = "secret";
+const SECRET_BYTES: usize = 32;
+const TENANTS: &str = "tenants";
+/// In a part: its tenant's name, for people.
+const NAME: &str = "tenant";
+
+impl Cache {
+    /// A tenant's part of the directory; it is made if it is not there. Names are those of
+    /// [`Tenant`](skep_store::Tenant).
+    ///
+    /// # Errors
+    /// As [`Cache::open`].
+    pub fn of_tenant(&self, name: &str) -> Result<Self, CacheError> {
+        if let Some(part) = self.known_parts().get(name) {
+            return Ok(part.clone());
+        }
+        let home = self.home();
+        let shared = home.join(LAYOUT);
+        let secret =
+            secret(&shared).map_err(|e| CacheError::io("read", &shared.join(SECRET), e))?;
+        let tenants = shared.join(TENANTS);
+        let path = tenants.join(part_name(&secret, name));
+        let part = Self::over(&path, home, self.budget_bytes(), None);
+        directory::open_part(&[&tenants, &path], part.root())?;
+        let label = path.join(NAME);
+        if !label.exists() {
+            // Nothing but people reads it.
+            let _ = fs::write(label, format!("{name}\n"));
+        }
+        self.known_parts().insert(name.to_owned(), part.clone());
+        Ok(part)
+    }
+
+    /// All parts of the directory, that of no tenant first, the others in one order.
+    pub(crate) fn all_parts(&self) -> io::Result<Vec<Self>> {
+        let home = self.home();
+        let part = |path: &Path| Self::over(path, home, self.budget_bytes(), None);
+        let mut paths: Vec<PathBuf> = match fs::read_dir(home.join(LAYOUT).join(TENANTS)) {
+            Ok(entries) => entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<io::Result<_>>()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        paths.sort();
+        let tenants = paths.iter().map(|path| part(path));
+        let mut parts: Vec<Self> = tenants.filter(|part| part.root().is_dir()).collect();
+        parts.insert(0, part(home));
+        Ok(parts)
+    }
+}
+
+fn part_name(secret: &[u8; SECRET_BYTES], tenant: &str) -> String {
+    blake3::keyed_hash(secret, tenant.as_bytes()).to_string()
+}
+
+/// The directory's secret, made by whoever needs it first.
+fn secret(directory: &Path) -> io::Result<[u8; SECRET_BYTES]> {
+    let path = directory.join(SECRET);
+    loop {
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let wrong = |_| {
+                    let text = format!("it has another length than {SECRET_BYTES} bytes");
+                    io::Error::new(io::ErrorKind::InvalidData, text)
+                };
+                return <[u8; SECRET_BYTES]>::try_from(bytes).map_err(wrong);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let mut random = [0; SECRET_BYTES];
+        fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+        // Its mode is 0600.
+        let mut file = NamedTempFile::new_in(directory)?;
+        file.write_all(&random)?;
+        match file.persist_noclobber(&path) {
+            Ok(_) => {}
+            // Another process was faster; its secret counts.
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const BUDGET_BYTES: u64 = 1 << 20;
+
+    #[test]
+    fn a_part_is_found_again_and_its_name_follows_from_a_secret() {
+        let [one, other] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+        let of = |root: &tempfile::TempDir, name| {
+            let cache = Cache::open(root.path(), BUDGET_BYTES).expect("a cache");
+            let part = cache.of_tenant(name).expect("a part");
+            let again = cache.of_tenant(name).expect("a part");
+            assert_eq!(again.directory(), part.directory());
+            part
+        };
+        let part = of(&one, "team");
+        assert_eq!(part.directory(), of(&one, "team").directory());
+        assert_ne!(part.directory(), of(&one, "team-2").directory());
+        assert_ne!(
+            part.directory().file_name(),
+            of(&other, "team").directory().file_name(),
+            "nobody can guess it"
+        );
+        let label = fs::read_to_string(part.directory().join(NAME)).expect("for people");
+        assert_eq!(label, "team\n");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!(mode(&one.path().join("v1").join(SECRET)), 0o600);
+        assert_eq!(mode(&one.path().join("v1").join(TENANTS)), 0o700);
+        assert_eq!(mode(part.directory()), 0o700);
+    }
+
+    #[test]
+    fn a_part_that_others_may_change_is_refused() {
+        let root = tempfile::tempdir().expect("a directory");
+        let open = || Cache::open(root.path(), BUDGET_BYTES).expect("a cache");
+        let path = open()
+            .of_tenant("t")
+            .expect("a part")
+            .directory()
+            .to_owned();
+        for directory in [&path, &root.path().join("v1").join(TENANTS)] {
+            let set = |mode| fs::set_permissions(directory, fs::Permissions::from_mode(mode));
+            set(0o777).expect("set");
+            let error = open().of_tenant("t").expect_err("unsafe");
+            assert_eq!(error.kind(), crate::ErrorKind::Unsafe, "{error}");
+            set(0o700).expect("set");
+        }
+        fs::write(root.path().join("v1").join(SECRET), "short").expect("written");
+        assert!(open().of_tenant("t").is_err());
+    }
+}

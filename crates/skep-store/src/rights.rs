@@ -1,0 +1,87 @@
+//! What a connection may ask for.
+//!
+//! A server hands connections to processes that it does not trust, each of which runs one model. Such a connection is
+//! *restricted* before it is handed over: it may get, fill and let go of the tensors of that model and nothing else. It
+//! cannot list tensors, read figures, drop idle tensors, or learn whether a tensor of another model is there.
+
+use std::collections::HashSet;
+
+use crate::{
+    Digest, StoreError,
+    acquire::Offered,
+    segment::{Segment, room},
+    wire::Request,
+};
+
+/// Tensors that a restricted connection may name: as many as one holder may lease by default.
+pub(crate) const MAX_RESTRICTED: usize = 1 << 16;
+
+/// A memory file of huge pages takes up to one of them more than its bytes.
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// What one connection may ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// Everything that the tenant's store answers.
+    #[default]
+    All,
+    /// These tensors alone.
+    These(HashSet<Digest>),
+}
+
+impl Rights {
+    /// Whether a request is within them.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAllowed`], which ends the connection.
+    pub(crate) fn check(&self, request: &Request) -> Result<(), StoreError> {
+        let Self::These(tensors) = self else {
+            return Ok(());
+        };
+        let all = |digests: &mut dyn Iterator<Item = Digest>| {
+            let mut foreign = digests.filter(|digest| !tensors.contains(digest));
+            foreign.next().map_or(Ok(()), |digest| {
+                Err(not_allowed(format!("tensor `{digest}`")))
+            })
+        };
+        match request {
+            Request::Hello | Request::Restrict { .. } => Ok(()),
+            Request::Take { wanted, .. } => all(&mut wanted.iter().map(|tensor| tensor.digest)),
+            Request::Publish(offered) => all(&mut offered.iter().map(|(tensor, _)| tensor.digest)),
+            Request::GiveBack(digests) | Request::Release(digests) => {
+                all(&mut digests.iter().copied())
+            }
+            Request::Stat => Err(not_allowed("figures")),
+            Request::List(_) => Err(not_allowed("a list of tensors")),
+            Request::Gc => Err(not_allowed("dropping idle tensors")),
+        }
+    }
+
+    /// Whether a memory file that is handed over takes no more memory than its tensors do.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAllowed`].
+    pub(crate) fn check_size(
+        &self,
+        segment: &Segment,
+        offered: &[Offered<'_>],
+    ) -> Result<(), StoreError> {
+        if *self == Self::All {
+            return Ok(());
+        }
+        let needed = offered.iter().fold(0_u64, |sum, tensor| {
+            sum.saturating_add(room(tensor.wanted.length))
+        });
+        if segment.reserved() <= needed.saturating_add(HUGE_PAGE_BYTES) {
+            return Ok(());
+        }
+        Err(not_allowed(format!(
+            "a memory file of {} bytes for tensors of {needed}",
+            segment.reserved()
+        )))
+    }
+}
+
+fn not_allowed(what: impl Into<String>) -> StoreError {
+    StoreError::NotAllowed { what: what.into() }
+}
