@@ -27,6 +27,7 @@ mod latency;
 mod loader;
 mod loading;
 mod lock;
+mod management;
 mod model_file;
 mod poll;
 mod profile;

@@ -100,14 +100,8 @@ pub(crate) fn no_statistics(runtime: &Runtime, model: &str, error: RuntimeError)
     }
 }
 
-/// Runs what may block (files, loading) off the reactor.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> Result<T, ApiError> {
-    off_reactor(work).await?.map_err(Into::into)
-}
-
-/// Runs what takes long off the reactor.
+/// Runs what takes long off the reactor: parsing and encoding, whose time is bounded by their size. What waits for files
+/// or models has threads of its own ([`Runtime::request_load`] and its like), so that it cannot take all of these.
 pub(crate) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -58,8 +58,7 @@ pub(super) async fn index(
             return Err(unreadable("attempt to access JSON non-boolean as boolean"));
         }
     };
-    let runtime = Arc::clone(&shared.runtime);
-    let rows = api::blocking(move || Ok(runtime.index(ready_only))).await?;
+    let rows = shared.runtime.request_index(ready_only).await?;
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -90,8 +89,8 @@ pub(super) async fn load(
 ) -> Result<Response, ApiError> {
     let (_, parameters) = parameters(&body, "a load request")?;
     let overrides = overrides(parameters)?;
-    let runtime = Arc::clone(&shared.runtime);
-    api::blocking(move || runtime.load(&path.model, &overrides)).await?;
+    let runtime = &shared.runtime;
+    runtime.request_load(&path.model, overrides).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 
@@ -125,8 +124,7 @@ pub(super) async fn unload(
     for (key, value) in &parameters {
         api::check_unload_parameter(key, value.is_boolean())?;
     }
-    let runtime = Arc::clone(&shared.runtime);
-    api::blocking(move || runtime.unload(&path.model)).await?;
+    shared.runtime.request_unload(&path.model).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 
