@@ -170,7 +170,11 @@ fn a_call_that_nobody_waits_for_goes_before_it_begins() {
     assert!(calls.0.leave(joined).is_some(), "nobody any more");
     assert!(calls.0.leave(joined).is_none(), "gone already");
     assert!(calls.0.leave(first).is_none(), "runs");
-    assert_eq!(calls.start(), NONE, "the unload waits for the load that runs");
+    assert_eq!(
+        calls.start(),
+        NONE,
+        "the unload waits for the load that runs"
+    );
     assert_eq!(calls.0.finish(0), [""; 0]);
     assert_eq!(calls.start(), [2]);
     // One at the front of its line that waits for a thread.
