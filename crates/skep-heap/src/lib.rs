@@ -13,10 +13,15 @@
 //! makes both return what they hold; [`bound_kept_memory`] bounds what glibc's keeps by itself. [`CountingHeap`] is for
 //! tests that show that something allocates nothing.
 
+mod blocks;
+mod classes;
 mod counting;
+mod giving_back;
+mod pages;
 mod split;
 mod system;
 
 pub use counting::CountingHeap;
+pub use giving_back::{give_back_freed_memory, give_back_in_background};
 pub use split::{LARGE_BYTES, SplitHeap};
-pub use system::{bound_kept_memory, give_back_freed_memory};
+pub use system::bound_kept_memory;

@@ -4,13 +4,8 @@
     reason = "calls of allocators that the standard library does not have (invariant 5)"
 )]
 
-/// Gives memory that was freed back to the system.
-///
-/// Loading a model parses it into buffers that are freed afterwards, and unloading frees its weights, but glibc keeps
-/// both for what may come: for a self-contained BERT the buffers alone are a third of the process. mimalloc keeps what
-/// threads held that have ended, as those of an unloaded model's instances. To be called after a load and an unload: it
-/// takes some milliseconds.
-pub fn give_back_freed_memory() {
+/// Makes both allocators give back what they hold, now. glibc's arena is locked meanwhile.
+pub(crate) fn trim() {
     // SAFETY: `mi_collect` may be called from any thread at any time.
     unsafe { libmimalloc_sys::mi_collect(true) };
     #[cfg(target_env = "gnu")]
