@@ -154,6 +154,7 @@ struct LogArgs {
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     skep_heap::bound_kept_memory();
+    skep_heap::give_back_in_background().context("the thread that gives memory back")?;
     let logs = logging::start(LogOptions {
         verbose: args.logs.log_verbose,
         info: args.logs.log_info,
