@@ -73,13 +73,15 @@ pub fn give_back_in_background() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives memory that was freed back to the system: soon, where [`give_back_in_background`] has started a thread for it, at once
-/// otherwise.
+/// Gives memory that was freed back to the system: small blocks at once, the others soon, where [`give_back_in_background`] has
+/// started a thread for it.
 ///
 /// Loading a model parses it into buffers that are freed afterwards, and unloading frees its weights, but glibc keeps both
 /// for what may come: for a self-contained BERT the buffers alone are a third of the process. mimalloc keeps what threads
 /// held that have ended, as those of an unloaded model's instances. To be called after a load and an unload.
 pub fn give_back_freed_memory() {
+    // What a thread that ended left can be reused by nobody else until then; no other thread is kept by this.
+    system::collect_small();
     let mut asked = asked();
     if !asked.is_running {
         drop(asked);
@@ -104,6 +106,7 @@ pub(crate) fn something_is_kept() {
 
 fn give_back_now() {
     blocks::tick(Which::All);
+    system::collect_small();
     system::trim();
 }
 

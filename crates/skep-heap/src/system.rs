@@ -4,10 +4,14 @@
     reason = "calls of allocators that the standard library does not have (invariant 5)"
 )]
 
-/// Makes both allocators give back what they hold, now. glibc's arena is locked meanwhile.
-pub(crate) fn trim() {
+/// Makes mimalloc give back what it holds of this thread and of those that ended.
+pub(crate) fn collect_small() {
     // SAFETY: `mi_collect` may be called from any thread at any time.
     unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+/// Makes glibc give back what it holds. Its arena is locked meanwhile.
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
