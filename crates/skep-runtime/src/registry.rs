@@ -320,10 +320,11 @@ impl Runtime {
         }
     }
 
-    /// What a stop still waits for: versions that have not ended, and management calls that run.
+    /// What has not ended yet: versions of models, and management calls that run.
     #[must_use]
     pub fn left_at_stop(&self) -> (usize, usize) {
-        (Self::unloading(&self.records()), self.management.running())
+        let versions = self.loaded().len() + Self::unloading(&self.records());
+        (versions, self.management.running())
     }
 
     fn wait_until_gone(&self, deadline: Option<Instant>) -> usize {

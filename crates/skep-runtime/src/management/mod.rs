@@ -7,6 +7,7 @@
 //! A stop answers everybody who waits, and waits for nobody: a load that still runs comes to nothing
 //! (`Runtime::commit`).
 
+mod calls;
 mod queue;
 
 use std::{

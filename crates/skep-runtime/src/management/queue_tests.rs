@@ -153,7 +153,7 @@ fn what_waits_is_bounded_and_joining_is_free() {
     assert_eq!(calls.start().len(), 1);
     calls.add(load("h"), "fits again");
     for _ in 0..LIMITS.callers {
-        drop(calls.0.submit(load("f"), true, "joins"));
+        let _ = calls.0.submit(load("f"), true, "joins");
     }
     assert_eq!(calls.refused(load("f")), Refusal::Callers(LIMITS.callers));
 }
