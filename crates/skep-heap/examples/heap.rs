@@ -2,8 +2,10 @@
 //! memory is given back. A row of JSON a figure.
 //!
 //! ```text
-//! heap [--rounds N]
+//! heap [--rounds N [--waits]]
 //! ```
+//!
+//! `--waits` measures waits alone: `chrt --fifo 10 heap --rounds 3 --waits` keeps the machine's other work out of them.
 //!
 //! Contenders, each in processes of its own, in turn: glibc's allocator with one arena (what large blocks came from before)
 //! and with as many as it likes, mimalloc for all sizes, and the server's heap.
@@ -70,19 +72,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["--contender", name, round] => contender(name, round.parse()?),
-        ["--rounds", rounds] => rounds_of_all(rounds.parse()?),
-        [] => rounds_of_all(5),
-        _ => Err("usage: heap [--rounds N]".into()),
+        ["--contender", name, round, figures] => contender(name, round.parse()?, figures),
+        ["--rounds", rounds, "--waits"] => rounds_of_all(rounds.parse()?, "waits"),
+        ["--rounds", rounds] => rounds_of_all(rounds.parse()?, "all"),
+        [] => rounds_of_all(5, "all"),
+        _ => Err("usage: heap [--rounds N [--waits]]".into()),
     }
 }
 
 /// All contenders, in turn, a round after the other.
-fn rounds_of_all(rounds: u32) -> Result<(), Box<dyn Error>> {
+fn rounds_of_all(rounds: u32, figures: &str) -> Result<(), Box<dyn Error>> {
     for round in 0..rounds {
         for name in CONTENDERS {
             let mut command = Command::new(env::current_exe()?);
-            command.args(["--contender", name, &round.to_string()]);
+            command.args(["--contender", name, &round.to_string(), figures]);
             if name == "arenas" {
                 // Settings of the environment win over the server's.
                 command.env("MALLOC_ARENA_MAX", "16");
@@ -95,7 +98,7 @@ fn rounds_of_all(rounds: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn contender(name: &str, round: u32) -> Result<(), Box<dyn Error>> {
+fn contender(name: &str, round: u32, figures: &str) -> Result<(), Box<dyn Error>> {
     skep_heap::bound_kept_memory();
     let heap = match name {
         "one_arena" | "arenas" => Heap(&System),
@@ -105,6 +108,14 @@ fn contender(name: &str, round: u32) -> Result<(), Box<dyn Error>> {
             Heap(&SplitHeap)
         }
     };
+    if figures == "all" {
+        print_pairs(&heap, name, round);
+    }
+    print_waits(&heap, name, round);
+    Ok(())
+}
+
+fn print_pairs(heap: &Heap, name: &str, round: u32) {
     let sizes: [(&str, &[usize]); 5] = [
         ("32 KiB", &[32 * KIB]),
         ("256 KiB", &[256 * KIB]),
@@ -114,7 +125,7 @@ fn contender(name: &str, round: u32) -> Result<(), Box<dyn Error>> {
     ];
     for (label, sizes) in sizes {
         for threads in [1, 2] {
-            let (per_second, per_cpu_second) = pairs_per_second(&heap, sizes, threads);
+            let (per_second, per_cpu_second) = pairs_per_second(heap, sizes, threads);
             let row = json!({
                 "heap": name, "round": round, "figure": "pairs", "size": label, "threads": threads,
                 "million_pairs_per_second": per_second / 1e6,
@@ -123,13 +134,16 @@ fn contender(name: &str, round: u32) -> Result<(), Box<dyn Error>> {
             println!("{row}");
         }
     }
-    let per_second = handed_over_per_second(&heap);
+    let per_second = handed_over_per_second(heap);
     let row = json!({
         "heap": name, "round": round, "figure": "handed over", "size": "mix", "threads": 2,
         "million_pairs_per_second": per_second / 1e6,
     });
     println!("{row}");
-    let (waits, given_back_ms) = waits_while_given_back(&heap, name);
+}
+
+fn print_waits(heap: &Heap, name: &str, round: u32) {
+    let (waits, given_back_ms) = waits_while_given_back(heap, name);
     let at = |below: usize, of: usize| {
         waits[(waits.len() * below / of).min(waits.len() - 1)].as_secs_f64() * 1e6
     };
@@ -139,7 +153,6 @@ fn contender(name: &str, round: u32) -> Result<(), Box<dyn Error>> {
         "caller_ms": given_back_ms, "allocations": waits.len(),
     });
     println!("{row}");
-    Ok(())
 }
 
 /// Pairs a second of all threads, and a second of CPU time of one: what the machine's other work takes does not count
@@ -244,7 +257,7 @@ fn handed_over_per_second(heap: &Heap) -> f64 {
 fn waits_while_given_back(heap: &Heap, name: &str) -> (Vec<Duration>, f64) {
     let stop = AtomicBool::new(false);
     let mut asked_ms = 0.0;
-    let waits = thread::scope(|scope| {
+    let mut waits = thread::scope(|scope| {
         let measured = scope.spawn(|| {
             let mut waits = Vec::with_capacity(20_000_000);
             while !stop.load(Ordering::Relaxed) {
@@ -254,13 +267,18 @@ fn waits_while_given_back(heap: &Heap, name: &str) -> (Vec<Duration>, f64) {
                     waits.push(began.elapsed());
                     heap.give(block, bytes);
                 }
+                // The kernel stops real-time threads that never rest, for 50 ms.
+                if waits.len() % 40_000 == 0 {
+                    thread::sleep(Duration::from_millis(1));
+                }
             }
             waits
         });
-        let sizes = [40 * KIB, 200 * KIB, 3 * KIB, 700 * KIB];
+        let sizes = [40 * KIB, 200 * KIB, 3 * KIB, 70 * KIB];
+        let mut left = Vec::new();
         let heaps: [&Heap; 2] = [heap, &Heap(&System)];
         for heap in heaps {
-            let blocks: Vec<(*mut u8, usize)> = (0..1600)
+            let blocks: Vec<(*mut u8, usize)> = (0..6000)
                 .map(|index| sizes[index % sizes.len()])
                 .map(|bytes| {
                     let block = heap.take(bytes);
@@ -269,10 +287,12 @@ fn waits_while_given_back(heap: &Heap, name: &str) -> (Vec<Duration>, f64) {
                     (block, bytes)
                 })
                 .collect();
-            // Every other one first, so that there are holes.
-            for odd in [0, 1] {
-                for (block, bytes) in blocks.iter().skip(odd).step_by(2) {
-                    heap.give(*block, *bytes);
+            // Holes, between what other models have.
+            for (index, (block, bytes)) in blocks.into_iter().enumerate() {
+                if index % 8 < 5 {
+                    heap.give(block, bytes);
+                } else {
+                    left.push((heap, block, bytes));
                 }
             }
         }
@@ -285,9 +305,11 @@ fn waits_while_given_back(heap: &Heap, name: &str) -> (Vec<Duration>, f64) {
         asked_ms = began.elapsed().as_secs_f64() * 1e3;
         thread::sleep(Duration::from_millis(1500));
         stop.store(true, Ordering::Relaxed);
+        for (heap, block, bytes) in left {
+            heap.give(block, bytes);
+        }
         measured.join().expect("no panic")
     });
-    let mut waits = waits;
     waits.sort_unstable();
     (waits, asked_ms)
 }

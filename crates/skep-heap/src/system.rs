@@ -28,7 +28,7 @@ pub(crate) fn trim() {
 /// and unloads of a ResNet-50 that is 40 MB, after more of them more. And only of its first arena can it be asked for the
 /// free memory at the end ([`give_back_freed_memory`]); the others keep up to a trim threshold each, which one being a
 /// matter of the threads that came and went. With one arena and these bounds it stays at a few megabytes. The arena's lock
-/// is rarely fought for: small blocks of the server are mimalloc's, and those of C++ libraries stay in their threads'
+/// is rarely fought for: blocks of the server come from elsewhere, and those of C++ libraries stay in their threads'
 /// caches. Settings in the environment (`MALLOC_ARENA_MAX`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`,
 /// `GLIBC_TUNABLES`) win.
 pub fn bound_kept_memory() {
