@@ -12,7 +12,7 @@ pub(crate) struct Bench {
     pub(crate) columns: &'static [(&'static str, &'static str, usize)],
 }
 
-pub(crate) const BENCHES: [Bench; 11] = [
+pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "scheduler",
         title: "What one call of a scheduler takes, by the length of its queue",

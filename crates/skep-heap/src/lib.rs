@@ -10,7 +10,7 @@
 //! | mimalloc | 2 to 3 us less of CPU a request | keeps them: after 1,000 loads of a 100 MB model 1.7 GB |
 //!
 //! So [`SplitHeap`] goes by size: below [`LARGE_BYTES`] mimalloc; up to 32 MiB blocks of Skep's own, kept by size for whoever
-//! needs one within a second ([`blocks`]); above that the kernel's, through glibc. Measured on two threads, a pair of an
+//! needs one within a second; above that the kernel's, through glibc. Measured on two threads, a pair of an
 //! allocation and a free of 32 KiB to 4 MiB takes 38 ns of CPU time, 150 ns with glibc's one arena, 140 with several, and
 //! 1,000 with mimalloc from 256 KiB on (`benchmarks/results/2026-11-29-heap`).
 //!

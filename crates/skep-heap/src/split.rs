@@ -1,4 +1,4 @@
-//! The allocator: small blocks from mimalloc, large ones kept in [`blocks`], the largest from the system's.
+//! The allocator: small blocks from mimalloc, large ones from `blocks`, the largest from the system's.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"
