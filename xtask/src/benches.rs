@@ -12,7 +12,7 @@ pub(crate) struct Bench {
     pub(crate) columns: &'static [(&'static str, &'static str, usize)],
 }
 
-pub(crate) const BENCHES: [Bench; 11] = [
+pub(crate) const BENCHES: [Bench; 12] = [
     Bench {
         name: "scheduler",
         title: "What one call of a scheduler takes, by the length of its queue",
@@ -258,6 +258,24 @@ pub(crate) const BENCHES: [Bench; 11] = [
         ],
     },
     Bench {
+        name: "heap",
+        title: "Allocations of large blocks over threads, and while memory is given back",
+        package: "skep-heap",
+        criterion: None,
+        columns: &[
+            ("heap", "heap", 0),
+            ("figure", "figure", 0),
+            ("size", "size", 0),
+            ("threads", "threads", 0),
+            ("M pairs/s", "million_pairs_per_second", 1),
+            ("M pairs/s of CPU", "million_pairs_per_cpu_second", 1),
+            ("p99 us", "p99_us", 2),
+            ("p99.99 us", "p9999_us", 1),
+            ("longest us", "max_us", 0),
+            ("asking ms", "caller_ms", 2),
+        ],
+    },
+    Bench {
         name: "load-unload",
         title: "Memory after loading and unloading a model over and over",
         package: "skep-perf",
@@ -273,7 +291,9 @@ pub(crate) const BENCHES: [Bench; 11] = [
                 1,
             ),
             ("private MiB, unloaded, last cycles", "private_last_mib", 1),
-            ("growth %", "growth_percent", 2),
+            ("private MiB, at rest, first", "rested_first_mib", 1),
+            ("private MiB, at rest, last", "rested_last_mib", 1),
+            ("growth at rest %", "rested_growth_percent", 2),
             ("anonymous MiB, first cycles", "anonymous_first_mib", 1),
             ("anonymous MiB, last cycles", "anonymous_last_mib", 1),
             ("PSS MiB, last cycles", "pss_last_mib", 1),

@@ -42,7 +42,8 @@ const ORDER: [(u8, &str); 27] = [
 
 /// Crates that may hold `unsafe`: layer 2, the mapping of model files, the FFI of backends, and what a worker process
 /// does at its start.
-const UNSAFE_ALLOWED: [&str; 9] = [
+const UNSAFE_ALLOWED: [&str; 10] = [
+    "skep-host",
     "skep-tensor",
     "skep-heap",
     "skep-alloc",

@@ -122,7 +122,7 @@ impl Drop for Shared {
         if let Some((identity, keep)) = self.kept_as.take()
             && !keep.is_zero()
         {
-            let until = Instant::now() + keep;
+            let until = Instant::now().checked_add(keep);
             sessions().keep(&identity, &self.session, until);
             watch();
         }
@@ -198,7 +198,8 @@ struct Known<K, T> {
 struct Entry<K, T> {
     identity: K,
     there: Weak<T>,
-    kept: Option<(Arc<T>, Instant)>,
+    /// Until when; for ever at none, since a moment that cannot be represented never comes.
+    kept: Option<(Arc<T>, Option<Instant>)>,
 }
 
 impl<K: PartialEq, T> Known<K, T> {
@@ -226,7 +227,7 @@ impl<K: PartialEq, T> Known<K, T> {
     }
 
     /// Keeps a session until then; one that another has taken the place of is not kept.
-    fn keep(&mut self, identity: &K, session: &Arc<T>, until: Instant) {
+    fn keep(&mut self, identity: &K, session: &Arc<T>, until: Option<Instant>) {
         let same = |entry: &&mut Entry<K, T>| {
             entry.identity == *identity && entry.there.as_ptr() == Arc::as_ptr(session)
         };
@@ -237,7 +238,9 @@ impl<K: PartialEq, T> Known<K, T> {
 
     /// What need not be kept any more at this moment; everything at none.
     fn expire(&mut self, now: Option<Instant>) -> Vec<Arc<T>> {
-        let is_over = |kept: &mut (Arc<T>, Instant)| now.is_none_or(|now| kept.1 <= now);
+        let is_over = |kept: &mut (Arc<T>, Option<Instant>)| {
+            now.is_none_or(|now| kept.1.is_some_and(|until| until <= now))
+        };
         let entries = self.entries.iter_mut();
         let expired = entries.filter_map(|entry| entry.kept.take_if(is_over));
         expired.map(|(session, _)| session).collect()
@@ -246,7 +249,7 @@ impl<K: PartialEq, T> Known<K, T> {
     /// When the next one need not be kept any more.
     fn next_end(&self) -> Option<Instant> {
         let kept = self.entries.iter().filter_map(|entry| entry.kept.as_ref());
-        kept.map(|(_, until)| *until).min()
+        kept.filter_map(|(_, until)| *until).min()
     }
 }
 
@@ -265,7 +268,7 @@ mod tests {
         assert_eq!(known.find(&"a").as_deref(), Some(&1));
         assert_eq!(known.find(&"c"), None);
 
-        known.keep(&"a", &one, at(10));
+        known.keep(&"a", &one, Some(at(10)));
         drop((one, two));
         assert_eq!(known.find(&"a").as_deref(), Some(&1), "kept");
         assert_eq!(known.find(&"b"), None, "not kept");
@@ -274,7 +277,7 @@ mod tests {
 
         // Used again and let go again: from then on.
         let again = known.find(&"a").expect("kept");
-        known.keep(&"a", &again, at(15));
+        known.keep(&"a", &again, Some(at(15)));
         drop(again);
         assert_eq!(known.expire(Some(at(14))), []);
         assert_eq!(known.expire(Some(at(15))), [Arc::new(1)]);
@@ -289,9 +292,16 @@ mod tests {
         known.add("a", &new);
         assert_eq!(known.find(&"a").as_deref(), Some(&2));
         // Made at the same time as the other one: nobody would find it.
-        known.keep(&"a", &old, Instant::now());
+        known.keep(&"a", &old, Some(Instant::now()));
         assert_eq!(known.next_end(), None);
-        known.keep(&"a", &new, Instant::now());
+        known.keep(&"a", &new, Some(Instant::now()));
+        assert!(known.next_end().is_some());
+        // Until a moment that cannot be represented.
+        known.keep(&"a", &new, None);
+        assert_eq!(
+            (known.next_end(), known.expire(Some(Instant::now()))),
+            (None, vec![])
+        );
         assert_eq!(known.expire(None), [Arc::new(2)]);
     }
 }

@@ -4,15 +4,14 @@
     reason = "calls of allocators that the standard library does not have (invariant 5)"
 )]
 
-/// Gives memory that was freed back to the system.
-///
-/// Loading a model parses it into buffers that are freed afterwards, and unloading frees its weights, but glibc keeps
-/// both for what may come: for a self-contained BERT the buffers alone are a third of the process. mimalloc keeps what
-/// threads held that have ended, as those of an unloaded model's instances. To be called after a load and an unload: it
-/// takes some milliseconds.
-pub fn give_back_freed_memory() {
+/// Makes mimalloc give back what it holds of this thread and of those that ended.
+pub(crate) fn collect_small() {
     // SAFETY: `mi_collect` may be called from any thread at any time.
     unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+/// Makes glibc give back what it holds. Its arena is locked meanwhile.
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
@@ -29,7 +28,7 @@ pub fn give_back_freed_memory() {
 /// and unloads of a ResNet-50 that is 40 MB, after more of them more. And only of its first arena can it be asked for the
 /// free memory at the end ([`give_back_freed_memory`]); the others keep up to a trim threshold each, which one being a
 /// matter of the threads that came and went. With one arena and these bounds it stays at a few megabytes. The arena's lock
-/// is rarely fought for: small blocks of the server are mimalloc's, and those of C++ libraries stay in their threads'
+/// is rarely fought for: blocks of the server come from elsewhere, and those of C++ libraries stay in their threads'
 /// caches. Settings in the environment (`MALLOC_ARENA_MAX`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`,
 /// `GLIBC_TUNABLES`) win.
 pub fn bound_kept_memory() {

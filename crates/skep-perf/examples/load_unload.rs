@@ -2,12 +2,13 @@
 //!
 //! Loads and unloads a model of 100 MB (`resnet50`, generated) over HTTP, again and again, and samples the server's
 //! memory after each unload is complete. Flat means that nothing is lost a cycle; the first cycles are left out, since
-//! they open libraries and fill caches that stay. Printed: a JSON object for each backend.
+//! they open libraries and fill caches that stay. Memory goes back to the system some seconds after an unload, so what lasts
+//! is sampled at rest: once after the first cycles, and at the end. Printed: a JSON object for each backend.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -21,6 +22,9 @@ const CYCLES: usize = 1000;
 
 /// The cycles that the first and the last median are of.
 const WINDOW: usize = 20;
+
+/// Longer than the heap takes to give back what was freed.
+const REST: Duration = Duration::from_secs(6);
 
 const MODEL: &str = "model";
 
@@ -69,8 +73,12 @@ async fn measure(
     let client = Client::connect(server.http()).await?;
     let mut samples: Vec<Memory> = Vec::with_capacity(cycles);
     let mut loaded_kib = Vec::new();
-    let began = Instant::now();
+    let (began, mut rests) = (Instant::now(), Vec::new());
     for cycle in 0..cycles {
+        if cycle == warm_up {
+            tokio::time::sleep(REST).await;
+            rests.push(memory(server.pid())?);
+        }
         client.load(MODEL).await?;
         if cycle >= warm_up {
             loaded_kib.push(memory(server.pid())?.private_kib);
@@ -85,6 +93,10 @@ async fn measure(
         {}
         samples.push(memory(server.pid())?);
     }
+    tokio::time::sleep(REST).await;
+    rests.push(memory(server.pid())?);
+    let cycling = began.elapsed() - REST * 2;
+    let (rested_first, rested_last) = (&rests[0], &rests[rests.len() - 1]);
     let window = |samples: &[Memory], of: fn(&Memory) -> f64| {
         median(&samples.iter().map(of).collect::<Vec<f64>>())
     };
@@ -106,11 +118,16 @@ async fn measure(
         "private_first_mib": before / 1024.0,
         "private_last_mib": after / 1024.0,
         "growth_percent": (after / before - 1.0) * 100.0,
+        "rested_first_mib": rested_first.private_kib / 1024.0,
+        "rested_last_mib": rested_last.private_kib / 1024.0,
+        "rested_anonymous_first_mib": rested_first.anonymous_kib / 1024.0,
+        "rested_anonymous_last_mib": rested_last.anonymous_kib / 1024.0,
+        "rested_growth_percent": (rested_last.private_kib / rested_first.private_kib - 1.0) * 100.0,
         "anonymous_first_mib": window(first, |m| m.anonymous_kib) / 1024.0,
         "anonymous_last_mib": window(last, |m| m.anonymous_kib) / 1024.0,
         "pss_last_mib": window(last, |m| m.pss_kib) / 1024.0,
         "loaded_mib": median(&loaded_kib) / 1024.0,
-        "cycle_ms": began.elapsed().as_secs_f64() * 1e3 / cycles as f64,
+        "cycle_ms": cycling.as_secs_f64() * 1e3 / cycles as f64,
         "anonymous_kib": samples.iter().map(|m| m.anonymous_kib).collect::<Vec<f64>>(),
         "private_kib": samples.iter().map(|m| m.private_kib).collect::<Vec<f64>>(),
     }))

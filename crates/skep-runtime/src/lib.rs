@@ -28,6 +28,7 @@ mod latency;
 mod loader;
 mod loading;
 mod lock;
+mod management;
 mod model_file;
 mod parallelism;
 mod poll;

@@ -18,7 +18,7 @@ use crate::{
     ErrorKind, LoadOverrides, LoadedVersion, Runtime, RuntimeError,
     loader::{Draft, Plan},
     records::{Record, VersionState},
-    registry::{Control, Route, Routes},
+    registry::{Route, Routes},
     repository::{ModelId, not_polled},
     running::OnGone,
     source::Source,
@@ -28,50 +28,6 @@ use crate::{
 type Versions = BTreeMap<ModelVersion, Arc<LoadedVersion>>;
 
 impl Runtime {
-    /// Loads a model, or loads it again; the versions that serve now go on until the new ones are ready. Blocks.
-    ///
-    /// `overrides` stay in force over loads without any until the repository's files change or the model is unloaded
-    /// (a configuration), or until the next load (files).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly; otherwise why the load failed.
-    pub fn load(
-        self: &Arc<Self>,
-        name: &str,
-        overrides: &LoadOverrides,
-    ) -> Result<(), RuntimeError> {
-        self.explicit()?;
-        let model = ModelName::new(name).map_err(|error| not_polled(name, &error.to_string()))?;
-        let ids = self.ids(&model);
-        let is_overridden = overrides.config.is_some() || !overrides.files.is_empty();
-        if ids.len() > 1 && is_overridden {
-            let why = "several repositories have the model, load parameters cannot say which";
-            return Err(not_polled(name, why));
-        }
-        for id in ids {
-            self.load_now(&id, overrides)?;
-        }
-        Ok(())
-    }
-
-    /// Unloads a model: no new requests from now on; memory is given back when the last one is answered. A model that
-    /// is not loaded, or not even there, is unloaded already.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly.
-    pub fn unload(&self, name: &str) -> Result<(), RuntimeError> {
-        self.explicit()?;
-        let ids: Vec<ModelId> = {
-            let records = self.records();
-            let named = records.keys().filter(|id| id.name.as_str() == name);
-            named.cloned().collect()
-        };
-        for id in ids {
-            self.unload_now(&id);
-        }
-        Ok(())
-    }
-
     /// The models of a name; one that is nowhere is left to fail under its name alone.
     pub(crate) fn ids(&self, name: &ModelName) -> Vec<ModelId> {
         let mut ids = self.options.repository.named(name);
@@ -82,14 +38,6 @@ impl Runtime {
             });
         }
         ids
-    }
-
-    fn explicit(&self) -> Result<(), RuntimeError> {
-        if self.options.control == Control::Explicit {
-            return Ok(());
-        }
-        let text = "explicit model load / unload is not allowed if polling is enabled";
-        Err(RuntimeError::new(ErrorKind::Unavailable, text))
     }
 
     pub(crate) fn unload_now(&self, id: &ModelId) {
@@ -174,6 +122,7 @@ impl Runtime {
 
     fn load_versions(self: &Arc<Self>, id: &ModelId, source: Source) -> Result<(), RuntimeError> {
         let source = Arc::new(source);
+        self.remember_sent(&source);
         let options = &self.options.load;
         let proto = Draft::read_config(&id.name, &source, options).map_err(|error| {
             self.failed_before(id, not_polled(id.name.as_str(), &error.to_string()))

@@ -65,9 +65,7 @@ fn poll(
         };
         let found = runtime.options.repository.files();
         let changes = changes(&known, &found);
-        for id in &changes.unload {
-            runtime.unload_now(id);
-        }
+        runtime.unload_all(changes.unload);
         // Each failure is logged and noted where it happens.
         drop(runtime.load_all(changes.load, &LoadOverrides::default()));
         known = found;

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -17,9 +17,12 @@ use tokio::sync::Notify;
 use crate::{
     Backends, ErrorKind, IndexEntry, LoadOptions, LoadOverrides, LoadedVersion, Repository,
     RuntimeError, bakery,
+    lock::lock,
+    management::{Management, Target, Work},
     poll::{self, StopSignal},
     records::{self, Record},
     repository::ModelId,
+    source::Source,
 };
 
 /// How long a stop waits for what baking left to be removed: files of some GiB at most.
@@ -32,8 +35,10 @@ pub struct RuntimeOptions {
     pub repository: Repository,
     /// Settings of every load.
     pub load: LoadOptions,
-    /// How many models load at once at the start; at least 1.
+    /// How many models load at once; at least 1.
     pub load_threads: usize,
+    /// How many loads, unloads and indexes of clients may wait for others.
+    pub max_waiting_loads: usize,
     /// Who decides which models are loaded.
     pub control: Control,
     /// Whether the node is ready only if every model that was asked for is.
@@ -72,6 +77,9 @@ pub struct Runtime {
     /// Changed under the lock of the records.
     pub(crate) routes: ArcSwap<Routes>,
     records: Mutex<BTreeMap<ModelId, Record>>,
+    pub(crate) management: Management,
+    /// What was loaded from files that clients sent.
+    sent: Mutex<Vec<Weak<Source>>>,
     /// Signalled when a version is gone.
     pub(crate) gone: Condvar,
     pub(crate) started: AtomicBool,
@@ -86,9 +94,12 @@ impl Runtime {
     /// A runtime without models.
     #[must_use]
     pub fn new(options: RuntimeOptions, backends: Backends) -> Arc<Self> {
+        let management = Management::new(options.load_threads, options.max_waiting_loads);
         Arc::new(Self {
             options,
             backends,
+            management,
+            sent: Mutex::default(),
             routes: ArcSwap::default(),
             records: Mutex::default(),
             gone: Condvar::new(),
@@ -130,29 +141,26 @@ impl Runtime {
         report
     }
 
-    /// Loads models, several at once.
+    /// Loads models, several at once, and waits for the outcomes.
     pub(crate) fn load_all(
         self: &Arc<Self>,
         ids: Vec<ModelId>,
         overrides: &LoadOverrides,
     ) -> StartReport {
-        let threads = self.options.load_threads.clamp(1, ids.len().max(1));
-        let pending = Mutex::new(ids.into_iter());
-        let report = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Some(id) = take(&pending) {
-                        let outcome = self.load_now(&id, overrides);
-                        report
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push((id.name, outcome));
-                    }
-                });
-            }
-        });
-        report.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let load = |id: &ModelId| Work::Load {
+            target: Target::One(id.clone()),
+            overrides: overrides.clone(),
+        };
+        let outcomes = self.manage_now(ids.iter().map(load), false);
+        let names = ids.into_iter().map(|id| id.name);
+        let outcomes = outcomes.into_iter().map(|outcome| outcome.map(drop));
+        names.zip(outcomes).collect()
+    }
+
+    /// Unloads models, and waits until they take no more requests.
+    pub(crate) fn unload_all(self: &Arc<Self>, ids: Vec<ModelId>) {
+        let unload = |id| Work::Unload(Target::One(id));
+        drop(self.manage_now(ids.into_iter().map(unload), false));
     }
 
     /// Whether the node takes requests: started, not stopping, and (if strict) every wanted model ready.
@@ -288,33 +296,55 @@ impl Runtime {
     /// Refuses new requests and waits, at most `timeout`, until every model is gone. The versions that still run then.
     pub fn stop(&self, timeout: Duration) -> usize {
         self.begin_stop();
-        let deadline = Instant::now() + timeout;
+        // A deadline that cannot be represented means no deadline.
+        let deadline = Instant::now().checked_add(timeout);
         for loaded in self.loaded() {
             loaded.driver.drain();
         }
         let ids: Vec<ModelId> = self.records().keys().cloned().collect();
-        let mut sources = Vec::new();
         for id in ids {
             self.retire(&id);
-            sources.extend(
-                self.with_record(&id, |record| record.source.take())
-                    .flatten(),
-            );
+            let source = self.with_record(&id, |record| record.source.take());
+            drop(source);
         }
-        bakery::stop(deadline.min(Instant::now() + BAKERY_LIMIT));
+        let bakery = Instant::now() + BAKERY_LIMIT;
+        bakery::stop(deadline.map_or(bakery, |deadline| deadline.min(bakery)));
         let alive = self.wait_until_gone(deadline);
-        if alive > 0 {
-            // The process ends without their owners' ends.
-            sources.iter().for_each(|source| source.remove_temporary());
-        }
+        self.remove_temporary_files();
         alive
     }
 
-    fn wait_until_gone(&self, deadline: Instant) -> usize {
+    /// Removes files that clients sent, although models may still be loaded from them: the process is about to end,
+    /// without their owners' ends.
+    pub fn remove_temporary_files(&self) {
+        let sent = std::mem::take(&mut *lock(&self.sent));
+        for source in sent.iter().filter_map(Weak::upgrade) {
+            source.remove_temporary();
+        }
+    }
+
+    /// Remembers a source if its files go with the process.
+    pub(crate) fn remember_sent(&self, source: &Arc<Source>) {
+        if source.is_temporary() {
+            let mut sent = lock(&self.sent);
+            sent.retain(|other| other.strong_count() > 0);
+            sent.push(Arc::downgrade(source));
+        }
+    }
+
+    /// What has not ended yet: versions of models, and management calls that run.
+    #[must_use]
+    pub fn left_at_stop(&self) -> (usize, usize) {
+        let versions = self.loaded().len() + Self::unloading(&self.records());
+        (versions, self.management.running())
+    }
+
+    fn wait_until_gone(&self, deadline: Option<Instant>) -> usize {
         let mut records = self.records();
         loop {
             let alive = Self::unloading(&records);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let left = deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
             if alive == 0 || left.is_zero() {
                 return alive;
             }
@@ -326,9 +356,11 @@ impl Runtime {
         }
     }
 
-    /// Makes the node not ready; requests are still served.
+    /// Makes the node not ready; requests are still served. Loads that wait are given up, and whoever waits for one that
+    /// runs is answered: it comes to nothing.
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.management.close();
         self.stop.set();
         self.stop_begun.notify_waiters();
         for loaded in self.loaded() {
@@ -377,11 +409,4 @@ fn asked_version(text: &str) -> Result<u64, RuntimeError> {
                 "failed to get model version from specified version string '{text}' (details: stol), version should be an integral value > 0"
             ))
         })
-}
-
-fn take(pending: &Mutex<std::vec::IntoIter<ModelId>>) -> Option<ModelId> {
-    pending
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .next()
 }

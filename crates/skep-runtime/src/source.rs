@@ -11,10 +11,12 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use skep_proto::inference;
+use skep_tensor::Charge;
 use skep_types::{ModelName, ModelVersion};
 use tempfile::TempDir;
 
@@ -35,6 +37,24 @@ pub struct LoadOverrides {
     /// The model's files, by their path in the model's directory (`1/model.onnx`), instead of all that lie there. They
     /// need a `config` beside them.
     pub files: Vec<(String, Bytes)>,
+    /// What they hold of the node's memory, until the load is over. `None` where nobody counts.
+    pub charge: Option<Arc<Charge>>,
+}
+
+/// How many bytes of overrides are compared at most: a tenth of a millisecond.
+const COMPARED_BYTES: usize = 1 << 20;
+
+impl LoadOverrides {
+    /// Whether a load with these is one with the others. Large ones never are: who compares them holds a lock.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let files = self
+            .files
+            .iter()
+            .map(|(path, data)| path.len() + data.len());
+        let config = self.config.as_ref().map_or(0, String::len);
+        let bytes = files.fold(config, usize::saturating_add);
+        bytes <= COMPARED_BYTES && self.config == other.config && self.files == other.files
+    }
 }
 
 /// A model's directory, and what the configuration is read from.
@@ -157,6 +177,11 @@ impl Source {
             })
             .filter(|path| path.is_file())
             .unwrap_or_else(|| self.directory.join(CONFIG_FILE))
+    }
+
+    /// Whether the files are a client's.
+    pub(crate) const fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
     }
 
     /// Removes a client's files although something may still be loaded from them: the process is about to end.

@@ -59,6 +59,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             sandbox_load_limit: None,
         },
         load_threads: 2,
+        max_waiting_loads: 256,
         control: if explicit {
             Control::Explicit
         } else {

@@ -218,6 +218,7 @@ impl Node {
                 sandbox_load_limit: None,
             },
             load_threads: 2,
+            max_waiting_loads: 256,
             control: Control::Explicit,
             strict_readiness: true,
         };

@@ -169,6 +169,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             sandbox_load_limit: None,
         },
         load_threads: 2,
+        max_waiting_loads: 256,
         control: Control::Explicit,
         strict_readiness: true,
     };

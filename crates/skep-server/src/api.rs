@@ -106,15 +106,6 @@ pub(crate) fn no_statistics(runtime: &Runtime, model: &str, error: RuntimeError)
     }
 }
 
-/// Runs what may block (files, loading) off the reactor.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RuntimeError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| ApiError::internal(error.to_string()))?
-        .map_err(Into::into)
-}
-
 /// How many requests and answers are read and written off the reactor at once: as many as there are processors, which is
 /// as fast as it gets. Others wait, and hold no more than what has come of them.
 static LONG_WORK: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
@@ -122,7 +113,8 @@ static LONG_WORK: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     Arc::new(Semaphore::new(cores))
 });
 
-/// Runs what takes long off the reactor, when it is its turn.
+/// Runs what takes long off the reactor: parsing and encoding, whose time is bounded by their size. What waits for files
+/// or models has threads of its own ([`Runtime::request_load`] and its like), so that it cannot take all of these.
 pub(crate) async fn off_reactor<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -5,11 +5,16 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use skep_runtime::Runtime;
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 
 use crate::{
     api,
@@ -173,7 +178,8 @@ impl Server {
         });
         let mut accepting = self.accept_all(&connections);
         stop.await;
-        let deadline = Instant::now() + exit_timeout;
+        // A deadline that cannot be represented means no deadline.
+        let deadline = Instant::now().checked_add(exit_timeout);
         runtime.begin_stop();
         // Listeners are closed before connections are told, so that none slips in between.
         accepting.shutdown().await;
@@ -182,10 +188,9 @@ impl Server {
             .await
             .is_ok();
         sweeping.abort();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let models_left = tokio::task::spawn_blocking(move || runtime.stop(left))
-            .await
-            .unwrap_or(0);
+        let now = Instant::now();
+        let left = deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
+        let models_left = stop_models(runtime, left).await;
         StopOutcome {
             connections_closed,
             models_left,
@@ -244,6 +249,21 @@ impl Server {
             running.spawn(sampling);
         }
         running
+    }
+}
+
+/// Stops the models on a thread of its own, which nothing else can fill; how many versions still run then.
+async fn stop_models(runtime: Arc<Runtime>, left: Duration) -> usize {
+    let (outcome, stopped) = oneshot::channel();
+    let stopping = Arc::clone(&runtime);
+    let thread = thread::Builder::new().name("stop".to_owned());
+    let started = thread.spawn(move || {
+        let _ = outcome.send(stopping.stop(left));
+    });
+    match (started, stopped.await) {
+        (Ok(_), Ok(models_left)) => models_left,
+        // No thread, or a panic: what still runs is given up.
+        _ => runtime.loaded().len().max(1),
     }
 }
 

@@ -84,6 +84,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             sandbox_load_limit: None,
         },
         load_threads: 1,
+        max_waiting_loads: 256,
         control: Control::None,
         strict_readiness: true,
     };

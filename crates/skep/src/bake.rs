@@ -21,6 +21,7 @@ use skep_runtime::{BakeOutcome, Baked, LoadOptions, MetricsOptions};
 use crate::{
     backends,
     logging::{self, LogFormat, LogOptions},
+    output::{OutputError, outln},
     units::human,
     weights::{CacheArgs, in_process},
 };
@@ -75,12 +76,12 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         rows.extend(skep_runtime::bake(path, &options, &backends));
         drop(progress);
         if !args.json {
-            rows[first..].iter().for_each(print);
+            rows[first..].iter().try_for_each(print)?;
         }
     }
     if args.json {
         let rows: Vec<Value> = rows.iter().map(to_json).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        outln!("{}", serde_json::to_string_pretty(&rows)?)?;
     }
     let fine = rows.iter().all(|row| row.outcome.is_ok());
     Ok(if fine {
@@ -133,7 +134,7 @@ impl Drop for Progress {
     }
 }
 
-fn print(row: &BakeOutcome) {
+fn print(row: &BakeOutcome) -> Result<(), OutputError> {
     let BakeOutcome {
         path,
         version,
@@ -150,7 +151,7 @@ fn print(row: &BakeOutcome) {
         Ok(Baked::AsItIs(why)) => ("as is ", why.clone()),
         Err(error) => ("failed", error.to_string().trim_end().to_owned()),
     };
-    println!("{state}  {}{version}  {what}", path.display());
+    outln!("{state}  {}{version}  {what}", path.display())
 }
 
 fn to_json(row: &BakeOutcome) -> Value {

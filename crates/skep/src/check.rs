@@ -9,7 +9,12 @@ use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{Finding, LoadOptions, MetricsOptions, ModelCheck, Repository};
 use skep_types::ModelName;
 
-use crate::{backends, cli::boolean, sandbox};
+use crate::{
+    backends,
+    cli::boolean,
+    output::{OutputError, outln},
+    sandbox,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ConfigFormat {
@@ -85,9 +90,9 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let checks = skep_runtime::check(&repository, &names, &options, &backends, args.load);
     if args.json {
         let models: Vec<Value> = checks.iter().map(to_json).collect();
-        println!("{}", serde_json::to_string_pretty(&models)?);
+        outln!("{}", serde_json::to_string_pretty(&models)?)?;
     } else {
-        print(&checks, args.config);
+        print(&checks, args.config)?;
     }
     let fine = checks.iter().all(|check| check.errors.is_empty());
     Ok(if fine {
@@ -97,7 +102,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print(checks: &[ModelCheck], format: ConfigFormat) {
+fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError> {
     let width = checks
         .iter()
         .map(|check| check.name.as_str().chars().count())
@@ -114,12 +119,12 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) {
             check.name.as_str(),
             versions(check)
         );
-        println!("{}", line.trim_end());
+        outln!("{}", line.trim_end())?;
         for finding in &check.errors {
-            print_finding("error", finding);
+            print_finding("error", finding)?;
         }
         for finding in &check.warnings {
-            print_finding("warning", finding);
+            print_finding("warning", finding)?;
         }
         if let Some(config) = &check.config {
             let text = match format {
@@ -130,13 +135,13 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) {
                 }
             };
             for line in text.lines() {
-                println!("    {line}");
+                outln!("    {line}")?;
             }
         }
     }
     let failed = checks.iter().filter(|c| !c.errors.is_empty()).count();
     let models = if checks.len() == 1 { "model" } else { "models" };
-    println!("{} {models}, {failed} failed", checks.len());
+    outln!("{} {models}, {failed} failed", checks.len())
 }
 
 fn versions(check: &ModelCheck) -> String {
@@ -149,7 +154,7 @@ fn versions(check: &ModelCheck) -> String {
 }
 
 /// `error: place: field: text`, further lines under it.
-fn print_finding(kind: &str, finding: &Finding) {
+fn print_finding(kind: &str, finding: &Finding) -> Result<(), OutputError> {
     let mut head = format!("  {kind}: ");
     if let Some(place) = &finding.place {
         head += &format!("{place}: ");
@@ -162,10 +167,11 @@ fn print_finding(kind: &str, finding: &Finding) {
         head += &format!("`{}`: ", finding.field);
     }
     let mut lines = finding.text.lines();
-    println!("{head}{}", lines.next().unwrap_or_default());
+    outln!("{head}{}", lines.next().unwrap_or_default())?;
     for line in lines {
-        println!("    {line}");
+        outln!("    {line}")?;
     }
+    Ok(())
 }
 
 fn to_json(check: &ModelCheck) -> Value {

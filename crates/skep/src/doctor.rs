@@ -7,6 +7,8 @@ use skep_backend::Backend;
 use skep_backend_embedded::Embedded;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 
+use crate::output::{OutputError, outln};
+
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// The ONNX Runtime library, or a directory that holds it, instead of the usual places
@@ -15,48 +17,48 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    println!("skep {}", env!("CARGO_PKG_VERSION"));
-    println!("cores: {}", thread::available_parallelism()?);
-    println!();
-    print_backend(&Embedded);
-    println!();
+    outln!("skep {}", env!("CARGO_PKG_VERSION"))?;
+    outln!("cores: {}", thread::available_parallelism()?)?;
+    outln!()?;
+    print_backend(&Embedded)?;
+    outln!()?;
     let search = Search::from_environment().with_flag(args.onnxruntime_library.clone());
     match OnnxRuntime::start(&search) {
         Ok((backend, report)) => {
-            print_backend(&backend);
-            println!("  looked at:");
+            print_backend(&backend)?;
+            outln!("  looked at:")?;
             for place in &report.places {
-                println!("    {place}");
+                outln!("    {place}")?;
             }
         }
         Err(error) => {
-            println!("backend `onnxruntime`: not available");
+            outln!("backend `onnxruntime`: not available")?;
             for line in error.to_string().lines() {
-                println!("  {line}");
+                outln!("  {line}")?;
             }
-            println!("  models that name no backend run on `embedded`");
+            outln!("  models that name no backend run on `embedded`")?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_backend(backend: &dyn Backend) {
+fn print_backend(backend: &dyn Backend) -> Result<(), OutputError> {
     let capabilities = backend.capabilities();
     let datatypes: Vec<&str> = capabilities
         .datatypes
         .iter()
         .map(|d| d.protocol_name())
         .collect();
-    println!("backend `{}`: {}", backend.name(), backend.describe());
-    println!("  datatypes: {}", datatypes.join(" "));
-    println!(
+    outln!("backend `{}`: {}", backend.name(), backend.describe())?;
+    outln!("  datatypes: {}", datatypes.join(" "))?;
+    outln!(
         "  weights used where the model's file is mapped: {}",
         yes(capabilities.weights_in_place)
-    );
-    println!(
+    )?;
+    outln!(
         "  outputs written into the server's memory: {}",
         yes(capabilities.prepared_outputs)
-    );
+    )
 }
 
 fn yes(value: bool) -> &'static str {

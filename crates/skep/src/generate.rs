@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use skep_testkit::{Batch, Kind, Options, Sharing, Variant};
 
+use crate::output::outln;
+
 /// Models for which the memory that sharing saves is said: a base and its usual handful of variants.
 const MODELS: u64 = 10;
 
@@ -72,13 +74,13 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
         model.write(&args.out)?;
         args.out.clone()
     };
-    println!(
+    outln!(
         "wrote {kind} with {} parameters to {}",
         model.parameter_count(),
         place.display()
-    );
+    )?;
     if variant.is_some() {
-        println!("{}", shared(model.sharing()));
+        outln!("{}", shared(model.sharing()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

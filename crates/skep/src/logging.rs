@@ -150,7 +150,10 @@ pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
     let logs = Arc::new(Logs(RwLock::new(options)));
     let filtered = Arc::clone(&logs);
     let filter = filter_fn(move |metadata| filtered.enabled(metadata));
-    let layer = tracing_subscriber::fmt::layer().event_format(Lines(Arc::clone(&logs)));
+    let layer = tracing_subscriber::fmt::layer()
+        .event_format(Lines(Arc::clone(&logs)))
+        // It would write of them to standard error, and panic where nobody reads that.
+        .log_internal_errors(false);
     if let Some(path) = file {
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let file = file.with_context(|| format!("cannot open log file `{}`", path.display()))?;

@@ -1,4 +1,6 @@
 //! The Skep inference server and its tools: one binary, a module per subcommand.
+// They panic where nobody reads; `output` has others.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod axis;
 mod backends;
@@ -22,10 +24,15 @@ mod store;
 mod units;
 mod weights;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use skep_heap::SplitHeap;
+
+use output::{OutputError, errln};
 
 #[global_allocator]
 static HEAP: SplitHeap = SplitHeap;
@@ -47,19 +54,24 @@ fn main() -> ExitCode {
         cli::Command::Sandbox => sandbox::run(),
         cli::Command::Store(args) => store::run(args),
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
+    outcome.unwrap_or_else(|error| match error.downcast_ref::<OutputError>() {
+        Some(error) => error.report(),
+        None => {
+            errln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     })
 }
 
 /// Says what is wrong with the command line, or gives the help that it asks for. A wrong one ends with 1, as on Triton.
 fn refuse(error: &clap::Error) -> ExitCode {
-    // Nobody is left to tell if this cannot be written.
-    drop(error.print());
+    let printed = error.print();
     if error.use_stderr() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+        // Nobody is left to tell if this could not be written.
+        return ExitCode::FAILURE;
+    }
+    match printed.and_then(|()| io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => OutputError::from(error).report(),
     }
 }

@@ -1,8 +1,81 @@
-//! Files that a command writes beside what it prints.
+//! What commands print, and files that they write beside it.
+//!
+//! Everything for standard output goes through [`out!`] and [`outln!`], everything for standard error through [`errln!`]; the
+//! library's own macros panic where nobody reads. Whoever reads may stop, as `head` does: the command then ends where it is,
+//! without a word and with the exit code that shells have for it ([`CLOSED`]). A disk that is full is an error.
 
-use std::{fs, path::Path};
+use std::{
+    fmt, fs,
+    io::{self, ErrorKind, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::{Context, bail};
+
+/// The exit code of a command whose output nobody reads any more: what a shell says of one that SIGPIPE ended.
+pub(crate) const CLOSED: u8 = 141;
+
+/// Prints to standard output, formatted.
+macro_rules! out {
+    ($($format:tt)*) => { $crate::output::print(format_args!($($format)*)) };
+}
+
+/// Prints a line to standard output, formatted.
+macro_rules! outln {
+    () => { $crate::output::print(format_args!("\n")) };
+    ($($format:tt)*) => {
+        $crate::output::print(format_args!("{}\n", format_args!($($format)*)))
+    };
+}
+
+/// Prints a line to standard error, formatted. Nobody is left to tell if that cannot be written.
+macro_rules! errln {
+    ($($format:tt)*) => { $crate::output::say(format_args!($($format)*)) };
+}
+
+pub(crate) use {errln, out, outln};
+
+/// Why standard output took no more.
+#[derive(Debug)]
+pub(crate) struct OutputError(io::Error);
+
+impl OutputError {
+    /// Says what is wrong, unless whoever read has merely seen enough; how the process ends.
+    pub(crate) fn report(&self) -> ExitCode {
+        if self.0.kind() == ErrorKind::BrokenPipe {
+            return ExitCode::from(CLOSED);
+        }
+        errln!("error: {self}");
+        ExitCode::FAILURE
+    }
+}
+
+impl fmt::Display for OutputError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot write to standard output: {}", self.0)
+    }
+}
+
+impl std::error::Error for OutputError {}
+
+impl From<io::Error> for OutputError {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+pub(crate) fn print(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
+    let mut out = io::stdout().lock();
+    out.write_fmt(text)?;
+    // What does not end with a line's end would otherwise be written at the process's end, where nobody learns of a failure.
+    out.flush()?;
+    Ok(())
+}
+
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    drop(writeln!(io::stderr(), "{text}"));
+}
 
 /// Says before a minute's work what could not be written after it.
 pub(crate) fn check(flag: &str, path: Option<&Path>) -> anyhow::Result<()> {

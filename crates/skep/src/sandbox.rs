@@ -40,6 +40,8 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         .with_ansi(false)
         .with_target(false)
         .without_time()
+        // It would write of them to standard error, and panic where nobody reads that.
+        .log_internal_errors(false)
         .init();
     worker::run(|Opening { backend, library }| {
         backends::open(backend, library.map(Path::to_owned))

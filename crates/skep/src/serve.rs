@@ -5,11 +5,12 @@ mod limits;
 mod metrics;
 mod ports;
 mod restrict;
+mod stop;
 mod without_effect;
 
 use std::{
-    env, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread,
-    time::Duration,
+    env, io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc,
+    thread, time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -30,7 +31,6 @@ use crate::{
     logging::{self, LogFormat, LogOptions},
     pressure,
     sandbox::SandboxArgs,
-    signals::Signals,
     weights::{CacheArgs, StoreArgs},
 };
 use limits::LimitArgs;
@@ -80,6 +80,9 @@ pub(crate) struct ServeArgs {
     /// How many models load at once
     #[arg(long, value_name = "N", default_value = "4")]
     model_load_thread_count: NonZeroUsize,
+    /// How many loads, unloads and looks at the index may wait for those that run; the next one is refused (Skep's own)
+    #[arg(long, value_name = "N", default_value = "256")]
+    max_waiting_loads: NonZeroUsize,
     /// Whether a model that fails to load at the start ends the server
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     exit_on_error: bool,
@@ -153,6 +156,7 @@ struct LogArgs {
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     skep_heap::bound_kept_memory();
+    skep_heap::give_back_in_background().context("the thread that gives memory back")?;
     let logs = logging::start(LogOptions {
         verbose: args.logs.log_verbose,
         info: args.logs.log_info,
@@ -191,15 +195,32 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .thread_name("reactor")
         .build()?;
-    let outcome = reactor.block_on(serve(
-        runtime,
-        server_options,
-        start_models,
-        args.exit_on_error,
-    ));
-    // A load that a signal interrupted is not waited for.
+    let outcome = reactor.block_on(serve(runtime, server_options, start_models, &args));
+    let ended = match outcome {
+        Ok(ended) => ended,
+        Err(error) => {
+            reactor.shutdown_background();
+            return Err(error);
+        }
+    };
+    if ended.something_runs {
+        // Exit handlers would take libraries' globals away under what runs in them.
+        skep_host::end_process(u8::from(!ended.is_clean));
+    }
     reactor.shutdown_background();
-    outcome
+    Ok(if ended.is_clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// How a server ended.
+struct Ended {
+    /// Whether all that was asked for was done, within the time.
+    is_clean: bool,
+    /// Whether a model still runs, or a load that nobody waits for.
+    something_runs: bool,
 }
 
 /// Opens the ports, loads the models while liveness is already answered, serves until a signal, stops.
@@ -207,10 +228,10 @@ async fn serve(
     runtime: Arc<Runtime>,
     options: ServerOptions,
     models: StartModels,
-    exit_on_error: bool,
-) -> anyhow::Result<ExitCode> {
+    args: &ServeArgs,
+) -> anyhow::Result<Ended> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
-    let mut signals = Signals::new()?;
+    let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout())?;
     let server = Server::bind(&options, Arc::clone(&runtime))?;
     let addresses = server.addresses();
     announce(addresses);
@@ -219,19 +240,18 @@ async fn serve(
         // The sender's end is a stop as well.
         drop(stopped.await);
     }));
-    let loading = Arc::clone(&runtime);
-    let mut load = tokio::task::spawn_blocking(move || models.load(&loading));
+    let mut loaded = models.load(&runtime)?;
     let report = tokio::select! {
-        report = &mut load => Some(report?),
-        name = signals.next() => {
-            tracing::info!("received {name} while loading models");
+        report = &mut loaded => Some(report.context("the thread that loads models ended")?),
+        name = &mut signal => {
+            tracing::info!("received {} while loading models", name?);
             None
         }
     };
     let mut failed = false;
     let mut waiting = report.is_some();
     if let Some(report) = report {
-        failed = summarise(&runtime, &report) && exit_on_error;
+        failed = summarise(&runtime, &report) && args.exit_on_error;
         if failed {
             tracing::error!(
                 "stopping, since a model failed to load; `--exit-on-error=false` serves the others"
@@ -242,21 +262,16 @@ async fn serve(
         waiting = !failed;
     }
     if waiting {
-        let name = signals.next().await;
+        let name = signal.await?;
         tracing::info!("received {name}, stopping");
     }
+    watch.stop_begins();
     drop(stop);
-    let outcome = tokio::select! {
-        outcome = serving => outcome?,
-        name = signals.next() => {
-            tracing::error!("received {name} again, stopping at once");
-            return Ok(ExitCode::FAILURE);
-        }
-    };
+    let outcome = serving.await?;
     if !outcome.connections_closed {
         tracing::error!(
             "stopped with connections still open after {} s",
-            options.exit_timeout.as_secs()
+            args.exit_timeout_secs
         );
     }
     if outcome.models_left > 0 {
@@ -265,12 +280,14 @@ async fn serve(
             outcome.models_left
         );
     }
-    let clean = !failed && outcome.connections_closed && outcome.models_left == 0;
+    let (_, calls) = runtime.left_at_stop();
+    if calls > 0 {
+        tracing::warn!("{calls} loads or unloads are given up while they run");
+    }
     tracing::info!("stopped");
-    Ok(if clean {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(Ended {
+        is_clean: !failed && outcome.connections_closed && outcome.models_left == 0,
+        something_runs: outcome.models_left > 0 || calls > 0,
     })
 }
 
@@ -318,11 +335,21 @@ enum StartModels {
 }
 
 impl StartModels {
-    fn load(&self, runtime: &Arc<Runtime>) -> StartReport {
-        match self {
-            Self::All => runtime.start(None),
-            Self::Named(names) => runtime.start(Some(names)),
-        }
+    /// Loads them on a thread of its own, which waits for loads that a stop does not wait for.
+    fn load(self, runtime: &Arc<Runtime>) -> io::Result<oneshot::Receiver<StartReport>> {
+        let (outcome, loaded) = oneshot::channel();
+        let runtime = Arc::clone(runtime);
+        let load = move || {
+            let report = match &self {
+                Self::All => runtime.start(None),
+                Self::Named(names) => runtime.start(Some(names)),
+            };
+            drop(outcome.send(report));
+        };
+        thread::Builder::new()
+            .name("start".to_owned())
+            .spawn(load)?;
+        Ok(loaded)
     }
 }
 
@@ -348,6 +375,11 @@ impl ServeArgs {
                 Ok(StartModels::Named(names.context("--load-model")?))
             }
         }
+    }
+
+    /// How long a stop may take.
+    const fn exit_timeout(&self) -> Duration {
+        Duration::from_secs(self.exit_timeout_secs)
     }
 
     fn runtime_options(
@@ -386,6 +418,7 @@ impl ServeArgs {
                 request_memory: Some(request_memory),
             },
             load_threads: self.model_load_thread_count.get(),
+            max_waiting_loads: self.max_waiting_loads.get(),
             control: match self.model_control_mode {
                 ControlMode::None => Control::None,
                 ControlMode::Poll => Control::Poll(self.repository_poll_secs),
@@ -410,7 +443,7 @@ impl ServeArgs {
             grpc_restrictions: self.restrict.grpc()?,
             id: self.id.clone(),
             max_json_bytes: self.limits.max_json_bytes(),
-            exit_timeout: Duration::from_secs(self.exit_timeout_secs),
+            exit_timeout: stop::servers_share(self.exit_timeout()),
             forms: self.forms.forms(),
             limits: self.limits.limits(),
             grpc_connections: self.limits.grpc_connections(),

@@ -38,15 +38,12 @@ pub(super) async fn load(
     let request = RepositoryModelLoadRequest::decode(message)
         .map_err(|error| Status::internal(error.to_string()))?;
     refuse_named_repository(&request.repository_name)?;
-    let overrides = overrides(request.parameters)?;
-    let runtime = Arc::clone(&shared.runtime);
-    let charge = Arc::clone(charge);
-    let load = move || {
-        // Until the end, also where nobody waits for it any more.
-        let _charge = charge;
-        runtime.load(&request.model_name, &overrides)
+    let overrides = LoadOverrides {
+        charge: Some(Arc::clone(charge)),
+        ..overrides(request.parameters)?
     };
-    api::blocking(load).await?;
+    let loaded = shared.runtime.request_load(&request.model_name, overrides);
+    loaded.await.map_err(ApiError::from)?;
     Ok(RepositoryModelLoadResponse {})
 }
 

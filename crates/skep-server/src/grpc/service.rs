@@ -175,15 +175,15 @@ impl GrpcInferenceService for Service {
     ) -> Reply<pb::RepositoryIndexResponse> {
         let request = request.into_inner();
         refuse_named_repository(&request.repository_name)?;
-        let runtime = Arc::clone(&self.shared.runtime);
-        let rows = api::blocking(move || Ok(runtime.index(request.ready))).await?;
+        let index = self.shared.runtime.request_index(request.ready).await;
+        let rows = index.map_err(ApiError::from)?;
         let models = rows
-            .into_iter()
+            .iter()
             .map(|row| ModelIndex {
                 name: row.name.to_string(),
                 version: row.version.map(|v| v.to_string()).unwrap_or_default(),
                 state: row.state.map(|s| s.name().to_owned()).unwrap_or_default(),
-                reason: row.reason,
+                reason: row.reason.clone(),
             })
             .collect();
         Ok(Response::new(pb::RepositoryIndexResponse { models }))
@@ -203,8 +203,9 @@ impl GrpcInferenceService for Service {
         let request = request.into_inner();
         refuse_named_repository(&request.repository_name)?;
         repository::check_unload(&request.parameters)?;
-        let runtime = Arc::clone(&self.shared.runtime);
-        api::blocking(move || runtime.unload(&request.model_name)).await?;
+        let runtime = &self.shared.runtime;
+        let unloaded = runtime.request_unload(&request.model_name).await;
+        unloaded.map_err(ApiError::from)?;
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
     }
 

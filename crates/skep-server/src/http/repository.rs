@@ -61,8 +61,7 @@ pub(super) async fn index(
             return Err(unreadable("attempt to access JSON non-boolean as boolean"));
         }
     };
-    let runtime = Arc::clone(&shared.runtime);
-    let rows = api::blocking(move || Ok(runtime.index(ready_only))).await?;
+    let rows = shared.runtime.request_index(ready_only).await?;
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -98,14 +97,11 @@ pub(super) async fn load(
         let (_, parameters) = parameters(&body, "a load request")?;
         overrides(parameters)
     };
-    let overrides = api::off_reactor(read).await??;
-    let runtime = Arc::clone(&shared.runtime);
-    let load = move || {
-        // Until the end, also where nobody waits for it any more.
-        let _charge = charge;
-        runtime.load(&path.model, &overrides)
+    let overrides = LoadOverrides {
+        charge: Some(charge),
+        ..api::off_reactor(read).await??
     };
-    api::blocking(load).await?;
+    shared.runtime.request_load(&path.model, overrides).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 
@@ -139,8 +135,7 @@ pub(super) async fn unload(
     for (key, value) in &parameters {
         api::check_unload_parameter(key, value.is_boolean())?;
     }
-    let runtime = Arc::clone(&shared.runtime);
-    api::blocking(move || runtime.unload(&path.model)).await?;
+    shared.runtime.request_unload(&path.model).await?;
     Ok(json_response(StatusCode::OK, ""))
 }
 

@@ -12,6 +12,8 @@ use skep_client::{Client, InferRequest, ModelMetadata, TensorMetadata};
 use skep_tensor::{Tensor, encode_strings};
 use skep_types::{DataType, ModelVersion, Shape};
 
+use crate::output::{errln, out, outln};
+
 #[derive(Debug, Args)]
 pub(crate) struct InferArgs {
     /// The model to ask
@@ -56,7 +58,7 @@ async fn ask(args: &InferArgs) -> anyhow::Result<ExitCode> {
             .iter()
             .map(zeros)
             .collect::<anyhow::Result<_>>()?;
-        print!("{}", show::outputs(&client.infer(&request).await?));
+        out!("{}", show::outputs(&client.infer(&request).await?))?;
         return Ok(ExitCode::SUCCESS);
     }
     let (name, side) = picture_input(&metadata)?;
@@ -70,9 +72,9 @@ async fn ask(args: &InferArgs) -> anyhow::Result<ExitCode> {
             Err(error) => Err(error),
         };
         match answer {
-            Ok(answer) => println!("{}: {}", path.display(), show::best(&answer)),
+            Ok(answer) => outln!("{}: {}", path.display(), show::best(&answer))?,
             Err(error) => {
-                eprintln!("{}: {error:#}", path.display());
+                errln!("{}: {error:#}", path.display());
                 failed = true;
             }
         }

@@ -7,12 +7,7 @@ mod picture;
 mod show;
 mod source;
 
-use std::{
-    io::{self, BufWriter, Write},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{
     Args,
@@ -22,7 +17,7 @@ use skep_planner::{Plan, Strategy};
 use skep_records::csv;
 
 use self::{compare::Study, onnx::OnnxArgs};
-use crate::output;
+use crate::output::{self, errln, out};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
@@ -59,7 +54,7 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     }
     let source = source::read(&args.file, &args.onnx)?;
     for notice in &source.notices {
-        eprintln!("warning: {notice}");
+        errln!("warning: {notice}");
     }
     let strategies = if args.strategy.is_empty() {
         Strategy::ALL.iter().collect()
@@ -70,11 +65,15 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let studies =
         studies.map(|(title, records)| Study::new(title, records, &strategies, args.budget));
     let studies: Vec<Study> = studies.collect::<anyhow::Result<_>>()?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    // Before what is printed, which may be more than anybody reads.
+    output::write("--svg", args.svg.as_deref(), || picture::svg(&studies))?;
+    output::write("--html", args.html.as_deref(), || picture::html(&studies))?;
     if args.json {
-        json::write(&mut out, &studies, source.report.as_ref())?;
+        let mut text = Vec::new();
+        json::write(&mut text, &studies, source.report.as_ref())?;
+        out!("{}", String::from_utf8_lossy(&text))?;
     } else if args.csv {
-        out.write_all(table(&studies)?.as_bytes())?;
+        out!("{}", table(&studies)?)?;
     } else {
         let report = source.report.as_ref();
         let (before, after) = report.map_or_else(Default::default, |report| {
@@ -82,11 +81,8 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
             (report.heading(), after)
         });
         let text = format!("{before}{}{after}", show::overview(&studies));
-        out.write_all(text.as_bytes())?;
+        out!("{text}")?;
     }
-    out.flush()?;
-    output::write("--svg", args.svg.as_deref(), || picture::svg(&studies))?;
-    output::write("--html", args.html.as_deref(), || picture::html(&studies))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -96,9 +92,10 @@ fn table(studies: &[Study]) -> anyhow::Result<String> {
         .first()
         .ok_or_else(|| anyhow::anyhow!("nothing to plan"))?;
     for other in &studies[1..] {
-        eprintln!(
+        errln!(
             "warning: --csv: `{}` is written, `{}` is not",
-            study.title, other.title
+            study.title,
+            other.title
         );
     }
     let row = study

@@ -11,7 +11,10 @@ use super::{
     parse::{self, Pattern, Slo, Table},
     show,
 };
-use crate::{cores::on_all_cores, output};
+use crate::{
+    cores::on_all_cores,
+    output::{self, out, outln},
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = format!("Policies: {}", names()))]
@@ -101,15 +104,16 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
         output::check(flag, path.as_deref())?;
     }
     let study = study(args)?;
-    if args.json {
-        println!("{}", show::json(&study));
-    } else if args.details {
-        print!("{}", show::details(&study));
-    } else {
-        print!("{}", show::overview(&study));
-    }
+    // Before what is printed, which may be more than anybody reads.
     output::write("--csv", args.csv.as_deref(), || show::csv(&study))?;
     output::write("--svg", args.svg.as_deref(), || chart::svg(&study))?;
+    if args.json {
+        outln!("{}", show::json(&study))?;
+    } else if args.details {
+        out!("{}", show::details(&study))?;
+    } else {
+        out!("{}", show::overview(&study))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

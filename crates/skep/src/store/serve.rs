@@ -1,6 +1,6 @@
 //! `skep store serve`: the daemon.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -8,7 +8,7 @@ use skep_store::{Daemon, StoreOptions, Tenant, default_directory};
 use tokio::task::spawn_blocking;
 
 use super::tenant;
-use crate::{descriptors, pressure, signals::Signals};
+use crate::{descriptors, output::outln, pressure, signals::Signals};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -73,6 +73,11 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     reactor.block_on(serve(args))
 }
 
+/// Says something to whoever still reads: a daemon goes on without them.
+fn tell(text: fmt::Arguments<'_>) {
+    drop(outln!("{text}"));
+}
+
 async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
     let mut signals = Signals::new()?;
@@ -80,7 +85,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let directory = args.directory.clone().unwrap_or_else(default_directory);
     let daemon = Daemon::bind(&directory, &tenants, args.options())?;
     for (tenant, socket) in tenants.iter().zip(daemon.sockets()) {
-        println!("store of tenant `{tenant}` at {}", socket.display());
+        tell(format_args!(
+            "store of tenant `{tenant}` at {}",
+            socket.display()
+        ));
     }
     let stopper = daemon.stopper();
     let _pressure = pressure::watch_store(daemon.reliever());
@@ -88,7 +96,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let outcome = tokio::select! {
         outcome = &mut running => outcome,
         name = signals.next() => {
-            println!("received {name}, stopping");
+            tell(format_args!("received {name}, stopping"));
             stopper.stop();
             running.await
         }

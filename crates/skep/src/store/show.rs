@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 use skep_store::{Listed, Stat, Store, Tenant};
 
-use crate::units::human;
+use crate::{
+    output::{OutputError, outln},
+    units::human,
+};
 
 /// Figures by tenant, and together.
 pub(super) fn stat(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Result<ExitCode> {
@@ -19,7 +22,7 @@ pub(super) fn stat(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Res
             .map(|(tenant, stat)| (tenant.to_string(), figures(stat)))
             .collect();
         let document = json!({"tenants": by_tenant, "total": figures(&total)});
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        outln!("{}", serde_json::to_string_pretty(&document)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows: Vec<(String, &Stat)> =
@@ -64,7 +67,7 @@ pub(super) fn stat(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Res
                 stat.reclaimed.to_string(),
             ]
         }),
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -102,7 +105,7 @@ pub(super) fn ls(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Resul
             .iter()
             .map(|(tenant, one)| listed(tenant, one))
             .collect();
-        println!("{}", serde_json::to_string_pretty(&tensors)?);
+        outln!("{}", serde_json::to_string_pretty(&tensors)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     print_table(
@@ -122,7 +125,7 @@ pub(super) fn ls(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Resul
                 idle.unwrap_or_else(|| "-".to_owned()),
             ]
         }),
-    );
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,20 +153,23 @@ pub(super) fn gc(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Resul
             .into_iter()
             .map(|(tenant, bytes)| (tenant, json!({"bytes_freed": bytes})))
             .collect();
-        println!(
+        outln!(
             "{}",
             serde_json::to_string_pretty(&json!({"tenants": by_tenant}))?
-        );
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     for (tenant, bytes) in freed {
-        println!("tenant `{tenant}`: {} freed", human(bytes));
+        outln!("tenant `{tenant}`: {} freed", human(bytes))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Columns as wide as what is in them.
-fn print_table(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+fn print_table(
+    heading: &[&str],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> Result<(), OutputError> {
     let heading = heading.iter().map(|name| (*name).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -178,6 +184,7 @@ fn print_table(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) {
         let line: Vec<String> = cells
             .map(|(cell, width)| format!("{cell:width$}", width = *width))
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        outln!("{}", line.join("  ").trim_end())?;
     }
+    Ok(())
 }

@@ -1,0 +1,146 @@
+//! Memory of the kernel: taken, given back, and lists that lie outside of what they list.
+#![allow(
+    unsafe_code,
+    reason = "an allocator is made of raw memory (invariant 5)"
+)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout},
+    ptr,
+};
+
+use mimalloc::MiMalloc;
+
+/// Memory of zeros, in whole pages; null where the kernel has none.
+pub(crate) fn map(bytes: usize) -> *mut u8 {
+    // SAFETY: a new mapping touches nothing that is there.
+    let address = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        ptr::null_mut()
+    } else {
+        address.cast()
+    }
+}
+
+/// Gives pages and their addresses back.
+///
+/// # Safety
+/// The range came from [`map`], and nobody uses it.
+pub(crate) unsafe fn unmap(block: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { libc::munmap(block.cast(), bytes) };
+}
+
+/// Gives pages back and keeps their addresses; they are zeros when they are touched again. Whether the kernel did so.
+///
+/// # Safety
+/// The range came from [`map`], and nobody uses it.
+pub(crate) unsafe fn clear(block: *mut u8, bytes: usize) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { libc::madvise(block.cast(), bytes, libc::MADV_DONTNEED) == 0 }
+}
+
+/// A stack of addresses. Its memory is mimalloc's: growing it must not come back to the blocks that it lists.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    places: *mut usize,
+    length: usize,
+    capacity: usize,
+}
+
+// SAFETY: the memory is the stack's alone, and any thread may free what mimalloc gave another one.
+unsafe impl Send for Stack {}
+
+impl Stack {
+    pub(crate) const fn new() -> Self {
+        Self {
+            places: ptr::null_mut(),
+            length: 0,
+            capacity: 0,
+        }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there was memory for it.
+    #[must_use]
+    pub(crate) fn push(&mut self, block: *mut u8) -> bool {
+        if self.length == self.capacity && !self.grow() {
+            return false;
+        }
+        // SAFETY: the place is within the capacity.
+        unsafe {
+            self.places
+                .add(self.length)
+                .write(block.expose_provenance())
+        };
+        self.length += 1;
+        true
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<*mut u8> {
+        self.length = self.length.checked_sub(1)?;
+        // SAFETY: the place was written when the length was raised above it.
+        let address = unsafe { self.places.add(self.length).read() };
+        Some(ptr::with_exposed_provenance_mut(address))
+    }
+
+    fn grow(&mut self) -> bool {
+        const PLACE: usize = size_of::<usize>();
+        let capacity = (2 * self.capacity).max(32);
+        let Ok(layout) = Layout::array::<usize>(capacity) else {
+            return false;
+        };
+        // SAFETY: the sizes are not zero, and the old layout is that of the last growth.
+        let grown = unsafe {
+            if self.capacity == 0 {
+                MiMalloc.alloc(layout)
+            } else {
+                let old = Layout::from_size_align_unchecked(self.capacity * PLACE, PLACE);
+                MiMalloc.realloc(self.places.cast(), old, layout.size())
+            }
+        };
+        if grown.is_null() {
+            return false;
+        }
+        #[allow(
+            clippy::cast_ptr_alignment,
+            reason = "the layout has the alignment of an address"
+        )]
+        let places = grown.cast();
+        self.places = places;
+        self.capacity = capacity;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_gives_back_what_it_took_the_last_first() {
+        let mut stack = Stack::new();
+        let address = |number: usize| ptr::without_provenance_mut::<u8>(number << 12);
+        for number in 1..=1000 {
+            assert!(stack.push(address(number)));
+        }
+        assert_eq!(stack.len(), 1000);
+        for number in (1..=1000).rev() {
+            let popped = stack.pop().map(|block| block.addr());
+            assert_eq!(popped, Some(address(number).addr()));
+        }
+        assert!(stack.pop().is_none());
+    }
+}

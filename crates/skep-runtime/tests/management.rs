@@ -1,0 +1,199 @@
+//! Loads, unloads and indexes beside models whose loads never end.
+
+use std::{
+    fs,
+    future::Future,
+    num::NonZeroUsize,
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use skep_backend_mock::Mock;
+use skep_runtime::{
+    BackendEntry, Backends, Control, ErrorKind, InferRequest, LoadOptions, LoadOverrides,
+    MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
+};
+use skep_tensor::Tensor;
+use skep_types::{DataType, Shape};
+use tempfile::TempDir;
+
+/// Longer than any test.
+const FOREVER: &str = "3000000000";
+
+fn write_model(root: &Path, name: &str, load_latency_us: &str) {
+    let config = format!(
+        "backend: \"mock\"
+         input {{ name: \"x\" data_type: TYPE_INT32 dims: 2 }}
+         output {{ name: \"y\" data_type: TYPE_INT32 dims: 2 }}
+         parameters {{ key: \"mock.output\" value {{ string_value: \"echo\" }} }}
+         parameters {{ key: \"mock.load_latency_us\" value {{ string_value: \"{load_latency_us}\" }} }}"
+    );
+    fs::create_dir_all(root.join(name).join("1")).expect("directory");
+    fs::write(root.join(name).join("config.pbtxt"), config).expect("file");
+}
+
+/// A node that loads one model at a time, beside which two calls may wait.
+fn runtime(root: &Path) -> Arc<Runtime> {
+    let mut backends = Backends::default();
+    backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
+    backends.prefer(&["mock"]);
+    let options = RuntimeOptions {
+        repository: Repository::open(vec![root.to_owned()]).expect("repository"),
+        load: LoadOptions {
+            auto_complete: true,
+            backend_settings: vec![],
+            cores: NonZeroUsize::MIN,
+            metrics: MetricsOptions::default(),
+            config_name: None,
+            retries: 0,
+            waiting_limit: Arc::new(WaitingLimit::new(1000)),
+            hold_until: 0,
+            cpu: None,
+            weights: None,
+            request_memory: None,
+            sandbox_load_limit: None,
+        },
+        load_threads: 1,
+        max_waiting_loads: 2,
+        control: Control::Explicit,
+        strict_readiness: false,
+    };
+    let runtime = Runtime::new(options, backends);
+    assert_eq!(runtime.start(Some(&[])), []);
+    runtime
+}
+
+/// Models `quick`, and `a` to `d` whose loads never end.
+fn models() -> TempDir {
+    let root = TempDir::new().expect("directory");
+    write_model(root.path(), "quick", "0");
+    for name in ["a", "b", "c", "d"] {
+        write_model(root.path(), name, FOREVER);
+    }
+    root
+}
+
+/// A load that was asked for: its first poll submits it.
+fn submit<F: Future<Output = Result<(), skep_runtime::RuntimeError>>>(
+    load: &mut std::pin::Pin<&mut F>,
+) {
+    let polled = load.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(polled, Poll::Pending), "{polled:?}");
+}
+
+async fn wait_until_loading(runtime: &Arc<Runtime>, name: &str) {
+    loop {
+        let rows = runtime.request_index(false).await.expect("an index");
+        let row = rows.iter().find(|row| row.name.as_str() == name);
+        if row.and_then(|row| row.state) == Some(VersionState::Loading) {
+            return;
+        }
+    }
+}
+
+const fn none() -> LoadOverrides {
+    LoadOverrides {
+        config: None,
+        files: Vec::new(),
+        charge: None,
+    }
+}
+
+#[tokio::test]
+async fn what_is_loaded_is_served_and_unloaded_while_a_load_never_ends() {
+    let root = models();
+    let runtime = runtime(root.path());
+    runtime.request_load("quick", none()).await.expect("loads");
+    let mut slow = pin!(runtime.request_load("a", none()));
+    submit(&mut slow);
+    wait_until_loading(&runtime, "a").await;
+    let quick = runtime.resolve("quick", None).expect("loaded");
+    let shape = Shape::new(&[2]).expect("shape");
+    let tensor = Tensor::new(DataType::Int32, shape, vec![7; 8].into()).expect("tensor");
+    let request = InferRequest {
+        inputs: vec![("x".to_owned(), tensor.clone())],
+        ..Default::default()
+    };
+    let answer = quick.infer(request).await.expect("answered");
+    assert_eq!(answer.outputs[0].tensor, tensor);
+    runtime.request_unload("quick").await.expect("unloads");
+    assert!(runtime.resolve("quick", None).is_err());
+    runtime
+        .request_unload("no such")
+        .await
+        .expect("is unloaded");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_who_goes_away_makes_room() {
+    let root = models();
+    let runtime = runtime(root.path());
+    let mut running = pin!(runtime.request_load("a", none()));
+    submit(&mut running);
+    wait_until_loading(&runtime, "a").await;
+    let mut waiting = pin!(runtime.request_load("b", none()));
+    submit(&mut waiting);
+    let mut joined: Vec<_> = (0..500)
+        .map(|_| Box::pin(runtime.request_load("b", none())))
+        .collect();
+    joined
+        .iter_mut()
+        .for_each(|load| submit(&mut load.as_mut()));
+    {
+        let mut second = pin!(runtime.request_load("c", none()));
+        submit(&mut second);
+        let refused = runtime.request_load("d", none()).await;
+        let error = refused.expect_err("full");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            error.to_string(),
+            "2 loads and unloads wait already, as many as may\n  `--max-waiting-loads` says how many"
+        );
+    }
+    // The load of `c` went away with whoever asked for it.
+    let mut third = pin!(runtime.request_load("d", none()));
+    submit(&mut third);
+}
+
+#[tokio::test]
+async fn a_stop_answers_who_waits_and_waits_for_no_load() {
+    let root = models();
+    let runtime = runtime(root.path());
+    runtime.request_load("quick", none()).await.expect("loads");
+    let mut running = pin!(runtime.request_load("a", none()));
+    submit(&mut running);
+    wait_until_loading(&runtime, "a").await;
+    let mut waiting = pin!(runtime.request_load("b", none()));
+    submit(&mut waiting);
+    let stopping = Arc::clone(&runtime);
+    let stop = tokio::task::spawn_blocking(move || stopping.stop(Duration::MAX));
+    assert_eq!(stop.await.expect("no panic"), 0, "no version is left");
+    for outcome in [
+        running.await,
+        waiting.await,
+        runtime.request_load("c", none()).await,
+    ] {
+        let error = outcome.expect_err("given up");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(
+            error.to_string(),
+            "the server is stopping, the call is given up"
+        );
+    }
+    assert_eq!(runtime.left_at_stop(), (0, 1), "the load that never ends");
+}
+
+#[test]
+fn a_load_that_fails_is_answered() {
+    let root = models();
+    fs::write(root.path().join("a/config.pbtxt"), "backend: \"nosuch\"").expect("file");
+    let runtime = runtime(root.path());
+    let outcome = runtime.load("a", &none());
+    assert!(outcome.is_err(), "{outcome:?}");
+    let outcome = runtime.load("nowhere", &none());
+    assert!(outcome.is_err(), "{outcome:?}");
+    runtime.load("quick", &none()).expect("the thread lives on");
+}

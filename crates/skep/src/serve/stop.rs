@@ -1,0 +1,179 @@
+//! The end of a server: signals, and a watch that ends the process in time whatever hangs.
+//!
+//! ```text
+//! first signal   -> the watch counts from here; the server stops by itself, as a rule long before
+//! second signal  -> the watch ends the process at once
+//! time over      -> the watch ends the process
+//! ```
+//!
+//! Neither of the two threads does anything that can wait for others. A backend may be stuck in a load or a run, all threads
+//! of the reactor may be blocked in writing a log that nobody reads, exit handlers of a library may wait for its threads:
+//! the process ends. What it says last is written by a third thread, which the watch gives [`LAST_WORDS`].
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use skep_runtime::Runtime;
+use tokio::sync::oneshot;
+
+use crate::signals::Signals;
+
+/// How long the last log line and the removal of temporary files may take: the log may be a pipe that is full.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The least time for a stop, where none was given: what ends by itself should.
+const LEAST: Duration = Duration::from_millis(500);
+
+/// How much of the time the server leaves for saying what it gave up: a tenth, but no more than this.
+const RESERVE: Duration = Duration::from_secs(1);
+
+/// The time that the server itself has, of all that a stop may take.
+pub(super) fn servers_share(exit_timeout: Duration) -> Duration {
+    exit_timeout - (exit_timeout / 10).min(RESERVE)
+}
+
+/// What the watch is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// A stop began without a signal.
+    Count,
+    /// A signal of this name came: the first one begins a stop.
+    Signal(&'static str),
+}
+
+/// Tells the watch that a stop began.
+#[derive(Debug, Clone)]
+pub(super) struct Watch(mpsc::SyncSender<Order>);
+
+impl Watch {
+    /// Counts from now, unless a signal came before.
+    pub(super) fn stop_begins(&self) {
+        self.tell(Order::Count);
+    }
+
+    fn tell(&self, order: Order) {
+        // Two orders are all that the watch waits for.
+        let _ = self.0.try_send(order);
+    }
+}
+
+/// Listens to signals from now on, and watches the stop that the first one begins: its name comes through the channel.
+pub(super) fn watch(
+    runtime: &Arc<Runtime>,
+    exit_timeout: Duration,
+) -> io::Result<(Watch, oneshot::Receiver<&'static str>)> {
+    let (orders, told) = mpsc::sync_channel(2);
+    let watch = Watch(orders);
+    let watched = Arc::clone(runtime);
+    thread::Builder::new()
+        .name("exit-watch".to_owned())
+        .spawn(move || count(&watched, exit_timeout, &told))?;
+    let (first, received) = oneshot::channel();
+    let (ready, is_ready) = mpsc::sync_channel(1);
+    let telling = watch.clone();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || listen(&telling, first, &ready))?;
+    is_ready
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread for signals ended")))?;
+    Ok((watch, received))
+}
+
+/// Passes signals on. A reactor of its own: the server's may be what does not answer any more.
+fn listen(
+    watch: &Watch,
+    first: oneshot::Sender<&'static str>,
+    ready: &mpsc::SyncSender<io::Result<()>>,
+) {
+    let reactor = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    let outcome = reactor.and_then(|reactor| {
+        let signals = reactor.block_on(async { Signals::new() })?;
+        Ok((reactor, signals))
+    });
+    let (reactor, mut signals) = match outcome {
+        Ok(listening) => listening,
+        Err(error) => {
+            drop(ready.send(Err(error)));
+            return;
+        }
+    };
+    drop(ready.send(Ok(())));
+    reactor.block_on(async {
+        let mut first = Some(first);
+        loop {
+            let name = signals.next().await;
+            watch.tell(Order::Signal(name));
+            if let Some(first) = first.take() {
+                let _ = first.send(name);
+            }
+        }
+    });
+}
+
+/// Waits for a stop, and then for its end: the time, or a signal.
+fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver<Order>) {
+    if orders.recv().is_err() {
+        return;
+    }
+    // A deadline that cannot be represented means no deadline.
+    let deadline = Instant::now().checked_add(exit_timeout.max(LEAST));
+    loop {
+        let left = deadline.map_or(Duration::MAX, |end| {
+            end.saturating_duration_since(Instant::now())
+        });
+        match orders.recv_timeout(left) {
+            Ok(Order::Count) => {}
+            Ok(Order::Signal(name)) => end(runtime, move |_| {
+                tracing::error!("received {name} again, stopping at once");
+            }),
+            Err(RecvTimeoutError::Timeout) => end(runtime, move |runtime| {
+                let (versions, calls) = runtime.left_at_stop();
+                tracing::error!(
+                    "stopped after {} s, as long as a stop may take, with {versions} model versions and {calls} loads or unloads still running",
+                    exit_timeout.as_secs()
+                );
+            }),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Ends the process, which says something last if it can.
+fn end(runtime: &Arc<Runtime>, last_words: impl FnOnce(&Runtime) + Send + 'static) -> ! {
+    let (said, done) = mpsc::sync_channel(1);
+    let runtime = Arc::clone(runtime);
+    let speaking = thread::Builder::new().spawn(move || {
+        runtime.remove_temporary_files();
+        last_words(&runtime);
+        let _ = said.send(());
+    });
+    if speaking.is_ok() {
+        let _ = done.recv_timeout(LAST_WORDS);
+    }
+    skep_host::end_process(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_keeps_some_of_the_time_back() {
+        for (millis, expected) in [(0, 0), (1000, 900), (30_000, 29_000)] {
+            let share = servers_share(Duration::from_millis(millis));
+            assert_eq!(share, Duration::from_millis(expected), "{millis} ms");
+        }
+        // Too far to be a point in time, and still a duration.
+        assert!(servers_share(Duration::from_secs(u64::MAX)) > Duration::from_secs(1 << 60));
+    }
+}
