@@ -121,7 +121,7 @@ fn bounded<T>(
     model.run_options = Some(options);
     let model = Arc::new(model);
     let began = processor_time();
-    let (over, is_over) = mpsc::channel::<()>();
+    let (over, is_over) = mpsc::sync_channel::<()>(1);
     Ok(thread::scope(|scope| {
         let options = model.run_options.as_ref();
         let watched = scope.spawn(move || {
