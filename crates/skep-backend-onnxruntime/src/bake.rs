@@ -18,6 +18,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ffi::{CString, OsStr},
     fs::{self, File},
+    io,
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -132,10 +133,10 @@ impl Bakes for Subject<'_> {
 
     fn make(&self, making: &mut Making) -> Result<Rest, NoForm> {
         let source = Outside::of(self);
-        let baked = self.rewrite(&source, &making.scratch())?;
-        let (tensors, packed) = self.pack(&baked, making)?;
-        let blocks = baked::write_blocks(&tensors);
-        let replayed = || self.replayed(&baked, making, (&tensors, &packed));
+        let mut baked = self.rewrite(&source, &making.scratch())?;
+        let (sequence, packed) = self.pack(&mut baked, making)?;
+        let blocks = baked::write_blocks(&sequence);
+        let replayed = || self.replayed(&baked, making, (&sequence, &packed));
         self.same_answers(&source, &making.scratch(), replayed)?;
         Ok(Rest {
             graph: baked.graph,
@@ -207,7 +208,7 @@ impl Subject<'_> {
     /// Lets the library pack, into files, and adds these and the weights to the form. What it took, and the packed tensors.
     fn pack(
         &self,
-        baked: &Baked,
+        baked: &mut Baked,
         making: &mut Making,
     ) -> Result<(Vec<LoadedBlock>, Vec<Wanted>), NoForm> {
         let scratch = making.scratch();
@@ -238,13 +239,16 @@ impl Subject<'_> {
                 true => Role::Source,
                 false => Role::Weight,
             });
-        for (initializer, role) in baked.initializers.0.iter().zip(roles) {
+        for (initializer, role) in baked.initializers.0.iter_mut().zip(roles) {
             let description = Description {
                 datatype: initializer.datatype,
                 dims: initializer.dims.iter().map(|&dim| dim as u64).collect(),
                 layout: baking::PLAIN.into(),
             };
-            making.add(role, &initializer.name, description, &initializer.bytes)?;
+            let tensor = making.add(role, &initializer.name, description, &initializer.bytes)?;
+            // The same bytes in the tensor's own file: what the library wrote need not be there any more.
+            let file = ModelFile::map(&scratch, &making.open(&tensor)?)?;
+            initializer.bytes = file.bytes().clone();
         }
         let layout = format!(
             "onnxruntime-{}-{}",
@@ -272,6 +276,14 @@ impl Subject<'_> {
                 packed.push(making.add(Role::Packed, "", description, bytes)?);
             }
         }
+        drop((session, loaded, options));
+        fs::remove_file(scratch.join(WEIGHTS.to_string_lossy().as_ref())).or_else(|error| {
+            // It wrote none where all weights are small.
+            match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }
+        })?;
         Ok((blocks, packed))
     }
 
@@ -476,8 +488,8 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> Cost {
     let inside = on_disk.saturating_sub(all);
     Cost {
         memory_bytes: baking::BASE_BYTES + 2 * largest + moved / 5 * 11 + 3 * inside,
-        // The rewritten weights, the same as tensors, and twice what is packed of them.
-        disk_bytes: 4 * on_disk,
+        // The weights as tensors, what is packed of them, and at first the rewritten weights, later what the model itself packs.
+        disk_bytes: 3 * on_disk,
     }
 }
 

@@ -8,7 +8,7 @@
 //!              --- sources --> read once while it packs, then let go
 //! ```
 //!
-//! What the store does not have yet may be the cache's files at first: see [`behind`].
+//! What the store does not have yet may be the cache's files at first: see [`behind`](crate::behind).
 //!
 //! The library packs at every load, whatever it is given, and it decides by a hash of what it packed whether two are the
 //! same; so it does pack, onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and what it
@@ -26,7 +26,7 @@ use skep_store::{Place, Wanted};
 
 use crate::{
     bake,
-    behind::{self, Cached, Move},
+    behind::{Cached, Move},
     ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
     options,
     tensors::{Tensors, unmapped},
@@ -41,14 +41,15 @@ impl From<ApiError> for Failure {
     }
 }
 
-/// Makes a session of a form of the model at `path`.
+/// Makes a session of a form of the model at `path`; with what of its weights is to be brought to the store, where they lie in
+/// the cache's files as yet.
 pub(crate) fn session(
     runtime: &'static Runtime,
     path: &Path,
     form: &Form,
     shared: &Shared,
     setting: &options::Setting<'_>,
-) -> Result<Session, Failure> {
+) -> Result<(Session, Option<Move>), Failure> {
     let own = |name: &str, location: &str| (location == bake::GRAPH).then(|| name.to_owned());
     check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
     let blocks = form.note(BLOCKS).and_then(read_blocks);
@@ -94,17 +95,15 @@ pub(crate) fn session(
         block: blocks_of_parts[index],
     });
     let cached: Vec<Cached> = cached.collect();
-    if !cached.is_empty() {
-        behind::bring(Move {
-            path: path.to_owned(),
-            form: form.clone(),
-            shared: shared.clone(),
-            cached,
-            loaded,
-            weights: Arc::downgrade(&weights),
-        });
-    }
-    Ok(session)
+    let left = (!cached.is_empty()).then(|| Move {
+        path: path.to_owned(),
+        form: form.clone(),
+        shared: shared.clone(),
+        cached,
+        loaded,
+        weights: Arc::downgrade(&weights),
+    });
+    Ok((session, left))
 }
 
 /// Looks at what is only read to be packed. Where what the library packs of it is replaced nobody has to.

@@ -55,6 +55,7 @@ use skep_types::{DataType, Shape, TensorSpec};
 
 use crate::{
     bake::Subject,
+    behind::Move,
     ffi::{Runtime, Session},
     model::OrtModel,
     options::Setting,
@@ -215,7 +216,10 @@ impl OnnxRuntime {
         let baked = weights.and_then(|weights| self.open_baked(&subject, weights));
         let is_baked = baked.is_some();
         let session = match baked {
-            Some(session) => session,
+            Some((session, left)) => {
+                left.into_iter().for_each(behind::bring);
+                session
+            }
             None => {
                 let load = |e| error::load(path, e);
                 let options = options::session_options(self.runtime, &setting).map_err(load)?;
@@ -228,18 +232,32 @@ impl OnnxRuntime {
         Ok(model)
     }
 
-    /// The session of a model's baked form; `None` where it is loaded as it is.
-    fn open_baked(&self, subject: &Subject<'_>, weights: &Weights) -> Option<Shared> {
+    /// The session of a model's baked form, and what of its weights is to be brought to the store; `None` where it is loaded
+    /// as it is.
+    fn open_baked(
+        &self,
+        subject: &Subject<'_>,
+        weights: &Weights,
+    ) -> Option<(Shared, Option<Move>)> {
         let Subject { path, setting, .. } = *subject;
         baking::load(subject, weights, |form| {
             let identity = Identity::new(*form.key(), weights, &setting);
-            let make = || baked::session(self.runtime, path, form, weights, &setting);
-            Shared::of(identity, weights.keep_unloaded, make)
+            let mut left = None;
+            let make = || {
+                let (session, moved) = baked::session(self.runtime, path, form, weights, &setting)?;
+                left = moved;
+                Ok::<_, baking::Failure>(session)
+            };
+            let session = Shared::of(identity, weights.keep_unloaded, make)?;
+            Ok((session, left))
         })
     }
 
     /// The same for a model that was loaded with this request.
-    fn baked_session(&self, request: &LoadRequest<'_>) -> Result<Option<Shared>, BackendError> {
+    fn baked_session(
+        &self,
+        request: &LoadRequest<'_>,
+    ) -> Result<Option<(Shared, Option<Move>)>, BackendError> {
         let Some(weights) = request.weights else {
             return Ok(None);
         };

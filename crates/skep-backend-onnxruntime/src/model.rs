@@ -22,7 +22,7 @@ use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
-    OnnxRuntime, error,
+    OnnxRuntime, behind, error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
     options,
     planning::{Plans, Runs, ShapeClass},
@@ -74,11 +74,13 @@ impl Model for OrtModel {
     }
 
     fn change_over(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
-        let Some(session) = self.backend.baked_session(request)? else {
+        let Some((session, left)) = self.backend.baked_session(request)? else {
             return Ok(false);
         };
         self.session.replace(session);
         self.is_baked.store(true, Ordering::Relaxed);
+        // The old session's memory is free by now, unless runs are in flight: there is room for the weights' copies.
+        left.into_iter().for_each(behind::bring);
         Ok(true)
     }
 

@@ -120,7 +120,7 @@ fn bounded<T>(
     };
     let interrupt = instance.instance.interrupt();
     let began = processor_time();
-    let (over, is_over) = mpsc::channel::<()>();
+    let (over, is_over) = mpsc::sync_channel::<()>(1);
     Ok(thread::scope(|scope| {
         let watched = scope.spawn(move || {
             let mut is_late = false;

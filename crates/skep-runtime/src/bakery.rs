@@ -425,3 +425,45 @@ fn at_lowest_priority<T: Send>(act: impl FnOnce() -> T + Send) -> Option<T> {
         thread.spawn_scoped(scope, lowered).ok()?.join().ok()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_short_is_said() {
+        let root = tempfile::tempdir().expect("a directory");
+        let short = |memory_bytes, disk_bytes| {
+            let cost = Cost {
+                memory_bytes,
+                disk_bytes,
+            };
+            match check(cost, root.path()) {
+                Ok(()) => None,
+                Err(Attempt::Short(what)) => Some(what),
+                Err(_) => unreachable!("something else"),
+            }
+        };
+        assert_eq!(short(0, 0), None);
+        let what = short(1 << 60, 0).expect("no machine has that");
+        assert!(
+            what.starts_with("it may take 1099511627776 MiB of memory, and "),
+            "{what}"
+        );
+        let what = short(u64::MAX, 0).expect("nor that");
+        assert!(what.contains("128 MiB stay free"), "{what}");
+        let what = short(0, 1 << 62).expect("no disk has that");
+        assert!(
+            what.starts_with("it may take 4398046511104 MiB on the disk of "),
+            "{what}"
+        );
+    }
+
+    #[test]
+    fn what_is_done_at_the_lowest_priority_changes_no_others() {
+        let own = || rustix::process::getpriority_process(None).expect("a priority");
+        let before = own();
+        assert_eq!(at_lowest_priority(own), Some(NICEST));
+        assert_eq!(own(), before);
+    }
+}
