@@ -248,7 +248,7 @@ def test_files_that_are_cut_short_under_a_model_do_not_touch_it(repository, tmp_
     answer, whole = expected("bert-tiny", isolation)
     cache = tmp_path / "undisturbed"
     explicit = ["--model-control-mode=explicit", "--load-model=m", "--session-keep-alive-secs=0", "--store-keep-alive-secs=0"]
-    with Server(repository, weights(cache), *explicit) as server:
+    with Server(repository, *weights(cache), *explicit) as server:
         if isolation == "thread":
             server.wait_for("are in the tensor store, after")
         for path in (cache / "v1").rglob("*"):

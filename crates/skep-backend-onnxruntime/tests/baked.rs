@@ -546,6 +546,9 @@ fn weights_that_end_alike_are_told_apart_and_shared() {
     );
 }
 
+/// What is done to a graph, and how.
+type Forgery<'a> = (&'a str, &'a dyn Fn(&mut ModelProto));
+
 /// Whatever somebody put into a form: it is not used, and made again from the model.
 #[test]
 fn a_forged_form_is_mended() {
@@ -556,7 +559,7 @@ fn a_forged_form_is_mended() {
     let plain = answers(&load(backend, &path, "", None), &kind);
     // With it a graph would compute something else, if anything.
     fs::write(node.root.path().join("other"), vec![0; 8 << 20]).expect("written");
-    let tries: [(&str, &dyn Fn(&mut ModelProto)); 7] = [
+    let tries: [Forgery<'_>; 7] = [
         ("a file elsewhere", &|model| {
             forge::point(forge::external(model), "../../../../other", 0);
         }),

@@ -108,7 +108,11 @@ mod tests {
                 outputs,
                 "input `n` as INT64 [2], expected INT64 of any shape as its file has it",
             ),
-            (&[x.clone()], outputs, "no input `n`, which its file has"),
+            (
+                std::slice::from_ref(&x),
+                outputs,
+                "no input `n`, which its file has",
+            ),
             (
                 &[x.clone(), n.clone(), n.clone()],
                 outputs,
