@@ -25,6 +25,7 @@ fn load_with(name: &str, config: &str) -> Work {
         overrides: LoadOverrides {
             config: Some(config.to_owned()),
             files: Vec::new(),
+            charge: None,
         },
     }
 }
@@ -209,6 +210,7 @@ fn large_overrides_are_not_compared() {
     let with = |bytes: usize| LoadOverrides {
         config: Some("{}".to_owned()),
         files: vec![("1/model.onnx".to_owned(), vec![0; bytes].into())],
+        charge: None,
     };
     assert!(with(10).is_same(&with(10)));
     assert!(!with(10).is_same(&with(11)));
