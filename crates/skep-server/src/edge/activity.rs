@@ -192,6 +192,11 @@ impl Activity {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) != NEVER
+    }
+
     /// For how long nothing has come in, as far as the sweep knows.
     pub(super) fn silence(&self) -> Duration {
         let received = self.received.load(Ordering::Relaxed);

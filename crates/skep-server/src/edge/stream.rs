@@ -89,9 +89,16 @@ impl Stream {
         }
     }
 
-    fn note_write(&self, outcome: &Poll<io::Result<usize>>) {
+    /// Takes note of a write of `offered` bytes.
+    fn note_write(&self, outcome: &Poll<io::Result<usize>>, offered: usize) {
         match outcome {
-            Poll::Ready(Ok(bytes @ 1..)) => self.activity.written(*bytes),
+            Poll::Ready(Ok(bytes @ 1..)) => {
+                self.activity.written(*bytes);
+                // A socket that takes all is not waited for; encryption may have taken it instead, and says so later.
+                if *bytes == offered && matches!(self.transport, Transport::Plain(_)) {
+                    self.activity.flushed();
+                }
+            }
             Poll::Pending => self.activity.blocked(),
             Poll::Ready(_) => {}
         }
@@ -143,7 +150,7 @@ impl AsyncWrite for Stream {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
-        this.note_write(&outcome);
+        this.note_write(&outcome, bytes.len());
         outcome
     }
 
@@ -157,7 +164,7 @@ impl AsyncWrite for Stream {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         };
-        this.note_write(&outcome);
+        this.note_write(&outcome, pieces.iter().map(|piece| piece.len()).sum());
         outcome
     }
 
@@ -204,6 +211,90 @@ impl AsyncWrite for Stream {
                 // The end, or a client that is gone: nothing is left to be told.
                 _ => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use skep_tensor::MemoryBudget;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::{
+        super::{
+            Limits,
+            activity::{Connections, Times},
+        },
+        *,
+    };
+
+    /// Both ends of a connection, the server's first.
+    async fn pair() -> (Stream, TcpStream, Arc<Activity>) {
+        let patience = Duration::from_secs(60);
+        let limits = Limits {
+            connections: 1,
+            request_memory: MemoryBudget::new(0),
+            head: patience,
+            body: patience,
+            write: patience,
+            idle: patience,
+        };
+        let connections = Arc::new(Connections::new(&limits));
+        let entry = connections.enter(Times::new(&limits, None, None));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).await.expect("a connection");
+        let (server, _) = listener.accept().await.expect("a connection");
+        let activity = Arc::clone(&entry.activity);
+        (
+            Stream::plain(server, Arc::clone(&activity)),
+            client,
+            activity,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_takes_the_little_that_is_left_is_not_blocked() {
+        let (mut server, mut client, activity) = pair().await;
+        let mut sent = 0;
+        let chunk = [7; 64 << 10];
+        loop {
+            let written = poll_fn(|cx| match Pin::new(&mut server).poll_write(cx, &chunk) {
+                Poll::Ready(written) => Poll::Ready(Some(written.expect("open"))),
+                Poll::Pending => Poll::Ready(None),
+            });
+            match written.await {
+                Some(bytes) => sent += bytes,
+                None => break,
+            }
+        }
+        assert!(activity.is_blocked());
+        let mut received = vec![0; sent];
+        client.read_exact(&mut received).await.expect("open");
+        server.write_all(&[7; 10]).await.expect("open");
+        assert!(!activity.is_blocked());
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_read_ahead_and_read_again() {
+        for (sent, is_http2) in [
+            (&PREFACE[..], true),
+            (b"GET / HTTP/1.1\r\n", false),
+            (b"PRI", false),
+        ] {
+            let (mut server, mut client, _) = pair().await;
+            client.write_all(sent).await.expect("open");
+            client.shutdown().await.expect("open");
+            let told = poll_fn(|cx| server.poll_is_http2(cx)).await;
+            assert_eq!(told.expect("open"), is_http2);
+            let mut read = Vec::new();
+            server.read_to_end(&mut read).await.expect("open");
+            assert_eq!(read, sent);
         }
     }
 }

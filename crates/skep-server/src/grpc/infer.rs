@@ -42,7 +42,7 @@ impl<E: Into<ApiError>> From<E> for Failure {
 
 /// Fields and elements of a message that are scanned and decoded where its call is handled: some tens of microseconds.
 /// More goes to another thread, so that no other call waits for it.
-const INLINE_STEPS: usize = 16 << 10;
+const INLINE_STEPS: usize = 8 << 10;
 
 /// What decoding takes that is not worth being charged beside the message.
 const UNCHARGED_BYTES: usize = 2 << 10;
