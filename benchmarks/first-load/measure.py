@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a first load costs: time until a model answers, and memory of server and baking process, interleaved over ways of loading.
 
-    measure.py NEW_BINARY OLD_BINARY OUT.jsonl [--rounds N] [--only KIND] [--group BYTES]
+    measure.py NEW_BINARY OLD_BINARY OUT.jsonl [--rounds N] [--only KIND] [--group BYTES] [--large REPOSITORY]
 
 Ways, one server start each, in this order in every round:
 
@@ -34,11 +34,6 @@ from pathlib import Path
 
 KINDS = {"text-recogniser": [], "resnet50": [], "bert-base": []}
 GROUPS = Path("/sys/fs/cgroup/memory")
-INPUTS = {
-    "text-recogniser": None,
-    "resnet50": None,
-    "bert-base": None,
-}
 
 
 def status(pid):
@@ -182,6 +177,7 @@ def main():
     parser.add_argument("--only")
     parser.add_argument("--ways")
     parser.add_argument("--group", type=int)
+    parser.add_argument("--large", help="a repository with a model `m`, as large.py writes it, instead of generated ones")
     parser.add_argument("--tmp", default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.tmp) as root, open(options.out, "a") as out:
@@ -189,7 +185,10 @@ def main():
             model = Path(root) / "models"
             shutil.rmtree(model, ignore_errors=True)
             more = ["--external-data"] if options.group else []
-            subprocess.run([options.old, "generate", kind, model, "--repository", "m", *more], check=True)
+            if options.large:
+                model = options.large
+            else:
+                subprocess.run([options.old, "generate", kind, model, "--repository", "m", *more], check=True)
             # A file that was changed a moment ago is read at every load.
             time.sleep(3)
             for round_ in range(options.rounds):

@@ -67,6 +67,7 @@ async fn measure(
     let flags = [
         "--model-control-mode=explicit",
         "--session-keep-alive-secs=0",
+        "--weight-bake=foreground",
         &cache,
     ];
     let server = Server::start_with(binary, root.path(), &flags)?;

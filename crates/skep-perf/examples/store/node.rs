@@ -182,7 +182,12 @@ impl<'a> Node<'a> {
             Weights::Shared(directory) => format!("--weight-cache={}", directory.display()),
             Weights::Plain => "--weight-cache=off".to_owned(),
         };
-        let flags = [&[library.as_str(), cache.as_str()], flags].concat();
+        // A first load bakes, so that the loads after it find what there is to share.
+        let flags = [
+            &[library.as_str(), cache.as_str(), "--weight-bake=foreground"],
+            flags,
+        ]
+        .concat();
         Ok(Server::start_with(
             &self.copies.binary,
             &self.repository(),
