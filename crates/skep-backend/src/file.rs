@@ -36,7 +36,7 @@ impl ModelFile {
                 format!("cannot read `{}`: {e}", path.display()),
             )
         };
-        Self::map(path, &File::open(path).map_err(error)?).map_err(error)
+        Self::map(path, &skep_host::open_file(path).map_err(error)?).map_err(error)
     }
 
     /// Maps a file that is open already, and that lies at `path` for a backend that opens it by its name; otherwise as

@@ -9,7 +9,12 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Cache, CacheError, FileContent, failures, manifest::Manifest, staging, stamps};
+use skep_host::read_text;
+
+use crate::{
+    Cache, CacheError, FileContent, MAX_MANIFEST_BYTES, failures, manifest::Manifest, staging,
+    stamps,
+};
 
 /// What a cache holds, and what was removed from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -99,7 +104,7 @@ fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
     for entry in fs::read_dir(models)? {
         let path = entry?.path();
         let manifest = path.join("manifest");
-        let known = fs::read_to_string(&manifest)
+        let known = read_text(&manifest, MAX_MANIFEST_BYTES)
             .ok()
             .and_then(|text| Manifest::decode(&text).ok());
         let used = fs::metadata(&manifest).and_then(|metadata| metadata.modified());

@@ -11,7 +11,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use skep_host::read_text;
+
 use crate::{Cache, CacheError, Key};
+
+/// Two numbers.
+const MAX_BYTES: u64 = 4096;
 
 /// After the first death; twice as long after each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(3600);
@@ -60,7 +65,7 @@ impl Cache {
     /// Deaths of those that made the form of this key, unless one was made since.
     #[must_use]
     pub fn deaths(&self, key: &Key) -> Option<Deaths> {
-        let text = fs::read_to_string(self.failure_path(key)).ok()?;
+        let text = read_text(&self.failure_path(key), MAX_BYTES).ok()?;
         Deaths::decode(&text)
     }
 
@@ -98,7 +103,7 @@ impl Cache {
 pub(crate) fn forget_old(directory: &Path, now: SystemTime) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        let text = read_text(&path, MAX_BYTES).unwrap_or_default();
         let is_old = Deaths::decode(&text).is_none_or(|deaths| {
             let age = now.duration_since(deaths.last).unwrap_or_default();
             // Longer than any wait: one more death soon after the wait counts on.

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
+use skep_host::open_file;
 use skep_store::{Digest, Wanted};
 
 use crate::{
@@ -179,7 +180,7 @@ impl Form {
     /// When its file is gone, or shorter than `bytes`.
     pub fn read(&self, tensor: &Wanted, bytes: &mut [u8]) -> Result<(), CacheError> {
         let path = self.tensor_path(tensor);
-        File::open(&path)
+        open_file(&path)
             .and_then(|mut file| file.read_exact(bytes))
             .map_err(|error| CacheError::io("read", &path, error))
     }
@@ -249,7 +250,7 @@ impl Form {
     pub fn open_mapped(&self, tensor: &Wanted, mapped: &Mapped) -> Result<File, CacheError> {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
-        let file = File::open(&path).map_err(fail)?;
+        let file = open_file(&path).map_err(fail)?;
         if Stamp::of(&file).map_err(fail)? != mapped.stamp {
             return Err(fail(io::Error::other("it was replaced a moment ago")));
         }
@@ -259,7 +260,7 @@ impl Form {
     fn open(&self, tensor: &Wanted) -> Result<Mapped, CacheError> {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
-        let file = File::open(&path).map_err(fail)?;
+        let file = open_file(&path).map_err(fail)?;
         let stamp = Stamp::of(&file).map_err(fail)?;
         // SAFETY: files of the cache are replaced and removed, never rewritten, by those who use it, and belong to the
         // user alone; the mapping is read-only and lives as long as anybody has a slice of it.

@@ -59,6 +59,7 @@ pub use key::Key;
 pub use making::{Begun, Claim, Making, Turn};
 pub use manifest::{Part, Role};
 
+use skep_host::{open_file, read_file, read_text};
 use skep_store::Digest;
 
 use crate::{
@@ -135,6 +136,12 @@ pub enum Found {
     /// Nothing.
     Nothing,
 }
+
+/// A line of a tensor takes some 200 bytes.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// What protocol buffers bound a message to.
+const MAX_GRAPH_BYTES: u64 = 2 << 30;
 
 impl Cache {
     /// Opens a cache directory, and makes it if it is not there: for its owner alone (mode 0700).
@@ -255,7 +262,7 @@ impl Cache {
     fn read(&self, key: &Key) -> Result<Found, CacheError> {
         let directory = self.form_path(key);
         let path = directory.join("manifest");
-        let text = match fs::read_to_string(&path) {
+        let text = match read_text(&path, MAX_MANIFEST_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Found::Nothing);
@@ -274,7 +281,8 @@ impl Cache {
             return Ok(Found::Unusable(why));
         }
         let graph_path = directory.join("graph");
-        let graph = fs::read(&graph_path).map_err(|e| CacheError::io("read", &graph_path, e))?;
+        let graph = read_file(&graph_path, MAX_GRAPH_BYTES);
+        let graph = graph.map_err(|e| CacheError::io("read", &graph_path, e))?;
         if *blake3::hash(&graph).as_bytes() != manifest.graph {
             return Err(CacheError::damaged(
                 &graph_path,
@@ -343,7 +351,7 @@ impl Cache {
     fn has_sizes(&self, sizes: &[u64]) -> bool {
         let forms = fs::read_dir(self.path("models")).into_iter().flatten();
         let mut manifests = forms.flatten().filter_map(|form| {
-            let file = File::open(form.path().join("manifest")).ok()?;
+            let file = open_file(&form.path().join("manifest")).ok()?;
             let mut head = Vec::new();
             file.take(MANIFEST_HEAD_BYTES).read_to_end(&mut head).ok()?;
             Some(Manifest::sizes(&String::from_utf8_lossy(&head)))

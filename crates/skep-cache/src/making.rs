@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use skep_host::open_file;
 use skep_store::{Description, Digest, Wanted};
 
 use crate::{
@@ -273,7 +274,7 @@ impl Claim {
 
 /// Whether a file has the bytes of this tensor and no others.
 fn is_whole(path: &Path, tensor: &Wanted) -> io::Result<bool> {
-    let file = File::open(path)?;
+    let file = open_file(path)?;
     if file.metadata()?.len() != tensor.length {
         return Ok(false);
     }
@@ -371,7 +372,7 @@ impl Making {
     /// When it cannot be opened.
     pub fn open(&self, tensor: &Wanted) -> Result<File, CacheError> {
         let path = self.path(tensor);
-        File::open(&path).map_err(|error| CacheError::io("read", &path, error))
+        open_file(&path).map_err(|error| CacheError::io("read", &path, error))
     }
 
     /// Counts a tensor that is not one of the parts yet.

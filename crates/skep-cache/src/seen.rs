@@ -10,17 +10,20 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{self, Write as _},
     path::Path,
 };
 
+use skep_host::read_text;
 use skep_store::Digest;
 
 use crate::{manifest::hex, stamps::Stamp};
 
 /// The file of a form's directory that this is in.
 pub(crate) const NAME: &str = "seen";
+
+/// A line of a tensor takes some 200 bytes.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Stamps by digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub(crate) struct Seen(BTreeMap<Digest, String>);
 impl Seen {
     /// What is remembered there; nothing where that cannot be read.
     pub(crate) fn read(path: &Path) -> Self {
-        let text = fs::read_to_string(path).unwrap_or_default();
+        let text = read_text(path, MAX_BYTES).unwrap_or_default();
         let lines = text.lines().filter_map(|line| {
             let (digest, stamp) = line.split_once(' ')?;
             Some((Digest(hex(digest)?), stamp.to_owned()))

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use skep_host::{open_file, read_text};
+
 use crate::{CacheError, FileContent, manifest::hex};
 
 /// A file that was changed so recently may be changed again without another time of change: its content is not remembered.
@@ -98,11 +100,7 @@ pub(crate) struct Unknown {
 /// What is remembered of a file.
 pub(crate) fn look(directory: &Path, path: &Path) -> Result<Look, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
-    // A pipe would be waited for, a device might never end.
-    if !fs::metadata(path).map_err(fail)?.is_file() {
-        return Err(fail(io::Error::other("it is no regular file")));
-    }
-    let file = File::open(path).map_err(fail)?;
+    let file = open_file(path).map_err(fail)?;
     let stamp = Stamp::of(&file).map_err(fail)?;
     let absolute = path.canonicalize().map_err(fail)?;
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
@@ -146,9 +144,12 @@ impl Unknown {
     }
 }
 
+/// A stamp and a digest take some 200.
+const MAX_MEMO_BYTES: u64 = 4096;
+
 /// What is remembered: of which state of a file, and its digest.
 fn read(memo: &Path) -> Option<(String, [u8; 32])> {
-    let text = fs::read_to_string(memo).ok()?;
+    let text = read_text(memo, MAX_MEMO_BYTES).ok()?;
     let (stamp, digest) = text.trim_end().split_once(' ')?;
     Some((stamp.to_owned(), hex(digest)?))
 }

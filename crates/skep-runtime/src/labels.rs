@@ -2,11 +2,14 @@
 //!
 //! Source: Triton, classification extension.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use skep_config::TensorConfig;
 
 use crate::RuntimeError;
+
+/// Labels of millions of classes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The labels of one output's classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub(crate) fn read(
             continue;
         };
         let path = directory.join(filename);
-        let text = fs::read(&path).map_err(|error| {
+        let text = skep_host::read_file(&path, MAX_FILE_BYTES).map_err(|error| {
             RuntimeError::invalid(format!(
                 "failed to open text file for read {}: {error}",
                 path.display()

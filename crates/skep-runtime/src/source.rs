@@ -41,6 +41,9 @@ pub struct LoadOverrides {
     pub charge: Option<Arc<Charge>>,
 }
 
+/// A configuration of ten thousand instance groups is smaller. What it becomes takes some fifty times as much.
+const MAX_CONFIG_BYTES: u64 = 2 << 20;
+
 /// How many bytes of overrides are compared at most: a tenth of a millisecond.
 const COMPARED_BYTES: usize = 1 << 20;
 
@@ -146,7 +149,7 @@ impl Source {
             return Ok(config.clone());
         }
         let path = self.config_path(options);
-        match fs::read(&path) {
+        match skep_host::read_file(&path, MAX_CONFIG_BYTES) {
             Ok(text) => skep_config::parse_pbtxt(&text, &path.display().to_string())
                 .map_err(RuntimeError::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound && options.auto_complete => {
@@ -197,6 +200,12 @@ fn read(directory: &Path) -> Result<ModelFiles, String> {
 }
 
 fn parse(json: &str) -> Result<inference::ModelConfig, String> {
+    if json.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(format!(
+            "{CONFIG_PARAMETER} has {} bytes, expected at most {MAX_CONFIG_BYTES}",
+            json.len()
+        ));
+    }
     skep_config::parse_json(json, CONFIG_PARAMETER).map_err(|error| error.to_string())
 }
 

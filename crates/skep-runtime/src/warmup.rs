@@ -2,7 +2,7 @@
 //!
 //! Source: Triton, model configuration, `model_warmup`.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use bytes::Bytes;
 use skep_backend::Instance;
@@ -21,6 +21,9 @@ pub(crate) struct WarmupRun {
     count: u32,
     request: InferRequest,
 }
+
+/// What a client's request may have.
+const MAX_FILE_BYTES: u64 = 2 << 30;
 
 /// Builds the configured requests.
 pub(crate) fn prepare(
@@ -94,7 +97,7 @@ fn tensor(
         WarmupData::File(name) => {
             let path = directory.join(DATA_DIRECTORY).join(name);
             let rows = if batched { warmup.batch_size.max(1) } else { 1 };
-            let row = fs::read(&path).map_err(|e| {
+            let row = skep_host::read_file(&path, MAX_FILE_BYTES).map_err(|e| {
                 RuntimeError::invalid(format!("cannot read `{}`: {e}", path.display()))
             })?;
             // A file holds the data of one row, whatever the batch size.

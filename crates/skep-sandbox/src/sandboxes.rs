@@ -127,7 +127,7 @@ impl Starter {
         limit: Option<Duration>,
     ) -> Result<Self, BackendError> {
         let path = request.file.path();
-        let file = backend.needs_file().then(|| File::open(path));
+        let file = backend.needs_file().then(|| skep_host::open_file(path));
         let file = file.transpose().map_err(|error| {
             let text = format!("cannot read `{}`: {error}", path.display());
             BackendError::new(ErrorKind::InvalidModel, text)
