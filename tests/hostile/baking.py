@@ -13,7 +13,7 @@ from case import Case
 from http_client import get
 from process import MIB
 from stage import HANG_S, IS_BASELINE, ONE, PROCESS, Setup
-from tools import answered, floats, infer, post, status
+from tools import answered, floats, infer, post, remove_tree, status
 
 # A load may bake first.
 LOAD_S = 3 * HANG_S
@@ -180,13 +180,13 @@ def cache_gone(stage):
     load(stage)
     baked(stage)
     right(stage)
-    shutil.rmtree(stage.directory / "forms")
+    remove_tree(stage.directory / "forms")
     right(stage)
     unload(stage)
     load(stage)
     right(stage)
     unload(stage)
-    shutil.rmtree(stage.directory / "forms", ignore_errors=True)
+    remove_tree(stage.directory / "forms")
     (stage.directory / "forms").write_text("no directory")
     load(stage)
     right(stage)

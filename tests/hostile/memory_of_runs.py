@@ -128,8 +128,8 @@ def at_once(model, value, count):
 
 
 def between(stage):
-    """The run needs 128 MiB between an input and an output of a few bytes; half of it is within the bound."""
-    told = [f"128 MiB: {refused(infer(stage, 'intermediates', [ints('n', 32 * MIB)]))}"]
+    """The run needs 640 MiB between an input and an output of a few bytes; a few MiB are within the bound."""
+    told = [f"640 MiB: {refused(infer(stage, 'intermediates', [ints('n', 160 * MIB)]))}"]
     answer = infer(stage, "intermediates", [ints("n", MIB)])
     assert answer is not None and answer.status == 200, answer and answer.body
     assert answer.json["outputs"][0]["data"] == [-1.0]
@@ -166,10 +166,11 @@ def of_place(place):
     planner, process, names = WHERE[place]
     setup = Setup(f"runs-{place}", repository_of(planner, names, process), warm=warm(names))
     title = TITLES[planner] + (", in a worker process" if process else "")
-    peak = PEAK_MIB
+    # The engine of a worker process is bounded by that process's limit, which has room for what is loaded.
+    peak = PEAK_MIB + (160 if planner == "embedded" else 0)
 
     def case(name, what, attack, **more):
-        return Case(f"run-{name}-{place}", "memory of runs", f"{what}: {title}", setup, attack, peak_mib=peak, **more)
+        return Case(f"run-{name}-{place}", "memory of runs", f"{what}: {title}", setup, attack, **{"peak_mib": peak, **more})
 
     for name in names:
         values = values_for(name, planner)
@@ -178,12 +179,13 @@ def of_place(place):
         yield case(name, f"{shown}: {GRAPHS[name][1]}", sizes(name, values))
     yield case("outer", "`x` of `[1,200000]` into an output declared as `[n,n]`, 160 GB", outer(1))
     if planner != "runtime":
-        yield case("intermediates", "128 MiB between a small input and a small output", between)
+        yield case("intermediates", "640 MiB between a small input and a small output", between, peak_mib=peak + 256)
     if place in ("planned", "embedded", "planned-sandboxed"):
         yield case("outer-at-once", "the same, eight at once", outer(8))
         yield case("at-once", f"10^13 into {names[0]}, eight at once", at_once(names[0], IMPOSSIBLE, 8))
     if place in ("planned", "planned-sandboxed"):
-        yield case("strings", "a million texts of 1 KiB between a small input and a small output", texts)
+        # What texts hold is memory of C++ that no allocator of tensors sees.
+        yield case("strings", "a million texts of 1 KiB between a small input and a small output", texts, peak_mib=1280)
 
 
 CASES = [case for place in WHERE for case in of_place(place)]

@@ -187,7 +187,6 @@ ON_88F05DD = {
     "tensor-pipe": "no answer within 5 s",
     "tensor-other": "all right",
     "cache-junk": "all right",
-    "mapped-truncated": "ended by SIGBUS",
     "mapped-truncated-store": "all right",
     "mapped-changed": "answered wrongly, with the changed bytes",
     "model-truncated": "all right",

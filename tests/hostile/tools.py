@@ -4,9 +4,11 @@ import collections
 import contextlib
 import http.client
 import json
+import shutil
 import socket
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -23,6 +25,14 @@ CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
            ("grpc.use_local_subchannel_pool", 1), ("grpc.max_metadata_size", 64 * MIB)]
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SERVICE = "/inference.GRPCInferenceService/"
+
+
+def remove_tree(path):
+    """Removes a directory although a server writes into it: what it adds meanwhile goes with the next look."""
+    deadline = time.monotonic() + HANG_S
+    while path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        assert time.monotonic() < deadline, f"{path} is still there"
 
 
 def post(address, path, body=b"", headers=None, hang_s=HANG_S):

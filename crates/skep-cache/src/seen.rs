@@ -70,6 +70,8 @@ mod tests {
     use skep_store::{Description, Wanted};
     use skep_types::DataType;
 
+    use std::fs;
+
     use super::*;
     use crate::{Begun, Cache, ErrorKind, Form, Found, Key, Role};
 

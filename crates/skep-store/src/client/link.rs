@@ -26,6 +26,9 @@ use crate::{
 /// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a daemon may take to welcome a connection, which needs no work: one that is stopped must not keep a load.
+const WELCOMING: Duration = Duration::from_secs(5);
+
 /// How long a daemon may take for each message that restricts a connection.
 const RESTRICTING: Duration = Duration::from_secs(10);
 
@@ -113,7 +116,7 @@ impl Link {
     /// Says hello.
     pub(super) fn new(stream: UnixStream) -> Result<Self, StoreError> {
         let socket = Connection::new(stream);
-        socket.set_patience(Some(PATIENCE), PATIENCE)?;
+        socket.set_patience(Some(WELCOMING), WELCOMING)?;
         // A daemon that has no room says so at once, and listens to nobody.
         let sent = socket.send(&Request::Hello.encode(), None);
         let Some((body, _)) = socket.receive()? else {
