@@ -56,6 +56,7 @@ impl MemoryBudget {
         Charge {
             budget: Some(Arc::clone(self)),
             bytes: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             shared: OnceLock::new(),
         }
     }
@@ -76,6 +77,26 @@ impl MemoryBudget {
     fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
+
+    /// What charges take at once of a budget that has room for many such.
+    const fn step(&self) -> usize {
+        if self.limit >= LARGE_BUDGET {
+            STEP_BYTES
+        } else {
+            1
+        }
+    }
+}
+
+/// A small request and its answer: they touch the budget twice.
+const STEP_BYTES: usize = 4096;
+const LARGE_BUDGET: usize = 256 * STEP_BYTES;
+
+/// Takes at most `bytes` away; how many there were.
+fn take_from(counter: &AtomicUsize, bytes: usize) -> usize {
+    let rest = |held: usize| Some(held.saturating_sub(bytes));
+    let held = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+    held.unwrap_or(0).min(bytes)
 }
 
 /// What one request holds of a budget; given back when it is dropped.
@@ -84,6 +105,8 @@ pub struct Charge {
     /// `None` of what nobody bounds.
     budget: Option<Arc<MemoryBudget>>,
     bytes: AtomicUsize,
+    /// What it has taken of the budget: `bytes`, and room for the next ones.
+    held: AtomicUsize,
     /// A charge that is shared with others, for memory that is.
     shared: OnceLock<Arc<Charge>>,
 }
@@ -95,6 +118,7 @@ impl Charge {
         Self {
             budget: None,
             bytes: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             shared: OnceLock::new(),
         }
     }
@@ -111,10 +135,32 @@ impl Charge {
     /// [`OverBudget`] when they do not fit; nothing is taken then.
     pub fn add(&self, bytes: usize) -> Result<(), OverBudget> {
         if let Some(budget) = &self.budget {
-            budget.take(bytes)?;
+            let held = self.held.load(Ordering::Relaxed);
+            let after = self.bytes.load(Ordering::Relaxed).saturating_add(bytes);
+            if let Some(more) = after.checked_sub(held).filter(|more| *more > 0) {
+                // The budget is shared with every processor, a charge is mostly one's own.
+                let step = more.checked_next_multiple_of(budget.step()).unwrap_or(more);
+                let taken = match budget.take(step) {
+                    Ok(()) => step,
+                    Err(_) => budget.take(more).map(|()| more)?,
+                };
+                self.held.fetch_add(taken, Ordering::Relaxed);
+            }
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Gives back room that is more than a step.
+    fn settle(&self) {
+        let Some(budget) = &self.budget else { return };
+        let held = self.held.load(Ordering::Relaxed);
+        let room = held.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        let given = room - room % budget.step();
+        if given > 0 {
+            self.held.fetch_sub(given, Ordering::Relaxed);
+            budget.give_back(given);
+        }
     }
 
     /// Whether `bytes` could ever fit, with nothing else in use.
@@ -134,51 +180,46 @@ impl Charge {
 
     /// Gives `bytes` of it back before its end; at most what it holds.
     pub fn give_back(&self, bytes: usize) {
-        let take = |held: usize| Some(held.saturating_sub(bytes));
-        let held = self
-            .bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .unwrap_or(0);
-        if let Some(budget) = &self.budget {
-            budget.give_back(held.min(bytes));
-        }
+        take_from(&self.bytes, bytes);
+        self.settle();
     }
 
     /// Gives everything back.
     pub fn clear(&self) {
-        let held = self.bytes.swap(0, Ordering::Relaxed);
-        if let Some(budget) = &self.budget {
+        self.bytes.store(0, Ordering::Relaxed);
+        let held = self.held.swap(0, Ordering::Relaxed);
+        if let Some(budget) = &self.budget
+            && held > 0
+        {
             budget.give_back(held);
         }
     }
 
     /// Gives back what it holds beyond `bytes`.
     pub fn shrink_to(&self, bytes: usize) {
-        let held = self.bytes.fetch_min(bytes, Ordering::Relaxed);
-        if let Some(budget) = &self.budget {
-            budget.give_back(held.saturating_sub(bytes));
-        }
+        self.bytes.fetch_min(bytes, Ordering::Relaxed);
+        self.settle();
     }
 
     /// Moves `bytes` of it, at most what it holds, into a charge of their own.
     #[must_use]
     pub fn split(&self, bytes: usize) -> Self {
-        let take = |held: usize| Some(held.saturating_sub(bytes));
-        let held = self
-            .bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .unwrap_or(0);
+        let moved = take_from(&self.bytes, bytes);
+        let held = take_from(&self.held, moved);
         Self {
             budget: self.budget.clone(),
-            bytes: AtomicUsize::new(held.min(bytes)),
+            bytes: AtomicUsize::new(moved),
+            held: AtomicUsize::new(held),
             shared: OnceLock::new(),
         }
     }
 
     /// Takes over all that `other`, a charge against the same budget, holds.
     pub fn absorb(&self, other: &Self) {
-        let held = other.bytes.swap(0, Ordering::Relaxed);
-        self.bytes.fetch_add(held, Ordering::Relaxed);
+        let bytes = other.bytes.swap(0, Ordering::Relaxed);
+        let held = other.held.swap(0, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.held.fetch_add(held, Ordering::Relaxed);
     }
 
     /// Keeps a charge that others keep too, for memory that all of them point into, until this one is dropped. Only the
@@ -193,6 +234,7 @@ impl Charge {
         Self {
             budget: self.budget.clone(),
             bytes: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             shared: OnceLock::new(),
         }
     }
@@ -252,6 +294,31 @@ mod tests {
         second.shrink_to(5);
         assert_eq!((second.bytes(), budget.used()), (3, 3));
         drop(second);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_large_budget_is_taken_in_steps() {
+        let budget = MemoryBudget::new(LARGE_BUDGET);
+        let charge = budget.charge();
+        for _ in 0..10 {
+            assert_eq!(charge.add(100), Ok(()));
+        }
+        assert_eq!((charge.bytes(), budget.used()), (1000, STEP_BYTES));
+        assert_eq!(charge.add(STEP_BYTES), Ok(()));
+        let other = charge.split(5000);
+        assert_eq!((charge.bytes(), other.bytes()), (96, 5000));
+        assert_eq!(budget.used(), 2 * STEP_BYTES);
+        drop(other);
+        charge.give_back(96);
+        assert_eq!((charge.bytes(), budget.used()), (0, 2 * STEP_BYTES - 5000));
+        // The last bytes are had without a whole step.
+        let rest = LARGE_BUDGET - budget.used();
+        let last = budget.charge();
+        assert_eq!(last.add(rest - 1), Ok(()));
+        assert_eq!(last.add(1), Ok(()));
+        assert!(last.add(1).is_err());
+        drop((charge, last));
         assert_eq!(budget.used(), 0);
     }
 

@@ -123,6 +123,7 @@ impl Link {
             sent?;
             return Err(StoreError::disconnected("it ended before a welcome"));
         };
+        socket.set_patience(Some(PATIENCE), PATIENCE)?;
         match Reply::decode(&body)? {
             Reply::Welcome(tenant) => Ok(Self {
                 connection: Mutex::new(()),
