@@ -30,6 +30,9 @@ fn refusal<T>(outcome: Result<T, StoreError>) -> String {
     error.to_string()
 }
 
+/// What a process tries, and how.
+type Try<'a> = (&'a str, &'a dyn Fn(&Store) -> String);
+
 #[test]
 fn a_model_gets_its_own_tensors_through_a_restricted_connection() {
     with_both(|store| {
@@ -81,7 +84,7 @@ fn everything_else_is_refused_and_ends_that_connection_alone() {
         let there = there.expect("a lease");
         let neighbour = restricted(store, own);
         let foreign_name = foreign[0].digest.to_string();
-        let tries: [(&str, &dyn Fn(&Store) -> String); 5] = [
+        let tries: [Try<'_>; 5] = [
             ("a list of tensors", &|inner| refusal(inner.ls(&GENERAL))),
             ("dropping idle tensors", &|inner| {
                 refusal(inner.gc(&GENERAL))
