@@ -39,12 +39,12 @@ MESSAGE = infer_message("wide", shape=(1, 1), data=bytes(4))
 
 
 def http1(stage):
-    """As many connections as answers; none is read."""
+    """As many connections as answers; none is read. Those that are refused for memory close at once."""
     with contextlib.ExitStack() as stack:
         readers = []
         for _ in range(COUNT):
             reader = stack.enter_context(contextlib.closing(open_socket(stage.http, receive_buffer=4096)))
-            reader.sendall(head(PATH, len(BODY)) + BODY)
+            reader.sendall(head(PATH, len(BODY), Connection="close") + BODY)
             readers.append(reader)
         for reader in readers:
             # Its answer has begun, or it is given up already.

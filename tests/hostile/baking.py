@@ -59,7 +59,8 @@ def unload(stage, model="m"):
 
 
 def manifests(stage):
-    return list((stage.directory / "forms").rglob("manifest"))
+    """Of the forms in the cache. Directories may go while they are looked at, which `rglob` does not bear."""
+    return [directory for directory, _, files in os.walk(stage.directory / "forms") if "manifest" in files]
 
 
 def baked(stage, count=1):

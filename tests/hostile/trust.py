@@ -228,11 +228,19 @@ def junk(stage):
                 (directory / ("x" * 200)).write_bytes(b"")
 
 
-def truncated(stage):
-    """Files of tensors that a model has mapped are cut to nothing while it answers."""
+def mapped_files(stage, pid):
+    """The cache's files that a process has mapped."""
+    maps = {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
+    return {name for name in maps if name.startswith(str(stage.directory / "forms"))}
+
+
+def truncated_in_store(stage):
+    """Files of tensors are cut to nothing while models answer that have them from the store, and not from the files any more."""
     for name, value in (("a", A), ("b", B)):
         load(stage, name)
         right(stage, name, SIZE, value)
+    moved = [f"models/{name}/1/model.onnx` are in the tensor store" for name in "ab"]
+    stage.wait(lambda: all(any(text in line for line in stage.server.lines) for text in moved), "the store has the tensors")
     for path in tensors(stage):
         os.truncate(path, 0)
     told = []
@@ -291,8 +299,7 @@ def what_workers_map(stage):
     for pid in pids:
         opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
         assert not [name for name in opened if name.startswith(cache)], opened
-        maps = {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
-        mapped.append({name for name in maps if name.startswith(cache)})
+        mapped.append(mapped_files(stage, pid))
     assert not mapped[0] & mapped[1], mapped
     for name in ("a", "b"):
         unload(stage, name)
@@ -405,7 +412,8 @@ CASES = [
     case("tensor-pipe", "tensors that are pipes, which nobody writes", THREAD, changed(pipes)),
     case("tensor-other", "the weights of one model under the digest of the other's", THREAD, changed(one_tensor_for_the_other)),
     case("cache-junk", "thousands of things in the cache that are not its own", THREAD, changed(junk)),
-    case("mapped-truncated-store", "files of a running model's weights are cut to nothing, where the store has them", THREAD, truncated),
+    case("mapped-truncated-store", "files of a running model's weights are cut to nothing, where the store has them", THREAD,
+         truncated_in_store),
     case("mapped-changed", "files of a running model's weights get other bytes", NO_STORE, changed_while_mapped),
     case("model-truncated", "the model's own file is cut to nothing while it answers", THREAD, model_cut_short),
     case("worker-maps", "what two models' workers have open and mapped", WORKER, what_workers_map),

@@ -7,7 +7,7 @@ use skep_tensor::{Refused, RunCharge};
 use crate::{
     Recording, RunPlan,
     region::Region,
-    scope::{self, Recorded},
+    scope,
 };
 
 /// Where the blocks of a run come from.
@@ -77,25 +77,27 @@ impl Arena {
     pub fn run<T>(
         &mut self,
         how: Use<'_>,
-        charge: RunCharge,
+        charge: &mut RunCharge,
         run: impl FnOnce() -> T,
     ) -> (T, Outcome) {
         let mut without_plan = None;
         let (mut region, mut recorded) = (None, None);
         match how {
             Use::Heap => {}
-            Use::Record => recorded = Some(Recorded::default()),
+            Use::Record => recorded = Some(Box::default()),
             Use::Replay(plan) => {
                 region = self.prepare(plan);
                 without_plan = region.is_none().then_some(0);
             }
         }
-        let scope = Scope::enter(scope::Run::new(region.clone(), recorded, charge));
+        let taken = std::mem::take(charge);
+        let scope = Scope::enter(scope::Run::new(region.clone(), recorded, taken));
         let result = run();
         let mut run = scope.leave();
+        *charge = std::mem::take(&mut run.charge);
         let mut outcome = Outcome {
             peak: run.peak,
-            recording: run.recorded.as_mut().and_then(Recorded::finish),
+            recording: run.recorded.as_mut().and_then(|run| run.finish()),
             deviation: without_plan,
             unplanned: run.unplanned,
             outlived: false,
@@ -201,7 +203,7 @@ mod tests {
     const SIZES: [usize; 3] = [3000, 5000, 2000];
 
     fn planned(arena: &mut Arena) -> Arc<RunPlan> {
-        let ((), outcome) = arena.run(Use::Record, free_of_charge(), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Record, &mut free_of_charge(), || run(SIZES));
         let recording = outcome.recording.expect("a recording");
         assert_eq!((recording.peak(), outcome.peak), (8000, 8000));
         let places = [Some(0), Some(3008), Some(0)];
@@ -214,7 +216,7 @@ mod tests {
         let plan = planned(&mut arena);
         assert_eq!(arena.reserved(), 0);
         for _ in 0..3 {
-            let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
+            let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
                 run(SIZES);
                 assert_eq!(malloc(0), std::ptr::null_mut());
             });
@@ -236,7 +238,7 @@ mod tests {
             budget: None,
         };
         for how in [Use::Heap, Use::Record, Use::Replay(&plan)] {
-            let ((), outcome) = arena.run(how, bound.begin(0), || {
+            let ((), outcome) = arena.run(how, &mut bound.begin(0), || {
                 let first = malloc(3000);
                 assert!(malloc(5000).is_null() && malloc(usize::MAX).is_null());
                 let second = malloc(4999);
@@ -251,26 +253,57 @@ mod tests {
             assert_eq!((refused.bytes, refused.limit), (8000, Limit::Model(7_999)));
             assert_eq!(outcome.peak, 7_999);
         }
-        let ((), outcome) = arena.run(Use::Heap, bound.begin(0), || run([3000, 4999, 100]));
+        let ((), outcome) = arena.run(Use::Heap, &mut bound.begin(0), || run([3000, 4999, 100]));
         assert_eq!(outcome.refused, None);
+    }
+
+    #[test]
+    fn small_blocks_beyond_the_first_thousand_count_for_more_than_their_bytes() {
+        let mut arena = Arena::new();
+        let bound = RunBound {
+            limit_bytes: Some(1 << 20),
+            budget: None,
+        };
+        for how in [Use::Heap, Use::Record] {
+            let (blocks, outcome) = arena.run(how, &mut bound.begin(0), || {
+                let blocks: Vec<_> = std::iter::repeat_with(|| malloc(4))
+                    .take(1 << 18)
+                    .take_while(|block| !block.is_null())
+                    .collect();
+                for block in &blocks {
+                    // SAFETY: live, and not used again.
+                    unsafe { free(*block) };
+                }
+                // What is freed counts no more.
+                let block = malloc(1 << 19);
+                assert!(!block.is_null());
+                // SAFETY: as above.
+                unsafe { free(block) };
+                blocks.len()
+            });
+            // 1 MiB is 1024 blocks of 4 bytes, and 4017 of 260.
+            assert!((5000..5100).contains(&blocks), "{how:?}: {blocks}");
+            assert_eq!(outcome.peak, 1 << 19);
+            assert!(outcome.refused.is_some());
+        }
     }
 
     #[test]
     fn a_run_that_deviates_is_served_by_the_heap_and_says_so() {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
             run([3000, 5001, 2000])
         });
         assert_eq!((outcome.deviation, outcome.unplanned), (Some(1), 2));
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
             run(SIZES);
             run(SIZES);
         });
         assert_eq!((outcome.deviation, outcome.unplanned), (Some(3), 3));
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || ());
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || ());
         assert_eq!((outcome.deviation, outcome.unplanned), (Some(0), 0));
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, None, "the next one is planned again");
     }
 
@@ -279,7 +312,7 @@ mod tests {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
         let kept = |arena: &mut Arena| {
-            let (block, outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || {
+            let (block, outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
                 let block = malloc(3000);
                 // SAFETY: so many bytes are ours.
                 unsafe { block.write_bytes(7, 3000) };
@@ -289,7 +322,7 @@ mod tests {
             block
         };
         let (first, second) = (kept(&mut arena), kept(&mut arena));
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, None);
         drop(arena);
         for block in [first, second] {
@@ -329,12 +362,12 @@ mod tests {
         let end = |block: usize| unsafe { free(block as *mut u8) };
 
         let mut arena = Arena::new();
-        let ((), outcome) = arena.run(Use::Record, free_of_charge(), || end(run()[1]));
+        let ((), outcome) = arena.run(Use::Record, &mut free_of_charge(), || end(run()[1]));
         let recording = outcome.recording.expect("a recording");
         let places = [Some(0), Some(4 * page as u64 + 64)];
         let plan = Arc::new(RunPlan::new(&recording, &places).expect("a plan"));
         for how in [Use::Record, Use::Replay(&plan)] {
-            let ([freed, kept], _) = arena.run(how, free_of_charge(), run);
+            let ([freed, kept], _) = arena.run(how, &mut free_of_charge(), run);
             assert!(of(freed).iter().all(|byte| *byte == 0), "{how:?}");
             assert!(of(kept).iter().all(|byte| *byte == 7), "{how:?}");
             end(kept);
@@ -347,7 +380,7 @@ mod tests {
         let mut arena = Arena::new();
         let plan = planned(&mut arena);
         let left = catch_unwind(AssertUnwindSafe(|| {
-            arena.run(Use::Replay(&plan), free_of_charge(), || {
+            arena.run(Use::Replay(&plan), &mut free_of_charge(), || {
                 std::panic::panic_any(malloc(3000) as usize);
             })
         }));
@@ -355,7 +388,7 @@ mod tests {
             .expect_err("a panic")
             .downcast::<usize>()
             .expect("an address");
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, None, "in a region of its own");
         // SAFETY: the block of the panic is live, and not used again.
         unsafe { free(block as *mut u8) };
@@ -371,7 +404,7 @@ mod tests {
                     let plan = planned(&mut arena);
                     for _ in 0..200 {
                         let ((), outcome) =
-                            arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
+                            arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
                         assert_eq!((outcome.deviation, outcome.peak), (None, 8000));
                     }
                 });
@@ -384,7 +417,7 @@ mod tests {
     fn what_other_threads_hold_of_earlier_runs_stays_theirs() {
         let [first, second, third] = SIZES;
         let kept = |how: Use<'_>, arena: &mut Arena, with: u8| {
-            let (blocks, _) = arena.run(how, free_of_charge(), || {
+            let (blocks, _) = arena.run(how, &mut free_of_charge(), || {
                 let blocks = [first, second].map(|size| (malloc(size), size));
                 for (block, size) in blocks {
                     // SAFETY: so many bytes are ours.
@@ -409,7 +442,7 @@ mod tests {
                             sender.send(block).expect("somebody listens");
                         }
                         let ((), outcome) =
-                            arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
+                            arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
                         assert_eq!(outcome.deviation, None);
                     }
                 });
@@ -436,11 +469,11 @@ mod tests {
     #[test]
     fn a_plan_that_no_memory_can_hold_is_served_by_the_heap() {
         let mut arena = Arena::new();
-        let ((), outcome) = arena.run(Use::Record, free_of_charge(), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Record, &mut free_of_charge(), || run(SIZES));
         let recording = outcome.recording.expect("a recording");
         let far = [Some(0), Some(1 << 60), None];
         let plan = Arc::new(RunPlan::new(&recording, &far).expect("a plan"));
-        let ((), outcome) = arena.run(Use::Replay(&plan), free_of_charge(), || run(SIZES));
+        let ((), outcome) = arena.run(Use::Replay(&plan), &mut free_of_charge(), || run(SIZES));
         assert_eq!(outcome.deviation, Some(0));
     }
 }

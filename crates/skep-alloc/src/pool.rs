@@ -128,7 +128,7 @@ mod tests {
         let recording = Recording::new(vec![Event::Malloc(bytes), Event::Free(0)]);
         let recording = recording.expect("a recording");
         let plan = Arc::new(RunPlan::new(&recording, &[Some(0)]).expect("a plan"));
-        arena.run(Use::Replay(&plan), RunBound::default().begin(0), || ());
+        arena.run(Use::Replay(&plan), &mut RunBound::default().begin(0), || ());
         arena
     }
 

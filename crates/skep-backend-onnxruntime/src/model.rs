@@ -189,7 +189,7 @@ impl OrtModel {
         let values = views.iter().map(|view| input(self.backend.runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let options = self.run_options().map_err(error::run)?;
-        let charge = self.bound.begin(0);
+        let charge = &mut self.bound.begin(0);
         let (ran, outcome) = Arena::new().run(Use::Record, charge, || {
             let runs = &mut Runs::default();
             self.run(runs, &options, &values, &views, &mut slots, true)
@@ -284,7 +284,7 @@ impl OrtModel {
             let ran = match class {
                 Some((plans, class)) => {
                     let beside = held.saturating_add(string_bytes(inputs));
-                    runs.run(plans, &class, self.bound.begin(beside), run)
+                    runs.run(plans, &class, (&self.bound, beside), run)
                 }
                 None => run(),
             };

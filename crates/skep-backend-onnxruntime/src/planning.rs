@@ -14,7 +14,7 @@ use skep_alloc::{ALIGNMENT, Arena, Need, Outcome, Pool, Recording, RunPlan, Usag
 use skep_backend::{OutputSlot, RunMemory};
 use skep_config::MemoryPlanner;
 use skep_planner::{Budget, Buffer, Problem, auto};
-use skep_tensor::{RunCharge, TensorView};
+use skep_tensor::{RunBound, RunCharge, TensorView};
 use smallvec::SmallVec;
 
 use crate::{error, ffi::ApiError};
@@ -205,6 +205,8 @@ pub(crate) struct Runs {
     figures: RunMemory,
     /// CPU time of the last run, where it was measured.
     cpu_time: Option<Duration>,
+    /// Kept from run to run.
+    charge: Option<RunCharge>,
 }
 
 impl Runs {
@@ -221,15 +223,18 @@ impl Runs {
         self.figures
     }
 
-    /// Carries out a run of this class, with its intermediate tensors where its plan has them, and as many as `charge` allows.
+    /// Carries out a run of this class, with its intermediate tensors where its plan has them, and as many as `bound` allows
+    /// beside so many bytes; always the same bound.
     pub(crate) fn run<T>(
         &mut self,
         plans: &Plans,
         key: &ShapeClass,
-        charge: RunCharge,
+        (bound, beside): (&RunBound, u64),
         run: impl FnOnce() -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         let (plan, record) = plans.begin(key);
+        let charge = self.charge.get_or_insert_with(|| bound.begin(0));
+        charge.renew(beside);
         let (result, outcome) = match &plan {
             _ if record => Arena::new().run(Use::Record, charge, run),
             None => Arena::new().run(Use::Heap, charge, run),
@@ -240,6 +245,7 @@ impl Runs {
                 ran
             }
         };
+        charge.renew(0);
         // What a run allocated that ended early is neither its class's sequence nor a deviation from it.
         let filled = result.map_err(|failure| match outcome.refused {
             // The library knows of a lack of memory alone.
@@ -309,8 +315,6 @@ pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
 #[cfg(test)]
 mod tests {
     use skep_alloc::Event;
-    use skep_tensor::RunBound;
-
     use super::*;
 
     /// Reserved bytes are those of the process: tests that map memory take turns.
@@ -329,7 +333,7 @@ mod tests {
             allocate(shape);
             Ok(())
         };
-        runs.run(plans, &class(shape), RunBound::default().begin(0), run)
+        runs.run(plans, &class(shape), (&RunBound::default(), 0), run)
             .expect("no error");
     }
 
@@ -403,7 +407,7 @@ mod tests {
         let mut runs = Runs::default();
         let fail = |runs: &mut Runs| {
             let failed = || Err::<(), _>(error::inconsistent("on purpose"));
-            runs.run(&plans, &class(1), RunBound::default().begin(0), failed)
+            runs.run(&plans, &class(1), (&RunBound::default(), 0), failed)
                 .is_err()
         };
         assert!(fail(&mut runs));

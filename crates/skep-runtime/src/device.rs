@@ -54,9 +54,17 @@ struct State {
     tenants: Vec<Weak<dyn Tenant>>,
     /// Where the share may want to be called; without a timer it lends when something else happens.
     appointment: Option<Appointment>,
+    /// The latest moment that the share was told: moments are taken before the lock, and it must not see time go back.
+    now: Time,
 }
 
 impl State {
+    /// It is `now`, or later.
+    fn advance(&mut self, now: Time) -> Time {
+        self.now = self.now.max(now);
+        self.now
+    }
+
     /// Lets the share be called when it wants to.
     fn appoint(&mut self, now: Time) {
         if let Some(appointment) = &mut self.appointment
@@ -85,6 +93,7 @@ impl Device {
                     share: DeviceShare::new(slots).with_min_turn(min_turn),
                     tenants: Vec::new(),
                     appointment: timer.ok().map(|timer| Appointment::new(timer, alarm)),
+                    now: Time::ZERO,
                 }),
             }
         })
@@ -104,7 +113,7 @@ impl Alarm for Device {
         if let Some(appointment) = &mut state.appointment {
             appointment.rung();
         }
-        let now = clock::now();
+        let now = state.advance(clock::now());
         state.share.handle_timeout(now, &mut grants);
         state.appoint(now);
         for id in &grants {
@@ -189,7 +198,7 @@ impl Seat {
             wanted: true,
             ..SlotNews::default()
         };
-        let is_there = seat.tell(news, &mut pending);
+        let is_there = seat.tell(clock::now(), news, &mut pending);
         pending.deliver();
         if !is_there {
             visitor.wait();
@@ -200,12 +209,11 @@ impl Seat {
         }
     }
 
-    /// Tells the news; whether a slot is granted to this very tenant.
-    pub(crate) fn tell(&self, news: SlotNews, pending: &mut PendingGrants) -> bool {
+    /// Tells the news of a moment; whether a slot is granted to this very tenant.
+    pub(crate) fn tell(&self, now: Time, news: SlotNews, pending: &mut PendingGrants) -> bool {
         let mut grants = Grants::new();
         let mut state = self.device.lock();
-        // Under the lock: moments must not go back.
-        let now = clock::now();
+        let now = state.advance(now);
         if let Some(threads) = news.threads {
             state.share.set_threads(self.id, threads);
         }
@@ -241,7 +249,7 @@ impl Drop for Seat {
         let mut pending = PendingGrants::default();
         let mut grants = Grants::new();
         let mut state = self.device.lock();
-        let now = clock::now();
+        let now = state.advance(clock::now());
         state.share.leave(self.id, now, &mut grants);
         state.appoint(now);
         self.note(&state, &grants, &mut pending);
@@ -259,11 +267,12 @@ pub(crate) struct Occupied {
 impl Drop for Occupied {
     fn drop(&mut self) {
         let mut pending = PendingGrants::default();
+        let now = clock::now();
         let news = SlotNews {
-            released: Some(clock::now().since(self.since)),
+            released: Some(now.since(self.since)),
             ..SlotNews::default()
         };
-        self.seat.tell(news, &mut pending);
+        self.seat.tell(now, news, &mut pending);
         pending.deliver();
     }
 }

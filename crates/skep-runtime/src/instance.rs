@@ -279,7 +279,8 @@ impl Worker {
         };
         let gathered = clock::now();
         let wanted = self.wanted(jobs);
-        let (mut slots, _charge) = self.slots(inputs, &wanted)?;
+        let mut slots = Slots::new();
+        let _charge = self.prepare(inputs, &wanted, &mut slots)?;
         let views: SmallVec<[TensorView<'_>; 4]> = inputs.iter().map(Tensor::view).collect();
         let run = instance.execute(&views, &mut slots);
         if let Some(memory) = instance.memory() {
@@ -328,16 +329,18 @@ impl Worker {
             .collect()
     }
 
-    /// Where the outputs go, and what the prepared ones among them are charged with while the model runs.
-    fn slots(
+    /// Adds where the outputs go; what the prepared ones among them are charged with while the model runs.
+    fn prepare(
         &self,
         inputs: &[Tensor],
         wanted: &[usize],
-    ) -> Result<(Slots, RunCharge), BackendError> {
+        slots: &mut Slots,
+    ) -> Result<RunCharge, BackendError> {
         let shapes: SmallVec<[&Shape; 4]> = inputs.iter().map(Tensor::shape).collect();
         let Some(known) = self.model.output_shapes(&shapes) else {
             let slot = |&index: &usize| OutputSlot::new(self.interface.outputs[index].position);
-            return Ok((wanted.iter().map(slot).collect(), RunCharge::default()));
+            slots.extend(wanted.iter().map(slot));
+            return Ok(RunCharge::default());
         };
         let of = |&index: &usize| {
             let port = &self.interface.outputs[index];
@@ -349,11 +352,10 @@ impl Worker {
         });
         // Before any memory is taken: the system lends more than it has.
         let charge = self.bound.admit(bytes.fold(0, u64::saturating_add))?;
-        let slot = |(position, datatype, shape): (usize, _, &Shape)| {
-            OutputSlot::prepared(position, datatype, shape.clone())
-        };
-        let slots = wanted.iter().map(of).map(slot);
-        Ok((slots.collect::<Result<_, _>>()?, charge))
+        for (position, datatype, shape) in wanted.iter().map(of) {
+            slots.push(OutputSlot::prepared(position, datatype, shape.clone())?);
+        }
+        Ok(charge)
     }
 
     /// The outputs of each job, in the order that its client wants.

@@ -99,13 +99,13 @@ impl RunBound {
     /// A run begins that holds `beside` bytes already, such as prepared outputs that somebody else has charged.
     #[must_use]
     pub fn begin(&self, beside: u64) -> RunCharge {
-        RunCharge {
+        let mut charge = RunCharge {
             limit_bytes: self.limit_bytes,
             charge: self.budget.as_ref().map(MemoryBudget::charge),
-            beside,
-            admitted: UNCOUNTED_BYTES
-                .min(self.limit_bytes.unwrap_or(u64::MAX).saturating_sub(beside)),
-        }
+            ..RunCharge::default()
+        };
+        charge.renew(beside);
+        charge
     }
 }
 
@@ -120,6 +120,19 @@ pub struct RunCharge {
 }
 
 impl RunCharge {
+    /// The run is over, and what it took is given back; another one by the same bound begins, that holds `beside` bytes already.
+    /// Cheaper than [`RunBound::begin`]: nothing shared is touched.
+    pub fn renew(&mut self, beside: u64) {
+        if let Some(charge) = &self.charge
+            && charge.bytes() > 0
+        {
+            charge.clear();
+        }
+        self.beside = beside;
+        let limit = self.limit_bytes.unwrap_or(u64::MAX);
+        self.admitted = UNCOUNTED_BYTES.min(limit.saturating_sub(beside));
+    }
+
     /// Whether the run may hold `bytes` in all, beside those that it began with.
     ///
     /// # Errors
@@ -216,6 +229,9 @@ mod tests {
         let refused = run.admit(43 * MIB).expect_err("over the budget");
         assert_eq!(refused.limit, Limit::Node(MIB));
         assert!(refused.to_string().contains("--max-request-memory"));
+        run.renew(0);
+        assert_eq!(budget.used(), 0, "another one begins");
+        assert_eq!((run.admit(2 * MIB), budget.used()), (Ok(()), 16 << 20));
         drop(run);
         assert_eq!(budget.used(), 0);
     }

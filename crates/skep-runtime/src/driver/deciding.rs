@@ -87,7 +87,7 @@ impl Driver {
                 }
                 Output::Dispatch { .. } | Output::Reject { .. } => true,
             });
-            if news.is_none() || !seat.tell(news, &mut pending) {
+            if news.is_none() || !seat.tell(state.now, news, &mut pending) {
                 return pending;
             }
             news = SlotNews::default();
@@ -96,7 +96,8 @@ impl Driver {
     }
 
     /// An execution is over of which the scheduler knows nothing any more.
-    pub(super) fn give_back_slot(&self, state: MutexGuard<'_, State>, took: Duration) {
+    pub(super) fn give_back_slot(&self, mut state: MutexGuard<'_, State>, took: Duration) {
+        state.now = state.now.max(clock::now());
         self.conclude(state, Outputs::new(), Some(took), None);
     }
 

@@ -64,16 +64,16 @@ struct RequestJson<'a> {
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
-    inputs: AtMost<InputJson<'a>, MAX_TENSORS>,
+    inputs: AtMost<[InputJson<'a>; 0], MAX_TENSORS>,
     #[serde(borrow, default)]
-    outputs: Option<AtMost<OutputJson<'a>, MAX_TENSORS>>,
+    outputs: Option<AtMost<[OutputJson<'a>; 0], MAX_TENSORS>>,
 }
 
 #[derive(Deserialize)]
 struct InputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    shape: AtMost<i64, MAX_DIMS>,
+    shape: AtMost<[i64; 6], MAX_DIMS>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
     #[serde(default)]

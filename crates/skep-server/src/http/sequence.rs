@@ -6,29 +6,35 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, SeqAccess, Visitor},
 };
-use smallvec::SmallVec;
+use smallvec::{Array, SmallVec};
 
-/// An array of at most `MOST` elements.
-#[derive(Debug)]
-pub(super) struct AtMost<T, const MOST: usize>(pub(super) SmallVec<[T; 6]>);
+/// An array of at most `MOST` elements, of which those that fit into an `A` are kept in place. What is parsed moves several
+/// times: only small elements belong there.
+pub(super) struct AtMost<A: Array, const MOST: usize>(pub(super) SmallVec<A>);
 
-impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for AtMost<T, MOST> {
+impl<'de, A: Array, const MOST: usize> Deserialize<'de> for AtMost<A, MOST>
+where
+    A::Item: Deserialize<'de>,
+{
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Elements<T, const MOST: usize>(PhantomData<T>);
+        struct Elements<A, const MOST: usize>(PhantomData<A>);
 
-        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Elements<T, MOST> {
-            type Value = AtMost<T, MOST>;
+        impl<'de, A: Array, const MOST: usize> Visitor<'de> for Elements<A, MOST>
+        where
+            A::Item: Deserialize<'de>,
+        {
+            type Value = AtMost<A, MOST>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a sequence")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+            fn visit_seq<S: SeqAccess<'de>>(self, mut array: S) -> Result<Self::Value, S::Error> {
                 let mut elements = SmallVec::new();
                 while let Some(element) = array.next_element()? {
                     if elements.len() == MOST {
                         let text = format!("an array has more than {MOST} elements");
-                        return Err(A::Error::custom(text));
+                        return Err(S::Error::custom(text));
                     }
                     elements.push(element);
                 }
@@ -78,7 +84,7 @@ mod tests {
 
     #[test]
     fn arrays_end_at_their_bound() {
-        let read = |text| serde_json::from_str::<AtMost<i64, 3>>(text).map(|all| all.0.to_vec());
+        let read = |text| serde_json::from_str::<AtMost<[i64; 6], 3>>(text).map(|all| all.0.to_vec());
         assert_eq!(read("[1,2,3]").ok(), Some(vec![1, 2, 3]));
         let error = read("[1,2,3,4]").expect_err("too many");
         assert_eq!(
