@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use skep_tensor::{Refused, RunCharge};
 
-use crate::{
-    Recording, RunPlan,
-    region::Region,
-    scope,
-};
+use crate::{Recording, RunPlan, region::Region, scope};
 
 /// Where the blocks of a run come from.
 #[derive(Clone, Copy, Debug)]

@@ -314,8 +314,8 @@ pub(crate) fn plan(recording: &Recording) -> Option<RunPlan> {
 
 #[cfg(test)]
 mod tests {
-    use skep_alloc::Event;
     use super::*;
+    use skep_alloc::Event;
 
     /// Reserved bytes are those of the process: tests that map memory take turns.
     static REGIONS: Mutex<()> = Mutex::new(());

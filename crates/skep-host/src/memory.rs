@@ -14,6 +14,28 @@ pub struct Memory {
     pub available: u64,
 }
 
+/// Little memory is to be had where that is less than this part of all: one tenth.
+const LOW_PART: u64 = 10;
+
+/// Next to none is: one twentieth, and no more than half a GiB. A large machine whose files fill the rest lacks nothing.
+const LEAST_PART: u64 = 20;
+const LEAST_BYTES: u64 = 512 << 20;
+
+impl Memory {
+    /// Whether little is to be had: what is kept in case it is wanted again should go.
+    #[must_use]
+    pub const fn is_low(self) -> bool {
+        self.available < self.total / LOW_PART
+    }
+
+    /// Whether next to none is: the system will soon end processes.
+    #[must_use]
+    pub const fn is_all_but_gone(self) -> bool {
+        let part = self.total / LEAST_PART;
+        self.available < if part < LEAST_BYTES { part } else { LEAST_BYTES }
+    }
+}
+
 /// The memory of this process's machine and control groups, now. Reads a handful of small files.
 #[must_use]
 #[allow(
@@ -140,6 +162,21 @@ mod tests {
             fs::write(path, text).expect("written");
         }
         read(&root.path().join("proc"), &root.path().join("cg"), MACHINE)
+    }
+
+    #[test]
+    fn a_tenth_is_little_and_a_twentieth_all_but_nothing() {
+        let of = |available| Memory {
+            total: 1000,
+            available,
+        };
+        assert!(!of(100).is_low() && of(99).is_low());
+        assert!(!of(50).is_all_but_gone() && of(49).is_all_but_gone());
+        let large = Memory {
+            total: 1 << 40,
+            available: LEAST_BYTES,
+        };
+        assert!(large.is_low() && !large.is_all_but_gone());
     }
 
     #[test]

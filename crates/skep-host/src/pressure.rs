@@ -10,7 +10,7 @@
 //! of `memory.max` are no sign: a group whose limit is full of the page cache comes up against it all the time and lacks
 //! nothing; and the machine's pressure may be that of other groups at their limits.
 //!
-//! All is read once a second, some ten small files. The kernel's triggers for pressure would tell no sooner.
+//! All is read once a second, five times where little is left: some ten small files. The kernel's triggers for pressure would tell no sooner.
 
 use std::{
     fs, io,
@@ -31,11 +31,10 @@ use crate::{Memory, memory};
 /// Memory is short where tasks stand still for this part of the time: one tenth.
 const STALLED_PART: u128 = 10;
 
-/// Little memory is to be had where that is less than this part of all: one tenth.
-const LOW_PART: u64 = 10;
-
 /// How often the files are read.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same where little memory is left.
+const LOW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Figures of the process's control group that only grow; `None` where there are none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,7 +47,6 @@ struct Counts {
 
 /// Whether memory is short, by what happened in a time and what is left.
 fn is_short(before: Counts, now: Counts, passed: Duration, left: Memory) -> bool {
-    let is_low = left.available < left.total / LOW_PART;
     let is_held_up = match (before.stalled, now.stalled) {
         (Some(before), Some(now)) => {
             let stalled = now.saturating_sub(before);
@@ -59,7 +57,7 @@ fn is_short(before: Counts, now: Counts, passed: Duration, left: Memory) -> bool
             .zip(before.high)
             .is_some_and(|(now, before)| now > before),
     };
-    is_low || is_held_up
+    left.is_low() || is_held_up
 }
 
 /// `some ... total=<microseconds>`. Source: Linux, `Documentation/accounting/psi.rst`.
@@ -108,11 +106,11 @@ pub struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Calls `relieve` once a second for as long as memory is short.
+    /// Calls `relieve` once a second for as long as memory is short, more often where little of it is left, with what there is.
     ///
     /// # Errors
     /// When there is no descriptor or no thread for it.
-    pub fn start(relieve: impl FnMut() + Send + 'static) -> io::Result<Self> {
+    pub fn start(relieve: impl FnMut(Memory) + Send + 'static) -> io::Result<Self> {
         let group = group(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let stopped = Arc::clone(&stop);
@@ -137,13 +135,19 @@ impl Drop for PressureWatch {
     }
 }
 
-fn watch(group: Option<&Path>, stop: &OwnedFd, mut relieve: impl FnMut()) {
+fn watch(group: Option<&Path>, stop: &OwnedFd, mut relieve: impl FnMut(Memory)) {
     let (mut before, mut since) = (read(group), Instant::now());
-    while !is_stopped_within(stop, INTERVAL) {
-        let (now, time) = (read(group), Instant::now());
-        if is_short(before, now, time.saturating_duration_since(since), memory()) {
-            relieve();
+    let mut interval = INTERVAL;
+    while !is_stopped_within(stop, interval) {
+        let (now, time, left) = (read(group), Instant::now(), memory());
+        if is_short(before, now, time.saturating_duration_since(since), left) {
+            relieve(left);
         }
+        interval = if left.is_low() {
+            LOW_INTERVAL
+        } else {
+            INTERVAL
+        };
         (before, since) = (now, time);
     }
 }
@@ -235,6 +239,6 @@ mod tests {
     #[test]
     fn a_watch_ends_when_it_is_dropped() {
         // It joins its thread: one that did not end would hang here.
-        drop(PressureWatch::start(|| {}).expect("a thread"));
+        drop(PressureWatch::start(|_| {}).expect("a thread"));
     }
 }

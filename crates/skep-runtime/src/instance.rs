@@ -14,6 +14,7 @@ use std::{
 };
 
 use skep_backend::{BackendError, Instance, Model, OutputSlot, panic_text};
+use skep_heap::give_back_freed_memory;
 use skep_scheduler::{BatchEnd, InstanceId};
 use skep_tensor::{Charge, RunBound, RunCharge, Tensor, TensorView, gather, split};
 use skep_types::{Shape, Time};
@@ -29,7 +30,7 @@ use crate::{
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
     version::{Absent, Interface},
-    watch::{Ended, Waiters, Watch},
+    watch::{Ended, Reason, Waiters, Watch},
 };
 
 /// Everything that an instance's thread needs.
@@ -229,11 +230,7 @@ impl Worker {
                 (Err(RuntimeError::internal(text)), Copy::Panicked)
             }
         };
-        let Some(Ended {
-            waiters,
-            was_interrupted,
-        }) = ended
-        else {
+        let Some(Ended { waiters, told }) = ended else {
             return End {
                 copy,
                 answered: None,
@@ -246,8 +243,10 @@ impl Worker {
                 answered
             }
             // What an interrupted run says of its end is no news.
-            Err(_) if was_interrupted => self.fail(waiters, end, &self.watch.error(), taken),
-            Err(error) => self.fail(waiters, end, &error, taken),
+            Err(error) => {
+                let error = told.map_or(error, |reason| self.watch.error(reason));
+                self.fail(waiters, end, &error, taken)
+            }
         };
         End {
             copy,
@@ -496,6 +495,10 @@ impl Worker {
         let ended = clock::now();
         self.recorder.gave_up(end, taken, ended);
         self.driver.fail(waiters, error, ended);
+        if error.kind() == ErrorKind::Exhausted {
+            // What it had until then lies in the heaps.
+            give_back_freed_memory();
+        }
         ended
     }
 
@@ -536,8 +539,13 @@ impl Worker {
         let executed = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
         let ended = self.watch.end();
         match executed {
-            Ok(executed) if ended.is_some_and(|ended| !ended.was_interrupted) => executed,
-            Ok(_) => Err(self.watch.error()),
+            Ok(executed) => match ended {
+                Some(Ended { told: None, .. }) => executed,
+                Some(Ended {
+                    told: Some(reason), ..
+                }) => Err(self.watch.error(reason)),
+                None => Err(self.watch.error(Reason::Deadline)),
+            },
             Err(panic) => {
                 let text = format!("the backend panicked: {}", panic_text(&*panic));
                 Err(RuntimeError::internal(text))

@@ -74,3 +74,4 @@ pub use statistics::{
 };
 pub use version::LoadedVersion;
 pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};
+pub use watch::end_longest_run;

@@ -12,6 +12,9 @@
 //!   + grace                                       the waiting are answered with an error, the driver is told that the
 //!        `--> end finds nobody waiting            instance is overdue; it is back when the run ends after all
 //! ```
+//!
+//! Not all memory of a run can be counted: a library keeps lists and texts besides its tensors. Where the machine has next
+//! to none left, [`end_longest_run`] ends the run that has gone on for the longest, before the system ends the process.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
@@ -24,7 +27,7 @@ use skep_types::Time;
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError, clock,
+    ErrorKind, RuntimeError, clock,
     job::Waiter,
     lock::lock,
     timer::{Alarm, Appointment, Timer},
@@ -32,6 +35,12 @@ use crate::{
 
 /// How long a run that was told to end may take for that, at least and at most; in between as long as it was allowed.
 const GRACE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// Runs that are shorter are not ended for want of memory: ten seconds' growth is the danger, not a burst.
+const LONG: Duration = Duration::from_secs(1);
+
+/// The watches of the process: memory is the process's, whichever model takes it.
+static WATCHES: Mutex<Vec<Weak<Watch>>> = Mutex::new(Vec::new());
 
 /// Those who wait for the answers of a batch.
 pub(crate) type Waiters = SmallVec<[Waiter; 4]>;
@@ -60,15 +69,25 @@ struct Run {
     waiters: Waiters,
     /// Why the batch is as large as it is; `None` of an execution that serves no request.
     batch_end: Option<BatchEnd>,
-    was_interrupted: bool,
+    /// Why it was told to end, if it was.
+    told: Option<Reason>,
+}
+
+/// Why an execution is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It takes longer than it may.
+    Deadline,
+    /// Memory is all but gone, after it has run for so long.
+    Memory(Duration),
 }
 
 /// An execution that has ended, and that was not given up.
 pub(crate) struct Ended {
     /// Those who wait for its answers.
     pub(crate) waiters: Waiters,
-    /// Whether it was told to end.
-    pub(crate) was_interrupted: bool,
+    /// Why it was told to end, if it was.
+    pub(crate) told: Option<Reason>,
 }
 
 /// An execution that is given up.
@@ -90,7 +109,7 @@ impl Watch {
     /// When the process cannot start its timer.
     pub(crate) fn new(limit: Duration, told: Weak<dyn Overdue>) -> Result<Arc<Self>, RuntimeError> {
         let timer = Timer::started()?;
-        Ok(Arc::new_cyclic(|this: &Weak<Self>| {
+        let watch = Arc::new_cyclic(|this: &Weak<Self>| {
             let alarm: Weak<dyn Alarm> = this.clone();
             Self {
                 limit,
@@ -101,7 +120,11 @@ impl Watch {
                 }),
                 told,
             }
-        }))
+        });
+        let mut watches = lock(&WATCHES);
+        watches.retain(|watch| watch.strong_count() > 0);
+        watches.push(Arc::downgrade(&watch));
+        Ok(watch)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,7 +143,7 @@ impl Watch {
             since,
             waiters,
             batch_end,
-            was_interrupted: false,
+            told: None,
         });
         // An earlier execution's is sooner, and rings for nothing at most once a limit.
         state.appointment.no_later_than(since + self.limit);
@@ -131,20 +154,67 @@ impl Watch {
         let run = self.lock().run.take()?;
         Some(Ended {
             waiters: run.waiters,
-            was_interrupted: run.was_interrupted,
+            told: run.told,
         })
     }
 
-    /// Why an execution is given up.
-    pub(crate) fn error(&self) -> RuntimeError {
-        RuntimeError::new(
-            crate::ErrorKind::Unavailable,
-            format!(
-                "the execution takes longer than {} ms (`max_execution_ms`), and was given up",
-                self.limit.as_millis()
+    /// What those are told who wait for an execution that is given up.
+    pub(crate) fn error(&self, reason: Reason) -> RuntimeError {
+        match reason {
+            Reason::Deadline => RuntimeError::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the execution takes longer than {} ms (`max_execution_ms`), and was given up",
+                    self.limit.as_millis()
+                ),
             ),
-        )
+            Reason::Memory(ran) => RuntimeError::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the execution was ended after {} ms: the machine or its control group had next to no memory left",
+                    ran.as_millis()
+                ),
+            ),
+        }
     }
+
+    /// Since when it executes what can be told to end, and was not.
+    fn executes_since(&self) -> Option<Time> {
+        let state = self.lock();
+        state.interrupt.as_ref()?;
+        let run = state.run.as_ref()?;
+        run.told.is_none().then_some(run.since)
+    }
+
+    /// Tells the execution that began then to end, if it still goes on; how long it has run.
+    fn end_for_memory(&self, since: Time, now: Time) -> Option<Duration> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let run = state.run.as_mut().filter(|run| run.since == since)?;
+        let ran = now.since(since);
+        run.told = Some(Reason::Memory(ran));
+        // Under the lock: the next execution cannot have begun.
+        state.interrupt.as_ref()?.interrupt();
+        Some(ran)
+    }
+}
+
+/// Tells the execution to end that has run for the longest of the process's, and for a second at least; how long it has run,
+/// `None` where there is no such. To be called where memory is all but gone.
+pub fn end_longest_run() -> Option<Duration> {
+    let watches: Vec<Arc<Watch>> = lock(&WATCHES).iter().filter_map(Weak::upgrade).collect();
+    end_longest_of(&watches, clock::now(), LONG)
+}
+
+fn end_longest_of(watches: &[Arc<Watch>], now: Time, at_least: Duration) -> Option<Duration> {
+    let running = watches
+        .iter()
+        .filter_map(|watch| Some((watch.executes_since()?, watch)));
+    let (since, watch) = running.min_by_key(|(since, _)| *since)?;
+    if now.since(since) < at_least {
+        return None;
+    }
+    watch.end_for_memory(since, now)
 }
 
 impl Alarm for Watch {
@@ -166,9 +236,9 @@ impl Alarm for Watch {
             return;
         }
         if let Some(interrupt) = &state.interrupt
-            && !run.was_interrupted
+            && run.told.is_none()
         {
-            run.was_interrupted = true;
+            run.told = Some(Reason::Deadline);
             // Under the lock: the next execution cannot have begun.
             interrupt.interrupt();
         }
@@ -183,7 +253,7 @@ impl Alarm for Watch {
                 since: run.since,
                 waiters: run.waiters,
                 batch_end: run.batch_end,
-                error: self.error(),
+                error: self.error(Reason::Deadline),
             });
         }
     }
@@ -242,5 +312,34 @@ mod tests {
         assert_eq!(events.recv(), Ok("interrupted"));
         assert_eq!(events.recv(), Ok("overdue"), "it goes on");
         assert!(watch.end().is_none());
+    }
+
+    #[test]
+    fn the_longest_run_that_can_be_ended_goes_first_where_memory_is_gone() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let all: Vec<_> = (0..3).map(|_| watch(HOUR)).collect();
+        let watches: Vec<_> = all.iter().map(|(watch, ..)| Arc::clone(watch)).collect();
+        let at = |ms: u64| Time::ZERO + Duration::from_millis(ms);
+        // The first one cannot be ended.
+        for (number, (watch, told, _)) in all.iter().enumerate() {
+            if number > 0 {
+                watch.interrupt_by(Some(Arc::clone(told) as Arc<dyn Interrupt>));
+            }
+        }
+        assert_eq!(end_longest_of(&watches, at(9000), LONG), None, "none runs");
+        for (watch, since) in watches.iter().zip([0, 2000, 1000]) {
+            watch.begin(at(since), Waiters::new(), None);
+        }
+        assert_eq!(end_longest_of(&watches, at(1999), LONG), None, "too short");
+        let end = || end_longest_of(&watches, at(5000), LONG);
+        assert_eq!(end(), Some(Duration::from_secs(4)));
+        assert_eq!(all[2].2.try_recv(), Ok("interrupted"));
+        assert!(all[1].2.try_recv().is_err());
+        assert_eq!(end(), Some(Duration::from_secs(3)), "the next one");
+        assert_eq!(end(), None, "each is told once");
+        let ended = watches[2].end().expect("it was not given up");
+        let reason = ended.told.expect("it was told");
+        assert_eq!(reason, Reason::Memory(Duration::from_secs(4)));
+        assert_eq!(watches[2].error(reason).kind(), ErrorKind::Exhausted);
     }
 }

@@ -1,26 +1,65 @@
-//! What a process that keeps weights gives up where memory is short: what is kept only in case it is wanted again.
+//! What a process gives up where memory is short: what is kept only in case it is wanted again, and, where next to nothing
+//! is left, a run that goes on and on.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
 
-use skep_host::PressureWatch;
+use skep_host::{Memory, PressureWatch};
 use skep_store::{Reliever, Store};
 
 use crate::units::human;
 
+/// What is kept goes step by step, a step in so long at most.
+const STEP: Duration = Duration::from_secs(1);
+
+/// When the last step was.
+#[derive(Default)]
+struct Steps(Option<Instant>);
+
+impl Steps {
+    /// Whether it is time for the next one, which begins then.
+    fn is_next(&mut self) -> bool {
+        let is_next = self.0.is_none_or(|last| last.elapsed() >= STEP);
+        if is_next {
+            self.0 = Some(Instant::now());
+        }
+        is_next
+    }
+}
+
 /// Looks after a server until this is dropped. Kept sessions go first: they hold weights.
-pub(crate) fn watch_server(store: Store) -> Option<PressureWatch> {
-    start(move || {
-        let sessions = skep_backend_onnxruntime::give_up_kept_sessions();
-        let bytes = store.relieve();
-        if sessions > 0 || bytes > 0 {
-            tracing::warn!("memory is short: {}", gave_up(sessions, bytes));
+pub(crate) fn watch_server(store: Option<Store>) -> Option<PressureWatch> {
+    let mut steps = Steps::default();
+    start(move |left| {
+        if steps.is_next() {
+            let sessions = skep_backend_onnxruntime::give_up_kept_sessions();
+            let bytes = store.as_ref().map_or(0, Store::relieve);
+            if sessions > 0 || bytes > 0 {
+                tracing::warn!("memory is short: {}", gave_up(sessions, bytes));
+                return;
+            }
+        }
+        if left.is_all_but_gone()
+            && let Some(ran) = skep_runtime::end_longest_run()
+        {
+            tracing::warn!(
+                "memory is all but gone ({} left): the longest execution was told to end, after {} ms",
+                human(left.available),
+                ran.as_millis()
+            );
         }
     })
 }
 
 /// Looks after a node's store until this is dropped.
 pub(crate) fn watch_store(reliever: Reliever) -> Option<PressureWatch> {
-    start(move || {
+    let mut steps = Steps::default();
+    start(move |_| {
+        if !steps.is_next() {
+            return;
+        }
         let bytes = reliever.relieve();
         if bytes > 0 {
             // Whoever read that may be gone.
@@ -29,7 +68,7 @@ pub(crate) fn watch_store(reliever: Reliever) -> Option<PressureWatch> {
     })
 }
 
-fn start(relieve: impl FnMut() + Send + 'static) -> Option<PressureWatch> {
+fn start(relieve: impl FnMut(Memory) + Send + 'static) -> Option<PressureWatch> {
     let started = PressureWatch::start(relieve);
     started
         .inspect_err(|error| tracing::warn!("pressure on memory is not watched: {error}"))

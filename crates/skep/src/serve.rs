@@ -179,7 +179,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
     let weights = runtime_options.load.weights.as_ref();
-    let _pressure = weights.and_then(|weights| pressure::watch_server(weights.store.clone()));
+    let _pressure = pressure::watch_server(weights.map(|weights| weights.store.clone()));
     let runtime = Runtime::new(
         runtime_options,
         backends::all(

@@ -328,6 +328,12 @@ impl Serving {
                 }
             };
             self.channel.send(|writer| answer.encode(writer), &[])?;
+            if let Answer::Failed { error, .. } = &answer
+                && error.kind() == ErrorKind::Exhausted
+            {
+                // What the run had until then lies in the heaps.
+                skep_heap::give_back_freed_memory();
+            }
             if ends {
                 return Ok(());
             }

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn arrays_end_at_their_bound() {
-        let read = |text| serde_json::from_str::<AtMost<[i64; 6], 3>>(text).map(|all| all.0.to_vec());
+        let read =
+            |text| serde_json::from_str::<AtMost<[i64; 6], 3>>(text).map(|all| all.0.to_vec());
         assert_eq!(read("[1,2,3]").ok(), Some(vec![1, 2, 3]));
         let error = read("[1,2,3,4]").expect_err("too many");
         assert_eq!(
