@@ -64,6 +64,8 @@ def play(stage, case):
         outcome.failures.append(f"attack: {type(error).__name__}: {error}"[:1500])
     outcome.seconds = round(time.monotonic() - began, 2)
     if not case.ends and stage.alive():
+        # An attack may be over before anybody was asked.
+        stage.neighbour.tell("look")
         after(stage, case, outcome, first)
     seen = stage.neighbour.report()
     outcome.answers, outcome.health = seen["answers"], seen["health"]

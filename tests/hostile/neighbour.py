@@ -3,8 +3,8 @@
 `neighbour.py HTTP_ADDRESS [PAUSE_S]`; the pause is that between an answer and the next question.
 
 A process of its own, so that what a test computes does not delay it. A line on standard input is a command, answered by
-one line of JSON: `report` tells what was seen since the last report, and forgets it; `pause`, `resume`. The end of the
-input ends it.
+one line of JSON: `report` tells what was seen since the last report, and forgets it; `look` waits until each question met
+something since then; `pause`, `resume`. The end of the input ends it.
 Standard library only.
 """
 
@@ -21,6 +21,8 @@ PATIENCE_S = 60
 # Enough questions to see a stall, too few to be load.
 PAUSE_S = 0.004
 RETRY_S = 0.05
+# A question that has met nothing after so long is told as it is.
+LOOK_S = 20
 REFUSED = {429, 503}
 
 
@@ -70,13 +72,17 @@ class Seen:
     """What one kind of question met since the last report."""
 
     def __init__(self):
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         # When the question was asked that has no answer yet.
         self.asked_at = None
         self.clear()
 
     def clear(self):
         self.right, self.refused, self.wrong, self.broken, self.micros = 0, 0, [], [], []
+
+    def look(self):
+        with self.lock:
+            self.lock.wait_for(lambda: self.right or self.refused or self.wrong or self.broken, LOOK_S)
 
     def take(self):
         with self.lock:
@@ -120,6 +126,7 @@ def loop(seen, running, ask, pause_s):
                 seen.wrong.append(answer)
             if broken is None:
                 seen.micros.append(took)
+            seen.lock.notify_all()
         time.sleep(pause_s if broken is None else RETRY_S)
 
 
@@ -172,6 +179,9 @@ def main():
             running.clear()
         elif command == "resume\n":
             running.set()
+        elif command == "look\n":
+            for seen in kinds.values():
+                seen.look()
         found = {name: seen.take() for name, seen in kinds.items()} if command == "report\n" else {}
         print(json.dumps(found), flush=True)
 
