@@ -1,5 +1,7 @@
 """gRPC with hand-made messages: contents, codes, versions, reflection."""
 
+import queue
+
 import grpc
 import numpy as np
 import pytest
@@ -259,6 +261,18 @@ def test_g18_reflection(server, version):
     symbol = b"inference.GRPCInferenceService"
     descriptor = reflection(server, version, b"\x22" + bytes([len(symbol)]) + symbol)
     assert b"ModelInferRequest" in descriptor and b"raw_input_contents" in descriptor
+
+
+def test_g18_requests_of_one_reflection_stream_are_answered_one_after_the_other(server):
+    with grpc.insecure_channel(server.grpc) as channel:
+        call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        requests = queue.SimpleQueue()
+        answers = call(iter(requests.get, None), timeout=20)
+        for _ in range(20):
+            requests.put(b"\x3a\x01*")
+            assert b"inference.GRPCInferenceService" in next(answers)
+        requests.put(None)
+        assert not list(answers)
 
 
 def test_g1_garbage_is_no_harm(server, stub):

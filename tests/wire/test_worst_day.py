@@ -272,6 +272,17 @@ def test_g13_a_declared_message_reserves_nothing_and_ends(server, length, status
             assert client.answer(stream)[0]["grpc-status"] == status
 
 
+def test_g13_a_call_of_one_message_ends_though_its_client_never_ends_it(server):
+    """The message is there and whole; what it takes of the memory is free again after the time of a body."""
+    message = infer_message("m", shape=(1, 4), data=bytes(16))
+    with Http2(server.grpc) as client:
+        stream = client.begin(
+            "POST", "/inference.GRPCInferenceService/ModelInfer", end_stream=False,
+            content_type="application/grpc", te="trailers")
+        client.data(stream, struct.pack(">BI", 0, len(message)) + message, end_stream=False)
+        assert client.answer(stream)[0]["grpc-status"] == DEADLINE_EXCEEDED
+
+
 def test_g13_messages_share_the_bound(server):
     with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
         data = tritonclient.grpc.InferInput("x", [1, MEMORY // 4], "FP32")

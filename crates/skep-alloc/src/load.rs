@@ -22,7 +22,7 @@
 
 use std::{
     cell::RefCell,
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -145,7 +145,8 @@ impl Block {
             .open(path)?;
         // Without room a page that is written would end the process.
         match fallocate(&file, FallocateFlags::empty(), 0, self.page_bytes() as u64) {
-            Err(Errno::OPNOTSUPP) => return Ok(()),
+            // The block stays memory, and no file says otherwise.
+            Err(Errno::OPNOTSUPP) => return fs::remove_file(path),
             allocated => allocated?,
         }
         // SAFETY: the range is the block's own, which nobody has yet.

@@ -51,7 +51,7 @@ fn a_load_on_files_leaves_what_it_packed_in_them() {
     assert_eq!(loaded.sequence(), recorded());
     assert!(loaded.went_as_expected() && loaded.failure().is_none());
     for (index, value) in [(0, 1), (2, 3)] {
-        let bytes = std::fs::read(root.path().join(index.to_string())).expect("there");
+        let bytes = fs::read(root.path().join(index.to_string())).expect("there");
         assert_eq!(bytes.len() % rustix::param::page_size(), 0);
         let size = SIZES[index];
         assert!(bytes[..size].iter().all(|&byte| byte == value));

@@ -100,8 +100,8 @@ impl Instance for EmbeddedInstance {
         check_run(&model.signature, inputs, outputs)?;
         let shapes: SmallVec<[&Shape; 8]> = inputs.iter().map(TensorView::shape).collect();
         // The engine does not come back from a lack of memory.
-        let peak = model.sizes.peak(&model.signature, &shapes);
-        let _charge = model.bound.admit(peak.unwrap_or(0))?;
+        let peak = model.sizes.peak(&model.signature, &shapes)?;
+        let _charge = model.bound.admit(peak)?;
         let specs = model.signature.inputs.iter().zip(&model.inputs);
         let values =
             specs

@@ -2,17 +2,18 @@
 //!
 //! The engine ends the process when it has no memory for a tensor, so a run that needs too much has to be refused before it.
 //! For most models that can be told: the sizes of all tensors follow from the shapes of the inputs. Where an operator makes
-//! a tensor as large as *values* say that only a run knows, nothing can be told, and the model belongs into a process of its
-//! own ([`unbounded`]).
+//! a tensor as large as *values* say that only a run knows, or a graph lies within a node, nothing can be told, and the model
+//! belongs into a process of its own ([`unbounded`]).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
+use skep_backend::{BackendError, ErrorKind};
 use skep_onnx::{
     OnnxModel,
-    infer::{Given, Inferred},
+    infer::{Given, InferError, Inferred},
 };
 use skep_proto::onnx::{GraphProto, NodeProto, TensorProto, type_proto::Value};
 use skep_types::{ModelSignature, Shape};
@@ -47,22 +48,37 @@ type Key = SmallVec<[usize; 16]>;
 pub(crate) struct Sizes {
     /// Without the values of its weights.
     onnx: OnnxModel,
-    known: Mutex<HashMap<Key, Option<u64>>>,
+    /// Whether sizes follow from shapes; a model of which they do not runs in a process of its own.
+    are_bounded: bool,
+    known: Mutex<HashMap<Key, Result<u64, BackendError>>>,
 }
 
 impl Sizes {
     pub(crate) fn of(onnx: &OnnxModel) -> Self {
+        let are_bounded = unbounded(onnx).is_none();
         let mut onnx = onnx.clone();
         weights::forget_large(onnx.proto_mut());
         Self {
             onnx,
+            are_bounded,
             known: Mutex::default(),
         }
     }
 
-    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, its inputs not counted;
-    /// `None` where that is not known.
-    pub(crate) fn peak(&self, signature: &ModelSignature, shapes: &[&Shape]) -> Option<u64> {
+    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, its inputs not counted; 0 of a
+    /// model whose sizes only runs tell.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot compute with, [`ErrorKind::Exhausted`] where it turns out
+    /// with these shapes that only a run tells.
+    pub(crate) fn peak(
+        &self,
+        signature: &ModelSignature,
+        shapes: &[&Shape],
+    ) -> Result<u64, BackendError> {
+        if !self.are_bounded {
+            return Ok(0);
+        }
         let mut key = Key::new();
         for shape in shapes {
             key.push(shape.rank());
@@ -70,7 +86,7 @@ impl Sizes {
         }
         let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(peak) = lock().get(&key) {
-            return *peak;
+            return peak.clone();
         }
         let named = signature.inputs.iter().zip(shapes);
         let inputs = named.map(|(spec, shape)| (spec.name.clone(), shape.dims().to_vec()));
@@ -78,15 +94,36 @@ impl Sizes {
             inputs: inputs.collect(),
             ..Given::default()
         };
-        let inferred = self.onnx.infer(&given).ok();
+        let inferred = self.onnx.infer(&given);
         let peak = inferred.map(|inferred| peak(self.onnx.graph(), &inferred));
+        let peak = peak.map_err(|error| {
+            if only_a_run_tells(&error) {
+                let text = format!(
+                    "it cannot be told what memory the run takes, and the embedded engine ends its process when there is too little: {error}\n  \
+                     the parameter `isolation` with the value `process` runs the model in a process of its own"
+                );
+                return BackendError::new(ErrorKind::Exhausted, text);
+            }
+            BackendError::new(ErrorKind::InvalidArgument, format!("embedded engine: {error}"))
+        });
         let mut known = lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
-        known.insert(key, peak);
+        known.insert(key, peak.clone());
         peak
     }
+}
+
+/// Whether sizes are not known for want of values, or of a rule, and not since something does not fit.
+const fn only_a_run_tells(error: &InferError) -> bool {
+    matches!(
+        error,
+        InferError::Undetermined { .. }
+            | InferError::UnknownOperator { .. }
+            | InferError::UnknownType { .. }
+            | InferError::NotATensor { .. }
+    )
 }
 
 /// The most bytes of tensors that nodes give which are in use at once, each from its node to the last one that reads it.
@@ -144,10 +181,18 @@ pub(crate) fn unbounded(onnx: &OnnxModel) -> Option<String> {
         }
     });
     suspects.retain(|(_, sizes)| sizes.iter().any(|size| !constants.contains(size)));
-    if suspects.is_empty() {
-        return None;
+    if let Some(node) = onnx.graph().node.iter().find(|node| holds_a_graph(node)) {
+        let what = format!("operator {} has graphs of its own", named(node));
+        return Some(format!("{what}, and {WHY_NOT_HERE}"));
     }
-    let inferred = examples(onnx).and_then(|given| onnx.infer(&given).ok());
+    let inferred = match infer_examples(onnx) {
+        Some(Err(error)) if suspects.is_empty() => {
+            return Some(format!(
+                "the sizes of its tensors only a run tells ({error}), and {WHY_NOT_HERE}"
+            ));
+        }
+        other => other.and_then(Result::ok),
+    };
     let follows = |name: &str| {
         let tensor = inferred
             .as_ref()
@@ -158,15 +203,42 @@ pub(crate) fn unbounded(onnx: &OnnxModel) -> Option<String> {
         .iter()
         .find(|(_, sizes)| !sizes.iter().all(|size| follows(size)));
     culprit.map(|(node, _)| {
-        format!(
-            "operator `{}`{} makes a tensor of a size that only a run tells, and the embedded engine ends its process when there is no memory for one",
-            node.op_type(),
-            match node.name() {
-                "" => String::new(),
-                name => format!(" (node `{name}`)"),
-            }
-        )
+        let what = format!(
+            "operator {} makes a tensor of a size that only a run tells",
+            named(node)
+        );
+        format!("{what}, and {WHY_NOT_HERE}")
     })
+}
+
+const WHY_NOT_HERE: &str =
+    "the embedded engine ends its process when there is no memory for a tensor";
+
+/// A node's operator, and its name if it has one.
+fn named(node: &NodeProto) -> String {
+    match node.name() {
+        "" => format!("`{}`", node.op_type()),
+        name => format!("`{}` (node `{name}`)", node.op_type()),
+    }
+}
+
+/// Whether a node computes graphs of its own, of whose tensors nothing is known before.
+fn holds_a_graph(node: &NodeProto) -> bool {
+    let mut attributes = node.attribute.iter();
+    attributes.any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty())
+}
+
+/// Sizes that open dimensions are tried with: not all suit every model.
+const EXAMPLES: [usize; 3] = [2, 64, 256];
+
+/// What is inferred for inputs of some shapes, or why only a run tells; `None` where none of the shapes suits the model.
+fn infer_examples(onnx: &OnnxModel) -> Option<Result<Inferred, InferError>> {
+    EXAMPLES
+        .iter()
+        .find_map(|size| match onnx.infer(&examples(onnx, *size)?) {
+            Err(error) if !only_a_run_tells(&error) => None,
+            told => Some(told),
+        })
 }
 
 /// A node whose outputs are as large as values say, and the names of these.
@@ -180,8 +252,8 @@ fn suspect(node: &NodeProto) -> Option<(&NodeProto, Vec<&str>)> {
     Some((node, names.collect()))
 }
 
-/// Shapes that inputs can have: 2 wherever the file leaves a dimension open.
-fn examples(onnx: &OnnxModel) -> Option<Given> {
+/// Shapes that inputs can have: `size` wherever the file leaves a dimension open.
+fn examples(onnx: &OnnxModel, size: usize) -> Option<Given> {
     use skep_proto::onnx::tensor_shape_proto::dimension::Value as Dimension;
     let graph = onnx.graph();
     let defaults: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
@@ -199,8 +271,8 @@ fn examples(onnx: &OnnxModel) -> Option<Given> {
             .dim
             .iter()
             .map(|dim| match dim.value {
-                Some(Dimension::DimValue(size)) => usize::try_from(size).unwrap_or(2).max(1),
-                _ => 2,
+                Some(Dimension::DimValue(size)) => usize::try_from(size).unwrap_or(1).max(1),
+                _ => size,
             });
         inputs.insert(input.name().to_owned(), dims.collect());
     }
@@ -241,8 +313,11 @@ mod tests {
         // Two of the three are in use at once.
         for n in [1, 7, 7] {
             let peak = sizes.peak(&signature, &[&shape(n)]);
-            assert_eq!(peak, Some(2 * 4000 * n as u64));
+            assert_eq!(peak, Ok(2 * 4000 * n as u64));
         }
+        let other = Shape::new(&[7, 5]).expect("a shape");
+        let refused = sizes.peak(&signature, &[&other]).expect_err("does not fit");
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]
@@ -283,5 +358,46 @@ mod tests {
         };
         assert!(unbounded(&model(tiled(false))).is_some());
         assert_eq!(unbounded(&model(tiled(true))), None, "the file says it");
+    }
+
+    #[test]
+    fn sizes_within_inner_graphs_and_behind_open_shapes_are_not_bounded() {
+        let outer = |graph: Graph| {
+            graph
+                .input("x", DataType::Fp32, &["n", "1"])
+                .node("Transpose", &["x"], &["t"], &[])
+                .node("MatMul", &["x", "t"], &["m"], &[])
+        };
+        let onnx = model(
+            outer(Graph::new())
+                .output("y", DataType::Int64, &["2", "k"])
+                .node("NonZero", &["m"], &["y"], &[]),
+        );
+        assert!(unbounded(&onnx).is_some(), "how many are not zero");
+        let sizes = Sizes::of(&onnx);
+        let signature = onnx.signature().expect("a signature");
+        let shape = Shape::new(&[3, 1]).expect("a shape");
+        assert_eq!(
+            sizes.peak(&signature, &[&shape]),
+            Ok(0),
+            "by a process of its own"
+        );
+        let mut onnx = model(
+            Graph::new()
+                .input("x", DataType::Fp32, &["n"])
+                .output("y", DataType::Fp32, &["n"])
+                .node("Relu", &["x"], &["y"], &[]),
+        );
+        assert_eq!(unbounded(&onnx), None);
+        let inner = onnx.graph().clone();
+        let graph = onnx.proto_mut().graph.as_mut().expect("a graph");
+        graph.node[0]
+            .attribute
+            .push(skep_proto::onnx::AttributeProto {
+                g: Some(inner),
+                ..Default::default()
+            });
+        let why = unbounded(&onnx).expect("an inner graph");
+        assert!(why.contains("has graphs of its own"), "{why}");
     }
 }

@@ -396,7 +396,7 @@ impl Subject<'_> {
                 Ok(())
             }
             Trial::Different => Err(NoForm::Never(
-                "its baked form answers otherwise than the model".to_owned(),
+                "the outputs of its baked form differ from the model's".to_owned(),
             )),
             Trial::Failed(why) => Err(NoForm::Now(why)),
         }
@@ -473,23 +473,31 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> Cost {
         .flat_map(|node| node.input.iter().map(String::as_str))
         .collect();
     let tensors = graph.initializer.iter();
-    let (mut largest, mut moved, mut all) = (0, 0, 0);
+    // A file may say of itself whatever it likes.
+    let (mut largest, mut moved, mut all) = (0_u64, 0_u64, 0_u64);
     for tensor in tensors {
         let bytes = of(tensor);
         largest = largest.max(bytes);
-        all += bytes;
+        all = all.saturating_add(bytes);
         if rewritten.contains(tensor.name()) {
-            moved += bytes;
+            moved = moved.saturating_add(bytes);
         }
     }
     let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
     let on_disk: u64 = sizes.map(|metadata| metadata.len()).sum();
     // What is in the message in other ways than as bytes, and in inner graphs, is copied by the library.
     let inside = on_disk.saturating_sub(all);
+    let parts = [
+        largest.saturating_mul(2),
+        (moved / 5).saturating_mul(11),
+        inside.saturating_mul(3),
+    ];
     Cost {
-        memory_bytes: baking::BASE_BYTES + 2 * largest + moved / 5 * 11 + 3 * inside,
+        memory_bytes: parts
+            .into_iter()
+            .fold(baking::BASE_BYTES, u64::saturating_add),
         // The weights as tensors, what is packed of them, and at first the rewritten weights, later what the model itself packs.
-        disk_bytes: 3 * on_disk,
+        disk_bytes: on_disk.saturating_mul(3),
     }
 }
 

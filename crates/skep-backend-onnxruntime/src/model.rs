@@ -103,17 +103,16 @@ struct Stop {
     is_set: AtomicBool,
 }
 
-impl Stop {
-    /// Before a run: one that was told to end is not this one.
-    fn reset(&self) -> Result<(), ApiError> {
-        if self.is_set.swap(false, Ordering::AcqRel) {
-            self.options.resume()?;
-        }
-        Ok(())
-    }
-}
-
 impl Interrupt for Stop {
+    fn begin(&self) {
+        if self.is_set.load(Ordering::Acquire)
+            && self.is_set.swap(false, Ordering::AcqRel)
+            && let Err(error) = self.options.resume()
+        {
+            tracing::warn!("runs that were told to end go on ending: {}", error.message);
+        }
+    }
+
     fn interrupt(&self) {
         self.is_set.store(true, Ordering::Release);
         if let Err(error) = self.options.terminate() {
@@ -142,7 +141,6 @@ impl Instance for OrtInstance {
         let _strings = model.bound.admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
-        self.stop.reset().map_err(error::run)?;
         model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs)
     }
 

@@ -78,7 +78,7 @@ pub struct Cost {
 pub enum Plan {
     /// Nothing: it is there.
     Known(Form),
-    /// Nothing: there is none, because.
+    /// The model is loaded without a form; the reason.
     AsItIs(String),
     /// It has to be made.
     Needed(Needed),
@@ -256,7 +256,7 @@ pub fn form_key(subject: &impl Bakes, weights: &Weights) -> Option<Key> {
 
 /// Makes the form if it is not there, or damaged.
 pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
-    // A load looks at no more of a form than it takes; who bakes wants a whole one.
+    // A load checks only the tensors that it uses; baking verifies every one.
     if let Ok(Known::Answer(Answer::Form { form, .. })) = find(subject, weights, Effort::Always)
         && let Err(error) = form.verify()
     {

@@ -264,7 +264,10 @@ pub trait Model: Send + Sync {
 
 /// Ends an instance's run from another thread.
 pub trait Interrupt: Send + Sync {
-    /// Makes the run that is under way end soon, with an error; a run that begins later is not touched. Does not wait.
+    /// A run is about to begin: what was told before it does not concern it. Never at the same time as [`Interrupt::interrupt`].
+    fn begin(&self);
+
+    /// Makes the run that has begun end soon, with an error, however little of it has been done. Does not wait.
     fn interrupt(&self);
 }
 

@@ -14,6 +14,11 @@ use crate::CacheError;
 /// What is in the directory of a layout.
 const INNER: [&str; 6] = ["models", "tensors", "stamps", "making", "failures", "tmp"];
 
+/// Whether all of it is there.
+pub(crate) fn is_whole(root: &Path) -> bool {
+    INNER.iter().all(|inner| root.join(inner).is_dir())
+}
+
 /// Who may do what with a directory, for comments on its permissions.
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;

@@ -248,7 +248,7 @@ impl Cache {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The form under a key, and notes that it was used. One that is damaged is removed, and as if it had never been.
+    /// The form under a key, and notes that it was used. One that is damaged is removed, and counts as absent.
     #[must_use]
     pub fn look_up(&self, key: &Key) -> Found {
         self.read(key).unwrap_or_else(|error| {

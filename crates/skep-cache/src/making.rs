@@ -1,4 +1,5 @@
-//! Making a form: in a directory of its maker's, which may be another process, and published by who trusts no maker.
+//! Making a form: in a directory of its maker's, which may be another process, and published by a
+//! process that does not trust the maker.
 //!
 //! ```text
 //! Cache::begin(key, content) -> Claim     this process makes the form of this key, and nobody else does
@@ -181,7 +182,7 @@ impl Claim {
             mut manifest,
             graph,
         } = staging::check(self.directory(), self.cache.budget_bytes())?;
-        // What its maker says of these is nobody's business.
+        // The publisher sets these itself, and ignores what the maker wrote.
         manifest.key = self.key.bytes();
         manifest.files.clone_from(&self.content.files);
         // Keeps tensors that no manifest names yet from being removed.

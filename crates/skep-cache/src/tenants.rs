@@ -67,7 +67,10 @@ impl Cache {
         };
         paths.sort();
         let tenants = paths.iter().map(|path| part(path));
-        let mut parts: Vec<Self> = tenants.filter(|part| part.root().is_dir()).collect();
+        // One that a process died in making holds nothing yet.
+        let mut parts: Vec<Self> = tenants
+            .filter(|part| directory::is_whole(part.root()))
+            .collect();
         parts.insert(0, part(home));
         Ok(parts)
     }

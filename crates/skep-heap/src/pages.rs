@@ -40,11 +40,19 @@ pub(crate) unsafe fn unmap(block: *mut u8, bytes: usize) {
     unsafe { libc::munmap(block.cast(), bytes) };
 }
 
-/// Gives pages back and keeps their addresses; they are zeros when they are touched again. Whether the kernel did so.
+/// Gives pages back and keeps their addresses; they are zeros when they are touched again. Whether the kernel did so: of a
+/// range that shares a page with others, on a machine of large pages, it does not.
 ///
 /// # Safety
 /// The range came from [`map`], and nobody uses it.
 pub(crate) unsafe fn clear(block: *mut u8, bytes: usize) -> bool {
+    // The kernel rounds the length up.
+    // SAFETY: a constant of the system's.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = usize::try_from(page).unwrap_or(usize::MAX);
+    if !block.addr().is_multiple_of(page) || !bytes.is_multiple_of(page) {
+        return false;
+    }
     // SAFETY: the caller's promise.
     unsafe { libc::madvise(block.cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }

@@ -32,7 +32,12 @@ impl Memory {
     #[must_use]
     pub const fn is_all_but_gone(self) -> bool {
         let part = self.total / LEAST_PART;
-        self.available < if part < LEAST_BYTES { part } else { LEAST_BYTES }
+        self.available
+            < if part < LEAST_BYTES {
+                part
+            } else {
+                LEAST_BYTES
+            }
     }
 }
 

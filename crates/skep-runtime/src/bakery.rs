@@ -12,6 +12,7 @@
 //! ```
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     thread,
@@ -21,6 +22,7 @@ use std::{
 use skep_backend::{
     Backend, Baking, LoadRequest, Model, ModelFile, Weights,
     baking::{Cost, Needed, Plan},
+    panic_text,
 };
 use skep_cache::{Begun, Claim, Found, Turn};
 use skep_config::ModelConfig;
@@ -44,6 +46,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// measured for models that are slow to bake.
 const LEAST_TIME: Duration = Duration::from_secs(120);
 const BYTES_A_SECOND: u64 = 4 << 20;
+
+/// How much longer than its time of the processor baking may take on a node that has other work. One that sleeps has the
+/// node's turn meanwhile.
+const LONGEST_OF_CPU: u32 = 20;
 
 /// The lowest priority of a thread.
 const NICEST: i32 = 19;
@@ -199,7 +205,12 @@ impl Bakery {
             let mut waiting = state.waiting.remove(next);
             state.at_work = Some(Arc::clone(&waiting.taken));
             drop(state);
-            let attempt = waiting.taken.attempt();
+            let attempt = catch_unwind(AssertUnwindSafe(|| waiting.taken.attempt()));
+            let attempt = attempt.unwrap_or_else(|panic| {
+                let (path, text) = (waiting.taken.path().display(), panic_text(&*panic));
+                tracing::error!("`{path}` is not baked: the backend panicked: {text}");
+                Attempt::Over
+            });
             let again = match attempt {
                 Attempt::Over => None,
                 Attempt::AnothersTurn => Some(ANOTHERS_TURN),
@@ -305,9 +316,10 @@ impl Taken {
         let began = Instant::now();
         let (cache, backend) = (&self.order.weights.cache, &*self.order.backend);
         let size = Duration::from_secs(cost.disk_bytes / BYTES_A_SECOND);
+        let of_cpu = LEAST_TIME.saturating_add(size);
         let limits = BakeLimits {
-            wall: None,
-            behind: Some(LEAST_TIME + size),
+            wall: Some(of_cpu.saturating_mul(LONGEST_OF_CPU)),
+            behind: Some(of_cpu),
         };
         let key = *claim.key();
         let into = (claim.directory(), cache.budget_bytes());

@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Unsupported,
     /// It needs more memory than it may take.
     Exhausted,
+    /// Requests fill the memory that all of them may take; trying again later may help.
+    Full,
     /// Skep, a backend or a model failed.
     Internal,
 }
@@ -32,7 +34,7 @@ impl ErrorKind {
             Self::NotFound => "Not found",
             Self::Unavailable => "Unavailable",
             Self::Unsupported => "Unsupported",
-            Self::Exhausted => "Resource exhausted",
+            Self::Exhausted | Self::Full => "Resource exhausted",
             Self::Internal => "Internal",
         }
     }

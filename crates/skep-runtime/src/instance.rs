@@ -214,14 +214,16 @@ impl Worker {
         self.watch.begin(taken, waiters, Some(end));
         let result = catch_unwind(AssertUnwindSafe(|| self.execute(instance, &jobs, taken)));
         let ended = self.watch.end();
+        let was_told = ended.as_ref().is_none_or(|ended| ended.told.is_some());
         let (result, copy) = match result {
-            Ok(Ok(executed)) => (Ok(executed), Copy::Sound),
-            Ok(Err(error)) => {
-                let copy = match instance.is_lost() {
+            Ok(result) => {
+                // One that was told to end behind its answer may be lost with a good result.
+                let may_be = result.is_err() || was_told;
+                let copy = match may_be && instance.is_lost() {
                     true => Copy::Lost,
                     false => Copy::Sound,
                 };
-                (Err(error), copy)
+                (result, copy)
             }
             Err(panic) => {
                 let text = panic_text(&*panic);
@@ -244,6 +246,7 @@ impl Worker {
             }
             // What an interrupted run says of its end is no news.
             Err(error) => {
+                // Its own error says no more than that it was told to end.
                 let error = told.map_or(error, |reason| self.watch.error(reason));
                 self.fail(waiters, end, &error, taken)
             }
@@ -574,7 +577,7 @@ fn charge_outputs(
     };
     added.map(|()| shared).map_err(|over| {
         RuntimeError::new(
-            ErrorKind::Unavailable,
+            ErrorKind::Full,
             format!("the memory of requests is full, try again later: {over}"),
         )
     })

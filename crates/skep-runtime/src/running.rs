@@ -110,27 +110,25 @@ struct Late {
 }
 
 impl Overdue for Late {
-    fn overdue(&self, run: GivenUp) {
-        let GivenUp {
-            since,
-            waiters,
-            batch_end,
-            error,
-        } = run;
-        let name = &self.name;
-        let Some(end) = batch_end else {
+    fn overdue(&self, run: &GivenUp) {
+        if let Some(end) = run.batch_end {
+            self.recorder.gave_up(end, run.since, clock::now());
+            self.driver.overdue(self.id, run.since);
+        }
+    }
+
+    fn answer(&self, run: GivenUp) {
+        let (name, error) = (&self.name, &run.error);
+        if run.batch_end.is_none() {
             // While it starts; what it runs then serves nobody.
             let text = format!("instance `{name}` cannot start: {error}");
             self.report.tell(Err(RuntimeError::internal(text)));
             return;
-        };
+        }
+        self.driver.fail(run.waiters, error, clock::now());
         tracing::error!(
             "instance `{name}` runs no further batch before its execution ends: {error}"
         );
-        let now = clock::now();
-        self.recorder.gave_up(end, since, now);
-        self.driver.overdue(self.id, since);
-        self.driver.fail(waiters, &error, now);
     }
 }
 

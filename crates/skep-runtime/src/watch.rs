@@ -47,8 +47,12 @@ pub(crate) type Waiters = SmallVec<[Waiter; 4]>;
 
 /// Who is told of an execution that takes too long.
 pub(crate) trait Overdue: Send + Sync {
-    /// Answers those who wait for an execution that takes too long.
-    fn overdue(&self, run: GivenUp);
+    /// An execution is given up. Called with the watch's lock held, so that it cannot end meanwhile: what counts instances is
+    /// right when it does. Must not wait for anything that a full pipe or a client may hold up.
+    fn overdue(&self, run: &GivenUp);
+
+    /// Answers those who wait for it, without the lock.
+    fn answer(&self, run: GivenUp);
 }
 
 /// What may end an instance's execution.
@@ -139,13 +143,16 @@ impl Watch {
     /// An execution begins.
     pub(crate) fn begin(&self, since: Time, waiters: Waiters, batch_end: Option<BatchEnd>) {
         let mut state = self.lock();
+        if let Some(interrupt) = &state.interrupt {
+            interrupt.begin();
+        }
         state.run = Some(Run {
             since,
             waiters,
             batch_end,
             told: None,
         });
-        // An earlier execution's is sooner, and rings for nothing at most once a limit.
+        // An appointment of an earlier execution comes sooner: one needless call in the time of a limit at most.
         state.appointment.no_later_than(since + self.limit);
     }
 
@@ -247,15 +254,18 @@ impl Alarm for Watch {
             return;
         }
         let Some(run) = state.run.take() else { return };
+        let Some(told) = self.told.upgrade() else {
+            return;
+        };
+        let run = GivenUp {
+            since: run.since,
+            waiters: run.waiters,
+            batch_end: run.batch_end,
+            error: self.error(Reason::Deadline),
+        };
+        told.overdue(&run);
         drop(guard);
-        if let Some(told) = self.told.upgrade() {
-            told.overdue(GivenUp {
-                since: run.since,
-                waiters: run.waiters,
-                batch_end: run.batch_end,
-                error: self.error(Reason::Deadline),
-            });
-        }
+        told.answer(run);
     }
 }
 
@@ -268,13 +278,18 @@ mod tests {
     struct Told(mpsc::SyncSender<&'static str>);
 
     impl Overdue for Told {
-        fn overdue(&self, run: GivenUp) {
+        fn overdue(&self, run: &GivenUp) {
             assert!(run.error.to_string().contains("max_execution_ms"));
+        }
+
+        fn answer(&self, _: GivenUp) {
             self.0.send("overdue").expect("somebody listens");
         }
     }
 
     impl Interrupt for Told {
+        fn begin(&self) {}
+
         fn interrupt(&self) {
             self.0.send("interrupted").expect("somebody listens");
         }

@@ -70,6 +70,10 @@ impl Gate {
 }
 
 impl Interrupt for Gate {
+    fn begin(&self) {
+        self.state.lock().expect("whole").interrupted = false;
+    }
+
     fn interrupt(&self) {
         self.state.lock().expect("whole").interrupted = true;
         self.changed.notify_all();

@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What a process may take that bakes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BakeLimits {
-    /// Until it is ended; none where it goes on behind a model that runs, and may have to wait for the processor.
+    /// Until it is ended; much longer where it goes on behind a model that runs, and has to wait for the processor.
     pub wall: Option<Duration>,
     /// Time of the processor, where it goes on behind a model that runs: everything else goes first.
     pub behind: Option<Duration>,

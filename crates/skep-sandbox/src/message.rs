@@ -376,18 +376,25 @@ fn read_spec(reader: &mut Reader<'_>) -> Result<TensorSpec, Malformed> {
 }
 
 /// The kinds of failures; a kind's number is its place.
-const KINDS: [ErrorKind; 5] = [
+const KINDS: [ErrorKind; 6] = [
     ErrorKind::InvalidArgument,
     ErrorKind::InvalidModel,
     ErrorKind::Unsupported,
     ErrorKind::Unavailable,
+    ErrorKind::Exhausted,
     ErrorKind::Internal,
 ];
 
 fn write_error(writer: &mut Writer, error: &BackendError) {
-    let position = KINDS.iter().position(|kind| *kind == error.kind());
-    // A kind that is new to this table is an internal failure.
-    writer.u8(position.and_then(|p| u8::try_from(p).ok()).unwrap_or(4));
+    writer.u8(match error.kind() {
+        ErrorKind::InvalidArgument => 0,
+        ErrorKind::InvalidModel => 1,
+        ErrorKind::Unsupported => 2,
+        ErrorKind::Unavailable => 3,
+        ErrorKind::Exhausted => 4,
+        // A kind that is new to this table is an internal failure.
+        _ => 5,
+    });
     let text = error.to_string();
     let end = text.floor_char_boundary(MAX_TEXT_BYTES);
     writer.bytes(&text.as_bytes()[..end]);

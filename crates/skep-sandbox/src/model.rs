@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -108,24 +108,50 @@ struct SandboxedInstance {
 
 /// Ends the run of an instance with the worker process that it runs in.
 #[derive(Debug, Default)]
-struct Stop(Mutex<Option<Killer>>);
+struct Stop(Mutex<Stopping>);
+
+#[derive(Debug, Default)]
+struct Stopping {
+    killer: Option<Killer>,
+    /// Whether the run was told to end: so is a worker that is started for it after that.
+    is_told: bool,
+}
 
 impl Stop {
+    fn lock(&self) -> MutexGuard<'_, Stopping> {
+        // Each change leaves a whole state.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends this worker from now on.
     fn over(&self, worker: &Worker) -> Result<(), BackendError> {
         let killer = worker.process.killer().map_err(|error| {
             let text = format!("cannot watch over a worker process: {error}");
             BackendError::new(ErrorKind::Internal, text)
         })?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(killer);
+        let mut stopping = self.lock();
+        if stopping.is_told {
+            killer.kill();
+        }
+        stopping.killer = Some(killer);
         Ok(())
+    }
+
+    /// Whether the last run was told to end, and its worker with it.
+    fn is_told(&self) -> bool {
+        self.lock().is_told
     }
 }
 
 impl Interrupt for Stop {
+    fn begin(&self) {
+        self.lock().is_told = false;
+    }
+
     fn interrupt(&self) {
-        let killer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(killer) = &*killer {
+        let mut stopping = self.lock();
+        stopping.is_told = true;
+        if let Some(killer) = &stopping.killer {
             killer.kill();
         }
     }
@@ -192,7 +218,8 @@ impl Instance for SandboxedInstance {
 
     fn is_lost(&self) -> bool {
         let worker = self.worker.as_ref();
-        worker.is_none_or(|worker| worker.process.has_ended())
+        // A worker that was killed may not have been found to have ended yet.
+        self.stop.is_told() || worker.is_none_or(|worker| worker.process.has_ended())
     }
 
     fn interrupt(&self) -> Option<Arc<dyn Interrupt>> {

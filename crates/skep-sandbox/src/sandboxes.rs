@@ -288,7 +288,7 @@ impl Starter {
             "loaded"
         };
         let request = Request::Load(Box::new(load));
-        // One that is too far off to be told is none.
+        // A deadline that cannot be represented means no deadline.
         let deadline = self
             .limit
             .and_then(|limit| Instant::now().checked_add(limit));
@@ -350,7 +350,7 @@ impl Starter {
 
     fn no_answer(&self) -> BackendError {
         let text = format!(
-            "the worker process of model `{}` gave an answer to its start that is none",
+            "the worker process of model `{}` sent an invalid answer to its start",
             self.model()
         );
         BackendError::new(ErrorKind::Internal, text)

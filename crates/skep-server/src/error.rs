@@ -91,7 +91,7 @@ impl ApiError {
         };
         match kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Unavailable | ErrorKind::Full => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
             // Trying again does not help: not what 503 says.
             ErrorKind::Exhausted | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -162,7 +162,7 @@ impl From<ApiError> for tonic::Status {
                 ErrorKind::NotFound => tonic::Code::NotFound,
                 ErrorKind::Unavailable => tonic::Code::Unavailable,
                 ErrorKind::Unsupported => tonic::Code::Unimplemented,
-                ErrorKind::Exhausted => tonic::Code::ResourceExhausted,
+                ErrorKind::Exhausted | ErrorKind::Full => tonic::Code::ResourceExhausted,
                 ErrorKind::Internal => tonic::Code::Internal,
                 _ => tonic::Code::InvalidArgument,
             },
@@ -199,6 +199,7 @@ mod tests {
             (ErrorKind::Unavailable, 503, tonic::Code::Unavailable),
             (ErrorKind::Unsupported, 501, tonic::Code::Unimplemented),
             (ErrorKind::Exhausted, 500, tonic::Code::ResourceExhausted),
+            (ErrorKind::Full, 503, tonic::Code::ResourceExhausted),
             (ErrorKind::Internal, 500, tonic::Code::Internal),
         ] {
             let error = ApiError::new(kind, "text");

@@ -5,8 +5,8 @@ use skep_tensor::{Charge, OverBudget};
 /// What a buffer grows by at least, so that small ones do not grow often.
 const MIN_GROWTH_BYTES: usize = 1 << 10;
 
-/// Makes room for `more` bytes behind what is in `bytes`. What it takes is charged; doubling, so that a byte is copied
-/// once or twice however often this is called.
+/// Makes room for `more` bytes behind what is in `bytes`. What it takes is charged. The buffer doubles, so each
+/// byte is copied about twice on average.
 ///
 /// # Errors
 /// [`OverBudget`] when it does not fit, or the system has no memory; nothing has changed then.
@@ -23,11 +23,7 @@ pub(crate) fn make_room(
     let before = bytes.capacity();
     if bytes.try_reserve_exact(growth).is_err() {
         charge.give_back(growth);
-        return Err(OverBudget {
-            bytes: growth,
-            used: charge.bytes(),
-            limit: usize::MAX,
-        });
+        return Err(OverBudget::of_system(growth));
     }
     // What was free before is part of the room.
     charge.give_back(growth.saturating_sub(bytes.capacity() - before));

@@ -18,7 +18,7 @@ pub(crate) enum InflateError {
     /// It would become longer than it may.
     #[error("it becomes longer than it may")]
     TooLong,
-    /// It would not fit into the memory of requests.
+    /// It would not fit into the memory of requests, or of the machine.
     #[error(transparent)]
     NoMemory(OverBudget),
     /// It is not what it says it is.
@@ -51,7 +51,7 @@ fn read(
         charge.add(room).map_err(InflateError::NoMemory)?;
         plain
             .try_reserve_exact(room)
-            .map_err(|_| InflateError::Broken(io::ErrorKind::OutOfMemory.into()))?;
+            .map_err(|_| InflateError::NoMemory(OverBudget::of_system(room)))?;
         let bound = u64::try_from(room).unwrap_or(u64::MAX);
         let read = decoder.by_ref().take(bound).read_to_end(&mut plain)?;
         if plain.len() > limit {

@@ -4,7 +4,7 @@
 //! *restricted* before it is handed over: it may get, fill and let go of the tensors of that model and nothing else. It
 //! cannot list tensors, read figures, drop idle tensors, or learn whether a tensor of another model is there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     Digest, StoreError,
@@ -69,9 +69,14 @@ impl Rights {
         if *self == Self::All {
             return Ok(());
         }
-        let needed = offered.iter().fold(0_u64, |sum, tensor| {
-            sum.saturating_add(room(tensor.wanted.length))
-        });
+        // One that is offered again lies in the file once.
+        let tensors: HashMap<Digest, u64> = offered
+            .iter()
+            .map(|tensor| (tensor.wanted.digest, tensor.wanted.length))
+            .collect();
+        let needed = tensors
+            .values()
+            .fold(0_u64, |sum, length| sum.saturating_add(room(*length)));
         if segment.reserved() <= needed.saturating_add(HUGE_PAGE_BYTES) {
             return Ok(());
         }

@@ -4,9 +4,12 @@
 //! added when its size is known, before it is allocated, and all of it is given back when the last holder of the charge
 //! is gone (the request, its tensors, its run, its answer until that is written).
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// A bound on bytes, and how many of them are taken.
@@ -16,9 +19,8 @@ pub struct MemoryBudget {
     used: AtomicUsize,
 }
 
-/// More was asked for than is left of a budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{bytes} bytes more do not fit: the bound is {limit} bytes, of which {used} are in use")]
+/// More was asked for than is left of a budget, or than the system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverBudget {
     /// What was asked for.
     pub bytes: usize,
@@ -27,6 +29,33 @@ pub struct OverBudget {
     /// The bound.
     pub limit: usize,
 }
+
+impl OverBudget {
+    /// The system has no memory of so many bytes, whatever is left of a budget.
+    #[must_use]
+    pub const fn of_system(bytes: usize) -> Self {
+        Self {
+            bytes,
+            used: 0,
+            limit: usize::MAX,
+        }
+    }
+}
+
+impl fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, used, limit } = self;
+        match *limit {
+            usize::MAX => write!(f, "the system has no memory for {bytes} bytes more"),
+            _ => write!(
+                f,
+                "{bytes} bytes more do not fit: the bound is {limit} bytes, of which {used} are in use"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OverBudget {}
 
 impl MemoryBudget {
     /// A budget of `limit` bytes, none of them taken.
@@ -102,7 +131,7 @@ fn take_from(counter: &AtomicUsize, bytes: usize) -> usize {
 /// What one request holds of a budget; given back when it is dropped.
 #[derive(Debug)]
 pub struct Charge {
-    /// `None` of what nobody bounds.
+    /// `None`: unbounded.
     budget: Option<Arc<MemoryBudget>>,
     bytes: AtomicUsize,
     /// What it has taken of the budget: `bytes`, and room for the next ones.
@@ -138,7 +167,7 @@ impl Charge {
             let held = self.held.load(Ordering::Relaxed);
             let after = self.bytes.load(Ordering::Relaxed).saturating_add(bytes);
             if let Some(more) = after.checked_sub(held).filter(|more| *more > 0) {
-                // The budget is shared with every processor, a charge is mostly one's own.
+                // All cores contend for the budget; a charge is mostly used by one thread.
                 let step = more.checked_next_multiple_of(budget.step()).unwrap_or(more);
                 let taken = match budget.take(step) {
                     Ok(()) => step,

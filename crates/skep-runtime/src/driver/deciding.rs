@@ -72,7 +72,6 @@ impl Driver {
         };
         let mut news = SlotNews {
             released,
-            threads: self.parallelism.news(),
             ..SlotNews::default()
         };
         loop {
@@ -87,7 +86,12 @@ impl Driver {
                 }
                 Output::Dispatch { .. } | Output::Reject { .. } => true,
             });
-            if news.is_none() || !seat.tell(state.now, news, &mut pending) {
+            if news.is_none() {
+                return pending;
+            }
+            // Only now: what is taken from there is told.
+            news.threads = self.parallelism.news();
+            if !seat.tell(state.now, news, &mut pending) {
                 return pending;
             }
             news = SlotNews::default();

@@ -35,8 +35,8 @@ use super::{
 /// sixteen round trips.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
-/// The same over all requests of a connection: more than a client fills, so that requests which nobody reads do not stop
-/// the others. What comes counts in the memory of requests.
+/// The same over all requests of a connection: room for 256 whose windows are full, so that a few which nobody reads do
+/// not stop the others. What comes counts in the memory of requests.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 
 /// The largest frame: fewer, larger frames cost less work a byte.
@@ -51,7 +51,7 @@ const MAX_CONCURRENT_STREAMS: u32 = 1024;
 /// The largest head of a request, names and values together.
 const MAX_HEAD_BYTES: u32 = 16 << 10;
 
-/// Answers that this side may reset while the client goes on sending; a client that makes it more is up to something.
+/// Streams that may be reset because the client broke the protocol; beyond that the connection ends.
 const MAX_RESET_STREAMS: usize = 1024;
 
 /// Serves a connection until it ends, by the client, by itself, or by an order.

@@ -52,8 +52,10 @@ pub(crate) enum BodyError {
 pub(crate) struct MessageBounds {
     /// The largest message, in bytes.
     pub(crate) bytes: usize,
-    /// What is charged for each byte of a message.
+    /// What is charged for each byte of a message; above 1 until the next message begins.
     pub(crate) weight: usize,
+    /// Whether the client may send as many as it likes, and when it likes.
+    pub(crate) many: bool,
 }
 
 /// Where a body comes from.
@@ -170,10 +172,14 @@ impl Body for Inflow {
                         return refuse(error);
                     }
                 }
-                match this.charge.add(data.len().saturating_mul(weight)) {
-                    Ok(()) => Poll::Ready(Some(Ok(frame))),
-                    Err(over) => refuse(BodyError::NoMemory(over)),
+                let bytes = data.len().saturating_mul(weight);
+                if let Err(over) = this.charge.add(bytes) {
+                    return refuse(BodyError::NoMemory(over));
                 }
+                if let Some(messages) = this.messages {
+                    messages.charged += bytes;
+                }
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => refuse(error),
             Poll::Ready(None) => {
@@ -181,7 +187,7 @@ impl Body for Inflow {
                 Poll::Ready(None)
             }
             // A stream of messages may pause for as long as it likes between two of them.
-            Poll::Pending if this.messages.as_ref().is_some_and(Messages::is_between) => {
+            Poll::Pending if this.messages.as_ref().is_some_and(Messages::may_pause) => {
                 this.wait.set(None);
                 Poll::Pending
             }
@@ -232,6 +238,8 @@ struct Messages {
     length: u32,
     /// What is to come of a message.
     left: usize,
+    /// What was charged since the last message began.
+    charged: usize,
 }
 
 /// A flag and a length.
@@ -244,7 +252,12 @@ impl Messages {
             prefix_bytes: 0,
             length: 0,
             left: 0,
+            charged: 0,
         }
+    }
+
+    const fn may_pause(&self) -> bool {
+        self.bounds.many && self.is_between()
     }
 
     const fn is_between(&self) -> bool {
@@ -263,6 +276,10 @@ impl Messages {
             }
             if self.prefix_bytes == 0 {
                 self.length = 0;
+                if self.bounds.weight > 1 {
+                    // What is charged for what it becomes is over with the message; others charge for that by themselves.
+                    charge.give_back(std::mem::take(&mut self.charged));
+                }
             } else {
                 self.length = self.length << 8 | u32::from(byte);
             }
@@ -295,6 +312,7 @@ mod tests {
     const BOUNDS: MessageBounds = MessageBounds {
         bytes: 256,
         weight: 1,
+        many: true,
     };
 
     #[test]
@@ -320,6 +338,27 @@ mod tests {
             messages.pass(second, &free).expect("short enough");
             assert!(messages.is_between());
         }
+    }
+
+    #[test]
+    fn what_a_message_becomes_is_charged_until_the_next_one_begins() {
+        let budget = MemoryBudget::new(10_000);
+        let charge = budget.charge();
+        let mut messages = Messages::new(MessageBounds {
+            weight: 32,
+            ..BOUNDS
+        });
+        for _ in 0..100 {
+            let message = [0, 0, 0, 0, 1, 7];
+            messages.pass(&message, &charge).expect("short enough");
+            let bytes = message.len() * 32;
+            charge.add(bytes).expect("room");
+            messages.charged += bytes;
+        }
+        assert_eq!(charge.bytes(), 6 * 32);
+        assert!(messages.may_pause());
+        messages.bounds.many = false;
+        assert!(!messages.may_pause(), "a call of one message ends");
     }
 
     #[test]

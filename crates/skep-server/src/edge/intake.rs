@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -28,8 +28,8 @@ struct Intake {
     failed: Option<BodyError>,
     /// Whether nothing more comes.
     ended: bool,
-    /// Whether the handler waits for more; it is woken then.
-    asked: bool,
+    /// The handler, where it waits for more. It need not be the request's task: a call may be read by a task of its own.
+    waiting: Option<Waker>,
 }
 
 impl Intake {
@@ -79,7 +79,7 @@ pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
         charge,
         failed: None,
         ended: false,
-        asked: false,
+        waiting: None,
     }));
     (Reader(Arc::clone(&intake)), Taker(intake))
 }
@@ -87,6 +87,7 @@ pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
 impl Reader {
     pub(super) fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut intake = lock(&self.0);
+        intake.waiting = None;
         if let Some(data) = intake.unread.pop_front() {
             intake.charge.give_back(data.len());
             intake.release(&data);
@@ -99,7 +100,7 @@ impl Reader {
             }
             Poll::Ready(None) => Poll::Ready(intake.failed.take().map(Err)),
             Poll::Pending => {
-                intake.asked = true;
+                intake.waiting = Some(cx.waker().clone());
                 Poll::Pending
             }
         }
@@ -124,13 +125,16 @@ impl Drop for Reader {
 }
 
 impl Taker {
-    /// Takes in and charges what nobody reads now. To be called whenever the request's task has nothing else to do.
+    /// Takes in and charges what nobody reads now, and wakes the handler where it waits for that. To be called whenever the
+    /// request's task has nothing else to do.
     pub(super) fn take(&self, cx: &mut Context<'_>) {
         let mut intake = lock(&self.0);
-        if std::mem::take(&mut intake.asked) {
-            // The handler has taken what was there, and is called when more comes.
+        let is_own = |waiting: &mut Waker| waiting.will_wake(cx.waker());
+        if intake.waiting.take_if(is_own).is_some() {
+            // It is this very task, and has just looked: it is called when more comes.
             return;
         }
+        let before = intake.unread.len();
         while let Poll::Ready(Some(data)) = intake.poll_next(cx) {
             match intake.charge.add(data.len()) {
                 Ok(()) => intake.unread.push_back(data),
@@ -140,6 +144,12 @@ impl Taker {
                     intake.stream = None;
                 }
             }
+        }
+        let has_news = intake.unread.len() > before || intake.ended;
+        let waiting = intake.waiting.take_if(|_| has_news);
+        drop(intake);
+        if let Some(waiting) = waiting {
+            waiting.wake();
         }
     }
 }

@@ -16,7 +16,8 @@
 //! body        a whole body in one piece
 //! ```
 //!
-//! No connection has a timer of its own: it writes down what it does, and the sweep ends it when that takes too long.
+//! Limits on connections have no timers: a connection writes down what it does, and the sweep ends it when that takes too
+//! long. Timers belong to single bodies and answers, and to gRPC's keepalive.
 
 mod activity;
 mod body;

@@ -56,13 +56,20 @@ pub(crate) fn message_bounds(path: &str) -> edge::MessageBounds {
         edge::MessageBounds {
             bytes: MAX_MESSAGE_BYTES,
             weight: 1,
+            many: is_stream(path),
         }
     } else {
         edge::MessageBounds {
             bytes: MAX_MANAGEMENT_BYTES,
             weight: MANAGEMENT_WEIGHT,
+            many: is_stream(path),
         }
     }
+}
+
+/// Whether a client may send a call's messages whenever it likes. All other calls take one.
+fn is_stream(path: &str) -> bool {
+    method(path) == Some("ModelStreamInfer") || path.ends_with("/ServerReflectionInfo")
 }
 
 /// All services.

@@ -107,7 +107,12 @@ pub(super) async fn infer(
             let decode = move || request::decode(&body, header_length, &model, &charge);
             api::off_reactor(decode).await??
         }
-        _ => request::decode(&body, header_length, &path.model, &charge)?,
+        _ => {
+            let decoded = request::decode(&body, header_length, &path.model, &charge)?;
+            // What is decoded holds what it needs of it.
+            drop(body);
+            decoded
+        }
     };
     let wanted = decoded.wanted;
     let mut request = decoded.request;

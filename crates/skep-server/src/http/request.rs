@@ -122,6 +122,10 @@ pub(super) fn decode(
         Unparsed::Json(error) => fault::find(&document, &error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
+    let texts = text_bytes(&parsed, &document);
+    if texts > UNCHARGED_BYTES {
+        charge.add(texts)?;
+    }
     let mut binary = Binary {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
@@ -164,6 +168,18 @@ pub(super) fn decode(
     wanted.all_binary = binary_output && request.outputs.is_empty();
     charge.give_back(copied_bytes.get());
     Ok(Decoded { request, wanted })
+}
+
+/// Bytes of the texts that a request keeps of its JSON: names, and parameters in both of their forms.
+fn text_bytes(parsed: &RequestJson<'_>, document: &Document<'_>) -> usize {
+    let id = parsed.id.as_ref().map_or(0, |Id(id)| id.len());
+    let inputs = parsed.inputs.0.iter().map(|input| input.name.len());
+    let outputs = parsed.outputs.iter().flat_map(|outputs| &outputs.0);
+    let names = inputs.chain(outputs.map(|output| output.name.len()));
+    let parameters = parsed
+        .parameters
+        .map_or(0, |given| document.text(given).len());
+    id + names.sum::<usize>() + 2 * parameters
 }
 
 /// Why a document is not parsed.
