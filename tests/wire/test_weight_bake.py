@@ -56,8 +56,14 @@ def stopped_child(server):
     server.wait_for("baking `")
     found = []
 
+    def program(pid):
+        with open(f"/proc/{pid}/cmdline") as line:
+            return line.read()
+
     def there():
-        found[:] = workers(server)
+        # Not one that has not become another program yet: its parent waits for that.
+        own = program(server.process.pid)
+        found[:] = [pid for pid in workers(server) if program(pid) != own]
         return found
 
     wait_until(there, "a process that bakes")

@@ -15,7 +15,10 @@ use skep_onnx::{
     OnnxModel,
     infer::{Given, InferError, Inferred},
 };
-use skep_proto::onnx::{GraphProto, NodeProto, TensorProto, type_proto::Value};
+use skep_proto::onnx::{
+    GraphProto, NodeProto, TensorProto, ValueInfoProto,
+    type_proto::{self, Value},
+};
 use skep_types::{ModelSignature, Shape};
 use smallvec::SmallVec;
 
@@ -55,12 +58,10 @@ pub(crate) struct Sizes {
 
 impl Sizes {
     pub(crate) fn of(onnx: &OnnxModel) -> Self {
-        let are_bounded = unbounded(onnx).is_none();
-        let mut onnx = onnx.clone();
-        weights::forget_large(onnx.proto_mut());
+        let onnx = bare(onnx);
         Self {
+            are_bounded: unbounded_bare(&onnx).is_none(),
             onnx,
-            are_bounded,
             known: Mutex::default(),
         }
     }
@@ -166,9 +167,46 @@ fn peak(graph: &GraphProto, inferred: &Inferred) -> u64 {
     peak
 }
 
+fn tensor(info: &mut ValueInfoProto) -> Option<&mut type_proto::Tensor> {
+    match info.r#type.as_mut()?.value.as_mut()? {
+        Value::TensorType(tensor) => Some(tensor),
+        _ => None,
+    }
+}
+
+/// The model without what the engine does not look at either: the names of dimensions, which may say that what it broadcasts
+/// is equal, and shapes of tensors that nodes give; nor the values of its weights.
+fn bare(onnx: &OnnxModel) -> OnnxModel {
+    use skep_proto::onnx::tensor_shape_proto::dimension::Value as Dimension;
+    let mut onnx = onnx.clone();
+    let proto = onnx.proto_mut();
+    weights::forget_large(proto);
+    if let Some(graph) = &mut proto.graph {
+        for dim in graph
+            .input
+            .iter_mut()
+            .filter_map(tensor)
+            .flat_map(|tensor| tensor.shape.iter_mut())
+            .flat_map(|shape| &mut shape.dim)
+        {
+            dim.value
+                .take_if(|value| matches!(value, Dimension::DimParam(_)));
+        }
+        graph.value_info.clear();
+        for output in graph.output.iter_mut().filter_map(tensor) {
+            output.shape = None;
+        }
+    }
+    onnx
+}
+
 /// Why it cannot be told before a run how much that allocates, if that is so: the node that makes a tensor of a size which
 /// only a run tells.
 pub(crate) fn unbounded(onnx: &OnnxModel) -> Option<String> {
+    unbounded_bare(&bare(onnx))
+}
+
+fn unbounded_bare(onnx: &OnnxModel) -> Option<String> {
     let mut suspects: Vec<(&NodeProto, Vec<&str>)> = Vec::new();
     let mut constants: HashSet<&str> = HashSet::new();
     onnx.visit(&mut |graph| {
@@ -318,6 +356,22 @@ mod tests {
         let other = Shape::new(&[7, 5]).expect("a shape");
         let refused = sizes.peak(&signature, &[&other]).expect_err("does not fit");
         assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn names_of_dimensions_and_declared_outputs_do_not_refuse_what_the_engine_computes() {
+        let onnx = model(
+            Graph::new()
+                .input("x", DataType::Fp32, &["batch", "4"])
+                .input("b", DataType::Fp32, &["batch", "4"])
+                .output("y", DataType::Fp32, &["2", "4"])
+                .node("Add", &["x", "b"], &["y"], &[]),
+        );
+        assert_eq!(unbounded(&onnx), None);
+        let signature = onnx.signature().expect("a signature");
+        let shape = |rows: usize| Shape::new(&[rows, 4]).expect("a shape");
+        let (x, b) = (shape(3), shape(1));
+        assert_eq!(Sizes::of(&onnx).peak(&signature, &[&x, &b]), Ok(48));
     }
 
     #[test]
