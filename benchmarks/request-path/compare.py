@@ -3,8 +3,9 @@
     python3 benchmarks/request-path/compare.py OUT SKEP OTHER_SKEP [--rounds N] [--seconds S]
 
 The identity over 16 floats of backend `mock` and of ONNX Runtime (if the onnx package is there), as `request-path` asks it:
-HTTP by `wrk -t1 -c16`, gRPC by `h2load -t1 -c16`. Servers run at the same time and are asked one after the other, in an
-order that alternates; figures are CPU time of the server's process over the requests that were answered.
+HTTP by `wrk -t1 -c16`, gRPC by `h2load -t1 -c16`. Each round starts both servers, since where a process lies in memory alone
+makes a difference of some percent, and asks one after the other, in an order that alternates; figures are CPU time of the
+server's process over the requests that were answered.
 """
 
 import argparse
@@ -119,11 +120,11 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         models = repository(scratch / "models")
-        servers = [Server(binary, scratch / "models", scratch / f"log{index}") for index, binary in enumerate(arguments.binaries)]
         for number in range(arguments.rounds):
+            servers = [Server(binary, scratch / "models", scratch / f"log{index}") for index, binary in enumerate(arguments.binaries)]
+            order = servers if number % 2 == 0 else servers[::-1]
             for model in models:
                 for name, load in (("HTTP", wrk), ("gRPC", h2load)):
-                    order = servers if number % 2 == 0 else servers[::-1]
                     for server in order:
                         before = server.cpu_us()
                         requests = load(server, model, arguments.seconds, scratch)
@@ -133,9 +134,9 @@ def main():
                         }
                         rows.append(row)
                         print(json.dumps(row), file=sys.stderr)
-        for server in servers:
-            server.process.kill()
-            server.process.wait()
+            for server in servers:
+                server.process.kill()
+                server.process.wait()
     (arguments.out / "raw.json").write_text("\n".join(map(json.dumps, rows)) + "\n")
     print("| model | protocol | CPU us a request | of the other | ratio by pairs: median, least, most | rate, of the other |")
     print("|---|---|---|---|---|---|")

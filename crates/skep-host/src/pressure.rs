@@ -10,7 +10,8 @@
 //! of `memory.max` are no sign: a group whose limit is full of the page cache comes up against it all the time and lacks
 //! nothing; and the machine's pressure may be that of other groups at their limits.
 //!
-//! All is read once a second, five times where little is left: some ten small files. The kernel's triggers for pressure would tell no sooner.
+//! All is read once a second, five times where little is left: some ten small files. The kernel's triggers for pressure
+//! would tell no sooner.
 
 use std::{
     fs, io,

@@ -38,12 +38,12 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// The run may not take so much; whether the worker ends with it.
-    fn refused(refused: Refused, ends: bool) -> Self {
+    /// The run may not take so much; the worker has ended it.
+    fn refused(refused: Refused) -> Self {
         Self::Run {
             error: refused.into(),
             memory: None,
-            ends,
+            ends: false,
         }
     }
 }
@@ -101,7 +101,7 @@ impl Conversation {
         let copied = places.iter().map(|place| place.length.min(room) as u64);
         charge
             .admit(copied.fold(0, u64::saturating_add))
-            .map_err(|refused| Failure::refused(refused, false))?;
+            .map_err(Failure::refused)?;
         for (slot, place) in outputs.iter_mut().zip(places) {
             slot.fill(self.take(place)?);
         }
@@ -178,12 +178,10 @@ impl Conversation {
                         ends,
                     });
                 }
-                Ok(Answer::NeedRoom(bytes)) => {
-                    // It waits for the room, and can do nothing without.
-                    let admitted = charge.admit(bytes as u64);
-                    admitted.map_err(|refused| Failure::refused(refused, true))?;
-                    self.give_room(bytes)?;
-                }
+                Ok(Answer::NeedRoom(bytes)) => match charge.admit(bytes as u64) {
+                    Ok(()) => self.give_room(bytes)?,
+                    Err(refused) => return Err(self.refuse_room(refused)),
+                },
                 Ok(Answer::Loaded(_) | Answer::Baked | Answer::Refused(_)) => {
                     return Err(Failure::Wrong("it answered what nobody had asked"));
                 }
@@ -191,6 +189,28 @@ impl Conversation {
             }
         }
         Err(Failure::Wrong("it asked for memory again and again"))
+    }
+
+    /// Tells the worker that it gets no room, and waits until it has given up the run.
+    fn refuse_room(&mut self, refused: Refused) -> Failure {
+        let sent = self
+            .channel
+            .send(|writer| Request::NoRoom.encode(writer), &[]);
+        if sent.is_err() {
+            return Failure::Ended;
+        }
+        match self.channel.receive() {
+            Ok(Some(message)) => match Answer::decode(message) {
+                Ok(Answer::Failed { memory, ends, .. }) => Failure::Run {
+                    error: refused.into(),
+                    memory,
+                    ends,
+                },
+                _ => Failure::Wrong("it went on without the memory that it asked for"),
+            },
+            Ok(None) => Failure::Ended,
+            Err(error) => receive_failure(error),
+        }
     }
 
     fn give_room(&mut self, bytes: usize) -> Result<(), Failure> {

@@ -179,6 +179,46 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn room_that_a_run_may_not_have_costs_the_run_and_not_the_worker() {
+    let (ours, theirs) = UnixStream::pair().expect("pair");
+    let mut peer = Peer(Channel::new(theirs));
+    let bound = RunBound {
+        limit_bytes: Some(100),
+        budget: None,
+    };
+    let mut conversation = Conversation::new(Channel::new(ours.into()), bound);
+    let thread = thread::spawn(move || {
+        for answers in [true, false] {
+            peer.hear();
+            peer.say(&Answer::NeedRoom(1000));
+            assert_eq!(peer.hear().0, Request::NoRoom);
+            let error = BackendError::new(ErrorKind::Exhausted, "no");
+            peer.say(&match answers {
+                true => Answer::Failed {
+                    error,
+                    memory: None,
+                    ends: false,
+                },
+                false => Answer::NeedRoom(1),
+            });
+        }
+    });
+    let mut run = || conversation.run(&[], &mut [OutputSlot::new(0)]);
+    match run() {
+        Err(Failure::Run { error, ends, .. }) => {
+            assert!(
+                !ends && error.to_string().contains("may take 100"),
+                "{error}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let outcome = run();
+    assert!(matches!(outcome, Err(Failure::Wrong(_))), "{outcome:?}");
+    thread.join().expect("the peer");
+}
+
+#[test]
 fn words_that_are_no_answer_are_refused() {
     let outcome = run(|mut peer| {
         peer.hear();

@@ -6,7 +6,7 @@
 //!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends
 //!   Run {inputs, wanted}  [+ memory] ---->  runs
 //!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
-//!   Room {bytes}            + memory ---->
+//!   Room {bytes}            + memory ---->  or NoRoom, where the run may not have so much
 //!                           <-----------  Ran {outputs}, or Failed
 //! ```
 //!
@@ -19,7 +19,7 @@ use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 use crate::encode::{Malformed, Reader, Writer};
 
 /// What a conversation begins with: somebody else's words on the worker's input are refused at once.
-const HELLO: &[u8] = b"skep worker 2";
+const HELLO: &[u8] = b"skep worker 3";
 
 /// How long a worker's texts may be, in bytes: what an error needs, no page.
 const MAX_TEXT_BYTES: usize = 16 << 10;
@@ -142,6 +142,8 @@ pub(crate) enum Request {
     },
     /// Memory for outputs of so many bytes, which comes with the message.
     Room(usize),
+    /// The run may not have so much; it ends with an error.
+    NoRoom,
 }
 
 /// What the server keeps of a loaded model.
@@ -198,6 +200,7 @@ impl Request {
                 writer.u8(3);
                 writer.size(*bytes);
             }
+            Self::NoRoom => writer.u8(4),
         }
     }
 
@@ -211,6 +214,7 @@ impl Request {
                 wanted: reader.list(Reader::size)?,
             },
             3 => Self::Room(reader.size()?),
+            4 => Self::NoRoom,
             _ => return Err(Malformed("its kind is unknown")),
         };
         reader.end().map(|()| request)

@@ -54,6 +54,7 @@ fn requests() -> Vec<Request> {
             wanted: Vec::new(),
         },
         Request::Room(usize::MAX),
+        Request::NoRoom,
     ]
 }
 

@@ -356,9 +356,12 @@ impl Serving {
         let shapes: Vec<_> = inputs.iter().map(|place| &place.shape).collect();
         let known = self.model.output_shapes(&shapes);
         let signature = self.model.signature();
-        let mut slots =
-            self.outputs
-                .prepare(&mut self.channel, signature, wanted, known.as_deref())?;
+        let slots = self
+            .outputs
+            .prepare(&mut self.channel, signature, wanted, known.as_deref())?;
+        let Some(mut slots) = slots else {
+            return Ok(Err(outputs::no_room()));
+        };
         match self.instance.execute(&views, &mut slots) {
             Ok(()) => self.outputs.place(&mut self.channel, signature, slots),
             Err(error) => Ok(Err(error)),

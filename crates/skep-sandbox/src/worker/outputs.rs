@@ -24,17 +24,17 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// The slots of a run: over shared memory where the outputs' shapes are known.
+    /// The slots of a run: over shared memory where the outputs' shapes are known. `None` where the run may not have so much.
     ///
     /// # Errors
-    /// When the server gives no memory.
+    /// When the conversation is over.
     pub(super) fn prepare(
         &mut self,
         channel: &mut Conversation,
         signature: &ModelSignature,
         wanted: &[usize],
         known: Option<&[Shape]>,
-    ) -> io::Result<Vec<OutputSlot>> {
+    ) -> io::Result<Option<Vec<OutputSlot>>> {
         let spec = |index: usize| {
             let shape = known?.get(index)?;
             let datatype = signature.outputs.get(index)?.datatype;
@@ -46,19 +46,21 @@ impl Outputs {
             .iter()
             .map(|&index| spec(index).map_or(0, |(_, _, length)| length))
             .collect();
-        let SharedParts { buffers, rest } = self.parts(channel, &lengths)?;
+        let Some(SharedParts { buffers, rest }) = self.parts(channel, &lengths)? else {
+            return Ok(None);
+        };
         self.rest = Some(rest);
         let slot = |(&index, memory)| match spec(index) {
             Some((datatype, shape, _)) => OutputSlot::over(index, datatype, shape.clone(), memory),
             None => OutputSlot::new(index),
         };
-        Ok(wanted.iter().zip(buffers).map(slot).collect())
+        Ok(Some(wanted.iter().zip(buffers).map(slot).collect()))
     }
 
     /// Where the outputs of a run lie, once those are in the shared memory that came elsewhere.
     ///
     /// # Errors
-    /// When the server gives no memory.
+    /// When the conversation is over.
     pub(super) fn place(
         &mut self,
         channel: &mut Conversation,
@@ -81,7 +83,9 @@ impl Outputs {
         self.rest = None;
         let lengths: Vec<usize> = tensors.iter().map(|tensor| tensor.data().len()).collect();
         // The old memory lives as long as the tensors in it.
-        let parts = self.parts(channel, &lengths)?;
+        let Some(parts) = self.parts(channel, &lengths)? else {
+            return Ok(Err(no_room()));
+        };
         let copied = tensors.iter().zip(parts.buffers);
         let places = copied.map(|(tensor, mut buffer)| {
             buffer.copy_from_slice(tensor.data());
@@ -121,11 +125,16 @@ impl Outputs {
         }
     }
 
-    /// Parts of these lengths, of new memory where that which is there is too small or a backend has kept some of it.
-    fn parts(&mut self, channel: &mut Conversation, lengths: &[usize]) -> io::Result<SharedParts> {
+    /// Parts of these lengths, of new memory where that which is there is too small or a backend has kept some of it; `None`
+    /// where the server refuses it, and all stays as it is.
+    fn parts(
+        &mut self,
+        channel: &mut Conversation,
+        lengths: &[usize],
+    ) -> io::Result<Option<SharedParts>> {
         self.rest = None;
         if let Some(parts) = self.memory.as_mut().and_then(|m| m.split(lengths)) {
-            return Ok(parts);
+            return Ok(Some(parts));
         }
         let needed = lengths.iter().fold(0usize, |sum, length| {
             sum.saturating_add(length.saturating_add(ALIGNMENT))
@@ -133,14 +142,22 @@ impl Outputs {
         channel.send(|writer| Answer::NeedRoom(needed).encode(writer), &[])?;
         let received = channel.receive_with_descriptors()?;
         let (message, descriptors) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let Ok(Request::Room(length)) = Request::decode(message) else {
-            return Err(wrong("memory was expected"));
+        let length = match Request::decode(message) {
+            Ok(Request::Room(length)) => length,
+            Ok(Request::NoRoom) => return Ok(None),
+            _ => return Err(wrong("memory was expected")),
         };
         let file = descriptors.into_iter().next().map(File::from);
         let file = file.ok_or_else(|| wrong("memory is missing"))?;
         let memory = self.memory.insert(SharedMemory::map(&file, length)?);
-        memory
-            .split(lengths)
+        let parts = memory.split(lengths);
+        parts
+            .map(Some)
             .ok_or_else(|| wrong("it gave less memory than was asked for"))
     }
+}
+
+/// The run may not have the memory for its outputs. The server, which refused it, has better words.
+pub(super) fn no_room() -> BackendError {
+    BackendError::new(ErrorKind::Exhausted, "there is no memory for the outputs")
 }
