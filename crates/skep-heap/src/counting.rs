@@ -6,10 +6,16 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// The system's allocator, counting how often blocks of a size and above are taken from it, by all threads.
+thread_local! {
+    /// What the thread took of whichever allocator of this kind there is; a process has one.
+    static TAKEN_HERE: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting how often blocks of a size and above are taken from it.
 #[derive(Debug)]
 pub struct CountingHeap {
     min_bytes: usize,
@@ -26,14 +32,20 @@ impl CountingHeap {
         }
     }
 
-    /// Blocks that were allocated, zeroed or resized until now.
+    /// Blocks that were allocated, zeroed or resized until now, by all threads.
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// The same by the calling thread alone: a test's harness has threads of its own.
+    pub fn taken_here(&self) -> u64 {
+        TAKEN_HERE.get()
     }
 
     fn count(&self, bytes: usize) {
         if bytes >= self.min_bytes {
             self.taken.fetch_add(1, Ordering::Relaxed);
+            TAKEN_HERE.set(TAKEN_HERE.get() + 1);
         }
     }
 }
