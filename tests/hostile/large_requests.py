@@ -337,7 +337,7 @@ CASES = [
         M, lambda: b'{"inputs":[' + b",".join([b"{}"] * (SIZE // 3)) + b"]}")),
     case("json-outputs", "JSON: 2.8 million empty `outputs`", http(M, listed(b"outputs", b"{}"))),
     case("json-parameters", "JSON: 900,000 parameters", http(M, json_parameters)),
-    case("json-unknown", "JSON: a member that nobody knows, 4 million empty lists in it", http(M, listed(b"unknown", b"[]"))),
+    case("json-unknown", "JSON: an unknown member with 4 million empty lists", http(M, listed(b"unknown", b"[]"))),
     case("json-nested", "JSON: 8 million lists in each other", http(M, lambda: deep(b"["))),
     case("json-nested-objects", "JSON: 1.6 million objects in each other", http(M, lambda: deep(b'{"a":'))),
     case("json-numbers", "JSON: 16 million FP64 of a digit each, 32 MiB that are 128", http(

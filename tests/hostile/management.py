@@ -209,7 +209,7 @@ CASES = [
     case("loads-of-many", "loads of 60 models at once, and unloads", loads_of_many),
     case("loads-and-unloads", "40 loads and 40 unloads of one model, at once", loads_and_unloads),
     case("loads-of-nothing", "500 loads of models that are not there", loads_of_nothing, fresh=False),
-    case("load-broken-configurations", "45 loads with configurations that are none, or ask for 2 billion instances",
+    case("load-broken-configurations", "45 loads whose configurations are invalid, or ask for 2 billion instances",
          broken_configurations),
     case("poll-broken-files", "a polled repository with models cut short, links to /dev/zero, pipes", broken_files,
          Setup("poll", polled, ("--model-control-mode=poll", "--repository-poll-secs=0.1", "--exit-on-error=false"))),

@@ -51,7 +51,7 @@ type Key = SmallVec<[usize; 16]>;
 pub(crate) struct Sizes {
     /// Without the values of its weights.
     onnx: OnnxModel,
-    /// Whether sizes follow from shapes; a model of which they do not runs in a process of its own.
+    /// Whether sizes follow from shapes. A model whose sizes do not runs in a process of its own.
     are_bounded: bool,
     known: Mutex<HashMap<Key, Result<u64, BackendError>>>,
 }
@@ -66,12 +66,12 @@ impl Sizes {
         }
     }
 
-    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, its inputs not counted; 0 of a
-    /// model whose sizes only runs tell.
+    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, its inputs not counted; 0 for
+    /// a model whose sizes are known only in a run.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot compute with, [`ErrorKind::Exhausted`] where it turns out
-    /// with these shapes that only a run tells.
+    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot compute with, [`ErrorKind::Exhausted`] if the sizes
+    /// turn out to be known only in a run.
     pub(crate) fn peak(
         &self,
         signature: &ModelSignature,
@@ -100,7 +100,7 @@ impl Sizes {
         let peak = peak.map_err(|error| {
             if only_a_run_tells(&error) {
                 let text = format!(
-                    "it cannot be told what memory the run takes, and the embedded engine ends its process when there is too little: {error}\n  \
+                    "the memory that this run takes cannot be known beforehand, and the embedded engine ends its process when there is too little: {error}\n  \
                      the parameter `isolation` with the value `process` runs the model in a process of its own"
                 );
                 return BackendError::new(ErrorKind::Exhausted, text);
@@ -226,7 +226,7 @@ fn unbounded_bare(onnx: &OnnxModel) -> Option<String> {
     let inferred = match infer_examples(onnx) {
         Some(Err(error)) if suspects.is_empty() => {
             return Some(format!(
-                "the sizes of its tensors only a run tells ({error}), and {WHY_NOT_HERE}"
+                "the sizes of its tensors are known only in a run ({error}), and {WHY_NOT_HERE}"
             ));
         }
         other => other.and_then(Result::ok),
@@ -242,7 +242,7 @@ fn unbounded_bare(onnx: &OnnxModel) -> Option<String> {
         .find(|(_, sizes)| !sizes.iter().all(|size| follows(size)));
     culprit.map(|(node, _)| {
         let what = format!(
-            "operator {} makes a tensor of a size that only a run tells",
+            "operator {} makes a tensor of a size that is known only in a run",
             named(node)
         );
         format!("{what}, and {WHY_NOT_HERE}")

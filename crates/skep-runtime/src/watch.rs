@@ -206,8 +206,8 @@ impl Watch {
     }
 }
 
-/// Tells the execution to end that has run for the longest of the process's, and for a second at least; how long it has run,
-/// `None` where there is no such. To be called where memory is all but gone.
+/// Ends the execution of this process that has run for the longest, if that is at least a second, and returns how long it has
+/// run; `None` if no execution has run that long. Call it when memory is all but gone.
 pub fn end_longest_run() -> Option<Duration> {
     let watches: Vec<Arc<Watch>> = lock(&WATCHES).iter().filter_map(Weak::upgrade).collect();
     end_longest_of(&watches, clock::now(), LONG)

@@ -390,15 +390,10 @@ const KINDS: [ErrorKind; 6] = [
 ];
 
 fn write_error(writer: &mut Writer, error: &BackendError) {
-    writer.u8(match error.kind() {
-        ErrorKind::InvalidArgument => 0,
-        ErrorKind::InvalidModel => 1,
-        ErrorKind::Unsupported => 2,
-        ErrorKind::Unavailable => 3,
-        ErrorKind::Exhausted => 4,
-        // A kind that is new to this table is an internal failure.
-        _ => 5,
-    });
+    let position = KINDS.iter().position(|kind| *kind == error.kind());
+    // A kind that is new to this table travels as the last one, an internal failure.
+    let number = position.unwrap_or(KINDS.len() - 1);
+    writer.u8(u8::try_from(number).expect("a handful of kinds"));
     let text = error.to_string();
     let end = text.floor_char_boundary(MAX_TEXT_BYTES);
     writer.bytes(&text.as_bytes()[..end]);

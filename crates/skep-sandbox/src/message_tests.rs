@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, RunMemory};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-use super::{Answer, Bake, FormFiles, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
+use super::{Answer, Bake, FormFiles, KINDS, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
 use crate::encode::Writer;
 
 fn place(dims: &[usize]) -> Place {
@@ -74,7 +74,7 @@ fn answers() -> Vec<Answer> {
         unplanned_runs: u64::MAX,
     });
     let error = BackendError::new(ErrorKind::InvalidModel, "no `x`");
-    vec![
+    let answers = vec![
         Answer::Baked,
         Answer::Loaded(Loaded {
             signature: ModelSignature {
@@ -97,7 +97,9 @@ fn answers() -> Vec<Answer> {
             memory: None,
             ends: true,
         },
-    ]
+    ];
+    let kinds = KINDS.map(|kind| Answer::Refused(BackendError::new(kind, "no")));
+    answers.into_iter().chain(kinds).collect()
 }
 
 fn encoded(encode: impl FnOnce(&mut Writer)) -> Vec<u8> {
