@@ -13,8 +13,9 @@ use crate::step;
 /// Packages of the wire tests, pinned.
 const REQUIREMENTS: &str = "tests/requirements.txt";
 
-/// Debian packages of `--all`: a browser for the web page, and the library that `perf_analyzer` is linked to.
-const DEBIAN_PACKAGES: [&str; 2] = ["chromium", "libb64-0d"];
+/// Debian packages of `--all`: a browser for the web page, the library that `perf_analyzer` is linked to, and what shows
+/// the connections that a server makes.
+const DEBIAN_PACKAGES: [&str; 3] = ["chromium", "libb64-0d", "strace"];
 
 /// Where the Python environment lies.
 pub(crate) fn venv(root: &Path) -> PathBuf {

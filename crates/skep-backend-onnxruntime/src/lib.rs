@@ -26,6 +26,7 @@ mod open;
 mod options;
 mod planning;
 mod sessions;
+mod telemetry;
 mod tensors;
 mod trial;
 
@@ -42,6 +43,7 @@ pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
+pub use telemetry::switch_off_telemetry;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,

@@ -38,6 +38,8 @@ use output::{OutputError, errln};
 static HEAP: SplitHeap = SplitHeap;
 
 fn main() -> ExitCode {
+    // First of all: the process must have one thread.
+    skep_backend_onnxruntime::switch_off_telemetry();
     let command = match cli::Cli::try_parse() {
         Ok(cli) => cli.command,
         Err(error) => return refuse(&error),

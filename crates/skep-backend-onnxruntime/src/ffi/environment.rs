@@ -15,6 +15,7 @@ use ort_sys::{
 use skep_alloc::Pool;
 
 use super::{ApiError, Library, allocator, check, text};
+use crate::telemetry;
 
 /// The opened library with its environment.
 #[derive(Debug)]
@@ -50,9 +51,11 @@ impl Runtime {
             )
         };
         check(api, status)?;
-        // SAFETY: the environment was just made.
-        let status = unsafe { (api.DisableTelemetryEvents)(environment) };
-        check(api, status)?;
+        if !telemetry::is_asked_for() {
+            // SAFETY: the environment was just made.
+            let status = unsafe { (api.DisableTelemetryEvents)(environment) };
+            check(api, status)?;
+        }
         let mut memory: *mut OrtMemoryInfo = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.
         let status = unsafe {
