@@ -6,6 +6,7 @@ it shows in the statistics. The time that an execution takes decides nothing but
 
 import functools
 import queue
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from http_client import get, infer, post, tensor
 from metrics import metric, metrics, wait_metric, wait_pending
 from repository import FOREVER_US
-from server import DEADLINE_S, Server, serve_and_fail
+from server import DEADLINE_S, Server, run, serve_and_fail
 
 # Long enough for a test's requests to be queued behind an execution.
 HOLD_US = 700_000
@@ -554,11 +555,13 @@ def test_slo_what_waits_leaves_together(repository, name):
     repository.mock(config=more, max_batch_size=MAX, latency_us=HOLD_US)
     with Server(repository) as server, Model(server) as model:
         model.hold(rows=MAX)
-        for _ in range(4):
+        # `deferred` would hold fewer back for as long as the objective allows.
+        waiting = MAX if name == "deferred" else 4
+        for _ in range(waiting):
             model.queue()
         assert set(model.statuses()) == {200}
         # One full batch has kept the objective by then: the cap of `aimd` grew from 1 to 2.
-        assert model.batches() == ({2: 2} if name == "aimd" else {4: 1})
+        assert model.batches() == ({2: 2} if name == "aimd" else {waiting: 1})
         assert "dynamic_batching" not in get(server, "/v2/models/mock/config").json
 
 
@@ -641,3 +644,66 @@ def test_slo_the_cap_shows(repository):
             # A policy hears of an execution once its answers are on their way.
             wait_metric(server, "skep_batching_cap", lambda value: value == cap, model="mock", version="1")
             assert infer(server, "mock", zeros(cap)).status == 200
+
+
+def slo(server, outcome):
+    labels = {"model": "mock", "version": "1", "outcome": outcome}
+    return metrics(server)["skep_slo_requests_total", frozenset(labels.items())]
+
+
+def slo_statistics(server):
+    """The same over HTTP and over gRPC, without the objective."""
+    over_http = get(server, "/v2/models/mock/stats").json["model_stats"][0]["slo_stats"]
+    assert over_http.pop("objective_ns") == HOLD_US // 2 * 1000
+    return over_http
+
+
+@pytest.mark.parametrize("name", ["auto", "triton"])
+def test_slo_answers_are_counted_against_the_objective(repository, name):
+    # Each execution takes twice as long as an answer may, so one that runs is late; what waits behind it is given up,
+    # unless the policy does not know of the objective.
+    more = objective(slo_latency_ms=HOLD_US // 2 / 1000, batching_policy=name)
+    repository.mock(config=more, max_batch_size=MAX, latency_us=HOLD_US)
+    with Server(repository) as server, Model(server) as model:
+        model.hold(rows=MAX)
+        model.queue()
+        statuses = model.statuses()
+        given_up = statuses.count(503)
+        assert (name == "auto") == (given_up == 1)
+        expected = {"in_time": 0, "late": len(statuses) - given_up, "given_up": given_up}
+        assert {outcome: slo(server, outcome) for outcome in expected} == expected
+        assert slo_statistics(server) == expected
+
+
+def test_slo_answers_in_time_are_counted(repository):
+    repository.mock(config=objective(slo_latency_ms=3_600_000), max_batch_size=MAX)
+    repository.mock("without")
+    with Server(repository) as server:
+        for model in ("mock", "without"):
+            assert infer(server, model, zeros(1)).status == 200
+        assert (slo(server, "in_time"), slo(server, "late"), slo(server, "given_up")) == (1, 0, 0)
+        models = {dict(labels)["model"] for name, labels in metrics(server) if name.startswith("skep_slo_")}
+        assert models == {"mock"}
+        assert "slo_stats" not in get(server, "/v2/models/without/stats").json["model_stats"][0]
+
+
+def test_slo_an_objective_below_one_execution_is_said_at_load(repository):
+    repository.mock(config=objective(slo_latency_ms=5), latency_us=20_000)
+    repository.mock("fine", config=objective(slo_latency_ms=3_600_000), latency_us=1)
+    said = r"`slo_latency_ms` is 5, and an execution of one inference takes 2\d\.\d+ ms by itself"
+    with Server(repository) as server:
+        [warning] = [line for line in server.lines if "by itself" in line]
+        assert re.search("model `mock` version 1: " + said, warning)
+    outcome = run("check", "--config", "none", "--load", repository)
+    assert outcome.returncode == 0
+    assert re.search(r"ok      mock  version 1, answers within 5 ms\n  warning: .*:\d+:\d+: version 1: .*" + said, outcome.stdout)
+    assert outcome.stdout.count("by itself") == 1
+
+
+def test_slo_a_batch_that_waited_for_more_in_vain_says_so(repository):
+    # `deferred` waits for a full batch as long as the deadline allows.
+    more = objective(slo_latency_ms=200, batching_policy="deferred")
+    repository.mock(config=more, max_batch_size=MAX, latency_us=1)
+    with Server(repository) as server:
+        assert infer(server, "mock", zeros(1)).status == 200
+        assert ends(server) == {"waited": 1}

@@ -136,6 +136,7 @@ def test_json(repository):
         "ok": True,
         "errors": [],
         "warnings": [{**place, "field": "optimization.priority", "text": text}],
+        "objective_ms": None,
     }
     assert typo == {
         "model": "typo",
@@ -153,6 +154,7 @@ def test_json(repository):
         ],
         "warnings": [],
         "config": None,
+        "objective_ms": None,
     }
 
 

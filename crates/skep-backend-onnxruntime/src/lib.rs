@@ -43,7 +43,6 @@ pub use machine::channel_block;
 pub use open::{FindError, Finding, Place, Report};
 pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
-pub use telemetry::switch_off_telemetry;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
@@ -54,6 +53,7 @@ use skep_config::ExecutionOptions;
 use skep_onnx::{OnnxModel, ShapeRules};
 use skep_tensor::RunBound;
 use skep_types::{DataType, Shape, TensorSpec};
+pub use telemetry::switch_off_telemetry;
 
 use crate::{
     bake::Subject,

@@ -315,7 +315,7 @@ fn what_an_objective_overrules_is_named() {
     for (parameters, expected) in [
         (
             &[("batching_policy", "triton"), ("slo_latency_ms", "1")][..],
-            "`parameters.slo_latency_ms`: no effect: `batching_policy` is `triton`",
+            "`parameters.slo_latency_ms`: answers are counted against it, and it forms no batches: `batching_policy` is `triton`",
         ),
         (
             &[("slo_miss_action", "REJECT")],

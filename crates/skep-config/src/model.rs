@@ -1,6 +1,6 @@
 //! A model's configuration, validated: the message that clients are shown, and the typed view that the server reads.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use skep_proto::inference;
 use skep_types::{Dims, ModelName, ModelSignature};
@@ -387,6 +387,12 @@ impl ModelConfig {
     pub fn is_decoupled(&self) -> bool {
         let policy = self.proto.model_transaction_policy;
         policy.is_some_and(|inference::ModelTransactionPolicy { decoupled }| decoupled)
+    }
+
+    /// How long an answer may take, if the configuration says so; whatever policy forms the batches.
+    #[must_use]
+    pub fn latency_objective(&self) -> Option<Duration> {
+        objective::milliseconds(self.parameters.get("slo_latency_ms")?)
     }
 
     /// Ascending bounds of a latency histogram in milliseconds, if the configuration sets any.

@@ -112,15 +112,22 @@ pub(crate) fn read(
         _ => None,
     };
     if objective.is_none() {
-        let why = if latency.is_some() {
-            "no effect: `batching_policy` is `triton`"
-        } else {
-            "no effect: there is no `slo_latency_ms`"
-        };
-        for key in ["slo_latency_ms", "slo_miss_action"] {
+        let mut notice = |key: &str, why: &str| {
             if value(key).is_some() {
                 notices.push(Notice::new(format!("parameters.{key}"), why));
             }
+        };
+        if latency.is_some() {
+            notice(
+                "slo_latency_ms",
+                "answers are counted against it, and it forms no batches: `batching_policy` is `triton`",
+            );
+            notice(
+                "slo_miss_action",
+                "no effect: `batching_policy` is `triton`",
+            );
+        } else {
+            notice("slo_miss_action", "no effect: there is no `slo_latency_ms`");
         }
     }
     Ok(objective)

@@ -1,13 +1,13 @@
 //! A repository, checked without being served: what is wrong with each model, and where.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use skep_config::{ConfigError, FieldPlaces, ModelConfig, Position, TensorConfig};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
-    Backends, LoadOptions, Repository, RuntimeError,
+    Backends, LoadOptions, LoadedVersion, Repository, RuntimeError,
     loader::{Draft, Plan},
     repository::ModelId,
     running::OnGone,
@@ -27,6 +27,8 @@ pub struct ModelCheck {
     pub warnings: Vec<Finding>,
     /// The configuration, completed and normalised, if it is valid.
     pub config: Option<inference::ModelConfig>,
+    /// How long an answer may take, if the configuration says so.
+    pub objective: Option<Duration>,
 }
 
 /// One thing about a model.
@@ -74,6 +76,7 @@ pub fn check(
             errors: Vec::new(),
             warnings: Vec::new(),
             config: None,
+            objective: None,
         };
         Check {
             id,
@@ -124,6 +127,7 @@ impl Check<'_> {
     fn versions(&mut self, plan: &Plan, places: &FieldPlaces<'_>, load: bool) {
         let config = plan.config();
         self.found.config = Some(config.proto().clone());
+        self.found.objective = config.latency_objective();
         for notice in config.notices() {
             self.found.warnings.push(Finding {
                 version: None,
@@ -135,13 +139,32 @@ impl Check<'_> {
         for version in self.found.versions.clone() {
             let outcome = if load {
                 let on_gone = || -> OnGone { Box::new(|| {}) };
-                plan.load(version, self.options, None, on_gone).map(drop)
+                let loaded = plan.load(version, self.options, None, on_gone);
+                loaded.map(|loaded| self.objective(version, &loaded, places))
             } else {
                 plan.check(version)
             };
             if let Err(error) = outcome {
                 self.error(Some(version), &error, Some(places), Some(config));
             }
+        }
+    }
+
+    /// Warns where the loaded version cannot keep its latency objective.
+    fn objective(
+        &mut self,
+        version: ModelVersion,
+        loaded: &LoadedVersion,
+        places: &FieldPlaces<'_>,
+    ) {
+        if let Some(text) = loaded.objective_warning() {
+            let field = "parameters.slo_latency_ms".to_owned();
+            self.found.warnings.push(Finding {
+                version: Some(version),
+                place: places.find(&field),
+                field,
+                text,
+            });
         }
     }
 

@@ -21,7 +21,7 @@ use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    ErrorKind, InferResponse, NamedTensor, RuntimeError,
+    ErrorKind, InferResponse, NamedTensor, RuntimeError, Timing,
     back_off::BackOff,
     clock,
     driver::{Driver, Work},
@@ -481,11 +481,21 @@ impl Worker {
         self.recorder
             .executed(size, Some(end), &executed.at, arrivals);
         let charged = charge_outputs(jobs, &executed.answers);
+        let at = executed.at;
         for ((waiter, job), outputs) in waiters.into_iter().zip(jobs).zip(executed.answers) {
+            let timing = Timing {
+                queue: at.taken.since(waiter.arrived),
+                compute_input: at.gathered.since(at.taken),
+                compute_infer: at.ran.since(at.gathered),
+                compute_output: at.ended.since(at.ran),
+                batch_size: size,
+                batch_end: end.name(),
+            };
             let response = charged.clone().map(|shared| InferResponse {
                 model: self.interface.model.clone(),
                 version: self.interface.version,
                 outputs,
+                timing: Some(timing),
                 parameters: Vec::new(),
                 charge: shared.or_else(|| job.prepared.charge.clone()),
             });

@@ -64,13 +64,13 @@ pub use recording::MetricsOptions;
 pub use records::{IndexEntry, VersionState};
 pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
 pub use repository::Repository;
-pub use request::{InferRequest, InferResponse, NamedTensor, Parameter};
+pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
 pub use skep_backend::{Baked, RunMemory};
 pub use skep_scheduler::PolicySnapshot;
 pub use source::LoadOverrides;
 pub use statistics::{
     BatchEnds, BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics,
-    InstanceStatistics, StatisticsSnapshot,
+    InstanceStatistics, SloStatistics, StatisticsSnapshot,
 };
 pub use version::LoadedVersion;
 pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};

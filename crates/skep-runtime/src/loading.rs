@@ -159,6 +159,9 @@ impl Runtime {
         let generation = generation.unwrap_or_default();
         let on_gone = || self.on_gone(id, version, generation);
         let ready = plan.load(version, &self.options.load, id.namespace.clone(), on_gone)?;
+        if let Some(warning) = ready.objective_warning() {
+            tracing::warn!("model `{id}` version {version}: {warning}");
+        }
         Ok((Some(generation), Arc::new(ready)))
     }
 

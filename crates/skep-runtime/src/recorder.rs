@@ -17,7 +17,7 @@ use skep_scheduler::BatchEnd;
 use skep_types::Time;
 
 use crate::{
-    BatchEnds, BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase,
+    BatchEnds, BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase, SloStatistics,
     StatisticsSnapshot, clock,
     latency::{Buckets, Window},
     lock::lock,
@@ -85,11 +85,17 @@ struct Figures {
     batch_ends: BatchEnds,
     window: Option<Box<Window>>,
     histograms: Vec<(Phase, Buckets)>,
+    /// The latency objective in nanoseconds; without one everything is in time.
+    objective_ns: u64,
+    in_time: u64,
+    late: u64,
 }
 
 #[derive(Debug, Default)]
 struct Failed {
     requests: DurationStatistic,
+    /// Those among them that were given up for being late.
+    given_up: u64,
     /// In the order of [`FailureReason::ALL`].
     reasons: [u64; 4],
 }
@@ -140,10 +146,11 @@ impl Recorder {
         let infer = ns(at.ran, at.gathered);
         let output = ns(at.ended, at.ran);
         let mut figures = lock(&self.figures);
-        let mut requests = 0;
+        let (mut requests, mut late) = (0, 0);
         for arrived in arrivals {
             requests += 1;
             let (total, queue) = (ns(at.ended, arrived), ns(at.taken, arrived));
+            late += u64::from(total > figures.objective_ns);
             figures.success.ns += total;
             figures.queue.ns += queue;
             figures.distribute(
@@ -167,6 +174,9 @@ impl Recorder {
         figures.execution_count += 1;
         if let Some(end) = end {
             figures.batch_ends.count(end);
+            // A warm-up, which no scheduler made a batch of, has no client to be late for.
+            figures.late += late;
+            figures.in_time += requests - late;
         }
         figures.busy_ns += input + infer + output;
         figures.last_inference = Some(at.ended);
@@ -187,6 +197,7 @@ impl Figures {
             histograms: histograms
                 .map(|(phase, bounds)| (*phase, Buckets::new(bounds)))
                 .collect(),
+            objective_ns: recording.objective.map_or(u64::MAX, nanoseconds),
             ..Self::default()
         }
     }
@@ -251,10 +262,13 @@ impl Statistics {
     /// Records a request that failed after it was enqueued.
     pub(crate) fn failed(&self, reason: FailureReason, total: Duration) {
         let mut failed = lock(&self.failed);
-        failed
-            .requests
-            .add(1, u64::try_from(total.as_nanos()).unwrap_or(u64::MAX));
+        failed.requests.add(1, nanoseconds(total));
         failed.reasons[reason.index()] += 1;
+    }
+
+    /// Notes that a request which failed was given up for being late.
+    pub(crate) fn gave_up(&self) {
+        lock(&self.failed).given_up += 1;
     }
 
     /// The figures now. Each instance's are whole: they hold all of a batch or nothing.
@@ -268,6 +282,7 @@ impl Statistics {
             ..Default::default()
         };
         let mut last = None;
+        let (mut in_time, mut late) = (0, 0);
         for recorder in recorders {
             let figures = lock(&recorder.figures);
             let since = recorder.running_since_ns.load(Ordering::Relaxed);
@@ -287,6 +302,8 @@ impl Statistics {
             sum.inference_count += figures.inference_count;
             sum.execution_count += figures.execution_count;
             sum.batch_ends.merge(figures.batch_ends);
+            in_time += figures.in_time;
+            late += figures.late;
             sum.success.merge(figures.success);
             sum.queue.merge(figures.queue);
             sum.compute_input.merge(figures.compute_input);
@@ -303,6 +320,12 @@ impl Statistics {
         let failed = lock(&self.failed);
         sum.fail = failed.requests;
         sum.failures = failed.reasons;
+        sum.slo = self.recording.objective.map(|objective| SloStatistics {
+            objective,
+            in_time,
+            late,
+            given_up: failed.given_up,
+        });
         sum
     }
 
@@ -343,6 +366,11 @@ impl Statistics {
             }
         }
     }
+}
+
+/// Saturates where no latency comes to.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Nanoseconds from `earlier` to `later`.
@@ -427,6 +455,7 @@ mod tests {
         let statistics = Statistics::new(Recording {
             quantiles: true,
             histograms: vec![(Phase::Queue, [40, 100].into())],
+            objective: None,
         });
         let (a, b) = (statistics.recorder("m_0"), statistics.recorder("m_1"));
         let arrived = clock::now();
@@ -443,6 +472,31 @@ mod tests {
         let slowest = latencies.quantile_us(Phase::Queue, 0.99).expect("recorded");
         assert!((slowest - 2_000.0).abs() <= 2_000.0 / 128.0);
         assert!(Statistics::default().latencies().is_none());
+    }
+
+    #[test]
+    fn answers_are_counted_against_the_objective_and_warm_ups_are_not() {
+        let statistics = Statistics::new(Recording {
+            objective: Some(Duration::from_nanos(60)),
+            ..Recording::default()
+        });
+        let recorder = statistics.recorder("m_0");
+        let taken = clock::now() + Duration::from_nanos(100);
+        let waited = |ns| Time::from_nanos(taken.as_nanos() - ns);
+        // The execution takes 13 ns: 60 ns altogether are in time, 61 are late.
+        let arrivals = [waited(47), waited(48), taken];
+        let end = Some(BatchEnd::Waited);
+        recorder.executed(3, end, &execution(taken), arrivals.into_iter());
+        recorder.executed(1, None, &execution(taken), [taken].into_iter());
+        statistics.gave_up();
+        let expected = SloStatistics {
+            objective: Duration::from_nanos(60),
+            in_time: 2,
+            late: 1,
+            given_up: 1,
+        };
+        assert_eq!(statistics.snapshot().slo, Some(expected));
+        assert_eq!(Statistics::default().snapshot().slo, None);
     }
 
     #[test]

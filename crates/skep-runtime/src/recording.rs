@@ -28,6 +28,8 @@ pub(crate) struct Recording {
     pub(crate) quantiles: bool,
     /// The phases that are counted by duration, each with its ascending bounds in nanoseconds.
     pub(crate) histograms: Vec<(Phase, Arc<[u64]>)>,
+    /// How long an answer may take, if the model says so.
+    pub(crate) objective: Option<Duration>,
 }
 
 impl Recording {
@@ -48,6 +50,7 @@ impl Recording {
             histograms: histograms
                 .map(|family| (phase(family), bounds(family)))
                 .collect(),
+            objective: config.latency_objective(),
         }
     }
 }

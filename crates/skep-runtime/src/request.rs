@@ -58,6 +58,23 @@ pub struct NamedTensor {
     pub tensor: Tensor,
 }
 
+/// How a request was executed. The phases are those of its whole batch, as Triton charges them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// From its arrival in the runtime until an instance took its batch.
+    pub queue: Duration,
+    /// Gathering inputs.
+    pub compute_input: Duration,
+    /// Running the model.
+    pub compute_infer: Duration,
+    /// Splitting outputs.
+    pub compute_output: Duration,
+    /// Inferences in the batch.
+    pub batch_size: usize,
+    /// Why the batch was not larger: a `reason` of `skep_batch_end_total`.
+    pub batch_end: &'static str,
+}
+
 /// An answer.
 #[derive(Debug, Clone)]
 pub struct InferResponse {
@@ -67,6 +84,8 @@ pub struct InferResponse {
     pub version: ModelVersion,
     /// The wanted outputs in the wanted order.
     pub outputs: Vec<NamedTensor>,
+    /// How it came about; `None` where no model was run for it.
+    pub timing: Option<Timing>,
     /// What the model says about the answer.
     pub parameters: Vec<(String, Parameter)>,
     /// What the answer, and the request as far as it is still there, hold of the node's memory: to be kept until the

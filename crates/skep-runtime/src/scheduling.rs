@@ -72,6 +72,11 @@ const fn action(action: skep_config::TimeoutAction) -> TimeoutAction {
     }
 }
 
+/// How much of an objective is set aside for the way to the instance and back.
+pub(crate) fn margin(objective: Duration) -> Duration {
+    MARGIN.min(objective / MARGIN_SHARE)
+}
+
 fn objective(wanted: &skep_config::Objective) -> Objective {
     use skep_config::ObjectivePolicy as Wanted;
     Objective {
@@ -84,7 +89,7 @@ fn objective(wanted: &skep_config::Objective) -> Objective {
             Wanted::Auto => ObjectivePolicy::Auto,
         },
         miss_action: action(wanted.miss_action),
-        margin: MARGIN.min(wanted.latency / MARGIN_SHARE),
+        margin: margin(wanted.latency),
         profile: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 //! Source: Triton's statistics extension (`ModelStatistics`) and its metrics `nv_inference_*`. Each *request* of a
 //! batch is charged the whole batch's compute time; `batch_stats` count *executions*.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use skep_backend::RunMemory;
 use skep_scheduler::BatchEnd;
@@ -105,6 +105,19 @@ impl BatchEnds {
     }
 }
 
+/// How a latency objective was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SloStatistics {
+    /// How long an answer may take, from the request's arrival in the runtime.
+    pub objective: Duration,
+    /// Requests that were answered within the objective.
+    pub in_time: u64,
+    /// Requests that were answered later.
+    pub late: u64,
+    /// Requests that got an error instead, because they had waited too long or could not be answered in time any more.
+    pub given_up: u64,
+}
+
 /// The figures at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StatisticsSnapshot {
@@ -136,6 +149,9 @@ pub struct StatisticsSnapshot {
     pub instances: Vec<InstanceStatistics>,
     /// Latencies by duration, of those phases that are counted so.
     pub histograms: Vec<HistogramStatistics>,
+    /// How the latency objective was kept; `None` where the model has none. Requests that failed for other reasons are not
+    /// among them.
+    pub slo: Option<SloStatistics>,
 }
 
 /// How many requests took how long in one phase; together they are `success.count` requests.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     ErrorKind, InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot,
-    clock, driver::Driver, job::Job, ragged::Ragged, running::Running, validate,
+    clock, driver::Driver, job::Job, ragged::Ragged, running::Running, scheduling, validate,
 };
 
 /// An input or output of the configuration, and where the loaded model has it.
@@ -192,6 +192,23 @@ impl LoadedVersion {
     #[must_use]
     pub fn policy(&self) -> PolicySnapshot {
         self.driver.policy_snapshot()
+    }
+
+    /// Says that the latency objective cannot be kept, where the executions that were measured while the version loaded show
+    /// that: a single inference takes longer by itself. `None` also where nothing was measured, as with variable dimensions.
+    #[must_use]
+    pub fn objective_warning(&self) -> Option<String> {
+        let policy = self.policy();
+        let objective = policy.objective?;
+        let (_, took) = policy.latencies.iter().find(|(size, _)| *size == 1)?;
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        (*took + scheduling::margin(objective) > objective).then(|| {
+            format!(
+                "`slo_latency_ms` is {}, and an execution of one inference takes {:.3} ms by itself: requests will be late or given up",
+                ms(objective),
+                ms(*took)
+            )
+        })
     }
 
     /// How long it took to load: weights, instances, warm-up.

@@ -110,11 +110,13 @@ pub enum BatchEnd {
     Cap,
     /// With one more, the most urgent request would be too late.
     Deadline,
+    /// It was to wait for more, and deadlines left no more time for that.
+    Waited,
 }
 
 impl BatchEnd {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoBatching,
         Self::QueueEmpty,
         Self::MaxBatchSize,
@@ -123,6 +125,7 @@ impl BatchEnd {
         Self::ShapeChange,
         Self::Cap,
         Self::Deadline,
+        Self::Waited,
     ];
 
     /// Its name in metrics and logs.
@@ -137,6 +140,7 @@ impl BatchEnd {
             Self::ShapeChange => "shape_change",
             Self::Cap => "cap",
             Self::Deadline => "deadline",
+            Self::Waited => "waited",
         }
     }
 }

@@ -490,7 +490,7 @@ fn objectives_that_executions_do_not_keep() {
     for (policy, first) in [
         ("edf", "0 a:queue_empty 11.000001 b!late"),
         ("auto", "0 a:queue_empty 11.000001 b!late"),
-        ("deferred", "10 a+b:queue_empty"),
+        ("deferred", "10 a+b:waited"),
     ] {
         check(&[(
             "a request that finds an instance free runs: what was learned can be unlearned",
@@ -510,7 +510,7 @@ fn deferral() {
             with,
             "0 a 5 b end",
             // l(3) is 5 ms.
-            "15 a+b:queue_empty",
+            "15 a+b:waited",
         ),
         (
             "unless the batch is full",
@@ -522,7 +522,7 @@ fn deferral() {
             "or none can join",
             "max=4 slo=20 policy=deferred table=2+1",
             "0 a/sX 5 b/sY end",
-            "5 a:shape_change 21 b:queue_empty",
+            "5 a:shape_change 21 b:waited",
         ),
         ("or it drains", with, "0 a 5 drain", "5 a:queue_empty"),
     ]);

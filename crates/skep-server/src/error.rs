@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 use skep_runtime::{ErrorKind, RuntimeError};
 use skep_tensor::OverBudget;
 
-use crate::edge::BodyError;
+use crate::{access::Refusal, edge::BodyError};
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,11 @@ impl ApiError {
         serde_json::json!({ "error": self.message }).to_string()
     }
 
+    /// Its words, for the access log.
+    pub(crate) fn into_refusal(self) -> Refusal {
+        Refusal(self.message)
+    }
+
     pub(crate) fn http_status(&self) -> StatusCode {
         let kind = match self.kind {
             Kind::Runtime(kind) => kind,
@@ -144,6 +149,7 @@ impl IntoResponse for ApiError {
             "application/json"
         };
         let mut response = (status, [(header::CONTENT_TYPE, label)], body).into_response();
+        response.extensions_mut().insert(self.into_refusal());
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

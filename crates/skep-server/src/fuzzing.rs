@@ -32,6 +32,7 @@ pub(crate) fn echo(request: &InferRequest) -> InferResponse {
         model: ModelName::new(MODEL).expect("a name"),
         version: ModelVersion::new(1).expect("a version"),
         outputs: outputs.collect(),
+        timing: None,
         parameters: request.parameters.clone(),
         charge: None,
     }

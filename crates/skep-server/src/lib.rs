@@ -7,6 +7,7 @@
 //! into `skep_runtime`'s request, `metrics` writes its figures as text, `error` is the one table from kinds of failure
 //! to statuses.
 
+mod access;
 mod api;
 mod bounds;
 mod classification;
@@ -24,6 +25,7 @@ mod metrics;
 mod restrict;
 mod server;
 
+pub use access::{AccessLog, AccessRecord, AccessStatus, InferenceRecord};
 pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsError, TlsFile, TlsFiles};
 pub use forms::{Forms, HeaderPattern};
 pub use logging::{LogChange, LogControl, LogSettings, UnknownLogFormat};

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    access::AccessLog,
     api,
     edge::{self, BindError, Connections, Endpoint, GrpcConnections, Limits, Port, Protocol, Tls},
     forms::Forms,
@@ -58,6 +59,8 @@ pub struct ServerOptions {
     pub limits: Limits,
     /// gRPC's settings of connections.
     pub grpc_connections: GrpcConnections,
+    /// Who writes down what requests over HTTP and gRPC came to, if anybody does.
+    pub access: Option<Arc<dyn AccessLog>>,
 }
 
 /// The addresses that are really served, ports resolved.
@@ -108,6 +111,7 @@ pub struct Server {
     grpc: Option<Opened>,
     metrics: Option<Opened>,
     metrics_options: MetricsOptions,
+    access: Option<Arc<dyn AccessLog>>,
 }
 
 impl Server {
@@ -152,6 +156,7 @@ impl Server {
             grpc,
             metrics,
             metrics_options: options.metrics_options.clone(),
+            access: options.access.clone(),
         })
     }
 
@@ -213,6 +218,10 @@ impl Server {
                 message_bounds: matches!(protocol, Protocol::Grpc)
                     .then_some(grpc::message_bounds as fn(&str) -> edge::MessageBounds),
                 connections: Arc::clone(connections),
+                access: self
+                    .access
+                    .clone()
+                    .filter(|_| protocol != Protocol::Metrics),
             };
             running.spawn(edge::accept(opened.listener, port, slots));
         };

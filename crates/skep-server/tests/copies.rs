@@ -125,6 +125,7 @@ fn serve(runtime: Arc<Runtime>) -> (Addresses, oneshot::Sender<()>) {
             idle: patience,
         },
         grpc_connections: GrpcConnections::default(),
+        access: None,
     };
     let server = Server::bind(&options, runtime).expect("ports");
     let addresses = server.addresses();

@@ -1,6 +1,6 @@
 //! `skep check`: what is wrong with the models of a repository, said before they are served.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -114,8 +114,11 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError>
         } else {
             "failed"
         };
+        let objective = check.objective.map_or_else(String::new, |objective| {
+            format!(", answers within {} ms", milliseconds(objective))
+        });
         let line = format!(
-            "{state}  {:width$}  {}",
+            "{state}  {:width$}  {}{objective}",
             check.name.as_str(),
             versions(check)
         );
@@ -186,7 +189,12 @@ fn to_json(check: &ModelCheck) -> Value {
         "errors": findings(&check.errors),
         "warnings": findings(&check.warnings),
         "config": config,
+        "objective_ms": check.objective.map(milliseconds),
     })
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 /// Members that do not apply are null.

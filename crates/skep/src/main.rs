@@ -2,6 +2,7 @@
 // They panic where nobody reads; `output` has others.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod access_log;
 mod axis;
 mod backends;
 mod bake;

@@ -20,12 +20,13 @@ use skep_runtime::{
     Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
     VersionState, WaitingLimit,
 };
-use skep_server::{Addresses, LogControl, Server, ServerOptions};
+use skep_server::{AccessLog, Addresses, LogControl, Server, ServerOptions};
 use skep_tensor::MemoryBudget;
 use skep_types::ModelName;
 use tokio::sync::oneshot;
 
 use crate::{
+    access_log::{AccessLogArgs, AccessLogFile},
     backends,
     cli::boolean,
     logging::{self, LogFormat, LogOptions},
@@ -127,6 +128,8 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     logs: LogArgs,
     #[command(flatten)]
+    access_log: AccessLogArgs,
+    #[command(flatten)]
     forms: forms::FormArgs,
     #[command(flatten)]
     without_effect: WithoutEffect,
@@ -174,7 +177,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
-    let server_options = args.server_options(metrics.shown, logs)?;
+    let access = args.access_log.start()?;
+    let server_options = args.server_options(metrics.shown, logs, access.clone())?;
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
@@ -196,6 +200,9 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .thread_name("reactor")
         .build()?;
     let outcome = reactor.block_on(serve(runtime, server_options, start_models, &args));
+    if let Some(access) = &access {
+        access.flush();
+    }
     let ended = match outcome {
         Ok(ended) => ended,
         Err(error) => {
@@ -432,6 +439,7 @@ impl ServeArgs {
         &self,
         metrics_options: skep_server::MetricsOptions,
         logs: Arc<dyn LogControl>,
+        access: Option<Arc<AccessLogFile>>,
     ) -> anyhow::Result<ServerOptions> {
         Ok(ServerOptions {
             http: self.ports.http()?,
@@ -447,6 +455,7 @@ impl ServeArgs {
             forms: self.forms.forms(),
             limits: self.limits.limits(),
             grpc_connections: self.limits.grpc_connections(),
+            access: access.map(|access| access as Arc<dyn AccessLog>),
         })
     }
 }

@@ -1299,6 +1299,21 @@ pub struct ModelStatistics {
         ::prost::alloc::string::String,
         InferResponseStatistics,
     >,
+    /// Skep's own, with a number far from Triton's; its clients pass over it.
+    #[prost(message, optional, tag = "1000")]
+    pub slo_stats: ::core::option::Option<SloStatistics>,
+}
+/// Requests of a model with a latency objective.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SloStatistics {
+    #[prost(uint64, tag = "1")]
+    pub objective_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub in_time: u64,
+    #[prost(uint64, tag = "3")]
+    pub late: u64,
+    #[prost(uint64, tag = "4")]
+    pub given_up: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelStatisticsResponse {

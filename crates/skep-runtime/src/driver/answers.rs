@@ -67,6 +67,9 @@ impl Answers {
             RejectReason::Cancelled => FailureReason::Canceled,
         };
         self.count(label, &waiter);
+        if matches!(reason, RejectReason::TimedOut | RejectReason::TooLate) {
+            self.statistics.gave_up();
+        }
         let text = match reason {
             RejectReason::QueueFull => QUEUE_FULL,
             RejectReason::TimedOut => "Request timeout expired",

@@ -164,8 +164,14 @@ impl Scene<'_> {
                 let arrived = deadline.saturating_sub(self.terms.objective);
                 until = until.min(arrived + self.terms.objective / BRIEF);
             }
-            if self.now < until && size < self.target(manner) {
-                return Verdict::Wait(Time::from_nanos(until));
+            if size < self.target(manner) {
+                if self.now < until {
+                    return Verdict::Wait(Time::from_nanos(until));
+                }
+                return Verdict::Send {
+                    requests,
+                    end: BatchEnd::Waited,
+                };
             }
         }
         Verdict::Send {

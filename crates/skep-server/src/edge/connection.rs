@@ -35,6 +35,10 @@ pub(super) async fn serve(
     if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&socket, true) {
         tracing::debug!("cannot set SO_KEEPALIVE: {error}");
     }
+    let Ok(client) = socket.peer_addr() else {
+        // The client is gone already.
+        return;
+    };
     poll_fn(|cx| {
         entry.register(cx);
         Poll::Ready(())
@@ -53,7 +57,7 @@ pub(super) async fn serve(
     let Some(is_http2) = is_http2 else {
         return;
     };
-    let exchange = Exchange::new(Arc::clone(&port), Arc::clone(&entry.activity));
+    let exchange = Exchange::new(Arc::clone(&port), Arc::clone(&entry.activity), client);
     if is_http2 {
         http2::serve(stream, exchange, &port, &entry).await;
     } else {

@@ -4,6 +4,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -25,26 +26,33 @@ use super::{
     outflow::{Holding, Outflow, Running},
     routes,
 };
-use crate::logging;
+use crate::{access::Visit, logging};
 
 /// What answers the requests of a connection.
 pub(super) struct Exchange {
     port: Arc<Port>,
     activity: Arc<Activity>,
+    client: SocketAddr,
 }
 
 impl Exchange {
-    pub(super) const fn new(port: Arc<Port>, activity: Arc<Activity>) -> Self {
-        Self { port, activity }
+    pub(super) const fn new(port: Arc<Port>, activity: Arc<Activity>, client: SocketAddr) -> Self {
+        Self {
+            port,
+            activity,
+            client,
+        }
     }
 
     /// Begins to answer a request.
-    pub(super) fn begin(&self, request: Request<Source>) -> Answering {
-        let running = Running::new(Arc::clone(&self.activity));
+    pub(super) fn begin(&self, mut request: Request<Source>) -> Answering {
+        let is_grpc = self.port.protocol == Protocol::Grpc;
+        let log = self.port.access.as_ref();
+        let visit = log.map(|log| Visit::begin(log, self.client, is_grpc, &mut request));
+        let running = Running::new(Arc::clone(&self.activity), visit);
         if self.port.protocol == Protocol::Http {
             logging::log_request(&request);
         }
-        let is_grpc = self.port.protocol == Protocol::Grpc;
         let deadline = is_grpc
             .then(|| deadline::read(request.headers()))
             .flatten()
@@ -139,7 +147,10 @@ impl Future for Answering {
                 deadline::exceeded()
             }
         };
-        let running = this.running.take();
+        let mut running = this.running.take();
+        if let Some(running) = &mut running {
+            running.answered(&response);
+        }
         Poll::Ready(Ok(response.map(|body| Outflow::new(body, holding, running))))
     }
 }

@@ -39,6 +39,8 @@ use std::{sync::Arc, time::Duration};
 use skep_tensor::MemoryBudget;
 use tokio_rustls::TlsAcceptor;
 
+use crate::access::AccessLog;
+
 pub(crate) use self::{
     activity::Connections,
     body::{Unread, read_body},
@@ -103,4 +105,6 @@ pub(crate) struct Port {
     /// What bounds the messages of a call, by its path; `None` for HTTP.
     pub(crate) message_bounds: Option<fn(&str) -> MessageBounds>,
     pub(crate) connections: Arc<Connections>,
+    /// Who writes down what requests came to.
+    pub(crate) access: Option<Arc<dyn AccessLog>>,
 }

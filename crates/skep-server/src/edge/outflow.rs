@@ -8,25 +8,45 @@ use std::{
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
+use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 
 use super::activity::Activity;
+use crate::access::Visit;
 
 /// A request under way, as long as it lives.
-pub(super) struct Running(Arc<Activity>);
+pub(super) struct Running {
+    activity: Arc<Activity>,
+    /// For the access log.
+    visit: Option<Visit>,
+}
 
 impl Running {
-    pub(super) fn new(activity: Arc<Activity>) -> Self {
+    pub(super) fn new(activity: Arc<Activity>, visit: Option<Visit>) -> Self {
         activity.request_begins();
-        Self(activity)
+        Self { activity, visit }
+    }
+
+    /// The answer's head is there.
+    pub(super) fn answered<B>(&mut self, response: &Response<B>) {
+        if let Some(visit) = &mut self.visit {
+            visit.answered(response);
+        }
+    }
+
+    /// The answer ends with these trailers.
+    fn ended(&mut self, trailers: &HeaderMap) {
+        if let Some(visit) = &mut self.visit {
+            visit.ended(trailers);
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.request_ends();
+        self.activity.request_ends();
     }
 }
 
@@ -122,6 +142,11 @@ impl http_body::Body for Outflow {
     ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
         let this = self.project();
         let frame = ready!(this.body.poll_frame(cx)?);
+        if let (Some(running), Some(Some(trailers))) =
+            (this.running, frame.as_ref().map(Frame::trailers_ref))
+        {
+            running.ended(trailers);
+        }
         let piece = |data| Piece {
             data,
             charge: this.holding.of_piece(),

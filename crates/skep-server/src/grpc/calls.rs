@@ -27,7 +27,7 @@ use tonic::{
 use tower::{Service, service_fn};
 
 use super::{MAX_MESSAGE_BYTES, infer, repository, stream};
-use crate::{edge::Leaving, server::Shared};
+use crate::{access::Note, edge::Leaving, server::Shared};
 
 /// The generated service behind the calls that are answered here.
 #[derive(Clone)]
@@ -80,6 +80,7 @@ struct Call {
     /// What has come of the call and belongs to no message yet.
     incoming: Arc<Charge>,
     leaving: Arc<Charge>,
+    note: Note,
 }
 
 impl Call {
@@ -92,6 +93,7 @@ impl Call {
             leaving: extensions
                 .get()
                 .map_or_else(free, |Leaving(leaving)| Arc::clone(leaving)),
+            note: Note::of(extensions),
         }
     }
 
@@ -122,7 +124,7 @@ impl Call {
             let (metadata, _, message) = request.into_parts();
             let charge = of_message(&self.incoming, &message);
             let received = infer::receive(message, &charge).await?;
-            let answer = infer::infer(&self.shared, &metadata, received, &charge).await;
+            let answer = infer::infer(&self.shared, &metadata, received, &charge, &self.note).await;
             let message = answer.map_err(|failure| failure.error)?;
             infer::charge_encoding(&message, self.encodings(), &charge)?;
             Ok(Response::new(Encoded {
@@ -143,7 +145,9 @@ impl Call {
             let (metadata, _, requests) = request.into_parts();
             let shared = Arc::clone(&self.shared);
             let incoming = Arc::clone(&self.incoming);
-            let answers = stream::answers(shared, metadata, requests, incoming, self.encodings());
+            let note = self.note.clone();
+            let encodings = self.encodings();
+            let answers = stream::answers(shared, metadata, requests, incoming, encodings, note);
             std::future::ready(Ok::<_, Status>(Response::new(Box::pin(answers))))
         };
         grpc.streaming(service_fn(handle), request).await

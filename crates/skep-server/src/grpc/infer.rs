@@ -22,7 +22,7 @@ use super::{
     parameters,
     scan::{self, Fault, Needs},
 };
-use crate::{api, classification, error::ApiError, server::Shared};
+use crate::{access::Note, api, classification, error::ApiError, server::Shared};
 
 /// Why a request has no answer.
 pub(super) struct Failure {
@@ -121,10 +121,11 @@ pub(super) async fn infer(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
+    note: &Note,
 ) -> Result<ModelInferResponse, Failure> {
     let loaded = resolve(shared, &received)?;
     api::refuse_decoupled(&loaded, "ModelInfer RPC")?;
-    run(shared, &loaded, metadata, received, charge).await
+    run(shared, &loaded, metadata, received, charge, note).await
 }
 
 /// Runs a request, on a stream.
@@ -133,9 +134,10 @@ pub(super) async fn infer_on_stream(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
+    note: &Note,
 ) -> Result<ModelInferResponse, Failure> {
     let loaded = resolve(shared, &received)?;
-    run(shared, &loaded, metadata, received, charge).await
+    run(shared, &loaded, metadata, received, charge, note).await
 }
 
 fn resolve(shared: &Shared, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
@@ -149,6 +151,7 @@ async fn run(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
+    note: &Note,
 ) -> Result<ModelInferResponse, Failure> {
     let Decoded {
         mut request,
@@ -163,6 +166,7 @@ async fn run(
     shared.forms.grpc_headers.forward(headers, &mut request);
     api::log_parameters(&request, loaded);
     let id = request.id.clone();
+    note.sent_to(loaded, &id);
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
         api::log_failure(&id, &error);
@@ -171,6 +175,7 @@ async fn run(
             error: error.into(),
         }
     })?;
+    note.answered(&answer);
     api::settle(charge, &mut answer);
     classification::apply(&mut answer, &classes, loaded)?;
     Ok(encode(answer, id))

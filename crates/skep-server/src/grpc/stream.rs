@@ -20,7 +20,10 @@ use super::{
     calls::{Encoded, of_message},
     infer::{self, Failure, Received},
 };
-use crate::server::Shared;
+use crate::{
+    access::{Note, Visit},
+    server::Shared,
+};
 
 /// Requests of one stream that are under way at once: several of the largest usual batches. What they hold of the memory
 /// each of them is charged for, from its first byte until its answer is written.
@@ -45,6 +48,7 @@ pub(super) fn answers(
     requests: Streaming<Bytes>,
     incoming: Arc<Charge>,
     encodings: usize,
+    note: Note,
 ) -> impl Stream<Item = Answer> + Send + 'static {
     let status_errors = metadata
         .get(STATUS_ERRORS)
@@ -53,15 +57,34 @@ pub(super) fn answers(
     let answers = until_stop(Arc::clone(&shared), requests, incoming)
         .map(move |message| {
             let (shared, metadata) = (Arc::clone(&shared), Arc::clone(&metadata));
+            // Its time counts from here: the request has come.
+            let (note, mut visit) = note.message();
             async move {
-                let (message, charge) = message?;
-                let received = infer::receive(message, &charge).await?;
-                let answer = answer(&shared, &metadata, received, &charge, encodings).await;
+                let answered = async {
+                    let (message, charge) = message?;
+                    let received = infer::receive(message, &charge).await?;
+                    let answer = answer(&shared, &metadata, received, &charge, encodings, &note);
+                    Ok((answer.await, charge))
+                };
+                let answered = answered.await;
+                if let Some(visit) = &mut visit {
+                    record(visit, &answered);
+                }
+                let (answer, charge) = answered?;
                 closed(answer, charge, status_errors)
             }
         })
         .buffered(MAX_IN_FLIGHT);
     until_error(answers)
+}
+
+/// Tells the access log what a request came to.
+fn record(visit: &mut Visit, answered: &Result<(Outcome, Arc<Charge>), Status>) {
+    match answered {
+        Ok((Ok(_), _)) => visit.succeeded(),
+        Ok((Err(refused), _)) => visit.refused(&refused.failure.error.clone().into()),
+        Err(status) => visit.refused(status),
+    }
 }
 
 /// A stop takes no further requests; those under way are answered before the client is told.
@@ -110,15 +133,19 @@ struct Refused {
     model: String,
 }
 
+/// What a request came to.
+type Outcome = Result<ModelInferResponse, Box<Refused>>;
+
 async fn answer(
     shared: &Shared,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
     encodings: usize,
-) -> Result<ModelInferResponse, Box<Refused>> {
+    note: &Note,
+) -> Outcome {
     let (id, model) = (received.id.clone(), received.model.clone());
-    let answer = infer::infer_on_stream(shared, metadata, received, charge).await;
+    let answer = infer::infer_on_stream(shared, metadata, received, charge, note).await;
     let answer =
         answer.and_then(
             |answer| match infer::charge_encoding(&answer, encodings, charge) {
@@ -130,11 +157,7 @@ async fn answer(
 }
 
 /// An answer or a refusal as the stream has it.
-fn closed(
-    answer: Result<ModelInferResponse, Box<Refused>>,
-    charge: Arc<Charge>,
-    status_errors: bool,
-) -> Answer {
+fn closed(answer: Outcome, charge: Arc<Charge>, status_errors: bool) -> Answer {
     let refused = match answer {
         Ok(mut answer) => {
             put_final(&mut answer);

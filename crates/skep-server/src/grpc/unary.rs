@@ -24,6 +24,7 @@ use tonic::{Code, Status, metadata::MetadataMap};
 
 use super::{MAX_MESSAGE_BYTES, PREFIX_BYTES, infer};
 use crate::{
+    access::Note,
     edge::{self, Answer, Shortcut, Unread},
     logging,
     server::Shared,
@@ -47,7 +48,8 @@ impl Shortcut for Direct {
         let (parts, body) = request.into_parts();
         Ok(Box::pin(async move {
             let metadata = MetadataMap::from_headers(parts.headers);
-            let answer = answer(&shared, &metadata, body, &charge).await;
+            let note = Note::of(&parts.extensions);
+            let answer = answer(&shared, &metadata, body, &charge, &note).await;
             answer.unwrap_or_else(Status::into_http)
         }))
     }
@@ -58,9 +60,10 @@ async fn answer(
     metadata: &MetadataMap,
     body: Body,
     charge: &Arc<Charge>,
+    note: &Note,
 ) -> Result<Response<Body>, Status> {
     let received = infer::receive(message(body).await?, charge).await?;
-    let answer = infer::infer(shared, metadata, received, charge).await;
+    let answer = infer::infer(shared, metadata, received, charge, note).await;
     let answer = answer.map_err(|failure| failure.error)?;
     infer::charge_encoding(&answer, 1, charge)?;
     success(&answer)

@@ -14,6 +14,7 @@ use skep_runtime::ErrorKind;
 use skep_tensor::Charge;
 
 use crate::{
+    access::Note,
     bounds::MAX_MANAGEMENT_BYTES,
     edge::{self, BodyError, Unread},
     error::{self, ApiError},
@@ -41,6 +42,14 @@ impl FromRequestParts<Arc<Shared>> for ModelPath {
             }
             _ => Ok(path),
         }
+    }
+}
+
+impl FromRequestParts<Arc<Shared>> for Note {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
     }
 }
 

@@ -35,7 +35,9 @@ use super::{
     request::{self, Unparsed},
     response,
 };
-use crate::{api, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, server::Shared};
+use crate::{
+    access::Note, api, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, server::Shared,
+};
 
 /// The type of a stream of events.
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -45,10 +47,11 @@ pub(super) async fn generate(
     path: ModelPath,
     headers: HeaderMap,
     Held(charge): Held,
+    note: Note,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    let answer = run(&shared, &path, body, &charge)
+    let answer = run(&shared, &path, body, &charge, &note)
         .await
         .map_err(|f| f.error)?;
     Ok(json_response(StatusCode::OK, answer))
@@ -59,10 +62,11 @@ pub(super) async fn generate_stream(
     path: ModelPath,
     headers: HeaderMap,
     Held(charge): Held,
+    note: Note,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    match run(&shared, &path, body, &charge).await {
+    match run(&shared, &path, body, &charge, &note).await {
         Ok(answer) => {
             // The event is a copy.
             charge.add(answer.len())?;
@@ -70,7 +74,9 @@ pub(super) async fn generate_stream(
         }
         // The first event decides on the status, as on Triton.
         Err(Failure { error, ran: true }) => {
-            Ok(event(error.http_status(), error.body().as_bytes()))
+            let mut response = event(error.http_status(), error.body().as_bytes());
+            response.extensions_mut().insert(error.into_refusal());
+            Ok(response)
         }
         Err(Failure { error, .. }) => Err(error),
     }
@@ -113,6 +119,7 @@ async fn run(
     path: &ModelPath,
     body: Bytes,
     charge: &Arc<Charge>,
+    note: &Note,
 ) -> Result<Vec<u8>, Failure> {
     let loaded = shared
         .runtime
@@ -126,6 +133,7 @@ async fn run(
     request.charge = Some(Arc::clone(charge));
     api::log_parameters(&request, &loaded);
     let id = request.id.clone();
+    note.sent_to(&loaded, &id);
     let mut answer = loaded.infer(request).await.map_err(|error| {
         api::log_failure(&id, &error);
         Failure {
@@ -134,6 +142,7 @@ async fn run(
             error: error.into(),
         }
     })?;
+    note.answered(&answer);
     api::settle(charge, &mut answer);
     let output_bytes = api::output_bytes(&answer);
     if output_bytes > MAX_INLINE_JSON_BYTES {

@@ -18,6 +18,7 @@ use super::{
     raw, request, response,
 };
 use crate::{
+    access::Note,
     api, classification,
     edge::{Answer, Shortcut},
     error::ApiError,
@@ -48,8 +49,9 @@ impl Shortcut for Direct {
         let shared = State(Arc::clone(&self.0));
         let (parts, body) = request.into_parts();
         let held = Held(Arc::clone(charge));
+        let note = Note::of(&parts.extensions);
         Ok(Box::pin(async move {
-            let answer = infer(shared, path, parts.headers, held, body).await;
+            let answer = infer(shared, path, parts.headers, held, note, body).await;
             answer.unwrap_or_else(IntoResponse::into_response)
         }))
     }
@@ -76,6 +78,7 @@ pub(super) async fn infer(
     path: ModelPath,
     headers: HeaderMap,
     Held(charge): Held,
+    note: Note,
     body: Body,
 ) -> Result<Response, ApiError> {
     let coding = match compression::of_request(&headers) {
@@ -123,6 +126,7 @@ pub(super) async fn infer(
     shared.forms.http_headers.forward(names, &mut request);
     api::log_parameters(&request, &loaded);
     let id = request.id.clone();
+    note.sent_to(&loaded, &id);
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
         api::log_failure(&id, &error);
@@ -131,6 +135,7 @@ pub(super) async fn infer(
             _ => ApiError::from(error).plain(),
         }
     })?;
+    note.answered(&answer);
     api::settle(&charge, &mut answer);
     classification::apply(&mut answer, &wanted.classes, &loaded).map_err(ApiError::plain)?;
     let encoded = if response::json_data_bytes(&answer, &wanted) > MAX_INLINE_JSON_BYTES {

@@ -126,7 +126,7 @@ pub(super) async fn model_statistics(
 
 fn statistics(loaded: &LoadedVersion) -> Value {
     let figures = loaded.statistics();
-    json!({
+    let mut statistics = json!({
         "name": loaded.name().as_str(),
         "version": loaded.version().to_string(),
         "last_inference": figures.last_inference_ms,
@@ -136,7 +136,17 @@ fn statistics(loaded: &LoadedVersion) -> Value {
         "response_stats": {},
         "batch_stats": figures.batches.iter().map(|(size, b)| batch_statistics(*size, b)).collect::<Vec<_>>(),
         "memory_usage": [],
-    })
+    });
+    if let Some(slo) = figures.slo {
+        // Skep's own member: Triton's clients pass over it.
+        statistics["slo_stats"] = json!({
+            "objective_ns": u64::try_from(slo.objective.as_nanos()).unwrap_or(u64::MAX),
+            "in_time": slo.in_time,
+            "late": slo.late,
+            "given_up": slo.given_up,
+        });
+    }
+    statistics
 }
 
 fn inference_statistics(figures: &StatisticsSnapshot) -> Value {

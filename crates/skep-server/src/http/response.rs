@@ -274,6 +274,7 @@ mod tests {
                 name: "y".into(),
                 tensor: tensor.expect("tensor"),
             }],
+            timing: None,
             parameters: Vec::new(),
             charge: None,
         };

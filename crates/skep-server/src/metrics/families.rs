@@ -133,12 +133,12 @@ const COMPUTE_INFER_HELP: &str =
 const COMPUTE_OUTPUT_HELP: &str = "Cumulative inference compute output duration in microseconds (does not include cached requests)";
 
 /// A version and its figures, read once so that all metrics of one answer agree.
-struct Row {
+pub(super) struct Row {
     loaded: Arc<LoadedVersion>,
-    figures: StatisticsSnapshot,
+    pub(super) figures: StatisticsSnapshot,
     latencies: Option<Latencies>,
     policy: PolicySnapshot,
-    labels: Labels,
+    pub(super) labels: Labels,
 }
 
 impl Row {
@@ -181,6 +181,7 @@ pub(super) fn render(
     histograms(&mut text, &rows);
     batch_ends(&mut text, &rows);
     policies(&mut text, &rows);
+    super::slo::render(&mut text, &rows);
     busy(&mut text, &rows, sample);
     requests_memory(&mut text, request_memory);
     memory(&mut text, &rows);

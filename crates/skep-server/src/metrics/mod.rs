@@ -8,6 +8,7 @@
 mod families;
 mod host;
 mod sampler;
+mod slo;
 mod store;
 mod text;
 

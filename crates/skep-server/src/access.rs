@@ -1,0 +1,265 @@
+//! The access log: what each request came to, told when the last of it is gone.
+//!
+//! ```text
+//! exchange   makes a Visit for each request, puts its Note among the request's extensions
+//! handlers   write into the Note which model a request went to and how its execution went
+//! outflow    drops the Visit with the answer's body: that is the record
+//! ```
+//!
+//! Each request of a gRPC stream has a record of its own, and so has the stream. Without an access log there is no visit and
+//! every note is empty. How records are written is the business of whoever implements [`AccessLog`].
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::{Extensions, HeaderMap, Method, Response, Uri};
+use skep_runtime::{InferResponse, LoadedVersion, Timing};
+use skep_types::{ModelName, ModelVersion};
+use tonic::{Code, Status};
+
+/// Whoever writes the access log.
+pub trait AccessLog: fmt::Debug + Send + Sync {
+    /// Takes note of a request that is over. Called on the reactor's threads: it must not block.
+    fn record(&self, record: &AccessRecord<'_>);
+}
+
+/// A request that is over.
+#[derive(Debug)]
+pub struct AccessRecord<'a> {
+    /// Who asked.
+    pub client: SocketAddr,
+    /// `HTTP/1.1`, `HTTP/2` or `gRPC`.
+    pub protocol: &'static str,
+    /// The HTTP method.
+    pub method: &'a str,
+    /// The path, without a query.
+    pub path: &'a str,
+    /// What was answered.
+    pub status: AccessStatus,
+    /// From the end of the request's head to the end of its answer. Of a request on a stream: until its answer is made.
+    pub total: Duration,
+    /// What is known of an inference; `None` for other requests, and where no model was found.
+    pub inference: Option<&'a InferenceRecord>,
+    /// Why it was refused or failed, in the words of its answer.
+    pub error: Option<&'a str>,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessStatus {
+    /// Over HTTP.
+    Http(u16),
+    /// Over gRPC: the name of the code, such as `OK` or `UNAVAILABLE`.
+    Grpc(&'static str),
+    /// Nothing: the client left, or its connection was closed.
+    Left,
+}
+
+/// An inference.
+#[derive(Debug, Clone)]
+pub struct InferenceRecord {
+    /// The model that the request went to.
+    pub model: ModelName,
+    /// Its version.
+    pub version: ModelVersion,
+    /// The client's id of the request; may be empty.
+    pub id: String,
+    /// How it was executed; `None` where it was not, or failed.
+    pub timing: Option<Timing>,
+}
+
+/// Where a handler writes down what the access log says of an inference.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Note(Option<Arc<Noted>>);
+
+#[derive(Debug)]
+struct Noted {
+    call: Call,
+    inference: Mutex<Option<InferenceRecord>>,
+}
+
+/// What is known of a request when it begins.
+#[derive(Debug, Clone)]
+struct Call {
+    log: Arc<dyn AccessLog>,
+    client: SocketAddr,
+    protocol: &'static str,
+    method: Method,
+    path: Uri,
+}
+
+impl Note {
+    /// The note of a request; an empty one without an access log.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// The request goes to this model.
+    pub(crate) fn sent_to(&self, loaded: &LoadedVersion, id: &str) {
+        if let Some(noted) = &self.0 {
+            *noted.inference() = Some(InferenceRecord {
+                model: loaded.name().clone(),
+                version: loaded.version(),
+                id: id.to_owned(),
+                timing: None,
+            });
+        }
+    }
+
+    /// It was answered.
+    pub(crate) fn answered(&self, answer: &InferResponse) {
+        if let Some(noted) = &self.0
+            && let Some(inference) = &mut *noted.inference()
+        {
+            inference.timing = answer.timing;
+        }
+    }
+
+    /// A request of a stream, which is recorded by itself.
+    pub(crate) fn message(&self) -> (Self, Option<Visit>) {
+        let Some(noted) = &self.0 else {
+            return (Self(None), None);
+        };
+        let visit = Visit::new(noted.call.clone());
+        (visit.note(), Some(visit))
+    }
+}
+
+impl Noted {
+    fn inference(&self) -> std::sync::MutexGuard<'_, Option<InferenceRecord>> {
+        // Each change is an assignment of a whole value.
+        self.inference
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way. Dropping it is its record.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    began: Instant,
+    noted: Arc<Noted>,
+    status: AccessStatus,
+    error: Option<String>,
+}
+
+impl Visit {
+    fn new(call: Call) -> Self {
+        Self {
+            began: Instant::now(),
+            noted: Arc::new(Noted {
+                call,
+                inference: Mutex::default(),
+            }),
+            status: AccessStatus::Left,
+            error: None,
+        }
+    }
+
+    /// A request begins; its note is among its extensions from here on.
+    pub(crate) fn begin<B>(
+        log: &Arc<dyn AccessLog>,
+        client: SocketAddr,
+        is_grpc: bool,
+        request: &mut http::Request<B>,
+    ) -> Self {
+        let protocol = match request.version() {
+            _ if is_grpc => "gRPC",
+            http::Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        };
+        let visit = Self::new(Call {
+            log: Arc::clone(log),
+            client,
+            protocol,
+            method: request.method().clone(),
+            path: request.uri().clone(),
+        });
+        request.extensions_mut().insert(visit.note());
+        visit
+    }
+
+    fn note(&self) -> Note {
+        Note(Some(Arc::clone(&self.noted)))
+    }
+
+    /// The answer's head is there.
+    pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
+        if self.noted.call.protocol == "gRPC" {
+            self.status = AccessStatus::Grpc(code_name(Code::Ok));
+            self.ended(response.headers());
+            return;
+        }
+        self.status = AccessStatus::Http(response.status().as_u16());
+        let refusal = response.extensions().get::<Refusal>();
+        self.error = refusal.map(|Refusal(text)| text.clone());
+    }
+
+    /// Head or trailers of a gRPC answer, which may say how the call ended.
+    pub(crate) fn ended(&mut self, headers: &HeaderMap) {
+        if self.noted.call.protocol == "gRPC"
+            && let Some(status) = Status::from_header_map(headers)
+        {
+            self.refused(&status);
+        }
+    }
+
+    /// A request of a stream was answered.
+    pub(crate) fn succeeded(&mut self) {
+        self.status = AccessStatus::Grpc(code_name(Code::Ok));
+    }
+
+    /// A gRPC call, or a request of a stream, ended with this status.
+    pub(crate) fn refused(&mut self, status: &Status) {
+        self.status = AccessStatus::Grpc(code_name(status.code()));
+        self.error = Some(status.message().to_owned()).filter(|text| !text.is_empty());
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let call = &self.noted.call;
+        let inference = self.noted.inference().take();
+        call.log.record(&AccessRecord {
+            client: call.client,
+            protocol: call.protocol,
+            method: call.method.as_str(),
+            path: call.path.path(),
+            status: self.status,
+            total: self.began.elapsed(),
+            inference: inference.as_ref(),
+            error: self.error.as_deref(),
+        });
+    }
+}
+
+/// The words of an HTTP answer that refuses something, among its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal(pub(crate) String);
+
+/// gRPC's name of a status code, as its specification spells it.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,420 @@
+//! `--access-log`: a line for each request, written by a thread of its own.
+//!
+//! ```text
+//! text  2026-11-29T10:15:30.123456Z 10.0.0.7:51442 HTTP/1.1 POST /v2/models/digits/infer 200 total_us=812 model=digits version=1 queue_us=35 compute_us=640 batch_size=4 reason=max_batch_size
+//! json  {"time":"2026-11-29T10:15:30.123456Z","client":"10.0.0.7:51442","protocol":"HTTP/1.1",...}
+//! ```
+//!
+//! Requests never wait for the file: a line that finds [`WAITING_LINES`] others waiting is left out, and the log says how many
+//! were.
+
+use std::{
+    fmt::Write as _,
+    fs::{File, OpenOptions},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use skep_server::{AccessLog, AccessRecord, AccessStatus};
+
+/// Lines that wait for the file at most: some hundred milliseconds of the busiest server.
+const WAITING_LINES: usize = 16 << 10;
+
+/// How often the log speaks of lines that were left out, or could not be written.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// How long the end of a server waits for the last lines.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
+pub(crate) struct AccessLogArgs {
+    /// Write a line for each request over HTTP and gRPC to this file; `-` is standard output (Skep's own)
+    #[arg(long, value_name = "PATH")]
+    access_log: Option<PathBuf>,
+    /// The form of these lines (Skep's own)
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    access_log_format: AccessLogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AccessLogFormat {
+    /// Words and `name=value`
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl AccessLogArgs {
+    /// Opens the file and starts the thread; `None` where no access log is asked for.
+    pub(crate) fn start(&self) -> anyhow::Result<Option<Arc<AccessLogFile>>> {
+        let Some(path) = &self.access_log else {
+            return Ok(None);
+        };
+        let sink = Sink::open(path)
+            .with_context(|| format!("cannot open the access log `{}`", path.display()))?;
+        let (sender, lines) = sync_channel(WAITING_LINES);
+        let reopen = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&reopen);
+        let path = path.clone();
+        thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write(&lines, &path, sink, &asked))?;
+        Ok(Some(Arc::new(AccessLogFile {
+            lines: sender,
+            format: self.access_log_format,
+            left_out: AtomicU64::new(0),
+            reopen,
+        })))
+    }
+}
+
+/// What the writing thread gets.
+enum Order {
+    Line(String),
+    /// Everything before this is written when it is answered.
+    Flush(SyncSender<()>),
+}
+
+/// The access log of a server.
+#[derive(Debug)]
+pub(crate) struct AccessLogFile {
+    lines: SyncSender<Order>,
+    format: AccessLogFormat,
+    left_out: AtomicU64,
+    /// Whether the file is to be opened again before the next line.
+    reopen: Arc<AtomicBool>,
+}
+
+impl AccessLogFile {
+    /// Opens the file again before the next line: it was moved away.
+    pub(crate) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+    }
+
+    /// Waits until the lines so far are written, for a while at most.
+    pub(crate) fn flush(&self) {
+        let (written, is_written) = sync_channel(1);
+        if self.lines.try_send(Order::Flush(written)).is_ok() {
+            let _ = is_written.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+impl AccessLog for AccessLogFile {
+    fn record(&self, record: &AccessRecord<'_>) {
+        let line = match self.format {
+            AccessLogFormat::Text => text(record, Timestamp::now()),
+            AccessLogFormat::Json => object(record, Timestamp::now()).to_string() + "\n",
+        };
+        match self.lines.try_send(Order::Line(line)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                // The first of them is said by whoever notices; all of them when the file keeps up again.
+                if self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!(
+                        "the access log leaves lines out: requests come faster than its file takes them"
+                    );
+                }
+                return;
+            }
+            Err(TrySendError::Disconnected(_)) => return,
+        }
+        if self.left_out.load(Ordering::Relaxed) > 0 {
+            let left_out = self.left_out.swap(0, Ordering::Relaxed);
+            tracing::warn!("the access log left out {left_out} lines");
+        }
+    }
+}
+
+/// Where lines go.
+enum Sink {
+    Output(io::Stdout),
+    File(BufWriter<File>),
+}
+
+impl Sink {
+    fn open(path: &Path) -> io::Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self::Output(io::stdout()));
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self::File(BufWriter::new(file)))
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Output(output) => output,
+            Self::File(file) => file,
+        }
+    }
+}
+
+/// Writes lines until nobody sends any more; flushes whenever none waits.
+fn write(lines: &Receiver<Order>, path: &Path, mut sink: Sink, reopen: &AtomicBool) {
+    let mut said: Option<Instant> = None;
+    let mut say = |error: &io::Error| {
+        if said.is_none_or(|last| last.elapsed() > QUIET) {
+            tracing::error!("cannot write the access log `{}`: {error}", path.display());
+            said = Some(Instant::now());
+        }
+    };
+    while let Ok(order) = lines.recv() {
+        if reopen.swap(false, Ordering::Acquire) {
+            match Sink::open(path) {
+                // Dropping the old one writes what it still holds.
+                Ok(opened) => sink = opened,
+                Err(error) => say(&error),
+            }
+        }
+        let mut next = Some(order);
+        let mut outcome = Ok(());
+        let mut waiting = Vec::new();
+        while let Some(order) = next {
+            match order {
+                Order::Line(line) => {
+                    outcome = outcome.and(sink.writer().write_all(line.as_bytes()));
+                }
+                Order::Flush(written) => waiting.push(written),
+            }
+            next = lines.try_recv().ok();
+        }
+        if let Err(error) = outcome.and_then(|()| sink.writer().flush()) {
+            say(&error);
+        }
+        for written in waiting {
+            let _ = written.send(());
+        }
+    }
+}
+
+const TIME: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
+
+/// Microseconds, as all times of the log are given.
+fn us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A value that stands in a line of words: in quotes where it would not be one word.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.:/%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        json!(text).to_string()
+    }
+}
+
+fn text(record: &AccessRecord<'_>, now: Timestamp) -> String {
+    let status = match record.status {
+        AccessStatus::Http(status) => status.to_string(),
+        AccessStatus::Grpc(name) => name.to_owned(),
+        AccessStatus::Left => "-".to_owned(),
+    };
+    let mut line = format!(
+        "{} {} {} {} {} {status} total_us={}",
+        now.strftime(TIME),
+        record.client,
+        record.protocol,
+        record.method,
+        word(record.path),
+        us(record.total),
+    );
+    let mut put = |name: &str, value: String| {
+        write!(line, " {name}={value}").expect("a string takes all");
+    };
+    if let Some(inference) = record.inference {
+        put("model", word(inference.model.as_str()));
+        put("version", inference.version.to_string());
+        if !inference.id.is_empty() {
+            put("id", word(&inference.id));
+        }
+        if let Some(timing) = &inference.timing {
+            put("queue_us", us(timing.queue).to_string());
+            put("compute_us", us(compute(timing)).to_string());
+            put("batch_size", timing.batch_size.to_string());
+            put("reason", timing.batch_end.to_owned());
+        }
+    }
+    if let Some(error) = record.error {
+        put("error", word(error));
+    }
+    line.push('\n');
+    line
+}
+
+fn object(record: &AccessRecord<'_>, now: Timestamp) -> Value {
+    let mut object = Map::new();
+    let mut put = |name: &str, value: Value| {
+        object.insert(name.to_owned(), value);
+    };
+    put("time", json!(now.strftime(TIME).to_string()));
+    put("client", json!(record.client.to_string()));
+    put("protocol", json!(record.protocol));
+    put("method", json!(record.method));
+    put("path", json!(record.path));
+    put(
+        "status",
+        match record.status {
+            AccessStatus::Http(status) => json!(status),
+            AccessStatus::Grpc(name) => json!(name),
+            AccessStatus::Left => Value::Null,
+        },
+    );
+    put("total_us", json!(us(record.total)));
+    if let Some(inference) = record.inference {
+        put("model", json!(inference.model.as_str()));
+        put("version", json!(inference.version.get()));
+        put("id", json!(inference.id));
+        if let Some(timing) = &inference.timing {
+            put("queue_us", json!(us(timing.queue)));
+            put("compute_input_us", json!(us(timing.compute_input)));
+            put("compute_infer_us", json!(us(timing.compute_infer)));
+            put("compute_output_us", json!(us(timing.compute_output)));
+            put("compute_us", json!(us(compute(timing))));
+            put("batch_size", json!(timing.batch_size));
+            put("reason", json!(timing.batch_end));
+        }
+    }
+    if let Some(error) = record.error {
+        put("error", json!(error));
+    }
+    Value::Object(object)
+}
+
+fn compute(timing: &skep_runtime::Timing) -> Duration {
+    timing.compute_input + timing.compute_infer + timing.compute_output
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_runtime::Timing;
+    use skep_server::InferenceRecord;
+    use skep_types::{ModelName, ModelVersion};
+
+    use super::*;
+
+    fn inference(timing: Option<Timing>) -> InferenceRecord {
+        InferenceRecord {
+            model: ModelName::new("digits").expect("a name"),
+            version: ModelVersion::new(1).expect("a version"),
+            id: "a \"7\"\n".to_owned(),
+            timing,
+        }
+    }
+
+    fn timing() -> Timing {
+        Timing {
+            queue: Duration::from_micros(35),
+            compute_input: Duration::from_micros(1),
+            compute_infer: Duration::from_micros(640),
+            compute_output: Duration::from_micros(2),
+            batch_size: 4,
+            batch_end: "max_batch_size",
+        }
+    }
+
+    fn record<'a>(
+        inference: Option<&'a InferenceRecord>,
+        status: AccessStatus,
+        error: Option<&'a str>,
+    ) -> AccessRecord<'a> {
+        AccessRecord {
+            client: "127.0.0.1:9".parse().expect("an address"),
+            protocol: "HTTP/1.1",
+            method: "POST",
+            path: "/v2/models/digits/infer",
+            status,
+            total: Duration::from_micros(812),
+            inference,
+            error,
+        }
+    }
+
+    const START: &str =
+        "1970-01-01T00:00:00.000000Z 127.0.0.1:9 HTTP/1.1 POST /v2/models/digits/infer";
+
+    #[test]
+    fn a_line_is_one_line_whatever_clients_send() {
+        let now = Timestamp::UNIX_EPOCH;
+        let ran = inference(Some(timing()));
+        assert_eq!(
+            text(&record(Some(&ran), AccessStatus::Http(200), None), now),
+            format!(
+                "{START} 200 total_us=812 model=digits version=1 id=\"a \\\"7\\\"\\n\" queue_us=35 compute_us=643 \
+                 batch_size=4 reason=max_batch_size\n"
+            )
+        );
+        let refused = inference(None);
+        let refused = record(
+            Some(&refused),
+            AccessStatus::Grpc("UNAVAILABLE"),
+            Some("no room"),
+        );
+        assert_eq!(
+            text(&refused, now),
+            format!(
+                "{START} UNAVAILABLE total_us=812 model=digits version=1 id=\"a \\\"7\\\"\\n\" error=\"no room\"\n"
+            )
+        );
+        assert_eq!(
+            text(&record(None, AccessStatus::Left, None), now),
+            format!("{START} - total_us=812\n")
+        );
+    }
+
+    #[test]
+    fn an_object_has_the_same_and_the_phases() {
+        let ran = inference(Some(timing()));
+        let object = object(
+            &record(Some(&ran), AccessStatus::Http(200), None),
+            Timestamp::UNIX_EPOCH,
+        );
+        assert_eq!(object["status"], 200);
+        assert_eq!(object["compute_infer_us"], 640);
+        assert_eq!(object["compute_us"], 643);
+        assert_eq!(object["id"], "a \"7\"\n");
+        assert!(object.get("error").is_none());
+    }
+
+    #[test]
+    fn what_was_said_before_a_flush_is_in_the_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, moved) = (
+            directory.path().join("access"),
+            directory.path().join("old"),
+        );
+        let args = AccessLogArgs {
+            access_log: Some(path.clone()),
+            access_log_format: AccessLogFormat::Text,
+        };
+        let log = args.start().expect("a file").expect("asked for");
+        let lines = |path: &Path| {
+            let text = std::fs::read_to_string(path).expect("a file");
+            text.lines().count()
+        };
+        for _ in 0..3 {
+            log.record(&record(None, AccessStatus::Http(200), None));
+        }
+        log.flush();
+        assert_eq!(lines(&path), 3);
+        std::fs::rename(&path, &moved).expect("moved");
+        log.record(&record(None, AccessStatus::Http(200), None));
+        log.flush();
+        log.reopen();
+        log.record(&record(None, AccessStatus::Http(200), None));
+        log.flush();
+        assert_eq!((lines(&moved), lines(&path)), (4, 1));
+    }
+}
