@@ -19,7 +19,8 @@ STEPS = 5  # events between two points
 
 
 def points_on(page, stroke):
-    """The stroke in coordinates of the window."""
+    """The stroke in coordinates of the window, into which the drawing area is scrolled."""
+    page.locator("#pad").scroll_into_view_if_needed()
     box = page.locator("#pad").bounding_box()
     return [(box["x"] + x / 100 * box["width"], box["y"] + y / 100 * box["height"]) for x, y in stroke]
 

@@ -11,11 +11,12 @@ from playwright.sync_api import expect
 
 from browser import fits_the_width, hold, pixels, rows, settle, wait_until
 from drawing import STROKES, draw, draw_with_finger, draw_with_pen, press, rule
-from server import LOCAL_PORTS, ROOT
+from server import LOCAL_PORTS, ROOT, run
 
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
 MILLISECONDS = re.compile(r"\d+(\.\d+)? ms")
 EMPTY = "–"
+INFERENCES = "#models td[data-label=Inferences]"
 
 # A model with the signature of `digits` whose every execution fails.
 FAILING_DIGITS = """
@@ -45,11 +46,15 @@ def test_the_server_and_its_models_are_shown(visit, digits):
     page = visit(digits).open().page
     server = get(digits, "v2")
     expect(page).to_have_title("Skep")
-    expect(page.locator("#server")).to_contain_text(f"{server['name']} {server['version']}")
+    version = run("--version").stdout.split()[1]
+    expect(page.locator("#server")).to_have_text(f"· version {version} · answers as {server['name']} {server['version']}")
     expect(page.locator("#models .backend").nth(1)).not_to_have_text(EMPTY)
     [row] = rows(page)
     config = get(digits, "v2/models/digits/config")
     statistics = get(digits, "v2/models/digits/stats")["model_stats"][0]
+    # What the last interval was like is another test's.
+    intervals = {row.pop(label) for label in ("Rate", "Mean batch", "Mean latency")}
+    assert intervals == {EMPTY}
     assert row == {
         "Model": "digits",
         "Version": "1",
@@ -59,7 +64,8 @@ def test_the_server_and_its_models_are_shown(visit, digits):
         "Inputs → outputs": "image FP32 [-1,1,8,8]\n→ probabilities FP32 [-1,10]",
         "Inferences": str(statistics["inference_count"]),
     }
-    expect(page.locator("#missing")).to_be_hidden()
+    boxes = [page.get_by_role("heading", name=name).bounding_box() for name in ("Models of this server", "Draw a digit")]
+    assert boxes[0]["y"] < boxes[1]["y"], "the server's models come first"
     expect(page.locator("#fault")).to_be_hidden()
     expect(page.locator("#offline")).to_be_hidden()
 
@@ -95,7 +101,7 @@ def test_the_inferences_of_the_table_grow_with_the_answers(visit, digits):
     before = get(digits, "v2/models/digits/stats")["model_stats"][0]["inference_count"]
     draw(opened.page, STROKES[7])
     expect(opened.page.locator("#spoken")).to_contain_text("looks like a 7")
-    expect(opened.page.locator("#models td.number").last).to_have_text(str(before + opened.asked("/infer")))
+    expect(opened.page.locator(INFERENCES)).to_have_text(str(before + opened.asked("/infer")))
 
 
 # From the picture to the model's input.
@@ -157,9 +163,11 @@ def test_the_rule_holds_for_any_picture(visit, digits):
 
 def test_a_finger_draws_and_does_not_scroll(visit, digits):
     page = visit(digits, **PHONE).open().page
+    page.locator("#pad").scroll_into_view_if_needed()
+    before = page.evaluate("scrollY")
     draw_with_finger(page, STROKES[2])
     expect(page.locator("#spoken")).to_contain_text("looks like a 2")
-    assert page.evaluate("scrollY") == 0
+    assert page.evaluate("scrollY") == before
 
 
 def test_a_pen_draws(visit, digits):
@@ -268,20 +276,15 @@ def test_a_hidden_page_leaves_the_server_alone(visit, digits):
 # When something is missing.
 
 
-def test_without_the_model_the_page_says_how_to_get_it(visit, serve, repository):
+def test_without_the_model_there_is_nothing_to_draw_on(visit, serve, repository):
     repository.generate("addsub-int32", "addsub")
     server = serve(repository)
-    opened = visit(server).open()
-    page = opened.page
-    expect(page.locator("#missing")).to_contain_text("has no model `digits`")
-    expect(page.locator("#missing")).to_contain_text("skep serve examples/models")
+    page = visit(server).open().page
     [row] = rows(page)
     assert (row["Model"], row["State"], row["Max batch"]) == ("addsub", "READY", "4")
     assert row["Inputs → outputs"].splitlines()[:2] == ["INPUT0 INT32 [-1,16]", "INPUT1 INT32 [-1,16]"]
-    draw(page, STROKES[3])
-    settle(page)
-    expect(page.locator("#digit")).to_be_empty()
-    assert opened.asked("/infer") == 0
+    expect(page.locator("#pad")).to_be_hidden()
+    expect(page.locator("#bars")).to_be_hidden()
 
 
 def test_an_empty_repository_is_said_to_be_empty(visit, serve, repository):
@@ -289,18 +292,15 @@ def test_an_empty_repository_is_said_to_be_empty(visit, serve, repository):
     page = visit(server).open().page
     expect(page.locator("#models-note")).to_have_text("The repository is empty.")
     expect(page.locator("#models")).to_be_hidden()
-    expect(page.locator("#missing")).to_be_visible()
+    expect(page.locator("#pad")).to_be_hidden()
 
 
 def test_another_model_of_that_name_is_not_asked(visit, serve, repository):
     repository.generate("identity-fp32", "digits")
     server = serve(repository)
     opened = visit(server).open()
-    expect(opened.page.locator("#missing")).to_contain_text("another one")
-    expect(opened.page.locator("#missing")).to_contain_text("`image FP32 [-1,1,8,8]` → `probabilities FP32 [-1,10]`")
-    draw(opened.page, STROKES[3])
-    settle(opened.page)
-    expect(opened.page.locator("#digit")).to_be_empty()
+    expect(opened.page.locator("#models tbody")).to_contain_text("FP32")
+    expect(opened.page.locator("#pad")).to_be_hidden()
     assert opened.asked("/infer") == 0
 
 
@@ -317,18 +317,73 @@ def test_a_model_that_did_not_load_is_shown_with_the_reason(visit, serve, reposi
     expect(page.locator("#spoken")).to_contain_text("looks like a 3")
 
 
-def test_a_drawing_is_answered_once_the_model_is_loaded(visit, serve, repository):
+def test_a_drawing_stays_while_the_model_is_loaded_again(visit, serve, repository):
     repository.copy(ROOT / "examples/models/digits")
     server = serve(repository, "--model-control-mode=explicit")
     page = visit(server).open().page
-    expect(page.locator("#missing")).to_contain_text("`digits` of this server is not ready")
-    draw(page, STROKES[6])
+    expect(page.locator("#models tbody")).to_contain_text("not loaded")
+    expect(page.locator("#pad")).to_be_hidden()
     get(server, "v2/repository/models/digits/load", {})
+    expect(page.locator("#pad")).to_be_visible()
+    draw(page, STROKES[6])
     expect(page.locator("#spoken")).to_contain_text("looks like a 6")
-    expect(page.locator("#missing")).to_be_hidden()
     get(server, "v2/repository/models/digits/unload", {})
-    expect(page.locator("#missing")).to_contain_text("`digits` of this server is not ready")
+    expect(page.locator("#pad")).to_be_hidden()
     expect(page.locator("#digit")).to_be_empty()
+    get(server, "v2/repository/models/digits/load", {})
+    expect(page.locator("#digit")).to_have_text("6")
+
+
+# How the models fare, and where to read more.
+
+
+def test_rate_batch_and_latency_of_the_last_interval_beside_the_objective(visit, serve, repository):
+    objective = 'parameters { key: "slo_latency_ms" value { string_value: "5" } }'
+    repository.mock(config=objective, latency_us=20_000)
+    server = serve(repository)
+    page = visit(server).open().page
+    expect(page.locator("#models tbody")).to_contain_text("of 5 ms")
+    for _ in range(3):
+        get(server, "v2/models/mock/infer", {
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [0] * 8}],
+        })
+    expect(page.locator(INFERENCES)).to_have_text("6")
+    [row] = rows(page)
+    assert re.fullmatch(r"\d+(\.\d)? /s", row["Rate"]) and row["Rate"] != "0.0 /s"
+    assert row["Mean batch"] == "2.0"
+    mean, *kept = row["Mean latency"].splitlines()
+    assert re.fullmatch(r"\d\d\.\d\d ms of 5 ms", mean) and float(mean.split()[0]) >= 20
+    assert kept == ["0.0 % in time", "3 late"]
+
+
+def test_metrics_and_documentation_are_linked(visit, digits):
+    opened = visit(digits).open()
+    page = opened.page
+    assert page.locator("#metrics").get_attribute("href") == f"http://127.0.0.1:{digits.metrics.rpartition(':')[2]}/metrics"
+    page.get_by_role("link", name="Documentation").click()
+    page.get_by_role("link", name="Batching").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Batching")
+    page.get_by_role("link", name="skep_batch_end_total").click()
+    expect(page).to_have_url(f"http://{digits.http}/docs/metrics.md")
+
+
+def test_without_metrics_there_is_no_link_to_them(visit, serve):
+    page = visit(serve(ROOT / "examples/models", "--allow-metrics=false")).open().page
+    expect(page.locator("#metrics")).to_be_hidden()
+
+
+def test_restricted_calls_are_said_and_not_tried_again(visit, serve):
+    server = serve(ROOT / "examples/models", "--http-restricted-api=model-repository:secret=x")
+    opened = visit(server)
+    page = opened.page
+    page.clock.install()
+    page.goto(opened.address)
+    expect(page.locator("#models-note")).to_contain_text("expecting header 'secret'")
+    expect(page.locator("#offline")).to_be_hidden()
+    before = len(opened.requests)
+    page.clock.run_for(60_000)
+    assert len(opened.requests) == before
+    opened.expect_errors("403")
 
 
 # Errors.
@@ -407,7 +462,7 @@ def test_the_page_survives_a_stop_of_the_server(visit, serve):
     expect(page.locator("#fault")).to_be_hidden()
     opened.expect_errors("net::ERR_")
     draw(page, [[(60, 40), (60, 41)]])
-    expect(page.locator("#models td.number").last).not_to_have_text("0")
+    expect(page.locator(INFERENCES)).not_to_have_text("0")
 
 
 # How it looks.
@@ -416,13 +471,14 @@ def test_the_page_survives_a_stop_of_the_server(visit, serve):
 def test_no_width_scrolls_sideways(visit, serve, repository):
     repository.generate("bert-tiny", "a-language-model-with-a-name-that-is-much-too-long-for-any-phone")
     repository.onnx("broken", b"no model")
+    repository.copy(ROOT / "examples/models/digits")
     server = serve(repository, "--exit-on-error=false")
     page = visit(server).open().page
-    expect(page.locator("#missing")).to_be_visible()
+    expect(page.locator("#pad")).to_be_visible()
     expect(page.locator("#models tbody")).to_contain_text("last_hidden_state")
     for message in ("", "x" * 300):
         page.evaluate("text => ['offline', 'fault'].forEach(id => showMessage(id, text))", message)
-        for width in (320, 390, 735, 736, 1055, 1056, 1600):  # on both sides of each change of the layout
+        for width in (320, 390, 735, 736, 1215, 1216, 1600):  # on both sides of each change of the layout
             page.set_viewport_size({"width": width, "height": 700})
             assert fits_the_width(page), width
 
@@ -463,7 +519,7 @@ def test_text_is_readable(visit, serve, repository, scheme):
 # Every element with text of its own that can be seen: the text, its colour, the first colour behind it. Messages are
 # among them.
 TEXT_ON_BACKGROUND = """() => {
-    for (const id of ["offline", "fault", "missing"]) showMessage(id, "text");
+    for (const id of ["offline", "fault"]) showMessage(id, "text");
     return [...document.body.querySelectorAll("*")].filter(one =>
         one.checkVisibility() && !one.closest(".unseen, script, noscript, .pad") &&
         [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim())
@@ -483,6 +539,6 @@ def test_what_a_screen_reader_finds(visit, digits):
     expect(page.get_by_role("list", name="Probability of each digit").get_by_role("listitem")).to_have_count(10)
     table = page.get_by_role("table", name="Models of this server")
     expect(table.get_by_role("row")).to_have_count(2)
-    expect(table.get_by_role("columnheader")).to_have_count(7)
-    expect(table.get_by_role("cell")).to_have_count(7)
+    expect(table.get_by_role("columnheader")).to_have_count(10)
+    expect(table.get_by_role("cell")).to_have_count(10)
     assert page.locator("html").get_attribute("lang") == "en"

@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) logs: Arc<dyn LogControl>,
     pub(crate) http_restrictions: Restrictions,
     pub(crate) grpc_restrictions: Restrictions,
+    /// The page at `/`.
+    pub(crate) page: String,
 }
 
 /// An open port, before anything is served on it.
@@ -138,7 +140,14 @@ impl Server {
             .id
             .clone()
             .unwrap_or_else(|| api::DEFAULT_SERVER_NAME.to_owned());
+        let metrics_address = metrics
+            .as_ref()
+            .map(|opened: &Opened| opened.listener.local_addr());
+        let metrics_port = metrics_address
+            .and_then(Result::ok)
+            .map(|address| address.port());
         let shared = Arc::new(Shared {
+            page: http::render_page(metrics_port),
             runtime,
             server_name,
             max_json_bytes: options.max_json_bytes,

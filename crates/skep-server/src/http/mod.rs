@@ -1,6 +1,7 @@
 //! HTTP: the Open Inference Protocol with Triton's extensions, and the web page.
 
 mod compression;
+mod docs;
 mod extract;
 mod fault;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -11,6 +12,7 @@ mod lean;
 mod logging;
 mod management;
 mod members;
+mod page;
 mod parameters;
 mod raw;
 mod repository;
@@ -24,18 +26,17 @@ use axum::{
     Router,
     body::Body,
     http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+
+pub(crate) use page::render as render_page;
 
 use crate::{
     edge,
     restrict::{Group, Restrictions},
     server::Shared,
 };
-
-/// The page at `/`.
-const PAGE: &str = include_str!("page.html");
 
 /// The routes, each behind the restriction of its group.
 struct Routes<'a> {
@@ -49,7 +50,7 @@ impl Routes<'_> {
     fn route(mut self, path: &str, route: MethodRouter<Arc<Shared>>) -> Self {
         // Triton knows no HEAD.
         let route = match path {
-            "/" => route,
+            "/" | "/docs" | "/docs/" | "/docs/{page}" => route,
             _ => route.head(method_not_allowed),
         };
         let route = self.restrictions.guard(path, route, method_not_allowed);
@@ -95,7 +96,10 @@ fn all_routes(restrictions: &Restrictions) -> Routes<'_> {
         paths: Vec::new(),
     };
     let mut router = routes
-        .route("/", get(|| async { Html(PAGE) }))
+        .route("/", get(page::page))
+        .route("/docs", get(docs::index))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{page}", get(docs::page))
         .route("/v2/health/live", get(management::live))
         .route("/v2/health/ready", get(management::server_ready))
         .route("/v2", get(management::server_metadata))
@@ -172,7 +176,8 @@ mod tests {
         assert!(paths.len() > 20);
         for path in paths {
             // The page is no call of the protocol.
-            assert_eq!(Group::of_route(&path).is_some(), path != "/", "{path}");
+            let is_page = path == "/" || path.starts_with("/docs");
+            assert_eq!(Group::of_route(&path).is_some(), !is_page, "{path}");
         }
     }
 }

@@ -1,0 +1,179 @@
+//! The documentation that belongs to this binary, as pages under `/docs/`: for machines that reach nothing else.
+
+use std::{fmt::Write, sync::LazyLock};
+
+use axum::{
+    extract::Path,
+    http::Uri,
+    response::{Html, IntoResponse, Redirect, Response},
+};
+use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
+
+/// A page's name in addresses, and its text in Markdown.
+type Source = (&'static str, &'static str);
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../../../docs/", $name)))),*]
+    };
+}
+
+/// All pages of `docs/`.
+const SOURCES: &[Source] = &sources![
+    "backends.md",
+    "batching.md",
+    "command-line.md",
+    "glossary.md",
+    "memory-planning.md",
+    "metrics.md",
+    "model-configuration.md",
+    "model-parameters.md",
+    "model-repository.md",
+    "operators.md",
+    "protocol.md",
+    "sandboxes.md",
+    "security.md",
+    "simulator.md",
+    "tensor-store.md",
+    "troubleshooting.md",
+    "weights.md",
+];
+
+const STYLE: &str = "body{margin:0 auto;padding:1.25rem 1rem 3rem;max-width:58rem;font:1rem/1.5 system-ui,sans-serif;\
+color-scheme:light dark}pre{overflow-x:auto;padding:.75rem;background:#8882;border-radius:.4rem}\
+code{font:.875em/1.5 ui-monospace,Consolas,monospace}table{border-collapse:collapse;display:block;overflow-x:auto}\
+td,th{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-top:1px solid #8884}";
+
+/// The pages, rendered when the first one is asked for.
+static PAGES: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
+    let page = |(name, text): &Source| (*name, document(name, &render(text)));
+    SOURCES.iter().map(page).collect()
+});
+
+static INDEX: LazyLock<String> = LazyLock::new(|| {
+    let mut list = format!(
+        "<h1>Skep {}</h1><p><a href=\"../\">This server</a></p><ul>",
+        env!("CARGO_PKG_VERSION")
+    );
+    for (name, text) in SOURCES {
+        let title = text.lines().next().unwrap_or_default();
+        let title = title.trim_start_matches(['#', ' ']);
+        write!(list, "<li><a href=\"{name}\">{title}</a></li>").expect("a string takes all");
+    }
+    document("Documentation", &(list + "</ul>"))
+});
+
+/// The list of pages. Links on it are relative, so its address ends with a slash.
+pub(super) async fn index(uri: Uri) -> Response {
+    if uri.path().ends_with('/') {
+        Html(INDEX.as_str()).into_response()
+    } else {
+        // Relative, so that a proxy may serve all under a prefix.
+        Redirect::permanent("docs/").into_response()
+    }
+}
+
+pub(super) async fn page(Path(name): Path<String>) -> Response {
+    match PAGES.iter().find(|(page, _)| *page == name) {
+        Some((_, page)) => Html(page.as_str()).into_response(),
+        None => super::not_found(),
+    }
+}
+
+fn document(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title}</title>\
+         <link rel=\"icon\" href=\"data:,\"><style>{STYLE}</style></head><body>{body}</body></html>"
+    )
+}
+
+/// Markdown as HTML. Headings get the ids that links to them have on code hosts: lower case, spaces as hyphens.
+fn render(text: &str) -> String {
+    let events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
+    let with_ids = events.iter().enumerate().map(|(index, event)| match event {
+        Event::Start(Tag::Heading { level, .. }) => {
+            let words = events[index + 1..]
+                .iter()
+                .take_while(|event| !matches!(event, Event::End(TagEnd::Heading(_))));
+            heading(*level, &words.filter_map(text_of).collect::<String>())
+        }
+        other => other.clone(),
+    });
+    let mut page = String::new();
+    html::push_html(&mut page, with_ids);
+    page
+}
+
+fn text_of<'a>(event: &'a Event<'_>) -> Option<&'a str> {
+    match event {
+        Event::Text(text) | Event::Code(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn heading(level: HeadingLevel, words: &str) -> Event<'static> {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    let id: String = words.to_lowercase().chars().filter(kept).collect();
+    Event::Start(Tag::Heading {
+        level,
+        id: Some(CowStr::from(id.replace(' ', "-"))),
+        classes: Vec::new(),
+        attrs: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    /// Where `target` of a link in a page leads, if that is within these pages: the page, and the heading in it.
+    fn inner<'a>(from: &'a str, target: &'a str) -> Option<(&'a str, &'a str)> {
+        if target.contains("://") || target.starts_with("../") || target.starts_with("data:") {
+            return None;
+        }
+        let (page, anchor) = target.split_once('#').unwrap_or((target, ""));
+        Some((if page.is_empty() { from } else { page }, anchor))
+    }
+
+    #[test]
+    fn every_page_is_served_and_every_link_leads_somewhere() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let files = fs::read_dir(directory).expect("the documentation");
+        let files = files.map(|file| {
+            file.expect("a file")
+                .file_name()
+                .into_string()
+                .expect("text")
+        });
+        let served: BTreeSet<String> = SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(files.collect::<BTreeSet<_>>(), served);
+        for (name, page) in &*PAGES {
+            for link in page.split("href=\"").skip(1) {
+                let target = link.split('"').next().unwrap_or_default();
+                let Some((to, anchor)) = inner(name, target) else {
+                    continue;
+                };
+                let found = PAGES.iter().find(|(page, _)| *page == to);
+                let (_, text) = found.unwrap_or_else(|| panic!("{name}: no page for `{target}`"));
+                let id = format!("id=\"{anchor}\"");
+                assert!(
+                    anchor.is_empty() || text.contains(&id),
+                    "{name}: no heading for `{target}`"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_heading_has_the_id_that_links_use() {
+        let page = render("## What `auto` rehearses, now\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
+        assert!(
+            page.contains("<h2 id=\"what-auto-rehearses-now\">"),
+            "{page}"
+        );
+        assert!(page.contains("<td>1</td>"), "{page}");
+    }
+}
