@@ -35,6 +35,13 @@ def bar(drawn, what, total):
     return lines
 
 
+def test_simulate_shows_points_on_a_terminal():
+    code, output, errors, drawn = run_on_terminal(*SIMULATE, stderr=True)
+    assert (code, errors) == (0, None)
+    bar(drawn, "simulating", 2)
+    assert output.replace("\r", "") == run(*SIMULATE).stdout
+
+
 def test_bake_shows_models_on_a_terminal(models, tmp_path):
     flags = ["bake", f"--weight-cache={tmp_path / 'cache'}", models]
     code, output, _, drawn = run_on_terminal(*flags, stderr=True)
@@ -64,6 +71,17 @@ def test_log_lines_stand_beside_the_bar(models, tmp_path):
     _, _, _, drawn = run_on_terminal("bake", f"--weight-cache={tmp_path / 'c'}", models, tmp_path / "empty", stderr=True)
     (warning,) = [line for line in re.split(r"[\r\n]", drawn) if "there is no model in" in line]
     assert re.match(r"(\x1b\[[0-9]*[A-Z])*W\d{4} ", warning)
+
+
+def test_the_best_policy_is_coloured():
+    code, _, errors, drawn = run_on_terminal(*SIMULATE, stdout=True)
+    assert (code, errors) == (0, "")
+    assert drawn.count(GREEN) == 2
+    (line,) = [line for line in drawn.splitlines() if line.lstrip().startswith("1.2 ")]
+    load, rate, none, auto, bound = line.split()
+    assert auto.startswith(GREEN) and none == "0.0"
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", drawn).replace("\r", "")
+    assert plain == run(*SIMULATE).stdout
 
 
 def test_findings_are_coloured(models):

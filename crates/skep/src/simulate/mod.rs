@@ -2,6 +2,8 @@
 
 mod batching;
 mod chart;
+mod measure;
+mod origin;
 mod parse;
 mod show;
 
