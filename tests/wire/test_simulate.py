@@ -97,6 +97,8 @@ def test_tables_to_read():
         (["--table", "affine:-1,2"], ["affine:-1,2", "--table", "two numbers of milliseconds from 0"]),
         (["--table", "affine:2,-0.01"], ["affine:2,-0.01", "--table", "two numbers of milliseconds from 0"]),
         (["--table", "flat:-3"], ["flat:-3", "--table", "milliseconds above 0"]),
+        (["--table", "/dev/zero"], ["--table /dev/zero", "is larger than 256 MiB"]),
+        (["--from-model", "/dev/zero"], ["--from-model /dev/zero", "nor a regular file"]),
         (["--table", "-3"], ["--table -3", "or a file of `batch,ms` lines"]),
         (["--slo-ms", "fast"], ["fast", "--slo-ms", "expected milliseconds above 0"]),
         (["--arrival", "bursty"], ["bursty", "--arrival", "expected bursty:VARIATION"]),

@@ -11,6 +11,9 @@ from terminal import ESCAPE, WIDTH, run_on_terminal
 
 SMALL = ["--load", "0.5,1.2", "--slo-ms", "5x", "--arrival", "poisson", "--requests", "500", "--seeds", "1"]
 SIMULATE = ["simulate", "batching", *SMALL, "--policy", "none,auto,bound"]
+# A configuration that a warning is about.
+WITHOUT_EFFECT = """parameters { key: "slo_latency_ms" value { string_value: "50" } }
+    dynamic_batching { preferred_batch_size: [ 2 ] }"""
 GREEN, RED, YELLOW = (f"{ESCAPE}[1;{code}m" for code in (32, 31, 33))
 
 
@@ -66,10 +69,10 @@ def test_nothing_is_drawn_for_programs(models, tmp_path, env):
 
 
 def test_log_lines_stand_beside_the_bar(models, tmp_path):
-    """A warning begins a line of its own, whatever was drawn before."""
-    (tmp_path / "empty").mkdir()
-    _, _, _, drawn = run_on_terminal("bake", f"--weight-cache={tmp_path / 'c'}", models, tmp_path / "empty", stderr=True)
-    (warning,) = [line for line in re.split(r"[\r\n]", drawn) if "there is no model in" in line]
+    """A warning begins a line of its own, whatever is drawn there."""
+    models.config("much_longer", WITHOUT_EFFECT)
+    _, _, _, drawn = run_on_terminal("bake", f"--weight-cache={tmp_path / 'cache'}", models, stderr=True)
+    (warning,) = [line for line in re.split(r"[\r\n]", drawn) if "`dynamic_batching.preferred_batch_size`" in line]
     assert re.match(r"(\x1b\[[0-9]*[A-Z])*W\d{4} ", warning)
 
 
@@ -85,8 +88,7 @@ def test_the_best_policy_is_coloured():
 
 
 def test_findings_are_coloured(models):
-    objective = 'parameters { key: "slo_latency_ms" value { string_value: "50" } }'
-    models.config("a", objective + " dynamic_batching { preferred_batch_size: [ 2 ] }")
+    models.config("a", WITHOUT_EFFECT)
     coloured = run_on_terminal("check", "--config=none", models, stdout=True)
     assert f"{GREEN}ok    {ESCAPE}[0m  a" in coloured[3]
     assert f"{RED}error:{ESCAPE}[0m " in coloured[3]

@@ -1,9 +1,7 @@
 //! A latency table out of a model: loaded as the server loads it, asked over the server's own path, one batch at a time.
 
 use std::{
-    fs,
     num::NonZeroUsize,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -15,14 +13,14 @@ use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
 use skep_config::{BackendSetting, InputConfig, Scheduler, parse_backend_config};
-use skep_onnx::OnnxModel;
 use skep_runtime::{
     Control, Device, InferRequest, LoadOptions, LoadedVersion, MetricsOptions, Repository, Runtime,
     RuntimeOptions,
 };
 use skep_tensor::{Tensor, encode_strings};
-use skep_types::{ModelName, Shape};
+use skep_types::Shape;
 
+use super::place::Place;
 use crate::{
     axis::number,
     backends,
@@ -106,12 +104,6 @@ const LEAST_EXECUTIONS: usize = 5;
 const MOST_EXECUTIONS: usize = 200;
 const TIME_A_SIZE: Duration = Duration::from_secs(1);
 
-/// The version of a file that is in no repository.
-const VERSION: &str = "1";
-
-/// What such a file is called there.
-const LINK: &str = "model.onnx";
-
 impl MeasureArgs {
     /// Says before the work what could not be written after it.
     pub(super) fn check(&self) -> anyhow::Result<()> {
@@ -164,7 +156,7 @@ impl MeasureArgs {
     fn load(&self, place: &Place, max: u32) -> anyhow::Result<Arc<Runtime>> {
         let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let mut backend_settings = Vec::new();
-        if place.files.is_some() {
+        if place.is_file() {
             backend_settings.push(BackendSetting::DefaultMaxBatchSize {
                 backend: None,
                 size: max,
@@ -386,88 +378,6 @@ impl Measured {
             self.what,
             table.lines(Colours::NONE)
         )
-    }
-}
-
-/// Where the model lies: in a repository, if need be one that is made for its file.
-struct Place {
-    repository: PathBuf,
-    name: ModelName,
-    /// The made one; removed with this.
-    files: Option<tempfile::TempDir>,
-}
-
-impl Place {
-    fn of(path: &Path) -> anyhow::Result<Self> {
-        let absolute = path
-            .canonicalize()
-            .with_context(|| format!("cannot read `{}`", path.display()))?;
-        if !absolute.is_dir() {
-            return Self::file(&absolute);
-        }
-        let name = absolute.file_name().unwrap_or_default().to_string_lossy();
-        let repository = absolute.parent().unwrap_or(&absolute).to_owned();
-        let numbered = |entry: fs::DirEntry| {
-            let name = entry.file_name();
-            name.to_str()
-                .is_some_and(|name| name.parse::<u64>().is_ok())
-        };
-        let versions = fs::read_dir(&absolute)?
-            .filter_map(Result::ok)
-            .any(numbered);
-        if !versions && !absolute.join("config.pbtxt").exists() {
-            bail!(
-                "there is no model in `{}`: expected a model's directory, which holds versions such as `1`, or an ONNX file",
-                path.display()
-            );
-        }
-        Ok(Self {
-            repository,
-            name: ModelName::new(&name)?,
-            files: None,
-        })
-    }
-
-    /// What an error says, with the file's own path in place of the link's.
-    fn named(&self, error: &skep_runtime::RuntimeError, path: &Path) -> String {
-        let text = error.to_string();
-        let link = self.repository.join(self.name.as_str());
-        let link = link.join(VERSION).join(LINK).display().to_string();
-        text.replace(&link, &path.display().to_string())
-    }
-
-    /// Links to the file and what lies beside it of its data, as the only version of a model.
-    fn file(path: &Path) -> anyhow::Result<Self> {
-        let files = tempfile::Builder::new()
-            .prefix("skep-simulate-")
-            .tempdir()?;
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let name = ModelName::new(&stem).or_else(|_| ModelName::new("model"))?;
-        let version = files.path().join(name.as_str()).join(VERSION);
-        fs::create_dir_all(&version)?;
-        symlink(path, version.join(LINK))?;
-        let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        // Of a file that is no model the load says so.
-        let beside = OnnxModel::decode(Bytes::from(bytes)).map(|onnx| onnx.external_files());
-        let directory = path.parent().unwrap_or(path);
-        for name in beside.unwrap_or_default() {
-            let plain = Path::new(&name)
-                .components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)));
-            if !plain {
-                bail!("the model has data in `{name}`, expected a file beside it");
-            }
-            let link = version.join(&name);
-            if let Some(parent) = link.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            symlink(directory.join(&name), link)?;
-        }
-        Ok(Self {
-            repository: files.path().to_owned(),
-            name,
-            files: Some(files),
-        })
     }
 }
 

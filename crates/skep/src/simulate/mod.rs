@@ -5,6 +5,7 @@ mod chart;
 mod measure;
 mod origin;
 mod parse;
+mod place;
 mod show;
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! What the flags of a simulation say.
 
 use std::{
-    collections::HashSet, fs, ops::RangeInclusive, path::Path, str::FromStr, time::Duration,
+    collections::HashSet, fs, io::Read as _, ops::RangeInclusive, str::FromStr, time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -317,20 +317,18 @@ fn number(text: &str) -> Option<f64> {
     number.is_finite().then_some(number + 0.0)
 }
 
-/// A text file; bounded, since any path may be given.
+/// A text file; bounded, since any path may be given, of a device too.
 fn read(path: &str) -> anyhow::Result<String> {
     const MAX_MIB: u64 = 256;
-    let path = Path::new(path);
-    let length = fs::metadata(path)
-        .with_context(|| format!("cannot read `{}`", path.display()))?
-        .len();
-    if length > MAX_MIB << 20 {
-        bail!(
-            "`{}` has {length} bytes, expected at most {MAX_MIB} MiB",
-            path.display()
-        );
+    let max = MAX_MIB << 20;
+    let unreadable = || format!("cannot read `{path}`");
+    let file = fs::File::open(path).with_context(unreadable)?;
+    let mut text = String::new();
+    let length = file.take(max + 1).read_to_string(&mut text);
+    if length.with_context(unreadable)? as u64 > max {
+        bail!("`{path}` is larger than {MAX_MIB} MiB");
     }
-    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
+    Ok(text)
 }
 
 #[cfg(test)]
