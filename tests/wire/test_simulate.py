@@ -270,6 +270,9 @@ def test_a_table_is_measured_on_a_model(repository, tmp_path):
     assert all(ms >= 4 for ms in points.values())
     again = simulate("--table", saved, "--instances", "3", "--slo-ms", "80", "--max-batch-size", "6", *flags)
     assert again.splitlines()[-5:] == text.splitlines()[-5:]
+    # A link is a model of its own name.
+    (tmp_path / "linked").symlink_to(model)
+    assert "Latencies of model `linked` version 1" in simulate("--from-model", tmp_path / "linked", *flags)
     table = rows("--from-model", model, "--instances", "1", "--slo-ms", "5x", "--max-batch-size", "2", *flags)
     assert {(row["instances"], row["max_batch_size"], row["table"]) for row in table} == {(1, 2, str(model))}
 

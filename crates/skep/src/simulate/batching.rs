@@ -145,10 +145,20 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     args.measure.check()?;
     let (version, command) = (origin::VERSION, origin::command());
     let from = origin::line(&command);
+    // Before a model is measured: what is wrong with these would be said after seconds.
+    let seeds = parse::seeds(&args.seed, args.seeds.into())?;
+    let arrivals = args.arrival.iter().map(Pattern::load);
+    let arrivals: Vec<Arrivals> = arrivals.collect::<anyhow::Result<_>>()?;
     let measured = args
         .measure
         .measure(args.max_batch_size, MAX_BATCH_SIZE, args.json, &from)?;
-    let study = study(args, measured.as_ref(), version, command)?;
+    let study = Study {
+        panels: panels(args, measured.as_ref(), &arrivals, &seeds)?,
+        requests: args.requests as usize,
+        seeds,
+        version,
+        command,
+    };
     // Before what is printed, which may be more than anybody reads.
     output::write("--csv", args.csv.as_deref(), || show::csv(&study))?;
     output::write("--svg", args.svg.as_deref(), || chart::svg(&study))?;
@@ -171,32 +181,18 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
 
 /// Runs all points, on as many threads as there are cores. Each is a simulation of its own, so their order is nobody's
 /// concern.
-fn study(
+fn panels(
     args: &BatchingArgs,
     measured: Option<&Measured>,
-    version: &'static str,
-    command: String,
-) -> anyhow::Result<Study> {
-    let (mut panels, patterns) = panels(args, measured)?;
-    let mut contenders: Vec<Contender> = Vec::new();
-    for Policies(policies) in &args.policy {
-        contenders.extend(policies.iter().cloned());
-    }
-    if contenders.is_empty() {
-        contenders.extend(Contender::ALL);
-    }
-    for panel in &panels {
-        for contender in &contenders {
-            if let Contender::Triton(setting) = contender {
-                setting.fits(&panel.model).context("--policy")?;
-            }
-        }
-    }
+    arrivals: &[Arrivals],
+    seeds: &[u64],
+) -> anyhow::Result<Vec<Panel>> {
+    let (mut panels, patterns) = empty_panels(args, measured, arrivals)?;
+    let contenders = contenders(args, &panels)?;
     let requests = args.requests as usize;
-    let seeds = parse::seeds(&args.seed, args.seeds.into())?;
     let mut points = Vec::new();
     let rates: Vec<Vec<Rate>> = panels.iter().map(|panel| rates(args, panel)).collect();
-    for ((panel, arrivals), rates) in panels.iter().zip(&patterns).zip(&rates) {
+    for ((panel, arrivals), rates) in panels.iter().zip(patterns).zip(&rates) {
         points.extend(rates.iter().map(|rate| Point {
             model: &panel.model,
             objective: panel.objective,
@@ -204,7 +200,7 @@ fn study(
             rate: rate.rate,
             requests,
             warm_up: requests / 10,
-            seeds: &seeds,
+            seeds,
         }));
     }
     let progress = Progress::new("simulating", points.len(), !args.json);
@@ -218,13 +214,24 @@ fn study(
     for (panel, rates) in panels.iter_mut().zip(rates) {
         panel.loads = rates.into_iter().zip(results.by_ref()).collect();
     }
-    Ok(Study {
-        panels,
-        requests,
-        seeds,
-        version,
-        command,
-    })
+    Ok(panels)
+}
+
+/// The policies, each of which every panel's model can have.
+fn contenders(args: &BatchingArgs, panels: &[Panel]) -> anyhow::Result<Vec<Contender>> {
+    let policies = args.policy.iter().flat_map(|Policies(policies)| policies);
+    let mut contenders: Vec<Contender> = policies.cloned().collect();
+    if contenders.is_empty() {
+        contenders.extend(Contender::ALL);
+    }
+    for panel in panels {
+        for contender in &contenders {
+            if let Contender::Triton(setting) = contender {
+                setting.fits(&panel.model).context("--policy")?;
+            }
+        }
+    }
+    Ok(contenders)
 }
 
 /// The loads of a panel, ascending.
@@ -248,10 +255,11 @@ fn rates(args: &BatchingArgs, panel: &Panel) -> Vec<Rate> {
 }
 
 /// The panels, without results yet, and the arrivals of each.
-fn panels(
+fn empty_panels<'a>(
     args: &BatchingArgs,
     measured: Option<&Measured>,
-) -> anyhow::Result<(Vec<Panel>, Vec<Arrivals>)> {
+    arrivals: &'a [Arrivals],
+) -> anyhow::Result<(Vec<Panel>, Vec<&'a Arrivals>)> {
     let max = args.max_batch_size;
     let max = max.or_else(|| Some(measured?.max_batch_size));
     let max = max.unwrap_or(MAX_BATCH_SIZE);
@@ -272,11 +280,6 @@ fn panels(
     }
     let slos = objectives(args, measured)?;
     let (mut panels, mut patterns) = (Vec::new(), Vec::new());
-    let arrivals: Vec<Arrivals> = args
-        .arrival
-        .iter()
-        .map(Pattern::load)
-        .collect::<anyhow::Result<_>>()?;
     for table in &tables {
         let latencies = table.load(max as usize)?;
         for &instances in &instances {
@@ -289,7 +292,7 @@ fn panels(
             };
             let single = latencies.latency(model.request_size);
             for slo in &slos {
-                for (pattern, arrivals) in args.arrival.iter().zip(&arrivals) {
+                for (pattern, arrivals) in args.arrival.iter().zip(arrivals) {
                     panels.push(Panel {
                         table: table.name.clone(),
                         model: model.clone(),
@@ -297,7 +300,7 @@ fn panels(
                         arrival: pattern.name.clone(),
                         loads: Vec::new(),
                     });
-                    patterns.push(arrivals.clone());
+                    patterns.push(arrivals);
                 }
             }
         }
