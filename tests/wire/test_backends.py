@@ -93,6 +93,9 @@ def test_doctor_says_what_was_found():
     assert found.returncode == 0
     assert re.search(r"backend `onnxruntime`: ONNX Runtime \d+\.\d+\.\d+ from `.+`", found.stdout)
     assert "backend `embedded`" in found.stdout
+    places = found.stdout.split("looked at:\n")[1].splitlines()
+    columns = [re.match(r"(    \S.*?  +)(`.*`  +)\S", line) for line in places]
+    assert len({tuple(map(len, column.groups())) for column in columns}) == 1
     missing = run("doctor", env=NO_LIBRARY)
     assert missing.returncode == 0
     assert "backend `onnxruntime`: not available" in missing.stdout

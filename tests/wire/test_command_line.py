@@ -31,6 +31,23 @@ def test_c31_unknown_flags_and_values_are_errors(simple_repository, flag):
     assert flag.split("=")[0] in log
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["serve", "models", "--http-port", "-1"],
+        ["serve", "models", "--exit-timeout-secs", "-5"],
+        ["store", "serve", "--keep-alive", "-1"],
+        ["bake", "model.onnx", "--weight-cache-bytes", "-1"],
+        ["plan", "model.onnx", "--budget", "-1"],
+    ],
+)
+def test_a_negative_number_is_a_wrong_value_and_no_unknown_flag(flags):
+    outcome = run(*flags)
+    assert outcome.returncode == 1
+    assert f"invalid value '{flags[-1]}' for '{flags[-2]} <" in outcome.stderr
+    assert "tip:" not in outcome.stderr
+
+
 def test_c31_of_a_flag_given_twice_the_last_one_holds(simple_repository):
     modes = ["--model-control-mode=none", "--model-control-mode=explicit"]
     with Server(simple_repository, *modes, "--load-model=digits", "--load-model=addsub", "--id=a", "--id=b") as server:

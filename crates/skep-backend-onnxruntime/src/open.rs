@@ -40,15 +40,21 @@ pub struct Place {
     pub finding: Finding,
 }
 
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("not there"),
+            Self::Used { version } => write!(f, "ONNX Runtime {version}, used"),
+            Self::Unusable(why) => f.write_str(why),
+            Self::NotTried => f.write_str("there, not needed"),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: `{}`: ", self.origin, self.path.display())?;
-        match &self.finding {
-            Finding::Nothing => write!(f, "not there"),
-            Finding::Used { version } => write!(f, "ONNX Runtime {version}, used"),
-            Finding::Unusable(why) => f.write_str(why),
-            Finding::NotTried => write!(f, "there, not needed"),
-        }
+        let path = self.path.display();
+        write!(f, "{}: `{path}`: {}", self.origin, self.finding)
     }
 }
 

@@ -80,7 +80,7 @@ const CONTENDERS: [Contender; 7] = [
 ];
 
 /// The part of a configuration that chooses a policy.
-fn policy_config(contender: Contender, objective: Duration) -> String {
+fn policy_config(contender: &Contender, objective: Duration) -> String {
     match contender {
         Contender::TritonDefault => "dynamic_batching {}".to_owned(),
         Contender::Objective(policy) => {
@@ -93,7 +93,7 @@ fn policy_config(contender: Contender, objective: Duration) -> String {
 }
 
 /// What a policy's scheduler is made with on the server, once a warm-up has measured what executions take.
-fn scheduler(contender: Contender, objective: Duration, table: &LatencyTable) -> SchedulerOptions {
+fn scheduler(contender: &Contender, objective: Duration, table: &LatencyTable) -> SchedulerOptions {
     let mut options = SchedulerOptions::one_by_one(16_384);
     match contender {
         Contender::TritonDefault => options.policy = Policy::Triton(TritonPolicy::default()),
@@ -101,7 +101,7 @@ fn scheduler(contender: Contender, objective: Duration, table: &LatencyTable) ->
             let profile = profile_sizes(MAX_BATCH);
             options.policy = Policy::Objective(Objective {
                 latency: objective,
-                policy,
+                policy: *policy,
                 miss_action: TimeoutAction::Reject,
                 margin: (objective / 20).min(Duration::from_millis(5)),
                 profile: profile.map(|b| (b, table.latency(b))).collect(),
@@ -182,13 +182,13 @@ async fn main() -> Result<()> {
 }
 
 /// The name of a subject under a policy in the repository.
-fn model_name(subject: &str, contender: Contender) -> String {
+fn model_name(subject: &str, contender: &Contender) -> String {
     format!("{subject}_{}", contender.name())
 }
 
 fn write_models(root: &Path, kind: &Kind, mock: Duration, mlp: Duration) -> Result<()> {
     let generated = skep_testkit::generate(kind, &Options::default())?;
-    for contender in CONTENDERS {
+    for contender in &CONTENDERS {
         let group =
             format!("max_batch_size: {MAX_BATCH} instance_group {{ kind: KIND_CPU count: 1 }}");
         let config = format!(
@@ -213,7 +213,7 @@ fn write_models(root: &Path, kind: &Kind, mock: Duration, mlp: Duration) -> Resu
 /// which should be the same whatever else the machine does meanwhile.
 async fn calibrate(server: &Server, kind: &Kind) -> Result<LatencyTable> {
     let client = Client::connect(server.grpc()).await?;
-    let model = model_name("mlp", Contender::None);
+    let model = model_name("mlp", &Contender::None);
     let mut table = String::new();
     for size in profile_sizes(MAX_BATCH) {
         let mut request = InferRequest::new(model.clone());
@@ -271,7 +271,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
         let mut random = Random::new(seed, Stream::Arrivals);
         let arrivals = settings.arrivals.generate(rate, count, &mut random);
         let mut runs = Vec::new();
-        for contender in CONTENDERS {
+        for contender in &CONTENDERS {
             runs.push(run(server, subject, contender, &arrivals).await?);
             tokio::time::sleep(PAUSE).await;
         }
@@ -284,7 +284,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
         for ((contender, run), rounds) in CONTENDERS.iter().zip(&runs).zip(&mut rounds) {
             let simulated = simulate(
                 Setup {
-                    scheduler: scheduler(*contender, subject.objective, &model.table),
+                    scheduler: scheduler(contender, subject.objective, &model.table),
                     model: &model,
                     objective: Some(subject.objective),
                     warm_up: warm_up(count),
@@ -374,7 +374,7 @@ fn executed(runs: &[Run]) -> Result<LatencyTable> {
 async fn run(
     server: &Server,
     subject: &Subject,
-    contender: Contender,
+    contender: &Contender,
     arrivals: &[Time],
 ) -> Result<Run> {
     let name = model_name(subject.name, contender);

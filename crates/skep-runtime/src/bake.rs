@@ -1,6 +1,7 @@
 //! Baking models ahead of time: what a load keeps for later loads, made without loading.
 
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,25 +33,47 @@ pub struct BakeOutcome {
     pub took: Duration,
 }
 
-/// Bakes what lies at `path`: a model file, a model's directory, or a repository of models.
+/// Something for [`bake`].
+#[derive(Debug)]
+pub struct Bakeable {
+    /// A model's directory, or a file.
+    pub path: PathBuf,
+    /// The versions in the directory, of which those are baked that would be served.
+    pub versions: BTreeSet<ModelVersion>,
+}
+
+/// What is to be baked at `path`: the directories of a repository's models, in their order; else the path itself, which may be
+/// none of that: `bake` says so.
+#[must_use]
+pub fn bakeable(path: &Path) -> Vec<Bakeable> {
+    let paths = if !path.is_dir() || is_model(path) {
+        vec![path.to_owned()]
+    } else {
+        match Repository::open(vec![path.to_owned()]) {
+            Ok(repository) => repository.models().into_values().flatten().collect(),
+            Err(_) => vec![path.to_owned()],
+        }
+    };
+    let found = |path: PathBuf| Bakeable {
+        versions: repository::versions(&path).unwrap_or_default(),
+        path,
+    };
+    paths.into_iter().map(found).collect()
+}
+
+/// Bakes a model file, or the versions of a model's directory that would be served.
 #[must_use]
 pub fn bake(path: &Path, options: &LoadOptions, backends: &Backends) -> Vec<BakeOutcome> {
     if path.is_dir() {
-        let found = repository::versions(path).unwrap_or_default();
-        if !found.is_empty() || path.join(repository::CONFIG_FILE).exists() {
-            return model(path, options, backends);
-        }
-        return match Repository::open(vec![path.to_owned()]) {
-            Ok(repository) => repository
-                .models()
-                .into_values()
-                .flatten()
-                .flat_map(|directory| model(&directory, options, backends))
-                .collect(),
-            Err(error) => vec![one(path, None, || Err(RuntimeError::invalid(error)))],
-        };
+        return model(path, options, backends);
     }
     vec![one(path, None, || file(path, options, backends))]
+}
+
+/// Whether a directory is a model's; a repository's has neither versions nor a configuration.
+fn is_model(directory: &Path) -> bool {
+    let versions = repository::versions(directory).unwrap_or_default();
+    !versions.is_empty() || directory.join(repository::CONFIG_FILE).exists()
 }
 
 fn one(

@@ -53,7 +53,7 @@ mod warmup;
 mod watch;
 
 pub use backends::{BackendEntry, Backends};
-pub use bake::{BakeOutcome, bake};
+pub use bake::{BakeOutcome, Bakeable, bake, bakeable};
 pub use check::{Finding, ModelCheck, check};
 pub use device::Device;
 pub use error::{ErrorKind, RuntimeError};

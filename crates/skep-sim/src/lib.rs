@@ -17,15 +17,19 @@
 //! [`simulate`] runs one policy on one trace of arrivals. [`bound`] says what no policy can exceed on that trace.
 //! [`Point::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of Triton's
 //! batcher on the way.
+//!
+//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the others.
 
 mod arrivals;
 mod bound;
 mod contender;
 mod model;
 mod outcome;
+mod own;
 mod point;
 mod random;
 mod recording;
+mod setting;
 mod simulation;
 
 pub use arrivals::Arrivals;
@@ -33,7 +37,9 @@ pub use bound::bound;
 pub use contender::{Contender, UnknownContender};
 pub use model::{InvalidTable, Jitter, LatencyTable, Model};
 pub use outcome::Outcome;
-pub use point::{Figures, Point};
+pub use own::{BatchPolicy, Decision, OwnPolicy, Waiting};
+pub use point::{Figures, Point, Spread};
 pub use random::{Random, Stream};
 pub use recording::{InvalidRecording, Recording};
-pub use simulation::{Clients, Load, Setup, simulate};
+pub use setting::{InvalidStatic, Static};
+pub use simulation::{Clients, Load, Setup, simulate, simulate_own};

@@ -6,8 +6,8 @@ use skep_scheduler::{BatchEnd, SchedulerOptions};
 use skep_types::Time;
 
 use crate::{
-    Arrivals, Contender, Load, Model, Outcome, Random, Setup, Stream, bound, contender::Static,
-    simulate,
+    Arrivals, Contender, Load, Model, Outcome, OwnPolicy, Random, Setup, Static, Stream, bound,
+    simulate, simulate_own,
 };
 
 /// Where policies are compared.
@@ -19,37 +19,50 @@ pub struct Point<'a> {
     pub objective: Duration,
     /// How requests arrive.
     pub arrivals: &'a Arrivals,
-    /// Requests a second, over those of full batches on all instances.
-    pub load: f64,
+    /// Requests a second.
+    pub rate: f64,
     /// How many requests a trace has.
     pub requests: usize,
     /// How many of them come before the first that counts.
     pub warm_up: usize,
-    /// How many traces there are; seeds are 0, 1, ...
-    pub seeds: u64,
+    /// The seed of each trace; at least one.
+    pub seeds: &'a [u64],
 }
 
-/// What a policy does at a point: medians over the seeds. A bound has a goodput alone.
+/// What several traces gave for one figure.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Spread {
+    /// The median, which for an even number is the mean of the middle two.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The most.
+    pub max: f64,
+}
+
+/// What a policy does at a point, over the seeds. A bound has a goodput alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figures {
     /// Whose they are.
     pub contender: Contender,
     /// Requests a second.
-    pub offered: f64,
+    pub offered: Spread,
     /// Answers within the objective a second.
-    pub goodput: f64,
+    pub goodput: Spread,
+    /// Answers within the objective, as a share of the requests.
+    pub in_time: Spread,
     /// Latency that half of the answers do not exceed, in milliseconds.
-    pub p50_ms: Option<f64>,
+    pub p50_ms: Option<Spread>,
     /// That 95 % do not exceed.
-    pub p95_ms: Option<f64>,
+    pub p95_ms: Option<Spread>,
     /// That 99 % do not exceed.
-    pub p99_ms: Option<f64>,
+    pub p99_ms: Option<Spread>,
     /// The share of requests that are refused or given up.
-    pub rejected: Option<f64>,
+    pub rejected: Option<Spread>,
     /// The share of requests that are answered too late.
-    pub late: Option<f64>,
+    pub late: Option<Spread>,
     /// Inferences an execution.
-    pub mean_batch: Option<f64>,
+    pub mean_batch: Option<Spread>,
     /// The share of executions whose batches ended for each reason, over all seeds; reasons that did not occur are left
     /// out.
     pub ends: Vec<(BatchEnd, f64)>,
@@ -68,53 +81,77 @@ struct Run {
     outcome: Option<Outcome>,
 }
 
+impl Run {
+    fn of(outcome: Outcome) -> Self {
+        Self {
+            offered: outcome.offered(),
+            goodput: outcome.goodput(),
+            outcome: Some(outcome),
+        }
+    }
+}
+
 impl Point<'_> {
     /// Runs each contender on the same traces.
+    ///
+    /// # Panics
+    ///
+    /// Without a seed; for a static setting that does not [fit](Static::fits) the model; where a policy does not keep its
+    /// word.
     #[must_use]
     pub fn compare(&self, contenders: &[Contender]) -> Vec<Figures> {
-        let traces: Vec<Vec<Time>> = (0..self.seeds).map(|seed| self.trace(seed)).collect();
-        let figures = |&contender: &Contender| match contender {
+        let traces: Vec<Vec<Time>> = self.seeds.iter().map(|seed| self.trace(*seed)).collect();
+        let figures = |contender: &Contender| match contender {
             Contender::Bound => {
                 let runs = self.runs(&traces, |_, trace| self.bound(trace));
-                self.figures(contender, &runs, None)
+                Self::figures(contender, &runs, None)
             }
             Contender::StaticBest | Contender::StaticTimeout => self.best(contender, &traces),
+            Contender::Own(policy) => {
+                let runs = self.runs(&traces, |seed, trace| self.own(policy, seed, trace));
+                Self::figures(contender, &runs, None)
+            }
             _ => {
                 let options = contender.scheduler(self.model, self.objective);
                 let options = options.expect("all others have a scheduler");
                 let runs = self.runs(&traces, |seed, trace| {
                     self.simulate(options.clone(), seed, trace)
                 });
-                self.figures(contender, &runs, None)
+                Self::figures(contender, &runs, None)
             }
         };
         contenders.iter().map(figures).collect()
     }
 
     fn trace(&self, seed: u64) -> Vec<Time> {
-        let rate = self.load * self.model.capacity();
         let mut random = Random::new(seed, Stream::Arrivals);
-        self.arrivals.generate(rate, self.requests, &mut random)
+        self.arrivals
+            .generate(self.rate, self.requests, &mut random)
     }
 
     fn runs(&self, traces: &[Vec<Time>], run: impl Fn(u64, &[Time]) -> Run) -> Vec<Run> {
-        let traces = (0..self.seeds).zip(traces);
-        traces.map(|(seed, trace)| run(seed, trace)).collect()
+        let traces = self.seeds.iter().zip(traces);
+        traces.map(|(seed, trace)| run(*seed, trace)).collect()
     }
 
     fn simulate(&self, scheduler: SchedulerOptions, seed: u64, trace: &[Time]) -> Run {
-        let setup = Setup {
+        let setup = self.setup(scheduler, seed, trace);
+        Run::of(simulate(setup, Load::Open(trace)))
+    }
+
+    fn own(&self, policy: &OwnPolicy, seed: u64, trace: &[Time]) -> Run {
+        let mut policy = policy.begin(self.model, self.objective);
+        let setup = self.setup(&mut *policy, seed, trace);
+        Run::of(simulate_own(setup, Load::Open(trace)))
+    }
+
+    fn setup<S>(&self, scheduler: S, seed: u64, trace: &[Time]) -> Setup<'_, S> {
+        Setup {
             scheduler,
             model: self.model,
             objective: Some(self.objective),
             warm_up: self.warm_up.min(trace.len() - 1),
             seed,
-        };
-        let outcome = simulate(setup, Load::Open(trace));
-        Run {
-            offered: outcome.offered(),
-            goodput: outcome.goodput(),
-            outcome: Some(outcome),
         }
     }
 
@@ -134,8 +171,8 @@ impl Point<'_> {
     }
 
     /// Tries every setting on a part of one trace, and the best of them on all.
-    fn best(&self, contender: Contender, traces: &[Vec<Time>]) -> Figures {
-        let timeouts = contender == Contender::StaticTimeout;
+    fn best(&self, contender: &Contender, traces: &[Vec<Time>]) -> Figures {
+        let timeouts = *contender == Contender::StaticTimeout;
         let grid = Static::grid(self.model, self.objective, timeouts);
         let trial = &traces[0][..TRIAL_REQUESTS.min(traces[0].len())];
         let part = Point {
@@ -145,7 +182,7 @@ impl Point<'_> {
         let mut tried: Vec<(f64, Duration, Static)> = grid
             .into_iter()
             .map(|setting| {
-                let run = part.simulate(setting.scheduler(), 0, trial);
+                let run = part.simulate(setting.scheduler(self.model), self.seeds[0], trial);
                 let median = run.outcome.and_then(|outcome| outcome.quantile(0.5));
                 (run.goodput, median.unwrap_or_default(), setting)
             })
@@ -158,13 +195,13 @@ impl Point<'_> {
         let survivors = settings.filter(|tried| survives(*tried));
         let figures = survivors.map(|(_, setting)| {
             let runs = self.runs(traces, |seed, trace| {
-                self.simulate(setting.scheduler(), seed, trace)
+                self.simulate(setting.scheduler(self.model), seed, trace)
             });
-            self.figures(contender, &runs, Some(setting.to_string()))
+            Self::figures(contender, &runs, Some(setting.to_string()))
         });
         // Of equals the one that did better in the trial.
         let best = figures.reduce(|best, other| {
-            if other.goodput > best.goodput {
+            if other.goodput.median > best.goodput.median {
                 other
             } else {
                 best
@@ -173,25 +210,30 @@ impl Point<'_> {
         best.expect("Triton's default is in the grid")
     }
 
-    fn figures(&self, contender: Contender, runs: &[Run], setting: Option<String>) -> Figures {
+    fn figures(contender: &Contender, runs: &[Run], setting: Option<String>) -> Figures {
         let ms = |share: f64| {
-            median_of(runs, |o| {
+            spread_of(runs, |o| {
                 o.quantile(share).map(|latency| latency.as_secs_f64() * 1e3)
             })
         };
         let share = |count: fn(&Outcome) -> usize| {
-            median_of(runs, |o| Some(count(o) as f64 / o.sent.max(1) as f64))
+            spread_of(runs, |o| Some(count(o) as f64 / o.sent.max(1) as f64))
+        };
+        let of = |figure: fn(&Run) -> f64| {
+            let figures = runs.iter().map(figure).collect();
+            spread(figures).unwrap_or_default()
         };
         Figures {
-            contender,
-            offered: median(runs.iter().map(|run| run.offered).collect()).unwrap_or_default(),
-            goodput: median(runs.iter().map(|run| run.goodput).collect()).unwrap_or_default(),
+            contender: contender.clone(),
+            offered: of(|run| run.offered),
+            goodput: of(|run| run.goodput),
+            in_time: of(|run| run.goodput / run.offered.max(1e-9)),
             p50_ms: ms(0.5),
             p95_ms: ms(0.95),
             p99_ms: ms(0.99),
             rejected: share(|o| o.rejected),
             late: share(|o| o.late),
-            mean_batch: median_of(runs, Outcome::mean_batch),
+            mean_batch: spread_of(runs, Outcome::mean_batch),
             ends: ends(runs),
             setting,
         }
@@ -211,29 +253,34 @@ fn ends(runs: &[Run]) -> Vec<(BatchEnd, f64)> {
     ends.filter(|(_, share)| *share > 0.0).collect()
 }
 
-fn median_of(runs: &[Run], value: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
+fn spread_of(runs: &[Run], value: impl Fn(&Outcome) -> Option<f64>) -> Option<Spread> {
     let outcomes = runs.iter().filter_map(|run| run.outcome.as_ref());
-    median(outcomes.filter_map(value).collect())
+    spread(outcomes.filter_map(value).collect())
 }
 
-/// The median, which for an even number is the mean of the middle two.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// None of no values.
+fn spread(mut values: Vec<f64>) -> Option<Spread> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
     let lower = values[middle - (1 - values.len() % 2).min(middle)];
-    Some(f64::midpoint(lower, upper))
+    Some(Spread {
+        median: f64::midpoint(lower, upper),
+        min: values[0],
+        max: values[values.len() - 1],
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::spread;
 
     #[test]
-    fn medians() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(vec![1.0]), Some(1.0));
-        assert_eq!(median(vec![]), None);
+    fn medians_lie_between_the_least_and_the_most() {
+        let of = |values: &[f64]| spread(values.to_vec()).map(|s| (s.median, s.min, s.max));
+        assert_eq!(of(&[3.0, 1.0, 2.0]), Some((2.0, 1.0, 3.0)));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 3.0]), Some((2.5, 1.0, 4.0)));
+        assert_eq!(of(&[1.0]), Some((1.0, 1.0, 1.0)));
+        assert_eq!(of(&[]), None);
     }
 }

@@ -7,13 +7,14 @@ use skep_scheduler::{
 };
 use skep_types::Time;
 
-use crate::{Model, Outcome, Random, Stream};
+use crate::{BatchPolicy, Model, Outcome, Random, Stream, own::Queue};
 
 /// What is simulated.
 #[derive(Debug, Clone)]
-pub struct Setup<'a> {
-    /// What the scheduler is made with. Its `max_batch_size` lies within the model's table, and it needs no slots.
-    pub scheduler: SchedulerOptions,
+pub struct Setup<'a, S = SchedulerOptions> {
+    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's table, and
+    /// it needs no slots.
+    pub scheduler: S,
     /// What it schedules.
     pub model: &'a Model,
     /// What an answer must not take longer than to count as good; none where all count.
@@ -80,6 +81,23 @@ enum Source<'a> {
 /// that changes nothing.
 #[must_use]
 pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
+    assert!(
+        setup.scheduler.max_batch_size <= setup.model.table.max(),
+        "batches lie within the table"
+    );
+    let scheduler = Scheduler::new(setup.scheduler.clone());
+    run(&setup, scheduler, load)
+}
+
+/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their arrival,
+/// and the policy says what of them runs whenever an instance is free.
+///
+/// # Panics
+///
+/// If the policy runs or gives up no request, or more than there are or fit a batch; waits until a moment that is not
+/// ahead; or leaves requests in the queue for ever.
+#[must_use]
+pub fn simulate_own<P: BatchPolicy + ?Sized>(setup: Setup<'_, &mut P>, load: Load<'_>) -> Outcome {
     let Setup {
         scheduler,
         model,
@@ -87,21 +105,69 @@ pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
         warm_up,
         seed,
     } = setup;
+    let setup = Setup {
+        scheduler: (),
+        model,
+        objective,
+        warm_up,
+        seed,
+    };
+    run(&setup, Queue::new(scheduler, model), load)
+}
+
+/// What decides in a simulation.
+pub(crate) trait Decides {
+    fn handle_all(
+        &mut self,
+        now: Time,
+        inputs: impl IntoIterator<Item = Input<()>>,
+        outputs: &mut Outputs<()>,
+    );
+    fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<()>);
+    fn next_timeout(&self) -> Option<Time>;
+    fn recycle(&mut self, requests: Vec<Request<()>>);
+}
+
+impl Decides for Scheduler<()> {
+    fn handle_all(
+        &mut self,
+        now: Time,
+        inputs: impl IntoIterator<Item = Input<()>>,
+        outputs: &mut Outputs<()>,
+    ) {
+        Self::handle_all(self, now, inputs, outputs);
+    }
+
+    fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<()>) {
+        Self::handle_timeout(self, now, outputs);
+    }
+
+    fn next_timeout(&self) -> Option<Time> {
+        Self::next_timeout(self)
+    }
+
+    fn recycle(&mut self, requests: Vec<Request<()>>) {
+        Self::recycle(self, requests);
+    }
+}
+
+fn run<D: Decides, S>(setup: &Setup<'_, S>, scheduler: D, load: Load<'_>) -> Outcome {
+    let model = setup.model;
     assert!(
-        scheduler.max_batch_size <= model.table.max() && model.request_size <= model.table.max(),
-        "batches lie within the table"
+        model.request_size <= model.table.max(),
+        "requests lie within the table"
     );
     let mut simulation = Simulation {
         now: Time::ZERO,
-        scheduler: Scheduler::new(scheduler),
+        scheduler,
         source: Source::new(load, model),
         next: 0,
         running: (0..model.instances).map(|_| None).collect(),
         busy: 0,
         model,
-        objective: objective.map_or(u64::MAX, nanos),
-        warm_up,
-        random: Random::new(seed, Stream::Executions),
+        objective: setup.objective.map_or(u64::MAX, nanos),
+        warm_up: setup.warm_up,
+        random: Random::new(setup.seed, Stream::Executions),
         outcome: Outcome::new(model.request_size),
         left: 0,
         inputs: (0..model.instances)
@@ -118,9 +184,9 @@ pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
     simulation.finish()
 }
 
-struct Simulation<'a> {
+struct Simulation<'a, D> {
     now: Time,
-    scheduler: Scheduler<()>,
+    scheduler: D,
     source: Source<'a>,
     /// The id of the next request, which is how many were sent.
     next: usize,
@@ -139,7 +205,7 @@ struct Simulation<'a> {
     outputs: Outputs<()>,
 }
 
-impl Simulation<'_> {
+impl<D: Decides> Simulation<'_, D> {
     /// The next moment at which something happens.
     fn next_event(&self) -> Option<Time> {
         let finished = self.running.iter().flatten().map(|run| run.finished).min();

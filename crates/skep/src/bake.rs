@@ -1,27 +1,25 @@
 //! `skep bake MODEL...`: what the first load of a model makes, made ahead of time.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError, SyncSender},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    sync::Arc,
+    thread,
 };
 
 use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
-use skep_runtime::{BakeOutcome, Baked, LoadOptions, MetricsOptions};
+use skep_runtime::{BakeOutcome, Bakeable, Baked, LoadOptions, MetricsOptions};
+use skep_types::ModelVersion;
 
 use crate::{
-    backends,
+    axis, backends,
+    colour::{Colour, Colours},
     logging::{self, LogFormat, LogOptions},
     output::{OutputError, outln},
+    progress::Progress,
     units::human,
     weights::{CacheArgs, in_process},
 };
@@ -69,16 +67,33 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         sandbox_load_limit: None,
     };
     let backends = backends::all(args.onnxruntime_library.clone(), false);
-    let mut rows = Vec::new();
+    let mut models = Vec::new();
     for path in &args.models {
+        let found = skep_runtime::bakeable(path);
+        if found.is_empty() {
+            tracing::warn!(
+                "there is no model in `{}`: expected a directory a model, or the path of a model's file",
+                path.display()
+            );
+        }
+        models.extend(found);
+    }
+    let widths = Widths::of(&models);
+    let progress = Progress::new("baking", models.len(), !args.json);
+    let mut rows = Vec::new();
+    for Bakeable { path, .. } in &models {
         let first = rows.len();
-        let progress = Progress::of(path);
+        // Of a long path the end, where paths differ.
+        progress.name(axis::ending(&path.display().to_string(), NAME_LETTERS));
         rows.extend(skep_runtime::bake(path, &options, &backends));
-        drop(progress);
+        progress.step();
         if !args.json {
-            rows[first..].iter().try_for_each(print)?;
+            rows[first..]
+                .iter()
+                .try_for_each(|row| print(row, widths))?;
         }
     }
+    drop(progress);
     if args.json {
         let rows: Vec<Value> = rows.iter().map(to_json).collect();
         outln!("{}", serde_json::to_string_pretty(&rows)?)?;
@@ -91,67 +106,73 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// A line on a terminal that says what goes on, and for how long; gone when it is dropped.
-struct Progress {
-    /// Dropped first, which ends the thread.
-    over: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+/// What a terminal of 80 columns has room for beside the bar.
+const NAME_LETTERS: usize = 32;
+
+/// How wide columns are, of lines that are printed one after the other.
+#[derive(Debug, Clone, Copy)]
+struct Widths {
+    path: usize,
+    version: usize,
 }
 
-/// How often the line changes.
-const STEP: Duration = Duration::from_millis(200);
-
-impl Progress {
-    fn of(path: &Path) -> Self {
-        let (over, is_over) = mpsc::sync_channel::<()>(0);
-        let path = path.display().to_string();
-        let show = move || {
-            let began = Instant::now();
-            let mut error = io::stderr();
-            while is_over.recv_timeout(STEP) == Err(RecvTimeoutError::Timeout) {
-                let seconds = began.elapsed().as_secs_f64();
-                // Nobody has to see it.
-                let _ = write!(error, "\r\x1b[Kbaking {path}: {seconds:.1} s");
-                let _ = error.flush();
-            }
-            let _ = write!(error, "\r\x1b[K");
-        };
-        let is_shown = io::stderr().is_terminal();
-        let thread = is_shown.then(|| thread::Builder::new().spawn(show).ok());
+impl Widths {
+    fn of(models: &[Bakeable]) -> Self {
+        let paths = models.iter().map(|model| letters(&model.path));
+        let versions = models.iter().flat_map(|model| model.versions.iter());
         Self {
-            over: Some(over),
-            thread: thread.flatten(),
+            path: paths.max().unwrap_or_default(),
+            version: versions.map(|v| named(*v).len()).max().unwrap_or_default(),
         }
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.over = None;
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
+fn letters(path: &Path) -> usize {
+    path.display().to_string().chars().count()
 }
 
-fn print(row: &BakeOutcome) -> Result<(), OutputError> {
+fn named(version: ModelVersion) -> String {
+    format!("version {version}")
+}
+
+fn print(row: &BakeOutcome, widths: Widths) -> Result<(), OutputError> {
     let BakeOutcome {
         path,
         version,
         outcome,
         took,
     } = row;
-    let version = version.map_or_else(String::new, |version| format!(" version {version}"));
-    let (state, what) = match outcome {
+    let version = version.map_or_else(String::new, named);
+    let seconds = took.as_secs_f64();
+    let (state, colour, what) = match outcome {
         Ok(Baked::Made { bytes }) => (
             "baked ",
-            format!("{} in {:.1} s", human(*bytes), took.as_secs_f64()),
+            Some(Colour::Green),
+            format!("{:>8} in {seconds:.1} s", human(*bytes)),
         ),
-        Ok(Baked::Known { bytes }) => ("known ", human(*bytes)),
-        Ok(Baked::AsItIs(why)) => ("as is ", why.clone()),
-        Err(error) => ("failed", error.to_string().trim_end().to_owned()),
+        Ok(Baked::Known { bytes }) => (
+            "known ",
+            Some(Colour::Green),
+            format!("{:>8}", human(*bytes)),
+        ),
+        Ok(Baked::AsItIs(why)) => ("as is ", None, why.clone()),
+        Err(error) => (
+            "failed",
+            Some(Colour::Red),
+            error.to_string().trim_end().to_owned(),
+        ),
     };
-    outln!("{state}  {}{version}  {what}", path.display())
+    let state = colour.map_or_else(
+        || state.to_owned(),
+        |colour| Colours::of_output().paint(colour, state),
+    );
+    let room = widths.path - letters(path);
+    let width = widths.version;
+    outln!(
+        "{state}  {}{:room$}  {version:width$}  {what}",
+        path.display(),
+        ""
+    )
 }
 
 fn to_json(row: &BakeOutcome) -> Value {

@@ -12,6 +12,7 @@ use skep_types::ModelName;
 use crate::{
     backends,
     cli::boolean,
+    colour::{Colour, Colours},
     output::{OutputError, outln},
     sandbox,
 };
@@ -108,11 +109,12 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError>
         .map(|check| check.name.as_str().chars().count())
         .max()
         .unwrap_or_default();
+    let colours = Colours::of_output();
     for check in checks {
         let state = if check.errors.is_empty() {
-            "ok    "
+            colours.paint(Colour::Green, "ok    ")
         } else {
-            "failed"
+            colours.paint(Colour::Red, "failed")
         };
         let objective = check.objective.map_or_else(String::new, |objective| {
             format!(", answers within {} ms", milliseconds(objective))
@@ -124,10 +126,10 @@ fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError>
         );
         outln!("{}", line.trim_end())?;
         for finding in &check.errors {
-            print_finding("error", finding)?;
+            print_finding(&colours.paint(Colour::Red, "error:"), finding)?;
         }
         for finding in &check.warnings {
-            print_finding("warning", finding)?;
+            print_finding(&colours.paint(Colour::Yellow, "warning:"), finding)?;
         }
         if let Some(config) = &check.config {
             let text = match format {
@@ -158,7 +160,7 @@ fn versions(check: &ModelCheck) -> String {
 
 /// `error: place: field: text`, further lines under it.
 fn print_finding(kind: &str, finding: &Finding) -> Result<(), OutputError> {
-    let mut head = format!("  {kind}: ");
+    let mut head = format!("  {kind} ");
     if let Some(place) = &finding.place {
         head += &format!("{place}: ");
     }

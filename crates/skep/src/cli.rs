@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
@@ -42,6 +42,32 @@ pub(crate) enum Command {
     Store(StoreArgs),
 }
 
+impl Cli {
+    /// What the process was called with.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub(crate) fn of_process() -> Result<Self, clap::Error> {
+        let matches = with_negative_numbers(Self::command()).try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// Lets each flag that has a value take a negative number, so that the flag's own parser says what it expects. Otherwise the
+/// number is an unknown flag, and the advice is to pass it as a file.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes = |arg: Arg| {
+        let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+        if takes_value && !arg.is_allow_hyphen_values_set() {
+            arg.allow_negative_numbers(true)
+        } else {
+            arg
+        }
+    };
+    let command = command.mut_args(takes);
+    command.mut_subcommands(with_negative_numbers)
+}
+
 /// Triton's booleans: true, false, 1, 0, in any case.
 pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -54,11 +80,10 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        with_negative_numbers(Cli::command()).debug_assert();
     }
 
     #[test]

@@ -7,7 +7,11 @@ use skep_backend::Backend;
 use skep_backend_embedded::Embedded;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 
-use crate::output::{OutputError, outln};
+use crate::{
+    colour::Colours,
+    output::{OutputError, out, outln},
+    table::Table,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -27,9 +31,15 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Ok((backend, report)) => {
             print_backend(&backend)?;
             outln!("  looked at:")?;
+            let mut table = Table::new(&[0, 1, 2]);
             for place in &report.places {
-                outln!("    {place}")?;
+                table.row(vec![
+                    format!("    {}", place.origin).into(),
+                    format!("`{}`", place.path.display()).into(),
+                    place.finding.to_string().into(),
+                ]);
             }
+            out!("{}", table.lines(Colours::NONE))?;
         }
         Err(error) => {
             outln!("backend `onnxruntime`: not available")?;

@@ -31,7 +31,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::cli::boolean;
+use crate::{cli::boolean, progress::ErrorOutput};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -161,7 +161,7 @@ pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
             .with(layer.with_writer(file).with_filter(filter))
             .try_init()?;
     } else {
-        let layer = layer.with_writer(std::io::stderr).with_filter(filter);
+        let layer = layer.with_writer(|| ErrorOutput).with_filter(filter);
         tracing_subscriber::registry().with(layer).try_init()?;
     }
     Ok(logs)

@@ -8,6 +8,7 @@ mod backends;
 mod bake;
 mod check;
 mod cli;
+mod colour;
 mod cores;
 mod descriptors;
 mod doctor;
@@ -17,11 +18,13 @@ mod logging;
 mod output;
 mod plan;
 mod pressure;
+mod progress;
 mod sandbox;
 mod serve;
 mod signals;
 mod simulate;
 mod store;
+mod table;
 mod units;
 mod weights;
 
@@ -30,9 +33,9 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
 use skep_heap::SplitHeap;
 
+use colour::{Colour, Colours};
 use output::{OutputError, errln};
 
 #[global_allocator]
@@ -41,7 +44,7 @@ static HEAP: SplitHeap = SplitHeap;
 fn main() -> ExitCode {
     // First of all: the process must have one thread.
     skep_backend_onnxruntime::switch_off_telemetry();
-    let command = match cli::Cli::try_parse() {
+    let command = match cli::Cli::of_process() {
         Ok(cli) => cli.command,
         Err(error) => return refuse(&error),
     };
@@ -60,7 +63,8 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| match error.downcast_ref::<OutputError>() {
         Some(error) => error.report(),
         None => {
-            errln!("error: {error:#}");
+            let head = Colours::of_errors().paint(Colour::Red, "error:");
+            errln!("{head} {error:#}");
             ExitCode::FAILURE
         }
     })

@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, bail};
 
+use crate::progress;
+
 /// The exit code of a command whose output nobody reads any more: what a shell says of one that SIGPIPE ended.
 pub(crate) const CLOSED: u8 = 141;
 
@@ -66,15 +68,17 @@ impl From<io::Error> for OutputError {
 }
 
 pub(crate) fn print(text: fmt::Arguments<'_>) -> Result<(), OutputError> {
-    let mut out = io::stdout().lock();
-    out.write_fmt(text)?;
-    // What does not end with a line's end would otherwise be written at the process's end, where nobody learns of a failure.
-    out.flush()?;
+    progress::beside(|| {
+        let mut out = io::stdout().lock();
+        out.write_fmt(text)?;
+        // What does not end with a line's end would otherwise be written at the process's end, where nobody learns of a failure.
+        out.flush()
+    })?;
     Ok(())
 }
 
 pub(crate) fn say(text: fmt::Arguments<'_>) {
-    drop(writeln!(io::stderr(), "{text}"));
+    drop(progress::beside(|| writeln!(io::stderr(), "{text}")));
 }
 
 /// Says before a minute's work what could not be written after it.

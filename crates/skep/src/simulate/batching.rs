@@ -2,33 +2,45 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use skep_sim::{Arrivals, Contender, Figures, Jitter, Model, Point};
 
 use super::{
     chart,
-    parse::{self, Pattern, Slo, Table},
+    measure::{MeasureArgs, Measured},
+    origin,
+    parse::{self, Pattern, Policies, Seeds, Slo, Table},
     show,
 };
 use crate::{
+    colour::Colours,
     cores::on_all_cores,
     output::{self, out, outln},
+    progress::Progress,
 };
 
+/// What is simulated unless flags or a measured model say otherwise.
+const TABLE: &str = "affine:1.87,0.087";
+const OBJECTIVES: &str = "2x,5x,20x";
+const LOADS: [f64; 9] = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5];
+const MAX_BATCH_SIZE: u32 = 64;
+
 #[derive(Debug, Args)]
-#[command(after_help = format!("Policies: {}", names()))]
+#[command(after_help = format!("Policies: {}", parse::policy_names()))]
 pub(crate) struct BatchingArgs {
     /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured `batch,ms`
-    /// lines; may be given several times
-    #[arg(long, value_name = "TABLE", default_value = "affine:1.87,0.087")]
+    /// lines; may be given several times [default: affine:1.87,0.087]
+    #[arg(long, value_name = "TABLE", allow_hyphen_values = true)]
     table: Vec<Table>,
-    /// Latency objectives: milliseconds, or multiples of what a single request takes, as in 5x
+    #[command(flatten)]
+    measure: MeasureArgs,
+    /// Latency objectives: milliseconds, or multiples of what a single request takes, as in 5x [default: 2x,5x,20x]
     #[arg(
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "2x,5x,20x"
+        allow_hyphen_values = true
     )]
     slo_ms: Vec<Slo>,
     /// How requests arrive: poisson, constant, bursty:VARIATION (of the gaps), periodic:AMPLITUDE:PERIOD_MS (five
@@ -37,35 +49,50 @@ pub(crate) struct BatchingArgs {
         long,
         value_name = "LIST",
         value_delimiter = ',',
+        allow_hyphen_values = true,
         default_value = "poisson,periodic,bursty:4"
     )]
     arrival: Vec<Pattern>,
-    /// Requests a second, as shares of what full batches on all instances carry
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::load, default_value = "0.1,0.3,0.5,0.7,0.8,0.9,1.0,1.2,1.5")]
+    /// Requests a second, as shares of what full batches on all instances carry [default: 0.1,0.3,0.5,0.7,0.8,0.9,1.0,1.2,1.5,
+    /// unless --rate is given]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::load, allow_hyphen_values = true)]
     load: Vec<f64>,
-    /// Numbers of instances
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024), default_value = "1")]
+    /// Requests a second, as numbers; beside --load where that is given too
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::rate, allow_hyphen_values = true)]
+    rate: Vec<f64>,
+    /// Numbers of instances [default: 1]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024), allow_hyphen_values = true)]
     instances: Vec<u32>,
-    /// The most inferences a batch
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), default_value = "64")]
-    max_batch_size: u32,
+    /// The most inferences a batch [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), allow_hyphen_values = true)]
+    max_batch_size: Option<u32>,
     /// The inferences of each request
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), default_value = "1")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), allow_hyphen_values = true, default_value = "1")]
     request_batch_size: u32,
     /// By how much executions vary: a share to either side of the table, or lognormal:DEVIATION
-    #[arg(long, value_name = "JITTER", value_parser = parse::jitter, default_value = "0")]
+    #[arg(long, value_name = "JITTER", value_parser = parse::jitter, allow_hyphen_values = true, default_value = "0")]
     jitter: Jitter,
     /// How much longer an execution takes for each other that runs when it begins, as a share
-    #[arg(long, value_name = "SHARE", value_parser = parse::stretch, default_value = "0")]
+    #[arg(long, value_name = "SHARE", value_parser = parse::stretch, allow_hyphen_values = true, default_value = "0")]
     stretch: f64,
-    /// Which policies are compared; all of them unless told
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = contender)]
-    policy: Vec<Contender>,
-    /// On how many traces, of which the medians are shown
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10000), default_value = "3")]
-    seeds: u64,
+    /// Which policies are compared; all of them unless told. One is Triton's batcher with settings of your own, as in
+    /// triton:preferred=4+8,delay=500: preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE, timeout=MICROSECONDS
+    #[arg(long, value_name = "LIST")]
+    policy: Vec<Policies>,
+    /// On how many traces, with the seeds 0, 1, ...; medians are shown, and the least and the most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10000), allow_hyphen_values = true, default_value = "3")]
+    seeds: u32,
+    /// The seeds of the traces, as numbers and ranges with both ends, as in 7,10-19
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        allow_hyphen_values = true,
+        conflicts_with = "seeds"
+    )]
+    seed: Vec<Seeds>,
     /// Requests a trace; the first tenth warms up and does not count
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000_000), default_value = "10000")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000_000), allow_hyphen_values = true, default_value = "10000")]
     requests: u32,
     /// Print latencies, rejections and batch sizes too
     #[arg(long)]
@@ -81,6 +108,15 @@ pub(crate) struct BatchingArgs {
     svg: Option<PathBuf>,
 }
 
+/// One load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rate {
+    /// As a share of what full batches carry.
+    pub(super) load: f64,
+    /// Requests a second.
+    pub(super) rate: f64,
+}
+
 /// One model, objective and pattern: a block of the table, a panel of the chart.
 #[derive(Debug)]
 pub(super) struct Panel {
@@ -88,87 +124,165 @@ pub(super) struct Panel {
     pub(super) model: Model,
     pub(super) objective: Duration,
     pub(super) arrival: String,
-    /// What each load gave, in their order.
-    pub(super) loads: Vec<(f64, Vec<Figures>)>,
+    /// What each load gave; they ascend.
+    pub(super) loads: Vec<(Rate, Vec<Figures>)>,
 }
 
 /// What is compared, and on what.
 pub(super) struct Study {
     pub(super) panels: Vec<Panel>,
     pub(super) requests: usize,
-    pub(super) seeds: u64,
+    pub(super) seeds: Vec<u64>,
+    /// The version and the command that made it.
+    pub(super) version: &'static str,
+    pub(super) command: String,
 }
 
 pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     for (flag, path) in [("--csv", &args.csv), ("--svg", &args.svg)] {
         output::check(flag, path.as_deref())?;
     }
-    let study = study(args)?;
+    args.measure.check()?;
+    let (version, command) = (origin::VERSION, origin::command());
+    let from = origin::line(&command);
+    // Before a model is measured: what is wrong with these would be said after seconds.
+    let seeds = parse::seeds(&args.seed, args.seeds.into())?;
+    let arrivals = args.arrival.iter().map(Pattern::load);
+    let arrivals: Vec<Arrivals> = arrivals.collect::<anyhow::Result<_>>()?;
+    let measured = args
+        .measure
+        .measure(args.max_batch_size, MAX_BATCH_SIZE, args.json, &from)?;
+    let study = Study {
+        panels: panels(args, measured.as_ref(), &arrivals, &seeds)?,
+        requests: args.requests as usize,
+        seeds,
+        version,
+        command,
+    };
     // Before what is printed, which may be more than anybody reads.
     output::write("--csv", args.csv.as_deref(), || show::csv(&study))?;
     output::write("--svg", args.svg.as_deref(), || chart::svg(&study))?;
     if args.json {
         outln!("{}", show::json(&study))?;
-    } else if args.details {
-        out!("{}", show::details(&study))?;
-    } else {
-        out!("{}", show::overview(&study))?;
+        return Ok(ExitCode::SUCCESS);
     }
+    outln!("{from}\n")?;
+    if let Some(measured) = &measured {
+        outln!("{}", measured.table())?;
+    }
+    let text = if args.details {
+        show::details(&study)
+    } else {
+        show::overview(&study, Colours::of_output())
+    };
+    out!("{text}")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs all points, on as many threads as there are cores. Each is a simulation of its own, so their order is nobody's
 /// concern.
-fn study(args: &BatchingArgs) -> anyhow::Result<Study> {
-    let (mut panels, patterns) = panels(args)?;
-    let contenders = if args.policy.is_empty() {
-        Contender::ALL.to_vec()
-    } else {
-        args.policy.clone()
-    };
+fn panels(
+    args: &BatchingArgs,
+    measured: Option<&Measured>,
+    arrivals: &[Arrivals],
+    seeds: &[u64],
+) -> anyhow::Result<Vec<Panel>> {
+    let (mut panels, patterns) = empty_panels(args, measured, arrivals)?;
+    let contenders = contenders(args, &panels)?;
     let requests = args.requests as usize;
     let mut points = Vec::new();
-    for (panel, arrivals) in panels.iter().zip(&patterns) {
-        points.extend(args.load.iter().map(|&load| Point {
+    let rates: Vec<Vec<Rate>> = panels.iter().map(|panel| rates(args, panel)).collect();
+    for ((panel, arrivals), rates) in panels.iter().zip(patterns).zip(&rates) {
+        points.extend(rates.iter().map(|rate| Point {
             model: &panel.model,
             objective: panel.objective,
             arrivals,
-            load,
+            rate: rate.rate,
             requests,
             warm_up: requests / 10,
-            seeds: args.seeds,
+            seeds,
         }));
     }
-    let results = on_all_cores(&points, |point| point.compare(&contenders));
+    let progress = Progress::new("simulating", points.len(), !args.json);
+    let results = on_all_cores(&points, |point| {
+        let figures = point.compare(&contenders);
+        progress.step();
+        figures
+    });
+    drop(progress);
     let mut results = results.into_iter();
-    for panel in &mut panels {
-        panel.loads = args.load.iter().copied().zip(results.by_ref()).collect();
+    for (panel, rates) in panels.iter_mut().zip(rates) {
+        panel.loads = rates.into_iter().zip(results.by_ref()).collect();
     }
-    Ok(Study {
-        panels,
-        requests,
-        seeds: args.seeds,
-    })
+    Ok(panels)
+}
+
+/// The policies, each of which every panel's model can have.
+fn contenders(args: &BatchingArgs, panels: &[Panel]) -> anyhow::Result<Vec<Contender>> {
+    let policies = args.policy.iter().flat_map(|Policies(policies)| policies);
+    let mut contenders: Vec<Contender> = policies.cloned().collect();
+    if contenders.is_empty() {
+        contenders.extend(Contender::ALL);
+    }
+    for panel in panels {
+        for contender in &contenders {
+            if let Contender::Triton(setting) = contender {
+                setting.fits(&panel.model).context("--policy")?;
+            }
+        }
+    }
+    Ok(contenders)
+}
+
+/// The loads of a panel, ascending.
+fn rates(args: &BatchingArgs, panel: &Panel) -> Vec<Rate> {
+    let capacity = panel.model.capacity();
+    let shares = match args.load.as_slice() {
+        [] if args.rate.is_empty() => &LOADS,
+        shares => shares,
+    };
+    let shares = shares.iter().map(|&load| Rate {
+        load,
+        rate: load * capacity,
+    });
+    let absolute = args.rate.iter().map(|&rate| Rate {
+        load: rate / capacity,
+        rate,
+    });
+    let mut rates: Vec<Rate> = shares.chain(absolute).collect();
+    rates.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+    rates
 }
 
 /// The panels, without results yet, and the arrivals of each.
-fn panels(args: &BatchingArgs) -> anyhow::Result<(Vec<Panel>, Vec<Arrivals>)> {
-    if args.request_batch_size > args.max_batch_size {
+fn empty_panels<'a>(
+    args: &BatchingArgs,
+    measured: Option<&Measured>,
+    arrivals: &'a [Arrivals],
+) -> anyhow::Result<(Vec<Panel>, Vec<&'a Arrivals>)> {
+    let max = args.max_batch_size;
+    let max = max.or_else(|| Some(measured?.max_batch_size));
+    let max = max.unwrap_or(MAX_BATCH_SIZE);
+    if args.request_batch_size > max {
         bail!(
-            "--request-batch-size {}: expected at most --max-batch-size, which is {}",
+            "--request-batch-size {}: expected at most --max-batch-size, which is {max}",
             args.request_batch_size,
-            args.max_batch_size
         );
     }
+    let mut tables = args.table.clone();
+    tables.extend(measured.map(|m| Table::measured(m.name.clone(), m.lines())));
+    if tables.is_empty() {
+        tables.push(TABLE.parse().map_err(anyhow::Error::msg)?);
+    }
+    let mut instances = args.instances.clone();
+    if instances.is_empty() {
+        instances.push(measured.map_or(1, |measured| measured.instances.max(1)));
+    }
+    let slos = objectives(args, measured)?;
     let (mut panels, mut patterns) = (Vec::new(), Vec::new());
-    let arrivals: Vec<Arrivals> = args
-        .arrival
-        .iter()
-        .map(Pattern::load)
-        .collect::<anyhow::Result<_>>()?;
-    for table in &args.table {
-        let latencies = table.load(args.max_batch_size as usize)?;
-        for &instances in &args.instances {
+    for table in &tables {
+        let latencies = table.load(max as usize)?;
+        for &instances in &instances {
             let model = Model {
                 table: latencies.clone(),
                 instances,
@@ -177,8 +291,8 @@ fn panels(args: &BatchingArgs) -> anyhow::Result<(Vec<Panel>, Vec<Arrivals>)> {
                 stretch: args.stretch,
             };
             let single = latencies.latency(model.request_size);
-            for slo in &args.slo_ms {
-                for (pattern, arrivals) in args.arrival.iter().zip(&arrivals) {
+            for slo in &slos {
+                for (pattern, arrivals) in args.arrival.iter().zip(arrivals) {
                     panels.push(Panel {
                         table: table.name.clone(),
                         model: model.clone(),
@@ -186,7 +300,7 @@ fn panels(args: &BatchingArgs) -> anyhow::Result<(Vec<Panel>, Vec<Arrivals>)> {
                         arrival: pattern.name.clone(),
                         loads: Vec::new(),
                     });
-                    patterns.push(arrivals.clone());
+                    patterns.push(arrivals);
                 }
             }
         }
@@ -194,11 +308,15 @@ fn panels(args: &BatchingArgs) -> anyhow::Result<(Vec<Panel>, Vec<Arrivals>)> {
     Ok((panels, patterns))
 }
 
-fn contender(name: &str) -> Result<Contender, String> {
-    name.parse()
-        .map_err(|_| format!("expected one or some of {}", names()))
-}
-
-fn names() -> String {
-    Contender::ALL.map(Contender::name).join(", ")
+/// Those of the flag, else the model's own, else the defaults.
+fn objectives(args: &BatchingArgs, measured: Option<&Measured>) -> anyhow::Result<Vec<Slo>> {
+    if !args.slo_ms.is_empty() {
+        return Ok(args.slo_ms.clone());
+    }
+    if let Some(own) = measured.and_then(|measured| measured.objective) {
+        return Ok(vec![Slo::Ms(own.as_secs_f64() * 1e3)]);
+    }
+    let defaults = OBJECTIVES.split(',').map(str::parse);
+    let defaults: Result<_, String> = defaults.collect();
+    defaults.map_err(anyhow::Error::msg)
 }

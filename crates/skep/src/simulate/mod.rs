@@ -2,7 +2,10 @@
 
 mod batching;
 mod chart;
+mod measure;
+mod origin;
 mod parse;
+mod place;
 mod show;
 
 use std::process::ExitCode;

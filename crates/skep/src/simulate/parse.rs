@@ -1,9 +1,11 @@
 //! What the flags of a simulation say.
 
-use std::{fs, path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::HashSet, fs, io::Read as _, ops::RangeInclusive, str::FromStr, time::Duration,
+};
 
 use anyhow::{Context, bail};
-use skep_sim::{Arrivals, Jitter, LatencyTable, Recording};
+use skep_sim::{Arrivals, Contender, Jitter, LatencyTable, Recording, UnknownContender};
 
 /// Where a latency table comes from. Shown as it was given.
 #[derive(Debug, Clone)]
@@ -14,8 +16,13 @@ pub(crate) struct Table {
 
 #[derive(Debug, Clone)]
 enum TableKind {
-    Affine { base: f64, per_inference: f64 },
+    Affine {
+        base: f64,
+        per_inference: f64,
+    },
     File,
+    /// These lines.
+    Measured(String),
 }
 
 impl FromStr for Table {
@@ -25,16 +32,18 @@ impl FromStr for Table {
         let kind = if let Some(numbers) = text.strip_prefix("affine:") {
             let numbers = numbers.split_once(',');
             let numbers = numbers.and_then(|(base, per)| Some((number(base)?, number(per)?)));
+            let numbers = numbers.filter(|(base, per)| *base >= 0.0 && *per >= 0.0);
             let (base, per_inference) = numbers.ok_or(
-                "expected affine:BASE,PER_INFERENCE with two numbers of milliseconds, as in affine:1.87,0.087",
+                "expected affine:BASE,PER_INFERENCE with two numbers of milliseconds from 0, as in affine:1.87,0.087",
             )?;
             TableKind::Affine {
                 base,
                 per_inference,
             }
         } else if let Some(ms) = text.strip_prefix("flat:") {
-            let per_inference = number(ms)
-                .ok_or("expected flat:MS with milliseconds an inference, as in flat:10")?;
+            let ms = number(ms).filter(|ms| *ms > 0.0);
+            let per_inference =
+                ms.ok_or("expected flat:MS with milliseconds above 0 an inference, as in flat:10")?;
             TableKind::Affine {
                 base: 0.0,
                 per_inference,
@@ -48,14 +57,23 @@ impl FromStr for Table {
 }
 
 impl Table {
+    /// What was measured on a model.
+    pub(crate) fn measured(name: String, lines: String) -> Self {
+        Self {
+            name,
+            kind: TableKind::Measured(lines),
+        }
+    }
+
     /// The table for batches of up to `max`.
     pub(crate) fn load(&self, max: usize) -> anyhow::Result<LatencyTable> {
         let flag = || format!("--table {}", self.name);
-        let table = match self.kind {
+        let table = match &self.kind {
             TableKind::Affine {
                 base,
                 per_inference,
-            } => LatencyTable::affine(base, per_inference, max),
+            } => LatencyTable::affine(*base, *per_inference, max),
+            TableKind::Measured(lines) => LatencyTable::measured(lines, max),
             TableKind::File => {
                 let text = read(&self.name).with_context(|| {
                     let flag = flag();
@@ -181,6 +199,94 @@ pub(crate) fn load(text: &str) -> Result<f64, String> {
     })
 }
 
+/// Requests a second.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    let rate = number(text).filter(|rate| (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "expected requests a second from 0.001 to 1e9, as in 250".to_owned())
+}
+
+/// Seeds: one, or a range with both of its ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seeds(RangeInclusive<u64>);
+
+/// As many traces as a point may have.
+const MAX_SEEDS: u64 = 10_000;
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = |text: &str| text.trim().parse::<u64>().ok();
+        let ends = match text.split_once('-') {
+            Some((first, last)) => whole(first).zip(whole(last)),
+            None => whole(text).map(|seed| (seed, seed)),
+        };
+        let ends = ends.filter(|(first, last)| first <= last && last - first < MAX_SEEDS);
+        ends.map(|(first, last)| Self(first..=last)).ok_or_else(|| {
+            format!("expected a whole number from 0, or a range of at most {MAX_SEEDS} with both ends, as in 7 or 10-19")
+        })
+    }
+}
+
+/// The seeds of all traces, in the order in which they are given.
+pub(crate) fn seeds(chosen: &[Seeds], count: u64) -> anyhow::Result<Vec<u64>> {
+    if chosen.is_empty() {
+        return Ok((0..count).collect());
+    }
+    let mut seeds: Vec<u64> = Vec::new();
+    for Seeds(range) in chosen {
+        seeds.extend(range.clone());
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = seeds.iter().find(|seed| !seen.insert(**seed)) {
+        bail!("--seed: {twice} is given twice: its trace would count twice");
+    }
+    if seeds.len() as u64 > MAX_SEEDS {
+        bail!(
+            "--seed: {} seeds, expected at most {MAX_SEEDS}",
+            seeds.len()
+        );
+    }
+    Ok(seeds)
+}
+
+/// Policies in a list: a comma followed by `key=value` belongs to the setting before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Policies(pub(crate) Vec<Contender>);
+
+impl FromStr for Policies {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut names: Vec<String> = Vec::new();
+        for piece in text.split(',') {
+            match names.last_mut() {
+                Some(setting)
+                    if setting.starts_with("triton:")
+                        && piece.contains('=')
+                        && !piece.contains(':') =>
+                {
+                    *setting += &format!(",{piece}");
+                }
+                _ => names.push(piece.trim().to_owned()),
+            }
+        }
+        let known = |name: &String| {
+            name.parse::<Contender>().map_err(|error| match error {
+                UnknownContender::Triton(error) => error.to_string(),
+                other => format!("{other}, expected one or some of {}", policy_names()),
+            })
+        };
+        names.iter().map(known).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// All policies, for help and errors.
+pub(crate) fn policy_names() -> String {
+    let names: Vec<String> = Contender::ALL.iter().map(|c| c.name().to_owned()).collect();
+    format!("{}, triton:KEY=VALUE,...", names.join(", "))
+}
+
 /// A share from 0 to below 1, or the deviation of a log-normal factor.
 pub(crate) fn jitter(text: &str) -> Result<Jitter, String> {
     let jitter = match text.strip_prefix("lognormal:") {
@@ -207,23 +313,22 @@ pub(crate) fn stretch(text: &str) -> Result<f64, String> {
 
 fn number(text: &str) -> Option<f64> {
     let number: f64 = text.trim().parse().ok()?;
-    number.is_finite().then_some(number)
+    // Not -0, which would be shown.
+    number.is_finite().then_some(number + 0.0)
 }
 
-/// A text file; bounded, since any path may be given.
+/// A text file; bounded, since any path may be given, of a device too.
 fn read(path: &str) -> anyhow::Result<String> {
     const MAX_MIB: u64 = 256;
-    let path = Path::new(path);
-    let length = fs::metadata(path)
-        .with_context(|| format!("cannot read `{}`", path.display()))?
-        .len();
-    if length > MAX_MIB << 20 {
-        bail!(
-            "`{}` has {length} bytes, expected at most {MAX_MIB} MiB",
-            path.display()
-        );
+    let max = MAX_MIB << 20;
+    let unreadable = || format!("cannot read `{path}`");
+    let file = fs::File::open(path).with_context(unreadable)?;
+    let mut text = String::new();
+    let length = file.take(max + 1).read_to_string(&mut text);
+    if length.with_context(unreadable)? as u64 > max {
+        bail!("`{path}` is larger than {MAX_MIB} MiB");
     }
-    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -248,6 +353,28 @@ mod tests {
             let pattern: Pattern = text.parse().expect("valid");
             assert_eq!(pattern.load().expect("no file"), expected, "{text}");
         }
+        let policies = |text: &str| {
+            let Policies(policies) = text.parse().expect("valid");
+            let names = policies.iter().map(|policy| policy.name().to_owned());
+            names.collect::<Vec<String>>()
+        };
+        assert_eq!(
+            policies("none, triton:preferred=4+8,delay=500,triton:delay=0,auto"),
+            [
+                "none",
+                "triton:preferred=4+8,delay=500",
+                "triton:delay=0",
+                "auto"
+            ]
+        );
+        let chosen = |text: &[&str]| {
+            let chosen: Vec<Seeds> = text.iter().map(|t| t.parse().expect("valid")).collect();
+            seeds(&chosen, 2)
+        };
+        assert_eq!(chosen(&[]).expect("a count"), [0, 1]);
+        assert_eq!(chosen(&["7", "2-4"]).expect("a list"), [7, 2, 3, 4]);
+        assert!(chosen(&["3", "2-4"]).is_err());
+        assert_eq!(rate("250"), Ok(250.0));
         let flat: Table = "flat:10".parse().expect("valid");
         let flat = flat.load(4).expect("valid");
         assert_eq!(flat.latency(4), Duration::from_millis(40));
@@ -262,12 +389,25 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        for text in ["affine:1", "affine:a,b", "flat:", "flat:x", "affine:inf,1"] {
+        for text in [
+            "affine:1",
+            "affine:a,b",
+            "flat:",
+            "flat:x",
+            "flat:0",
+            "flat:-1",
+            "affine:inf,1",
+            "affine:-1,2",
+            "affine:2,-0.01",
+        ] {
             assert!(text.parse::<Table>().is_err(), "{text}");
         }
         for text in [
             "bursty",
             "bursty:0",
+            "bursty:-4",
+            "periodic:-0.5",
+            "periodic:0.5:-1",
             "bursty:4:4",
             "periodic:2",
             "periodic:0.5:0",
@@ -296,7 +436,28 @@ mod tests {
             error.starts_with("--table nosuchfile: expected affine:"),
             "{error}"
         );
-        let zero: Table = "flat:0".parse().expect("a number");
+        for text in ["0", "-1", "nan", "inf", "1e10", "x"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        for text in ["-1", "", "3-1", "0-10000", "1.5", "0-", "1..3"] {
+            assert!(text.parse::<Seeds>().is_err(), "{text}");
+        }
+        for (text, words) in [
+            (
+                "fifo",
+                "no policy is called `fifo`, expected one or some of none, ",
+            ),
+            ("auto,delay=5", "no policy is called `delay=5`"),
+            ("triton:delay=-5", "`delay=-5`: expected whole microseconds"),
+            (
+                "triton:delay=5,auto,delay=6",
+                "no policy is called `delay=6`",
+            ),
+        ] {
+            let error = text.parse::<Policies>().expect_err(text);
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        let zero: Table = "affine:0,0".parse().expect("numbers");
         assert!(
             format!("{:#}", zero.load(4).expect_err("no time")).contains("a batch of 1 takes 0 ms")
         );
