@@ -216,7 +216,8 @@ impl OrtModel {
             .map_err(error::run)?;
         if !self.shapes_lie.swap(true, Ordering::Relaxed) {
             let reason = first.message;
-            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+            // Whoever compares outputs with the configuration says which, and of which model.
+            tracing::debug!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
         }
         Ok(())
     }
