@@ -93,6 +93,7 @@ def test_doctor_says_what_was_found():
     assert found.returncode == 0
     assert re.search(r"backend `onnxruntime`: ONNX Runtime \d+\.\d+\.\d+ from `.+`", found.stdout)
     assert "backend `embedded`" in found.stdout
+    assert found.stdout.count("one that is cut or overwritten while it is mapped ends the server") == 2
     missing = run("doctor", env=NO_LIBRARY)
     assert missing.returncode == 0
     assert "backend `onnxruntime`: not available" in missing.stdout

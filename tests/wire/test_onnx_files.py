@@ -4,6 +4,8 @@ Answers are compared with onnxruntime in Python, to the bit: on threads, in work
 """
 
 
+import os
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -214,3 +216,14 @@ def test_an_output_that_does_not_begin_with_the_batch_says_what_to_do(repository
         assert answer.status == 500
         assert "write `max_batch_size: 0`" in answer.error
         assert ask(server, "turned", {"x": some(4, 4)})["y"].shape == (4, 4)
+
+
+def test_a_small_file_that_is_cut_while_it_is_served(repository):
+    repository.onnx("m", model(
+        [node("Add", ["x", "w"], ["y"])], [value("x", FLOAT, ["n", 4096])], [value("y", FLOAT, ["n", 4096])], [weights(4096)]
+    ), config=EMBEDDED)
+    with Server(repository, "--weight-cache=off") as server:
+        before = ask(server, "m", {"x": zeros(1, 4096)})["y"]
+        os.truncate(repository.path / "m/1/model.onnx", 0)
+        assert ask(server, "m", {"x": zeros(1, 4096)})["y"].tobytes() == before.tobytes()
+        assert get(server, "/v2/health/live").status == 200

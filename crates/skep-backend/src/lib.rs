@@ -32,7 +32,7 @@ use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind, panic_text};
-pub use file::ModelFile;
+pub use file::{COPIED_BYTES, ModelFile};
 pub use form_graph::check_graph;
 pub use memory::RunMemory;
 use skep_cache::{Cache, Claim, Found, Key, Making};
@@ -56,7 +56,7 @@ pub struct Capabilities {
 /// What a model is loaded from and how.
 #[derive(Debug, Clone)]
 pub struct LoadRequest<'a> {
-    /// The model's file, mapped.
+    /// The model's file.
     pub file: &'a ModelFile,
     /// The validated configuration: execution options, batch size, parameters.
     pub config: &'a ModelConfig,

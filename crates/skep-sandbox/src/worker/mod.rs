@@ -180,7 +180,7 @@ fn with_request<T>(
             let file = file.ok_or_else(|| invalid("the model's file is missing".to_owned()))?;
             same_file(path, &file)?;
             let unreadable = |e| invalid(format!("cannot read `{}`: {e}", path.display()));
-            ModelFile::map(path, &file).map_err(unreadable)?
+            ModelFile::of(path, &file).map_err(unreadable)?
         }
     };
     let weights = load.weights.as_ref();
