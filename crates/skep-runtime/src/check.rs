@@ -124,7 +124,7 @@ impl Check<'_> {
     fn versions(&mut self, plan: &Plan, places: &FieldPlaces<'_>, load: bool) {
         let config = plan.config();
         self.found.config = Some(config.proto().clone());
-        for notice in config.notices() {
+        for notice in plan.notices() {
             self.found.warnings.push(Finding {
                 version: None,
                 place: places.find(&notice.field),
