@@ -1,7 +1,7 @@
 //! A model's file: mapped, or copied where it is small.
 //!
-//! Whoever reads a page of a mapped file that was cut meanwhile is ended by the system (SIGBUS), the whole server with it. A
-//! large file is worth that: its weights are used where they lie, and each process has them once. A small one is not.
+//! The system ends a process that reads a page of a mapped file which was cut meanwhile (SIGBUS), the whole server. A large
+//! file is worth that: its weights are used where they lie, and all processes share them. A small one is not.
 #![allow(
     unsafe_code,
     reason = "mapping a file is an unsafe promise about that file (invariant 5)"

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn undeclared_outputs_are_those_that_somebody_tells() {
+    fn undeclared_outputs_are_what_the_caller_tells() {
         let model = model(vec![
             output("a", None),
             output("y", tensor(1)),

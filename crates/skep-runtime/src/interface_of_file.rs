@@ -24,7 +24,7 @@ pub(crate) struct Told {
     pub(crate) notices: Vec<Notice>,
 }
 
-/// Who is asked where the file does not tell.
+/// The backend that is asked where the file does not tell.
 pub(crate) struct Asked<'a> {
     pub(crate) backend: &'a dyn Backend,
     pub(crate) model: &'a ModelName,
