@@ -39,6 +39,7 @@ fn check(config: &inference::ModelConfig) {
             model_filename: "",
             default_max_batch_size: 4,
             signature: signature.as_ref(),
+            is_unbatched: false,
         };
         let mut completed = config.clone();
         if complete(&mut completed, &completion).is_err() {

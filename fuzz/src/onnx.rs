@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use skep_config::{Completion, Context, ModelConfig, complete};
+use skep_config::{Completion, Context, ModelConfig, complete, looks_batched};
 use skep_onnx::{
     OnnxModel, ShapeRules,
     infer::{Given, Inferred},
@@ -21,6 +21,7 @@ pub fn file(data: &[u8]) {
     let mut graphs = 0;
     model.visit(&mut |_| graphs += 1);
     assert!(graphs > 0);
+    assert!(model.computed_outputs().len() <= model.undeclared_outputs().count());
     let rules = ShapeRules::of(&model);
     let Ok(signature) = model.signature() else {
         return;
@@ -53,6 +54,7 @@ pub fn file(data: &[u8]) {
         model_filename: "",
         default_max_batch_size: 4,
         signature: Some(&signature),
+        is_unbatched: looks_batched(&signature) && model.why_not_batched().is_some(),
     };
     let mut config = inference::ModelConfig::default();
     if complete(&mut config, &completion).is_ok()

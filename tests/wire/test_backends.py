@@ -96,6 +96,7 @@ def test_doctor_says_what_was_found():
     places = found.stdout.split("looked at:\n")[1].splitlines()
     columns = [re.match(r"(    \S.*?  +)(`.*`  +)\S", line) for line in places]
     assert len({tuple(map(len, column.groups())) for column in columns}) == 1
+    assert found.stdout.count("one that is cut or overwritten while it is mapped ends the server") == 2
     missing = run("doctor", env=NO_LIBRARY)
     assert missing.returncode == 0
     assert "backend `onnxruntime`: not available" in missing.stdout

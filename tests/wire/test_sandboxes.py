@@ -402,8 +402,9 @@ def test_a_worker_opens_no_file_of_another_model(repository):
 
 
 def test_a_file_that_is_cut_short_ends_its_worker_alone(repository):
-    """The embedded engine uses weights where their file is mapped: pages that are gone end the process that reads them."""
-    width = 1 << 16
+    """The embedded engine uses weights where their file is mapped: pages that are gone end the process that reads them. Files of
+    up to 1 MiB are copied."""
+    width = 1 << 19
     model, data = external("ones", width)
     repository.onnx("m", model, config=f'backend: "embedded" {PROCESS} {ONE}')
     repository.mock("other", config=PROCESS)

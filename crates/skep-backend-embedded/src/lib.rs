@@ -22,11 +22,11 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
-use skep_config::GraphOptimization;
-use skep_onnx::OnnxModel;
+use skep_config::{GraphOptimization, ModelConfig};
+use skep_onnx::{OnnxError, OnnxModel};
 use skep_types::{ModelSignature, TensorSpec};
 
 use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
@@ -72,7 +72,7 @@ impl Backend for Embedded {
                 _ => invalid(error.to_string()),
             })?,
         };
-        let (inputs, outputs) = nodes(&loaded, &signature).map_err(invalid)?;
+        let (inputs, outputs) = nodes(&loaded, &subject.onnx, &signature).map_err(invalid)?;
         Ok(Arc::new(EmbeddedModel {
             sizes: Sizes::of(&subject.onnx),
             bound: request.run_bound(),
@@ -83,6 +83,15 @@ impl Backend for Embedded {
             inputs,
             outputs,
         }))
+    }
+
+    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+        let path = file.path();
+        let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
+        let onnx = OnnxModel::decode(file.bytes().clone()).map_err(invalid)?;
+        let computed = onnx.computed_outputs();
+        let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
+        onnx.signature_with([], &told).map_err(invalid)
     }
 
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
@@ -147,11 +156,38 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
     let path = request.file.path();
     let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
     let mut subject = decoded(request)?;
-    let signature = subject.onnx.signature();
-    let signature = signature.map_err(|error| invalid(error.to_string()))?;
+    let signature = declared(&subject.onnx, request.config).map_err(invalid)?;
     weights::resolve_external(subject.onnx.proto_mut(), path).map_err(invalid)?;
     audit::audit(&subject.onnx).map_err(|reason| unsupported(path, &reason))?;
     Ok((subject, signature))
+}
+
+/// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
+/// not tell otherwise.
+fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
+    let computed = onnx.computed_outputs();
+    for spec in &computed {
+        if let Some(output) = config.output(&spec.name)
+            && output.datatype != spec.datatype
+        {
+            let (model, name) = (config.name(), &spec.name);
+            let (expected, provided) = (output.datatype.config_name(), spec.datatype.config_name());
+            return Err(format!(
+                "unable to load model '{model}', configuration expects datatype {expected} for output '{name}', model \
+                 provides {provided}"
+            ));
+        }
+    }
+    let told = |name: &str| {
+        let output = config.output(name)?;
+        Some(TensorSpec {
+            name: name.to_owned(),
+            datatype: output.datatype,
+            dims: None,
+        })
+    };
+    let signature = onnx.signature_with([], &told);
+    signature.map_err(|error| error.to_string())
 }
 
 /// A model for another backend.
@@ -182,6 +218,7 @@ fn threads(request: &LoadRequest<'_>) -> usize {
 /// The engine's names for inputs and outputs.
 fn nodes(
     loaded: &LoadedModel,
+    onnx: &OnnxModel,
     signature: &ModelSignature,
 ) -> Result<(Vec<NodeId>, Vec<NodeId>), String> {
     let engine = loaded.engine();
@@ -190,18 +227,24 @@ fn nodes(
             .find_node(&spec.name)
             .ok_or_else(|| format!("tensor `{}` is not computed by any node", spec.name))
     };
-    let outputs = engine.output_ids();
-    if outputs.len() != signature.outputs.len() {
+    let (ids, outputs) = (engine.output_ids(), &onnx.graph().output);
+    if ids.len() != outputs.len() {
         return Err(format!(
             "the engine sees {} outputs, expected {}",
-            outputs.len(),
-            signature.outputs.len()
+            ids.len(),
+            outputs.len()
         ));
     }
+    // Those that are left out have no place in the signature.
+    let output = |spec: &TensorSpec| {
+        let index = outputs.iter().position(|value| value.name() == spec.name);
+        index.map(|index| ids[index])
+    };
+    let outputs = signature.outputs.iter().filter_map(output).collect();
     let inputs = signature
         .inputs
         .iter()
         .map(find)
         .collect::<Result<_, _>>()?;
-    Ok((inputs, outputs.to_vec()))
+    Ok((inputs, outputs))
 }

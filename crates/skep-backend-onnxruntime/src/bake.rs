@@ -351,7 +351,7 @@ impl Subject<'_> {
         baked: impl FnOnce() -> Result<Session, NoForm>,
     ) -> Result<(), NoForm> {
         let model = |session| {
-            let model = self.backend.model(self, &[], Shared::alone(session));
+            let model = self.backend.model(self, None, Shared::alone(session));
             model.map_err(|error: BackendError| NoForm::Now(error.to_string()))
         };
         let plain = || {

@@ -49,16 +49,16 @@ use skep_backend::{
     baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
-use skep_config::ExecutionOptions;
-use skep_onnx::{OnnxModel, ShapeRules};
+use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
+use skep_onnx::{OnnxModel, ShapeRules, is_ort};
 use skep_tensor::RunBound;
-use skep_types::{DataType, Shape, TensorSpec};
+use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
 pub use telemetry::switch_off_telemetry;
 
 use crate::{
     bake::Subject,
     behind::Move,
-    ffi::{Runtime, Session},
+    ffi::{ApiError, Runtime, Session, SessionOptions},
     model::OrtModel,
     options::Setting,
     planning::Plans,
@@ -124,6 +124,10 @@ impl Backend for OnnxRuntime {
         }
     }
 
+    fn reads_ort(&self) -> bool {
+        true
+    }
+
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let LoadRequest {
             file,
@@ -132,21 +136,41 @@ impl Backend for OnnxRuntime {
             weights,
             ..
         } = *request;
-        // Inputs that have a default are fed if the configuration names them, and left to the library otherwise.
-        let named: Vec<&str> = config.fed_inputs().collect();
         let setting = Setting {
             execution: config.execution(),
             threads,
         };
-        let mut model = self.open(file, &named, setting, weights)?;
+        let mut model = self.open(file, Some(config), setting, weights)?;
         model.bound = request.run_bound();
         Ok(Arc::new(model))
+    }
+
+    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+        let failed = |error| error::load(file.path(), error);
+        let execution = ExecutionOptions {
+            graph_optimization: GraphOptimization::Disable,
+            ..ExecutionOptions::default()
+        };
+        let setting = Setting {
+            execution: &execution,
+            threads: NonZeroUsize::MIN,
+        };
+        let mut options = options::session_options(self.runtime, &setting).map_err(failed)?;
+        // Nothing runs: weights need not be packed.
+        options
+            .entry(c"session.disable_prepacking", c"1")
+            .map_err(failed)?;
+        let session = self.plain(file, options).map_err(failed)?;
+        session.signature().map_err(failed)
     }
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
         let Some(weights) = request.weights else {
             return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
         };
+        if is_ort(request.file.bytes()) {
+            return Ok(baking::Plan::AsItIs(OWN_FORMAT.to_owned()));
+        }
         let onnx = decode(request.file)?;
         let planned = baking::plan(&Subject::of(*self, request, &onnx), weights);
         planned.map_err(|why| invalid(request.file.path(), &why))
@@ -175,6 +199,9 @@ impl Backend for OnnxRuntime {
         let Some(weights) = request.weights else {
             return Ok(Baked::AsItIs("there is no cache".to_owned()));
         };
+        if is_ort(request.file.bytes()) {
+            return Ok(Baked::AsItIs(OWN_FORMAT.to_owned()));
+        }
         let onnx = decode(request.file)?;
         let subject = Subject::of(*self, request, &onnx);
         Ok(baking::bake(&subject, weights))
@@ -192,21 +219,23 @@ impl OnnxRuntime {
             execution: &ExecutionOptions::default(),
             threads: NonZeroUsize::MIN,
         };
-        let mut model = self.open(file, &[], setting, None)?;
+        let mut model = self.open(file, None, setting, None)?;
         model.plans = None;
         model.record(inputs)
     }
 
-    /// Loads a model of which the inputs with a default that are `named` are fed too; of its baked form where weights are
-    /// shared.
+    /// Loads a model for this configuration, or for whatever its file says alone; of its baked form where weights are shared.
     fn open(
         &self,
         file: &ModelFile,
-        named: &[&str],
+        config: Option<&ModelConfig>,
         setting: Setting<'_>,
         weights: Option<&Weights>,
     ) -> Result<OrtModel, BackendError> {
         let path = file.path();
+        if is_ort(file.bytes()) {
+            return self.open_own_format(file, setting);
+        }
         let onnx = decode(file)?;
         let subject = Subject {
             backend: *self,
@@ -225,13 +254,37 @@ impl OnnxRuntime {
             None => {
                 let load = |e| error::load(path, e);
                 let options = options::session_options(self.runtime, &setting).map_err(load)?;
-                let session = Session::from_file(self.runtime, path, &options);
-                Shared::alone(session.map_err(load)?)
+                Shared::alone(self.plain(file, options).map_err(load)?)
             }
         };
-        let mut model = self.model(&subject, named, session)?;
+        let mut model = self.model(&subject, config, session)?;
         model.is_baked = is_baked.into();
         Ok(model)
+    }
+
+    /// A session of a model as its file is.
+    fn plain(&self, file: &ModelFile, mut options: SessionOptions) -> Result<Session, ApiError> {
+        if is_ort(file.bytes()) {
+            options.own_format()?;
+        }
+        Session::from_file(self.runtime, file.path(), &options)
+    }
+
+    /// Loads a model in the library's own format, which alone can read it.
+    fn open_own_format(
+        &self,
+        file: &ModelFile,
+        setting: Setting<'_>,
+    ) -> Result<OrtModel, BackendError> {
+        let failed = |error| error::load(file.path(), error);
+        let options = options::session_options(self.runtime, &setting).map_err(failed)?;
+        let session = self.plain(file, options).map_err(failed)?;
+        let mut signature = session.signature().map_err(failed)?;
+        for output in &mut signature.outputs {
+            // Perhaps of unknown rank.
+            output.dims.take_if(|dims| dims.rank() == 0);
+        }
+        self.with_signature(file.path(), signature, Shared::alone(session), &setting)
     }
 
     /// The session of a model's baked form, and what of its weights is to be brought to the store; `None` where it is loaded
@@ -267,22 +320,58 @@ impl OnnxRuntime {
         Ok(self.open_baked(&Subject::of(*self, request, &onnx), weights))
     }
 
-    /// A session with what the file says of the model.
+    /// A session with what the file says of the model, and the session where that does not declare an output. Inputs that
+    /// have a default are fed if the configuration names them, and left to the library otherwise; undeclared outputs that it
+    /// does not name are none.
     fn model(
         &self,
         subject: &Subject<'_>,
-        named: &[&str],
+        config: Option<&ModelConfig>,
         session: Shared,
     ) -> Result<OrtModel, BackendError> {
-        let Subject {
-            path,
-            onnx,
-            setting: Setting { execution, threads },
-            ..
-        } = *subject;
+        let Subject { path, onnx, .. } = *subject;
+        let is_told = onnx.undeclared_outputs().next().is_none();
+        let told = match is_told {
+            true => ModelSignature::default(),
+            false => {
+                let told = session.session().signature();
+                told.map_err(|error| error::load(path, error))?
+            }
+        };
+        if let Some(config) = config {
+            undeclared(onnx, config, &told).map_err(|why| invalid(path, &why))?;
+        }
+        let known = |name: &str| {
+            let spec = told.output(name)?;
+            match config {
+                None => Some(spec.clone()),
+                // Its dims are the configuration's to say.
+                Some(config) => config.output(name).map(|_| TensorSpec {
+                    dims: None,
+                    ..spec.clone()
+                }),
+            }
+        };
+        let named = config.map(|config| config.fed_inputs().collect());
+        let named: Vec<&str> = named.unwrap_or_default();
         let signature = onnx
-            .signature_with(named.iter().copied())
+            .signature_with(named, &known)
             .map_err(|error| invalid(path, &error.to_string()))?;
+        let shapes = ShapeRules::of(onnx).filter(|_| every_output_is_computed(onnx));
+        let mut model = self.with_signature(path, signature, session, &subject.setting)?;
+        model.shapes = shapes;
+        Ok(model)
+    }
+
+    /// A model of these inputs and outputs.
+    fn with_signature(
+        &self,
+        path: &Path,
+        signature: ModelSignature,
+        session: Shared,
+        setting: &Setting<'_>,
+    ) -> Result<OrtModel, BackendError> {
+        let Setting { execution, threads } = *setting;
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
             let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
             let names: Result<_, _> = specs.iter().map(name).collect();
@@ -297,13 +386,43 @@ impl OnnxRuntime {
             signature,
             input_names,
             output_names,
-            shapes: ShapeRules::of(onnx).filter(|_| every_output_is_computed(onnx)),
+            shapes: None,
             plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
             bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),
         })
     }
+}
+
+/// Why models in the library's own format have no other one.
+const OWN_FORMAT: &str = "it is in ONNX Runtime's own format";
+
+/// Holds what the configuration says of outputs that the file does not declare against what the session says.
+fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> Result<(), String> {
+    for name in onnx.undeclared_outputs() {
+        let Some(output) = config.output(name) else {
+            continue;
+        };
+        let model = config.name();
+        let expected = output.datatype.config_name();
+        match told.output(name) {
+            Some(spec) if spec.datatype == output.datatype => {}
+            Some(spec) => {
+                let provided = spec.datatype.config_name();
+                return Err(format!(
+                    "unable to load model '{model}', configuration expects datatype {expected} for output '{name}', model \
+                     provides {provided}"
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {expected}"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn decode(file: &ModelFile) -> Result<OnnxModel, BackendError> {

@@ -216,7 +216,8 @@ impl OrtModel {
             .map_err(error::run)?;
         if !self.shapes_lie.swap(true, Ordering::Relaxed) {
             let reason = first.message;
-            tracing::warn!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+            // The runtime warns where the configuration is wrong too: it knows the model's name and the output's.
+            tracing::debug!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
         }
         Ok(())
     }

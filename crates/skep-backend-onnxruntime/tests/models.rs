@@ -326,7 +326,7 @@ fn broken_models_are_errors_that_name_the_fault() {
             "not an ONNX file",
         ),
         ("garbage", b"garbage!".to_vec(), "not an ONNX file"),
-        ("nothing", Vec::new(), "no graph"),
+        ("nothing", Vec::new(), "it is empty"),
     ];
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.onnx");

@@ -27,7 +27,7 @@ use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 use crate::{BackendError, Baked, Baking, Weights};
 
 /// Models with less are loaded as they are: what there is to share is less than what a form costs.
-const MIN_MODEL_BYTES: u64 = 1 << 20;
+pub(crate) const MIN_MODEL_BYTES: u64 = 1 << 20;
 
 /// Weights below a page stay in the graph: each of the others takes pages of its own.
 pub const MIN_WEIGHT_BYTES: usize = 4096;

@@ -388,6 +388,7 @@ pub fn config(backend: &str, pbtxt: &str) -> ModelConfig {
         (proto.input, proto.output) = (tensors.input, tensors.output);
     }
     let completion = Completion {
+        is_unbatched: false,
         model: &name,
         backend,
         model_filename: "",

@@ -1,4 +1,7 @@
-//! A model's file, mapped.
+//! A model's file: mapped, or copied where it is small.
+//!
+//! The system ends a process that reads a page of a mapped file which was cut meanwhile (SIGBUS), the whole server. A large
+//! file is worth that: its weights are used where they lie, and all processes share them. A small one is not.
 #![allow(
     unsafe_code,
     reason = "mapping a file is an unsafe promise about that file (invariant 5)"
@@ -6,15 +9,22 @@
 
 use std::{
     fs::File,
+    io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use skep_tensor::{AlignedBuffer, TensorError};
 
-use crate::{BackendError, ErrorKind};
+use crate::{BackendError, ErrorKind, baking};
 
-/// A model's file: where it lies, and its bytes as a read-only mapping that lives as long as anyone holds a slice.
+/// Files up to this many bytes are copied. Models below it are not [baked](crate::baking), which takes larger ones off their
+/// files, so they would be mapped for as long as they are served; and a copy of them costs less than a loaded library's pages.
+pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
+
+/// A model's file: where it lies, and its bytes, which live as long as anyone holds a slice.
 #[derive(Debug, Clone)]
 pub struct ModelFile {
     path: PathBuf,
@@ -22,29 +32,48 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// Maps the file at `path`. Files with external data beside it are the backend's to open.
+    /// Maps the file at `path`, or copies it ([`COPIED_BYTES`]). Files with external data beside it are the backend's to open.
     ///
-    /// The file must not be overwritten in place while the model is loaded (replace it by renaming instead), as with
-    /// any server that maps its models.
+    /// A file that is mapped must not be overwritten in place while the model is loaded (replace it by renaming instead), as
+    /// with any server that maps its models.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the file cannot be opened or mapped.
+    /// [`ErrorKind::InvalidModel`] when the file cannot be opened or read.
     pub fn open(path: &Path) -> Result<Self, BackendError> {
-        let error = |e: std::io::Error| {
+        let error = |e: io::Error| {
             BackendError::new(
                 ErrorKind::InvalidModel,
                 format!("cannot read `{}`: {e}", path.display()),
             )
         };
-        Self::map(path, &skep_host::open_file(path).map_err(error)?).map_err(error)
+        Self::of(path, &skep_host::open_file(path).map_err(error)?).map_err(error)
     }
 
-    /// Maps a file that is open already, and that lies at `path` for a backend that opens it by its name; otherwise as
-    /// [`ModelFile::open`].
+    /// The same for a file that is open already, and that lies at `path` for a backend that opens it by its name.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn map(path: &Path, file: &File) -> std::io::Result<Self> {
+    pub fn of(path: &Path, file: &File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        if length > COPIED_BYTES {
+            return Self::map(path, file);
+        }
+        // As aligned as a mapping: weights are used where they lie.
+        let no_memory = |error: TensorError| io::Error::new(io::ErrorKind::OutOfMemory, error);
+        let mut copy = AlignedBuffer::try_zeroed(usize::try_from(length).unwrap_or(usize::MAX))
+            .map_err(no_memory)?;
+        file.read_exact_at(&mut copy, 0)?;
+        Ok(Self {
+            path: path.to_owned(),
+            bytes: copy.freeze(),
+        })
+    }
+
+    /// Maps a file that is open already, however small it is.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn map(path: &Path, file: &File) -> io::Result<Self> {
         let length = file.metadata()?.len();
         let bytes = if length == 0 {
             Bytes::new()
@@ -78,5 +107,25 @@ impl ModelFile {
     #[must_use]
     pub const fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_small_file_that_is_cut_is_still_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("model.onnx");
+        for length in [0, 5, 8192] {
+            fs::write(&path, vec![7; length]).expect("a file");
+            let file = ModelFile::open(&path).expect("opened");
+            fs::write(&path, b"").expect("cut");
+            // Of a mapping this would end the process.
+            assert_eq!(file.bytes().to_vec(), vec![7; length]);
+        }
     }
 }

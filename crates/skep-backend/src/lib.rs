@@ -32,7 +32,7 @@ use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 pub use check::check_run;
 pub use error::{BackendError, ErrorKind, panic_text};
-pub use file::ModelFile;
+pub use file::{COPIED_BYTES, ModelFile};
 pub use form_graph::check_graph;
 pub use memory::RunMemory;
 use skep_cache::{Cache, Claim, Found, Key, Making};
@@ -56,7 +56,7 @@ pub struct Capabilities {
 /// What a model is loaded from and how.
 #[derive(Debug, Clone)]
 pub struct LoadRequest<'a> {
-    /// The model's file, mapped.
+    /// The model's file.
     pub file: &'a ModelFile,
     /// The validated configuration: execution options, batch size, parameters.
     pub config: &'a ModelConfig,
@@ -158,12 +158,31 @@ pub trait Backend: Send + Sync {
         true
     }
 
+    /// Whether it reads files in ONNX Runtime's own format (`.ort`), of which nobody else can tell inputs and outputs.
+    fn reads_ort(&self) -> bool {
+        false
+    }
+
     /// Loads the weights once.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`] for a broken file, [`ErrorKind::Unsupported`] for one that this backend would not
     /// compute rightly.
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError>;
+
+    /// Inputs and outputs of a model whose file does not declare all of them, or not in a way that others can read: what the
+    /// runtime itself makes of it. There is no configuration yet. Reads the model as a load does, for a moment.
+    ///
+    /// # Errors
+    /// As [`Backend::load`]; [`ErrorKind::Unsupported`] where the runtime does not tell.
+    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+        let text = format!(
+            "backend `{}` does not tell inputs and outputs of `{}`",
+            self.name(),
+            file.path().display()
+        );
+        Err(BackendError::new(ErrorKind::Unsupported, text))
+    }
 
     /// Why a run of the model could end the process that it takes place in, where that cannot be ruled out beforehand: the
     /// caller then gives its instances processes of their own, whatever the configuration says.

@@ -6,7 +6,7 @@ use skep_proto::inference::{self, model_config::SchedulingChoice};
 use skep_types::{ModelName, ModelSignature, TensorSpec};
 
 use crate::{
-    error::ConfigError, model::backends, normalize::DEFAULT_MODEL_FILENAME,
+    Isolation, error::ConfigError, model::backends, normalize::DEFAULT_MODEL_FILENAME,
     tensors::datatype_number,
 };
 
@@ -26,6 +26,21 @@ pub struct Completion<'a> {
     pub default_max_batch_size: u32,
     /// What the model's file declares; `None` leaves inputs, outputs and batching alone.
     pub signature: Option<&'a ModelSignature>,
+    /// Whether a model of this signature is not made to batch although it [looks](looks_batched) as if it could.
+    pub is_unbatched: bool,
+}
+
+/// Whether every input and output has a variable first dimension, which makes a model one that can batch.
+#[must_use]
+pub fn looks_batched(signature: &ModelSignature) -> bool {
+    let mut tensors = signature.inputs.iter().chain(&signature.outputs);
+    !signature.inputs.is_empty() && tensors.all(|spec| first(spec) == Some(Some(-1)))
+}
+
+/// A tensor's first dimension, where it has one; `None` where its rank is unknown.
+fn first(spec: &TensorSpec) -> Option<Option<i64>> {
+    let dims = spec.dims.as_ref()?;
+    Some(dims.as_slice().first().copied())
 }
 
 /// The backend that a configuration names, in `backend` or by its platform.
@@ -35,6 +50,16 @@ pub fn configured_backend(config: &inference::ModelConfig) -> Option<&str> {
         ("", ONNXRUNTIME_PLATFORM) => Some(backends::ONNXRUNTIME),
         ("", _) => None,
         (backend, _) => Some(backend),
+    }
+}
+
+/// Where a configuration that is not complete yet says that its model runs.
+#[must_use]
+pub fn configured_isolation(config: &inference::ModelConfig) -> Isolation {
+    let value = config.parameters.get("isolation");
+    match value.map(|parameter| parameter.string_value.trim()) {
+        Some("process") => Isolation::Process,
+        _ => Isolation::Thread,
     }
 }
 
@@ -106,11 +131,6 @@ fn complete_batching(
     c: &Completion<'_>,
     signature: &ModelSignature,
 ) -> Result<(), ConfigError> {
-    let first = |spec: &TensorSpec| {
-        spec.dims
-            .as_ref()
-            .map(|dims| dims.as_slice().first().copied())
-    };
     let tensors = || signature.inputs.iter().chain(&signature.outputs);
     if config.max_batch_size > 0 {
         // A tensor of unknown rank neither allows nor forbids what the user asked for.
@@ -119,10 +139,7 @@ fn complete_batching(
         {
             return Err(no_batching(c.model.as_str(), config.max_batch_size, spec));
         }
-    } else if config.max_batch_size == 0
-        && !signature.inputs.is_empty()
-        && tensors().all(|spec| first(spec) == Some(Some(-1)))
-    {
+    } else if config.max_batch_size == 0 && looks_batched(signature) && !c.is_unbatched {
         config.max_batch_size = i32::try_from(c.default_max_batch_size).unwrap_or(i32::MAX);
     }
     if config.max_batch_size > 1 && config.scheduling_choice.is_none() {

@@ -37,6 +37,7 @@ fn completed(
         model_filename: "model.onnx",
         default_max_batch_size: 4,
         signature: signature.as_ref(),
+        is_unbatched: text.contains("max_batch_size: 0"),
     };
     complete(&mut config, &completion).map_err(|error| error.to_string())?;
     if let Some(signature) = &signature {
@@ -140,6 +141,12 @@ fn tensors_and_batching_come_from_the_model() {
             "",
             batched,
             "max 4 batched: a TYPE_FP32 [3, -1], b TYPE_STRING [1] as [], y TYPE_BF16 [2]",
+        ),
+        (
+            // The caller found that the first dimensions are no batch.
+            "max_batch_size: 0",
+            batched,
+            "max 0: a TYPE_FP32 [-1, 3, -1], b TYPE_STRING [-1], y TYPE_BF16 [-1, 2]",
         ),
         (
             "max_batch_size: 1",

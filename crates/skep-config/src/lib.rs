@@ -36,7 +36,7 @@ mod warmup;
 
 pub use backend_flag::{BackendSetting, parse_backend_config};
 pub use batching::{DynamicBatching, QueuePolicy, Scheduler, TimeoutAction};
-pub use complete::{Completion, complete, configured_backend};
+pub use complete::{Completion, complete, configured_backend, configured_isolation, looks_batched};
 pub use error::{ConfigError, ErrorKind, Position};
 pub use instances::{InstanceGroup, InstanceKind};
 pub use json::parse_json;

@@ -65,7 +65,8 @@ pub struct Notice {
 }
 
 impl Notice {
-    pub(crate) fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
+    /// About a field.
+    pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self {
             field: field.into(),
             text: text.into(),
@@ -189,7 +190,8 @@ impl ModelConfig {
         ] {
             for tensor in tensors {
                 let spec = specs.iter().find(|spec| spec.name == tensor.name);
-                if tensor.reshape.is_none() && spec.is_some_and(is_scalar) {
+                let is_open = tensor.dims.as_slice().contains(&-1);
+                if tensor.reshape.is_none() && !is_open && spec.is_some_and(is_scalar) {
                     tensor.reshape = Some(Dims::default());
                 }
             }

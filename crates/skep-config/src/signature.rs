@@ -175,8 +175,10 @@ impl Check<'_> {
                 self.model, tensor.name
             )));
         }
+        let is_output = self.side == "output";
         if model.rank() == 0 {
-            if full.as_slice().iter().all(|&d| d == 1) {
+            let is_open = |&d: &i64| d == -1 && is_output;
+            if full.as_slice().iter().all(|d| *d == 1 || is_open(d)) {
                 return Ok(());
             }
             return Err(self.error(format!(
@@ -185,10 +187,9 @@ impl Check<'_> {
                 self.model, tensor.name
             )));
         }
-        // An input of variable size takes what the configuration narrows it to; an output is promised to clients as the
-        // model declares it.
-        let exact = self.side == "output";
-        let fits = |(&m, &c): (&i64, &i64)| m == c || (m == -1 && !exact);
+        // An input of variable size takes what the configuration narrows it to. An output may be narrower than its file says,
+        // never wider: the configuration may leave open what the file fixes, since files are wrong about that.
+        let fits = |(&m, &c): (&i64, &i64)| m == c || if is_output { c == -1 } else { m == -1 };
         if model.rank() == full.rank() && model.as_slice().iter().zip(full.as_slice()).all(fits) {
             return Ok(());
         }
@@ -309,17 +310,17 @@ mod tests {
                 "model 'm', tensor 'a': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies 1 dimensions (shape [3])",
             ),
             (
-                format!("max_batch_size: 8 {A} {B} output {{ name: 'y' data_type: TYPE_FP32 dims: -1 }}"),
-                "model 'm', tensor 'y': the model expects 2 dimensions (shape [-1,5]) but the model configuration specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,-1])",
+                format!("max_batch_size: 8 {A} {B} output {{ name: 'y' data_type: TYPE_FP32 dims: 6 }}"),
+                "model 'm', tensor 'y': the model expects 2 dimensions (shape [-1,5]) but the model configuration specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,6])",
             ),
         ] {
             assert_eq!(check(&text, &signature()).map(|_| ()), Err(expected.to_owned()), "{text}");
         }
     }
 
-    /// What a model leaves variable an input may narrow, but an output may not promise.
+    /// What a model leaves variable an input may narrow, but an output may not promise; what it fixes an output may leave open.
     #[test]
-    fn outputs_are_exact() {
+    fn outputs_promise_no_more_than_the_file() {
         let variable = ModelSignature {
             inputs: vec![spec("a", DataType::Fp32, Some(&[-1]))],
             outputs: vec![spec("y", DataType::Fp32, Some(&[-1]))],
@@ -334,6 +335,14 @@ mod tests {
             check(&text(-1, 7), &variable).map(|_| ()),
             Err("model 'm', tensor 'y': the model expects 1 dimensions (shape [-1]) but the model configuration specifies 1 dimensions (shape [7])".to_owned())
         );
+        let fixed = |dims: &[i64]| ModelSignature {
+            outputs: vec![spec("y", DataType::Fp32, Some(dims))],
+            ..variable.clone()
+        };
+        assert!(check(&text(-1, -1), &fixed(&[7])).is_ok());
+        let open =
+            check(&text(-1, -1), &fixed(&[])).expect("an output that the file calls a scalar");
+        assert_eq!(open.outputs()[0].full_dims(), Dims::default().with_batch());
     }
 
     #[test]

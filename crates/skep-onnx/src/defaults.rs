@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use skep_proto::onnx::{TensorProto, ValueInfoProto};
-use skep_types::{DataType, ModelSignature};
+use skep_types::{DataType, ModelSignature, TensorSpec};
 
 use crate::{OnnxError, OnnxModel, datatype, is_external, spec};
 
@@ -24,15 +24,18 @@ pub struct DefaultValue {
 }
 
 impl OnnxModel {
-    /// The signature with those inputs among `names` that have a default, behind the ones that have none.
+    /// The signature with those inputs among `names` that have a default, behind the ones that have none, and with those
+    /// undeclared outputs that `told` knows.
     ///
     /// # Errors
     /// As [`OnnxModel::signature`].
     pub fn signature_with<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
+        told: &dyn Fn(&str) -> Option<TensorSpec>,
     ) -> Result<ModelSignature, OnnxError> {
         let mut signature = self.signature()?;
+        signature.outputs = self.declared_outputs(told)?;
         for name in names {
             if signature.input(name).is_none()
                 && let Some((value, _)) = self.with_default(name)
@@ -186,7 +189,9 @@ mod tests {
     fn an_input_with_an_initializer_has_a_default() {
         let mut model = model(4, tensor());
         let names = |model: &OnnxModel, wanted: &[&str]| -> Vec<String> {
-            let signature = model.signature_with(wanted.iter().copied()).expect("valid");
+            let signature = model
+                .signature_with(wanted.iter().copied(), &|_| None)
+                .expect("valid");
             signature.inputs.into_iter().map(|spec| spec.name).collect()
         };
         assert_eq!(names(&model, &[]), ["required"]);
@@ -219,7 +224,9 @@ mod tests {
     fn before_ir_version_4_initializers_are_constants() {
         let model = model(3, tensor());
         assert_eq!(model.default_value("optional"), None);
-        let signature = model.signature_with(["optional"]).expect("valid");
+        let signature = model
+            .signature_with(["optional"], &|_| None)
+            .expect("valid");
         assert_eq!(signature.inputs.len(), 1);
     }
 

@@ -2,13 +2,17 @@
 //!
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
-//! datatypes, and the graphs within graphs. [`ShapeRules`] says which output shapes follow from input
+//! datatypes ([`Outputs`] are those of them that can be served), and the graphs within graphs. [`foreign`] tells what a file is that is no ONNX
+//! model, [`OnnxModel::why_not_batched`] why a model cannot batch although its file looks so. [`ShapeRules`] says which output shapes follow from input
 //! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. [`ExternalData`] is where the
 //! data of a tensor lies in another file. No I/O.
 
+mod batching;
 mod defaults;
 mod external;
+mod foreign;
 pub mod infer;
+mod outputs;
 mod shapes;
 
 use std::collections::BTreeSet;
@@ -16,6 +20,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 pub use defaults::DefaultValue;
 pub use external::{ExternalData, is_external};
+pub use foreign::{is_ort, recognize};
+pub use outputs::LeftOut;
 use prost::Message;
 pub use shapes::ShapeRules;
 use skep_proto::onnx::{
@@ -68,6 +74,12 @@ pub enum OnnxError {
     /// A message without a graph.
     #[error("not an ONNX file: it holds no graph")]
     NoGraph,
+    /// Another kind of file; what it is, and what to do.
+    #[error("not an ONNX file: {0}")]
+    Foreign(String),
+    /// Outputs that are no tensors of datatypes that can be served, all of them.
+    #[error("the protocol can carry none of its outputs: {0}")]
+    NoOutput(String),
     /// An input or output that is no tensor, or of a datatype that cannot be served.
     #[error(
         "{role} `{name}` is {got}, expected a tensor of a datatype that the protocol can carry"
@@ -96,13 +108,22 @@ impl OnnxModel {
     /// Decodes a file's bytes.
     ///
     /// # Errors
-    /// [`OnnxError::Decode`] for anything that is no ONNX message, [`OnnxError::NoGraph`] for an empty one.
+    /// [`OnnxError::Foreign`] for a kind of file that is known, [`OnnxError::Decode`] for anything else that is no ONNX
+    /// message, [`OnnxError::NoGraph`] for an empty one.
     pub fn decode(bytes: Bytes) -> Result<Self, OnnxError> {
-        let proto = ModelProto::decode(bytes).map_err(|e| OnnxError::Decode(e.to_string()))?;
-        if proto.graph.as_ref().is_none_or(|g| g.output.is_empty()) {
-            return Err(OnnxError::NoGraph);
+        if let Some(what) = recognize(&bytes) {
+            return Err(OnnxError::Foreign(what));
         }
-        Ok(Self { proto })
+        let proto = ModelProto::decode(bytes.clone()).map_err(|e| OnnxError::Decode(e.to_string()));
+        let error = match proto {
+            Ok(proto) if proto.graph.as_ref().is_some_and(|g| !g.output.is_empty()) => {
+                return Ok(Self { proto });
+            }
+            Ok(_) => OnnxError::NoGraph,
+            Err(error) => error,
+        };
+        // What looks like another kind of message only once it is known to be none of ONNX.
+        Err(foreign::guess(&bytes).map_or(error, OnnxError::Foreign))
     }
 
     /// The whole message.
@@ -151,11 +172,12 @@ impl OnnxModel {
         files
     }
 
-    /// Inputs (without initializers) and outputs, with their true datatypes and dims.
+    /// Inputs (without initializers) and outputs, with their true datatypes and dims. Outputs that are
+    /// [undeclared](Self::undeclared_outputs) or [left out](Self::left_out) are not among them.
     ///
     /// # Errors
-    /// [`OnnxError::Unservable`] for sequences, maps, optionals, and complex or packed datatypes;
-    /// [`OnnxError::Dimension`] for negative sizes.
+    /// [`OnnxError::Unservable`] for inputs that are sequences, maps, optionals, or of complex or packed datatypes;
+    /// [`OnnxError::NoOutput`] where all outputs are; [`OnnxError::Dimension`] for negative sizes.
     pub fn signature(&self) -> Result<ModelSignature, OnnxError> {
         let graph = self.graph();
         let initializers: BTreeSet<&str> =
@@ -166,11 +188,7 @@ impl OnnxModel {
             .filter(|v| !initializers.contains(v.name()));
         Ok(ModelSignature {
             inputs: inputs.map(|v| spec("input", v)).collect::<Result<_, _>>()?,
-            outputs: graph
-                .output
-                .iter()
-                .map(|v| spec("output", v))
-                .collect::<Result<_, _>>()?,
+            outputs: self.declared_outputs(&|_| None)?,
         })
     }
 
@@ -237,26 +255,17 @@ pub fn datatype(element: i32) -> Option<DataType> {
 
 fn spec(role: &'static str, value: &ValueInfoProto) -> Result<TensorSpec, OnnxError> {
     let name = value.name().to_owned();
-    let unservable = |got: &str| OnnxError::Unservable {
+    let unservable = |got: String| OnnxError::Unservable {
         role,
         name: name.clone(),
-        got: got.to_owned(),
+        got,
     };
-    let tensor = match value.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => tensor,
-        Some(type_proto::Value::SequenceType(_)) => return Err(unservable("a sequence")),
-        Some(type_proto::Value::MapType(_)) => return Err(unservable("a map")),
-        Some(type_proto::Value::OptionalType(_)) => return Err(unservable("an optional")),
-        Some(type_proto::Value::SparseTensorType(_)) => return Err(unservable("a sparse tensor")),
-        Some(type_proto::Value::OpaqueType(_)) => return Err(unservable("opaque")),
-        None => return Err(unservable("of no declared type")),
+    let kind = value.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = kind else {
+        return Err(unservable(outputs::describe(value.r#type.as_ref())));
     };
-    let element = tensor.elem_type();
-    let datatype = datatype(element).ok_or_else(|| {
-        let known =
-            tensor_proto::DataType::try_from(element).map_or("of an unknown", |t| t.as_str_name());
-        unservable(&format!("a tensor of element type {element} ({known})"))
-    })?;
+    let datatype = datatype(tensor.elem_type())
+        .ok_or_else(|| unservable(outputs::describe(value.r#type.as_ref())))?;
     let mut dims = Vec::new();
     for dim in tensor.shape.iter().flat_map(|s| &s.dim) {
         dims.push(match dim.value {
@@ -368,8 +377,12 @@ mod tests {
             OnnxModel::decode(Bytes::from_static(b"garbage!")),
             Err(OnnxError::Decode(_))
         ));
+        let no_graph = ModelProto {
+            ir_version: Some(8),
+            ..Default::default()
+        };
         assert_eq!(
-            OnnxModel::decode(Bytes::new()).map(|_| ()),
+            OnnxModel::decode(no_graph.encode_to_vec().into()).map(|_| ()),
             Err(OnnxError::NoGraph)
         );
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use skep_proto::onnx::{TensorProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
 use skep_types::Shape;
 
-use crate::OnnxModel;
+use crate::{OnnxModel, outputs::is_servable};
 
 /// For each output, where its dimensions come from: fixed in the file, or equal to a named dimension of an input.
 ///
@@ -25,9 +25,10 @@ enum Rule {
 }
 
 impl ShapeRules {
-    /// Reads the rules of `model`'s inputs (without initializers) and outputs, in the file's order.
+    /// Reads the rules of `model`'s inputs (without initializers) and outputs, in the order of its
+    /// [signature](OnnxModel::signature).
     ///
-    /// `None` when the shape of some output does not follow from the declarations.
+    /// `None` when the shape of some output does not follow from the declarations, or an output is undeclared.
     #[must_use]
     pub fn of(model: &OnnxModel) -> Option<Self> {
         let graph = model.graph();
@@ -36,8 +37,11 @@ impl ShapeRules {
         let given = |v: &&ValueInfoProto| !initializers.contains(v.name());
         let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(given).collect();
         let mut names: Vec<&str> = Vec::new();
+        if model.undeclared_outputs().next().is_some() {
+            return None;
+        }
         let mut outputs = Vec::with_capacity(graph.output.len());
-        for output in &graph.output {
+        for output in graph.output.iter().filter(|output| is_servable(output)) {
             let mut rules = Vec::new();
             for dimension in dimensions(output)? {
                 rules.push(match dimension {

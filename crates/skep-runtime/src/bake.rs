@@ -138,7 +138,14 @@ fn file(path: &Path, options: &LoadOptions, backends: &Backends) -> Result<Baked
         ..inference::ModelConfig::default()
     };
     let directory = path.parent().unwrap_or(Path::new(""));
-    loader::complete(&mut proto, &name, backend.name(), directory, true, options)?;
+    loader::complete(
+        &mut proto,
+        &name,
+        backend.name(),
+        directory,
+        &*backend,
+        options,
+    )?;
     let config = ModelConfig::from_proto(proto, &options.context(&name))?;
     let weights = loader::weights(&config, options)?;
     backend

@@ -128,7 +128,7 @@ impl Check<'_> {
         let config = plan.config();
         self.found.config = Some(config.proto().clone());
         self.found.objective = config.latency_objective();
-        for notice in config.notices() {
+        for notice in plan.notices() {
             self.found.warnings.push(Finding {
                 version: None,
                 place: places.find(&notice.field),

@@ -8,6 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::Duration,
@@ -29,7 +30,7 @@ use crate::{
     ragged,
     recorder::{Execution, Recorder},
     validate::{Prepared, reshaped},
-    version::{Absent, Interface},
+    version::{Absent, Interface, Port},
     watch::{Ended, Reason, Waiters, Watch},
 };
 
@@ -47,6 +48,9 @@ pub(crate) struct Worker {
     /// How long it may take.
     pub(crate) watch: Arc<Watch>,
 }
+
+/// What to do where an output has no batch dimension.
+const NO_BATCHES: &str = "write `max_batch_size: 0` in the model's configuration if this output does not begin with the batch";
 
 type Slots = SmallVec<[OutputSlot; 4]>;
 
@@ -410,7 +414,7 @@ impl Worker {
         }
         split(&tensor, &sizes)
             .map(SmallVec::from_vec)
-            .map_err(|error| self.wrong_output(index, &error.to_string()))
+            .map_err(|error| self.wrong_output(index, &format!("{error}\n{NO_BATCHES}")))
     }
 
     /// The part of each job of an output that has the shapes of an input.
@@ -436,28 +440,54 @@ impl Worker {
             .map_err(|error| self.wrong_output(index, &error))
     }
 
-    /// Checks an output against the configuration and gives it the shape that clients see.
+    /// Gives an output the shape that clients see. One of another shape than the configuration says keeps its own, as on
+    /// Triton: files are often wrong about shapes, and clients go by those of answers.
     fn client_shape(&self, tensor: Tensor, index: usize) -> Result<Tensor, RuntimeError> {
-        let config = &self.interface.outputs[index].config;
+        let port = &self.interface.outputs[index];
+        let config = &port.config;
+        if tensor.datatype() != config.datatype {
+            let (got, expected) = (tensor.datatype(), config.datatype);
+            let text = format!("the model gave {got}, the configuration says {expected}");
+            return Err(self.wrong_output(index, &text));
+        }
         let dims = tensor.shape().dims();
         let (batch, inner) = dims.split_at(usize::from(config.batched).min(dims.len()));
-        if tensor.datatype() != config.datatype || !config.model_dims().accepts(inner) {
-            let got = format!("the model gave {} {}", tensor.datatype(), tensor.shape());
-            return Err(self.wrong_output(
-                index,
-                &format!(
-                    "{got}, the configuration says {} {}",
-                    config.datatype,
-                    config.full_dims()
-                ),
-            ));
-        }
-        let Some(reshape) = &config.reshape else {
-            return Ok(tensor);
+        let shape = match &config.reshape {
+            _ if !config.model_dims().accepts(inner) => None,
+            None => return Ok(tensor),
+            Some(reshape) => reshaped(reshape, &config.dims, batch, inner),
         };
-        reshaped(reshape, &config.dims, batch, inner)
-            .and_then(|shape| tensor.reshape(shape).ok())
-            .ok_or_else(|| self.wrong_output(index, "its shape cannot be reshaped to dims"))
+        if let Some(shape) = shape
+            && let Ok(shaped) = tensor.clone().reshape(shape)
+        {
+            return Ok(shaped);
+        }
+        // A scalar is a tensor of one element to clients.
+        if dims.is_empty()
+            && !config.batched
+            && let Ok(shape) = Shape::new(&[1])
+            && let Ok(one) = tensor.clone().reshape(shape)
+        {
+            if !config.dims.accepts(&[1]) {
+                self.say_other_shape(port, tensor.shape());
+            }
+            return Ok(one);
+        }
+        self.say_other_shape(port, tensor.shape());
+        Ok(tensor)
+    }
+
+    /// Says once that the model gives an output another shape than the configuration says.
+    fn say_other_shape(&self, port: &Port, shape: &Shape) {
+        if port.other_shape_said.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (name, model) = (&port.name, &self.interface.model);
+        let expected = port.config.full_dims();
+        tracing::warn!(
+            "output `{name}` of model `{model}` has shape {shape}, expected {expected}: clients get the shape that the model gives; \
+             write -1 in the configuration's dims for what varies"
+        );
     }
 
     fn wrong_output(&self, index: usize, what: &str) -> RuntimeError {

@@ -22,6 +22,7 @@ mod device;
 mod driver;
 mod error;
 mod instance;
+mod interface_of_file;
 mod job;
 mod labels;
 mod latency;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use skep_backend::{Backend, Baked, LoadRequest, Model, ModelFile, Weights};
-use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig};
+use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig, Notice};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_store::Tenant;
@@ -21,8 +21,9 @@ use crate::{
     backends::{Backends, Choice},
     bakery::{self, Order},
     driver::{Driver, Place},
+    interface_of_file::Asked,
     labels,
-    model_file::{decode, defaults, open, signature},
+    model_file::{decode, defaults, lone_default, open, signature},
     recorder::Statistics,
     recording::{MetricsOptions, Recording},
     repository,
@@ -188,23 +189,18 @@ impl Draft {
         // the model says of itself.
         let shown = configured.as_deref().unwrap_or_else(|| backend.name());
         let latest = self.available.last().map(ToString::to_string);
-        complete(
-            &mut self.proto,
-            name,
-            shown,
-            &self.source.directory().join(latest.unwrap_or_default()),
-            backend.needs_file(),
-            options,
-        )?;
+        let directory = self.source.directory().join(latest.unwrap_or_default());
+        let notices = complete(&mut self.proto, name, shown, &directory, &*backend, options)?;
         let config = ModelConfig::from_proto(self.proto, &options.context(name))
             .map_err(RuntimeError::from)?;
-        for notice in config.notices() {
+        for notice in config.notices().iter().chain(&notices) {
             tracing::warn!("model `{name}`: {notice}");
         }
         Ok(Plan {
             source: self.source,
             config: Arc::new(config),
             backend,
+            notices,
         })
     }
 }
@@ -214,7 +210,7 @@ struct Opened {
     file: ModelFile,
     /// The configuration, held against the file.
     config: Arc<ModelConfig>,
-    /// What the file declares; `None` without a file.
+    /// What the file declares; `None` without a file, and for one that its runtime alone can read.
     signature: Option<ModelSignature>,
     /// What optional inputs are when a request leaves them out, by name.
     defaults: Vec<(String, Tensor)>,
@@ -225,6 +221,8 @@ pub(crate) struct Plan {
     source: Arc<Source>,
     config: Arc<ModelConfig>,
     backend: Arc<dyn Backend>,
+    /// What completion found odd about the model's file.
+    notices: Vec<Notice>,
 }
 
 impl Plan {
@@ -297,6 +295,13 @@ impl Plan {
         } = self.open_version(version)?;
         let model = self.load_weights(&file, &config, signature.as_ref(), options)?;
         give_back_freed_memory();
+        let config = match signature {
+            // The file alone did not tell.
+            None if self.backend.needs_file() => {
+                Arc::new(ModelConfig::clone(&config).with_signature(model.signature())?)
+            }
+            _ => config,
+        };
         let interface = Arc::new(Interface {
             echo_parameters: model.echoes_parameters(),
             ..Interface::new(&config, version, model.signature(), &defaults)
@@ -373,8 +378,16 @@ impl Plan {
         }
         let directory = self.source.directory().join(version.to_string());
         let file = open(&directory, self.config.model_filename())?;
-        let onnx = decode(&file)?;
-        let signature = signature(&file, &onnx, self.config.fed_inputs())?;
+        let Some(onnx) = decode(&file, &*self.backend)? else {
+            self.config.check_optional(|_| false)?;
+            return Ok(Opened {
+                file,
+                config: Arc::clone(&self.config),
+                signature: None,
+                defaults: Vec::new(),
+            });
+        };
+        let signature = signature(&file, &onnx, &self.config)?;
         let config = ModelConfig::clone(&self.config).with_signature(&signature)?;
         Ok(Opened {
             defaults: defaults(&file, &onnx, &config)?,
@@ -410,6 +423,11 @@ impl Plan {
 
     pub(crate) fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What has no effect or looks odd, in the configuration or in the model's file.
+    pub(crate) fn notices(&self) -> impl Iterator<Item = &Notice> {
+        self.config.notices().iter().chain(&self.notices)
     }
 
     fn load_weights(
@@ -500,35 +518,48 @@ pub(crate) fn weights(
     }
 }
 
-/// Fills what the configuration leaves open.
+/// Fills what the configuration leaves open; what is odd about the model's file.
 pub(crate) fn complete(
     proto: &mut inference::ModelConfig,
     name: &ModelName,
-    backend: &str,
+    shown: &str,
     version_directory: &Path,
-    needs_file: bool,
+    backend: &dyn Backend,
     options: &LoadOptions,
-) -> Result<(), RuntimeError> {
-    let filename = skep_config::model_filename(proto, name)
+) -> Result<Vec<Notice>, RuntimeError> {
+    let needs_file = backend.needs_file();
+    let mut filename = skep_config::model_filename(proto, name)
         .map_err(RuntimeError::from)?
         .to_owned();
+    if needs_file
+        && proto.default_model_filename.is_empty()
+        && let Some(lone) = lone_default(version_directory)
+    {
+        lone.clone_into(&mut filename);
+    }
     let complete_tensors =
         needs_file && options.auto_complete && (proto.input.is_empty() || proto.output.is_empty());
-    let signature = if complete_tensors {
+    let told = if complete_tensors {
         let file = open(version_directory, &filename)?;
-        let named = proto.input.iter().map(|input| &*input.name);
-        Some(signature(&file, &decode(&file)?, named)?)
+        let asked = Asked {
+            backend,
+            model: name,
+            limit: options.sandbox_load_limit,
+        };
+        Some(asked.about(&file, proto)?)
     } else {
         None
     };
     let completion = Completion {
         model: name,
-        backend,
+        backend: shown,
         model_filename: if needs_file { &filename } else { "" },
-        default_max_batch_size: options.default_max_batch_size(backend),
-        signature: signature.as_ref(),
+        default_max_batch_size: options.default_max_batch_size(shown),
+        signature: told.as_ref().map(|told| &told.signature),
+        is_unbatched: told.as_ref().is_some_and(|told| told.is_unbatched),
     };
-    skep_config::complete(proto, &completion).map_err(RuntimeError::from)
+    skep_config::complete(proto, &completion).map_err(RuntimeError::from)?;
+    Ok(told.map_or_else(Vec::new, |told| told.notices))
 }
 
 /// Where a model's executions take place, if they need slots there.

@@ -2,22 +2,37 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use skep_backend::ModelFile;
+use skep_backend::{Backend, ModelFile};
 use skep_config::ModelConfig;
-use skep_onnx::OnnxModel;
+use skep_onnx::{OnnxModel, is_ort};
 use skep_tensor::Tensor;
-use skep_types::{ModelSignature, Shape};
+use skep_types::{ModelSignature, Shape, TensorSpec};
 
 use crate::RuntimeError;
 
-/// The file in a directory that has the name of a model's file.
-const DEFAULT_MODEL_FILE: &str = "model.onnx";
+/// The names of a model's file where a configuration names none, the first before the second.
+const DEFAULT_MODEL_FILES: [&str; 2] = ["model.onnx", "model.ort"];
 
-/// Maps a version's model file; a directory of that name holds the file under the same name.
+/// The name of a version's model file where the configuration names none; `None` where that is the usual one.
+pub(crate) fn lone_default(version_directory: &Path) -> Option<&'static str> {
+    let there = |name: &&&str| version_directory.join(name).exists();
+    let name = DEFAULT_MODEL_FILES.iter().find(there)?;
+    (*name != DEFAULT_MODEL_FILES[0]).then_some(*name)
+}
+
+/// Maps a version's model file; a directory of that name holds the file under a usual name. Versions of a model may have
+/// different ones of the usual names.
 pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile, RuntimeError> {
     let mut path = version_directory.join(filename);
+    let mut is_usual = DEFAULT_MODEL_FILES.contains(&filename);
     if path.is_dir() {
-        path = path.join(DEFAULT_MODEL_FILE);
+        path = path.join(DEFAULT_MODEL_FILES[0]);
+        is_usual = true;
+    }
+    if is_usual && !path.exists() {
+        let other = DEFAULT_MODEL_FILES.iter();
+        let mut other = other.map(|name| path.with_file_name(name));
+        path = other.find(|other| other.exists()).unwrap_or(path);
     }
     if !path.exists() {
         let there: BTreeMap<String, ()> = fs::read_dir(version_directory)
@@ -39,21 +54,56 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
     ModelFile::open(&path).map_err(Into::into)
 }
 
-pub(crate) fn decode(file: &ModelFile) -> Result<OnnxModel, RuntimeError> {
-    OnnxModel::decode(file.bytes().clone()).map_err(|error| in_file(file, &error.to_string()))
+/// Decodes a file; `None` for one in ONNX Runtime's own format, which this backend alone can read.
+pub(crate) fn decode(
+    file: &ModelFile,
+    backend: &dyn Backend,
+) -> Result<Option<OnnxModel>, RuntimeError> {
+    if backend.reads_ort() && is_ort(file.bytes()) {
+        return Ok(None);
+    }
+    OnnxModel::decode(file.bytes().clone())
+        .map(Some)
+        .map_err(|error| in_file(file, &error.to_string()))
 }
 
-fn in_file(file: &ModelFile, what: &str) -> RuntimeError {
+pub(crate) fn in_file(file: &ModelFile, what: &str) -> RuntimeError {
     RuntimeError::invalid(format!("`{}`: {what}", file.path().display()))
 }
 
-/// What a file declares: the inputs that a run needs, and those among `named` that have a default.
-pub(crate) fn signature<'a>(
+/// Refuses a configuration that names an output which the protocol cannot carry.
+pub(crate) fn refuse_left_out(
     file: &ModelFile,
     onnx: &OnnxModel,
-    named: impl Iterator<Item = &'a str>,
+    is_named: &dyn Fn(&str) -> bool,
+) -> Result<(), RuntimeError> {
+    let left_out = onnx.left_out();
+    match left_out.iter().find(|left| is_named(&left.name)) {
+        Some(left) => {
+            let text = format!("the protocol carries tensors alone, {left}");
+            Err(in_file(file, &text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What a file declares: the inputs that a run needs, and those among the configuration's that have a default; outputs that
+/// it does not declare are what the configuration says of them.
+pub(crate) fn signature(
+    file: &ModelFile,
+    onnx: &OnnxModel,
+    config: &ModelConfig,
 ) -> Result<ModelSignature, RuntimeError> {
-    onnx.signature_with(named)
+    refuse_left_out(file, onnx, &|name| config.output(name).is_some())?;
+    let told = |name: &str| {
+        let output = config.output(name)?;
+        Some(TensorSpec {
+            name: name.to_owned(),
+            datatype: output.datatype,
+            dims: None,
+        })
+    };
+    onnx.signature_with(config.fed_inputs(), &told)
         .map_err(|error| in_file(file, &error.to_string()))
 }
 

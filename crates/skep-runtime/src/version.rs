@@ -1,6 +1,9 @@
 //! A loaded model version: what requests are sent to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use skep_config::{ModelConfig, TensorConfig};
 use skep_scheduler::PolicySnapshot;
@@ -24,6 +27,8 @@ pub(crate) struct Port {
     pub(crate) name: Arc<str>,
     /// What an optional input is in a request that leaves it out; `None` for what is required.
     pub(crate) absent: Option<Absent>,
+    /// Of an output: whether the log says that the model gives it another shape than the configuration says.
+    pub(crate) other_shape_said: AtomicBool,
 }
 
 /// What the model gets for an input that a request leaves out.
@@ -75,6 +80,7 @@ impl Interface {
                 position,
                 name: tensor.name.as_str().into(),
                 absent: absent(tensor),
+                other_shape_said: AtomicBool::new(false),
             })
         };
         Self {

@@ -31,7 +31,7 @@ mod signature;
 pub mod worker;
 
 pub use bake::{BakeEnd, BakeLimits, Cancel, bake};
-pub use sandboxes::load;
+pub use sandboxes::{ask, load};
 
 /// The command line's word that makes the executable a worker process.
 pub const COMMAND: &str = "sandbox";

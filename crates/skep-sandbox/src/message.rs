@@ -3,7 +3,8 @@
 //! ```text
 //! server                                  worker
 //!   Load {model, settings}  + file  ----->  opens the backend, loads, confines itself
-//!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends
+//!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends;
+//!                                          Loaded, if it is there to be asked, and ends
 //!   Run {inputs, wanted}  [+ memory] ---->  runs
 //!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
 //!   Room {bytes}            + memory ---->  or NoRoom, where the run may not have so much
@@ -19,7 +20,7 @@ use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 use crate::encode::{Malformed, Reader, Writer};
 
 /// What a conversation begins with: somebody else's words on the worker's input are refused at once.
-const HELLO: &[u8] = b"skep worker 3";
+const HELLO: &[u8] = b"skep worker 4";
 
 /// How long a worker's texts may be, in bytes: what an error needs, no page.
 const MAX_TEXT_BYTES: usize = 16 << 10;
@@ -38,6 +39,9 @@ pub(crate) struct Load {
     pub(crate) weights: Option<Kept>,
     /// How to bake the model, if the process is there for that and not to load it.
     pub(crate) bake: Option<Bake>,
+    /// Whether the process is there to say what inputs and outputs the model has, and for nothing else: there is no
+    /// configuration yet.
+    pub(crate) ask: bool,
     /// Threads that one run may use when the configuration does not say.
     pub(crate) threads: u32,
     pub(crate) intra_op_threads: Option<u32>,
@@ -230,6 +234,7 @@ impl Load {
         writer.bytes(&self.path);
         writer.option(self.weights.as_ref(), |writer, kept| kept.encode(writer));
         writer.option(self.bake.as_ref(), |writer, bake| bake.encode(writer));
+        writer.bool(self.ask);
         writer.u32(self.threads);
         writer.option(self.intra_op_threads, Writer::u32);
         writer.option(self.inter_op_threads, Writer::u32);
@@ -247,6 +252,7 @@ impl Load {
             path: reader.bytes()?.to_vec(),
             weights: reader.option(Kept::decode)?,
             bake: reader.option(Bake::decode)?,
+            ask: reader.bool()?,
             threads: reader.u32()?,
             intra_op_threads: reader.option(Reader::u32)?,
             inter_op_threads: reader.option(Reader::u32)?,

@@ -36,6 +36,7 @@ fn requests() -> Vec<Request> {
             budget_bytes: 1 << 41,
             behind: Some(120),
         }),
+        ask: false,
         threads: 3,
         intra_op_threads: Some(0),
         inter_op_threads: None,

@@ -18,7 +18,8 @@ use std::{
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, LoadRequest, Model, Weights, is_library_setting,
+    Backend, BackendError, Baking, ErrorKind, LoadRequest, Model, ModelFile, Weights,
+    is_library_setting,
 };
 use skep_cache::{Found, Key, Role};
 use skep_store::{Digest, LoadOrder};
@@ -87,6 +88,22 @@ pub fn load(
     Ok(Arc::new(SandboxedModel::new(starter, worker, loaded)))
 }
 
+/// Asks the backend in a process of its own for the inputs and outputs of a model whose file does not tell
+/// ([`Backend::ask`]). What that process says may be anything: it decides how requests to this model are checked, and nothing
+/// else.
+///
+/// # Errors
+/// Those of [`Backend::ask`], and [`ErrorKind::Internal`] when the process ends, or is ended, before it has answered.
+pub fn ask(
+    backend: &dyn Backend,
+    model: &str,
+    file: &ModelFile,
+    limit: Option<Duration>,
+) -> Result<ModelSignature, BackendError> {
+    say_if_files_are_open();
+    Starter::of_file(backend, model, file, limit)?.ask()
+}
+
 /// Says once that workers can open more files than they need, where that is so.
 fn say_if_files_are_open() {
     static SAID: Once = Once::new();
@@ -126,32 +143,54 @@ impl Starter {
         request: &LoadRequest<'_>,
         limit: Option<Duration>,
     ) -> Result<Self, BackendError> {
-        let path = request.file.path();
+        let config = request.config;
+        let execution = config.execution();
+        let mut starter = Self::of_file(backend, config.name().as_str(), request.file, limit)?;
+        starter.load = Load {
+            weights: request.weights.map(|weights| Kept {
+                directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
+                form: None,
+                budget_bytes: weights.cache.budget_bytes(),
+                random_order: weights.order != LoadOrder::Fixed,
+            }),
+            threads: u32::try_from(request.threads.get()).unwrap_or(u32::MAX),
+            intra_op_threads: execution.intra_op_threads,
+            inter_op_threads: execution.inter_op_threads,
+            config: config.proto().encode_to_vec(),
+            ..starter.load
+        };
+        starter.weights = request.weights.cloned();
+        starter.bound = request.run_bound();
+        Ok(starter)
+    }
+
+    /// What a process needs that has to do with a model's file, and nothing else.
+    fn of_file(
+        backend: &dyn Backend,
+        model: &str,
+        file: &ModelFile,
+        limit: Option<Duration>,
+    ) -> Result<Self, BackendError> {
+        let path = file.path();
         let file = backend.needs_file().then(|| skep_host::open_file(path));
         let file = file.transpose().map_err(|error| {
             let text = format!("cannot read `{}`: {error}", path.display());
             BackendError::new(ErrorKind::InvalidModel, text)
         })?;
-        let config = request.config;
-        let execution = config.execution();
         let library = backend.library();
         Ok(Self {
             load: Load {
                 backend: backend.name().to_owned(),
                 library: library.map(|path| path.as_os_str().as_bytes().to_vec()),
-                model: config.name().to_string(),
+                model: model.to_owned(),
                 path: path.as_os_str().as_bytes().to_vec(),
-                weights: request.weights.map(|weights| Kept {
-                    directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
-                    form: None,
-                    budget_bytes: weights.cache.budget_bytes(),
-                    random_order: weights.order != LoadOrder::Fixed,
-                }),
+                weights: None,
                 bake: None,
-                threads: u32::try_from(request.threads.get()).unwrap_or(u32::MAX),
-                intra_op_threads: execution.intra_op_threads,
-                inter_op_threads: execution.inter_op_threads,
-                config: config.proto().encode_to_vec(),
+                ask: false,
+                threads: 1,
+                intra_op_threads: None,
+                inter_op_threads: None,
+                config: Vec::new(),
             },
             file,
             environment: env::vars_os()
@@ -159,12 +198,25 @@ impl Starter {
                     VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
                 })
                 .collect(),
-            weights: request.weights.cloned(),
+            weights: None,
             key: None,
             signature: None,
             limit,
-            bound: request.run_bound(),
+            bound: RunBound::default(),
         })
+    }
+
+    /// Has a process say what the model's inputs and outputs are, which ends with that.
+    fn ask(mut self) -> Result<ModelSignature, BackendError> {
+        self.load.ask = true;
+        let begun = self.begin(self.load.clone(), None, None);
+        let (mut process, _channel, answer) = begun.map_err(|failure| failure.error)?;
+        process.dismiss();
+        match answer {
+            Answer::Loaded(loaded) => Ok(loaded.signature),
+            Answer::Refused(error) => Err(error),
+            _ => Err(self.no_answer()),
+        }
     }
 
     /// The model's name.
@@ -404,6 +456,7 @@ mod tests {
                 path: Vec::new(),
                 weights: None,
                 bake: None,
+                ask: false,
                 threads: 1,
                 intra_op_threads: None,
                 inter_op_threads: None,

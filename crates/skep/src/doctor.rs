@@ -65,6 +65,11 @@ fn print_backend(backend: &dyn Backend) -> Result<(), OutputError> {
         "  weights used where the model's file is mapped: {}",
         yes(capabilities.weights_in_place)
     )?;
+    if capabilities.weights_in_place {
+        outln!(
+            "    replace model files by renaming: one that is cut or overwritten while it is mapped ends the server"
+        )?;
+    }
     outln!(
         "  outputs written into the server's memory: {}",
         yes(capabilities.prepared_outputs)

@@ -16,6 +16,7 @@ mod environment;
 mod library;
 mod packed;
 mod session;
+mod signature;
 mod threads;
 mod value;
 mod weights;

@@ -141,6 +141,11 @@ impl SessionOptions {
         self.set(|raw| unsafe { (api.SetSessionLogSeverityLevel)(raw, level) })
     }
 
+    /// The model is in the library's own format, whatever its file is called.
+    pub(crate) fn own_format(&mut self) -> Result<(), ApiError> {
+        self.entry(c"session.load_model_format", c"ORT")
+    }
+
     /// The rewritten graph is written to this file.
     pub(crate) fn rewritten_to(&mut self, path: &Path) -> Result<(), ApiError> {
         let path = path_text(path)?;
@@ -192,7 +197,7 @@ fn path_text(path: &Path) -> Result<CString, ApiError> {
 #[derive(Debug)]
 pub(crate) struct Session {
     runtime: &'static Runtime,
-    raw: NonNull<OrtSession>,
+    pub(super) raw: NonNull<OrtSession>,
     /// Used in place; let go after the session was released.
     weights: Option<Arc<Weights>>,
     /// Its threads; let go after it was released.

@@ -33,6 +33,7 @@ impl Bare {
         let name = ModelName::new("bare")?;
         let mut proto = skep_config::parse_pbtxt(config.as_bytes(), "bare")?;
         let completion = Completion {
+            is_unbatched: false,
             model: &name,
             backend: "onnxruntime",
             model_filename: "",

@@ -34,7 +34,7 @@ use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
-use skep_types::ModelName;
+use skep_types::{ModelName, ModelSignature};
 
 use crate::{
     channel::Channel,
@@ -87,6 +87,21 @@ pub fn run(
         return channel.send(|writer| answer.encode(writer), &[]);
     }
     filter::restrict(filter::Stage::Loading)?;
+    if load.ask {
+        let told = catch_unwind(AssertUnwindSafe(|| ask(&load, descriptors, open)));
+        let told = told.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
+        let answer = match told {
+            Ok(signature) => Answer::Loaded(Loaded {
+                signature,
+                cpu_threads: None,
+                echoes_parameters: false,
+                found_damage: false,
+                is_baked: false,
+            }),
+            Err(error) => Answer::Refused(error),
+        };
+        return channel.send(|writer| answer.encode(writer), &[]);
+    }
     let loaded = catch_unwind(AssertUnwindSafe(|| prepare(&load, descriptors, open)));
     let loaded = loaded.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
     let (model, instance, found_damage) = match loaded {
@@ -163,6 +178,47 @@ fn bake(
     })
 }
 
+/// Opens the backend and asks it for the model's inputs and outputs.
+fn ask(
+    load: &Load,
+    descriptors: Vec<OwnedFd>,
+    open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
+) -> Result<ModelSignature, BackendError> {
+    let file = file_of(load, &mut descriptors.into_iter())?;
+    open(opening(load))?.ask(&file)
+}
+
+/// What the server says of the backend.
+fn opening(load: &Load) -> Opening<'_> {
+    Opening {
+        backend: &load.backend,
+        library: load
+            .library
+            .as_ref()
+            .map(|path| Path::new(OsStr::from_bytes(path))),
+    }
+}
+
+fn invalid(text: String) -> BackendError {
+    BackendError::new(ErrorKind::InvalidModel, text)
+}
+
+/// The model's file, which is the one that the server opened.
+fn file_of(
+    load: &Load,
+    descriptors: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<ModelFile, BackendError> {
+    if load.path.is_empty() {
+        return Ok(ModelFile::none());
+    }
+    let path = Path::new(OsStr::from_bytes(&load.path));
+    let file = descriptors.next().map(File::from);
+    let file = file.ok_or_else(|| invalid("the model's file is missing".to_owned()))?;
+    same_file(path, &file)?;
+    let unreadable = |e| invalid(format!("cannot read `{}`: {e}", path.display()));
+    ModelFile::of(path, &file).map_err(unreadable)
+}
+
 /// Opens the backend, and what the server said as a request to it.
 fn with_request<T>(
     load: &Load,
@@ -170,29 +226,12 @@ fn with_request<T>(
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
     then: impl FnOnce(&dyn Backend, &LoadRequest<'_>) -> Result<T, BackendError>,
 ) -> Result<T, BackendError> {
-    let invalid = |text: String| BackendError::new(ErrorKind::InvalidModel, text);
     let mut descriptors = descriptors.into_iter();
-    let path = Path::new(OsStr::from_bytes(&load.path));
-    let file = match load.path.is_empty() {
-        true => ModelFile::none(),
-        false => {
-            let file = descriptors.next().map(File::from);
-            let file = file.ok_or_else(|| invalid("the model's file is missing".to_owned()))?;
-            same_file(path, &file)?;
-            let unreadable = |e| invalid(format!("cannot read `{}`: {e}", path.display()));
-            ModelFile::map(path, &file).map_err(unreadable)?
-        }
-    };
+    let file = file_of(load, &mut descriptors)?;
     let weights = load.weights.as_ref();
     let weights = weights.map(|kept| weights_of(load, kept, descriptors.next()));
     let weights = weights.transpose()?.flatten();
-    let backend = open(Opening {
-        backend: &load.backend,
-        library: load
-            .library
-            .as_ref()
-            .map(|path| Path::new(OsStr::from_bytes(path))),
-    })?;
+    let backend = open(opening(load))?;
     let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
     let mut context = Context::new(&name);
     context.intra_op_threads = load.intra_op_threads;

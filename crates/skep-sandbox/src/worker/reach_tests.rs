@@ -107,6 +107,7 @@ impl Node {
                 budget_bytes: 0,
                 behind: None,
             }),
+            ask: false,
             threads: 1,
             intra_op_threads: None,
             inter_op_threads: None,

@@ -1,0 +1,163 @@
+//! What a session says of its model's inputs and outputs.
+
+use std::{
+    ffi::{c_char, c_void},
+    ptr::{self, NonNull},
+};
+
+use ort_sys::{
+    ONNXTensorElementDataType as Element, ONNXType, OrtAllocator, OrtApi, OrtSession, OrtStatusPtr,
+    OrtTensorTypeAndShapeInfo, OrtTypeInfo,
+};
+use skep_types::{Dims, ModelSignature, TensorSpec};
+
+use super::{ApiError, Runtime, Session, check, text, value::filled};
+
+/// The kind of a value that is a tensor, as the number that the library returns.
+const TENSOR: i32 = ONNXType::ONNX_TYPE_TENSOR as i32;
+
+/// The calls for one side of a model.
+struct Side {
+    count: unsafe extern "system" fn(*const OrtSession, *mut usize) -> OrtStatusPtr,
+    name: unsafe extern "system" fn(
+        *const OrtSession,
+        usize,
+        *mut OrtAllocator,
+        *mut *mut c_char,
+    ) -> OrtStatusPtr,
+    kind:
+        unsafe extern "system" fn(*const OrtSession, usize, *mut *mut OrtTypeInfo) -> OrtStatusPtr,
+}
+
+impl Session {
+    /// The inputs that a run needs and the outputs, those that are tensors of datatypes that the protocol can carry. A tensor
+    /// of which the library does not know the rank looks like a scalar.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub(crate) fn signature(&self) -> Result<ModelSignature, ApiError> {
+        let api = self.runtime().api();
+        let inputs = Side {
+            count: api.SessionGetInputCount,
+            name: api.SessionGetInputName,
+            kind: api.SessionGetInputTypeInfo,
+        };
+        let outputs = Side {
+            count: api.SessionGetOutputCount,
+            name: api.SessionGetOutputName,
+            kind: api.SessionGetOutputTypeInfo,
+        };
+        Ok(ModelSignature {
+            inputs: self.side(&inputs)?,
+            outputs: self.side(&outputs)?,
+        })
+    }
+
+    fn side(&self, side: &Side) -> Result<Vec<TensorSpec>, ApiError> {
+        let session = self.raw.as_ptr().cast_const();
+        let mut count = 0;
+        // SAFETY: the session is live, the out parameter valid for writing.
+        check(self.runtime().api(), unsafe {
+            (side.count)(session, &raw mut count)
+        })?;
+        let specs = (0..count).map(|index| self.spec(side, index));
+        specs.filter_map(Result::transpose).collect()
+    }
+
+    fn spec(&self, side: &Side, index: usize) -> Result<Option<TensorSpec>, ApiError> {
+        let runtime = self.runtime();
+        let api = runtime.api();
+        let session = self.raw.as_ptr().cast_const();
+        let mut info: *mut OrtTypeInfo = ptr::null_mut();
+        // SAFETY: the session is live, the index below its count, the out parameter valid for writing.
+        check(api, unsafe { (side.kind)(session, index, &raw mut info) })?;
+        let info = TypeInfo {
+            runtime,
+            raw: filled(info),
+        };
+        let Some((element, dims)) = info.tensor(api)? else {
+            return Ok(None);
+        };
+        let Some(datatype) = skep_onnx::datatype(element) else {
+            return Ok(None);
+        };
+        // Names that the library gives a dimension are not numbers: it says -1. A real size of zero could carry nothing.
+        let open = |dim: &i64| if *dim > 0 { *dim } else { -1 };
+        let dims: Vec<i64> = dims.iter().map(open).collect();
+        Ok(Some(TensorSpec {
+            name: self.tensor_name(side, index)?,
+            datatype,
+            dims: Dims::new(&dims).ok(),
+        }))
+    }
+
+    fn tensor_name(&self, side: &Side, index: usize) -> Result<String, ApiError> {
+        let runtime = self.runtime();
+        let session = self.raw.as_ptr().cast_const();
+        let allocator = runtime.allocator.as_ptr();
+        let mut name: *mut c_char = ptr::null_mut();
+        // SAFETY: the session is live, the index below its count; the default allocator lives for ever.
+        check(runtime.api(), unsafe {
+            (side.name)(session, index, allocator, &raw mut name)
+        })?;
+        // SAFETY: a successful call gives a C string, which is copied before it is freed.
+        let copy = unsafe { text(name) };
+        // SAFETY: the string came from this allocator and is not used again.
+        check(runtime.api(), unsafe {
+            (runtime.api().AllocatorFree)(allocator, name.cast::<c_void>())
+        })?;
+        Ok(copy)
+    }
+}
+
+/// A value's description, released when dropped.
+struct TypeInfo {
+    runtime: &'static Runtime,
+    raw: NonNull<OrtTypeInfo>,
+}
+
+impl Drop for TypeInfo {
+    fn drop(&mut self) {
+        // SAFETY: the description is ours and is not used again.
+        unsafe { (self.runtime.api().ReleaseTypeInfo)(self.raw.as_ptr()) }
+    }
+}
+
+impl TypeInfo {
+    /// Element type and dimensions; `None` of what is no tensor.
+    fn tensor(&self, api: &OrtApi) -> Result<Option<(i32, Vec<i64>)>, ApiError> {
+        let raw = self.raw.as_ptr().cast_const();
+        let mut kind = 0i32;
+        // SAFETY: the C enum is a 32-bit integer, which is what the pointer leads to (see the module's documentation).
+        check(api, unsafe {
+            (api.GetOnnxTypeFromTypeInfo)(raw, (&raw mut kind).cast::<ONNXType>())
+        })?;
+        if kind != TENSOR {
+            return Ok(None);
+        }
+        let mut info: *const OrtTensorTypeAndShapeInfo = ptr::null();
+        // SAFETY: the description is live; what it gives belongs to it.
+        check(api, unsafe {
+            (api.CastTypeInfoToTensorInfo)(raw, &raw mut info)
+        })?;
+        if info.is_null() {
+            return Ok(None);
+        }
+        let mut element = 0i32;
+        // SAFETY: as above, for the element's type.
+        check(api, unsafe {
+            (api.GetTensorElementType)(info, (&raw mut element).cast::<Element>())
+        })?;
+        let mut rank = 0;
+        // SAFETY: the description is live.
+        check(api, unsafe {
+            (api.GetDimensionsCount)(info, &raw mut rank)
+        })?;
+        let mut dims = vec![0; rank];
+        // SAFETY: `dims` has room for `rank` dimensions.
+        check(api, unsafe {
+            (api.GetDimensions)(info, dims.as_mut_ptr(), rank)
+        })?;
+        Ok(Some((element, dims)))
+    }
+}
