@@ -25,6 +25,9 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
             .flatten()
             .filter_map(|entry| Some((format!("`{}`", entry.ok()?.file_name().to_str()?), ())))
             .collect();
+        let hint = there
+            .keys()
+            .find_map(|name| way_out(name.trim_matches('`')));
         let there: Vec<String> = there.into_keys().collect();
         let found = if there.is_empty() {
             "the directory is empty".to_owned()
@@ -34,9 +37,20 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
         return Err(RuntimeError::invalid(format!(
             "no model file: expected `{}`, {found}",
             path.display()
-        )));
+        ))
+        .with_hint(hint));
     }
     ModelFile::open(&path).map_err(Into::into)
+}
+
+/// What to do with a file that lies where the model's is expected.
+fn way_out(file: &str) -> Option<String> {
+    if file.ends_with(".onnx") {
+        return Some(format!(
+            "rename `{file}`, or write `default_model_filename: \"{file}\"`"
+        ));
+    }
+    skep_config::foreign_file_hint(file)
 }
 
 pub(crate) fn decode(file: &ModelFile) -> Result<OnnxModel, RuntimeError> {
