@@ -7,6 +7,7 @@ mod ports;
 mod restrict;
 mod start;
 mod stop;
+mod triton;
 mod without_effect;
 
 use std::{
@@ -169,6 +170,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         file: args.logs.log_file.clone(),
         format: args.logs.log_format,
     })?;
+    args.without_effect.check()?;
     for flag in args.without_effect.given() {
         tracing::warn!("accepted without effect: {flag}");
     }
