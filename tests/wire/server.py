@@ -27,19 +27,21 @@ START_LINES = {
     "grpc": re.compile(r"Started GRPCInferenceService at ([^\"]+)\""),
     "metrics": re.compile(r"Started Metrics Service at ([^\"]+)\""),
 }
+# Ready, or not if a model failed: `READY` is what a server says that is.
+STARTED = "started, "
 READY = "started, ready for requests"
 LOCAL_PORTS = [f"--{name}-{what}" for name in ("http", "grpc", "metrics") for what in ("address=127.0.0.1", "port=0")]
 
 
 class Server:
-    """One process. As a context manager it is ready on entry and gone on exit.
+    """One process. As a context manager it has loaded its models on entry and is gone on exit.
 
     `until` is the log line to wait for on entry; `None` returns at once. `prefix` is a command that runs the server.
     """
 
     running = []
 
-    def __init__(self, *args, until=READY, env=None, ports=None, pass_fds=(), prefix=()):
+    def __init__(self, *args, until=STARTED, env=None, ports=None, pass_fds=(), prefix=()):
         self.args = [str(arg) for arg in args] + (LOCAL_PORTS if ports is None else ports)
         self.until = until
         self.env = {**os.environ, **(env or {})}

@@ -38,7 +38,43 @@ def test_a_good_model(repository):
 
 
 def test_an_empty_repository(repository):
-    assert check(repository) == (0, "0 models, 0 failed\n")
+    assert check(repository) == (
+        0,
+        "warning: repository `REPO` has no models\n"
+        "  expected: REPO/NAME/1/model.onnx, a directory for each model and one for each of its versions\n"
+        "0 models, 0 failed\n",
+    )
+    outcome = run("check", "--json", repository)
+    assert (outcome.returncode, outcome.stdout) == (0, "[]\n")
+    assert f"warning: repository `{repository}` has no models" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("m/1", "`REPO/m/1` is a version of a model, since it has `model.onnx`, and no repository\n  try: REPO\n"),
+        ("m", "`REPO/m` is a model's directory, since it has versions with model files, and no repository\n  try: REPO\n"),
+        ("..", "its directory `REPO/../models` has: it looks like the repository\n  try: REPO/../models\n"),
+    ],
+)
+def test_a_directory_that_is_no_repository_fails_and_the_way_out_is_said(repository, place, what):
+    repository.onnx("m", plus(1))
+    outcome = run("check", "--config=none", repository.path / place)
+    assert outcome.returncode == 1
+    assert outcome.stdout.startswith("error: ")
+    assert what in outcome.stdout.replace(str(repository), "REPO")
+
+
+def test_a_lone_model_file(repository):
+    (repository.path / "net.onnx").write_bytes(plus(1).SerializeToString())
+    code, output = check(repository)
+    assert code == 1
+    assert "try: mkdir -p REPO/net/1 && mv REPO/net.onnx REPO/net/1/model.onnx\n" in output
+    # Beside models it is a file too many.
+    repository.onnx("m", plus(1))
+    code, output = check(repository)
+    assert code == 0
+    assert "warning: `REPO/net.onnx` is not served" in output
 
 
 def test_each_fault_with_its_place_and_how_to_mend_it(repository):
@@ -61,6 +97,7 @@ ok      good        version 1
 failed  group       version 1
   error: REPO/group/config.pbtxt:14:5: `instance_group[1].kind`: instance group group_1 of model group has kind \
 KIND_GPU but no GPUs are available
+    write `kind: KIND_CPU`, or start with `--gpu-as-cpu`, which serves the groups of every model on the CPU
 failed  no-version
   error: at least one version must be available under the version policy of model 'no-version'
     model 'no-version' has no version: expected a directory named by a positive integer, such as `1`, in \
@@ -165,7 +202,8 @@ def test_one_model_by_name(repository):
     code, output = check(repository, "--model=nosuch")
     assert (code, output) == (
         1,
-        "failed  nosuch\n  error: failed to load 'nosuch', failed to poll from model repository\n1 model, 1 failed\n",
+        "failed  nosuch\n  error: failed to load 'nosuch', failed to poll from model repository\n"
+        "    `REPO` has no directory `nosuch`; models there: `a`, `b`\n1 model, 1 failed\n",
     )
 
 

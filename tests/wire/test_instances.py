@@ -150,7 +150,8 @@ def test_r9_a_broken_group_leaves_the_model(repository):
     with explicit(repository, "m") as server:
         repository.config("m", "instance_group [ { kind: KIND_GPU } ]")
         answer = post(server, "/v2/repository/models/m/load")
-        text = "Invalid argument: instance group m_0 of model m has kind KIND_GPU but no GPUs are available"
+        text = "Invalid argument: instance group m_0 of model m has kind KIND_GPU but no GPUs are available\n" \
+            "write `kind: KIND_CPU`, or start with `--gpu-as-cpu`, which serves the groups of every model on the CPU"
         assert (answer.status, answer.error) == (
             400,
             f"load failed for model 'm': version 1 is at READY state: {text};\n",

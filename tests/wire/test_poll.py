@@ -1,10 +1,13 @@
 """Control mode poll: what changes in the repository is served."""
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from http_client import get, infer, post, tensor
+from metrics import wait_metric
 from repository import Repository, plus
 from server import Server
 
@@ -121,6 +124,118 @@ def test_r7_a_model_that_failed_at_the_start_is_mended(repository):
         assert get(server, "/v2/health/ready").status == 400
         put(repository, plus(2))
         server.wait_until(lambda: value(server) == 2)
+        assert get(server, "/v2/health/ready").status == 200
+
+
+FAILURES = "skep_repository_poll_failures_total"
+
+
+def failing_polls(server, root, count=2):
+    """Waits until so many more polls failed."""
+    labels = {"repository": str(root)}
+    before = wait_metric(server, FAILURES, lambda _: True, **labels)
+    wait_metric(server, FAILURES, lambda value: value >= before + count, **labels)
+
+
+def said(server, text):
+    return sum(text in line for line in server.lines)
+
+
+def unreadable(path):
+    """Something in the place of a directory that nobody can read, not even root."""
+    path.symlink_to("x" * 300)
+
+
+def test_a_repository_that_vanishes_for_a_while_keeps_its_models(repository):
+    repository.onnx("m", plus(1))
+    away = repository.path.with_name("away")
+    with polling(repository) as server:
+        assert value(server) == 1
+        assert wait_metric(server, FAILURES, lambda _: True, repository=str(repository)) == 0
+        repository.path.rename(away)
+        failing_polls(server, repository)
+        assert (value(server), states(server)["m", "1"]) == (1, "READY")
+        assert get(server, "/v2/health/ready").status == 200
+        # Nor does a file in its place.
+        repository.path.write_text("")
+        failing_polls(server, repository)
+        repository.path.unlink()
+        away.rename(repository.path)
+        server.wait_for(f"`{repository}` can be read again")
+        assert said(server, f"cannot read `{repository}`, its models stay as they are") == 1
+        # Not loaded again either, and watched as before.
+        assert executions(server) == [2]
+        put(repository, plus(7))
+        server.wait_until(lambda: value(server) == 7)
+        assert said(server, "unload") == 0
+
+
+@pytest.mark.parametrize("place", ["m", "m/2"])
+def test_a_models_directory_that_cannot_be_read_for_a_while_keeps_the_model(repository, place):
+    repository.onnx("m", plus(1))
+    repository.onnx("m", plus(2), 2)
+    repository.onnx("other", plus(1))
+    away, aside = repository.path.with_name("away"), repository.path.with_name("aside")
+    with polling(repository) as server:
+        assert value(server) == 2
+        # Behind a root that is not there, so that no poll sees half of it.
+        repository.path.rename(away)
+        failing_polls(server, repository)
+        (away / place).rename(aside)
+        unreadable(away / place)
+        away.rename(repository.path)
+        server.wait_for(f"cannot read `{repository.path / place}`, its models stay as they are")
+        failing_polls(server, repository)
+        assert (value(server), states(server)["m", "2"]) == (2, "READY")
+        # The others are watched meanwhile.
+        put(repository, plus(5), name="other")
+        server.wait_until(lambda: value(server, "other") == 5)
+        repository.path.rename(away)
+        failing_polls(server, repository)
+        (away / place).unlink()
+        aside.rename(away / place)
+        away.rename(repository.path)
+        server.wait_for(f"`{repository.path / place}` can be read again")
+        assert executions(server) == [2]
+        assert said(server, f"cannot read `{repository.path / place}`") == 1
+        assert said(server, "unloaded model `m`") == 0
+        # Nor was anything tried that had to fail.
+        assert not [line for line in server.lines if line.startswith("E")]
+
+
+def test_a_repository_whose_mount_is_gone_keeps_its_models(repository, tmp_path):
+    repository.onnx("m", plus(1))
+    link, next_link = tmp_path / "link", tmp_path / "next"
+    link.symlink_to(repository.path)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other, polling(link) as server:
+        assert Path(other).stat().st_dev != repository.path.stat().st_dev
+        next_link.symlink_to(other)
+        next_link.rename(link)
+        server.wait_for(f"cannot read `{link}`, its models stay as they are")
+        server.wait_for("it is empty, and on another file system than before: its mount may be gone")
+        failing_polls(server, link)
+        assert value(server) == 1
+        # Models on it are models.
+        Repository(Path(other)).onnx("n", plus(2))
+        server.wait_until(lambda: value(server, "n") == 2)
+        server.wait_for("unloaded model `m` version 1")
+
+
+def test_an_empty_repository_is_empty(repository):
+    repository.onnx("m", plus(1))
+    with polling(repository) as server:
+        assert value(server) == 1
+        shutil.rmtree(repository.path / "m")
+        server.wait_for("the repository has no models any more: all of them are unloaded")
+        server.wait_for("unloaded model `m` version 1")
+
+
+def test_a_model_that_is_mended_makes_the_server_ready_and_the_log_says_so(repository):
+    repository.onnx("m", b"no ONNX")
+    with polling(repository, "--exit-on-error=false") as server:
+        assert "ready for requests" not in server.log
+        put(repository, plus(2))
+        server.wait_for("ready for requests: every model that was asked for is loaded")
         assert get(server, "/v2/health/ready").status == 200
 
 

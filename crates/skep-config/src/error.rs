@@ -193,8 +193,11 @@ impl ConfigError {
             | Self::UnknownField { field, .. }
             | Self::Repeated { field, .. }
             | Self::Json { field, .. }
-            | Self::Invalid { field, .. }
-            | Self::Unsupported { field, .. } => field,
+            | Self::Invalid { field, .. } => field,
+            // Of a value that is not supported, as in `platform: "ensemble"`, the field comes first.
+            Self::Unsupported { field, .. } => field
+                .split_once(':')
+                .map_or(field.as_str(), |(field, _)| field),
             Self::Signature { tensor, .. } => tensor,
             Self::Parameter { .. } => "parameters",
             Self::BackendFlag { .. } => "",

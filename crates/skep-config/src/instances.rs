@@ -2,7 +2,10 @@
 
 use skep_proto::inference::{self, model_instance_group::Kind};
 
-use crate::{error::ConfigError, model::backends};
+use crate::{
+    error::ConfigError,
+    model::{Notice, backends},
+};
 
 /// Most instances of a model: each has a thread, so a larger number is a mistake.
 const MAX_INSTANCES: i32 = 1024;
@@ -32,10 +35,15 @@ pub struct InstanceGroup {
     pub priority: u32,
 }
 
-/// Fills in what a configuration leaves open, as Triton does on a machine without GPUs, and refuses what it refuses.
+/// Fills in what a configuration leaves open, as Triton does on a machine without GPUs, and refuses what it refuses; with
+/// `gpu_as_cpu` groups of GPUs become groups of the CPU instead, and each such setting gets a notice.
 ///
 /// `proto.name` and `proto.backend` are already set: the default count follows the configured backend's name.
-pub(crate) fn read(proto: &mut inference::ModelConfig) -> Result<Vec<InstanceGroup>, ConfigError> {
+pub(crate) fn read(
+    proto: &mut inference::ModelConfig,
+    gpu_as_cpu: bool,
+    notices: &mut Vec<Notice>,
+) -> Result<Vec<InstanceGroup>, ConfigError> {
     let model = proto.name.clone();
     if proto.instance_group.is_empty() {
         let group = inference::ModelInstanceGroup {
@@ -48,6 +56,9 @@ pub(crate) fn read(proto: &mut inference::ModelConfig) -> Result<Vec<InstanceGro
     for (index, group) in proto.instance_group.iter_mut().enumerate() {
         if group.name.is_empty() {
             group.name = format!("{model}_{index}");
+        }
+        if gpu_as_cpu {
+            put_on_cpu(index, group, notices);
         }
         typed.push(read_group(&model, &proto.backend, index, group)?);
     }
@@ -65,6 +76,23 @@ pub(crate) fn read(proto: &mut inference::ModelConfig) -> Result<Vec<InstanceGro
         return Err(ConfigError::invalid(&model, "instance_group", reason));
     }
     Ok(typed)
+}
+
+/// Takes GPUs out of a group.
+fn put_on_cpu(index: usize, group: &mut inference::ModelInstanceGroup, notices: &mut Vec<Notice>) {
+    let mut note = |field: &str| {
+        notices.push(Notice::about_gpus(format!(
+            "instance_group[{index}].{field}"
+        )));
+    };
+    if group.kind == Kind::Gpu as i32 {
+        note("kind");
+        group.set_kind(Kind::Cpu);
+    }
+    if !group.gpus.is_empty() {
+        note("gpus");
+        group.gpus.clear();
+    }
 }
 
 fn read_group(
@@ -85,11 +113,11 @@ fn read_group(
         Ok(Kind::Auto | Kind::Cpu) => InstanceKind::Cpu,
         Ok(Kind::Model) => InstanceKind::Model,
         Ok(Kind::Gpu) => {
-            return error(
-                "kind",
-                &group.name,
-                "has kind KIND_GPU but no GPUs are available",
+            let text = format!(
+                "has kind KIND_GPU but no GPUs are available\n{}",
+                on_cpu("write `kind: KIND_CPU`")
             );
+            return error("kind", &group.name, &text);
         }
         Err(_) => {
             return error(
@@ -106,8 +134,9 @@ fn read_group(
     };
     if !group.gpus.is_empty() {
         let text = format!(
-            "has kind {} but specifies one or more GPUs",
-            kind_name.as_str_name()
+            "has kind {} but specifies one or more GPUs\n{}",
+            kind_name.as_str_name(),
+            on_cpu("remove `gpus`")
         );
         return error("gpus", &group.name, &text);
     }
@@ -139,6 +168,13 @@ fn read_group(
     })
 }
 
+/// How a group of GPUs gets onto the CPU.
+fn on_cpu(edit: &str) -> String {
+    format!(
+        "{edit}, or start with `--gpu-as-cpu`, which serves the groups of every model on the CPU"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::read;
@@ -147,7 +183,7 @@ mod tests {
     fn groups(backend: &str, text: &str) -> Result<String, String> {
         let text = format!("name: 'm' backend: '{backend}' {text}");
         let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
-        let typed = read(&mut config).map_err(|error| error.to_string())?;
+        let typed = read(&mut config, false, &mut Vec::new()).map_err(|error| error.to_string())?;
         for (group, proto) in typed.iter().zip(&config.instance_group) {
             assert_eq!(
                 (&group.name, i64::from(group.count)),
@@ -214,12 +250,36 @@ mod tests {
                 "instance group m_0 of model m has count 1025, expected an integer from 0 (default) to 1024",
             ),
         ] {
-            assert_eq!(
-                groups("mock", &format!("instance_group {{ {text} }}")),
-                Err(expected.to_owned()),
-                "{text}"
-            );
+            let refusal = groups("mock", &format!("instance_group {{ {text} }}")).expect_err(text);
+            assert_eq!(refusal.lines().next(), Some(expected), "{text}");
+            let is_about_gpus = text.contains("gpu") || text.contains("GPU");
+            assert_eq!(refusal.contains("`--gpu-as-cpu`"), is_about_gpus, "{text}");
         }
+    }
+
+    #[test]
+    fn groups_of_gpus_are_served_on_the_cpu_where_that_is_asked_for() {
+        let text = "name: 'm' backend: 'onnxruntime' instance_group [
+            { kind: KIND_GPU gpus: [ 0, 1 ] }, { count: 3 kind: KIND_GPU }, { kind: KIND_MODEL gpus: 0 }, { gpus: 0 }, {} ]";
+        let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+        let mut notices = Vec::new();
+        read(&mut config, true, &mut notices).expect("valid");
+        let groups = config.instance_group.iter();
+        let groups: Vec<_> = groups
+            .map(|g| (g.count, g.kind().as_str_name(), g.gpus.len()))
+            .collect();
+        let (cpu, model) = ("KIND_CPU", "KIND_MODEL");
+        let expected = [
+            (2, cpu, 0),
+            (3, cpu, 0),
+            (1, model, 0),
+            (2, cpu, 0),
+            (2, cpu, 0),
+        ];
+        assert_eq!(groups, expected);
+        let fields: Vec<&str> = notices.iter().map(|notice| &*notice.field).collect();
+        let expected = ["0].kind", "0].gpus", "1].kind", "2].gpus", "3].gpus"];
+        assert_eq!(fields, expected.map(|end| format!("instance_group[{end}")));
     }
 
     #[test]

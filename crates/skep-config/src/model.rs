@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub intra_op_threads: Option<u32>,
     /// Threads across operators for models that set no `inter_op_thread_count` (`--backend-config`).
     pub inter_op_threads: Option<u32>,
+    /// Whether what is configured for GPUs and accelerators is served on the CPU (`--gpu-as-cpu`).
+    pub gpu_as_cpu: bool,
 }
 
 impl<'a> Context<'a> {
@@ -51,6 +53,7 @@ impl<'a> Context<'a> {
             model,
             intra_op_threads: None,
             inter_op_threads: None,
+            gpu_as_cpu: false,
         }
     }
 }
@@ -62,7 +65,12 @@ pub struct Notice {
     pub field: String,
     /// Why it has no effect, or what is odd about it.
     pub text: String,
+    /// Whether it has no effect because it is about GPUs or other accelerators.
+    is_about_gpus: bool,
 }
+
+/// Why settings of GPUs do nothing.
+pub(crate) const NO_GPU: &str = "GPUs are not used";
 
 impl Notice {
     /// About a field.
@@ -70,7 +78,34 @@ impl Notice {
         Self {
             field: field.into(),
             text: text.into(),
+            is_about_gpus: false,
         }
+    }
+
+    /// A setting of a GPU or of another accelerator, which does nothing.
+    pub(crate) fn about_gpus(field: impl Into<String>) -> Self {
+        Self {
+            is_about_gpus: true,
+            ..Self::new(field, format!("no effect: {NO_GPU}"))
+        }
+    }
+
+    /// Puts one notice in the place of all that are about GPUs.
+    fn join_those_about_gpus(notices: &mut Vec<Self>) {
+        let (about_gpus, others): (Vec<Self>, Vec<Self>) = std::mem::take(notices)
+            .into_iter()
+            .partition(|notice| notice.is_about_gpus);
+        *notices = others;
+        let is_group = |notice: &&Self| notice.field.starts_with("instance_group");
+        let Some(first) = about_gpus.iter().find(is_group).or(about_gpus.first()) else {
+            return;
+        };
+        let fields: Vec<&str> = about_gpus.iter().map(|notice| &*notice.field).collect();
+        let text = format!(
+            "served on the CPU (`--gpu-as-cpu`); no effect of `{}`",
+            fields.join("`, `")
+        );
+        notices.push(Self::new(&*first.field, text));
     }
 }
 
@@ -116,8 +151,8 @@ impl ModelConfig {
         normalize::check_name(&mut proto, context.model)?;
         let mut notices = Vec::new();
         // Before the defaults are written: only what the user set is worth a line.
-        Review::new(context.model.as_str(), &proto.platform, &mut notices).config(&proto)?;
-        normalize::check_backend(&mut proto)?;
+        Review::new(context, &proto.platform, &mut notices).config(&proto)?;
+        normalize::check_backend(&mut proto, context.model)?;
         proto.default_model_filename = model_filename(&proto, context.model)?.to_owned();
         let max_batch_size = usize::try_from(proto.max_batch_size).map_err(|_| {
             let reason = format!(
@@ -133,7 +168,7 @@ impl ModelConfig {
         let (version_policy, normal_policy) =
             version_policy::read(&proto.name, proto.version_policy.as_ref())?;
         proto.version_policy = Some(normal_policy);
-        let instance_groups = instances::read(&mut proto)?;
+        let instance_groups = instances::read(&mut proto, context.gpu_as_cpu, &mut notices)?;
         let warmups = warmup::read(&proto, &inputs, &mut notices)?;
         let histogram_bounds_ms = metrics::read(&proto, &mut notices)?;
         let parameters: BTreeMap<String, String> = proto
@@ -154,6 +189,9 @@ impl ModelConfig {
         execution.intra_op_threads = execution.intra_op_threads.or(context.intra_op_threads);
         execution.inter_op_threads = execution.inter_op_threads.or(context.inter_op_threads);
         normalize::write_defaults(&mut proto);
+        if context.gpu_as_cpu {
+            Notice::join_those_about_gpus(&mut notices);
+        }
         Ok(Self {
             name: context.model.clone(),
             proto,

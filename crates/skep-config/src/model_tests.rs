@@ -123,6 +123,7 @@ fn server_defaults_give_way_to_the_model() {
         model: &name,
         intra_op_threads: Some(2),
         inter_op_threads: Some(3),
+        gpu_as_cpu: false,
     };
     let text = format!(
         "backend: 'mock' {IO} parameters {{ key: 'intra_op_thread_count' value {{ string_value: '7' }} }}"
@@ -166,7 +167,7 @@ fn what_is_wrong_is_refused() {
         ("", "must specify 'platform' or 'backend' for 'm'"),
         (
             "platform: 'tensorrt_plan'",
-            "unexpected platform type 'tensorrt_plan' for m",
+            "unexpected platform type 'tensorrt_plan' for m\nSkep serves ONNX models, and `tensorrt_plan` stands for a TensorRT plan, which runs on the GPU it was built for: use the ONNX file that it was built from; then put it in the version's directory as `model.onnx`, and write `backend: \"onnxruntime\"`",
         ),
         (
             "platform: 'onnxruntime_onnx' backend: 'mock'",
@@ -248,11 +249,11 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 fn what_cannot_be_honoured_is_refused() {
     for (text, field) in UNSUPPORTED {
         let got = config(text).expect_err(text);
-        assert_eq!(
-            got.to_string(),
-            format!("`{field}` of model `m` is not supported yet"),
-            "{text}"
-        );
+        let got_text = got.to_string();
+        let (first, hint) = got_text.split_once('\n').expect("a hint");
+        let expected = format!("`{field}` of model `m` is not supported yet");
+        assert_eq!(first, expected, "{text}");
+        assert!(!hint.is_empty(), "{text}");
         assert_eq!(got.kind(), ErrorKind::Unsupported);
     }
 }
@@ -282,6 +283,34 @@ fn what_has_no_effect_is_told() {
         config.outputs()[0].label_filename.as_deref(),
         Some("labels.txt")
     );
+}
+
+#[test]
+fn what_is_for_gpus_is_told_in_one_notice_where_the_cpu_serves_it() {
+    let text = format!(
+        "backend: 'onnxruntime' {IO} instance_group [ {{ kind: KIND_GPU gpus: 0 }} ]
+        optimization {{ priority: PRIORITY_MAX cuda {{ graphs: true }} input_pinned_memory {{ enable: false }}
+          execution_accelerators {{ gpu_execution_accelerator {{ name: 'tensorrt' }}
+            cpu_execution_accelerator {{ name: 'openvino' }} }} }}
+        parameters {{ key: 'gpu_mem_limit' value {{ string_value: '1' }} }}"
+    );
+    let refused = config(&text).expect_err("without the flag").to_string();
+    assert!(refused.contains("`--gpu-as-cpu`"), "{refused}");
+    let model = ModelName::new("m").expect("name");
+    let context = Context {
+        gpu_as_cpu: true,
+        ..Context::new(&model)
+    };
+    let proto = parse_pbtxt(text.as_bytes(), "c").expect("parses");
+    let config = ModelConfig::from_proto(proto, &context).expect("valid");
+    let expected = [
+        "`optimization.priority`: no effect: it is for TensorRT models",
+        "`instance_group[0].kind`: served on the CPU (`--gpu-as-cpu`); no effect of `optimization.cuda`, \
+         `optimization.execution_accelerators.gpu_execution_accelerator`, \
+         `optimization.execution_accelerators.cpu_execution_accelerator`, `optimization.input_pinned_memory`, \
+         `instance_group[0].kind`, `instance_group[0].gpus`, `parameters.gpu_mem_limit`",
+    ];
+    assert_eq!(notices(&config), expected);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use skep_types::ModelName;
 
 use crate::{
     complete::{ONNXRUNTIME_PLATFORM, configured_backend},
-    error::{ConfigError, did_you_mean},
-    model::{BACKENDS, backends},
-    suggest,
+    error::ConfigError,
+    foreign::check_backend_name,
+    model::backends,
     tensors::{leaves, stays_inside},
 };
 
@@ -39,33 +39,16 @@ pub fn check_name(
 }
 
 /// Platform and backend must fit each other, and the backend must be one of ours.
-pub(crate) fn check_backend(proto: &mut inference::ModelConfig) -> Result<(), ConfigError> {
+pub(crate) fn check_backend(
+    proto: &mut inference::ModelConfig,
+    name: &ModelName,
+) -> Result<(), ConfigError> {
+    check_backend_name(proto, name)?;
     let model = proto.name.clone();
     let Some(backend) = configured_backend(proto).map(str::to_owned) else {
-        let (field, reason) = match proto.platform.as_str() {
-            "ensemble" => return Err(ConfigError::unsupported(&model, "platform: \"ensemble\"")),
-            "" => (
-                "backend",
-                format!("must specify 'platform' or 'backend' for '{model}'"),
-            ),
-            platform => (
-                "platform",
-                format!("unexpected platform type '{platform}' for {model}"),
-            ),
-        };
-        return Err(ConfigError::invalid(&model, field, reason));
+        let reason = format!("must specify 'platform' or 'backend' for '{model}'");
+        return Err(ConfigError::invalid(&model, "backend", reason));
     };
-    if !BACKENDS.contains(&backend.as_str()) {
-        return Err(ConfigError::Invalid {
-            reason: format!(
-                "backend `{backend}` of model `{model}` is unknown, expected one of `{}`",
-                BACKENDS.join("`, `")
-            ),
-            hint: did_you_mean(suggest::nearest(&backend, BACKENDS.iter().copied())),
-            field: "backend".to_owned(),
-            model,
-        });
-    }
     let platform = if backend == backends::ONNXRUNTIME {
         ONNXRUNTIME_PLATFORM
     } else {

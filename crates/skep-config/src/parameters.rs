@@ -4,12 +4,11 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
     error::ConfigError,
-    model::{Notice, backends},
-    objective,
+    model::{NO_GPU, Notice, backends},
+    near_miss, objective,
     options::{
         ExecutionOptions, Isolation, MemoryPlanner, MockOptions, RUNTIME_MEMORY, RunLimits, Values,
     },
-    suggest,
 };
 
 /// What a key's value must look like. Values are always strings.
@@ -66,7 +65,6 @@ pub struct ParameterSpec {
     pub effect: Effect,
 }
 
-const NO_GPU: &str = "GPUs are not used";
 /// An hour: a longer scripted latency is a mistake in units.
 const MAX_LATENCY: u64 = 3_600_000_000;
 /// A day: an execution that takes longer is not a request's.
@@ -228,8 +226,8 @@ const INITIALIZERS_ASIDE: &str = "session.use_device_allocator_for_initializers"
 
 /// A warning about a key that is nearly one of the table's; any other key is the user's own.
 fn misspelt(key: &str) -> Option<Notice> {
-    let nearest = suggest::within(key, PARAMETERS.iter().map(|spec| spec.key), 2)?;
-    let text = format!("unknown key, kept without effect; did you mean `{nearest}`?");
+    let meant = near_miss::meant(key)?;
+    let text = format!("unknown key, kept without effect; did you mean `{meant}`?");
     Some(Notice::new(format!("parameters.{key}"), text))
 }
 
@@ -253,6 +251,7 @@ impl ParameterSpec {
         }
         match self.effect {
             Effect::Unsupported => return Err(ConfigError::unsupported(model, field)),
+            Effect::None(NO_GPU) => notices.push(Notice::about_gpus(field)),
             Effect::None(why) => notices.push(Notice::new(field, format!("no effect: {why}"))),
             Effect::HonouredBy(backends) if !backends.contains(&backend) => {
                 let names = backends.join("`, `");
@@ -358,8 +357,8 @@ pub fn parameters_markdown() -> String {
          ```text\n\
          parameters { key: \"max_queue_size\" value { string_value: \"100\" } }\n\
          ```\n\n\
-         A value that its key does not allow fails the load. A key that is nearly one of these is warned about; any\n\
-         other key is yours, and is only kept.\n\n\
+         A value that its key does not allow fails the load. A key that is nearly one of these (`slo_latency`,\n\
+         `SLO_LATENCY_MS`, `max_latency_ms`) is warned about, with the right one; any other key is yours, and is only kept.\n\n\
          | key | value | default | meaning | effect |\n|---|---|---|---|---|\n",
     );
     for spec in PARAMETERS {

@@ -5,23 +5,37 @@
 
 use skep_proto::inference::{self, model_config::SchedulingChoice};
 
-use crate::{error::ConfigError, model::Notice, options::GraphOptimization};
+use crate::{
+    error::ConfigError,
+    foreign::INSTEAD_OF_ENSEMBLE,
+    model::{Context, Notice},
+    options::GraphOptimization,
+};
 
 const TENSORRT_ONLY: &str = "no effect: it is for TensorRT models";
-const NO_GPU: &str = "no effect: GPUs are not used";
+const WITHOUT_ACCELERATOR: &str = "remove it, or start with `--gpu-as-cpu`, which ignores accelerators: ONNX Runtime then runs \
+                                   the model on the CPU by itself";
+const NO_SEQUENCES: &str = "a model that keeps nothing between requests is served without it; one that does can take its state \
+                            as an input and give the next one as an output";
 
 /// What goes through the fields of one configuration.
 pub(crate) struct Review<'a> {
     model: &'a str,
     platform: &'a str,
+    gpu_as_cpu: bool,
     notices: &'a mut Vec<Notice>,
 }
 
 impl<'a> Review<'a> {
-    pub(crate) fn new(model: &'a str, platform: &'a str, notices: &'a mut Vec<Notice>) -> Self {
+    pub(crate) fn new(
+        context: &Context<'a>,
+        platform: &'a str,
+        notices: &'a mut Vec<Notice>,
+    ) -> Self {
         Self {
-            model,
+            model: context.model.as_str(),
             platform,
+            gpu_as_cpu: context.gpu_as_cpu,
             notices,
         }
     }
@@ -75,7 +89,7 @@ impl<'a> Review<'a> {
         for (index, group) in instance_group.iter().enumerate() {
             self.instance_group(index, group)?;
         }
-        self.no_effect(!cc_model_filenames.is_empty(), "cc_model_filenames", NO_GPU);
+        self.no_gpu(!cc_model_filenames.is_empty(), "cc_model_filenames");
         self.rest(
             model_operations.as_ref(),
             model_repository_agents.as_ref(),
@@ -83,17 +97,32 @@ impl<'a> Review<'a> {
         )
     }
 
-    fn unsupported(&self, set: bool, field: impl Into<String>) -> Result<(), ConfigError> {
-        if set {
-            Err(ConfigError::unsupported(self.model, field))
-        } else {
-            Ok(())
+    /// Refuses a field that is set, and says what to do `instead`.
+    fn unsupported(
+        &self,
+        set: bool,
+        field: impl Into<String>,
+        instead: &str,
+    ) -> Result<(), ConfigError> {
+        if !set {
+            return Ok(());
         }
+        Err(ConfigError::Unsupported {
+            model: self.model.to_owned(),
+            field: field.into(),
+            hint: Some(instead.to_owned()),
+        })
     }
 
     fn no_effect(&mut self, set: bool, field: impl Into<String>, why: &str) {
         if set {
             self.notices.push(Notice::new(field, why.to_owned()));
+        }
+    }
+
+    fn no_gpu(&mut self, set: bool, field: impl Into<String>) {
+        if set {
+            self.notices.push(Notice::about_gpus(field));
         }
     }
 
@@ -185,7 +214,7 @@ impl<'a> Review<'a> {
             eager_batching,
         } = policy;
         self.no_effect(*priority != 0, "optimization.priority", TENSORRT_ONLY);
-        self.no_effect(cuda.is_some(), "optimization.cuda", NO_GPU);
+        self.no_gpu(cuda.is_some(), "optimization.cuda");
         if let Some(accelerators) = execution_accelerators {
             let inference::model_optimization_policy::ExecutionAccelerators {
                 gpu_execution_accelerator,
@@ -194,8 +223,13 @@ impl<'a> Review<'a> {
             let field = |side: &str| {
                 format!("optimization.execution_accelerators.{side}_execution_accelerator")
             };
-            self.no_effect(!gpu_execution_accelerator.is_empty(), field("gpu"), NO_GPU);
-            self.unsupported(!cpu_execution_accelerator.is_empty(), field("cpu"))?;
+            self.no_gpu(!gpu_execution_accelerator.is_empty(), field("gpu"));
+            let is_set = !cpu_execution_accelerator.is_empty();
+            if self.gpu_as_cpu {
+                self.no_gpu(is_set, field("cpu"));
+            } else {
+                self.unsupported(is_set, field("cpu"), WITHOUT_ACCELERATOR)?;
+            }
         }
         // Only what differs from Triton's default is worth a line: a configuration read back from a server holds the
         // default written out.
@@ -206,17 +240,12 @@ impl<'a> Review<'a> {
             if let Some(inference::model_optimization_policy::PinnedMemoryBuffer { enable }) =
                 buffer
             {
-                self.no_effect(
-                    !enable,
-                    format!("optimization.{side}_pinned_memory"),
-                    NO_GPU,
-                );
+                self.no_gpu(!enable, format!("optimization.{side}_pinned_memory"));
             }
         }
-        self.no_effect(
+        self.no_gpu(
             *gather_kernel_buffer_threshold != 0,
             "optimization.gather_kernel_buffer_threshold",
-            NO_GPU,
         );
         self.no_effect(
             *eager_batching,
@@ -231,10 +260,10 @@ impl<'a> Review<'a> {
             // Taken apart in batching.rs.
             None | Some(SchedulingChoice::DynamicBatching(_)) => Ok(()),
             Some(SchedulingChoice::SequenceBatching(_)) => {
-                self.unsupported(true, "sequence_batching")
+                self.unsupported(true, "sequence_batching", NO_SEQUENCES)
             }
             Some(SchedulingChoice::EnsembleScheduling(_)) => {
-                self.unsupported(true, "ensemble_scheduling")
+                self.unsupported(true, "ensemble_scheduling", INSTEAD_OF_ENSEMBLE)
             }
         }
     }
@@ -272,14 +301,23 @@ impl<'a> Review<'a> {
         {
             // In instances.rs.
             let _: &u32 = priority;
-            self.unsupported(!resources.is_empty(), field("rate_limiter.resources"))?;
+            self.unsupported(
+                !resources.is_empty(),
+                field("rate_limiter.resources"),
+                "remove it: models share the cores by `--cpu-slots` and `rate_limiter { priority: N }`",
+            )?;
         }
-        self.unsupported(!host_policy.is_empty(), field("host_policy"))?;
-        self.no_effect(
-            !secondary_devices.is_empty(),
-            field("secondary_devices"),
-            TENSORRT_ONLY,
-        );
+        self.unsupported(
+            !host_policy.is_empty(),
+            field("host_policy"),
+            "remove it: `taskset` or `numactl` binds the whole server to cores",
+        )?;
+        let has_devices = !secondary_devices.is_empty();
+        if self.gpu_as_cpu {
+            self.no_gpu(has_devices, field("secondary_devices"));
+        } else {
+            self.no_effect(has_devices, field("secondary_devices"), TENSORRT_ONLY);
+        }
         Ok(())
     }
 
@@ -296,13 +334,22 @@ impl<'a> Review<'a> {
             self.unsupported(
                 !op_library_filename.is_empty(),
                 "model_operations.op_library_filename",
+                "export the model with the operators of ONNX itself; libraries of custom operators are not loaded",
             )?;
         }
         if let Some(inference::ModelRepositoryAgents { agents }) = agents {
-            self.unsupported(!agents.is_empty(), "model_repository_agents")?;
+            self.unsupported(
+                !agents.is_empty(),
+                "model_repository_agents",
+                "remove it, and do what the agent does (a checksum, a decryption) before the files are put in the repository",
+            )?;
         }
         if let Some(inference::ModelResponseCache { enable }) = cache {
-            self.unsupported(enable, "response_cache.enable")?;
+            self.unsupported(
+                enable,
+                "response_cache.enable",
+                "remove it: every request is then computed, and the answers are the same",
+            )?;
         }
         Ok(())
     }

@@ -1,10 +1,8 @@
 //! Nearest names, for misspelt fields, values and keys.
 
 /// The candidate nearest to `name`, if near enough that it was probably meant.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+#[must_use]
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     // A third of the name may differ: `max_batchsize` is one edit from its field, `foo` is near to nothing.
     let limit = (name.chars().count() / 3).max(1);
     within(name, candidates, limit)

@@ -1,14 +1,15 @@
 //! A repository, checked without being served: what is wrong with each model, and where.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use skep_config::{ConfigError, FieldPlaces, ModelConfig, Position, TensorConfig};
+use skep_config::{FieldPlaces, ModelConfig, Position};
 use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
     Backends, LoadOptions, LoadedVersion, Repository, RuntimeError,
     loader::{Draft, Plan},
+    places::{self, ConfigText},
     repository::ModelId,
     running::OnGone,
     source::Source,
@@ -104,12 +105,13 @@ impl Check<'_> {
             .and_then(|directory| Source::repository(directory).map_err(RuntimeError::internal));
         let source = match source {
             Ok(source) => Arc::new(source),
-            Err(error) => return self.error(None, &error, None, None),
+            Err(error) => {
+                let error = error.with_hint(repository.absent_hint(&self.id.name));
+                return self.error(None, &error, None, None);
+            }
         };
-        let path = source.config_path(self.options);
-        let file = path.display().to_string();
-        let text = fs::read(&path).unwrap_or_default();
-        let places = FieldPlaces::read(&text, &file);
+        let text = ConfigText::of(&source, self.options);
+        let places = text.places();
         match self.plan(&source) {
             Ok(plan) => self.versions(&plan, &places, load),
             Err(error) => self.error(None, &error, Some(&places), None),
@@ -176,11 +178,8 @@ impl Check<'_> {
         config: Option<&ModelConfig>,
     ) {
         let fault = error.config_error();
-        let field = fault.map_or_else(String::new, |fault| field(fault, config));
-        let place = fault
-            .and_then(ConfigError::position)
-            .cloned()
-            .or_else(|| places?.find(&field));
+        let field = fault.map_or_else(String::new, |fault| places::field(fault, config));
+        let place = places::place(error, places, config);
         let text = error.to_string();
         // The place stands beside the text.
         let prefix = place.as_ref().map(|place| format!("{place}: "));
@@ -193,19 +192,5 @@ impl Check<'_> {
             field,
             text,
         });
-    }
-}
-
-/// The path of the field that a fault is about; a tensor's is found by its name.
-fn field(fault: &ConfigError, config: Option<&ModelConfig>) -> String {
-    let name = fault.field();
-    let (ConfigError::Signature { .. }, Some(config)) = (fault, config) else {
-        return name.to_owned();
-    };
-    let index_in = |tensors: &[TensorConfig]| tensors.iter().position(|tensor| tensor.name == name);
-    match (index_in(config.inputs()), index_in(config.outputs())) {
-        (Some(index), _) => format!("input[{index}]"),
-        (None, Some(index)) => format!("output[{index}]"),
-        (None, None) => String::new(),
     }
 }

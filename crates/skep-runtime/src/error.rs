@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skep_backend::BackendError;
-use skep_config::ConfigError;
+use skep_config::{ConfigError, Position};
 
 /// What kind of failure it was; the edge's one table turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct RuntimeError {
     message: String,
     /// What in the configuration is at fault, for those who point at it.
     config: Option<Arc<ConfigError>>,
+    /// Where in a file it is, if the text does not say.
+    place: Option<Arc<Position>>,
 }
 
 impl RuntimeError {
@@ -58,6 +60,7 @@ impl RuntimeError {
             kind,
             message: message.into(),
             config: None,
+            place: None,
         }
     }
 
@@ -65,6 +68,40 @@ impl RuntimeError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The same failure, at this place in a file.
+    pub(crate) fn at(self, place: Option<Position>) -> Self {
+        Self {
+            place: place.map(Arc::new),
+            ..self
+        }
+    }
+
+    /// The same failure, at the place of another one.
+    pub(crate) fn at_place_of(self, other: &Self) -> Self {
+        Self {
+            place: other.place.clone(),
+            ..self
+        }
+    }
+
+    /// The text for the server's log, which begins with the place. Clients get Triton's texts, without paths of the server.
+    pub(crate) fn for_log(&self) -> String {
+        let text = self.message.trim_end();
+        match &self.place {
+            Some(place) if !text.contains(&format!("{place}: ")) => format!("{place}: {text}"),
+            _ => text.to_owned(),
+        }
+    }
+
+    /// The same failure with a line on what to do.
+    pub(crate) fn with_hint(self, hint: Option<String>) -> Self {
+        let Some(hint) = hint else { return self };
+        Self {
+            message: format!("{}\n{hint}", self.message),
+            ..self
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

@@ -24,6 +24,7 @@ use crate::{
     interface_of_file::Asked,
     labels,
     model_file::{decode, defaults, lone_default, open, signature},
+    places::ConfigText,
     recorder::Statistics,
     recording::{MetricsOptions, Recording},
     repository,
@@ -48,6 +49,8 @@ pub struct LoadOptions {
     pub cores: NonZeroUsize,
     /// What is recorded of requests.
     pub metrics: MetricsOptions,
+    /// Whether what is configured for GPUs and accelerators is served on the CPU.
+    pub gpu_as_cpu: bool,
     /// Which of a model's `configs/<name>.pbtxt` is taken instead of `config.pbtxt`, if it has that one.
     pub config_name: Option<String>,
     /// How often a version that could not be loaded is tried again.
@@ -90,6 +93,7 @@ impl LoadOptions {
 
     pub(crate) fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
         let mut context = Context::new(model);
+        context.gpu_as_cpu = self.gpu_as_cpu;
         for setting in &self.backend_settings {
             match setting {
                 BackendSetting::IntraOpThreads(threads) => {
@@ -180,6 +184,7 @@ impl Draft {
         backends: &Backends,
     ) -> Result<Plan, RuntimeError> {
         let name = &self.name;
+        skep_config::check_backend_name(&self.proto, name).map_err(RuntimeError::from)?;
         let configured = skep_config::configured_backend(&self.proto).map(str::to_owned);
         let Choice { backend, note } = backends.choose(configured.as_deref())?;
         if let Some(note) = note {
@@ -193,8 +198,11 @@ impl Draft {
         let notices = complete(&mut self.proto, name, shown, &directory, &*backend, options)?;
         let config = ModelConfig::from_proto(self.proto, &options.context(name))
             .map_err(RuntimeError::from)?;
-        for notice in config.notices().iter().chain(&notices) {
-            tracing::warn!("model `{name}`: {notice}");
+        if !config.notices().is_empty() || !notices.is_empty() {
+            let text = ConfigText::of(&self.source, options);
+            for notice in config.notices().iter().chain(&notices) {
+                tracing::warn!("model `{name}`: {}", text.notice(notice));
+            }
         }
         Ok(Plan {
             source: self.source,

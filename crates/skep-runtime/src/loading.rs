@@ -12,11 +12,13 @@ use std::{
     time::Instant,
 };
 
+use skep_config::ModelConfig;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
     ErrorKind, LoadOverrides, LoadedVersion, Runtime, RuntimeError,
     loader::{Draft, Plan},
+    places::ConfigText,
     records::{Record, VersionState},
     registry::{Route, Routes},
     repository::{ModelId, not_polled},
@@ -26,6 +28,9 @@ use crate::{
 
 /// The versions of one model that take requests.
 type Versions = BTreeMap<ModelVersion, Arc<LoadedVersion>>;
+
+/// How the log calls the state of what was to be replaced, and was not.
+const STILL_SERVES: &str = "READY as before, since it could not be loaded again";
 
 impl Runtime {
     /// The models of a name; one that is nowhere is left to fail under its name alone.
@@ -52,6 +57,7 @@ impl Runtime {
         });
         tracing::info!("unloading model `{id}`");
         self.retire(id);
+        self.say_when_ready();
     }
 
     pub(crate) fn load_now(
@@ -69,9 +75,10 @@ impl Runtime {
         let outcome = self
             .source(id, overrides)
             .and_then(|source| self.load_versions(id, source));
-        match &outcome {
-            Ok(()) => tracing::info!("loaded model `{id}` in {} ms", began.elapsed().as_millis()),
-            Err(error) => tracing::error!("{}", error.to_string().trim_end()),
+        // A failure is logged where it happens.
+        if outcome.is_ok() {
+            tracing::info!("loaded model `{id}` in {} ms", began.elapsed().as_millis());
+            self.say_when_ready();
         }
         outcome
     }
@@ -79,10 +86,18 @@ impl Runtime {
     /// Whether the repository has the model. One that is wanted and not there is remembered.
     fn find(&self, id: &ModelId) -> Result<(), RuntimeError> {
         let repository = &self.options.repository;
-        repository.directory(id).map(drop).inspect_err(|error| {
-            tracing::error!("{error}");
+        let at_start = !self.started.load(Ordering::Acquire);
+        let found = repository.directory(id).map(drop).map_err(|error| {
+            // Clients of later loads search for Triton's text, and for nothing else.
+            let hint = at_start.then(|| repository.absent_hint(&id.name));
+            error.with_hint(hint.flatten())
+        });
+        found.inspect_err(|error| {
+            tracing::error!(
+                "model `{id}`: {}: {error}",
+                VersionState::Unavailable.name()
+            );
             // Named for the start and missing, or claimed by several directories.
-            let at_start = !self.started.load(Ordering::Acquire);
             if at_start || repository.models().contains_key(id) {
                 let mut records = self.records();
                 let record = records.entry(id.clone()).or_default();
@@ -114,6 +129,13 @@ impl Runtime {
 
     /// Remembers why a load failed before any version was reached.
     fn failed_before(&self, id: &ModelId, error: RuntimeError) -> RuntimeError {
+        let serves = !self.serving(id).is_empty();
+        let state = if serves {
+            STILL_SERVES
+        } else {
+            VersionState::Unavailable.name()
+        };
+        tracing::error!("model `{id}`: {state}: {}", error.for_log());
         self.with_record(id, |record| {
             record.failure = Some(error.to_string().trim_end().to_owned());
         });
@@ -124,20 +146,31 @@ impl Runtime {
         let source = Arc::new(source);
         self.remember_sent(&source);
         let options = &self.options.load;
+        let locate = |error, config: Option<&ModelConfig>| {
+            ConfigText::of(&source, options).locate(error, config)
+        };
         let proto = Draft::read_config(&id.name, &source, options).map_err(|error| {
-            self.failed_before(id, not_polled(id.name.as_str(), &error.to_string()))
+            let error = locate(error, None);
+            let failure = not_polled(id.name.as_str(), &error.to_string());
+            self.failed_before(id, failure.at_place_of(&error))
         })?;
         let draft = Draft::new(&id.name, Arc::clone(&source), proto).map_err(|error| {
+            let error = locate(error, None);
             let text = format!("load failed for model '{}': {error}\n", id.name);
-            self.failed_before(id, RuntimeError::invalid(text))
+            self.failed_before(id, RuntimeError::invalid(text).at_place_of(&error))
         })?;
         self.with_record(id, |record| record.failure = None);
         let versions = draft.versions.clone();
         let outcome = draft.plan(options, &self.backends).map(|plan| {
-            let load = |&version| (version, self.load_version(id, &plan, version));
+            let load = |&version| {
+                let loaded = self.load_version(id, &plan, version);
+                let loaded = loaded.map_err(|error| locate(error, Some(plan.config())));
+                (version, loaded)
+            };
             versions.iter().map(load).collect::<Vec<_>>()
         });
         let outcomes = outcome.unwrap_or_else(|error| {
+            let error = locate(error, None);
             let fail = |&version| (version, Err(error.clone()));
             versions.iter().map(fail).collect()
         });
@@ -180,6 +213,7 @@ impl Runtime {
             // What was loaded ends with its last holder, here; not under the lock, which its end takes.
             drop(records);
             let text = "Server is stopping, the model is not loaded";
+            tracing::error!("model `{id}`: {text}");
             return Err(RuntimeError::new(ErrorKind::Unavailable, text));
         }
         let record = records.entry(id.clone()).or_default();
@@ -194,6 +228,13 @@ impl Runtime {
                     let reason = format!("{}: {error}", error.kind().name());
                     record.failed(version, &reason);
                     let state = record.state_of(version).name();
+                    let serves = serving.contains_key(&version);
+                    let said = if serves { STILL_SERVES } else { state };
+                    tracing::error!(
+                        "model `{id}` version {version}: {said}: {}: {}",
+                        error.kind().name(),
+                        error.for_log()
+                    );
                     failures += &format!(" version {version} is at {state} state: {reason};");
                     if let Some(loaded) = serving.get(&version) {
                         next.insert(version, Arc::clone(loaded));

@@ -40,6 +40,9 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
             .flatten()
             .filter_map(|entry| Some((format!("`{}`", entry.ok()?.file_name().to_str()?), ())))
             .collect();
+        let hint = there
+            .keys()
+            .find_map(|name| way_out(name.trim_matches('`')));
         let there: Vec<String> = there.into_keys().collect();
         let found = if there.is_empty() {
             "the directory is empty".to_owned()
@@ -49,9 +52,20 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
         return Err(RuntimeError::invalid(format!(
             "no model file: expected `{}`, {found}",
             path.display()
-        )));
+        ))
+        .with_hint(hint));
     }
     ModelFile::open(&path).map_err(Into::into)
+}
+
+/// What to do with a file that lies where the model's is expected.
+fn way_out(file: &str) -> Option<String> {
+    if file.ends_with(".onnx") {
+        return Some(format!(
+            "rename `{file}`, or write `default_model_filename: \"{file}\"`"
+        ));
+    }
+    skep_config::foreign_file_hint(file)
 }
 
 /// Decodes a file; `None` for one in ONNX Runtime's own format, which this backend alone can read.

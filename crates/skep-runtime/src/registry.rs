@@ -15,13 +15,14 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::Notify;
 
 use crate::{
-    Backends, ErrorKind, IndexEntry, LoadOptions, LoadOverrides, LoadedVersion, Repository,
-    RuntimeError, bakery,
+    Backends, ErrorKind, IndexEntry, LayoutFinding, LoadOptions, LoadOverrides, LoadedVersion,
+    Repository, RuntimeError, bakery,
     lock::lock,
     management::{Management, Target, Work},
-    poll::{self, StopSignal},
+    poll::{self, PollFailures, StopSignal},
     records::{self, Record},
     repository::ModelId,
+    snapshot::Look,
     source::Source,
 };
 
@@ -83,9 +84,12 @@ pub struct Runtime {
     /// Signalled when a version is gone.
     pub(crate) gone: Condvar,
     pub(crate) started: AtomicBool,
+    /// Whether the log says that the node is not ready, so that it has to say when it is.
+    unready: AtomicBool,
     stopping: AtomicBool,
     /// Tells the poller.
     pub(crate) stop: Arc<StopSignal>,
+    pub(crate) poll_failures: PollFailures,
     /// Tells those who wait for a stop.
     stop_begun: Notify,
 }
@@ -104,8 +108,10 @@ impl Runtime {
             records: Mutex::default(),
             gone: Condvar::new(),
             started: AtomicBool::new(false),
+            unready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stop: Arc::default(),
+            poll_failures: PollFailures::default(),
             stop_begun: Notify::new(),
         })
     }
@@ -127,11 +133,14 @@ impl Runtime {
         };
         // Before the loads: what changes meanwhile is seen by the first poll.
         let polling = match self.options.control {
-            Control::Poll(interval) => Some((interval, self.options.repository.files())),
+            Control::Poll(interval) => {
+                Some((interval, Look::default().again(&self.options.repository)))
+            }
             _ => None,
         };
         let mut report = self.load_all(ids, &LoadOverrides::default());
         self.started.store(true, Ordering::Release);
+        self.unready.store(!self.is_ready(), Ordering::Release);
         if let Some((interval, files)) = polling
             && let Err(error) = poll::start(self, interval, files)
         {
@@ -182,6 +191,20 @@ impl Runtime {
                         route.versions.values().all(|version| version.is_healthy())
                     })
                 })
+        }
+    }
+
+    /// What looks odd about the repositories as a whole.
+    #[must_use]
+    pub fn layout(&self) -> Vec<LayoutFinding> {
+        self.options.repository.layout()
+    }
+
+    /// Says once that the node takes requests, where a start with failures left it unready.
+    pub(crate) fn say_when_ready(&self) {
+        let was_unready = self.unready.load(Ordering::Acquire);
+        if was_unready && self.is_ready() && self.unready.swap(false, Ordering::AcqRel) {
+            tracing::info!("ready for requests: every model that was asked for is loaded");
         }
     }
 

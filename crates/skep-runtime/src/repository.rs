@@ -10,17 +10,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fmt,
+    fs::{self, DirEntry},
+    io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use skep_types::{ModelName, ModelVersion};
 
-use crate::{
-    RuntimeError,
-    snapshot::{ModelFiles, RepositoryFiles},
-};
+use crate::{RuntimeError, lock::lock};
+
+/// How many models a hint names.
+const SHOWN_MODELS: usize = 10;
 
 /// The file that configures a model.
 pub(crate) const CONFIG_FILE: &str = "config.pbtxt";
@@ -51,6 +53,8 @@ pub struct Repository {
     roots: Vec<PathBuf>,
     /// Whether each root is a namespace of its own.
     namespaces: bool,
+    /// The roots that the log says cannot be read, so that it says so once and not with each index.
+    unreadable: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Repository {
@@ -60,12 +64,19 @@ impl Repository {
     /// A text that names the directory which cannot be read.
     pub fn open(roots: Vec<PathBuf>) -> Result<Self, String> {
         for root in &roots {
-            fs::read_dir(root)
-                .map_err(|e| format!("cannot read model repository `{}`: {e}", root.display()))?;
+            fs::read_dir(root).map_err(|error| {
+                let hint =
+                    unreadable_hint(root).map_or_else(String::new, |hint| format!("\n  {hint}"));
+                format!(
+                    "cannot read model repository `{}`: {error}{hint}",
+                    root.display()
+                )
+            })?;
         }
         Ok(Self {
             roots,
             namespaces: false,
+            unreadable: Arc::default(),
         })
     }
 
@@ -76,7 +87,20 @@ impl Repository {
         self
     }
 
-    fn id(&self, root: &Path, name: ModelName) -> ModelId {
+    /// Logs that a root cannot be read, when that begins.
+    fn note_readable(&self, root: &Path, error: Option<&io::Error>) {
+        let mut unreadable = lock(&self.unreadable);
+        let Some(error) = error else {
+            unreadable.remove(root);
+            return;
+        };
+        if unreadable.insert(root.to_owned()) {
+            tracing::error!("cannot read model repository `{}`: {error}", root.display());
+        }
+    }
+
+    /// The identity of a model in one of the repositories.
+    pub(crate) fn id(&self, root: &Path, name: ModelName) -> ModelId {
         ModelId {
             namespace: self.namespaces.then(|| root.display().to_string().into()),
             name,
@@ -87,36 +111,51 @@ impl Repository {
     pub(crate) fn models(&self) -> BTreeMap<ModelId, Vec<PathBuf>> {
         let mut models: BTreeMap<ModelId, Vec<PathBuf>> = BTreeMap::new();
         for root in &self.roots {
-            let names = subdirectories(root).unwrap_or_else(|error| {
-                tracing::error!("cannot read model repository `{}`: {error}", root.display());
-                Vec::new()
-            });
-            for name in names.iter().filter(|name| !name.starts_with('.')) {
-                match ModelName::new(name) {
-                    Ok(model) => models
-                        .entry(self.id(root, model))
-                        .or_default()
-                        .push(root.join(name)),
-                    Err(error) => {
-                        tracing::warn!("ignored a directory of `{}`: {error}", root.display());
-                    }
-                }
+            let names = subdirectories(root);
+            self.note_readable(root, names.as_ref().err());
+            let names = names.unwrap_or_default();
+            for model in model_names(root, &names) {
+                let path = root.join(model.as_str());
+                models.entry(self.id(root, model)).or_default().push(path);
             }
         }
         models
     }
 
-    /// All models with what is in their directories.
-    pub(crate) fn files(&self) -> RepositoryFiles {
-        let place = |path: PathBuf| {
-            // A directory that vanished meanwhile has no files; the next look will not find it.
-            let files = ModelFiles::read(&path).unwrap_or_default();
-            (path, files)
+    /// The directories of the repositories.
+    pub(crate) fn roots(&self) -> &[PathBuf] {
+        &self.roots
+    }
+
+    /// Which models there are, and which one was probably meant by a name that none has. `None` for a name that one has.
+    pub(crate) fn absent_hint(&self, name: &ModelName) -> Option<String> {
+        let models = self.models();
+        let names: BTreeSet<&str> = models.keys().map(|id| id.name.as_str()).collect();
+        if names.contains(name.as_str()) {
+            return None;
+        }
+        let roots: Vec<String> = self
+            .roots
+            .iter()
+            .map(|root| format!("`{}`", root.display()))
+            .collect();
+        let roots = roots.join(", ");
+        if let Some(near) = skep_config::nearest(name.as_str(), names.iter().copied()) {
+            return Some(format!(
+                "{roots} has no directory `{name}`; did you mean `{near}`?"
+            ));
+        }
+        let shown: Vec<String> = names
+            .iter()
+            .take(SHOWN_MODELS)
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let there = match names.len().saturating_sub(shown.len()) {
+            _ if names.is_empty() => "no models are there".to_owned(),
+            0 => format!("models there: {}", shown.join(", ")),
+            more => format!("models there: {} and {more} more", shown.join(", ")),
         };
-        self.models()
-            .into_iter()
-            .map(|(id, paths)| (id, paths.into_iter().map(place).collect()))
-            .collect()
+        Some(format!("{roots} has no directory `{name}`; {there}"))
     }
 
     /// The models of a name: one at most, unless there are namespaces.
@@ -175,12 +214,55 @@ pub(crate) fn versions(model: &Path) -> io::Result<BTreeSet<ModelVersion>> {
         .collect())
 }
 
+/// The models among the directories of a repository. Hidden ones are no models.
+pub(crate) fn model_names(root: &Path, directories: &[String]) -> Vec<ModelName> {
+    let named = |name: &String| {
+        ModelName::new(name)
+            .inspect_err(|error| {
+                tracing::warn!("ignored a directory of `{}`: {error}", root.display());
+            })
+            .ok()
+    };
+    let shown = directories.iter().filter(|name| !name.starts_with('.'));
+    shown.filter_map(named).collect()
+}
+
+/// What to do where a repository cannot be read.
+fn unreadable_hint(root: &Path) -> Option<String> {
+    let text = root.to_str()?;
+    if let Some((scheme, _)) = text.split_once("://") {
+        return Some(format!(
+            "`{scheme}://` is not read: copy the models to a directory, or mount them as one"
+        ));
+    }
+    root.is_file()
+        .then(|| "a repository is a directory: expected NAME/1/model.onnx in it".to_owned())
+}
+
+/// Whether an entry is a directory, or a link to one. One of which that cannot be told counts as one: reading it says why.
+pub(crate) fn is_directory(entry: &DirEntry) -> bool {
+    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        return true;
+    }
+    fs::metadata(entry.path()).map_or_else(|error| !is_absent(&error), |found| found.is_dir())
+}
+
+/// Whether an error means that nothing is there, as opposed to something that cannot be read; links that lead nowhere are
+/// nothing.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    const TOO_MANY_LINKS: i32 = 40;
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    ) || error.raw_os_error() == Some(TOO_MANY_LINKS)
+}
+
 /// Names of the directories in `path`; links to directories count.
-fn subdirectories(path: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn subdirectories(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        if entry.path().is_dir()
+        if is_directory(&entry)
             && let Some(name) = entry.file_name().to_str()
         {
             names.push(name.to_owned());

@@ -2,6 +2,9 @@
 //!
 //! Files are told apart by size, time of change and inode, so that a file replaced by renaming another over it counts as
 //! changed whatever its time. Reading is here; what follows from a difference is decided by pure functions.
+//!
+//! What cannot be read is not gone: a look takes over what the one before knew of it, so that a network file system that
+//! fails for a moment unloads nothing.
 
 use std::{
     collections::BTreeMap,
@@ -10,9 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use skep_types::ModelVersion;
+use skep_types::{ModelName, ModelVersion};
 
-use crate::repository::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY, ModelId};
+use crate::repository::{
+    CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY, ModelId, Repository, is_absent, is_directory,
+    model_names, subdirectories,
+};
 
 /// Directories within directories that are looked into: no model nests its files this deep, and a link that leads back
 /// to its own parent ends here.
@@ -45,25 +51,41 @@ pub(crate) struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Looks at everything in `directory`.
+    /// Looks at everything in `directory`. What cannot be read in it is as if it were not there: the load will say so.
     pub(crate) fn read(directory: &Path) -> io::Result<Self> {
+        Self::read_again(directory, &Self::default(), &mut Unread::new())
+    }
+
+    /// Looks at everything in `directory` again. What cannot be read in it is as `known`, and is put into `unread`.
+    fn read_again(directory: &Path, known: &Self, unread: &mut Unread) -> io::Result<Self> {
         let mut files = Self::default();
+        let nothing = Tree::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            let is_directory = entry.path().is_dir();
+            let is_directory = is_directory(&entry);
             let version = name
                 .to_str()
                 .filter(|_| is_directory)
                 .and_then(|name| ModelVersion::parse(name).ok());
-            let tree = match version {
-                Some(version) => files.versions.entry(version).or_default(),
-                None if name == CONFIG_FILE || name == CUSTOM_CONFIG_DIRECTORY => {
-                    &mut files.configuration
+            let (tree, known) = match version {
+                Some(version) => {
+                    let known = known.versions.get(&version);
+                    let tree = files.versions.entry(version).or_default();
+                    (tree, known.unwrap_or(&nothing))
                 }
-                None => &mut files.others,
+                None if name == CONFIG_FILE || name == CUSTOM_CONFIG_DIRECTORY => {
+                    (&mut files.configuration, &known.configuration)
+                }
+                None => (&mut files.others, &known.others),
             };
-            walk(directory, &entry.path(), tree, 0);
+            Walk {
+                root: directory,
+                tree,
+                known,
+                unread,
+            }
+            .enter(&entry.path(), 0);
         }
         Ok(files)
     }
@@ -80,25 +102,180 @@ impl ModelFiles {
     }
 }
 
-/// Notes `path` and what is in it. What cannot be read (any more) is as if it were not there: the load will say so.
-fn walk(root: &Path, path: &Path, tree: &mut Tree, depth: usize) {
-    let (Ok(metadata), Ok(relative)) = (fs::metadata(path), path.strip_prefix(root)) else {
-        return;
-    };
-    if !metadata.is_dir() {
-        let stamp = Stamp::File {
-            bytes: metadata.len(),
-            changed_s: metadata.mtime(),
-            changed_ns: metadata.mtime_nsec(),
-            inode: metadata.ino(),
+/// One way down a tree.
+struct Walk<'a> {
+    root: &'a Path,
+    tree: &'a mut Tree,
+    /// What the look before found.
+    known: &'a Tree,
+    unread: &'a mut Unread,
+}
+
+impl Walk<'_> {
+    /// Notes `path` and what is in it.
+    fn enter(&mut self, path: &Path, depth: usize) {
+        let Ok(relative) = path.strip_prefix(self.root) else {
+            return;
         };
-        tree.insert(relative.to_owned(), stamp);
-        return;
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.keep(path, relative, &error),
+        };
+        if !metadata.is_dir() {
+            let stamp = Stamp::File {
+                bytes: metadata.len(),
+                changed_s: metadata.mtime(),
+                changed_ns: metadata.mtime_nsec(),
+                inode: metadata.ino(),
+            };
+            self.tree.insert(relative.to_owned(), stamp);
+            return;
+        }
+        self.tree.insert(relative.to_owned(), Stamp::Directory);
+        if depth == MAX_DEPTH {
+            return;
+        }
+        let entries = match fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+            Ok(entries) => entries,
+            Err(error) => return self.keep(path, relative, &error),
+        };
+        for entry in entries {
+            self.enter(&entry.path(), depth + 1);
+        }
     }
-    tree.insert(relative.to_owned(), Stamp::Directory);
-    if depth < MAX_DEPTH {
-        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            walk(root, &entry.path(), tree, depth + 1);
+
+    /// Takes over what was known of a path that cannot be read.
+    fn keep(&mut self, path: &Path, relative: &Path, error: &io::Error) {
+        if is_absent(error) {
+            return;
+        }
+        self.unread.insert(path.to_owned(), error.to_string());
+        let known = self
+            .known
+            .iter()
+            .filter(|(known, _)| known.starts_with(relative));
+        self.tree
+            .extend(known.map(|(path, stamp)| (path.clone(), *stamp)));
+    }
+}
+
+/// What could not be read, and why.
+pub(crate) type Unread = BTreeMap<PathBuf, String>;
+
+/// Everything that lies in the repositories at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) files: RepositoryFiles,
+    /// What could not be read; of it `files` holds what the look before knew.
+    pub(crate) unread: Unread,
+    /// The file system that a repository was on when it last had models.
+    devices: BTreeMap<PathBuf, u64>,
+}
+
+/// What lies in one repository.
+#[derive(Default)]
+struct RootLook {
+    models: Vec<(ModelName, PathBuf, ModelFiles)>,
+    unread: Unread,
+    device: u64,
+}
+
+impl Look {
+    /// Looks at the repositories again.
+    pub(crate) fn again(&self, repository: &Repository) -> Self {
+        let mut next = Self::default();
+        for root in repository.roots() {
+            match self.read_root(repository, root) {
+                Ok(found) => {
+                    if !found.models.is_empty() {
+                        next.devices.insert(root.clone(), found.device);
+                    }
+                    next.unread.extend(found.unread);
+                    for (name, path, files) in found.models {
+                        let places = next.files.entry(repository.id(root, name)).or_default();
+                        places.push((path, files));
+                    }
+                }
+                Err(why) => {
+                    next.unread.insert(root.clone(), why);
+                    next.keep_all_of(root, self);
+                }
+            }
+        }
+        next
+    }
+
+    /// The models of one repository; or why they cannot be told.
+    fn read_root(&self, repository: &Repository, root: &Path) -> Result<RootLook, String> {
+        let identity = || {
+            let found = fs::metadata(root).map_err(|error| error.to_string())?;
+            Ok::<_, String>((found.dev(), found.ino()))
+        };
+        let began = identity()?;
+        let directories = subdirectories(root).map_err(|error| error.to_string())?;
+        let names = model_names(root, &directories);
+        let before = self.devices.get(root);
+        if names.is_empty() && before.is_some_and(|device| *device != began.0) {
+            let why = "it is empty, and on another file system than before: its mount may be gone";
+            return Err(why.to_owned());
+        }
+        let mut look = RootLook {
+            device: began.0,
+            ..RootLook::default()
+        };
+        for name in names {
+            let path = root.join(name.as_str());
+            let known = self.known(&repository.id(root, name.clone()), &path);
+            let files = match ModelFiles::read_again(&path, &known, &mut look.unread) {
+                Ok(files) => files,
+                // It went between the look at the root and this one.
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => {
+                    look.unread.insert(path.clone(), error.to_string());
+                    known
+                }
+            };
+            look.models.push((name, path, files));
+        }
+        // What was found missing may have gone with the root.
+        if identity()? == began {
+            Ok(look)
+        } else {
+            Err("it was replaced while it was read".to_owned())
+        }
+    }
+
+    /// What the look found in a model's directory.
+    fn known(&self, id: &ModelId, path: &Path) -> ModelFiles {
+        let mut places = self.files.get(id).into_iter().flatten();
+        let known = places.find(|(place, _)| place == path);
+        known.map(|(_, files)| files.clone()).unwrap_or_default()
+    }
+
+    /// Takes over what was known of a repository.
+    fn keep_all_of(&mut self, root: &Path, before: &Self) {
+        if let Some(device) = before.devices.get(root) {
+            self.devices.insert(root.to_owned(), *device);
+        }
+        let unread = before
+            .unread
+            .iter()
+            .filter(|(path, _)| path.starts_with(root));
+        for (path, why) in unread {
+            self.unread
+                .entry(path.clone())
+                .or_insert_with(|| why.clone());
+        }
+        for (id, places) in &before.files {
+            let of_root = places
+                .iter()
+                .filter(|(path, _)| path.parent() == Some(root));
+            for place in of_root {
+                self.files
+                    .entry(id.clone())
+                    .or_default()
+                    .push(place.clone());
+            }
         }
     }
 }
@@ -129,7 +306,6 @@ pub(crate) fn changes(before: &RepositoryFiles, after: &RepositoryFiles) -> Chan
 
 #[cfg(test)]
 mod tests {
-    use skep_types::ModelName;
     use tempfile::TempDir;
 
     use super::*;

@@ -182,6 +182,11 @@ impl Source {
             .unwrap_or_else(|| self.directory.join(CONFIG_FILE))
     }
 
+    /// Whether the configuration is a client's, which is in no file.
+    pub(crate) const fn has_clients_config(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// Whether the files are a client's.
     pub(crate) const fn is_temporary(&self) -> bool {
         self.temporary.is_some()

@@ -48,6 +48,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             cores: NonZeroUsize::MIN,
             metrics: MetricsOptions::default(),
             config_name: None,
+            gpu_as_cpu: false,
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
             hold_until: 0,

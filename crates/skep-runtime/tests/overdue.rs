@@ -213,6 +213,7 @@ impl Node {
                 cores: NonZeroUsize::MIN,
                 metrics: MetricsOptions::default(),
                 config_name: None,
+                gpu_as_cpu: false,
                 retries: 0,
                 waiting_limit: Arc::new(WaitingLimit::new(10_000)),
                 hold_until: 0,

@@ -160,6 +160,7 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             cores: NonZeroUsize::MIN,
             metrics: MetricsOptions::default(),
             config_name: None,
+            gpu_as_cpu: false,
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,

@@ -75,6 +75,7 @@ fn runtime(root: &Path) -> Arc<Runtime> {
             cores: NonZeroUsize::MIN,
             metrics: skep_runtime::MetricsOptions::default(),
             config_name: None,
+            gpu_as_cpu: false,
             retries: 0,
             waiting_limit: Arc::default(),
             hold_until: 0,

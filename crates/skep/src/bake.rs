@@ -35,6 +35,9 @@ pub(crate) struct BakeArgs {
     /// As for `skep serve`
     #[arg(long, value_name = "PATH")]
     onnxruntime_library: Option<PathBuf>,
+    /// As for `skep serve`
+    #[arg(long)]
+    gpu_as_cpu: bool,
     #[command(flatten)]
     cache: CacheArgs,
 }
@@ -57,6 +60,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         backend_settings: Vec::new(),
         cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         config_name: None,
+        gpu_as_cpu: args.gpu_as_cpu,
         retries: 0,
         metrics: MetricsOptions::default(),
         waiting_limit: Arc::default(),

@@ -1,12 +1,20 @@
 //! `skep check`: what is wrong with the models of a repository, said before they are served.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
+use std::{
+    io::{self, Write as _},
+    num::NonZeroUsize,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use skep_config::{BackendSetting, parse_backend_config};
-use skep_runtime::{Finding, LoadOptions, MetricsOptions, ModelCheck, Repository};
+use skep_runtime::{Finding, LayoutFinding, LoadOptions, MetricsOptions, ModelCheck, Repository};
 use skep_types::ModelName;
 
 use crate::{
@@ -62,6 +70,9 @@ pub(crate) struct CheckArgs {
     /// As for `skep serve`
     #[arg(long)]
     allow_backend_fallback: bool,
+    /// As for `skep serve`
+    #[arg(long)]
+    gpu_as_cpu: bool,
 }
 
 /// Exits with 0 only if nothing is wrong with any model.
@@ -76,6 +87,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         backend_settings: args.backend_config.clone(),
         cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
         config_name: args.model_config_name.clone(),
+        gpu_as_cpu: args.gpu_as_cpu,
         retries: 0,
         metrics: MetricsOptions::default(),
         waiting_limit: Arc::default(),
@@ -89,18 +101,32 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let library = args.onnxruntime_library.clone();
     let backends = backends::all(library, args.allow_backend_fallback);
     let checks = skep_runtime::check(&repository, &names, &options, &backends, args.load);
+    let layout = repository.layout();
     if args.json {
+        for finding in &layout {
+            // Nobody has to read it.
+            let _ = writeln!(io::stderr(), "{}: {}", layout_kind(finding), finding.text);
+        }
         let models: Vec<Value> = checks.iter().map(to_json).collect();
         outln!("{}", serde_json::to_string_pretty(&models)?)?;
     } else {
+        for finding in &layout {
+            outln!("{}: {}", layout_kind(finding), finding.text)?;
+        }
         print(&checks, args.config)?;
     }
-    let fine = checks.iter().all(|check| check.errors.is_empty());
+    let fine = checks.iter().all(|check| check.errors.is_empty())
+        && layout.iter().all(|finding| !finding.is_wrong);
     Ok(if fine {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A repository without models may be right; another directory in its place is not.
+const fn layout_kind(finding: &LayoutFinding) -> &'static str {
+    if finding.is_wrong { "error" } else { "warning" }
 }
 
 fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError> {

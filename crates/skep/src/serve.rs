@@ -5,12 +5,13 @@ mod limits;
 mod metrics;
 mod ports;
 mod restrict;
+mod start;
 mod stop;
+mod triton;
 mod without_effect;
 
 use std::{
-    env, io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc,
-    thread, time::Duration,
+    env, io, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -18,9 +19,9 @@ use clap::{Args, ValueEnum};
 use skep_config::{BackendSetting, parse_backend_config};
 use skep_runtime::{
     Control, LoadOptions, MetricsOptions, Repository, Runtime, RuntimeOptions, StartReport,
-    VersionState, WaitingLimit,
+    WaitingLimit,
 };
-use skep_server::{AccessLog, Addresses, LogControl, Server, ServerOptions};
+use skep_server::{AccessLog, LogControl, Server, ServerOptions};
 use skep_tensor::MemoryBudget;
 use skep_types::ModelName;
 use tokio::sync::oneshot;
@@ -38,6 +39,7 @@ use limits::LimitArgs;
 use metrics::MetricsArgs;
 use ports::PortArgs;
 use restrict::RestrictArgs;
+use start::Failures;
 use without_effect::WithoutEffect;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -105,6 +107,9 @@ pub(crate) struct ServeArgs {
     /// The ONNX Runtime library, or a directory that holds it, instead of the usual places (Skep's own)
     #[arg(long, value_name = "PATH")]
     onnxruntime_library: Option<PathBuf>,
+    /// Serve what is configured for GPUs and accelerators on the CPU, with one warning a model (Skep's own)
+    #[arg(long)]
+    gpu_as_cpu: bool,
     /// Run models that ask for a missing backend on the embedded one (Skep's own)
     #[arg(long)]
     allow_backend_fallback: bool,
@@ -168,6 +173,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         file: args.logs.log_file.clone(),
         format: args.logs.log_format,
     })?;
+    args.without_effect.check()?;
     for flag in args.without_effect.given() {
         tracing::warn!("accepted without effect: {flag}");
     }
@@ -241,12 +247,13 @@ async fn serve(
     let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout())?;
     let server = Server::bind(&options, Arc::clone(&runtime))?;
     let addresses = server.addresses();
-    announce(addresses);
+    start::announce(addresses);
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(async move {
         // The sender's end is a stop as well.
         drop(stopped.await);
     }));
+    args.say_layout(&runtime);
     let mut loaded = models.load(&runtime)?;
     let report = tokio::select! {
         report = &mut loaded => Some(report.context("the thread that loads models ended")?),
@@ -258,14 +265,10 @@ async fn serve(
     let mut failed = false;
     let mut waiting = report.is_some();
     if let Some(report) = report {
-        failed = summarise(&runtime, &report) && args.exit_on_error;
-        if failed {
-            tracing::error!(
-                "stopping, since a model failed to load; `--exit-on-error=false` serves the others"
-            );
-        } else {
-            tracing::info!("started, ready for requests");
-        }
+        start::list_ready(&runtime);
+        let failures = Failures::of(&report);
+        failed = failures.is_some() && args.exit_on_error;
+        start::say_started(&runtime, failures.as_ref(), args.exit_on_error);
         waiting = !failed;
     }
     if waiting {
@@ -296,43 +299,6 @@ async fn serve(
         is_clean: !failed && outcome.connections_closed && outcome.models_left == 0,
         something_runs: outcome.models_left > 0 || calls > 0,
     })
-}
-
-/// The start lines: one a port, with the port that was really opened.
-fn announce(addresses: Addresses) {
-    let line = |what: &str, address: Option<SocketAddr>| {
-        if let Some(address) = address {
-            tracing::info!("Started {what} at {address}");
-        }
-    };
-    line("GRPCInferenceService", addresses.grpc);
-    line("HTTPService", addresses.http);
-    line("Metrics Service", addresses.metrics);
-    if let Some(address) = addresses.http {
-        tracing::info!("page at http://localhost:{}/", address.port());
-    }
-}
-
-/// Logs what became of each model; whether any failed.
-fn summarise(runtime: &Runtime, report: &StartReport) -> bool {
-    for row in runtime.index(false) {
-        let (Some(state), version) = (row.state, row.version) else {
-            continue;
-        };
-        let version = version.map_or_else(String::new, |version| format!(" version {version}"));
-        match state {
-            VersionState::Ready => {
-                tracing::info!("model `{}`{version}: {}", row.name, state.name())
-            }
-            _ => tracing::error!(
-                "model `{}`{version}: {}: {}",
-                row.name,
-                state.name(),
-                row.reason
-            ),
-        }
-    }
-    report.iter().any(|(_, outcome)| outcome.is_err())
 }
 
 /// Which models are loaded at the start.
@@ -384,6 +350,17 @@ impl ServeArgs {
         }
     }
 
+    /// Logs what looks odd about the repositories as a whole.
+    fn say_layout(&self, runtime: &Runtime) {
+        for finding in runtime.layout() {
+            if !finding.is_wrong && self.model_control_mode != ControlMode::None {
+                tracing::info!("{}", finding.text);
+            } else {
+                tracing::warn!("{}", finding.text);
+            }
+        }
+    }
+
     /// How long a stop may take.
     const fn exit_timeout(&self) -> Duration {
         Duration::from_secs(self.exit_timeout_secs)
@@ -417,6 +394,7 @@ impl ServeArgs {
                 cpu: self.limits.cpu(cores),
                 metrics,
                 config_name: self.model_config_name.clone(),
+                gpu_as_cpu: self.gpu_as_cpu,
                 retries: self.model_load_retry_count,
                 waiting_limit: Arc::new(WaitingLimit::new(self.limits.max_waiting_requests())),
                 hold_until: delay_scheduler()?,

@@ -29,7 +29,7 @@ pub(super) struct Parser<'a> {
     offset: usize,
     /// The fields around the current place.
     path: Vec<String>,
-    /// Where each field that is no list, and each element of one, was first met.
+    /// Where each field that is no list, each element of one, and each entry of a map by its key, was first met.
     offsets: BTreeMap<String, usize>,
 }
 
@@ -197,11 +197,17 @@ impl<'a> Parser<'a> {
             }
             return Ok(());
         }
+        let offset = self.offset;
         let value = self.value(field, depth)?;
         if field.is_map() {
             if let (Some((key, value)), Some(map)) =
                 (entry(&value), message.get_field_mut(field).as_map_mut())
             {
+                if let MapKey::String(key) = &key {
+                    self.path.push(key.clone());
+                    self.note_place(offset);
+                    self.path.pop();
+                }
                 // A key written twice: the last one wins, as in protobuf.
                 map.insert(key, value);
             }

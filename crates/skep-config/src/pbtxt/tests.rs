@@ -316,7 +316,7 @@ proptest! {
 
 #[test]
 fn fields_are_found_by_path() {
-    let text = "name: 'm'\ninput [\n  { name: 'a' dims: [ 1,\n 2 ] },\n  { name: 'b' }\n]\ninput { name: 'c' }\n";
+    let text = "name: 'm'\ninput [\n  { name: 'a' dims: [ 1,\n 2 ] },\n  { name: 'b' }\n]\ninput { name: 'c' }\nparameters [ { key: 'b.c' } ]";
     let places = FieldPlaces::read(text.as_bytes(), "c");
     for (path, expected) in [
         ("name", Some("c:1:1")),
@@ -328,6 +328,9 @@ fn fields_are_found_by_path() {
         ("input[1].data_type", Some("c:5:3")),
         ("input[2].reshape.shape", Some("c:7:7")),
         ("output[0].name", None),
+        // Entries of maps by their keys.
+        ("parameters.b.c", Some("c:8:14")),
+        ("parameters.other", Some("c:8:1")),
     ] {
         assert_eq!(
             places.find(path).map(|at| at.to_string()).as_deref(),

@@ -152,6 +152,7 @@ impl Runtime {
                 replies
             };
             let text = format!("cannot start a thread for the call: {error}");
+            tracing::error!("{text}");
             for reply in replies {
                 reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, &*text)));
             }

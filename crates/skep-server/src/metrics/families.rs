@@ -186,6 +186,7 @@ pub(super) fn render(
     requests_memory(&mut text, request_memory);
     memory(&mut text, &rows);
     super::store::render(&mut text, runtime);
+    super::store::render_polls(&mut text, runtime);
     text.finish()
 }
 

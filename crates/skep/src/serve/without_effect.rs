@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::limits::GrpcPings;
+use super::{limits::GrpcPings, triton::TritonArgs};
 use crate::cli::boolean;
 
 /// Each flag that is given is named once at the start.
@@ -47,11 +47,18 @@ pub(super) struct WithoutEffect {
     grpc_infer_allocation_pool_size: Option<u32>,
     #[command(flatten)]
     grpc_pings: GrpcPings,
+    #[command(flatten)]
+    triton: TritonArgs,
 }
 
 impl WithoutEffect {
+    /// Refuses what asks for more than can be left out.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        self.triton.check()
+    }
+
     /// The flags that were given, each with why it means nothing.
-    pub(super) fn given(&self) -> Vec<&'static str> {
+    pub(super) fn given(&self) -> Vec<String> {
         [
             (self.http_thread_count.is_some(), "--http-thread-count: connections are served by an asynchronous runtime of its own size"),
             (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
@@ -68,6 +75,8 @@ impl WithoutEffect {
         ]
         .into_iter()
         .chain(self.grpc_pings.notices())
+        .map(|(given, text)| (given, text.to_owned()))
+        .chain(self.triton.notices())
         .filter_map(|(given, text)| given.then_some(text))
         .collect()
     }

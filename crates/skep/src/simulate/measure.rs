@@ -167,6 +167,7 @@ impl MeasureArgs {
             repository: Repository::open(vec![place.repository.clone()])
                 .map_err(anyhow::Error::msg)?,
             load: LoadOptions {
+                gpu_as_cpu: false,
                 auto_complete: true,
                 backend_settings,
                 cores,

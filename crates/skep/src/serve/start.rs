@@ -1,0 +1,69 @@
+//! What the log says of a start: the ports, what is served, and whether the server is ready.
+
+use std::net::SocketAddr;
+
+use skep_runtime::{Runtime, StartReport, VersionState};
+use skep_server::Addresses;
+
+/// The start lines: one a port, with the port that was really opened.
+pub(super) fn announce(addresses: Addresses) {
+    let line = |what: &str, address: Option<SocketAddr>| {
+        if let Some(address) = address {
+            tracing::info!("Started {what} at {address}");
+        }
+    };
+    line("GRPCInferenceService", addresses.grpc);
+    line("HTTPService", addresses.http);
+    line("Metrics Service", addresses.metrics);
+    if let Some(address) = addresses.http {
+        tracing::info!("page at http://localhost:{}/", address.port());
+    }
+}
+
+/// Logs which versions take requests. What failed was logged, with its reason, when it did.
+pub(super) fn list_ready(runtime: &Runtime) {
+    for row in runtime.index(true) {
+        let version = row
+            .version
+            .map_or_else(String::new, |version| format!(" version {version}"));
+        let state = VersionState::Ready.name();
+        tracing::info!("model `{}`{version}: {state}", row.name);
+    }
+}
+
+/// What failed at the start.
+pub(super) struct Failures(String);
+
+impl Failures {
+    /// How many names are said.
+    const SHOWN: usize = 20;
+
+    pub(super) fn of(report: &StartReport) -> Option<Self> {
+        let failed = report.iter().filter(|(_, outcome)| outcome.is_err());
+        let names: Vec<String> = failed.map(|(name, _)| format!("`{name}`")).collect();
+        let more = match names.len().saturating_sub(Self::SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let shown = names.iter().take(Self::SHOWN).cloned().collect::<Vec<_>>();
+        let count = format!("{} of {} models failed to load", names.len(), report.len());
+        (!names.is_empty()).then(|| Self(format!("{count}: {}{more}", shown.join(", "))))
+    }
+}
+
+/// The line that ends the start: whether the server is ready, and what is missing.
+pub(super) fn say_started(runtime: &Runtime, failures: Option<&Failures>, exit_on_error: bool) {
+    match failures {
+        None => tracing::info!("started, ready for requests"),
+        Some(Failures(failures)) if exit_on_error => {
+            tracing::error!("stopping: {failures}; `--exit-on-error=false` serves the others")
+        }
+        Some(Failures(failures)) if runtime.is_ready() => {
+            tracing::warn!("started, ready for requests, although {failures}");
+        }
+        Some(Failures(failures)) => tracing::warn!(
+            "started, but not ready: {failures}; the others are served, and `/v2/health/ready` answers 400 until every model is \
+             loaded; with `--strict-readiness=false` the server is ready without them"
+        ),
+    }
+}
