@@ -28,6 +28,11 @@ START_LINES = {
     "metrics": re.compile(r"Started Metrics Service at ([^\"]+)\""),
 }
 READY = "started, ready for requests"
+# Where ONNX Runtime's library is not found: neither below the working directory nor by the active Python.
+WITHOUT_LIBRARY = {
+    "cwd": "/",
+    "env": {"PATH": "", "HOME": "/nonexistent", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "ORT_DYLIB_PATH": ""},
+}
 LOCAL_PORTS = [f"--{name}-{what}" for name in ("http", "grpc", "metrics") for what in ("address=127.0.0.1", "port=0")]
 
 
@@ -39,12 +44,13 @@ class Server:
 
     running = []
 
-    def __init__(self, *args, until=READY, env=None, ports=None, pass_fds=(), prefix=()):
+    def __init__(self, *args, until=READY, env=None, ports=None, pass_fds=(), prefix=(), cwd=ROOT):
         self.args = [str(arg) for arg in args] + (LOCAL_PORTS if ports is None else ports)
         self.until = until
         self.env = {**os.environ, **(env or {})}
         self.pass_fds = pass_fds
         self.prefix = prefix
+        self.cwd = cwd
         self.process = None
         self.seen = []
         self.unfinished = b""
@@ -54,7 +60,7 @@ class Server:
     def __enter__(self):
         self.process = subprocess.Popen(
             [*self.prefix, BINARY, "serve", *self.args],
-            cwd=ROOT,
+            cwd=self.cwd,
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -165,11 +171,11 @@ class Server:
         self.reader.join(DEADLINE_S)
 
 
-def run(*args, env=None):
+def run(*args, env=None, cwd=ROOT):
     """Runs a `skep` command that ends by itself."""
     return subprocess.run(
         [BINARY, *[str(arg) for arg in args]],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
@@ -177,7 +183,7 @@ def run(*args, env=None):
     )
 
 
-def serve_and_fail(*args, env=None):
+def serve_and_fail(*args, env=None, cwd=ROOT):
     """Runs a server that cannot start: its exit code and its log."""
-    outcome = run("serve", *args, *LOCAL_PORTS, env=env)
+    outcome = run("serve", *args, *LOCAL_PORTS, env=env, cwd=cwd)
     return outcome.returncode, outcome.stderr

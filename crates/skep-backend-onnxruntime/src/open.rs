@@ -16,8 +16,10 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// No library.
+    /// No such file.
     Nothing,
+    /// A directory without a library.
+    Empty,
     /// The library that is used.
     Used {
         /// Its version.
@@ -45,6 +47,7 @@ impl fmt::Display for Place {
         write!(f, "{}: `{}`: ", self.origin, self.path.display())?;
         match &self.finding {
             Finding::Nothing => write!(f, "not there"),
+            Finding::Empty => write!(f, "holds no library of ONNX Runtime"),
             Finding::Used { version } => write!(f, "ONNX Runtime {version}, used"),
             Finding::Unusable(why) => f.write_str(why),
             Finding::NotTried => write!(f, "there, not needed"),
@@ -128,9 +131,11 @@ fn missing(report: &Report) -> String {
             text.push_str(&format!("\n{place}"));
         }
     }
-    text.push_str(
-        "\ninstall it with `pip install onnxruntime`, or name its file with the environment variable `ORT_DYLIB_PATH`",
-    );
+    text.push_str(if report.places.iter().any(|place| named(&place)) {
+        "\nname another file or directory, or none: the usual places are looked at then"
+    } else {
+        "\ninstall it with `pip install onnxruntime`, or name its file with the environment variable `ORT_DYLIB_PATH`"
+    });
     text
 }
 
@@ -169,6 +174,7 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
     let mut report = Report::default();
     for candidate in candidates {
         let finding = match (candidate.exists, &used) {
+            (false, _) if candidate.path.is_dir() => Finding::Empty,
             (false, _) => Finding::Nothing,
             (true, Some(_)) => Finding::NotTried,
             (true, None) => match Library::open(&candidate.path) {
@@ -214,11 +220,11 @@ mod tests {
         let error = error_for(b"no library at all");
         assert!(
             error.starts_with(
-                "ONNX Runtime cannot be used: flag: `FILE`: cannot be opened as a library"
+                "ONNX Runtime cannot be used: --onnxruntime-library: `FILE`: cannot be opened as a library"
             ),
             "{error}"
         );
-        assert!(error.contains("pip install onnxruntime"), "{error}");
+        assert!(error.contains("name another file"), "{error}");
     }
 
     #[test]

@@ -41,12 +41,20 @@ pub fn bake(path: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Bake
             return model(path, options, backends);
         }
         return match Repository::open(vec![path.to_owned()]) {
-            Ok(repository) => repository
-                .models()
-                .into_values()
-                .flatten()
-                .flat_map(|directory| model(&directory, options, backends))
-                .collect(),
+            Ok(repository) => {
+                let models = repository.models().into_values().flatten();
+                let outcomes: Vec<BakeOutcome> = models
+                    .flat_map(|directory| model(&directory, options, backends))
+                    .collect();
+                if outcomes.is_empty() {
+                    let text =
+                        "holds no model, expected a model's file or directory, or a repository";
+                    return vec![one(path, None, || {
+                        Err(RuntimeError::invalid(text.to_owned()))
+                    })];
+                }
+                outcomes
+            }
             Err(error) => vec![one(path, None, || Err(RuntimeError::invalid(error)))],
         };
     }

@@ -68,7 +68,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         request_memory: None,
         sandbox_load_limit: None,
     };
-    let backends = backends::all(args.onnxruntime_library.clone(), false);
+    let backends = backends::all(args.onnxruntime_library.clone(), false)?;
     let mut rows = Vec::new();
     for path in &args.models {
         let first = rows.len();

@@ -178,15 +178,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
+    let library = args.onnxruntime_library.clone();
+    let backends = backends::all(library, args.allow_backend_fallback)?;
     let weights = runtime_options.load.weights.as_ref();
     let _pressure = pressure::watch_server(weights.map(|weights| weights.store.clone()));
-    let runtime = Runtime::new(
-        runtime_options,
-        backends::all(
-            args.onnxruntime_library.clone(),
-            args.allow_backend_fallback,
-        ),
-    );
+    let runtime = Runtime::new(runtime_options, backends);
     let cores = thread::available_parallelism()?.get();
     let reactor = tokio::runtime::Builder::new_multi_thread()
         // Half of the cores: models compute on all of them, and each further reactor thread takes turns with one. On two
@@ -476,7 +472,7 @@ fn positive_seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// The name of a configuration: a plain file name.
-fn config_name(text: &str) -> Result<String, String> {
+pub(crate) fn config_name(text: &str) -> Result<String, String> {
     let is_plain = !matches!(text, "" | "." | "..") && !text.contains(['/', '\\']);
     if is_plain {
         Ok(text.to_owned())

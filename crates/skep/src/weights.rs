@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skep_backend::{Baking, Weights};
-use skep_cache::{Cache, CacheError, DEFAULT_BUDGET_BYTES, ErrorKind};
+use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 
 /// The word that switches the cache off.
@@ -73,7 +73,8 @@ pub(crate) struct StoreArgs {
 }
 
 impl CacheArgs {
-    /// The cache; `None` where it is off, where others may change the directory, or where the default one cannot be used.
+    /// The cache; `None` where it is off, or where the default one cannot be used: the models are served all the same, and
+    /// what is lost is speed and memory.
     ///
     /// # Errors
     /// When the directory that was asked for cannot be used.
@@ -83,14 +84,8 @@ impl CacheArgs {
             Some(directory) => directory,
             None => return Ok(self.default_cache()),
         };
-        match Cache::open(directory, self.weight_cache_bytes) {
-            // The models are served all the same: what is lost is speed and memory.
-            Err(error) if error.kind() == ErrorKind::Unsafe => {
-                warn_without(&error);
-                Ok(None)
-            }
-            opened => opened.map(Some).context("--weight-cache"),
-        }
+        let opened = Cache::open(directory, self.weight_cache_bytes);
+        opened.map(Some).context("--weight-cache")
     }
 
     fn default_cache(&self) -> Option<Cache> {
@@ -103,17 +98,13 @@ impl CacheArgs {
         match Cache::open(&directory, self.weight_cache_bytes) {
             Ok(cache) => Some(cache),
             Err(error) => {
-                warn_without(&error);
+                tracing::warn!(
+                    "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
+                );
                 None
             }
         }
     }
-}
-
-fn warn_without(error: &CacheError) {
-    tracing::warn!(
-        "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
-    );
 }
 
 impl StoreArgs {
