@@ -25,11 +25,11 @@ mod units;
 mod weights;
 
 use std::{
+    env,
     io::{self, Write},
     process::ExitCode,
 };
 
-use clap::Parser;
 use skep_heap::SplitHeap;
 
 use output::{OutputError, errln};
@@ -38,7 +38,7 @@ use output::{OutputError, errln};
 static HEAP: SplitHeap = SplitHeap;
 
 fn main() -> ExitCode {
-    let command = match cli::Cli::try_parse() {
+    let command = match cli::Cli::read(env::args_os()) {
         Ok(cli) => cli.command,
         Err(error) => return refuse(&error),
     };
@@ -65,12 +65,11 @@ fn main() -> ExitCode {
 
 /// Says what is wrong with the command line, or gives the help that it asks for. A wrong one ends with 1, as on Triton.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let printed = error.print();
     if error.use_stderr() {
-        // Nobody is left to tell if this could not be written.
+        errln!("{}", cli::explain(error).trim_end());
         return ExitCode::FAILURE;
     }
-    match printed.and_then(|()| io::stdout().flush()) {
+    match error.print().and_then(|()| io::stdout().flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => OutputError::from(error).report(),
     }

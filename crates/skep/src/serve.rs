@@ -39,6 +39,9 @@ use ports::PortArgs;
 use restrict::RestrictArgs;
 use without_effect::WithoutEffect;
 
+/// The heading of flags about the process and its start and end.
+const SERVER: &str = "Server";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ControlMode {
     None,
@@ -47,6 +50,7 @@ enum ControlMode {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Models")]
 pub(crate) struct ServeArgs {
     /// Model repositories (the same as --model-repository)
     #[arg(value_name = "REPOSITORY")]
@@ -80,17 +84,14 @@ pub(crate) struct ServeArgs {
     /// How many models load at once
     #[arg(long, value_name = "N", default_value = "4")]
     model_load_thread_count: NonZeroUsize,
-    /// How many loads, unloads and looks at the index may wait for those that run; the next one is refused (Skep's own)
-    #[arg(long, value_name = "N", default_value = "256")]
-    max_waiting_loads: NonZeroUsize,
     /// Whether a model that fails to load at the start ends the server
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, help_heading = SERVER)]
     exit_on_error: bool,
     /// How long a stop waits for what is in flight, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = SERVER)]
     exit_timeout_secs: u64,
     /// Whether the server is ready only when every model is
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, help_heading = SERVER)]
     strict_readiness: bool,
     /// Do not complete configurations from the models' files
     #[arg(long)]
@@ -108,7 +109,7 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     allow_backend_fallback: bool,
     /// The server's name in its metadata
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = SERVER)]
     id: Option<String>,
     #[command(flatten)]
     ports: PortArgs,
@@ -133,6 +134,7 @@ pub(crate) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
 struct LogArgs {
     /// How much more is logged: 0 nothing, 1 each request and details, 2 everything
     #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = logging::verbose_level, allow_hyphen_values = true)]
@@ -414,7 +416,7 @@ impl ServeArgs {
                 request_memory: Some(request_memory),
             },
             load_threads: self.model_load_thread_count.get(),
-            max_waiting_loads: self.max_waiting_loads.get(),
+            max_waiting_loads: self.limits.max_waiting_loads(),
             control: match self.model_control_mode {
                 ControlMode::None => Control::None,
                 ControlMode::Poll => Control::Poll(self.repository_poll_secs),

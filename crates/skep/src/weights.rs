@@ -37,6 +37,7 @@ enum Bake {
 
 /// The cache of baked models.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Weights")]
 pub(crate) struct CacheArgs {
     /// The directory of baked models, or `off`: every load is a plain one, and shares nothing with others (Skep's own)
     /// [default: $XDG_CACHE_HOME/skep, or ~/.cache/skep]
@@ -49,6 +50,7 @@ pub(crate) struct CacheArgs {
 
 /// The tensor store.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Weights")]
 pub(crate) struct StoreArgs {
     /// When a model that has not been baked is (Skep's own)
     #[arg(long, value_name = "WHEN", default_value = "background")]

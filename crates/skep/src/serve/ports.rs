@@ -12,6 +12,7 @@ use skep_server::{Endpoint, Tls, TlsError, TlsFile, TlsFiles};
 use crate::cli::boolean;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Ports")]
 pub(super) struct PortArgs {
     /// Whether HTTP is served
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
