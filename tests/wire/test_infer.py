@@ -248,7 +248,7 @@ def test_encrypted_servers(encrypted, authorities, tmp_path):
         outcome = run("infer", "m", "--zeros", "--url", url, *shown, env={"SSL_CERT_FILE": str(authority.root)})
         assert (outcome.returncode, outcome.stderr) == (0, "")
     text = refused(grpcs, "m", "--zeros", "--ca", authority.root)
-    assert "CertificateRequired\n  the server asks for a client's certificate: `--cert FILE --key FILE`" in text
+    assert "\n  does the server ask for a certificate? `--cert FILE --key FILE` shows one" in text
 
 
 def test_a_certificate_that_is_its_own_root_and_one_of_another_host(tmp_path, repository, authorities):

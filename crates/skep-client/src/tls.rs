@@ -272,7 +272,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// Why a handshake failed, in words for people; `None` where the library's are the best there are.
+/// Why a handshake failed, in words for people where there are some.
 pub(crate) fn handshake_reason(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|error| error.downcast_ref());
     match inner {
@@ -282,6 +282,9 @@ pub(crate) fn handshake_reason(error: &io::Error) -> String {
             format!("the server refuses the handshake: {alert:?}")
         }
         Some(other) => other.to_string(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the server ended the connection in the handshake".to_owned()
+        }
         None => error.to_string(),
     }
 }

@@ -52,11 +52,10 @@ impl ServerArgs {
             ("--insecure", self.insecure),
             ("--cert", self.cert.is_some()),
         ];
-        let is_encrypted = self.url.starts_with("https:") || self.url.starts_with("grpcs:");
         let given = flags.iter().find(|(_, is_given)| *is_given);
         match given {
             None => return Ok(None),
-            Some((flag, _)) if !is_encrypted => bail!(
+            Some((flag, _)) if !self.is_encrypted() => bail!(
                 "{flag} is for encrypted connections, expected `--url https://...` or `grpcs://...`, got `{}`",
                 self.url
             ),
@@ -74,24 +73,26 @@ impl ServerArgs {
         tls.context("--cert, --key").map(Some)
     }
 
+    fn is_encrypted(&self) -> bool {
+        self.url.starts_with("https:") || self.url.starts_with("grpcs:")
+    }
+
     /// An error of a call, with what to do about it.
     pub(super) fn explain(&self, error: Error) -> anyhow::Error {
         let hint = match &error {
-            // Over TLS 1.3 it comes after the handshake.
-            Error::Handshake { reason, .. } | Error::Disconnected { reason, .. }
-                if reason.contains("CertificateRequired") =>
-            {
-                "\n  the server asks for a client's certificate: `--cert FILE --key FILE`"
-            }
             Error::Handshake { reason, .. } if reason.contains("does not speak TLS") => {
                 "\n  try: `http://` or `grpc://`"
             }
             Error::Handshake { reason, .. } if reason.contains("the server's certificate") => {
                 "\n  `--ca FILE` names whom to trust, `--insecure` trusts any server"
             }
-            Error::Disconnected { .. } | Error::Protocol { .. }
-                if self.url.starts_with("http:") || self.url.starts_with("grpc:") =>
+            // Over TLS 1.3 a server says so after the handshake, and the words may be lost with the connection.
+            Error::Handshake { .. } | Error::Disconnected { .. }
+                if self.is_encrypted() && self.cert.is_none() =>
             {
+                "\n  does the server ask for a certificate? `--cert FILE --key FILE` shows one"
+            }
+            Error::Disconnected { .. } | Error::Protocol { .. } if !self.is_encrypted() => {
                 "\n  does the server speak TLS? try: `https://` or `grpcs://`"
             }
             _ => "",
