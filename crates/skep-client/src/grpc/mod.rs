@@ -52,8 +52,8 @@ pub struct GrpcClient {
 }
 
 impl GrpcClient {
-    /// A client connected to the server at `grpc://host[:8001]` or `grpcs://host[:8001]`. A connection that is lost later is made again by the
-    /// next call.
+    /// A client connected to the server at `grpc://host[:8001]` or `grpcs://host[:8001]`. A connection that is lost later
+    /// is made again by the next call.
     ///
     /// # Errors
     /// Of kind `InvalidArgument` for any other URL, of kind `Connect` or `Handshake` where the server cannot be
