@@ -6,7 +6,7 @@ use skep_tensor::{StringElements, Tensor, encode_strings, gather, split};
 use skep_types::{DataType, Shape};
 use skep_wire::{
     json::{Document, read, write},
-    typed,
+    npy, typed,
 };
 
 /// What follows a byte that says which datatype is meant.
@@ -145,4 +145,19 @@ pub fn json(data: &[u8]) {
     let shape = Shape::new(&[count]).expect("no more than bytes of text");
     let tensor = Tensor::new(datatype, shape, data).expect("as many as there are");
     assert_wire_forms(&tensor);
+}
+
+/// A file of NumPy's: what is read of it is written and read again unchanged.
+pub fn npy(data: &[u8]) {
+    let Ok(tensor) = npy::read(&Bytes::copy_from_slice(data)) else {
+        return;
+    };
+    // It is written as FP32.
+    if tensor.datatype() == DataType::Bf16 {
+        return;
+    }
+    match npy::write(tensor.view()) {
+        Ok(file) => assert_eq!(npy::read(&file.into()), Ok(tensor)),
+        Err(error) => assert!(matches!(error, npy::NpyError::Rank(_)), "{error}"),
+    }
 }

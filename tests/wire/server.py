@@ -30,6 +30,11 @@ START_LINES = {
 # Ready, or not if a model failed: `READY` is what a server says that is.
 STARTED = "started, "
 READY = "started, ready for requests"
+# Where ONNX Runtime's library is not found: neither below the working directory nor by the active Python.
+WITHOUT_LIBRARY = {
+    "cwd": "/",
+    "env": {"PATH": "", "HOME": "/nonexistent", "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "ORT_DYLIB_PATH": ""},
+}
 LOCAL_PORTS = [f"--{name}-{what}" for name in ("http", "grpc", "metrics") for what in ("address=127.0.0.1", "port=0")]
 
 
@@ -41,12 +46,13 @@ class Server:
 
     running = []
 
-    def __init__(self, *args, until=STARTED, env=None, ports=None, pass_fds=(), prefix=()):
+    def __init__(self, *args, until=STARTED, env=None, ports=None, pass_fds=(), prefix=(), cwd=ROOT):
         self.args = [str(arg) for arg in args] + (LOCAL_PORTS if ports is None else ports)
         self.until = until
         self.env = {**os.environ, **(env or {})}
         self.pass_fds = pass_fds
         self.prefix = prefix
+        self.cwd = cwd
         self.process = None
         self.seen = []
         self.unfinished = b""
@@ -56,7 +62,7 @@ class Server:
     def __enter__(self):
         self.process = subprocess.Popen(
             [*self.prefix, BINARY, "serve", *self.args],
-            cwd=ROOT,
+            cwd=self.cwd,
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -167,11 +173,11 @@ class Server:
         self.reader.join(DEADLINE_S)
 
 
-def run(*args, env=None):
+def run(*args, env=None, cwd=ROOT):
     """Runs a `skep` command that ends by itself."""
     return subprocess.run(
         [BINARY, *[str(arg) for arg in args]],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
@@ -179,7 +185,7 @@ def run(*args, env=None):
     )
 
 
-def serve_and_fail(*args, env=None):
+def serve_and_fail(*args, env=None, cwd=ROOT):
     """Runs a server that cannot start: its exit code and its log."""
-    outcome = run("serve", *args, *LOCAL_PORTS, env=env)
+    outcome = run("serve", *args, *LOCAL_PORTS, env=env, cwd=cwd)
     return outcome.returncode, outcome.stderr

@@ -8,9 +8,8 @@ import pytest
 from http_client import get, infer, post, tensor
 from metrics import metric, wait_pending
 from repository import identity, plus
-from server import ROOT, Server, run, serve_and_fail
+from server import ROOT, WITHOUT_LIBRARY, Server, run, serve_and_fail
 
-NO_LIBRARY = {"ORT_DYLIB_PATH": "/nonexistent/libonnxruntime.so"}
 FALLBACK = "--allow-backend-fallback"
 ZEROS = [tensor("x", "FP32", [1, 4], [0] * 4)]
 
@@ -33,7 +32,7 @@ def test_no_backend_named_is_onnxruntime_if_its_library_is_found(repository):
 
 def test_no_backend_named_is_embedded_without_the_library(repository):
     repository.onnx("m", plus(1))
-    with Server(repository, env=NO_LIBRARY) as server:
+    with Server(repository, **WITHOUT_LIBRARY) as server:
         assert platform(server) == "embedded"
         config = get(server, "/v2/models/m/config").json
         assert (config["backend"], config["instance_group"][0]["count"]) == ("embedded", 1)
@@ -43,15 +42,14 @@ def test_no_backend_named_is_embedded_without_the_library(repository):
 
 def test_onnxruntime_without_its_library_fails_with_what_to_do(repository):
     repository.onnx("m", plus(1), config='backend: "onnxruntime"')
-    code, log = serve_and_fail(repository, env=NO_LIBRARY)
+    code, log = serve_and_fail(repository, **WITHOUT_LIBRARY)
     assert code == 1
-    assert NO_LIBRARY["ORT_DYLIB_PATH"] in log
     assert "pip install onnxruntime" in log
 
 
 def test_fallback_runs_embedded_and_keeps_the_configuration(repository):
     repository.onnx("m", plus(1), config='backend: "onnxruntime"')
-    with Server(repository, FALLBACK, env=NO_LIBRARY) as server:
+    with Server(repository, FALLBACK, **WITHOUT_LIBRARY) as server:
         config = get(server, "/v2/models/m/config").json
         assert (config["backend"], config["platform"]) == ("onnxruntime", "onnxruntime_onnx")
         assert config["instance_group"][0]["count"] == 2
@@ -61,7 +59,7 @@ def test_fallback_runs_embedded_and_keeps_the_configuration(repository):
 
 def test_fallback_refuses_what_the_embedded_backend_does_not_serve(repository):
     repository.onnx("m", identity("FP16"), config='backend: "onnxruntime"')
-    code, log = serve_and_fail(repository, FALLBACK, env=NO_LIBRARY)
+    code, log = serve_and_fail(repository, FALLBACK, **WITHOUT_LIBRARY)
     assert code == 1
     assert "FLOAT16" in log
 
@@ -70,8 +68,8 @@ def test_the_library_may_be_named_by_flag_or_environment(repository):
     repository.onnx("m", plus(1), config='backend: "onnxruntime"')
     path = library()
     for args, env in (
-        ([f"--onnxruntime-library={path}"], NO_LIBRARY),
-        ([f"--onnxruntime-library={path.parent}"], NO_LIBRARY),
+        ([f"--onnxruntime-library={path}"], {"ORT_DYLIB_PATH": "/nonexistent"}),
+        ([f"--onnxruntime-library={path.parent}"], {"ORT_DYLIB_PATH": "/nonexistent"}),
         ([], {"ORT_DYLIB_PATH": str(path)}),
     ):
         with Server(repository, *args, env=env) as server:
@@ -79,13 +77,48 @@ def test_the_library_may_be_named_by_flag_or_environment(repository):
             assert f"from `{path}`" in server.log
 
 
-def test_a_library_that_is_none_is_named(repository, tmp_path):
-    repository.onnx("m", plus(1), config='backend: "onnxruntime"')
+@pytest.fixture
+def unusable(tmp_path):
+    """What may be named as a library and is none, each with what is said of it."""
     fake = tmp_path / "libonnxruntime.so"
     fake.write_bytes(b"not a library")
-    code, log = serve_and_fail(repository, f"--onnxruntime-library={fake}")
-    assert code == 1
-    assert str(fake) in log
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    return {
+        "/nonexistent.so": "not there",
+        fake: "cannot be opened as a library: ",
+        empty: "holds no library of ONNX Runtime",
+        "libc.so.6": "is not ONNX Runtime: it has no `OrtGetApiBase`",
+    }
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "bake", "plan", "doctor"])
+def test_a_library_that_was_named_and_cannot_be_used_ends_every_command(repository, tmp_path, unusable, command):
+    """Nobody who names a library wants another one, or the embedded engine, whatever the models name."""
+    repository.onnx("m", plus(1))
+    subject = {
+        "plan": [repository.path / "m/1/model.onnx"],
+        "doctor": [],
+        "bake": ["--weight-cache", tmp_path / "cache", repository],
+    }.get(command, [repository])
+    for path, words in unusable.items():
+        for flags, env, named in (
+            ([f"--onnxruntime-library={path}"], {}, "--onnxruntime-library"),
+            ([], {"ORT_DYLIB_PATH": str(path)}, "ORT_DYLIB_PATH"),
+        ):
+            outcome = run(command, *subject, *flags, env=env)
+            assert outcome.returncode == 1
+            said = outcome.stdout if command == "doctor" else outcome.stderr
+            assert f"ONNX Runtime cannot be used: {named}: `{path}`: {words}" in said
+            assert "name another file or directory, or none" in said
+            assert "pip install" not in said
+            assert "embedded" not in outcome.stderr
+
+
+def test_a_plan_without_a_run_needs_no_library(repository):
+    repository.onnx("m", plus(1))
+    outcome = run("plan", repository.path / "m/1/model.onnx", "--no-run", env={"ORT_DYLIB_PATH": "/nonexistent"})
+    assert (outcome.returncode, outcome.stderr) == (0, "")
 
 
 def test_doctor_says_what_was_found():
@@ -97,10 +130,10 @@ def test_doctor_says_what_was_found():
     columns = [re.match(r"(    \S.*?  +)(`.*`  +)\S", line) for line in places]
     assert len({tuple(map(len, column.groups())) for column in columns}) == 1
     assert found.stdout.count("one that is cut or overwritten while it is mapped ends the server") == 2
-    missing = run("doctor", env=NO_LIBRARY)
+    missing = run("doctor", **WITHOUT_LIBRARY)
     assert missing.returncode == 0
-    assert "backend `onnxruntime`: not available" in missing.stdout
-    assert NO_LIBRARY["ORT_DYLIB_PATH"] in missing.stdout
+    assert "backend `onnxruntime`: not available\n  ONNX Runtime's library was not found\n" in missing.stdout
+    assert "models that name no backend run on `embedded`" in missing.stdout
 
 
 def test_mock_outputs(repository):

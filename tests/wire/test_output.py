@@ -1,12 +1,17 @@
-"""What commands print, to whoever does not read it: a closed pipe ends them quietly, a full disk is an error."""
+"""What commands print, to whoever does not read it: a closed pipe ends them quietly, a full disk is an error. Files that
+they write on a full disk, and errors that nobody can be told."""
 
+import functools
 import os
+import re
 import signal
+import socket
 import subprocess
 
 import pytest
 
-from http_client import get, infer, post, tensor
+from http_client import get, infer, post, request, tensor
+from process import wait_until
 from repository import Repository, plus
 from server import BINARY, DEADLINE_S, ROOT, Server, run
 
@@ -34,11 +39,53 @@ COMMANDS = {
     "bake": ["bake", "--weight-cache", "{out}", "{models}/m"],
     "bake --json": ["bake", "--json", "--weight-cache", "{out}", "{models}/m"],
     "infer": ["infer", "--zeros", "--url", "{url}", "m"],
+    "infer --json": ["infer", "--zeros", "--json", "--url", "{url}", "m"],
+    "infer --output": ["infer", "--zeros", "--output", "{out}", "--url", "{url}", "m"],
     "store stat": ["store", "stat", "--directory", "{sockets}"],
     "store ls": ["store", "ls", "--directory", "{sockets}"],
     "store ls --json": ["store", "ls", "--json", "--directory", "{sockets}"],
     "store gc": ["store", "gc", "--directory", "{sockets}"],
 }
+
+# These go on, and are tested apart.
+DAEMONS = {"serve", "store serve"}
+# What each flag does that takes a FILE: those that write one cannot write this one.
+FILES = {
+    "plan --svg": ["plan", "{records}", "--svg", "{file}"],
+    "plan --html": ["plan", "{records}", "--html", "{file}"],
+    "simulate batching --csv": ["simulate", "batching", *SMALL, "--csv", "{file}"],
+    "simulate batching --svg": ["simulate", "batching", *SMALL, "--svg", "{file}"],
+}
+READ = {"plan --onnxruntime-library"}
+
+
+@functools.cache
+def help_of(*words):
+    outcome = run(*words, "--help")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    return outcome.stdout
+
+
+def subcommands(*words):
+    """The words of each subcommand, as `--help` lists them."""
+    _, is_group, listed = help_of(*words).partition("\nCommands:\n")
+    if not is_group:
+        return [words]
+    names = re.findall(r"^  ([a-z-]+)", listed.split("\n\n")[0], re.MULTILINE)
+    assert names
+    return [leaf for name in names for leaf in subcommands(*words, name)]
+
+
+def test_every_subcommand_is_in_the_tables():
+    for part in subcommands():
+        is_run = any(arguments[: len(part)] == [*part] and "--help" not in arguments for arguments in COMMANDS.values())
+        assert is_run or " ".join(part) in DAEMONS, f"`skep {' '.join(part)}`: nobody tests what it prints"
+    flags = {
+        f"{' '.join(part)} {flag}"
+        for part in subcommands()
+        for flag in re.findall(r"^ +(--[a-z-]+) <FILE>", help_of(*part), re.MULTILINE)
+    }
+    assert flags == {*FILES, *READ}, "a flag that takes a FILE, and is not tested"
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +116,8 @@ def command(what, places, out):
 
 @pytest.mark.parametrize("what", COMMANDS)
 def test_a_closed_output_ends_a_command_quietly(places, tmp_path, what):
-    unread, output = os.pipe()
-    os.close(unread)
     arguments = command(what, places, tmp_path / "out")
-    with os.fdopen(output, "wb") as output:
+    with closed() as output:
         outcome = subprocess.run(arguments, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, timeout=DEADLINE_S)
     assert (outcome.returncode, outcome.stderr) == (CLOSED, b"")
 
@@ -86,12 +131,112 @@ def test_a_full_disk_is_an_error(places, tmp_path, what):
     assert (outcome.returncode, outcome.stderr) == (1, text)
 
 
-def test_an_error_that_nobody_reads_is_no_panic():
-    unread, errors = os.pipe()
+def closed():
+    """A pipe that nobody reads."""
+    unread, written = os.pipe()
     os.close(unread)
-    with os.fdopen(errors, "wb") as errors:
-        outcome = subprocess.run([BINARY, "plan", "/nowhere"], cwd=ROOT, stderr=errors, timeout=DEADLINE_S)
+    return os.fdopen(written, "wb")
+
+
+def code(arguments, **streams):
+    return subprocess.run([BINARY, *arguments], cwd=ROOT, timeout=DEADLINE_S, **streams).returncode
+
+
+def test_help_that_nobody_reads_and_on_a_full_disk():
+    for part in [(), ("store",), ("simulate",), *subcommands()]:
+        with closed() as output:
+            assert code([*part, "--help"], stdout=output) == CLOSED, part
+        with open("/dev/full", "wb") as output, open(os.devnull, "wb") as errors:
+            assert code([*part, "--help"], stdout=output, stderr=errors) == 1, part
+
+
+@pytest.mark.parametrize("errors", ["closed", "full"])
+def test_an_error_that_nobody_can_be_told_is_no_panic(errors, tmp_path):
+    wrong = [[*part, "--nosuch"] for part in [(), *subcommands()]]
+    wrong += [["plan", "/nowhere"], ["check", "/nowhere"], ["serve", "/nowhere"], ["bake", "/nowhere"]]
+    wrong += [["generate", "nosuch", tmp_path / "out"], ["store", "stat", "--directory", "/nowhere"]]
+    wrong += [["infer", "m", "--zeros", "--url", "http://127.0.0.1:1"], ["simulate", "batching", "--table", "/nowhere"]]
+    wrong += [["doctor", "--onnxruntime-library", "/nowhere"], ["store", "serve", "--directory", "/proc/nowhere"]]
+    for arguments in wrong:
+        with closed() if errors == "closed" else open("/dev/full", "wb") as stream:
+            assert code(arguments, stdout=subprocess.DEVNULL, stderr=stream) == 1, arguments
+
+
+def test_a_closed_descriptor_is_no_panic(places):
+    for arguments in (["doctor"], ["check", places["models"]], ["--help"]):
+        outcome = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", BINARY, *arguments], cwd=ROOT)
+        assert outcome.returncode == 0, arguments
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_file_on_a_full_disk_is_an_error(places, tmp_path, what):
+    flag = what.split()[-1]
+    for file, words in (
+        ("/dev/full", "cannot write `/dev/full`: No space left on device (os error 28)"),
+        (tmp_path, f"cannot write `{tmp_path}`: Is a directory (os error 21)"),
+        ("/nonexistent/file", "there is no directory `/nonexistent`"),
+    ):
+        outcome = run(*[part.format(**places, file=file) for part in FILES[what]])
+        assert (outcome.returncode, outcome.stdout, outcome.stderr) == (1, "", f"error: {flag}: {words}\n")
+
+
+# A command that runs another one, which can write files of 4 KiB: more is an error.
+LIMITED = ["sh", "-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh", BINARY]
+
+
+@pytest.mark.parametrize("flags", [[], ["--external-data"], ["--repository", "m"]])
+def test_a_model_generated_onto_a_full_disk_is_an_error(tmp_path, flags):
+    arguments = ["generate", "mlp", tmp_path / "out", *flags]
+    outcome = subprocess.run([*LIMITED, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    path = r"/out(\.data|/m/1/model\.onnx)?"
+    assert re.fullmatch(
+        rf"error: cannot write `{re.escape(str(tmp_path))}{path}`: File too large \(os error 27\)\n", outcome.stderr
+    )
+
+
+def test_answers_on_a_full_disk_are_an_error(repository, tmp_path):
+    repository.onnx("wide", plus(1, shape=("batch", 2000)))
+    with Server(repository) as server:
+        arguments = ["infer", "wide", "--zeros", "--url", f"http://{server.http}", "--output", tmp_path / "out"]
+        outcome = subprocess.run([*LIMITED, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert outcome.returncode == 1
+    words = f"--output: cannot write `{tmp_path}/out/y.npy`: File too large (os error 27)"
+    assert outcome.stderr == f"error: {words}\n"
+
+
+def test_baking_on_a_full_disk_is_an_error(repository, tmp_path):
+    repository.generate("mlp", "m")
+    arguments = ["bake", "--weight-cache", tmp_path / "cache", repository]
+    outcome = subprocess.run([*LIMITED, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 1
+    assert outcome.stdout.startswith(f"failed  {repository}/m version 1  ")
+
+
+@pytest.mark.parametrize("flags", [[], ["--log-file=/dev/full"]])
+def test_a_server_serves_on_when_its_log_is_full(repository, flags):
+    repository.onnx("m", plus(1))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ports = ["--http-address=127.0.0.1", f"--http-port={port}", "--allow-grpc=false", "--allow-metrics=false"]
+    with open("/dev/full", "wb") as full:
+        arguments = [BINARY, "serve", repository, *ports, "--log-verbose=1", *flags]
+        with subprocess.Popen(arguments, cwd=ROOT, stderr=full) as server:
+            try:
+                wait_until(lambda: _is_ready(port), "the server is ready")
+                outcome = run("infer", "m", "--zeros", "--url", f"http://127.0.0.1:{port}")
+                assert outcome.returncode == 0, outcome.stderr
+                server.send_signal(signal.SIGTERM)
+                assert server.wait(DEADLINE_S) == 0
+            finally:
+                server.kill()
+
+
+def _is_ready(port):
+    try:
+        return request(f"127.0.0.1:{port}", "GET", "/v2/health/ready").status == 200
+    except OSError:
+        return False
 
 
 def test_a_store_serves_on_when_nobody_reads_what_it_says(tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 from onnx import TensorProto, helper, save
 
-from server import run
+from server import WITHOUT_LIBRARY, run
 
 MIB = 1 << 20
 
@@ -68,7 +68,7 @@ def test_weights_beside_the_file_are_not_read(tmp_path):
     outcome = run("plan", file, "--batch", 2, "--json", "--strategy", "auto")
     assert json.loads(outcome.stdout)["estimate"] == within
     assert outcome.stderr.startswith(f"warning: `{file}`: no recorded plan: ONNX Runtime cannot load"), outcome.stderr
-    missing = run("plan", file, "--onnxruntime-library", tmp_path / "none.so")
+    missing = run("plan", file, **WITHOUT_LIBRARY)
     assert missing.returncode == 0
     assert missing.stderr == (
         f"warning: `{file}`: no recorded plan: ONNX Runtime was not found; `skep doctor` says where it was looked for\n"

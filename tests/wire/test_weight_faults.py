@@ -11,7 +11,7 @@ import pytest
 
 from http_client import post
 from process import wait_until
-from server import BINARY, ROOT, Server, run
+from server import BINARY, ROOT, Server, run, serve_and_fail
 from weights import config, files, generate, outputs
 
 # Less than what the library writes beside the graph of `bert-tiny`, and than what it packs of the matrix of `packed`.
@@ -134,14 +134,24 @@ def test_a_directory_that_others_may_change_is_not_used(repository, tmp_path, ex
     other.mkdir()
     other.chmod(0o777)
     for directory in (cache, other):
-        with Server(repository, *weights(directory)) as server:
-            assert outputs(server, "bert-tiny") == answer
-            [warning] = [line for line in server.lines if "baked" in line]
-            assert f"`{directory}` is no safe place for baked models: everybody may write it (mode 777)" in warning
-            assert f"`chmod go-w {directory}` mends that; `--weight-cache DIR` names another directory" in warning
+        # Whoever names a directory wants that one used.
+        _, log = serve_and_fail(repository, cache_of(directory))
         baking = run("bake", cache_of(directory), repository)
         assert baking.returncode == 1
-        assert f"`{directory}` is no safe place for baked models" in baking.stderr
+        for said in (log, baking.stderr):
+            words = f"`{directory}` is no safe place for baked models: everybody may write it (mode 777)"
+            assert f"error: --weight-cache: {words}" in said
+            assert f"`chmod go-w {directory}` mends that" in said
+    home = tmp_path / "home"
+    default = home / "skep"
+    default.mkdir(parents=True)
+    default.chmod(0o777)
+    with Server(repository, "--weight-bake=foreground", env={"XDG_CACHE_HOME": str(home)}) as server:
+        assert outputs(server, "bert-tiny") == answer
+        [warning] = [line for line in server.lines if "baked" in line]
+        assert f"`{default}` is no safe place for baked models: everybody may write it (mode 777)" in warning
+        assert f"`chmod go-w {default}` mends that; `--weight-cache DIR` names another directory" in warning
+    assert list(default.iterdir()) == []
     assert list(other.iterdir()) == []
     cache.chmod(0o755)
     assert bake(repository, cache) == ["known"]

@@ -197,12 +197,37 @@ fn source(
             ));
         }
     }
+    for said in said_twice(code) {
+        findings.push(format!(
+            "{shown}: `{said}` says its source, which is then said again behind it: name the field `reason`, without `#[source]` and `#[from]`"
+        ));
+    }
     if layer <= 3 && code.contains("Serialize") {
         findings.push(format!(
             "{shown}: internal types are not serialisable, the edge converts"
         ));
     }
     Ok(())
+}
+
+/// Texts of errors (thiserror's) that hold what [`std::error::Error::source`] gives besides: chains are printed whole.
+fn said_twice(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for part in code.split("#[error(").skip(1) {
+        let Some((text, item)) = part.split_once(")]") else {
+            continue;
+        };
+        // As far as the variant or the structure goes.
+        let end = item.find("\n    },").or_else(|| item.find("\n}"));
+        let item = &item[..end.unwrap_or(item.len())];
+        let has_source = ["#[source]", "#[from]", " source:"]
+            .iter()
+            .any(|mark| item.contains(mark));
+        if has_source && ["{source}", "{0}"].iter().any(|name| text.contains(name)) {
+            found.push(text.trim());
+        }
+    }
+    found
 }
 
 /// The committed code is what the `.proto` files say.
@@ -243,4 +268,22 @@ fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_says_its_source_is_found() {
+        let found = |item: &str| said_twice(item).len();
+        assert_eq!(found("#[error(\"a: {source}\")]\n    A { source: E },"), 1);
+        assert_eq!(found("#[error(\"a: {0}\")]\n    A(#[from] E),"), 1);
+        assert_eq!(found("#[error(transparent)]\n    A(#[from] E),"), 0);
+        assert_eq!(found("#[error(\"a\")]\n    A(#[source] E),"), 0);
+        assert_eq!(found("#[error(\"a: {reason}\")]\n    A { reason: E },"), 0);
+        let several =
+            "#[error(\"{0}\")]\n    A(E),\n    #[error(transparent)]\n    B(#[from] E),\n}";
+        assert_eq!(found(several), 0);
+    }
 }

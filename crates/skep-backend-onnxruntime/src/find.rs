@@ -53,7 +53,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Flag => "flag",
+            Self::Flag => "--onnxruntime-library",
             Self::Variable => LIBRARY_VARIABLE,
             Self::Executable => "beside the executable",
             Self::Target => "target/ of the working directory",
@@ -121,6 +121,12 @@ impl Search {
     pub fn with_flag(mut self, flag: Option<PathBuf>) -> Self {
         self.flag = flag;
         self
+    }
+
+    /// Whether somebody named the library, so that no other one may be used in its place.
+    #[must_use]
+    pub const fn is_named(&self) -> bool {
+        self.flag.is_some() || self.variable.is_some()
     }
 
     /// All places in the order of looking. A place that was named explicitly is the only one.

@@ -204,7 +204,7 @@ impl Backend for OnnxRuntime {
         }
         let onnx = decode(request.file)?;
         let subject = Subject::of(*self, request, &onnx);
-        Ok(baking::bake(&subject, weights))
+        baking::bake(&subject, weights)
     }
 }
 

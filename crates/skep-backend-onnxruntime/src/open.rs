@@ -16,8 +16,10 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// No library.
+    /// No such file.
     Nothing,
+    /// A directory without a library.
+    Empty,
     /// The library that is used.
     Used {
         /// Its version.
@@ -44,6 +46,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("not there"),
+            Self::Empty => f.write_str("holds no library of ONNX Runtime"),
             Self::Used { version } => write!(f, "ONNX Runtime {version}, used"),
             Self::Unusable(why) => f.write_str(why),
             Self::NotTried => f.write_str("there, not needed"),
@@ -134,9 +137,11 @@ fn missing(report: &Report) -> String {
             text.push_str(&format!("\n{place}"));
         }
     }
-    text.push_str(
-        "\ninstall it with `pip install onnxruntime`, or name its file with the environment variable `ORT_DYLIB_PATH`",
-    );
+    text.push_str(if report.places.iter().any(|place| named(&place)) {
+        "\nname another file or directory, or none: the usual places are looked at then"
+    } else {
+        "\ninstall it with `pip install onnxruntime`, or name its file with the environment variable `ORT_DYLIB_PATH`"
+    });
     text
 }
 
@@ -175,6 +180,7 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
     let mut report = Report::default();
     for candidate in candidates {
         let finding = match (candidate.exists, &used) {
+            (false, _) if candidate.path.is_dir() => Finding::Empty,
             (false, _) => Finding::Nothing,
             (true, Some(_)) => Finding::NotTried,
             (true, None) => match Library::open(&candidate.path) {
@@ -220,11 +226,11 @@ mod tests {
         let error = error_for(b"no library at all");
         assert!(
             error.starts_with(
-                "ONNX Runtime cannot be used: flag: `FILE`: cannot be opened as a library"
+                "ONNX Runtime cannot be used: --onnxruntime-library: `FILE`: cannot be opened as a library"
             ),
             "{error}"
         );
-        assert!(error.contains("pip install onnxruntime"), "{error}");
+        assert!(error.contains("name another file"), "{error}");
     }
 
     #[test]

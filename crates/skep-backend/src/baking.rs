@@ -255,7 +255,10 @@ pub fn form_key(subject: &impl Bakes, weights: &Weights) -> Option<Key> {
 }
 
 /// Makes the form if it is not there, or damaged.
-pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
+///
+/// # Errors
+/// Of kind `Unavailable` when it could not be made this time, as on a full disk.
+pub fn bake(subject: &impl Bakes, weights: &Weights) -> Result<Baked, BackendError> {
     // A load checks only the tensors that it uses; baking verifies every one.
     if let Ok(Known::Answer(Answer::Form { form, .. })) = find(subject, weights, Effort::Always)
         && let Err(error) = form.verify()
@@ -264,13 +267,14 @@ pub fn bake(subject: &impl Bakes, weights: &Weights) -> Baked {
         tracing::warn!("the baked form of `{path}` is made anew: {error}");
     }
     match form(subject, weights) {
-        Ok(Answer::Form { form, is_new: true }) => Baked::Made {
+        Ok(Answer::Form { form, is_new: true }) => Ok(Baked::Made {
             bytes: form.bytes(),
-        },
-        Ok(Answer::Form { form, .. }) => Baked::Known {
+        }),
+        Ok(Answer::Form { form, .. }) => Ok(Baked::Known {
             bytes: form.bytes(),
-        },
-        Ok(Answer::AsItIs(why)) | Err(why) => Baked::AsItIs(why),
+        }),
+        Ok(Answer::AsItIs(why)) => Ok(Baked::AsItIs(why)),
+        Err(why) => Err(BackendError::new(crate::ErrorKind::Unavailable, why)),
     }
 }
 

@@ -5,15 +5,19 @@ use std::{sync::Arc, time::Duration};
 use http::Uri;
 use skep_types::ModelName;
 
-use crate::Error;
+use crate::{Error, Headers, Tls};
 
-/// Limits of a client.
+/// Limits of a client, what it sends with each call, and how it encrypts.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
     /// The largest answer that is taken in, in bytes.
     pub max_answer_bytes: usize,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
+    /// Headers of each call.
+    pub headers: Headers,
+    /// How connections are encrypted where the URL says that they are; as [`Tls::of_system`] by default.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ClientOptions {
@@ -23,6 +27,8 @@ impl Default for ClientOptions {
             max_answer_bytes: 2 << 30,
             // Long enough for a lost packet or two, short enough for a person who waits.
             connect_timeout: Duration::from_secs(10),
+            headers: Headers::default(),
+            tls: None,
         }
     }
 }
@@ -55,6 +61,7 @@ impl Scheme {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) scheme: Scheme,
+    pub(crate) is_encrypted: bool,
     pub(crate) authority: Arc<str>,
 }
 
@@ -62,14 +69,15 @@ impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, Error> {
         let invalid = |why: &str| {
             Error::invalid(format!(
-                "invalid server URL `{url}`: {why}, expected `http://host:8000` or `grpc://host:8001`"
+                "invalid server URL `{url}`: {why}, expected `http://host:8000` or `grpc://host:8001`, encrypted `https://` or `grpcs://`"
             ))
         };
         let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
-        let scheme = match uri.scheme_str() {
-            Some("http") => Scheme::Http,
-            Some("grpc") => Scheme::Grpc,
-            Some("https" | "grpcs") => return Err(invalid("TLS is not supported")),
+        let (scheme, is_encrypted) = match uri.scheme_str() {
+            Some("http") => (Scheme::Http, false),
+            Some("https") => (Scheme::Http, true),
+            Some("grpc") => (Scheme::Grpc, false),
+            Some("grpcs") => (Scheme::Grpc, true),
             Some(_) => return Err(invalid("the scheme is unknown")),
             None => return Err(invalid("it has no scheme")),
         };
@@ -89,8 +97,21 @@ impl Address {
         }
         Ok(Self {
             scheme,
+            is_encrypted,
             authority: format!("{host}:{port}").into(),
         })
+    }
+
+    /// The host alone, an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The URL as HTTP has it, of either protocol.
+    pub(crate) fn base(&self) -> String {
+        let scheme = if self.is_encrypted { "https" } else { "http" };
+        format!("{scheme}://{}", self.authority)
     }
 
     /// As [`Address::parse`], for a client that speaks one protocol only.
@@ -123,6 +144,8 @@ mod tests {
     fn the_scheme_decides_the_protocol_and_the_default_port() {
         for (url, scheme, authority) in [
             ("http://localhost", Scheme::Http, "localhost:8000"),
+            ("https://localhost", Scheme::Http, "localhost:8000"),
+            ("grpcs://localhost", Scheme::Grpc, "localhost:8001"),
             ("http://localhost/", Scheme::Http, "localhost:8000"),
             ("grpc://10.0.0.1", Scheme::Grpc, "10.0.0.1:8001"),
             ("grpc://h:9", Scheme::Grpc, "h:9"),
@@ -135,6 +158,19 @@ mod tests {
                 (scheme, authority),
                 "{url}"
             );
+            assert_eq!(address.is_encrypted, url.contains("s://"), "{url}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_bases_are_as_tls_and_http_want_them() {
+        for (url, host, base) in [
+            ("https://h", "h", "https://h:8000"),
+            ("grpcs://[::1]:9", "::1", "https://[::1]:9"),
+            ("grpc://10.0.0.1", "10.0.0.1", "http://10.0.0.1:8001"),
+        ] {
+            let address = Address::parse(url).expect(url);
+            assert_eq!((address.host(), &*address.base()), (host, base), "{url}");
         }
     }
 
@@ -144,7 +180,6 @@ mod tests {
             ("", "no URL"),
             ("localhost", "no scheme"),
             ("localhost:8000", "no scheme"),
-            ("https://h", "TLS"),
             ("ftp://h", "unknown"),
             ("http://h:65536", "port"),
             ("http://h:x", "port"),

@@ -12,9 +12,9 @@ use crate::{
 /// A client of the protocol that a URL's scheme names.
 #[derive(Debug, Clone)]
 pub enum Client {
-    /// `http://`.
+    /// `http://`, `https://`.
     Http(HttpClient),
-    /// `grpc://`.
+    /// `grpc://`, `grpcs://`.
     Grpc(GrpcClient),
 }
 
@@ -29,16 +29,17 @@ macro_rules! either {
 }
 
 impl Client {
-    /// A client of the server at a URL: `http://host[:8000]` or `grpc://host[:8001]`.
+    /// A client of the server at a URL: `http://host[:8000]` or `grpc://host[:8001]`, encrypted `https://` or
+    /// `grpcs://`.
     ///
     /// # Errors
-    /// Of kind `InvalidArgument` for any other URL; of kind `Connect` where a gRPC server cannot be reached (over
-    /// HTTP the first call says so).
+    /// Of kind `InvalidArgument` for any other URL; of kind `Connect` or `Handshake` where a gRPC server cannot be
+    /// reached (over HTTP the first call says so).
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::connect_with(url, &ClientOptions::default()).await
     }
 
-    /// As [`Client::connect`], with limits of the caller's.
+    /// As [`Client::connect`], with options of the caller's.
     ///
     /// # Errors
     /// As [`Client::connect`].

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::connect::HandshakeError;
+
 /// A call without an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -12,6 +14,14 @@ pub enum Error {
         /// `host:port`.
         address: String,
         /// What the operating system says.
+        reason: String,
+    },
+    /// The server answered, but no encrypted connection came of it.
+    #[error("no encrypted connection to `{address}`: {reason}")]
+    Handshake {
+        /// `host:port`.
+        address: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// The connection ended before the answer did.
@@ -52,6 +62,8 @@ pub enum Error {
 pub enum ErrorKind {
     /// [`Error::Connect`].
     Connect,
+    /// [`Error::Handshake`].
+    Handshake,
     /// [`Error::Disconnected`].
     Disconnected,
     /// [`Error::Status`].
@@ -68,6 +80,7 @@ impl Error {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Connect { .. } => ErrorKind::Connect,
+            Self::Handshake { .. } => ErrorKind::Handshake,
             Self::Disconnected { .. } => ErrorKind::Disconnected,
             Self::Status { .. } => ErrorKind::Status,
             Self::Protocol { .. } => ErrorKind::Protocol,
@@ -78,6 +91,17 @@ impl Error {
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self::InvalidArgument {
             reason: reason.into(),
+        }
+    }
+
+    /// No connection, by an error of the connector's.
+    pub(crate) fn connect(address: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        let address = address.to_owned();
+        let reason = root_cause(error);
+        if chain(error).any(|error| error.is::<HandshakeError>()) {
+            Self::Handshake { address, reason }
+        } else {
+            Self::Connect { address, reason }
         }
     }
 

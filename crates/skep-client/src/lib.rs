@@ -1,7 +1,7 @@
 //! Client of the Open Inference Protocol with Triton's extensions, over HTTP and gRPC.
 //!
 //! [`HttpClient`] and [`GrpcClient`] have the same methods and return the same types; [`Client`] is either, picked by
-//! the scheme of a URL: `http://host:8000`, `grpc://host:8001`. A client is cheap to clone, keeps its connections and
+//! the scheme of a URL: `http://host:8000`, `grpc://host:8001`, and over TLS `https://`, `grpcs://`. A client is cheap to clone, keeps its connections and
 //! serves any number of calls at once.
 //!
 //! ```no_run
@@ -23,10 +23,13 @@
 mod address;
 mod answers;
 mod client;
+mod connect;
 mod error;
 mod grpc;
+mod headers;
 mod http;
 mod infer;
+mod tls;
 
 pub use address::ClientOptions;
 pub use answers::{
@@ -36,5 +39,7 @@ pub use answers::{
 pub use client::Client;
 pub use error::{Code, Error, ErrorKind, Meaning};
 pub use grpc::GrpcClient;
+pub use headers::Headers;
 pub use http::HttpClient;
 pub use infer::{Encoding, InferRequest, InferResponse, Parameter, WantedOutput};
+pub use tls::Tls;

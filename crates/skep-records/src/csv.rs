@@ -130,10 +130,10 @@ fn at_line(error: RecordsError, numbers: &[usize]) -> RecordsError {
             name,
             first: numbers[first],
         },
-        RecordsError::Problem { ref source, .. } => match named_by(source) {
+        RecordsError::Problem { ref reason, .. } => match named_by(reason) {
             Some(buffer) => RecordsError::AtLine {
                 line: numbers[buffer],
-                source: Box::new(error),
+                reason: Box::new(error),
             },
             None => error,
         },

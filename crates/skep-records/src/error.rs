@@ -133,12 +133,12 @@ pub enum RecordsError {
         input: String,
     },
     /// Something is wrong with what a line says.
-    #[error("line {line}: {source}")]
+    #[error("line {line}: {reason}")]
     AtLine {
         /// From 1.
         line: usize,
         /// What.
-        source: Box<RecordsError>,
+        reason: Box<RecordsError>,
     },
     /// A message that cannot be decoded.
     #[error("byte {byte}: expected {expected}")]
@@ -181,12 +181,12 @@ pub enum RecordsError {
         second: usize,
     },
     /// Buffers that cannot be planned.
-    #[error("buffer `{name}`: {source}")]
+    #[error("buffer `{name}`: {reason}")]
     Problem {
         /// Name of the buffer that breaks an invariant, shortened where it is long.
         name: String,
         /// The invariant; it numbers buffers from 0.
-        source: ProblemError,
+        reason: ProblemError,
     },
 }
 

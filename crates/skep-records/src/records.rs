@@ -29,10 +29,10 @@ impl Records {
         }
         match Problem::new(buffers) {
             Ok(problem) => Ok(Self { names, problem }),
-            Err(source) => Err(RecordsError::Problem {
-                name: named_by(&source)
+            Err(reason) => Err(RecordsError::Problem {
+                name: named_by(&reason)
                     .map_or_else(String::new, |buffer| shortened(&names[buffer])),
-                source,
+                reason,
             }),
         }
     }

@@ -38,12 +38,12 @@ pub enum TestkitError {
     #[error(transparent)]
     InvalidModelName(#[from] skep_types::InvalidModelName),
     /// A file that could not be written.
-    #[error("cannot write `{}`: {source}", path.display())]
+    #[error("cannot write `{}`: {reason}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -68,9 +68,9 @@ impl TestkitError {
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io {
+        move |reason| Self::Io {
             path: path.into(),
-            source,
+            reason,
         }
     }
 }

@@ -24,6 +24,7 @@ fn corpora_hold() {
     feed("config_json", targets::config::json);
     feed("config_pbtxt", targets::config::pbtxt);
     feed("infer", targets::onnx::infer);
+    feed("npy", targets::tensor::npy);
     feed("onnx", targets::onnx::file);
     feed("recording", targets::simulation::recording);
     feed("records", targets::records::records);

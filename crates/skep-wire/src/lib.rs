@@ -2,7 +2,8 @@
 //!
 //! [`json`] holds tensor data as JSON arrays, with the bare `NaN` and `Infinity` that are no JSON but that Triton
 //! reads and writes. [`typed`] holds it as `InferTensorContents`, gRPC's element-by-element form. [`config`] gives a
-//! model configuration the JSON form that Triton answers with. Requests and answers themselves are the edges' own.
+//! model configuration the JSON form that Triton answers with. [`npy`] is the form of tensors in NumPy's files. Requests
+//! and answers themselves are the edges' own.
 //!
 //! Elements are read into and written from a tensor's bytes: row-major, little-endian, `BYTES` as the protocol encodes
 //! it. FP16 and BF16 have neither form. What is read here was sent by somebody else: nothing in it panics, and the
@@ -11,6 +12,7 @@
 pub mod config;
 mod error;
 pub mod json;
+pub mod npy;
 pub mod typed;
 
 pub use error::WireError;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use skep_backend::{Backend, BackendError, ErrorKind};
 use skep_backend_embedded::Embedded;
 use skep_backend_mock::Mock;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{FindError, OnnxRuntime, Search};
 use skep_runtime::{BackendEntry, Backends};
 
 /// The backends, as configurations name them.
@@ -16,7 +16,11 @@ const NAMES: [&str; 3] = [
 ];
 
 /// All backends. A model that names none runs on ONNX Runtime if its library is found, else on the embedded engine.
-pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Backends {
+///
+/// # Errors
+/// When a library was named, by `library` or the environment, and cannot be used.
+pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Result<Backends, FindError> {
+    start_named(&search(library.clone()))?;
     let mut backends = Backends::default();
     for name in NAMES {
         let library = library.clone();
@@ -26,7 +30,23 @@ pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Backends {
     if allow_fallback {
         backends.fall_back_to(skep_backend_embedded::NAME);
     }
-    backends
+    Ok(backends)
+}
+
+/// Where ONNX Runtime's library is looked for; `library` is the one that a flag names.
+pub(crate) fn search(library: Option<PathBuf>) -> Search {
+    Search::from_environment().with_flag(library)
+}
+
+/// Starts ONNX Runtime if somebody named its library: another one, or the embedded engine, is not what they asked for.
+///
+/// # Errors
+/// When the library cannot be used.
+pub(crate) fn start_named(search: &Search) -> Result<(), FindError> {
+    if search.is_named() {
+        OnnxRuntime::start(search)?;
+    }
+    Ok(())
 }
 
 /// Opens the backend called `name`; `library` is ONNX Runtime's, instead of the usual places.
@@ -36,8 +56,7 @@ pub(crate) fn all(library: Option<PathBuf>, allow_fallback: bool) -> Backends {
 pub(crate) fn open(name: &str, library: Option<PathBuf>) -> Result<Arc<dyn Backend>, BackendError> {
     match name {
         skep_backend_onnxruntime::NAME => {
-            let search = Search::from_environment().with_flag(library);
-            let (backend, _) = OnnxRuntime::start(&search)
+            let (backend, _) = OnnxRuntime::start(&search(library))
                 .map_err(|error| BackendError::new(ErrorKind::Unavailable, error.to_string()))?;
             tracing::info!("opened {}", backend.describe());
             Ok(Arc::new(backend))

@@ -18,7 +18,7 @@ use crate::{
     axis, backends,
     colour::{Colour, Colours},
     logging::{self, LogFormat, LogOptions},
-    output::{OutputError, outln},
+    output::{OutputError, errln, outln},
     progress::Progress,
     units::human,
     weights::{CacheArgs, in_process},
@@ -70,15 +70,16 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         request_memory: None,
         sandbox_load_limit: None,
     };
-    let backends = backends::all(args.onnxruntime_library.clone(), false);
-    let mut models = Vec::new();
+    let backends = backends::all(args.onnxruntime_library.clone(), false)?;
+    let (mut models, mut empty) = (Vec::new(), false);
     for path in &args.models {
         let found = skep_runtime::bakeable(path);
         if found.is_empty() {
-            tracing::warn!(
-                "there is no model in `{}`: expected a directory a model, or the path of a model's file",
+            errln!(
+                "error: `{}` holds no model, expected a model's file or directory, or a repository",
                 path.display()
             );
+            empty = true;
         }
         models.extend(found);
     }
@@ -102,7 +103,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
         let rows: Vec<Value> = rows.iter().map(to_json).collect();
         outln!("{}", serde_json::to_string_pretty(&rows)?)?;
     }
-    let fine = rows.iter().all(|row| row.outcome.is_ok());
+    let fine = !empty && rows.iter().all(|row| row.outcome.is_ok());
     Ok(if fine {
         ExitCode::SUCCESS
     } else {

@@ -22,7 +22,7 @@ use crate::{
     cli::boolean,
     colour::{Colour, Colours},
     output::{OutputError, outln},
-    sandbox,
+    sandbox, serve,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,7 +56,7 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     disable_auto_complete_config: bool,
     /// As for `skep serve`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = serve::config_name)]
     model_config_name: Option<String>,
     /// As for `skep serve`
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
     };
     let library = args.onnxruntime_library.clone();
-    let backends = backends::all(library, args.allow_backend_fallback);
+    let backends = backends::all(library, args.allow_backend_fallback)?;
     let checks = skep_runtime::check(&repository, &names, &options, &backends, args.load);
     let layout = repository.layout();
     if args.json {

@@ -1,6 +1,12 @@
 //! The command line.
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{
+    error::Error,
+    ffi::OsString,
+    num::{IntErrorKind, ParseFloatError, ParseIntError},
+};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
@@ -13,6 +19,59 @@ use crate::{
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// What the process was started with.
+    ///
+    /// # Errors
+    /// For a wrong command line, and for one that asks for help.
+    pub(crate) fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = with_negative_numbers(Self::command());
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// The same command, whose flags take `-1` as their value, and lists `-1,2`: what is wrong with it is said of the number then,
+/// not of a flag that nobody gave.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let takes_values = arg.get_action().takes_values() && !arg.is_positional();
+        let takes_lists = takes_values && arg.get_value_delimiter().is_some();
+        // One that takes all hyphens takes those of numbers.
+        if takes_lists || arg.is_allow_hyphen_values_set() {
+            arg.allow_hyphen_values(true)
+        } else {
+            arg.allow_negative_numbers(takes_values)
+        }
+    });
+    command.mut_subcommands(with_negative_numbers)
+}
+
+/// What is wrong with a command line. Numbers are explained: the library's words for them are those of a program. The advice
+/// to put `--` before what looks like a flag is left out: for a misspelt flag or a negative number it is wrong.
+pub(crate) fn explain(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let paragraphs = text
+        .split("\n\n")
+        .filter(|paragraph| !paragraph.starts_with("  tip: to pass '"));
+    let text = paragraphs.collect::<Vec<_>>().join("\n\n");
+    let Some(source) = error.source() else {
+        return text;
+    };
+    let why = if let Some(error) = source.downcast_ref::<ParseIntError>() {
+        match error.kind() {
+            IntErrorKind::Zero => "expected a whole number above 0",
+            IntErrorKind::PosOverflow => "expected a smaller number",
+            _ => "expected a whole number that is not negative",
+        }
+    } else if source.is::<ParseFloatError>() {
+        "expected a number"
+    } else {
+        return text;
+    };
+    text.replacen(&source.to_string(), why, 1)
 }
 
 #[derive(Debug, Subcommand)]
@@ -42,32 +101,6 @@ pub(crate) enum Command {
     Store(StoreArgs),
 }
 
-impl Cli {
-    /// What the process was called with.
-    ///
-    /// # Errors
-    /// What is wrong with it, or the help that it asks for.
-    pub(crate) fn of_process() -> Result<Self, clap::Error> {
-        let matches = with_negative_numbers(Self::command()).try_get_matches()?;
-        Self::from_arg_matches(&matches)
-    }
-}
-
-/// Lets each flag that has a value take a negative number, so that the flag's own parser says what it expects. Otherwise the
-/// number is an unknown flag, and the advice is to pass it as a file.
-fn with_negative_numbers(command: clap::Command) -> clap::Command {
-    let takes = |arg: Arg| {
-        let takes_value = arg.get_action().takes_values() && !arg.is_positional();
-        if takes_value && !arg.is_allow_hyphen_values_set() {
-            arg.allow_negative_numbers(true)
-        } else {
-            arg
-        }
-    };
-    let command = command.mut_args(takes);
-    command.mut_subcommands(with_negative_numbers)
-}
-
 /// Triton's booleans: true, false, 1, 0, in any case.
 pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -79,11 +112,121 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
+    use expect_test::expect_file;
+
+    fn refused(line: &str) -> String {
+        let arguments = line.split_whitespace().map(OsString::from);
+        explain(&Cli::read(arguments).expect_err(line))
+    }
+
+    #[test]
+    fn of_a_wrong_number_the_error_is_about_the_number() {
+        for (flags, why) in [
+            ("serve m --http-port -1", "-1 is not in 0..=65535"),
+            ("simulate batching --load -1,2", "expected"),
+            (
+                "serve m --http-port=x",
+                "expected a whole number that is not negative",
+            ),
+            (
+                "serve m --max-connections -1",
+                "expected a whole number that is not negative",
+            ),
+            (
+                "serve m --max-connections 0",
+                "expected a whole number above 0",
+            ),
+            (
+                "serve m --exit-timeout-secs -1.5",
+                "expected a whole number that is not negative",
+            ),
+            (
+                "serve m --exit-timeout-secs 99999999999999999999",
+                "expected a smaller number",
+            ),
+            (
+                "serve m --repository-poll-secs -1",
+                "expected a number of seconds above 0",
+            ),
+            (
+                "serve m --min-supported-compute-capability x",
+                "expected a number",
+            ),
+            ("infer m --model-version -1", "invalid model version `-1`"),
+            ("infer m --shape -1", "expected an input's name"),
+            (
+                "generate mlp out --seed -1",
+                "expected a whole number that is not negative",
+            ),
+            (
+                "plan f --batch -1",
+                "expected a whole number that is not negative",
+            ),
+            (
+                "store serve --budget -1",
+                "expected a whole number that is not negative",
+            ),
+        ] {
+            let text = refused(&format!("skep {flags}"));
+            let flag = flags.split(' ').find(|word| word.starts_with("--"));
+            let flag = flag
+                .and_then(|flag| flag.split('=').next())
+                .expect("a flag");
+            assert!(text.contains(why) && text.contains(flag), "{flags}: {text}");
+            assert!(!text.contains("tip:"), "{flags}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_no_value() {
+        for flags in ["infer m --nosuch 1", "infer m -1", "serve m --nosuch"] {
+            let text = refused(&format!("skep {flags}"));
+            assert!(text.contains("unexpected argument '-"), "{flags}: {text}");
+            assert!(!text.contains("tip:"), "{flags}: {text}");
+        }
+        assert!(
+            refused("skep serve m --httpport=1")
+                .contains("tip: a similar argument exists: '--http-port'")
+        );
+    }
+
+    /// Each command's flags under their headings.
+    fn headings(command: &clap::Command, path: &str, text: &mut String) {
+        let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+        let flags = command.get_arguments().filter(|arg| !arg.is_hide_set());
+        for (arg, flag) in flags.filter_map(|arg| Some((arg, arg.get_long()?))) {
+            let heading = arg.get_help_heading().unwrap_or("Options");
+            match found.iter_mut().find(|(known, _)| *known == heading) {
+                Some((_, flags)) => flags.push(flag),
+                None => found.push((heading, vec![flag])),
+            }
+        }
+        for (heading, flags) in found {
+            writeln!(text, "{path}: {heading}").expect("a string takes all");
+            for flag in flags {
+                writeln!(text, "    --{flag}").expect("a string takes all");
+            }
+        }
+        let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+        for sub in shown {
+            headings(sub, &format!("{path} {}", sub.get_name()), text);
+        }
+    }
+
+    /// `UPDATE_EXPECT=1 cargo test -p skep` writes the file.
+    #[test]
+    fn every_flag_stands_under_its_heading() {
+        let mut text = String::new();
+        headings(&Cli::command(), "skep", &mut text);
+        expect_file!["cli_headings.txt"].assert_eq(&text);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
-        with_negative_numbers(Cli::command()).debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]

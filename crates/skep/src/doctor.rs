@@ -5,9 +5,10 @@ use std::{path::PathBuf, process::ExitCode, thread};
 use clap::Args;
 use skep_backend::Backend;
 use skep_backend_embedded::Embedded;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::OnnxRuntime;
 
 use crate::{
+    backends,
     colour::Colours,
     output::{OutputError, out, outln},
     table::Table,
@@ -20,13 +21,14 @@ pub(crate) struct DoctorArgs {
     onnxruntime_library: Option<PathBuf>,
 }
 
+/// Exits with 1 if a library was named that cannot be used.
 pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     outln!("skep {}", env!("CARGO_PKG_VERSION"))?;
     outln!("cores: {}", thread::available_parallelism()?)?;
     outln!()?;
     print_backend(&Embedded)?;
     outln!()?;
-    let search = Search::from_environment().with_flag(args.onnxruntime_library.clone());
+    let search = backends::search(args.onnxruntime_library.clone());
     match OnnxRuntime::start(&search) {
         Ok((backend, report)) => {
             print_backend(&backend)?;
@@ -45,6 +47,9 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
             outln!("backend `onnxruntime`: not available")?;
             for line in error.to_string().lines() {
                 outln!("  {line}")?;
+            }
+            if search.is_named() {
+                return Ok(ExitCode::FAILURE);
             }
             outln!("  models that name no backend run on `embedded`")?;
         }

@@ -156,7 +156,7 @@ pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
         .log_internal_errors(false);
     if let Some(path) = file {
         let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.with_context(|| format!("cannot open log file `{}`", path.display()))?;
+        let file = file.with_context(|| format!("--log-file: cannot open `{}`", path.display()))?;
         tracing_subscriber::registry()
             .with(layer.with_writer(file).with_filter(filter))
             .try_init()?;

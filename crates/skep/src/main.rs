@@ -29,6 +29,7 @@ mod units;
 mod weights;
 
 use std::{
+    env,
     io::{self, Write},
     process::ExitCode,
 };
@@ -44,7 +45,7 @@ static HEAP: SplitHeap = SplitHeap;
 fn main() -> ExitCode {
     // First of all: the process must have one thread.
     skep_backend_onnxruntime::switch_off_telemetry();
-    let command = match cli::Cli::of_process() {
+    let command = match cli::Cli::read(env::args_os()) {
         Ok(cli) => cli.command,
         Err(error) => return refuse(&error),
     };
@@ -72,12 +73,11 @@ fn main() -> ExitCode {
 
 /// Says what is wrong with the command line, or gives the help that it asks for. A wrong one ends with 1, as on Triton.
 fn refuse(error: &clap::Error) -> ExitCode {
-    let printed = error.print();
     if error.use_stderr() {
-        // Nobody is left to tell if this could not be written.
+        errln!("{}", cli::explain(error).trim_end());
         return ExitCode::FAILURE;
     }
-    match printed.and_then(|()| io::stdout().flush()) {
+    match error.print().and_then(|()| io::stdout().flush()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => OutputError::from(error).report(),
     }

@@ -16,6 +16,7 @@ pub(crate) const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(600);
 
 /// Worker processes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Worker processes")]
 pub(crate) struct SandboxArgs {
     /// How long a worker process may take to load a model, and another one to bake it; what takes longer is ended. 0: as long
     /// as it likes (Skep's own)

@@ -42,6 +42,9 @@ use restrict::RestrictArgs;
 use start::Failures;
 use without_effect::WithoutEffect;
 
+/// The heading of flags about the process and its start and end.
+const SERVER: &str = "Server";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ControlMode {
     None,
@@ -50,6 +53,7 @@ enum ControlMode {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Models")]
 pub(crate) struct ServeArgs {
     /// Model repositories (the same as --model-repository)
     #[arg(value_name = "REPOSITORY")]
@@ -83,17 +87,14 @@ pub(crate) struct ServeArgs {
     /// How many models load at once
     #[arg(long, value_name = "N", default_value = "4")]
     model_load_thread_count: NonZeroUsize,
-    /// How many loads, unloads and looks at the index may wait for those that run; the next one is refused (Skep's own)
-    #[arg(long, value_name = "N", default_value = "256")]
-    max_waiting_loads: NonZeroUsize,
     /// Whether a model that fails to load at the start ends the server
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, help_heading = SERVER)]
     exit_on_error: bool,
     /// How long a stop waits for what is in flight, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = SERVER)]
     exit_timeout_secs: u64,
     /// Whether the server is ready only when every model is
-    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, help_heading = SERVER)]
     strict_readiness: bool,
     /// Do not complete configurations from the models' files
     #[arg(long)]
@@ -114,7 +115,7 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     allow_backend_fallback: bool,
     /// The server's name in its metadata
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = SERVER)]
     id: Option<String>,
     #[command(flatten)]
     ports: PortArgs,
@@ -141,6 +142,7 @@ pub(crate) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Logs")]
 struct LogArgs {
     /// How much more is logged: 0 nothing, 1 each request and details, 2 everything
     #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = logging::verbose_level, allow_hyphen_values = true)]
@@ -188,15 +190,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
+    let library = args.onnxruntime_library.clone();
+    let backends = backends::all(library, args.allow_backend_fallback)?;
     let weights = runtime_options.load.weights.as_ref();
     let _pressure = pressure::watch_server(weights.map(|weights| weights.store.clone()));
-    let runtime = Runtime::new(
-        runtime_options,
-        backends::all(
-            args.onnxruntime_library.clone(),
-            args.allow_backend_fallback,
-        ),
-    );
+    let runtime = Runtime::new(runtime_options, backends);
     let cores = thread::available_parallelism()?.get();
     let reactor = tokio::runtime::Builder::new_multi_thread()
         // Half of the cores: models compute on all of them, and each further reactor thread takes turns with one. On two
@@ -403,7 +401,7 @@ impl ServeArgs {
                 request_memory: Some(request_memory),
             },
             load_threads: self.model_load_thread_count.get(),
-            max_waiting_loads: self.max_waiting_loads.get(),
+            max_waiting_loads: self.limits.max_waiting_loads(),
             control: match self.model_control_mode {
                 ControlMode::None => Control::None,
                 ControlMode::Poll => Control::Poll(self.repository_poll_secs),
@@ -463,7 +461,7 @@ fn positive_seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// The name of a configuration: a plain file name.
-fn config_name(text: &str) -> Result<String, String> {
+pub(crate) fn config_name(text: &str) -> Result<String, String> {
     let is_plain = !matches!(text, "" | "." | "..") && !text.contains(['/', '\\']);
     if is_plain {
         Ok(text.to_owned())

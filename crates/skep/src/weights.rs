@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use skep_backend::{Baking, Weights};
-use skep_cache::{Cache, CacheError, DEFAULT_BUDGET_BYTES, ErrorKind};
+use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 
 /// The word that switches the cache off.
@@ -37,6 +37,7 @@ enum Bake {
 
 /// The cache of baked models.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Weights")]
 pub(crate) struct CacheArgs {
     /// The directory of baked models, or `off`: every load is a plain one, and shares nothing with others (Skep's own)
     /// [default: $XDG_CACHE_HOME/skep, or ~/.cache/skep]
@@ -49,6 +50,7 @@ pub(crate) struct CacheArgs {
 
 /// The tensor store.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Weights")]
 pub(crate) struct StoreArgs {
     /// When a model that has not been baked is (Skep's own)
     #[arg(long, value_name = "WHEN", default_value = "background")]
@@ -73,7 +75,8 @@ pub(crate) struct StoreArgs {
 }
 
 impl CacheArgs {
-    /// The cache; `None` where it is off, where others may change the directory, or where the default one cannot be used.
+    /// The cache; `None` where it is off, or where the default one cannot be used: the models are served all the same, and
+    /// what is lost is speed and memory.
     ///
     /// # Errors
     /// When the directory that was asked for cannot be used.
@@ -83,14 +86,8 @@ impl CacheArgs {
             Some(directory) => directory,
             None => return Ok(self.default_cache()),
         };
-        match Cache::open(directory, self.weight_cache_bytes) {
-            // The models are served all the same: what is lost is speed and memory.
-            Err(error) if error.kind() == ErrorKind::Unsafe => {
-                warn_without(&error);
-                Ok(None)
-            }
-            opened => opened.map(Some).context("--weight-cache"),
-        }
+        let opened = Cache::open(directory, self.weight_cache_bytes);
+        opened.map(Some).context("--weight-cache")
     }
 
     fn default_cache(&self) -> Option<Cache> {
@@ -103,17 +100,13 @@ impl CacheArgs {
         match Cache::open(&directory, self.weight_cache_bytes) {
             Ok(cache) => Some(cache),
             Err(error) => {
-                warn_without(&error);
+                tracing::warn!(
+                    "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
+                );
                 None
             }
         }
     }
-}
-
-fn warn_without(error: &CacheError) {
-    tracing::warn!(
-        "models are loaded without a cache of baked forms: {error}; `--weight-cache DIR` names another directory"
-    );
 }
 
 impl StoreArgs {

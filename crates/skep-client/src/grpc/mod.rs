@@ -12,13 +12,15 @@ use skep_proto::inference::{
 use skep_types::ModelVersion;
 use tonic::{
     Response, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
 use crate::{
-    ClientOptions, Code, Error, IndexRow, InferRequest, InferResponse, Meaning, ModelMetadata,
-    ModelStatistics, ServerMetadata,
+    ClientOptions, Code, Error, Headers, IndexRow, InferRequest, InferResponse, Meaning,
+    ModelMetadata, ModelStatistics, ServerMetadata,
     address::{Address, Scheme, check_model},
+    connect::Connector,
     error::{chain, root_cause},
 };
 
@@ -38,45 +40,48 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same over all answers of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// The calls, each with the client's headers.
+type Service = GrpcInferenceServiceClient<InterceptedService<Channel, Headers>>;
+
 /// A client over gRPC.
 #[derive(Debug, Clone)]
 pub struct GrpcClient {
-    service: GrpcInferenceServiceClient<Channel>,
+    service: Service,
     authority: Arc<str>,
     max_answer_bytes: usize,
 }
 
 impl GrpcClient {
-    /// A client connected to the server at `grpc://host[:8001]`. A connection that is lost later is made again by the
-    /// next call.
+    /// A client connected to the server at `grpc://host[:8001]` or `grpcs://host[:8001]`. A connection that is lost later
+    /// is made again by the next call.
     ///
     /// # Errors
-    /// Of kind `InvalidArgument` for any other URL, of kind `Connect` where the server cannot be reached.
+    /// Of kind `InvalidArgument` for any other URL, of kind `Connect` or `Handshake` where the server cannot be
+    /// reached.
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::connect_with(url, &ClientOptions::default()).await
     }
 
-    /// As [`GrpcClient::connect`], with limits of the caller's.
+    /// As [`GrpcClient::connect`], with options of the caller's.
     ///
     /// # Errors
     /// As [`GrpcClient::connect`].
     pub async fn connect_with(url: &str, options: &ClientOptions) -> Result<Self, Error> {
-        let authority = Address::parse_as(url, Scheme::Grpc)?.authority;
-        let channel = Endpoint::from_shared(format!("http://{authority}"))
+        let address = Address::parse_as(url, Scheme::Grpc)?;
+        let connector = Connector::new(&address, options, b"h2")?;
+        let authority = address.authority.clone();
+        let channel = Endpoint::from_shared(address.base())
             .map_err(|error| Error::invalid(error.to_string()))?
-            .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_timeout(options.connect_timeout)
-            .connect()
+            .connect_with_connector(connector)
             .await
-            .map_err(|error| Error::Connect {
-                address: authority.to_string(),
-                reason: root_cause(&error),
-            })?;
-        let service = GrpcInferenceServiceClient::new(channel)
-            .max_decoding_message_size(options.max_answer_bytes)
-            .max_encoding_message_size(usize::MAX);
+            .map_err(|error| Error::connect(&authority, &error))?;
+        let service =
+            GrpcInferenceServiceClient::with_interceptor(channel, options.headers.clone())
+                .max_decoding_message_size(options.max_answer_bytes)
+                .max_encoding_message_size(usize::MAX);
         Ok(Self {
             service,
             authority,
@@ -248,7 +253,7 @@ impl GrpcClient {
     }
 
     /// A handle for one call; handles share the connection.
-    fn service(&self) -> GrpcInferenceServiceClient<Channel> {
+    fn service(&self) -> Service {
         self.service.clone()
     }
 
@@ -265,10 +270,10 @@ impl GrpcClient {
     /// Sorts statuses: the server's own, and those that the library makes where no answer came.
     fn failure(&self, status: &Status) -> Error {
         if let Some(source) = status.source() {
-            let (address, reason) = (self.authority.to_string(), root_cause(source));
             if chain(source).any(|error| error.is::<tonic::ConnectError>()) {
-                return Error::Connect { address, reason };
+                return Error::connect(&self.authority, source);
             }
+            let (address, reason) = (self.authority.to_string(), root_cause(source));
             return Error::Disconnected { address, reason };
         }
         if status.message().starts_with(TOO_LARGE) {

@@ -22,7 +22,8 @@ use encode::Encoded;
 use transport::{Answer, Transport};
 
 /// Where the JSON part of a body ends and the binary tensor data begins.
-const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+pub(crate) const HEADER_LENGTH: HeaderName =
+    HeaderName::from_static("inference-header-content-length");
 
 /// A client over HTTP/1.1.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client of the server at `http://host[:8000]`; the first call connects.
+    /// A client of the server at `http://host[:8000]` or `https://host[:8000]`; the first call connects.
     ///
     /// # Errors
     /// Of kind `InvalidArgument` for any other URL.
@@ -39,14 +40,14 @@ impl HttpClient {
         Self::with_options(url, &ClientOptions::default())
     }
 
-    /// As [`HttpClient::new`], with limits of the caller's.
+    /// As [`HttpClient::new`], with options of the caller's.
     ///
     /// # Errors
     /// As [`HttpClient::new`].
     pub fn with_options(url: &str, options: &ClientOptions) -> Result<Self, Error> {
         let address = Address::parse_as(url, Scheme::Http)?;
         Ok(Self {
-            transport: Transport::new(address.authority, options),
+            transport: Transport::new(&address, options)?,
         })
     }
 

@@ -12,15 +12,14 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::{client::legacy, rt::TokioExecutor};
 use serde::Deserialize;
 
 use super::{HEADER_LENGTH, encode::Encoded};
 use crate::{
-    ClientOptions, Code, Error,
+    ClientOptions, Code, Error, Headers,
+    address::Address,
+    connect::Connector,
     error::{chain, root_cause},
 };
 
@@ -33,8 +32,11 @@ const MAX_ERROR_TEXT_BYTES: usize = 512;
 /// A pool of connections to one server.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
-    client: legacy::Client<HttpConnector, Chunks>,
+    client: legacy::Client<Connector, Chunks>,
     authority: Arc<str>,
+    /// What paths are appended to.
+    base: Arc<str>,
+    headers: Headers,
     max_answer_bytes: usize,
 }
 
@@ -46,15 +48,15 @@ pub(super) struct Answer {
 }
 
 impl Transport {
-    pub(super) fn new(authority: Arc<str>, options: &ClientOptions) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(options.connect_timeout));
-        Self {
+    pub(super) fn new(address: &Address, options: &ClientOptions) -> Result<Self, Error> {
+        let connector = Connector::new(address, options, b"http/1.1")?;
+        Ok(Self {
             client: legacy::Client::builder(TokioExecutor::new()).build(connector),
-            authority,
+            authority: Arc::clone(&address.authority),
+            base: address.base().into(),
+            headers: options.headers.clone(),
             max_answer_bytes: options.max_answer_bytes,
-        }
+        })
     }
 
     /// `host:port`.
@@ -70,16 +72,17 @@ impl Transport {
     ) -> Result<Answer, Error> {
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("http://{}{path}", self.authority));
+            .uri(format!("{}{path}", self.base));
         if let Some(content_type) = body.content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         if let Some(length) = body.header_length {
             request = request.header(HEADER_LENGTH, length);
         }
-        let request = request
+        let mut request = request
             .body(Chunks(body.chunks))
             .map_err(|error| Error::invalid(error.to_string()))?;
+        self.headers.put_into(&mut request);
         let response = self
             .client
             .request(request)
@@ -122,14 +125,14 @@ impl Transport {
 
     /// Sorts the libraries' errors into ours.
     fn failure(&self, error: &(dyn std::error::Error + 'static)) -> Error {
-        let address = self.authority.to_string();
-        let reason = root_cause(error);
         let connect = error
             .downcast_ref::<legacy::Error>()
             .is_some_and(legacy::Error::is_connect);
         if connect {
-            return Error::Connect { address, reason };
+            return Error::connect(&self.authority, error);
         }
+        let address = self.authority.to_string();
+        let reason = root_cause(error);
         if chain(error)
             .filter_map(|error| error.downcast_ref::<hyper::Error>())
             .any(hyper::Error::is_parse)

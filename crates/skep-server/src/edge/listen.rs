@@ -39,11 +39,11 @@ pub struct Endpoint {
 
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open {what} port {address}: {source}")]
+#[error("cannot open {what} port {address}: {reason}")]
 pub struct BindError {
     what: &'static str,
     address: SocketAddr,
-    source: io::Error,
+    reason: io::Error,
 }
 
 /// Opens a port.
@@ -61,10 +61,10 @@ pub(crate) fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListe
         socket.bind(address)?;
         socket.listen(LISTEN_BACKLOG)
     };
-    open().map_err(|source| BindError {
+    open().map_err(|reason| BindError {
         what,
         address,
-        source,
+        reason,
     })
 }
 

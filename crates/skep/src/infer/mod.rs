@@ -1,18 +1,22 @@
 //! `skep infer MODEL [PICTURE...]`: asks a running server, and prints what it sees.
 
+mod input;
 mod picture;
+mod save;
+mod server;
 mod show;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::Args;
 use skep_client::{Client, InferRequest, ModelMetadata, TensorMetadata};
-use skep_tensor::{Tensor, encode_strings};
+use skep_tensor::Tensor;
 use skep_types::{DataType, ModelVersion, Shape};
 
 use crate::output::{errln, out, outln};
+use input::Data;
+use server::ServerArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct InferArgs {
@@ -21,23 +25,32 @@ pub(crate) struct InferArgs {
     /// PNG pictures, dark on light, for a model of one FP32 input of [batch,1,N,N]; see examples/README.md for the rule
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
-    /// Send zeros instead of pictures, to any model; variable dimensions become 1
+    /// An input's data: JSON as in `x=[[1,2],[3,4]]`, a text for a string, or a file as in `x=@image.npy`: NumPy's (.npy),
+    /// JSON (.json), or raw little-endian elements; may be given several times
+    #[arg(long, value_name = "NAME=DATA", value_parser = input::given, conflicts_with = "pictures")]
+    input: Vec<(String, Data)>,
+    /// An input's shape, as in `x=1,3,224,224`, where data and model leave it open; may be given several times
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = input::shape, conflicts_with = "pictures")]
+    shape: Vec<(String, Shape)>,
+    /// Send zeros for every input without data; variable dimensions become 1 unless --shape says otherwise
     #[arg(long, conflicts_with = "pictures")]
     zeros: bool,
-    /// The server: http://host:port or grpc://host:port
-    #[arg(long, value_name = "URL", default_value = "http://localhost:8000")]
-    url: String,
     /// The model's version instead of the latest
     #[arg(long, value_name = "VERSION", value_parser = |text: &str| ModelVersion::parse(text))]
     model_version: Option<ModelVersion>,
+    /// Print each answer as JSON on one line, with every element
+    #[arg(long)]
+    json: bool,
+    /// Write each output into this directory, as NAME.npy
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["pictures", "json"])]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 pub(crate) fn run(args: &InferArgs) -> anyhow::Result<ExitCode> {
-    if args.pictures.is_empty() && !args.zeros {
-        bail!(
-            "nothing to send\n  try: skep infer digits examples/digits/*.png\n  or, for any model: skep infer {} --zeros",
-            args.model
-        );
+    if let Some(directory) = &args.output {
+        save::prepare(directory).context("--output")?;
     }
     let reactor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -46,22 +59,37 @@ pub(crate) fn run(args: &InferArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(args: &InferArgs) -> anyhow::Result<ExitCode> {
-    let client = Client::connect(&args.url).await?;
-    let metadata = client
-        .model_metadata(&args.model, args.model_version)
-        .await?;
+    let client = args.server.connect().await?;
+    let metadata = client.model_metadata(&args.model, args.model_version).await;
+    let metadata = metadata.map_err(|error| args.server.explain(error))?;
     let mut request = InferRequest::new(&args.model);
     request.version = args.model_version;
-    if args.zeros {
-        request.inputs = metadata
-            .inputs
-            .iter()
-            .map(zeros)
-            .collect::<anyhow::Result<_>>()?;
-        out!("{}", show::outputs(&client.infer(&request).await?))?;
-        return Ok(ExitCode::SUCCESS);
+    if !args.pictures.is_empty() {
+        return ask_pictures(args, &client, &metadata, request).await;
     }
-    let (name, side) = picture_input(&metadata)?;
+    request.inputs = inputs(args, &metadata)?;
+    let answer = client.infer(&request).await?;
+    if args.json {
+        outln!("{}", show::json(&answer, None)?)?;
+    } else {
+        out!("{}", show::outputs(&answer))?;
+    }
+    if let Some(directory) = &args.output {
+        for (name, file) in save::outputs(&answer, directory).context("--output")? {
+            outln!("wrote `{name}` to {}", file.display())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One request a picture. One that fails leaves the others.
+async fn ask_pictures(
+    args: &InferArgs,
+    client: &Client,
+    metadata: &ModelMetadata,
+    mut request: InferRequest,
+) -> anyhow::Result<ExitCode> {
+    let (name, side) = picture_input(metadata)?;
     let mut failed = false;
     for path in &args.pictures {
         let answer = match picture::read(path, side) {
@@ -72,6 +100,7 @@ async fn ask(args: &InferArgs) -> anyhow::Result<ExitCode> {
             Err(error) => Err(error),
         };
         match answer {
+            Ok(answer) if args.json => outln!("{}", show::json(&answer, Some(path))?)?,
             Ok(answer) => outln!("{}: {}", path.display(), show::best(&answer))?,
             Err(error) => {
                 errln!("{}: {error:#}", path.display());
@@ -84,6 +113,74 @@ async fn ask(args: &InferArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What is sent: the data that is given, and zeros for the rest if they are asked for. Whether an input that is left out
+/// may be, the server knows.
+fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(String, Tensor)>> {
+    check_names("--input", args.input.iter().map(|(name, _)| name), metadata)?;
+    check_names("--shape", args.shape.iter().map(|(name, _)| name), metadata)?;
+    if args.input.is_empty() && !args.zeros && !metadata.inputs.is_empty() {
+        bail!(
+            "nothing to send: model `{}` takes {}\n  try: `--input {}=@FILE.npy`, or `--zeros`",
+            args.model,
+            list(metadata),
+            metadata.inputs[0].name
+        );
+    }
+    let mut inputs = Vec::new();
+    for input in &metadata.inputs {
+        let shape = args.shape.iter().find(|(name, _)| *name == input.name);
+        let shape = shape.map(|(_, shape)| shape);
+        let data = args.input.iter().find(|(name, _)| *name == input.name);
+        let tensor = match data {
+            Some((_, data)) => input::tensor(input, data, shape),
+            None if args.zeros => input::zeros(input, shape),
+            None if shape.is_some() => bail!(
+                "--shape: input `{}` has no data, expected `--input {}=...` or `--zeros`",
+                input.name,
+                input.name
+            ),
+            None => continue,
+        };
+        let tensor = tensor.with_context(|| format!("input `{}`", input.name))?;
+        inputs.push((input.name.clone(), tensor));
+    }
+    Ok(inputs)
+}
+
+/// Each name is an input's, and comes once.
+fn check_names<'a>(
+    flag: &str,
+    names: impl Iterator<Item = &'a String>,
+    metadata: &ModelMetadata,
+) -> anyhow::Result<()> {
+    let mut seen = Vec::new();
+    for name in names {
+        if !metadata.inputs.iter().any(|input| input.name == *name) {
+            bail!(
+                "{flag}: model `{}` has no input `{name}`, it takes {}",
+                metadata.name,
+                list(metadata)
+            );
+        }
+        if seen.contains(&name) {
+            bail!("{flag}: input `{name}` is given twice");
+        }
+        seen.push(name);
+    }
+    Ok(())
+}
+
+/// The inputs, for people.
+fn list(metadata: &ModelMetadata) -> String {
+    let one =
+        |input: &TensorMetadata| format!("`{}` {} {}", input.name, input.datatype, input.shape);
+    let inputs: Vec<String> = metadata.inputs.iter().map(one).collect();
+    if inputs.is_empty() {
+        return "no inputs".to_owned();
+    }
+    inputs.join(", ")
 }
 
 /// The input that takes a picture, and its side in cells.
@@ -110,23 +207,4 @@ fn picture_input(metadata: &ModelMetadata) -> anyhow::Result<(String, usize)> {
             input.shape
         ),
     }
-}
-
-fn zeros(input: &TensorMetadata) -> anyhow::Result<(String, Tensor)> {
-    let dims: Vec<usize> = input
-        .shape
-        .as_slice()
-        .iter()
-        .map(|dim| usize::try_from(*dim).unwrap_or(1))
-        .collect();
-    let shape = Shape::new(&dims)?;
-    let count = shape.element_count();
-    let data = match input.datatype.element_size() {
-        Some(size) => vec![0; count * size],
-        None => encode_strings(std::iter::repeat_n(b"".as_slice(), count)),
-    };
-    Ok((
-        input.name.clone(),
-        Tensor::new(input.datatype, shape, Bytes::from(data))?,
-    ))
 }

@@ -1,7 +1,10 @@
 //! Answers for people.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
+use anyhow::Context;
+use bytes::Bytes;
+use serde_json::json;
 use skep_client::InferResponse;
 use skep_tensor::{Tensor, TensorView};
 use skep_types::DataType;
@@ -46,6 +49,51 @@ pub(super) fn outputs(answer: &InferResponse) -> String {
         .expect("a string takes all");
     }
     text
+}
+
+/// An answer in the protocol's words on one line, with every element; `picture` is what it was about.
+pub(super) fn json(answer: &InferResponse, picture: Option<&Path>) -> anyhow::Result<String> {
+    let mut text = String::from("{");
+    if let Some(picture) = picture {
+        let picture = json!(picture.to_string_lossy());
+        write!(text, "\"picture\":{picture},").expect("a string takes all");
+    }
+    let (model, version) = (json!(answer.model), json!(answer.version));
+    write!(
+        text,
+        "\"model_name\":{model},\"model_version\":{version},\"outputs\":["
+    )
+    .expect("a string takes all");
+    for (index, (name, tensor)) in answer.outputs.iter().enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        let (datatype, shape) = (tensor.datatype(), tensor.shape());
+        let mut data = Vec::new();
+        skep_wire::json::write(widened(tensor).view(), &mut data).with_context(|| {
+            format!("output `{name}` cannot be JSON: `--output DIR` writes it into a file")
+        })?;
+        write!(
+            text,
+            "{comma}{{\"name\":{},\"datatype\":\"{datatype}\",\"shape\":{shape},\"data\":{}}}",
+            json!(name),
+            String::from_utf8_lossy(&data)
+        )
+        .expect("a string takes all");
+    }
+    text.push_str("]}");
+    Ok(text)
+}
+
+/// Elements of 16 bits, which JSON has no form for, as FP32, which has each of them.
+fn widened(tensor: &Tensor) -> Tensor {
+    let value = match tensor.datatype() {
+        DataType::Fp16 => |bytes| half::f16::from_le_bytes(bytes).to_f32(),
+        DataType::Bf16 => |bytes| half::bf16::from_le_bytes(bytes).to_f32(),
+        _ => return tensor.clone(),
+    };
+    let (chunks, _) = tensor.data().as_chunks::<2>();
+    let data = chunks.iter().flat_map(|chunk| value(*chunk).to_le_bytes());
+    let data: Bytes = data.collect::<Vec<u8>>().into();
+    Tensor::new(DataType::Fp32, tensor.shape().clone(), data).expect("as many elements")
 }
 
 fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -107,7 +155,6 @@ fn halves(tensor: TensorView<'_>, value: impl Fn([u8; 2]) -> f32) -> Vec<String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use skep_types::Shape;
 
     fn answer(values: &[f32]) -> InferResponse {
@@ -127,5 +174,21 @@ mod tests {
         assert_eq!(best(&answer(&[0.25, 0.75])), "1 (75.0 %)");
         assert_eq!(best(&answer(&[7.0, -1.0])), "0 (score 7)");
         assert_eq!(outputs(&answer(&[0.5])), "y FP32 [1,1]: 0.5\n");
+    }
+
+    #[test]
+    fn json_has_every_element_and_halves_as_numbers() {
+        let mut answer = answer(&[0.5; 9]);
+        let halves = [half::f16::from_f32(1.5), half::f16::NAN];
+        let data: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let shape = Shape::new(&[2]).expect("shape");
+        let tensor = Tensor::new(DataType::Fp16, shape, data.into()).expect("tensor");
+        answer.outputs.push(("\"".to_owned(), tensor));
+        assert_eq!(
+            json(&answer, Some(Path::new("p"))).expect("JSON"),
+            "{\"picture\":\"p\",\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[\
+             {\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[1,9],\"data\":[0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5]},\
+             {\"name\":\"\\\"\",\"datatype\":\"FP16\",\"shape\":[2],\"data\":[1.5,NaN]}]}"
+        );
     }
 }

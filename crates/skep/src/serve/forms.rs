@@ -13,6 +13,7 @@ enum CompressionLevel {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Requests and answers")]
 pub(super) struct FormArgs {
     /// HTTP headers whose names match this regular expression, whatever their case, become parameters of their request
     /// for inference

@@ -42,6 +42,9 @@ pub(super) struct LimitArgs {
     /// Requests that wait for an instance, over all models; the next one is refused (Skep's own)
     #[arg(long, value_name = "N", default_value_t = DEFAULT_WAITING)]
     max_waiting_requests: NonZeroUsize,
+    /// How many loads, unloads and looks at the index may wait for those that run; the next one is refused (Skep's own)
+    #[arg(long, value_name = "N", default_value = "256")]
+    max_waiting_loads: NonZeroUsize,
     /// Threads that compute at once, over all models; an execution waits until there are enough for it. 0 for no bound; by
     /// default the cores that the process may use (Skep's own)
     #[arg(long, value_name = "N")]
@@ -67,6 +70,7 @@ pub(super) struct LimitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
 struct GrpcArgs {
     /// After how long a silent gRPC connection is asked for a sign of life, in milliseconds
     #[arg(long, value_name = "MS", default_value = "7200000")]
@@ -136,6 +140,10 @@ impl LimitArgs {
         let slots = self.cpu_slots.unwrap_or(cores);
         let turn = Duration::from_millis(self.cpu_turn_ms);
         (slots > 0).then(|| Device::with_min_turn(slots, turn))
+    }
+
+    pub(super) const fn max_waiting_loads(&self) -> usize {
+        self.max_waiting_loads.get()
     }
 
     pub(super) const fn max_waiting_requests(&self) -> usize {

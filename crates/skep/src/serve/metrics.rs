@@ -9,6 +9,7 @@ use skep_server::DEFAULT_QUANTILES;
 use crate::cli::boolean;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Metrics")]
 pub(super) struct MetricsArgs {
     /// How often utilization and busy fractions are sampled, in milliseconds
     #[arg(long, value_name = "MS", default_value = "2000")]

@@ -12,6 +12,7 @@ use skep_server::{Endpoint, Tls, TlsError, TlsFile, TlsFiles};
 use crate::cli::boolean;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Ports")]
 pub(super) struct PortArgs {
     /// Whether HTTP is served
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
@@ -104,7 +105,7 @@ impl PortArgs {
         };
         endpoint(self.allow_http, || {
             Ok(Endpoint {
-                address: resolve(&self.http_address)?,
+                address: resolve(&self.http_address).context("--http-address")?,
                 port: self.http_port,
                 reuse: self.reuse_http_port,
                 tls: tls.read(Tls::http)?,
@@ -125,7 +126,7 @@ impl PortArgs {
         };
         endpoint(self.allow_grpc, || {
             Ok(Endpoint {
-                address: resolve(&self.grpc_address)?,
+                address: resolve(&self.grpc_address).context("--grpc-address")?,
                 port: self.grpc_port,
                 reuse: self.reuse_grpc_port,
                 tls: tls.read(Tls::grpc)?,
@@ -135,10 +136,13 @@ impl PortArgs {
 
     /// Metrics, if they are served.
     pub(super) fn metrics(&self) -> anyhow::Result<Option<Endpoint>> {
-        let address = self.metrics_address.as_ref().unwrap_or(&self.http_address);
+        let (flag, address) = match &self.metrics_address {
+            Some(address) => ("--metrics-address", address),
+            None => ("--http-address", &self.http_address),
+        };
         endpoint(self.allow_metrics, || {
             Ok(Endpoint {
-                address: resolve(address)?,
+                address: resolve(address).context(flag)?,
                 port: self.metrics_port,
                 reuse: false,
                 tls: None,

@@ -5,6 +5,7 @@ use clap::Args;
 use skep_server::Restrictions;
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Restricted calls")]
 pub(super) struct RestrictArgs {
     /// HTTP calls that ask for a header, `<api>[,<api>...]:<header>=<value>`; of health, metadata, inference,
     /// shared-memory, model-config, model-repository, statistics, trace, logging; may be given several times

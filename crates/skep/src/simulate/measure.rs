@@ -188,7 +188,7 @@ impl MeasureArgs {
             strict_readiness: true,
         };
         let library = self.onnxruntime_library.clone();
-        Ok(Runtime::new(options, backends::all(library, false)))
+        Ok(Runtime::new(options, backends::all(library, false)?))
     }
 
     fn measure_version(

@@ -6,6 +6,8 @@ use clap::Args;
 use skep_backend_onnxruntime::Search;
 use skep_onnx::{OnnxModel, infer::Given};
 
+use crate::backends;
+
 /// Instances of the estimate where none are asked for.
 const INSTANCES: [u32; 3] = [1, 2, 4];
 
@@ -56,7 +58,7 @@ impl OnnxArgs {
     /// Where the library for a run is looked for; `None` if the model is not to be run.
     pub(super) fn search(&self) -> Option<Search> {
         let library = self.onnxruntime_library.clone();
-        (!self.no_run).then(|| Search::from_environment().with_flag(library))
+        (!self.no_run).then(|| backends::search(library))
     }
 
     pub(super) fn instances(&self) -> Vec<u32> {

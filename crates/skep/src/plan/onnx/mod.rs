@@ -19,6 +19,8 @@ use skep_records::{
     onnx::{Machine, Variant, usage},
 };
 
+use crate::backends;
+
 pub(super) use arguments::OnnxArgs;
 pub(super) use report::Report;
 
@@ -36,6 +38,10 @@ pub(super) struct OnnxSource {
 /// Plans and estimates of the model in `bytes`; weights in files beside it are counted, not read.
 pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result<OnnxSource> {
     let named = || format!("`{}`", path.display());
+    let search = args.search();
+    if let Some(search) = &search {
+        backends::start_named(search)?;
+    }
     let model = OnnxModel::decode(bytes).with_context(named)?;
     let machine = Machine {
         channel_block: channel_block(),
@@ -76,8 +82,8 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
     }
     let first_estimate = report.rows.first().map(|(_, estimate)| estimate);
     let needed = first_estimate.map_or(0, |estimate| estimate.with_instances(1).total());
-    if let Some(search) = args.search() {
-        match recorded::records(path, &model, first, needed, &search) {
+    if let Some(search) = &search {
+        match recorded::records(path, &model, first, needed, search) {
             Ok(run) => records.push((recorded::NAME.to_owned(), run)),
             Err(why) => notices.push(format!("{}: no recorded plan: {why}", named())),
         }

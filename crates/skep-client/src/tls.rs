@@ -1,0 +1,301 @@
+//! Encryption: whom a client trusts, and what it shows of itself.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio_rustls::rustls::{
+    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
+    server::ParsedCertificate,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use crate::Error;
+
+/// How a client encrypts: TLS 1.2 and 1.3.
+#[derive(Clone)]
+pub struct Tls {
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    identity: Option<Arc<CertifiedKey>>,
+}
+
+/// A file that cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}`: {reason}", path.display())]
+struct FileError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Tls {
+    /// Trusts the servers whose certificates the system's roots have signed; `SSL_CERT_FILE` and `SSL_CERT_DIR` name
+    /// other ones.
+    ///
+    /// # Errors
+    /// When no root is found.
+    pub fn of_system() -> Result<Self, Error> {
+        let found = rustls_native_certs::load_native_certs();
+        if found.certs.is_empty() {
+            let why = found.errors.first();
+            let why = why.map_or_else(String::new, |error| format!(": {error}"));
+            return Err(Error::invalid(format!(
+                "the system has no root certificates{why}"
+            )));
+        }
+        let mut roots = RootCertStore::empty();
+        // One that cannot be used, out of hundreds, is nobody's concern.
+        roots.add_parsable_certificates(found.certs);
+        Self::trusting(roots, Vec::new()).map_err(|reason| Error::invalid(reason.to_string()))
+    }
+
+    /// Trusts the servers whose certificates those in a PEM file have signed, or that are in that file themselves.
+    ///
+    /// # Errors
+    /// When the file cannot be used; the text names it.
+    pub fn of_roots(path: &Path) -> Result<Self, Error> {
+        let trusted = certificates(path)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &trusted {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| refused(path, error))?;
+        }
+        Self::trusting(roots, trusted).map_err(|error| refused(path, error))
+    }
+
+    /// Trusts whoever answers: the connection is encrypted, to nobody knows whom.
+    #[must_use]
+    pub fn of_anybody() -> Self {
+        let provider = Arc::new(ring::default_provider());
+        Self {
+            verifier: Arc::new(Anybody(Arc::clone(&provider))),
+            provider,
+            identity: None,
+        }
+    }
+
+    /// Shows a certificate to servers that ask for one. Both files are PEM; the key is not encrypted.
+    ///
+    /// # Errors
+    /// When a file cannot be used, or the key is not the certificate's; the text names the file.
+    pub fn with_identity(mut self, certificate: &Path, key: &Path) -> Result<Self, Error> {
+        let chain = certificates(certificate)?;
+        let private = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| refused(key, pem_reason(error, "private key")))?;
+        let certified = CertifiedKey::from_der(chain, private, &self.provider)
+            .map_err(|error| refused(key, error))?;
+        self.identity = Some(Arc::new(certified));
+        Ok(self)
+    }
+
+    fn trusting(
+        roots: RootCertStore,
+        trusted: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, rustls::client::VerifierBuilderError> {
+        let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+        let usual =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()?;
+        Ok(Self {
+            provider,
+            verifier: Arc::new(Trusted { usual, trusted }),
+            identity: None,
+        })
+    }
+
+    /// For connections that speak `protocol` inside.
+    pub(crate) fn config(&self, protocol: &[u8]) -> Arc<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .expect("ring has the default versions")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&self.verifier));
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let identity = SingleCertAndKey::from(Arc::clone(identity));
+                builder.with_client_cert_resolver(Arc::new(identity))
+            }
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Arc::new(config)
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
+    let found = read().map_err(|error| refused(path, pem_reason(error, "certificate")))?;
+    if found.is_empty() {
+        let error = pem::Error::NoItemsFound;
+        return Err(refused(path, pem_reason(error, "certificate")));
+    }
+    Ok(found)
+}
+
+fn refused(path: &Path, reason: impl fmt::Display) -> Error {
+    let error = FileError {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    };
+    Error::invalid(error.to_string())
+}
+
+fn pem_reason(error: pem::Error, what: &str) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => format!("holds no {what} in PEM form"),
+        other => format!("is no PEM file: {other}"),
+    }
+}
+
+/// Verifies as usual, and takes a certificate that is one of the roots itself, as `openssl req -x509` makes them: it says
+/// that it is an authority's, so the usual verification refuses it as a server's.
+#[derive(Debug)]
+struct Trusted {
+    usual: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+/// Whether a certificate is refused as a server's for nothing but being an authority's. Its time is checked before that.
+fn is_authority(error: &rustls::Error) -> bool {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(error)) => {
+            error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
+        }
+        _ => false,
+    }
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self
+            .usual
+            .verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        match verified {
+            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.usual
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
+}
+
+/// Takes any certificate. That the server has its key is verified all the same: the handshake needs it.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Why a handshake failed, in words for people where there are some.
+pub(crate) fn handshake_reason(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|error| error.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => "the server does not speak TLS".to_owned(),
+        Some(rustls::Error::InvalidCertificate(reason)) => certificate_reason(reason),
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("the server refuses the handshake: {alert:?}")
+        }
+        Some(other) => other.to_string(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "the server ended the connection in the handshake".to_owned()
+        }
+        None => error.to_string(),
+    }
+}
+
+fn certificate_reason(reason: &CertificateError) -> String {
+    let text = match reason {
+        CertificateError::UnknownIssuer => "is signed by nobody that is trusted".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "has expired".to_owned()
+        }
+        other => format!("is refused: {other}"),
+    };
+    format!("the server's certificate {text}")
+}
