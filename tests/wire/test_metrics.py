@@ -50,10 +50,14 @@ def test_m18_paths_and_headers_are_tritons(server):
         answer = request(server.metrics, "GET", path)
         assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
         assert answer.body == b""
-    for method in ("POST", "PUT", "DELETE", "HEAD"):
+    answer = request(server.metrics, "HEAD", "/metrics")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.body == b""
+    for method in ("POST", "PUT", "DELETE"):
         answer = request(server.metrics, method, "/metrics")
         assert (answer.status, answer.headers["content-type"]) == (405, "text/plain")
-        assert answer.body == (b"" if method == "HEAD" else b'{"error":"Method Not Allowed"}')
+        assert answer.headers["allow"] == "GET,HEAD"
+        assert answer.body == b'{"error":"Method Not Allowed"}'
 
 
 def test_m18_the_text_is_of_the_exposition_format(server):

@@ -20,6 +20,9 @@ use super::{
     stream::Stream,
 };
 
+/// Fields of a head for which HTTP/1.1's library has room without memory of their own.
+const HYPERS_HEADER_FIELDS: usize = 100;
+
 /// Serves a connection until it ends, by the client, by itself, or by an order.
 pub(super) async fn serve(
     socket: TcpStream,
@@ -57,7 +60,7 @@ pub(super) async fn serve(
     if is_http2 {
         http2::serve(stream, exchange, &port, &entry).await;
     } else {
-        http1(stream, exchange, &entry).await;
+        http1(stream, exchange, &port, &entry).await;
     }
 }
 
@@ -79,14 +82,22 @@ pub(super) async fn unless_told<T, E: fmt::Display>(
 }
 
 /// Serves HTTP/1.1.
-async fn http1(stream: Stream, exchange: Exchange, entry: &Entry) {
-    let connection = http1::Builder::new()
-        // The sweep over all connections does it, without a timer a request.
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), exchange);
+async fn http1(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
+    let mut builder = http1::Builder::new();
+    // The sweep over all connections does it, without a timer a request.
+    builder.header_read_timeout(None);
+    if port.limits.header_fields != HYPERS_HEADER_FIELDS {
+        builder.max_headers(port.limits.header_fields);
+    }
+    let stream = TokioIo::new(stream.half_closes());
+    let connection = builder.serve_connection(stream, exchange);
     let mut connection = pin!(connection);
     let mut told = false;
     let outcome = poll_fn(|cx| {
+        if entry.activity.has_ended_sending() {
+            // The end of a request uses the registration up.
+            entry.register(cx);
+        }
         loop {
             if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
                 return Poll::Ready(outcome);

@@ -63,6 +63,11 @@ pub struct Limits {
     pub head: Duration,
     /// Between two pieces of a request's body.
     pub body: Duration,
+    /// How long a client over HTTP/1.1 that has ended its sending side waits for the beginning of its answer. It may as well
+    /// have closed the connection: TCP shows no difference.
+    pub half_closed: Duration,
+    /// Fields of a request's head.
+    pub header_fields: usize,
     /// In which a client takes 16 KiB of an answer, or all that is left of it.
     pub write: Duration,
     /// How long a connection without a request stays open.

@@ -22,6 +22,11 @@ impl Running {
         activity.request_begins();
         Self(activity)
     }
+
+    /// The answer begins.
+    pub(super) fn answer_begins(&self) {
+        self.0.answer_begins();
+    }
 }
 
 impl Drop for Running {

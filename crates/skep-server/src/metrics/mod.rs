@@ -107,16 +107,19 @@ impl Metrics {
     }
 }
 
-/// The port: `GET /metrics`. As on Triton, any other path is an empty text and any other method is refused.
+/// The port: `GET` and `HEAD` of `/metrics`. As on Triton, any other path is an empty text and any other method is refused.
 pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
     Router::new().fallback(answer).with_state(metrics)
 }
 
 async fn answer(State(metrics): State<Arc<Metrics>>, request: Request) -> Response {
-    if request.method() != Method::GET {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return (
             StatusCode::METHOD_NOT_ALLOWED,
-            [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/plain")),
+                (header::ALLOW, HeaderValue::from_static("GET,HEAD")),
+            ],
             r#"{"error":"Method Not Allowed"}"#,
         )
             .into_response();
