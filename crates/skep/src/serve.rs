@@ -4,6 +4,7 @@ mod forms;
 mod limits;
 mod metrics;
 mod ports;
+mod reload;
 mod restrict;
 mod stop;
 mod without_effect;
@@ -36,6 +37,7 @@ use crate::{
 use limits::LimitArgs;
 use metrics::MetricsArgs;
 use ports::PortArgs;
+use reload::Reload;
 use restrict::RestrictArgs;
 use without_effect::WithoutEffect;
 
@@ -174,7 +176,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
-    let server_options = args.server_options(metrics.shown, logs)?;
+    let server_options = args.server_options(metrics.shown, Arc::clone(&logs) as _)?;
+    let reload = Reload::new(logs, &server_options);
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
@@ -195,7 +198,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .thread_name("reactor")
         .build()?;
-    let outcome = reactor.block_on(serve(runtime, server_options, start_models, &args));
+    let serving = serve(runtime, server_options, start_models, &args, reload);
+    let outcome = reactor.block_on(serving);
     let ended = match outcome {
         Ok(ended) => ended,
         Err(error) => {
@@ -229,12 +233,16 @@ async fn serve(
     options: ServerOptions,
     models: StartModels,
     args: &ServeArgs,
+    reload: Reload,
 ) -> anyhow::Result<Ended> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
-    let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout())?;
+    let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout(), reload)?;
     let server = Server::bind(&options, Arc::clone(&runtime))?;
     let addresses = server.addresses();
-    announce(addresses);
+    announce(
+        addresses,
+        options.http.as_ref().is_some_and(|port| port.tls.is_some()),
+    );
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(async move {
         // The sender's end is a stop as well.
@@ -292,7 +300,7 @@ async fn serve(
 }
 
 /// The start lines: one a port, with the port that was really opened.
-fn announce(addresses: Addresses) {
+fn announce(addresses: Addresses, is_encrypted: bool) {
     let line = |what: &str, address: Option<SocketAddr>| {
         if let Some(address) = address {
             tracing::info!("Started {what} at {address}");
@@ -302,7 +310,8 @@ fn announce(addresses: Addresses) {
     line("HTTPService", addresses.http);
     line("Metrics Service", addresses.metrics);
     if let Some(address) = addresses.http {
-        tracing::info!("page at http://localhost:{}/", address.port());
+        let scheme = if is_encrypted { "https" } else { "http" };
+        tracing::info!("page at {scheme}://localhost:{}/", address.port());
     }
 }
 

@@ -128,7 +128,7 @@ async fn handshake(socket: TcpStream, port: &Port, entry: &Entry) -> Option<Stre
     let Some(tls) = &port.tls else {
         return Some(Stream::plain(socket, Arc::clone(activity)));
     };
-    let mut accept = tls.accept(socket);
+    let mut accept = tls.acceptor().accept(socket);
     let accepted = unless_told(entry, |cx| Pin::new(&mut accept).poll(cx)).await;
     accepted.map(|stream| Stream::tls(stream, Arc::clone(activity)))
 }

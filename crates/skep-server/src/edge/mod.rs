@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! listen      the port; accepts while there is room, backs off when the system is out of descriptors
-//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect
+//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect;
+//!             `certificate`: what is read of certificates beside the library; `version_1`: how those are verified
+//! watched     files that are read again when they change
 //! stream      a connection's bytes, plain or encrypted; notes when bytes move and when they do not
 //! connection  handshake, protocol, then hyper's connection over HTTP/1.1
 //! http2       a connection over HTTP/2: a task a request, each answer at the pace of its own window
@@ -21,6 +23,7 @@
 
 mod activity;
 mod body;
+mod certificate;
 mod client_certificates;
 mod connection;
 mod deadline;
@@ -33,12 +36,15 @@ mod outflow;
 mod routes;
 mod stream;
 mod tls;
+mod version_1;
+mod watched;
 
 use std::{sync::Arc, time::Duration};
 
 use skep_tensor::MemoryBudget;
-use tokio_rustls::TlsAcceptor;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::certificate::fuzz as fuzz_certificate;
 pub(crate) use self::{
     activity::Connections,
     body::{Unread, read_body},
@@ -102,7 +108,7 @@ pub(crate) enum Protocol {
 pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     pub(crate) routes: Routes,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) limits: Limits,
     pub(crate) grpc: GrpcConnections,
     /// What bounds the messages of a call, by its path; `None` for HTTP.

@@ -1,0 +1,53 @@
+//! What SIGHUP makes a server do: open its log file again, and read its certificates again.
+
+use std::{sync::Arc, thread};
+
+use skep_server::{ServerOptions, Tls};
+
+use crate::logging::Logs;
+
+/// What can be read again while the server runs.
+#[derive(Debug, Clone)]
+pub(super) struct Reload {
+    logs: Arc<Logs>,
+    certificates: Vec<Tls>,
+}
+
+impl Reload {
+    /// Of a server with these options.
+    pub(super) fn new(logs: Arc<Logs>, options: &ServerOptions) -> Self {
+        let endpoints = [&options.http, &options.grpc].into_iter().flatten();
+        Self {
+            logs,
+            certificates: endpoints.filter_map(|port| port.tls.clone()).collect(),
+        }
+    }
+
+    /// Begins to read; on a thread of its own, since files may be slow and signals are not to wait for them.
+    pub(super) fn begin(&self, signal: &'static str) {
+        let reload = self.clone();
+        let started = thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(move || reload.run(signal));
+        if let Err(error) = started {
+            tracing::error!("received {signal}, but no thread can read files again: {error}");
+        }
+    }
+
+    fn run(&self, signal: &str) {
+        let reopened = self.logs.reopen();
+        match &reopened {
+            Ok(false) if self.certificates.is_empty() => tracing::info!(
+                "received {signal}: there is no log file and there are no certificates to read again; models are loaded again by the calls of the repository, or in mode `poll`"
+            ),
+            Ok(false) => tracing::info!("received {signal}: reading certificates again"),
+            Ok(true) => tracing::info!("received {signal}: this log file is opened again"),
+            Err(error) => {
+                tracing::error!("received {signal}, the log goes on where it was: {error:#}")
+            }
+        }
+        for certificate in &self.certificates {
+            certificate.reload();
+        }
+    }
+}
