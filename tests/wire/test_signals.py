@@ -29,7 +29,7 @@ def test_signals_drop_no_request(repository):
             server.send_signal(number)
         for number in NOTHING:
             server.wait_for(f"received {number.name}, which means nothing here; SIGTERM stops the server")
-        server.wait_for("received SIGHUP: there is no log file and there are no certificates to read again")
+        server.wait_for("received SIGHUP: there is no file to read again")
         request.join(DEADLINE_S)
         assert answers == [200]
         assert get(server, "/v2/health/ready").status == 200

@@ -469,7 +469,7 @@ def test_new_certificates_are_for_new_connections(models, authority, stranger, t
         files.write(stranger)
         if how == "signal":
             server.send_signal(signal.SIGHUP)
-            server.wait_for("received SIGHUP: reading certificates again")
+            server.wait_for("received SIGHUP: reading files again")
         for protocol in ("HTTP", "gRPC"):
             server.wait_for(NEW.format(protocol))
         with https(server, stranger.context(stranger.client)) as new:

@@ -38,7 +38,7 @@ use limits::LimitArgs;
 use metrics::MetricsArgs;
 use ports::PortArgs;
 use reload::Reload;
-use restrict::RestrictArgs;
+use restrict::{RestrictArgs, Restricted};
 use without_effect::WithoutEffect;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -112,23 +112,23 @@ pub(crate) struct ServeArgs {
     /// The server's name in its metadata
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Ports")]
     ports: PortArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Metrics")]
     metrics: MetricsArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Restricted calls")]
     restrict: RestrictArgs,
     #[command(flatten)]
     limits: LimitArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Weights")]
     weight_cache: CacheArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Weights")]
     store: StoreArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Worker processes")]
     sandboxes: SandboxArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Logs")]
     logs: LogArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Forms of requests and answers")]
     forms: forms::FormArgs,
     #[command(flatten)]
     without_effect: WithoutEffect,
@@ -176,8 +176,10 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
-    let server_options = args.server_options(metrics.shown, Arc::clone(&logs) as _)?;
-    let reload = Reload::new(logs, &server_options);
+    let restricted = args.restrict.read()?;
+    let server_options = args.server_options(metrics.shown, Arc::clone(&logs) as _, &restricted)?;
+    restricted.warn_of_open_doors(server_options.http.is_some(), server_options.grpc.is_some());
+    let reload = Reload::new(logs, &server_options, restricted.file());
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
@@ -441,6 +443,7 @@ impl ServeArgs {
         &self,
         metrics_options: skep_server::MetricsOptions,
         logs: Arc<dyn LogControl>,
+        restricted: &Restricted,
     ) -> anyhow::Result<ServerOptions> {
         Ok(ServerOptions {
             http: self.ports.http()?,
@@ -448,8 +451,8 @@ impl ServeArgs {
             metrics: self.ports.metrics()?,
             metrics_options,
             logs,
-            http_restrictions: self.restrict.http()?,
-            grpc_restrictions: self.restrict.grpc()?,
+            http_restrictions: restricted.http.clone(),
+            grpc_restrictions: restricted.grpc.clone(),
             id: self.id.clone(),
             max_json_bytes: self.limits.max_json_bytes(),
             exit_timeout: stop::servers_share(self.exit_timeout()),

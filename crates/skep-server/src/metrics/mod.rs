@@ -7,6 +7,7 @@
 
 mod families;
 mod host;
+mod process;
 mod sampler;
 mod store;
 mod text;
@@ -125,7 +126,11 @@ async fn answer(State(metrics): State<Arc<Metrics>>, request: Request) -> Respon
             .into_response();
     }
     let text = match request.uri().path() {
-        "/metrics" | "/metrics/" => metrics.text(),
+        "/metrics" | "/metrics/" => {
+            // Reads files of the kernel's, of which one names every descriptor.
+            let process = tokio::task::spawn_blocking(process::render).await;
+            metrics.text() + &process.unwrap_or_default()
+        }
         _ => String::new(),
     };
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()

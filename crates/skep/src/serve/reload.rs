@@ -1,9 +1,10 @@
-//! What SIGHUP makes a server do: open its log file again, and read its certificates again.
+//! What SIGHUP makes a server do: open its log file again, and read its certificates and its secrets again.
 
 use std::{sync::Arc, thread};
 
 use skep_server::{ServerOptions, Tls};
 
+use super::restrict::RestrictionFile;
 use crate::logging::Logs;
 
 /// What can be read again while the server runs.
@@ -11,14 +12,20 @@ use crate::logging::Logs;
 pub(super) struct Reload {
     logs: Arc<Logs>,
     certificates: Vec<Tls>,
+    restrictions: Option<RestrictionFile>,
 }
 
 impl Reload {
     /// Of a server with these options.
-    pub(super) fn new(logs: Arc<Logs>, options: &ServerOptions) -> Self {
+    pub(super) fn new(
+        logs: Arc<Logs>,
+        options: &ServerOptions,
+        restrictions: Option<RestrictionFile>,
+    ) -> Self {
         let endpoints = [&options.http, &options.grpc].into_iter().flatten();
         Self {
             logs,
+            restrictions,
             certificates: endpoints.filter_map(|port| port.tls.clone()).collect(),
         }
     }
@@ -37,10 +44,12 @@ impl Reload {
     fn run(&self, signal: &str) {
         let reopened = self.logs.reopen();
         match &reopened {
-            Ok(false) if self.certificates.is_empty() => tracing::info!(
-                "received {signal}: there is no log file and there are no certificates to read again; models are loaded again by the calls of the repository, or in mode `poll`"
-            ),
-            Ok(false) => tracing::info!("received {signal}: reading certificates again"),
+            Ok(false) if self.certificates.is_empty() && self.restrictions.is_none() => {
+                tracing::info!(
+                    "received {signal}: there is no file to read again; models are loaded again by the calls of the repository, or in mode `poll`"
+                )
+            }
+            Ok(false) => tracing::info!("received {signal}: reading files again"),
             Ok(true) => tracing::info!("received {signal}: this log file is opened again"),
             Err(error) => {
                 tracing::error!("received {signal}, the log goes on where it was: {error:#}")
@@ -48,6 +57,9 @@ impl Reload {
         }
         for certificate in &self.certificates {
             certificate.reload();
+        }
+        if let Some(restrictions) = &self.restrictions {
+            restrictions.read_again();
         }
     }
 }
