@@ -239,6 +239,8 @@ def test_values_out_of_a_file_hold_for_both_protocols_and_change_by_a_signal(sim
         server.wait_for(f"restricted calls ask for the values that are now in `{path}`")
         assert is_refused(server, key="old") and not is_refused(server, key="new")
         assert is_refused_over_grpc(server, "old") and not is_refused_over_grpc(server, "new")
+        assert is_refused(server, "/v2/trace/setting", key="new")
+        assert not is_refused(server, "/v2/trace/setting", key="newer")
         for text in ("logging:key=newest\n", "logging,trace:key2=x\nmodel-repository:other=x\n", "logging\n"):
             path.write_text(text)
             before = server.log.count("values that were read before")

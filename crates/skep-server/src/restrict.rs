@@ -203,17 +203,19 @@ impl Restrictions {
                 return Err(form());
             }
             let header = format!("{prefix}{key}").to_ascii_lowercase();
-            let rule = Arc::new(Rule {
-                header: HeaderName::try_from(header).map_err(|_| RestrictionError::Key {
-                    key: key.to_owned(),
-                })?,
-                value: ArcSwap::from_pointee(value.as_bytes().into()),
-            });
+            let header = HeaderName::try_from(header).map_err(|_| RestrictionError::Key {
+                key: key.to_owned(),
+            })?;
             for name in groups.split(',') {
                 let name = || name.to_owned();
                 let group = Group::named(&name())
                     .ok_or_else(|| RestrictionError::UnknownGroup { name: name() })?;
-                if all.0.insert(group, Arc::clone(&rule)).is_some() {
+                // One each: values may change group by group.
+                let rule = Arc::new(Rule {
+                    header: header.clone(),
+                    value: ArcSwap::from_pointee(value.as_bytes().into()),
+                });
+                if all.0.insert(group, rule).is_some() {
                     return Err(RestrictionError::Doubled { name: name() });
                 }
             }
