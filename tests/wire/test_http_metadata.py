@@ -16,9 +16,9 @@ def test_h2_c39_server_metadata(simple):
     assert metadata["name"] == "triton"
     major, minor, patch = metadata["version"].split(".")
     assert int(major) == 2 and int(minor) >= 51 and int(patch) >= 0
-    # Behind Triton's extensions, which server it is.
+    # Before Triton's extensions, which server it is.
     own = run("--version").stdout.split()[-1]
-    assert metadata["extensions"][-1] == f"skep({own})"
+    assert metadata["extensions"][0] == f"skep({own})"
 
 
 def test_h3_extensions_that_are_served_are_listed(simple):

@@ -24,9 +24,10 @@ pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
 /// The version of the program.
 pub(crate) const SKEP_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The protocol extensions that are served, in Triton's order; behind them, which server this is. Name and version of the
+/// The protocol extensions that are served, in Triton's order; before them, which server this is. Name and version of the
 /// metadata are Triton's, since clients compare them, and it has no other members.
 pub(crate) const EXTENSIONS: [&str; 10] = [
+    concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -36,7 +37,6 @@ pub(crate) const EXTENSIONS: [&str; 10] = [
     "parameters",
     "statistics",
     "logging",
-    concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
 ];
 
 /// A model's metadata.
