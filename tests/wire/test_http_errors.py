@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 
 import pytest
 
@@ -9,6 +10,7 @@ from http2_client import Http2
 from http_client import HEADER_LENGTH, get, infer, post, raw, request, tensor
 from repository import Repository, identity
 from server import Server
+from test_worst_day import open_socket, read_to_end
 
 PATH = "/v2/models/addsub/infer"
 ONES = [1] * 16
@@ -365,9 +367,17 @@ def test_a_client_that_ends_its_sending_side_waits_for_a_slow_model(repository):
         assert raw(server.http, start + body, half_close=True) == b""
 
 
-def test_a_body_that_ends_too_early_is_told_so(simple):
-    received = raw(simple.http, head(1000) + b"{", half_close=True)
-    assert received.startswith(b"HTTP/1.1 400 Bad Request")
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_body_that_ends_too_early_is_told_so(simple, pause):
+    with open_socket(simple.http) as client:
+        # With a pause, the server reads the end by itself; without one, along with what is before it.
+        client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n" + head(1000) + b"{")
+        if pause:
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+            assert get(simple, "/v2/health/live").status == 200
+        client.shutdown(socket.SHUT_WR)
+        received = read_to_end(client)
+    assert b"HTTP/1.1 400 Bad Request" in received
     assert b"the client stopped sending before its end" in received
 
 

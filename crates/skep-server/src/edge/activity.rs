@@ -220,17 +220,15 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// The client has ended its sending side. `None` where no request is under way, or such clients are not waited for: the
-    /// connection is over. Otherwise whether it is news.
-    pub(super) fn ends_sending(&self) -> Option<bool> {
+    /// The client has ended its sending side. Whether a request under way goes on; otherwise the connection is over.
+    pub(super) fn ends_sending(&self) -> bool {
         if self.times.half_closed == 0 || self.requests.load(Ordering::Relaxed) == 0 {
-            return None;
+            return false;
         }
-        let is_news = !self.has_ended_sending();
-        if is_news {
+        if !self.has_ended_sending() {
             self.sent_all.store(self.clock.now(), Ordering::Relaxed);
         }
-        Some(is_news)
+        true
     }
 
     /// Whether the client has ended its sending side under a request.
@@ -521,11 +519,11 @@ mod tests {
     #[test]
     fn a_client_that_sends_nothing_more_gets_an_answer_that_begins_in_time() {
         let it = activity();
-        assert_eq!(it.ends_sending(), None, "without a request it is the end");
+        assert!(!it.ends_sending(), "without a request it is the end");
         it.request_begins();
-        assert_eq!(it.ends_sending(), Some(true));
+        assert!(it.ends_sending());
         assert_eq!(at(&it, 310), Order::Serve);
-        assert_eq!(it.ends_sending(), Some(false));
+        assert!(it.ends_sending());
         assert_eq!(at(&it, 311), Order::Abort, "from the first time");
         it.answer_begins();
         assert_eq!(at(&it, 9_000), Order::Serve, "the limit on writing holds");

@@ -150,12 +150,10 @@ impl AsyncRead for Stream {
         } else if this.half_closes
             && matches!(outcome, Poll::Ready(Ok(())))
             && buffer.remaining() > 0
-            && let Some(is_news) = this.activity.ends_sending()
+            && this.activity.ends_sending()
         {
-            if is_news {
-                // A body that waits for more has to learn that nothing comes.
-                cx.waker().wake_by_ref();
-            }
+            // Nothing wakes the reader again but the end of the request. A body that waits for more is looked at behind
+            // this, and sees that nothing comes.
             return Poll::Pending;
         }
         outcome
