@@ -406,6 +406,18 @@ def test_fields_of_a_head_are_bounded(simple, repository):
             assert "--max-header-fields" in headers["grpc-message"]
 
 
+def test_bytes_of_a_head_are_bounded(simple):
+    for size, status in ((399 << 10, b"200 OK"), (401 << 10, b"431 Request Header Fields Too Large")):
+        start = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nx: "
+        fields = b"a" * (size - len(start) - 4)
+        assert raw(simple.http, start + fields + b"\r\n\r\n", half_close=True).startswith(b"HTTP/1.1 " + status)
+    for address in (simple.http, simple.grpc):
+        for size, refused in ((15 << 10, False), (17 << 10, True)):
+            with Http2(address) as client:
+                headers, _ = client.answer(client.begin("GET", "/v2/health/ready", x="a" * size))
+                assert (headers[":status"] == "431") == refused, headers
+
+
 @pytest.mark.parametrize(
     ("method", "path", "what"),
     [

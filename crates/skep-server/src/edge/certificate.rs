@@ -19,9 +19,7 @@ pub(super) struct Certificate<'a> {
     pub(super) signed: &'a [u8],
     pub(super) is_version_1: bool,
     pub(super) issuer: &'a [u8],
-    /// Seconds since 1970.
-    pub(super) not_before: i64,
-    pub(super) not_after: i64,
+    validity: &'a [u8],
     /// Tag and length included.
     pub(super) public_key_info: &'a [u8],
     pub(super) public_key: PublicKey<'a>,
@@ -67,8 +65,7 @@ impl<'a> Certificate<'a> {
             return None;
         }
         let issuer = fields.take(tag::SEQUENCE)?;
-        let mut validity = Reader(fields.take(tag::SEQUENCE)?);
-        let (not_before, not_after) = (validity.time()?, validity.time()?);
+        let validity = fields.take(tag::SEQUENCE)?;
         fields.take(tag::SEQUENCE)?;
         let (public_key_info, key) = fields.take_whole(tag::SEQUENCE)?;
         // Version 1 ends here, and is the one that is not named.
@@ -79,13 +76,18 @@ impl<'a> Certificate<'a> {
             signed,
             is_version_1: version.is_none(),
             issuer,
-            not_before,
-            not_after,
+            validity,
             public_key_info,
             public_key: PublicKey::parse(key)?,
             algorithm,
             signature,
         })
+    }
+
+    /// From when to when it is valid, in seconds since 1970.
+    pub(super) fn validity(&self) -> Option<(i64, i64)> {
+        let mut times = Reader(self.validity);
+        Some((times.time()?, times.time()?))
     }
 }
 
@@ -194,6 +196,7 @@ pub fn fuzz(der: &[u8]) {
         assert!(certificate.signed.len() + certificate.signature.len() < der.len());
         assert!(certificate.public_key.bits.len() < certificate.public_key_info.len());
         assert!(certificate.issuer.len() < certificate.signed.len());
+        let _ = certificate.validity();
     }
 }
 

@@ -23,6 +23,9 @@ use super::{
 /// Fields of a head for which HTTP/1.1's library has room without memory of their own.
 const HYPERS_HEADER_FIELDS: usize = 100;
 
+/// The largest head of a request: what the library's buffer holds in any case.
+const MAX_HEAD_BYTES: usize = 400 << 10;
+
 /// Serves a connection until it ends, by the client, by itself, or by an order.
 pub(super) async fn serve(
     socket: TcpStream,
@@ -86,6 +89,7 @@ async fn http1(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
     let mut builder = http1::Builder::new();
     // The sweep over all connections does it, without a timer a request.
     builder.header_read_timeout(None);
+    builder.max_header_size(MAX_HEAD_BYTES);
     if port.limits.header_fields != HYPERS_HEADER_FIELDS {
         builder.max_headers(port.limits.header_fields);
     }

@@ -38,11 +38,14 @@ pub(super) fn verify(
     now: UnixTime,
 ) -> Result<(), Error> {
     let certificate = parse(der)?;
+    let Some((not_before, not_after)) = certificate.validity() else {
+        return Err(CertificateError::BadEncoding.into());
+    };
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < certificate.not_before {
+    if now < not_before {
         return Err(CertificateError::NotValidYet.into());
     }
-    if now > certificate.not_after {
+    if now > not_after {
         return Err(CertificateError::Expired.into());
     }
     let named = roots.roots.iter().filter(|root| {
