@@ -165,6 +165,32 @@ def test_g4_g20_a_version_that_is_no_number(stub):
     assert not stub.ModelReady(pb.ModelReadyRequest(name="FP32", version="9")).ready
 
 
+@pytest.mark.parametrize("version", ["1.0.0", " 1", "1 ", "\t+01", "1st"])
+def test_g20_a_version_is_read_as_stol_reads_it(stub, version):
+    request = message("FP32", "FP32", [1], b"\0" * 4)
+    request.model_version = version
+    assert stub.ModelInfer(request).model_version == "1"
+    assert stub.ModelReady(pb.ModelReadyRequest(name="FP32", version=version)).ready
+    assert stub.ModelMetadata(pb.ModelMetadataRequest(name="FP32", version=version)).versions == ["1"]
+    assert not stub.ModelReady(pb.ModelReadyRequest(name="FP32", version="2" + version.strip())).ready
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"hello", "at byte 0 the length is 1819043176 (`hell`: was the length left out?), and 1 bytes follow"),
+        (b"\1\0\0\0a\0\0", "2 bytes that are left at byte 5 are too few for one"),
+        (b"\1\0\0\0ab\7\0\0\0", "at byte 5 the length is 1890, and 1 bytes follow"),
+    ],
+)
+def test_g4_a_length_that_was_left_out_is_shown(stub, data, found):
+    request = message("BYTES", "BYTES", [1], data)
+    code, details = failure(stub.ModelInfer, request)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected 1 string elements for inference input" in details
+    assert f"each element begins with its length as 4 bytes, little-endian; {found}" in details
+
+
 def test_h13_g4_no_classes_are_refused_unlike_over_http(stub):
     request = message("FP32", "FP32", [1], b"\0" * 4)
     output = request.outputs.add(name="OUTPUT0")

@@ -37,11 +37,29 @@ def test_h1_what_is_not_there_is_not_ready(simple, path):
 def test_h1_h32_other_methods_are_405(simple, path):
     answer = request(simple.http, "POST", path, b"")
     assert (answer.status, answer.error) == (405, "Method Not Allowed")
-    assert request(simple.http, "HEAD", path).status == 405
+    assert answer.headers["allow"] == "GET,HEAD"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v2/health/live", "/v2/health/ready", "/v2/models/addsub/ready", "/v2", "/v2/models/addsub/config", "/v2/logging", "/"],
+)
+def test_head_is_get_without_a_body(simple, path):
+    """Load balancers probe so."""
+    get_answer, head_answer = get(simple, path), request(simple.http, "HEAD", path)
+    assert (head_answer.status, head_answer.body) == (200, b"")
+    for name in ("content-type", "content-length"):
+        assert head_answer.headers[name] == get_answer.headers[name]
+    assert request(simple.http, "HEAD", "/v2/models/nosuch/ready").status == 400
 
 
 def test_h32_get_on_infer_is_405_and_unknown_paths_are_404(simple):
-    assert get(simple, "/v2/models/addsub/infer").status == 405
+    answer = get(simple, "/v2/models/addsub/infer")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    answer = request(simple.http, "HEAD", "/v2/models/addsub/infer")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+    answer = request(simple.http, "DELETE", "/v2/logging")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET,HEAD,POST")
     for path in ("/v1/models", "/v2/nosuch", "/v2/models/addsub/nosuch"):
         answer = get(simple, path)
         assert (answer.status, answer.error, answer.headers["content-type"]) == (404, "Not Found", "text/plain")

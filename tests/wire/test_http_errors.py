@@ -2,12 +2,15 @@
 
 import json
 import math
+import socket
 
 import pytest
 
-from http_client import HEADER_LENGTH, get, infer, post, raw, tensor
+from http2_client import Http2
+from http_client import HEADER_LENGTH, get, infer, post, raw, request, tensor
 from repository import Repository, identity
 from server import Server
+from test_worst_day import open_socket, read_to_end
 
 PATH = "/v2/models/addsub/infer"
 ONES = [1] * 16
@@ -310,3 +313,132 @@ def test_r5_mode_none_ignores_repository(tmp_path):
 def test_h9_h25_inputs_are_refused_in_tritons_words(simple, member, value, expected):
     answer = infer(simple, "addsub", swap(**{member: value}))
     assert (answer.status, expected in answer.error) == (400, True), answer.error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [None, None, GOOD, None],
+        [],
+        [GOOD],
+        {"inputs": [list(GOOD[0].values()), GOOD[1]]},
+        {"inputs": GOOD, "outputs": [["OUTPUT0", None]]},
+        {"inputs": GOOD, "parameters": []},
+        {"inputs": [{**GOOD[0], "parameters": []}, GOOD[1]]},
+        {"inputs": GOOD, "outputs": [{"name": "OUTPUT0", "parameters": []}]},
+    ],
+    ids=["request", "empty", "short", "input", "output", "parameters", "parameters of input", "parameters of output"],
+)
+def test_an_array_is_no_object(simple, body):
+    answer = post(simple, PATH, body)
+    assert answer.status == 400, answer.body
+    assert answer.error
+
+
+@pytest.mark.parametrize("path", ["load", "unload"])
+def test_an_array_is_no_body_of_a_call_that_manages(simple, path):
+    assert post(simple, f"/v2/repository/models/addsub/{path}", []).status >= 400
+    assert post(simple, "/v2/logging", []).status == 400
+    assert post(simple, "/v2/models/addsub/generate", []).status == 400
+
+
+@pytest.mark.parametrize("end", ["one", "chunked", "pipelined", "no body"])
+def test_a_client_that_ends_its_sending_side_gets_its_answer(simple, end):
+    body = json.dumps({"inputs": GOOD}).encode()
+    chunked = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode()
+    sent, answers = {
+        "one": (head(len(body)) + body, 1),
+        "chunked": (chunked + body + b"\r\n0\r\n\r\n", 1),
+        "pipelined": ((head(len(body)) + body) * 3, 3),
+        "no body": (b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n", 1),
+    }[end]
+    received = raw(simple.http, sent, half_close=True)
+    # The server closes the connection behind the last answer.
+    assert received.count(b"HTTP/1.1 200 OK") == answers, received
+
+
+def test_a_client_that_ends_its_sending_side_waits_for_a_slow_model(repository):
+    repository.mock(latency_us=300_000)
+    body = json.dumps({"inputs": [tensor("x", "FP32", [1, 4], [0] * 4)]}).encode()
+    start = f"POST /v2/models/mock/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with Server(repository) as server:
+        assert raw(server.http, start + body, half_close=True).startswith(b"HTTP/1.1 200 OK")
+    with Server(repository, "--half-close-timeout-ms=0") as server:
+        assert raw(server.http, start + body, half_close=True) == b""
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_body_that_ends_too_early_is_told_so(simple, pause):
+    with open_socket(simple.http) as client:
+        # With a pause, the server reads the end by itself; without one, along with what is before it.
+        client.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n" + head(1000) + b"{")
+        if pause:
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
+            assert get(simple, "/v2/health/live").status == 200
+        client.shutdown(socket.SHUT_WR)
+        received = read_to_end(client)
+    assert b"HTTP/1.1 400 Bad Request" in received
+    assert b"the client stopped sending before its end" in received
+
+
+def test_fields_of_a_head_are_bounded(simple, repository):
+    def status(server, count):
+        fields = b"".join(b"X-%d: 1\r\n" % number for number in range(count - 1))
+        request = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n"
+        return raw(server.http, request, half_close=True).split(b"\r\n")[0]
+
+    assert status(simple, 100) == b"HTTP/1.1 200 OK"
+    assert status(simple, 101) == b"HTTP/1.1 431 Request Header Fields Too Large"
+    with Server(repository, "--max-header-fields=300") as server:
+        assert status(server, 300) == b"HTTP/1.1 200 OK"
+        assert status(server, 301) == b"HTTP/1.1 431 Request Header Fields Too Large"
+    with Server(repository, "--max-header-fields=12") as server:
+        assert status(server, 12) == b"HTTP/1.1 200 OK"
+        with Http2(server.http) as client:
+            more = {f"x_{number}": "1" for number in range(13)}
+            headers, body = client.answer(client.begin("GET", "/v2/health/ready", **more))
+            assert headers[":status"] == "431"
+            assert b"at most 12 are taken (`--max-header-fields`)" in body
+            assert client.answer(client.begin("GET", "/v2/health/ready"))[0][":status"] == "200"
+        with Http2(server.grpc) as client:
+            headers, _ = client.answer(client.call("ServerLive", b"", **more))
+            assert headers["grpc-status"] == "8"
+            assert "--max-header-fields" in headers["grpc-message"]
+
+
+def test_bytes_of_a_head_are_bounded(simple):
+    for size, status in ((399 << 10, b"200 OK"), (401 << 10, b"431 Request Header Fields Too Large")):
+        start = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nx: "
+        fields = b"a" * (size - len(start) - 4)
+        assert raw(simple.http, start + fields + b"\r\n\r\n", half_close=True).startswith(b"HTTP/1.1 " + status)
+    for address in (simple.http, simple.grpc):
+        for size, refused in ((15 << 10, False), (17 << 10, True)):
+            with Http2(address) as client:
+                headers, _ = client.answer(client.begin("GET", "/v2/health/ready", x="a" * size))
+                assert (headers[":status"] == "431") == refused, headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "what"),
+    [
+        *[
+            (method, f"/v2/{kind}sharedmemory{path}", "shared memory")
+            for kind in ("system", "cuda")
+            for method, path in (
+                ("GET", "/status"),
+                ("GET", "/region/r/status"),
+                ("POST", "/region/r/register"),
+                ("POST", "/region/r/unregister"),
+                ("POST", "/unregister"),
+            )
+        ],
+        *[
+            (method, f"/v2{path}/trace/setting", "tracing")
+            for method in ("GET", "POST")
+            for path in ("", "/models/addsub", "/models/addsub/versions/1")
+        ],
+    ],
+)
+def test_what_is_not_served_is_501(simple, method, path, what):
+    answer = request(simple.http, method, path, b"{}" if method == "POST" else None)
+    assert (answer.status, answer.error) == (501, f"{what} is not supported yet")

@@ -4,7 +4,7 @@ import pytest
 
 from http_client import get
 from repository import plus
-from server import Server
+from server import Server, run
 
 
 def test_h2_c39_server_metadata(simple):
@@ -16,6 +16,9 @@ def test_h2_c39_server_metadata(simple):
     assert metadata["name"] == "triton"
     major, minor, patch = metadata["version"].split(".")
     assert int(major) == 2 and int(minor) >= 51 and int(patch) >= 0
+    # Before Triton's extensions, which server it is.
+    own = run("--version").stdout.split()[-1]
+    assert metadata["extensions"][0] == f"skep({own})"
 
 
 def test_h3_extensions_that_are_served_are_listed(simple):

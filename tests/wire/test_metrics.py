@@ -2,14 +2,17 @@
 
 import math
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from http_client import get, infer, post, request, tensor
 from metrics import metric, metrics, wait_metric
+from process import open_files
 from repository import plus
-from server import Server, serve_and_fail
+from server import Server, run, serve_and_fail
 
 PHASES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 QUANTILES = ("0.5", "0.9", "0.95", "0.99", "0.999")
@@ -50,10 +53,14 @@ def test_m18_paths_and_headers_are_tritons(server):
         answer = request(server.metrics, "GET", path)
         assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
         assert answer.body == b""
-    for method in ("POST", "PUT", "DELETE", "HEAD"):
+    answer = request(server.metrics, "HEAD", "/metrics")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.body == b""
+    for method in ("POST", "PUT", "DELETE"):
         answer = request(server.metrics, method, "/metrics")
         assert (answer.status, answer.headers["content-type"]) == (405, "text/plain")
-        assert answer.body == (b"" if method == "HEAD" else b'{"error":"Method Not Allowed"}')
+        assert answer.headers["allow"] == "GET,HEAD"
+        assert answer.body == b'{"error":"Method Not Allowed"}'
 
 
 def test_m18_the_text_is_of_the_exposition_format(server):
@@ -331,3 +338,29 @@ def test_m5_runs_say_what_their_tensors_take(repository, planner):
             assert memory["saved"] > 0
         assert post(server, "/v2/repository/models/cnn/unload", {}).status == 200
         wait_metric(server, "skep_run_memory_reserved_bytes", lambda value: value == 0)
+
+
+def test_the_process_and_its_build_are_shown(server):
+    figures = {name: (labels, value) for (name, labels), value in metrics(server).items()}
+    labels, one = figures["skep_build_info"]
+    labels = dict(labels)
+    assert (one, labels["version"]) == (1, run("--version").stdout.split()[-1])
+    assert labels["protocol"] == get(server, "/v2").json["version"]
+    value = {name: value for name, (_, value) in figures.items() if name.startswith("process_")}
+    assert sorted(value) == [
+        "process_cpu_seconds_total",
+        "process_max_fds",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_virtual_memory_bytes",
+    ]
+    assert 0 < value["process_cpu_seconds_total"] < 3600
+    # One more is open while they are counted, and connections come and go.
+    assert abs(value["process_open_fds"] - open_files(server)) < 16
+    assert value["process_max_fds"] >= value["process_open_fds"]
+    assert 1 << 20 < value["process_resident_memory_bytes"] < value["process_virtual_memory_bytes"]
+    # The kernel counts from the start of the machine, in hundredths; clocks may have been set since.
+    boot, now = Path("/proc/uptime").read_text().split()[0], time.time()
+    assert now - float(boot) - 60 < value["process_start_time_seconds"] < now + 60
+    assert "# TYPE process_cpu_seconds_total counter" in request(server.metrics, "GET", "/metrics").body.decode()

@@ -1,5 +1,7 @@
 """Restricted calls: who is let in, who is not and in which words, over both protocols."""
 
+import signal
+
 import grpc
 import pytest
 import tritonclient.grpc
@@ -42,6 +44,10 @@ ROUTES = [
     ("POST", "/v2/models/m/generate", "inference"),
     ("POST", "/v2/models/m/versions/1/generate_stream", "inference"),
     ("GET", "/v2/logging", "logging"),
+    ("GET", "/v2/systemsharedmemory/status", "shared-memory"),
+    ("POST", "/v2/cudasharedmemory/region/r/register", "shared-memory"),
+    ("GET", "/v2/trace/setting", "trace"),
+    ("POST", "/v2/models/m/trace/setting", "trace"),
     ("POST", "/v2/repository/index", "model-repository"),
     ("POST", "/v2/repository/models/m/load", "model-repository"),
     ("POST", "/v2/repository/models/m/unload", "model-repository"),
@@ -201,3 +207,87 @@ def test_c25_what_is_no_restriction_ends_the_start(simple_repository, flag, sett
     code, log = serve_and_fail(simple_repository, f"--{flag}={setting}")
     assert code == 1
     assert f"--{flag}" in log and said in log
+
+
+def is_refused(server, path="/v2/logging", **headers):
+    return request(server.http, "GET", path, headers=headers).status == 403
+
+
+def is_refused_over_grpc(server, value):
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            stub.LogSettings(pb.LogSettingsRequest(), metadata=[(f"{PREFIX}key", value)])
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+            return True
+        return False
+
+
+def test_values_out_of_a_file_hold_for_both_protocols_and_change_by_a_signal(simple_repository, tmp_path):
+    path = tmp_path / "restricted"
+    path.write_text("# who may change things\n\nlogging,trace:key=old\n  model-repository:other=x  \n")
+    path.chmod(0o600)
+    with Server(simple_repository, f"--restricted-api-file={path}") as server:
+        assert "can be read by every user" not in server.log
+        assert "answers to everybody" not in server.log
+        assert is_refused(server) and not is_refused(server, key="old")
+        assert is_refused(server, "/v2/trace/setting") and not is_refused(server, "/v2/trace/setting", key="old")
+        assert is_refused_over_grpc(server, "new") and not is_refused_over_grpc(server, "old")
+        path.write_text("logging:key=new\ntrace:key=newer\nmodel-repository:other=x\n")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(f"restricted calls ask for the values that are now in `{path}`")
+        assert is_refused(server, key="old") and not is_refused(server, key="new")
+        assert is_refused_over_grpc(server, "old") and not is_refused_over_grpc(server, "new")
+        assert is_refused(server, "/v2/trace/setting", key="new")
+        assert not is_refused(server, "/v2/trace/setting", key="newer")
+        for text in ("logging:key=newest\n", "logging,trace:key2=x\nmodel-repository:other=x\n", "logging\n"):
+            path.write_text(text)
+            before = server.log.count("values that were read before")
+            server.send_signal(signal.SIGHUP)
+            server.wait_until(lambda: server.log.count("values that were read before") > before)
+        assert not is_refused(server, key="new"), "what was read before holds"
+        assert "newest" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("logging:s3cret\n", ":1: expected <names>:<key>=<value>"),
+        ("health:k=v\nnosuch:k=s3cret\n", ":2: `nosuch` cannot be restricted, expected one or more of health,"),
+        ("health:k=v\nhealth:k=s3cret\n", ":2: `health` is restricted twice"),
+        ("trace:k=s3cret\n", "`trace` is restricted twice"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_does_not_do_ends_the_start_and_shows_no_secret(simple_repository, tmp_path, text, expected):
+    path = tmp_path / "restricted"
+    if text is not None:
+        path.write_text(text)
+    code, log = serve_and_fail(simple_repository, f"--restricted-api-file={path}", "--http-restricted-api=trace:a=b")
+    assert code == 1
+    assert "--restricted-api-file" in log and expected in log, log
+    assert "s3cret" not in log
+
+
+@pytest.mark.parametrize(
+    ("flags", "warning"),
+    [
+        (["http-restricted-api=inference,logging:k=v"], "--http-restricted-api restricts inference,logging, which gRPC answers"),
+        (["grpc-restricted-protocol=inference:k=v"], "--grpc-restricted-protocol restricts inference, which HTTP answers"),
+        (["http-restricted-api=inference:k=v", "grpc-restricted-protocol=inference:k=v"], None),
+        (["http-restricted-api=inference:k=v", "allow-grpc=false"], None),
+    ],
+)
+def test_a_group_that_one_protocol_leaves_open_is_a_warning(simple_repository, tmp_path, flags, warning):
+    with Server(simple_repository, *[f"--{flag}" for flag in flags]) as server:
+        assert server.log.count("to everybody") == (1 if warning else 0)
+        assert warning is None or warning in server.log
+
+
+def test_a_file_that_all_can_read_is_a_warning(simple_repository, tmp_path):
+    path = tmp_path / "restricted"
+    path.write_text("logging:k=v\n")
+    path.chmod(0o644)
+    with Server(simple_repository, f"--restricted-api-file={path}") as server:
+        assert f"`{path}`, whose values are secrets, can be read by every user of this machine" in server.log

@@ -4,6 +4,9 @@ import contextlib
 import datetime
 import http.client
 import json
+import os
+import shutil
+import signal
 import socket
 import ssl
 
@@ -14,7 +17,7 @@ import tritonclient.http
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from http2_client import Http2, split
@@ -317,3 +320,187 @@ def test_h38_a_certificate_that_is_its_own_root_is_a_clients(models, authority, 
         server.wait_for("a client's certificate is refused")
         assert "it says that it is an authority's, and is none of the roots itself" in server.log
         assert server.log.count("a client's certificate is refused") == 1, "once a minute is enough"
+
+
+def der(tag, *contents):
+    """A value in DER."""
+    content = b"".join(contents)
+    length = len(content)
+    if length < 0x80:
+        return bytes([tag, length]) + content
+    size = (length.bit_length() + 7) // 8
+    return bytes([tag, 0x80 | size]) + length.to_bytes(size, "big") + content
+
+
+def without_version(signed):
+    """What is signed of a certificate of version 3 without extensions, as version 1 has it."""
+    start = 2 if signed[1] < 0x80 else 2 + (signed[1] & 0x7F)
+    version = bytes([0xA0, 3, 2, 1, 2])
+    assert signed[start:].startswith(version)
+    return der(0x30, signed[start + len(version) :])
+
+
+class Version1:
+    """Certificates as `openssl x509 -req` makes them, and their root."""
+
+    def __init__(self, directory, kind):
+        self.directory, self.kind = directory, kind
+        self.ca = self._key()
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
+        now = datetime.datetime.now(datetime.UTC)
+        self.name, self.now = name, now
+        root = self._builder(name, self.ca.public_key(), 9).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        self.root = directory / "root.pem"
+        self.root.write_bytes(root.sign(self.ca, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+    def _key(self):
+        return rsa.generate_private_key(65537, 2048) if self.kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+
+    def _builder(self, subject, key, days_left):
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key)
+        builder = builder.serial_number(7).not_valid_before(self.now - datetime.timedelta(days=9))
+        return builder.not_valid_after(self.now + datetime.timedelta(days=days_left))
+
+    def issue(self, name, days_left=9, signer=None):
+        key = self._key()
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        made = self._builder(subject, key.public_key(), days_left).sign(self.ca, hashes.SHA256())
+        signed = without_version(made.tbs_certificate_bytes)
+        signer = signer or self.ca
+        scheme = [padding.PKCS1v15(), hashes.SHA256()] if self.kind == "rsa" else [ec.ECDSA(hashes.SHA256())]
+        oid = bytes.fromhex("06092a864886f70d01010b0500" if self.kind == "rsa" else "06082a8648ce3d040302")
+        whole = der(0x30, signed, der(0x30, oid), der(0x03, b"\0", signer.sign(signed, *scheme)))
+        certificate, path = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+        assert x509.load_der_x509_certificate(whole).version == x509.Version.v1
+        certificate.write_text(ssl.DER_cert_to_PEM_cert(whole))
+        private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        path.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+        return certificate, path
+
+
+@pytest.fixture(scope="module", params=["ec", "rsa"])
+def version_1(request, tmp_path_factory):
+    return Version1(tmp_path_factory.mktemp("version-1"), request.param)
+
+
+def test_a_server_has_a_certificate_of_version_1(models, version_1):
+    certificate, key = version_1.issue("server")
+    flags = [flag.format(cert=certificate, key=key) for protocol in ("http", "grpc") for flag in (
+        f"--{protocol}-use-ssl=true", f"--{protocol}-server-cert={{cert}}", f"--{protocol}-server-key={{key}}")]
+    with Server(models, *flags) as server:
+        # It names no host, and gRPC takes its common name for one.
+        assert grpc_ready(server, credentials(version_1.root)) == b"\x08\x01"
+        context = ssl.create_default_context(cafile=version_1.root)
+        context.check_hostname = False
+        with https(server, context) as connection:
+            assert send(connection, "GET", "/v2/health/ready").status == 200
+        assert f"`{certificate}` is a certificate of X.509 version 1" in server.log
+    code, log = serve_and_fail(models, *flags[:2], f"--http-server-key={version_1.issue('other')[1]}")
+    assert code == 1
+    assert f"is not the key of the certificate in `{certificate}`: their public keys differ" in log
+
+
+def test_a_client_has_a_certificate_of_version_1(models, authority, version_1, tmp_path):
+    good = version_1.issue("good")
+    expired = version_1.issue("expired", days_left=-1)
+    forged = version_1.issue("forged", signer=version_1._key())
+    # Another one's certificate with a key of one's own.
+    stolen = good[0], version_1.issue("thief")[1]
+    flags = [
+        flag if "-root-cert=" not in flag else f"--{protocol}-root-cert={version_1.root}"
+        for protocol in ("http", "grpc")
+        for flag in authority.flags(protocol, mutual=True)
+    ]
+    with Server(models, *flags) as server:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = authority.context(good)
+            context.minimum_version = context.maximum_version = version
+            with https(server, context) as connection:
+                assert send(connection, "GET", "/v2/health/ready").status == 200
+            for certificate in (expired, forged):
+                context = authority.context(certificate)
+                context.minimum_version = context.maximum_version = version
+                with pytest.raises((ssl.SSLError, ConnectionError)), https(server, context) as connection:
+                    send(connection, "GET", "/v2/health/ready")
+        assert grpc_ready(server, credentials(authority.root, good)) == b"\x08\x01"
+        with pytest.raises(ssl.SSLError):
+            authority.context(stolen)
+        server.wait_for("a client's certificate is refused")
+        assert "it is of X.509 version 1, as `openssl x509 -req` makes them" in server.log
+
+
+NEW = "new {} connections use the certificate as it is now in"
+OLD = "connections go on with the certificate that was read before, since"
+
+
+class Renewed:
+    """Files of a server, first an authority's and then another one's."""
+
+    def __init__(self, directory):
+        self.certificate, self.key, self.root = [directory / name for name in ("tls.crt", "tls.key", "roots.pem")]
+
+    def write(self, authority):
+        """As a renewal does it: another file in the place of each."""
+        for source, target in zip((*authority.server, authority.root), (self.certificate, self.key, self.root)):
+            shutil.copy(source, f"{target}.new")
+            os.replace(f"{target}.new", target)
+
+    def flags(self):
+        return [
+            flag
+            for protocol in ("http", "grpc")
+            for flag in (
+                f"--{protocol}-use-ssl-mutual=true",
+                f"--{protocol}-server-cert={self.certificate}",
+                f"--{protocol}-server-key={self.key}",
+                f"--{protocol}-root-cert={self.root}",
+            )
+        ]
+
+
+@pytest.mark.parametrize("how", ["signal", "change"])
+def test_new_certificates_are_for_new_connections(models, authority, stranger, tmp_path, how):
+    files = Renewed(tmp_path)
+    files.write(authority)
+    with Server(models, *files.flags()) as server, https(server, authority.context(authority.client)) as old:
+        assert send(old, "GET", "/v2/health/ready").status == 200
+        files.write(stranger)
+        if how == "signal":
+            server.send_signal(signal.SIGHUP)
+            server.wait_for("received SIGHUP: reading files again")
+        for protocol in ("HTTP", "gRPC"):
+            server.wait_for(NEW.format(protocol))
+        with https(server, stranger.context(stranger.client)) as new:
+            assert send(new, "GET", "/v2/health/ready").status == 200
+        assert grpc_ready(server, credentials(stranger.root, stranger.client)) == b"\x08\x01"
+        # Whoever trusts only the old one leaves, and clients of the old root are refused.
+        with pytest.raises(ssl.SSLCertVerificationError), https(server, authority.context(authority.client)) as other:
+            send(other, "GET", "/v2/health/ready")
+        assert send(old, "GET", "/v2/health/ready").status == 200, "what is open goes on"
+        assert server.stop() == 0
+
+
+def test_a_broken_pair_leaves_the_old_one(models, authority, stranger, tmp_path):
+    files = Renewed(tmp_path)
+    files.write(authority)
+    with Server(models, *files.flags()) as server:
+        files.key.write_bytes(stranger.server[1].read_bytes())
+        server.wait_for("HTTP " + OLD)
+        server.wait_for("gRPC " + OLD)
+        with https(server, authority.context(authority.client)) as connection:
+            assert send(connection, "GET", "/v2/health/ready").status == 200
+        files.write(stranger)
+        for protocol in ("HTTP", "gRPC"):
+            server.wait_for(NEW.format(protocol))
+        # Once a change, however often it is looked at.
+        assert server.log.count(OLD) == 2
+        with https(server, stranger.context(stranger.client)) as connection:
+            assert send(connection, "GET", "/v2/health/ready").status == 200
+
+
+def test_the_page_of_an_encrypted_port_is_https(encrypted, simple):
+    port = split(encrypted.http)[1]
+    assert f"page at https://localhost:{port}/" in encrypted.log
+    assert f"page at http://localhost:{split(simple.http)[1]}/" in simple.log

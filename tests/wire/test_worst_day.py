@@ -315,7 +315,7 @@ def busy(tmp_path_factory):
     """A server whose model never finishes: what is sent to it waits."""
     repository = Repository(tmp_path_factory.mktemp("busy") / "models")
     repository.mock(latency_us=FOREVER_US)
-    with Server(repository) as server:
+    with Server(repository, "--half-close-timeout-ms=300") as server:
         threading.Thread(target=hold, args=[server], daemon=True).start()
         # Before any test's request: the first one that comes is the one that runs for ever.
         wait_until(lambda: is_busy(server), "the instance has a batch")

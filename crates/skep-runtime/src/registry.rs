@@ -233,12 +233,11 @@ impl Runtime {
                 versions.and_then(|versions| versions.last_key_value().map(|(_, loaded)| loaded))
             }
             Some(text) => {
-                // Clients may send `-1` for the latest version, as the protocol's numbers have it.
-                let asked = match text {
-                    "-1" => versions.and_then(|versions| {
+                let asked = match asked_version(text)? {
+                    Asked::Latest => versions.and_then(|versions| {
                         versions.last_key_value().map(|(version, _)| *version)
                     }),
-                    _ => ModelVersion::new(asked_version(text)?).ok(),
+                    Asked::Number(number) => ModelVersion::new(number).ok(),
                 };
                 asked.and_then(|version| versions?.get(&version))
             }
@@ -257,7 +256,7 @@ impl Runtime {
             return error(ErrorKind::NotFound, "is not found".to_owned());
         };
         match version.and_then(|text| asked_version(text).ok()) {
-            Some(version) => match ModelVersion::new(version)
+            Some(Asked::Number(version)) => match ModelVersion::new(version)
                 .ok()
                 .and_then(|version| record.versions.get(&version))
             {
@@ -270,7 +269,9 @@ impl Runtime {
                     format!("version {version} is not found"),
                 ),
             },
-            None => error(ErrorKind::NotFound, "has no available versions".to_owned()),
+            Some(Asked::Latest) | None => {
+                error(ErrorKind::NotFound, "has no available versions".to_owned())
+            }
         }
     }
 
@@ -421,15 +422,65 @@ impl Runtime {
     }
 }
 
-/// The number of the version that a client names, which need not be one that versions can have. Leading zeros are no matter
-/// to Triton, and so they are none here.
-fn asked_version(text: &str) -> Result<u64, RuntimeError> {
-    let number = text.parse().ok();
-    number
-        .filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
-        .ok_or_else(|| {
-            RuntimeError::invalid(format!(
-                "failed to get model version from specified version string '{text}' (details: stol), version should be an integral value > 0"
-            ))
-        })
+/// The version that a client names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// `-1`, as the protocol's numbers have it.
+    Latest,
+    /// A number that need not be one that versions can have.
+    Number(u64),
+}
+
+/// Reads a version as C's `stol` does, and with it Triton: white space, a sign, digits; what follows is passed over, so that
+/// `1.0.0` is 1.
+fn asked_version(text: &str) -> Result<Asked, RuntimeError> {
+    let is_space = |c| matches!(c, ' ' | '\t'..='\r');
+    let number = text.trim_start_matches(is_space);
+    let digits = number.strip_prefix(['-', '+']).unwrap_or(number);
+    let is_digit = |c: &char| c.is_ascii_digit();
+    let length = number.len() - digits.len() + digits.chars().take_while(is_digit).count();
+    match number[..length].parse::<i64>() {
+        Ok(-1) => Ok(Asked::Latest),
+        Ok(number @ 0..) => Ok(Asked::Number(number.unsigned_abs())),
+        _ => Err(RuntimeError::invalid(format!(
+            "failed to get model version from specified version string '{text}' (details: stol), version should be an integral value > 0"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_stol_reads_them() {
+        for (text, expected) in [
+            ("1", Some(Asked::Number(1))),
+            ("007", Some(Asked::Number(7))),
+            ("1.0.0", Some(Asked::Number(1))),
+            (" 1", Some(Asked::Number(1))),
+            ("\t\n\x0b\x0c\r+2 ", Some(Asked::Number(2))),
+            ("3rd", Some(Asked::Number(3))),
+            ("0", Some(Asked::Number(0))),
+            ("-0", Some(Asked::Number(0))),
+            (
+                "9223372036854775807",
+                Some(Asked::Number(i64::MAX.unsigned_abs())),
+            ),
+            ("-1", Some(Asked::Latest)),
+            (" -1.0", Some(Asked::Latest)),
+            ("9223372036854775808", None),
+            ("-2", None),
+            ("--1", None),
+            ("+-1", None),
+            ("- 1", None),
+            ("v1", None),
+            (".5", None),
+            (" ", None),
+            ("\u{a0}1", None),
+            ("\u{661}", None),
+        ] {
+            assert_eq!(asked_version(text).ok(), expected, "{text:?}");
+        }
+    }
 }

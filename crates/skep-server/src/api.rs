@@ -21,8 +21,13 @@ pub(crate) const DEFAULT_SERVER_NAME: &str = "triton";
 /// The version of Triton whose protocol is spoken; clients read capabilities out of it.
 pub(crate) const PROTOCOL_VERSION: &str = "2.73.0";
 
-/// The protocol extensions that are served, in Triton's order.
-pub(crate) const EXTENSIONS: [&str; 9] = [
+/// The version of the program.
+pub(crate) const SKEP_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The protocol extensions that are served, in Triton's order; before them, which server this is. Name and version of the
+/// metadata are Triton's, since clients compare them, and it has no other members.
+pub(crate) const EXTENSIONS: [&str; 10] = [
+    concat!("skep(", env!("CARGO_PKG_VERSION"), ")"),
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -233,6 +238,28 @@ pub(crate) fn reserved_parameter() -> ApiError {
     )
 }
 
+/// Says what there is in place of the element of a `BYTES` tensor with which its last `rest` bytes begin, if any are left.
+fn cut_element(encoded: &[u8], rest: usize) -> String {
+    let at = encoded.len().saturating_sub(rest);
+    let found = match encoded[at..].split_first_chunk::<4>() {
+        _ if rest == 0 => return String::new(),
+        None => format!("{rest} bytes that are left at byte {at} are too few for one"),
+        Some((prefix, tail)) => {
+            let length = u32::from_le_bytes(*prefix);
+            let is_text = prefix.iter().all(|byte| matches!(byte, b' '..=b'~'));
+            let shown = match str::from_utf8(prefix) {
+                Ok(text) if is_text => format!(" (`{text}`: was the length left out?)"),
+                _ => String::new(),
+            };
+            format!(
+                "at byte {at} the length is {length}{shown}, and {} bytes follow",
+                tail.len()
+            )
+        }
+    };
+    format!(": each element begins with its length as 4 bytes, little-endian; {found}")
+}
+
 /// An input's tensor; data that does not fill it is refused in Triton's words.
 pub(crate) fn input_tensor(
     id: &str,
@@ -242,13 +269,18 @@ pub(crate) fn input_tensor(
     shape: Shape,
     data: Bytes,
 ) -> Result<Tensor, ApiError> {
+    let encoded = match datatype.element_size() {
+        None => data.clone(),
+        Some(_) => Bytes::new(),
+    };
     Tensor::new(datatype, shape, data).map_err(|error| {
         let text = match error {
             TensorError::ByteSize { expected, got, .. } => format!(
                 "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {got}"
             ),
-            TensorError::Elements { expected, got, .. } if got < expected => format!(
-                "expected {expected} string elements for inference input '{name}' for model '{model}', got {got}"
+            TensorError::Elements { expected, got, rest, .. } if got < expected || rest > 0 => format!(
+                "expected {expected} string elements for inference input '{name}' for model '{model}', got {got}{}",
+                cut_element(&encoded, rest)
             ),
             TensorError::Elements { expected, got, .. } => format!(
                 "unexpected number of string elements {got} for inference input '{name}' for model '{model}', expecting {expected}"
@@ -257,4 +289,34 @@ pub(crate) fn input_tensor(
         };
         invalid_request(id, &text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_that_is_cut_off_is_shown() {
+        for (encoded, rest, expected) in [
+            (&b""[..], 0, ""),
+            (b"\x01\0\0\0a", 0, ""),
+            (
+                b"hello",
+                5,
+                ": each element begins with its length as 4 bytes, little-endian; at byte 0 the length is 1819043176 (`hell`: was the length left out?), and 1 bytes follow",
+            ),
+            (
+                b"\x01\0\0\0a\x09\0\0\0bc",
+                6,
+                ": each element begins with its length as 4 bytes, little-endian; at byte 5 the length is 9, and 2 bytes follow",
+            ),
+            (
+                b"\x01\0\0\0abc",
+                2,
+                ": each element begins with its length as 4 bytes, little-endian; 2 bytes that are left at byte 5 are too few for one",
+            ),
+        ] {
+            assert_eq!(cut_element(encoded, rest), expected, "{encoded:?}");
+        }
+    }
 }

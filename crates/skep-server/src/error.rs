@@ -116,9 +116,10 @@ impl From<&BodyError> for ApiError {
         let kind = match error {
             BodyError::NoMemory(_) => Kind::NoMemory,
             BodyError::Stalled(_) => Kind::TooSlow,
-            BodyError::TooLong { .. } | BodyError::Broken(_) | BodyError::Reset(_) => {
-                Kind::Runtime(ErrorKind::InvalidArgument)
-            }
+            BodyError::TooLong { .. }
+            | BodyError::CutShort
+            | BodyError::Broken(_)
+            | BodyError::Reset(_) => Kind::Runtime(ErrorKind::InvalidArgument),
         };
         Self {
             kind,

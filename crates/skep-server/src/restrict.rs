@@ -6,11 +6,13 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    fmt,
     future::{Ready, ready},
     sync::Arc,
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     extract::{Request, State},
     handler::Handler,
@@ -58,6 +60,13 @@ impl Group {
         names
             .find(|(known, _)| *known == name)
             .map(|(_, group)| *group)
+    }
+
+    fn name(self) -> &'static str {
+        let mut names = Self::NAMES.iter();
+        names
+            .find(|(_, group)| *group == self)
+            .map_or("", |(name, _)| name)
     }
 
     /// The group of an HTTP route; `None` for what is no call of the protocol.
@@ -111,23 +120,29 @@ impl Group {
     }
 }
 
-/// A header that must be there, and its value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A header that must be there, and its value, which may change.
 struct Rule {
     header: HeaderName,
-    value: Box<[u8]>,
+    value: ArcSwap<Box<[u8]>>,
+}
+
+impl fmt::Debug for Rule {
+    /// Without the value: it is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rule").field(&self.header).finish()
+    }
 }
 
 impl Rule {
     fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(&self.header);
         // How long the comparison takes tells nothing of the value but its length.
-        given.is_some_and(|given| constant_time_eq(given.as_bytes(), &self.value))
+        given.is_some_and(|given| constant_time_eq(given.as_bytes(), &self.value.load()))
     }
 }
 
 /// The restricted groups of one protocol.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Restrictions(BTreeMap<Group, Arc<Rule>>);
 
 /// Why a restriction cannot be taken.
@@ -188,22 +203,65 @@ impl Restrictions {
                 return Err(form());
             }
             let header = format!("{prefix}{key}").to_ascii_lowercase();
-            let rule = Arc::new(Rule {
-                header: HeaderName::try_from(header).map_err(|_| RestrictionError::Key {
-                    key: key.to_owned(),
-                })?,
-                value: value.as_bytes().into(),
-            });
+            let header = HeaderName::try_from(header).map_err(|_| RestrictionError::Key {
+                key: key.to_owned(),
+            })?;
             for name in groups.split(',') {
                 let name = || name.to_owned();
                 let group = Group::named(&name())
                     .ok_or_else(|| RestrictionError::UnknownGroup { name: name() })?;
-                if all.0.insert(group, Arc::clone(&rule)).is_some() {
+                // One each: values may change group by group.
+                let rule = Arc::new(Rule {
+                    header: header.clone(),
+                    value: ArcSwap::from_pointee(value.as_bytes().into()),
+                });
+                if all.0.insert(group, rule).is_some() {
                     return Err(RestrictionError::Doubled { name: name() });
                 }
             }
         }
         Ok(all)
+    }
+
+    /// These and others, none of whose groups may be among these.
+    ///
+    /// # Errors
+    /// [`RestrictionError::Doubled`].
+    pub fn and(mut self, others: &Self) -> Result<Self, RestrictionError> {
+        for (group, rule) in &others.0 {
+            if self.0.insert(*group, Arc::clone(rule)).is_some() {
+                let name = group.name().to_owned();
+                return Err(RestrictionError::Doubled { name });
+            }
+        }
+        Ok(self)
+    }
+
+    /// Takes over the values of `new`, wherever these restrictions are in use. `false`, and nothing changes, where it restricts
+    /// other groups or asks for other headers: what is before which call is decided when a server starts.
+    #[must_use]
+    pub fn take_values(&self, new: &Self) -> bool {
+        let headers = |all: &Self| -> Vec<(Group, HeaderName)> {
+            let all = all.0.iter();
+            all.map(|(group, rule)| (*group, rule.header.clone()))
+                .collect()
+        };
+        let are_same = headers(self) == headers(new);
+        if are_same {
+            for (old, new) in self.0.values().zip(new.0.values()) {
+                old.value.store(new.value.load_full());
+            }
+        }
+        are_same
+    }
+
+    /// The names of the groups that these restrict and others do not.
+    #[must_use]
+    pub fn beyond(&self, others: &Self) -> Vec<&'static str> {
+        let mine = self.0.keys();
+        mine.filter(|group| !others.0.contains_key(group))
+            .map(|group| group.name())
+            .collect()
     }
 
     /// A route behind its group's restriction, if it has one. `otherwise` answers the methods that it does not have: which
@@ -314,11 +372,11 @@ mod tests {
         let rule = |group| {
             all.0
                 .get(&group)
-                .map(|rule| (rule.header.as_str(), &*rule.value))
+                .map(|rule| (rule.header.as_str(), rule.value.load().to_vec()))
         };
-        assert_eq!(rule(Group::Health), Some(("admin-key", &b"a=b"[..])));
+        assert_eq!(rule(Group::Health), Some(("admin-key", b"a=b".to_vec())));
         assert_eq!(rule(Group::ModelRepository), rule(Group::Health));
-        assert_eq!(rule(Group::Logging), Some(("k", &b"v"[..])));
+        assert_eq!(rule(Group::Logging), Some(("k", b"v".to_vec())));
         assert_eq!(rule(Group::Inference), None);
         let grpc = Restrictions::grpc(&["trace:K=v".to_owned()]).expect("valid");
         let header = grpc.0[&Group::Trace].header.as_str();
@@ -354,6 +412,49 @@ mod tests {
             let error = http(settings).expect_err(text);
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn values_change_wherever_they_are_in_use() {
+        let from_file = http(&["health,trace:k=old"]).expect("valid");
+        let all = http(&["logging:l=v"]).expect("valid");
+        let all = all.and(&from_file).expect("other groups");
+        assert!(all.clone().and(&from_file).is_err(), "restricted twice");
+        let admits = |group, value: &'static str| {
+            let name = HeaderName::from_static("k");
+            let headers = [(name, HeaderValue::from_static(value))];
+            all.0[&group].admits(&headers.into_iter().collect())
+        };
+        assert!(admits(Group::Health, "old") && admits(Group::Trace, "old"));
+        let changed = http(&["health:k=new", "trace:k=newer"]).expect("valid");
+        assert!(from_file.take_values(&changed));
+        assert!(admits(Group::Health, "new") && admits(Group::Trace, "newer"));
+        assert!(!admits(Group::Health, "old"));
+        for other in [
+            &["health:k=x"][..],
+            &["health,trace,logging:k=x"],
+            &["health:k=x", "trace:other=x"],
+        ] {
+            assert!(
+                !from_file.take_values(&http(other).expect("valid")),
+                "{other:?}"
+            );
+        }
+        assert!(admits(Group::Health, "new"), "nothing has changed");
+    }
+
+    #[test]
+    fn what_only_one_protocol_restricts_is_named() {
+        let one = http(&["inference,logging:k=v"]).expect("valid");
+        let other = Restrictions::grpc(&["logging:k=v".to_owned()]).expect("valid");
+        assert_eq!(one.beyond(&other), ["inference"]);
+        assert!(other.beyond(&one).is_empty());
+    }
+
+    #[test]
+    fn a_secret_is_in_no_log() {
+        let all = http(&["health:k=secret"]).expect("valid");
+        assert!(!format!("{all:?}").contains("secret"));
     }
 
     #[test]

@@ -218,10 +218,13 @@ impl Server {
         ));
         let mut running = JoinSet::new();
         let mut serve = |opened: Opened, protocol, routes, grpc, slots| {
+            if let Some(tls) = &opened.tls {
+                running.spawn(tls.clone().keep_watching());
+            }
             let port = Port {
                 protocol,
                 routes,
-                tls: opened.tls.as_ref().map(Tls::acceptor),
+                tls: opened.tls,
                 limits: self.limits.clone(),
                 grpc,
                 message_bounds: matches!(protocol, Protocol::Grpc)

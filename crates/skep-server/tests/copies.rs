@@ -124,6 +124,8 @@ fn serve(runtime: Arc<Runtime>) -> (Addresses, oneshot::Sender<()>) {
             body: patience,
             write: patience,
             idle: patience,
+            half_closed: patience,
+            header_fields: 100,
         },
         grpc_connections: GrpcConnections::default(),
         access: None,

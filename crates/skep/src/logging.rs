@@ -8,8 +8,9 @@
 
 use std::{
     fmt::{self, Write},
-    fs::OpenOptions,
-    path::PathBuf,
+    fs::{File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
@@ -82,12 +83,39 @@ pub(crate) struct LogOptions {
 
 /// The process's log; what is logged and how can be changed while it runs, where to cannot.
 #[derive(Debug)]
-pub(crate) struct Logs(RwLock<LogOptions>);
+pub(crate) struct Logs {
+    options: RwLock<LogOptions>,
+    /// What is written to; `None` for standard error.
+    file: Option<RwLock<Arc<File>>>,
+}
 
 impl Logs {
     fn options(&self) -> RwLockReadGuard<'_, LogOptions> {
         // Each change is an assignment of a whole value.
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.options.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log file; standard error where there is none.
+    fn writer(&self) -> Box<dyn io::Write> {
+        match &self.file {
+            Some(file) => {
+                let file = file.read().unwrap_or_else(PoisonError::into_inner);
+                Box::new(Arc::clone(&file))
+            }
+            None => Box::new(ErrorOutput),
+        }
+    }
+
+    /// Opens the log file again by its name, for those who have moved it away; whether there is one. A file that cannot be
+    /// opened leaves the log where it was.
+    pub(crate) fn reopen(&self) -> anyhow::Result<bool> {
+        let path = self.options().file.clone();
+        let (Some(path), Some(file)) = (path, &self.file) else {
+            return Ok(false);
+        };
+        let opened = Arc::new(open(&path)?);
+        *file.write().unwrap_or_else(PoisonError::into_inner) = opened;
+        Ok(true)
     }
 
     /// Asked once for each place that logs, and again after each change: what is off costs one look at a flag.
@@ -123,7 +151,7 @@ impl LogControl for Logs {
             None => None,
         };
         {
-            let mut options = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut options = self.options.write().unwrap_or_else(PoisonError::into_inner);
             let LogOptions {
                 verbose,
                 info,
@@ -146,25 +174,28 @@ impl LogControl for Logs {
 
 /// Starts logging for the whole process.
 pub(crate) fn start(options: LogOptions) -> anyhow::Result<Arc<Logs>> {
-    let file = options.file.clone();
-    let logs = Arc::new(Logs(RwLock::new(options)));
+    let file = options.file.as_deref().map(open).transpose()?;
+    let logs = Arc::new(Logs {
+        options: RwLock::new(options),
+        file: file.map(|file| RwLock::new(Arc::new(file))),
+    });
     let filtered = Arc::clone(&logs);
     let filter = filter_fn(move |metadata| filtered.enabled(metadata));
     let layer = tracing_subscriber::fmt::layer()
         .event_format(Lines(Arc::clone(&logs)))
         // It would write of them to standard error, and panic where nobody reads that.
         .log_internal_errors(false);
-    if let Some(path) = file {
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.with_context(|| format!("--log-file: cannot open `{}`", path.display()))?;
-        tracing_subscriber::registry()
-            .with(layer.with_writer(file).with_filter(filter))
-            .try_init()?;
-    } else {
-        let layer = layer.with_writer(|| ErrorOutput).with_filter(filter);
-        tracing_subscriber::registry().with(layer).try_init()?;
-    }
+    let written = Arc::clone(&logs);
+    let layer = layer.with_writer(move || written.writer());
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init()?;
     Ok(logs)
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot open log file `{}`", path.display()))
 }
 
 struct Lines(Arc<Logs>);
@@ -286,14 +317,18 @@ mod tests {
 
     #[test]
     fn a_change_is_whole_or_nothing() {
-        let logs = Logs(RwLock::new(LogOptions {
+        let options = RwLock::new(LogOptions {
             verbose: 0,
             info: true,
             warning: true,
             error: true,
             file: Some("x.log".into()),
             format: LogFormat::Default,
-        }));
+        });
+        let logs = Logs {
+            options,
+            file: None,
+        };
         let before = logs.settings();
         assert_eq!(
             (before.file.as_str(), before.format.as_str()),

@@ -4,6 +4,7 @@ mod forms;
 mod limits;
 mod metrics;
 mod ports;
+mod reload;
 mod restrict;
 mod start;
 mod stop;
@@ -38,7 +39,8 @@ use crate::{
 use limits::LimitArgs;
 use metrics::MetricsArgs;
 use ports::PortArgs;
-use restrict::RestrictArgs;
+use reload::Reload;
+use restrict::{RestrictArgs, Restricted};
 use start::Failures;
 use without_effect::WithoutEffect;
 
@@ -185,8 +187,16 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let metrics = args.metrics.settings(args.ports.allow_metrics())?;
+    let restricted = args.restrict.read()?;
     let access = args.access_log.start()?;
-    let server_options = args.server_options(metrics.shown, logs, access.clone())?;
+    let server_options = args.server_options(
+        metrics.shown,
+        Arc::clone(&logs) as _,
+        access.clone(),
+        &restricted,
+    )?;
+    restricted.warn_of_open_doors(server_options.http.is_some(), server_options.grpc.is_some());
+    let reload = Reload::new(logs, access.clone(), &server_options, restricted.file());
     let start_models = args.start_models()?;
     let request_memory = Arc::clone(&server_options.limits.request_memory);
     let runtime_options = args.runtime_options(metrics.recorded, request_memory)?;
@@ -203,7 +213,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .thread_name("reactor")
         .build()?;
-    let outcome = reactor.block_on(serve(runtime, server_options, start_models, &args));
+    let serving = serve(runtime, server_options, start_models, &args, reload);
+    let outcome = reactor.block_on(serving);
     if let Some(access) = &access {
         access.flush();
     }
@@ -240,12 +251,14 @@ async fn serve(
     options: ServerOptions,
     models: StartModels,
     args: &ServeArgs,
+    reload: Reload,
 ) -> anyhow::Result<Ended> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
-    let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout())?;
+    let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout(), reload)?;
     let server = Server::bind(&options, Arc::clone(&runtime))?;
     let addresses = server.addresses();
-    start::announce(addresses);
+    let is_encrypted = options.http.as_ref().is_some_and(|port| port.tls.is_some());
+    start::announce(addresses, is_encrypted);
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(async move {
         // The sender's end is a stop as well.
@@ -416,6 +429,7 @@ impl ServeArgs {
         metrics_options: skep_server::MetricsOptions,
         logs: Arc<dyn LogControl>,
         access: Option<Arc<AccessLogFile>>,
+        restricted: &Restricted,
     ) -> anyhow::Result<ServerOptions> {
         Ok(ServerOptions {
             http: self.ports.http()?,
@@ -423,8 +437,8 @@ impl ServeArgs {
             metrics: self.ports.metrics()?,
             metrics_options,
             logs,
-            http_restrictions: self.restrict.http()?,
-            grpc_restrictions: self.restrict.grpc()?,
+            http_restrictions: restricted.http.clone(),
+            grpc_restrictions: restricted.grpc.clone(),
             id: self.id.clone(),
             max_json_bytes: self.limits.max_json_bytes(),
             exit_timeout: stop::servers_share(self.exit_timeout()),

@@ -1,26 +1,55 @@
-//! The signals that ask a server to stop.
+//! The signals that a server hears: those that ask it to stop, the one that asks it to read its files again, and those that
+//! it only says something about, since the system would end it without an answer to its requests.
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that ask the process to stop.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// To stop.
+    Stop,
+    /// To read files again.
+    Reload,
+    /// Nothing that there is here.
+    Nothing,
 }
 
+/// The signals that come from now on.
+pub(crate) struct Signals(Vec<(Signal, &'static str, Asked)>);
+
 impl Signals {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+    pub(crate) fn new() -> io::Result<Self> {
+        let heard = [
+            (SignalKind::terminate(), "SIGTERM", Asked::Stop),
+            (SignalKind::interrupt(), "SIGINT", Asked::Stop),
+            (SignalKind::hangup(), "SIGHUP", Asked::Reload),
+            (SignalKind::quit(), "SIGQUIT", Asked::Nothing),
+            (SignalKind::user_defined1(), "SIGUSR1", Asked::Nothing),
+            (SignalKind::user_defined2(), "SIGUSR2", Asked::Nothing),
+        ];
+        let hear = |(kind, name, asked)| Ok((signal(kind)?, name, asked));
+        Ok(Self(
+            heard.map(hear).into_iter().collect::<io::Result<_>>()?,
+        ))
     }
 
-    /// The name of the next one.
-    pub(crate) async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+    /// The name of the next one, and what it asks for.
+    pub(crate) async fn next(&mut self) -> (&'static str, Asked) {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(&'static str, Asked)> {
+        for (signal, name, asked) in &mut self.0 {
+            if signal.poll_recv(cx).is_ready() {
+                return Poll::Ready((name, *asked));
+            }
         }
+        Poll::Pending
     }
 }

@@ -1,7 +1,7 @@
 //! What a worker process does before anything else.
 #![allow(
     unsafe_code,
-    reason = "closing descriptors by their numbers ends whatever owns them, and priorities are system calls that nothing else makes (invariant 5)"
+    reason = "closing descriptors by their numbers ends whatever owns them, and priorities and signals are system calls that nothing else makes (invariant 5)"
 )]
 
 use std::{fs, io, ptr};
@@ -25,6 +25,9 @@ const HEAD_ROOM_BYTES: u64 = 256 << 20;
 /// The first descriptor that is none of the standard ones.
 const FIRST_OTHER: u32 = 3;
 
+/// Signals that servers hear and do not end by: whoever sends them to every process of the name means no worker.
+const IGNORED: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
 /// Ends with the server, gains no rights by anything it might start, and has no descriptor that the server's own parent
 /// left open. The first call of a process.
 ///
@@ -34,6 +37,10 @@ pub(super) fn confine() -> io::Result<()> {
     // A server that ended before this closed the conversation: the first read says so.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     set_no_new_privs(true)?;
+    for signal in IGNORED {
+        // SAFETY: no handler is installed, and the process has no other thread yet.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     // SAFETY: the process has just begun and opened nothing but its standard descriptors, so that nobody owns another.
     let closed = unsafe { libc::close_range(FIRST_OTHER, u32::MAX, 0) };
     if closed == 0 {

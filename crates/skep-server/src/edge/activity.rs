@@ -53,6 +53,7 @@ pub(super) struct Times {
     head: u64,
     write: u64,
     idle: u64,
+    half_closed: u64,
     max_age: u64,
     max_age_grace: u64,
 }
@@ -63,6 +64,7 @@ impl Times {
             head: millis(limits.head),
             write: millis(limits.write),
             idle: millis(limits.idle),
+            half_closed: millis(limits.half_closed),
             max_age: age.map_or(NEVER, millis),
             max_age_grace: grace.map_or(NEVER, millis),
         }
@@ -97,6 +99,10 @@ pub(super) struct Activity {
     multiplexed: AtomicBool,
     /// Whether a request was answered before its body was read.
     unread: AtomicBool,
+    /// Over HTTP/1.1, since when the client sends nothing more although a request is under way.
+    sent_all: AtomicU64,
+    /// Whether the last request's answer has begun.
+    answering: AtomicBool,
     order: AtomicU8,
     task: AtomicWaker,
 }
@@ -117,6 +123,8 @@ impl Activity {
             finishing: AtomicU64::new(NEVER),
             multiplexed: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            sent_all: AtomicU64::new(NEVER),
+            answering: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             task: AtomicWaker::new(),
         }
@@ -212,6 +220,22 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
+    /// The client has ended its sending side. Whether a request under way goes on; otherwise the connection is over.
+    pub(super) fn ends_sending(&self) -> bool {
+        if self.times.half_closed == 0 || self.requests.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        if !self.has_ended_sending() {
+            self.sent_all.store(self.clock.now(), Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Whether the client has ended its sending side under a request.
+    pub(super) fn has_ended_sending(&self) -> bool {
+        self.sent_all.load(Ordering::Relaxed) != NEVER
+    }
+
     /// The client still sends what nobody wants; it has as long as for a head.
     pub(super) fn lingers(&self) {
         self.head.store(self.clock.now(), Ordering::Relaxed);
@@ -220,13 +244,23 @@ impl Activity {
     /// A request's head is complete.
     pub(super) fn request_begins(&self) {
         self.head.store(NEVER, Ordering::Relaxed);
+        self.answering.store(false, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its answer begins.
+    pub(super) fn answer_begins(&self) {
+        self.answering.store(true, Ordering::Relaxed);
     }
 
     /// Its answer is done, or given up.
     pub(super) fn request_ends(&self) {
         self.moved.store(self.clock.now(), Ordering::Relaxed);
         self.requests.fetch_sub(1, Ordering::Relaxed);
+        if self.has_ended_sending() {
+            // The end that was kept from the protocol is to be read now.
+            self.task.wake();
+        }
     }
 
     /// Whether several requests are under way.
@@ -247,6 +281,7 @@ impl Activity {
             head,
             write,
             idle,
+            half_closed,
             max_age,
             max_age_grace,
         } = self.times;
@@ -257,6 +292,12 @@ impl Activity {
         }
         if over(self.opened, max_age.saturating_add(max_age_grace)) {
             return Some((Order::Abort, "its age and the grace after it are over"));
+        }
+        if over(load(&self.sent_all), half_closed) && !self.answering.load(Ordering::Relaxed) {
+            return Some((
+                Order::Abort,
+                "the client sends nothing more, and may be gone; its request had no answer in time",
+            ));
         }
         if self.requests.load(Ordering::Relaxed) == 0 {
             if over(load(&self.head), head) {
@@ -315,7 +356,10 @@ struct Open {
 
 impl Connections {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let shortest = limits.head.min(limits.write).min(limits.idle);
+        let mut shortest = limits.head.min(limits.write).min(limits.idle);
+        if !limits.half_closed.is_zero() {
+            shortest = shortest.min(limits.half_closed);
+        }
         Self {
             clock: Arc::default(),
             sweep: (shortest / 4).clamp(MIN_SWEEP, MAX_SWEEP),
@@ -430,6 +474,7 @@ mod tests {
             head: 100,
             write: 200,
             idle: 1_000,
+            half_closed: 300,
             max_age: 50_000,
             max_age_grace: 5_000,
         };
@@ -469,6 +514,21 @@ mod tests {
             Order::Abort,
             "from the first byte, not the last"
         );
+    }
+
+    #[test]
+    fn a_client_that_sends_nothing_more_gets_an_answer_that_begins_in_time() {
+        let it = activity();
+        assert!(!it.ends_sending(), "without a request it is the end");
+        it.request_begins();
+        assert!(it.ends_sending());
+        assert_eq!(at(&it, 310), Order::Serve);
+        assert!(it.ends_sending());
+        assert_eq!(at(&it, 311), Order::Abort, "from the first time");
+        it.answer_begins();
+        assert_eq!(at(&it, 9_000), Order::Serve, "the limit on writing holds");
+        it.request_begins();
+        assert_eq!(at(&it, 9_000), Order::Abort, "a request behind the first");
     }
 
     #[test]

@@ -20,6 +20,12 @@ use super::{
     stream::Stream,
 };
 
+/// Fields of a head for which HTTP/1.1's library has room without memory of their own.
+const HYPERS_HEADER_FIELDS: usize = 100;
+
+/// The largest head of a request: what the library's buffer holds in any case.
+const MAX_HEAD_BYTES: usize = 400 << 10;
+
 /// Serves a connection until it ends, by the client, by itself, or by an order.
 pub(super) async fn serve(
     socket: TcpStream,
@@ -61,7 +67,7 @@ pub(super) async fn serve(
     if is_http2 {
         http2::serve(stream, exchange, &port, &entry).await;
     } else {
-        http1(stream, exchange, &entry).await;
+        http1(stream, exchange, &port, &entry).await;
     }
 }
 
@@ -83,14 +89,23 @@ pub(super) async fn unless_told<T, E: fmt::Display>(
 }
 
 /// Serves HTTP/1.1.
-async fn http1(stream: Stream, exchange: Exchange, entry: &Entry) {
-    let connection = http1::Builder::new()
-        // The sweep over all connections does it, without a timer a request.
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(stream), exchange);
+async fn http1(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
+    let mut builder = http1::Builder::new();
+    // The sweep over all connections does it, without a timer a request.
+    builder.header_read_timeout(None);
+    builder.max_header_size(MAX_HEAD_BYTES);
+    if port.limits.header_fields != HYPERS_HEADER_FIELDS {
+        builder.max_headers(port.limits.header_fields);
+    }
+    let stream = TokioIo::new(stream.half_closes());
+    let connection = builder.serve_connection(stream, exchange);
     let mut connection = pin!(connection);
     let mut told = false;
     let outcome = poll_fn(|cx| {
+        if entry.activity.has_ended_sending() {
+            // The end of a request uses the registration up.
+            entry.register(cx);
+        }
         loop {
             if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
                 return Poll::Ready(outcome);
@@ -121,7 +136,7 @@ async fn handshake(socket: TcpStream, port: &Port, entry: &Entry) -> Option<Stre
     let Some(tls) = &port.tls else {
         return Some(Stream::plain(socket, Arc::clone(activity)));
     };
-    let mut accept = tls.accept(socket);
+    let mut accept = tls.acceptor().accept(socket);
     let accepted = unless_told(entry, |cx| Pin::new(&mut accept).poll(cx)).await;
     accepted.map(|stream| Stream::tls(stream, Arc::clone(activity)))
 }

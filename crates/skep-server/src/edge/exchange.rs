@@ -10,8 +10,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::body::Body;
-use http::{Request, Response};
+use axum::{body::Body, response::IntoResponse};
+use http::{Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -52,6 +52,15 @@ impl Exchange {
         let running = Running::new(Arc::clone(&self.activity), visit);
         if self.port.protocol == Protocol::Http {
             logging::log_request(&request);
+        }
+        let (fields, limit) = (request.headers().len(), self.port.limits.header_fields);
+        if fields > limit {
+            return Answering {
+                answer: self.refuse_head(fields, limit).into(),
+                deadline: None,
+                running: Some(running),
+                holding: Holding::Nothing,
+            };
         }
         let deadline = is_grpc
             .then(|| deadline::read(request.headers()))
@@ -99,6 +108,23 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// The answer to a request whose head has too many fields. Over HTTP/1.1 the library refuses it before.
+    fn refuse_head(&self, fields: usize, limit: usize) -> Response<Body> {
+        let text = format!(
+            "the request's head has {fields} fields, at most {limit} are taken (`--max-header-fields`)"
+        );
+        if self.port.protocol == Protocol::Grpc {
+            return tonic::Status::resource_exhausted(text)
+                .into_http::<tonic::body::Body>()
+                .map(Body::new);
+        }
+        let body = serde_json::json!({ "error": text }).to_string();
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
 impl hyper::service::Service<Request<Incoming>> for Exchange {
     type Response = Response<Outflow>;
     type Error = Infallible;
@@ -129,6 +155,9 @@ impl Future for Answering {
         let mut holding = std::mem::replace(this.holding, Holding::Nothing);
         let response = match this.answer.poll(cx) {
             Poll::Ready(response) => {
+                if let Some(running) = &this.running {
+                    running.answer_begins();
+                }
                 let size = response.body().size_hint().exact();
                 if let (Holding::Whole(charge), Some(size)) = (&holding, size) {
                     // The request is gone, its answer is left.

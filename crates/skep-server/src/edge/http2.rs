@@ -32,12 +32,16 @@ use super::{
 };
 
 /// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
-/// sixteen round trips.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// sixteen round trips. No more than lets all requests of a connection fill their windows within HTTP/2's largest one.
+const STREAM_WINDOW_BYTES: u32 = (2 << 20) - (64 << 10);
 
-/// The same over all requests of a connection: room for 256 whose windows are full, so that a few which nobody reads do
-/// not stop the others. What comes counts in the memory of requests.
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+/// The same over all requests of a connection: as much as all of them may send, so that it never runs out before a
+/// stream's own window does, and requests that nobody reads never stop another one. What comes counts in the memory of
+/// requests, which is the bound.
+const CONNECTION_WINDOW_BYTES: u32 = MAX_CONCURRENT_STREAMS * STREAM_WINDOW_BYTES;
+
+// HTTP/2 has no larger window.
+const _: () = assert!(CONNECTION_WINDOW_BYTES < 1 << 31);
 
 /// The largest frame: fewer, larger frames cost less work a byte.
 const FRAME_BYTES: u32 = 1 << 20;

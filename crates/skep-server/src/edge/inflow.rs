@@ -39,6 +39,9 @@ pub(crate) enum BodyError {
         /// The bound.
         limit: usize,
     },
+    /// The client has ended its sending side too early.
+    #[error("the client stopped sending before its end")]
+    CutShort,
     /// The connection ended, or what came is no HTTP.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
@@ -190,6 +193,9 @@ impl Body for Inflow {
             Poll::Pending if this.messages.as_ref().is_some_and(Messages::may_pause) => {
                 this.wait.set(None);
                 Poll::Pending
+            }
+            Poll::Pending if (this.unread.as_ref()).is_some_and(|it| it.has_ended_sending()) => {
+                refuse(BodyError::CutShort)
             }
             Poll::Pending => {
                 if this.wait.is_none() {

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! listen      the port; accepts while there is room, backs off when the system is out of descriptors
-//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect
+//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect;
+//!             `certificate`: what is read of certificates beside the library; `version_1`: how those are verified
+//! watched     files that are read again when they change
 //! stream      a connection's bytes, plain or encrypted; notes when bytes move and when they do not
 //! connection  handshake, protocol, then hyper's connection over HTTP/1.1
 //! http2       a connection over HTTP/2: a task a request, each answer at the pace of its own window
@@ -21,6 +23,7 @@
 
 mod activity;
 mod body;
+mod certificate;
 mod client_certificates;
 mod connection;
 mod deadline;
@@ -33,14 +36,17 @@ mod outflow;
 mod routes;
 mod stream;
 mod tls;
+mod version_1;
+mod watched;
 
 use std::{sync::Arc, time::Duration};
 
 use skep_tensor::MemoryBudget;
-use tokio_rustls::TlsAcceptor;
 
 use crate::access::AccessLog;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::certificate::fuzz as fuzz_certificate;
 pub(crate) use self::{
     activity::Connections,
     body::{Unread, read_body},
@@ -65,6 +71,11 @@ pub struct Limits {
     pub head: Duration,
     /// Between two pieces of a request's body.
     pub body: Duration,
+    /// How long a client over HTTP/1.1 that has ended its sending side waits for the beginning of its answer. It may as well
+    /// have closed the connection: TCP shows no difference.
+    pub half_closed: Duration,
+    /// Fields of a request's head.
+    pub header_fields: usize,
     /// In which a client takes 16 KiB of an answer, or all that is left of it.
     pub write: Duration,
     /// How long a connection without a request stays open.
@@ -99,7 +110,7 @@ pub(crate) enum Protocol {
 pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     pub(crate) routes: Routes,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) limits: Limits,
     pub(crate) grpc: GrpcConnections,
     /// What bounds the messages of a call, by its path; `None` for HTTP.

@@ -42,6 +42,11 @@ impl Running {
             visit.ended(trailers);
         }
     }
+
+    /// The answer begins.
+    pub(super) fn answer_begins(&self) {
+        self.activity.answer_begins();
+    }
 }
 
 impl Drop for Running {

@@ -96,6 +96,15 @@ pin_project! {
     pub(super) enum Answering {
         Shortcut { answer: Answer },
         Router { #[pin] answer: RouteFuture<Infallible> },
+        Ready { answer: Option<Response<Body>> },
+    }
+}
+
+impl From<Response<Body>> for Answering {
+    fn from(answer: Response<Body>) -> Self {
+        Self::Ready {
+            answer: Some(answer),
+        }
     }
 }
 
@@ -108,6 +117,9 @@ impl Future for Answering {
             AnsweringProjection::Router { answer } => answer
                 .poll(cx)
                 .map(|Ok(response): Result<_, Infallible>| response),
+            AnsweringProjection::Ready { answer } => {
+                Poll::Ready(answer.take().expect("polled once"))
+            }
         }
     }
 }

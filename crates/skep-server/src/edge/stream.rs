@@ -38,6 +38,8 @@ pub(super) struct Stream {
     closing: Closing,
     /// What was read ahead.
     ahead: Bytes,
+    /// Whether the end of what the client sends is kept from the protocol while a request is under way.
+    half_closes: bool,
 }
 
 /// How far the end of a connection is.
@@ -56,6 +58,7 @@ impl Stream {
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
+            half_closes: false,
         }
     }
 
@@ -65,7 +68,17 @@ impl Stream {
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
+            half_closes: false,
         }
+    }
+
+    /// Lets a client end its sending side and still get its answer.
+    ///
+    /// HTTP/1.1's library gives a request up when it reads the end. It reads that only when no request is under way; until
+    /// then [`Activity`] knows of it, and the sweep ends what takes too long.
+    pub(super) const fn half_closes(mut self) -> Self {
+        self.half_closes = true;
+        self
     }
 
     /// Whether the client begins with HTTP/2; what is read to find out is read again by the protocol.
@@ -134,6 +147,14 @@ impl AsyncRead for Stream {
         let outcome = Pin::new(&mut this.transport).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             this.activity.read();
+        } else if this.half_closes
+            && matches!(outcome, Poll::Ready(Ok(())))
+            && buffer.remaining() > 0
+            && this.activity.ends_sending()
+        {
+            // Nothing wakes the reader again but the end of the request. A body that waits for more is looked at behind
+            // this, and sees that nothing comes.
+            return Poll::Pending;
         }
         outcome
     }
@@ -243,6 +264,8 @@ mod tests {
             body: patience,
             write: patience,
             idle: patience,
+            half_closed: patience,
+            header_fields: 100,
         };
         let connections = Arc::new(Connections::new(&limits));
         let entry = connections.enter(Times::new(&limits, None, None));

@@ -1,25 +1,36 @@
-//! Certificates and keys into what a handshake needs.
+//! Certificates and keys into what a handshake needs, again whenever their files change.
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use arc_swap::ArcSwap;
+use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
         self, RootCertStore, ServerConfig,
         crypto::{CryptoProvider, ring},
         pki_types::{
-            CertificateDer, PrivateKeyDer,
+            CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer,
             pem::{self, PemObject},
         },
         server::{VerifierBuilderError, WebPkiClientVerifier},
+        sign::{CertifiedKey, SingleCertAndKey},
     },
 };
 
-use super::client_certificates::ClientCertificates;
+use super::{
+    certificate::Certificate,
+    client_certificates::ClientCertificates,
+    watched::{Stamp, Watched},
+};
+
+/// How often files are looked at: new certificates are there hours before old ones end.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// The files of an encrypted port, all PEM.
 #[derive(Debug, Clone)]
@@ -30,6 +41,27 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Who signs the certificates of clients; `None` asks clients for none.
     pub client_roots: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    fn all(&self) -> impl Iterator<Item = &Path> {
+        let always = [&self.certificate, &self.key];
+        (always.into_iter().chain(&self.client_roots)).map(PathBuf::as_path)
+    }
+
+    /// What the system says of each of them now.
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.all().map(Stamp::of).collect()
+    }
+
+    /// Their names, for the log.
+    fn names(&self) -> String {
+        let names: Vec<String> = self
+            .all()
+            .map(|path| format!("`{}`", path.display()))
+            .collect();
+        names.join(", ")
+    }
 }
 
 /// Which of the files.
@@ -64,6 +96,10 @@ enum Reason {
     Refused(rustls::Error),
     #[error("{0}")]
     Roots(VerifierBuilderError),
+    #[error("its first certificate is none of X.509")]
+    NoCertificate,
+    #[error("is not the key of the certificate in `{}`: their public keys differ", .0.display())]
+    Mismatch(PathBuf),
 }
 
 impl TlsError {
@@ -74,10 +110,18 @@ impl TlsError {
     }
 }
 
-/// What a port needs to encrypt: TLS 1.2 and 1.3, over `ring`.
+/// What a port needs to encrypt: TLS 1.2 and 1.3, over `ring`. Its files are read again when they change.
 #[derive(Clone)]
-pub struct Tls {
-    config: Arc<ServerConfig>,
+pub struct Tls(Arc<Port>);
+
+struct Port {
+    /// As the log calls it.
+    name: &'static str,
+    files: TlsFiles,
+    protocols: &'static [&'static [u8]],
+    /// What new connections get.
+    config: ArcSwap<ServerConfig>,
+    watched: Mutex<Watched>,
 }
 
 impl Tls {
@@ -86,7 +130,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`] names the file that cannot be used.
     pub fn http(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::new(files, &[b"h2", b"http/1.1"])
+        Self::new("HTTP", files, &[b"h2", b"http/1.1"])
     }
 
     /// Reads the files of a port that serves gRPC.
@@ -94,54 +138,148 @@ impl Tls {
     /// # Errors
     /// [`TlsError`] names the file that cannot be used.
     pub fn grpc(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::new(files, &[b"h2"])
+        Self::new("gRPC", files, &[b"h2"])
     }
 
-    fn new(files: &TlsFiles, protocols: &[&[u8]]) -> Result<Self, TlsError> {
-        let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-        let certificates = certificates(&files.certificate, TlsFile::Certificate)?;
-        let of_key = |reason| error(TlsFile::Key, &files.key, reason);
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(|e| of_key(reason(e, "private key")))?;
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("ring has the default versions");
-        let builder = match &files.client_roots {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let of_roots = |reason| error(TlsFile::ClientRoots, path, reason);
-                let mut roots = RootCertStore::empty();
-                let trusted = self::certificates(path, TlsFile::ClientRoots)?;
-                for certificate in &trusted {
-                    roots
-                        .add(certificate.clone())
-                        .map_err(|e| of_roots(Reason::Refused(e)))?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                        .build()
-                        .map_err(|e| of_roots(Reason::Roots(e)))?;
-                let verifier = ClientCertificates::new(verifier, trusted);
-                builder.with_client_cert_verifier(Arc::new(verifier))
-            }
-        };
-        let mut config = builder
-            .with_single_cert(certificates, key)
-            .map_err(|e| of_key(Reason::Refused(e)))?;
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Ok(Self {
-            config: Arc::new(config),
-        })
+    fn new(
+        name: &'static str,
+        files: &TlsFiles,
+        protocols: &'static [&'static [u8]],
+    ) -> Result<Self, TlsError> {
+        // Looked at before they are read: a change in between is seen later.
+        let stamps = files.stamps();
+        Ok(Self(Arc::new(Port {
+            name,
+            files: files.clone(),
+            protocols,
+            config: ArcSwap::from_pointee(config(files, protocols)?),
+            watched: Mutex::new(Watched::new(stamps)),
+        })))
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.config))
+        TlsAcceptor::from(self.0.config.load_full())
     }
+
+    /// Reads the files again, for the connections that come from now on; what is open goes on. Where they cannot be used, what
+    /// was read before stays. The log says which.
+    pub fn reload(&self) {
+        let mut watched = self.0.lock();
+        watched.settled(self.0.files.stamps());
+        self.0.read_again();
+    }
+
+    /// Looks at the files for ever, and reads them again when they have changed.
+    pub(crate) async fn keep_watching(self) {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let port = Arc::clone(&self.0);
+            // A file system may take its time; the reactor does not wait for it.
+            if spawn_blocking(move || port.look()).await.is_err() {
+                tracing::error!("reading certificates again panicked; it is tried again");
+            }
+        }
+    }
+}
+
+impl Port {
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        // Each change is an assignment of a whole value.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the files again if they have changed, and not since the last look.
+    fn look(&self) {
+        let mut watched = self.lock();
+        if watched.look(self.files.stamps()) {
+            self.read_again();
+        }
+    }
+
+    fn read_again(&self) {
+        let (name, files) = (self.name, self.files.names());
+        match config(&self.files, self.protocols) {
+            Ok(config) => {
+                self.config.store(Arc::new(config));
+                tracing::info!(
+                    "new {name} connections use the certificate as it is now in {files}"
+                );
+            }
+            Err(error) => tracing::warn!(
+                "{name} connections go on with the certificate that was read before, since {error}"
+            ),
+        }
+    }
+}
+
+/// What a port's connections are configured with.
+fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let certified = certified(files, &provider)?;
+    let algorithms = provider.signature_verification_algorithms;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default versions");
+    let builder = match &files.client_roots {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let of_roots = |reason| error(TlsFile::ClientRoots, path, reason);
+            let mut roots = RootCertStore::empty();
+            let trusted = certificates(path, TlsFile::ClientRoots)?;
+            for certificate in &trusted {
+                roots
+                    .add(certificate.clone())
+                    .map_err(|e| of_roots(Reason::Refused(e)))?;
+            }
+            let roots = Arc::new(roots);
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+                    .build()
+                    .map_err(|e| of_roots(Reason::Roots(e)))?;
+            let verifier = ClientCertificates::new(verifier, trusted, roots, algorithms);
+            builder.with_client_cert_verifier(Arc::new(verifier))
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
+}
+
+/// The server's certificate with its key.
+///
+/// The library's own check that they fit refuses certificates of X.509 version 1, and blames the key.
+fn certified(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(&files.certificate, TlsFile::Certificate)?;
+    let of_key = |reason| error(TlsFile::Key, &files.key, reason);
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|e| of_key(reason(e, "private key")))?;
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|e| of_key(Reason::Refused(e)))?;
+    let own = chain.first().and_then(|own| Certificate::parse(own));
+    let Some(own) = own else {
+        let of_certificate = |reason| error(TlsFile::Certificate, &files.certificate, reason);
+        return Err(of_certificate(Reason::NoCertificate));
+    };
+    let fits = |key: SubjectPublicKeyInfoDer<'_>| key.as_ref() == own.public_key_info;
+    if !key.public_key().is_none_or(fits) {
+        return Err(of_key(Reason::Mismatch(files.certificate.clone())));
+    }
+    if own.is_version_1 {
+        tracing::warn!(
+            "`{}` is a certificate of X.509 version 1, which names no hosts: many clients refuse it\n  `openssl x509 -req` makes one of version 3 with `-extfile`, as with `-extfile <(echo subjectAltName=DNS:HOST)`",
+            files.certificate.display()
+        );
+    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls").finish_non_exhaustive()
+        f.debug_tuple("Tls").field(&self.0.name).finish()
     }
 }
 

@@ -124,6 +124,16 @@ pub(super) async fn model_statistics(
     Ok(ok(&json!({ "model_stats": all })))
 }
 
+/// Shared memory is not served; the body of a call about it is not read.
+pub(super) async fn no_shared_memory() -> ApiError {
+    ApiError::unsupported("shared memory")
+}
+
+/// Nor are traces.
+pub(super) async fn no_traces() -> ApiError {
+    ApiError::unsupported("tracing")
+}
+
 fn statistics(loaded: &LoadedVersion) -> Value {
     let figures = loaded.statistics();
     let mut statistics = json!({

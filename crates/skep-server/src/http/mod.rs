@@ -12,6 +12,7 @@ mod lean;
 mod logging;
 mod management;
 mod members;
+mod object;
 mod page;
 mod parameters;
 mod raw;
@@ -48,11 +49,6 @@ struct Routes<'a> {
 
 impl Routes<'_> {
     fn route(mut self, path: &str, route: MethodRouter<Arc<Shared>>) -> Self {
-        // Triton knows no HEAD.
-        let route = match path {
-            "/" | "/docs" | "/docs/" | "/docs/{page}" => route,
-            _ => route.head(method_not_allowed),
-        };
         let route = self.restrictions.guard(path, route, method_not_allowed);
         self.router = self.router.route(path, route);
         self.paths.push(path.to_owned());
@@ -125,6 +121,32 @@ fn all_routes(restrictions: &Restrictions) -> Routes<'_> {
             "/v2/repository/{repository}/models/{model}/unload",
             post(repository::named_repository),
         );
+    for path in ["systemsharedmemory", "cudasharedmemory"] {
+        let path = |suffix: &str| format!("/v2/{path}{suffix}");
+        router = router
+            .route(&path("/status"), get(management::no_shared_memory))
+            .route(
+                &path("/region/{region}/status"),
+                get(management::no_shared_memory),
+            )
+            .route(
+                &path("/region/{region}/register"),
+                post(management::no_shared_memory),
+            )
+            .route(
+                &path("/region/{region}/unregister"),
+                post(management::no_shared_memory),
+            )
+            .route(&path("/unregister"), post(management::no_shared_memory));
+    }
+    for path in [
+        "/v2/trace/setting".to_owned(),
+        model("/trace/setting"),
+        version("/trace/setting"),
+    ] {
+        let route = get(management::no_traces).post(management::no_traces);
+        router = router.route(&path, route);
+    }
     for path in [model(""), version("")] {
         router = router.route(&path, get(management::model_metadata));
     }

@@ -20,6 +20,7 @@ use super::{
     fault,
     lean::Leaves,
     members::Members,
+    object::Object,
     parameters,
     sequence::{AtMost, Id},
 };
@@ -64,9 +65,9 @@ struct RequestJson<'a> {
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
-    inputs: AtMost<[InputJson<'a>; 0], MAX_TENSORS>,
+    inputs: AtMost<[Object<InputJson<'a>>; 0], MAX_TENSORS>,
     #[serde(borrow, default)]
-    outputs: Option<AtMost<[OutputJson<'a>; 0], MAX_TENSORS>>,
+    outputs: Option<AtMost<[Object<OutputJson<'a>>; 0], MAX_TENSORS>>,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +108,7 @@ pub(super) fn decode(
     })?;
     let document = Document::new(json);
     let copied_bytes = Cell::new(0);
-    let parsed: Result<RequestJson<'_>, Unparsed> = document.parse_within(
+    let parsed: Result<Object<RequestJson<'_>>, Unparsed> = document.parse_within(
         |json| match str::from_utf8(json) {
             // Checked once, instead of string by string.
             Ok(text) => serde_json::from_str(text),
@@ -118,7 +119,7 @@ pub(super) fn decode(
             charge.add(bytes).map_err(Unparsed::NoMemory)
         },
     );
-    let parsed = parsed.map_err(|unparsed| match unparsed {
+    let Object(parsed) = parsed.map_err(|unparsed| match unparsed {
         Unparsed::Json(error) => fault::find(&document, &error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
@@ -144,7 +145,7 @@ pub(super) fn decode(
             "the request has {tensors} inputs and outputs, at most {MAX_TENSORS} are taken"
         )));
     }
-    for input in parsed.inputs.0 {
+    for Object(input) in parsed.inputs.0 {
         let tensor = tensor(&request.id, &input, &document, &mut binary, charge)?;
         request.inputs.push((input.name.into_owned(), tensor));
     }
@@ -160,7 +161,7 @@ pub(super) fn decode(
             serde_json::from_str(document.text(given)).map_err(|error| json_error(&error))?;
         binary_output = parameters::of_request(&given, &mut request)?;
     }
-    for output in outputs {
+    for Object(output) in outputs {
         output_parameters(&output, &mut wanted)?;
         request.outputs.push(output.name.into_owned());
     }
@@ -173,9 +174,9 @@ pub(super) fn decode(
 /// Bytes of the texts that a request keeps of its JSON: names, and parameters in both of their forms.
 fn text_bytes(parsed: &RequestJson<'_>, document: &Document<'_>) -> usize {
     let id = parsed.id.as_ref().map_or(0, |Id(id)| id.len());
-    let inputs = parsed.inputs.0.iter().map(|input| input.name.len());
+    let inputs = parsed.inputs.0.iter().map(|input| input.0.name.len());
     let outputs = parsed.outputs.iter().flat_map(|outputs| &outputs.0);
-    let names = inputs.chain(outputs.map(|output| output.name.len()));
+    let names = inputs.chain(outputs.map(|output| output.0.name.len()));
     let parameters = parsed
         .parameters
         .map_or(0, |given| document.text(given).len());

@@ -7,6 +7,7 @@
 
 mod families;
 mod host;
+mod process;
 mod sampler;
 mod slo;
 mod store;
@@ -108,22 +109,29 @@ impl Metrics {
     }
 }
 
-/// The port: `GET /metrics`. As on Triton, any other path is an empty text and any other method is refused.
+/// The port: `GET` and `HEAD` of `/metrics`. As on Triton, any other path is an empty text and any other method is refused.
 pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
     Router::new().fallback(answer).with_state(metrics)
 }
 
 async fn answer(State(metrics): State<Arc<Metrics>>, request: Request) -> Response {
-    if request.method() != Method::GET {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return (
             StatusCode::METHOD_NOT_ALLOWED,
-            [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
+            [
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/plain")),
+                (header::ALLOW, HeaderValue::from_static("GET,HEAD")),
+            ],
             r#"{"error":"Method Not Allowed"}"#,
         )
             .into_response();
     }
     let text = match request.uri().path() {
-        "/metrics" | "/metrics/" => metrics.text(),
+        "/metrics" | "/metrics/" => {
+            // Reads files of the kernel's, of which one names every descriptor.
+            let process = tokio::task::spawn_blocking(process::render).await;
+            metrics.text() + &process.unwrap_or_default()
+        }
         _ => String::new(),
     };
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()

@@ -25,6 +25,9 @@ const DEFAULT_WAITING: NonZeroUsize =
 /// That of the scheduler, which says why.
 const DEFAULT_TURN_MS: u64 = 2;
 
+/// No head that a client sends on purpose has more; the map that holds them ends at 24,576.
+const MAX_HEADER_FIELDS: i64 = 4096;
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(super) struct LimitArgs {
@@ -65,6 +68,13 @@ pub(super) struct LimitArgs {
     /// How long a connection without requests stays open, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "3600000")]
     idle_timeout_ms: NonZeroU64,
+    /// How long a client over HTTP/1.1 that has ended its sending side, or closed the connection, which looks the same,
+    /// waits for the beginning of its answer, in milliseconds; 0: it is gone at once (Skep's own)
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
+    half_close_timeout_ms: u64,
+    /// Fields of a request's head; a request with more is refused (Skep's own)
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=MAX_HEADER_FIELDS))]
+    max_header_fields: u16,
     #[command(flatten)]
     grpc: GrpcArgs,
 }
@@ -177,6 +187,8 @@ impl LimitArgs {
             body: millis(self.body_timeout_ms),
             write: millis(self.write_timeout_ms),
             idle: millis(self.idle_timeout_ms),
+            half_closed: Duration::from_millis(self.half_close_timeout_ms),
+            header_fields: usize::from(self.max_header_fields),
         }
     }
 

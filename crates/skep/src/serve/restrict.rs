@@ -1,8 +1,20 @@
 //! Flags about restricted calls.
 
-use anyhow::Context;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
 use clap::Args;
-use skep_server::Restrictions;
+use skep_server::{RestrictionError, Restrictions};
+
+/// What more than anybody writes into such a file has.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Everybody may read.
+const READABLE_BY_ALL: u32 = 0o004;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Restricted calls")]
@@ -15,14 +27,137 @@ pub(super) struct RestrictArgs {
     /// be given several times
     #[arg(long, value_name = "SETTING")]
     grpc_restricted_protocol: Vec<String>,
+    /// A file with a setting of that form on each line, for both protocols: unlike a flag's, its values are in no list of
+    /// processes. SIGHUP reads changed values (Skep's own)
+    #[arg(long, value_name = "PATH")]
+    restricted_api_file: Option<PathBuf>,
+}
+
+/// The restrictions of both protocols.
+#[derive(Debug, Clone)]
+pub(super) struct Restricted {
+    pub(super) http: Restrictions,
+    pub(super) grpc: Restrictions,
+    file: Option<RestrictionFile>,
+}
+
+/// Those of a file, which are part of both.
+#[derive(Debug, Clone)]
+pub(super) struct RestrictionFile {
+    path: PathBuf,
+    http: Restrictions,
+    grpc: Restrictions,
 }
 
 impl RestrictArgs {
-    pub(super) fn http(&self) -> anyhow::Result<Restrictions> {
-        Restrictions::http(&self.http_restricted_api).context("--http-restricted-api")
+    pub(super) fn read(&self) -> anyhow::Result<Restricted> {
+        let mut http =
+            Restrictions::http(&self.http_restricted_api).context("--http-restricted-api")?;
+        let mut grpc = Restrictions::grpc(&self.grpc_restricted_protocol)
+            .context("--grpc-restricted-protocol")?;
+        let file = self
+            .restricted_api_file
+            .as_deref()
+            .map(RestrictionFile::read);
+        let file = file.transpose().context("--restricted-api-file")?;
+        if let Some(file) = &file {
+            http = (http.and(&file.http))
+                .context("--restricted-api-file and --http-restricted-api")?;
+            grpc = (grpc.and(&file.grpc))
+                .context("--restricted-api-file and --grpc-restricted-protocol")?;
+        }
+        Ok(Restricted { http, grpc, file })
+    }
+}
+
+impl Restricted {
+    /// Warns of groups that one of two open ports restricts: whoever has no header asks the other one.
+    pub(super) fn warn_of_open_doors(&self, serves_http: bool, serves_grpc: bool) {
+        if !(serves_http && serves_grpc) {
+            return;
+        }
+        for (groups, by, other, flag) in [
+            (
+                self.http.beyond(&self.grpc),
+                "--http-restricted-api",
+                "gRPC",
+                "--grpc-restricted-protocol",
+            ),
+            (
+                self.grpc.beyond(&self.http),
+                "--grpc-restricted-protocol",
+                "HTTP",
+                "--http-restricted-api",
+            ),
+        ] {
+            if !groups.is_empty() {
+                let groups = groups.join(",");
+                let off = other.to_ascii_lowercase();
+                tracing::warn!(
+                    "{by} restricts {groups}, which {other} answers to everybody\n  restrict it there too with `{flag}={groups}:<header>=<value>`, both at once with `--restricted-api-file`, or close that port with `--allow-{off}=false`"
+                );
+            }
+        }
     }
 
-    pub(super) fn grpc(&self) -> anyhow::Result<Restrictions> {
-        Restrictions::grpc(&self.grpc_restricted_protocol).context("--grpc-restricted-protocol")
+    pub(super) fn file(&self) -> Option<RestrictionFile> {
+        self.file.clone()
+    }
+}
+
+impl RestrictionFile {
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let named = || format!("`{}`", path.display());
+        let metadata = fs::metadata(path).with_context(named)?;
+        if metadata.is_file() && metadata.mode() & READABLE_BY_ALL != 0 {
+            tracing::warn!(
+                "`{}`, whose values are secrets, can be read by every user of this machine\n  `chmod o-r` takes that away",
+                path.display()
+            );
+        }
+        if metadata.len() > MAX_FILE_BYTES {
+            bail!("{}: more than {MAX_FILE_BYTES} bytes", named());
+        }
+        let text = fs::read_to_string(path).with_context(named)?;
+        let (mut http, mut grpc) = (Restrictions::default(), Restrictions::default());
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let of_line = |error: RestrictionError| match error {
+                // It would show the line, and with it a secret.
+                RestrictionError::Form(_) => anyhow::anyhow!("expected <names>:<key>=<value>"),
+                other => other.into(),
+            };
+            let place = || format!("{}:{}", named(), index + 1);
+            let setting = [line.to_owned()];
+            let add = |all: Restrictions, one: Result<Restrictions, RestrictionError>| {
+                one.and_then(|one| all.and(&one)).map_err(of_line)
+            };
+            http = add(http, Restrictions::http(&setting)).with_context(place)?;
+            grpc = add(grpc, Restrictions::grpc(&setting)).with_context(place)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            http,
+            grpc,
+        })
+    }
+
+    /// Reads the values again, and says what came of it.
+    pub(super) fn read_again(&self) {
+        let path = self.path.display();
+        match Self::read(&self.path) {
+            Ok(new) if self.http.take_values(&new.http) && self.grpc.take_values(&new.grpc) => {
+                tracing::info!("restricted calls ask for the values that are now in `{path}`");
+            }
+            Ok(_) => tracing::warn!(
+                "restricted calls ask for the values that were read before: `{path}` names other groups or headers, which take effect at the next start"
+            ),
+            Err(error) => tracing::warn!(
+                "restricted calls ask for the values that were read before, since {error:#}"
+            ),
+        }
     }
 }

@@ -6,7 +6,7 @@ use skep_runtime::{Runtime, StartReport, VersionState};
 use skep_server::Addresses;
 
 /// The start lines: one a port, with the port that was really opened.
-pub(super) fn announce(addresses: Addresses) {
+pub(super) fn announce(addresses: Addresses, is_encrypted: bool) {
     let line = |what: &str, address: Option<SocketAddr>| {
         if let Some(address) = address {
             tracing::info!("Started {what} at {address}");
@@ -16,7 +16,8 @@ pub(super) fn announce(addresses: Addresses) {
     line("HTTPService", addresses.http);
     line("Metrics Service", addresses.metrics);
     if let Some(address) = addresses.http {
-        tracing::info!("page at http://localhost:{}/", address.port());
+        let scheme = if is_encrypted { "https" } else { "http" };
+        tracing::info!("page at {scheme}://localhost:{}/", address.port());
     }
 }
 

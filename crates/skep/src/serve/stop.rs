@@ -23,7 +23,8 @@ use std::{
 use skep_runtime::Runtime;
 use tokio::sync::oneshot;
 
-use crate::signals::Signals;
+use super::reload::Reload;
+use crate::signals::{Asked, Signals};
 
 /// How long the last log line and the removal of temporary files may take: the log may be a pipe that is full.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -64,10 +65,12 @@ impl Watch {
     }
 }
 
-/// Listens to signals from now on, and watches the stop that the first one begins: its name comes through the channel.
+/// Listens to signals from now on, and watches the stop that the first one of those that ask for it begins: its name comes
+/// through the channel.
 pub(super) fn watch(
     runtime: &Arc<Runtime>,
     exit_timeout: Duration,
+    reload: Reload,
 ) -> io::Result<(Watch, oneshot::Receiver<&'static str>)> {
     let (orders, told) = mpsc::sync_channel(2);
     let watch = Watch(orders);
@@ -80,7 +83,7 @@ pub(super) fn watch(
     let telling = watch.clone();
     thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || listen(&telling, first, &ready))?;
+        .spawn(move || listen(&telling, &reload, first, &ready))?;
     is_ready
         .recv()
         .unwrap_or_else(|_| Err(io::Error::other("the thread for signals ended")))?;
@@ -90,6 +93,7 @@ pub(super) fn watch(
 /// Passes signals on. A reactor of its own: the server's may be what does not answer any more.
 fn listen(
     watch: &Watch,
+    reload: &Reload,
     first: oneshot::Sender<&'static str>,
     ready: &mpsc::SyncSender<io::Result<()>>,
 ) {
@@ -111,13 +115,33 @@ fn listen(
     reactor.block_on(async {
         let mut first = Some(first);
         loop {
-            let name = signals.next().await;
+            let (name, asked) = signals.next().await;
+            match asked {
+                Asked::Stop => {}
+                Asked::Reload => {
+                    reload.begin(name);
+                    continue;
+                }
+                Asked::Nothing => {
+                    ignored(name);
+                    continue;
+                }
+            }
             watch.tell(Order::Signal(name));
             if let Some(first) = first.take() {
                 let _ = first.send(name);
             }
         }
     });
+}
+
+/// Says that a signal means nothing; on a thread of its own, since the log may be one that nobody reads.
+fn ignored(name: &'static str) {
+    let say = move || {
+        tracing::info!("received {name}, which means nothing here; SIGTERM stops the server");
+    };
+    // Without a thread there is no line, and no harm.
+    drop(thread::Builder::new().name("signal".to_owned()).spawn(say));
 }
 
 /// Waits for a stop, and then for its end: the time, or a signal.

@@ -8,7 +8,12 @@ use skep_store::{Daemon, StoreOptions, Tenant, default_directory};
 use tokio::task::spawn_blocking;
 
 use super::tenant;
-use crate::{descriptors, output::outln, pressure, signals::Signals};
+use crate::{
+    descriptors,
+    output::outln,
+    pressure,
+    signals::{Asked, Signals},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -78,6 +83,18 @@ fn tell(text: fmt::Arguments<'_>) {
     drop(outln!("{text}"));
 }
 
+/// The name of the next signal that asks for a stop; of others it is said that they mean nothing.
+async fn stop_signal(signals: &mut Signals) -> &'static str {
+    loop {
+        match signals.next().await {
+            (name, Asked::Stop) => return name,
+            (name, Asked::Reload | Asked::Nothing) => tell(format_args!(
+                "received {name}, which means nothing here; SIGTERM stops the daemon"
+            )),
+        }
+    }
+}
+
 async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
     let mut signals = Signals::new()?;
@@ -95,7 +112,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut running = spawn_blocking(move || daemon.run());
     let outcome = tokio::select! {
         outcome = &mut running => outcome,
-        name = signals.next() => {
+        name = stop_signal(&mut signals) => {
             tell(format_args!("received {name}, stopping"));
             stopper.stop();
             running.await

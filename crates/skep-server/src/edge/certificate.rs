@@ -1,0 +1,265 @@
+//! As much of an X.509 certificate as is read of those of version 1, which `openssl x509 -req` makes without a file of
+//! extensions, and which the library for certificates refuses.
+//!
+//! Source: RFC 5280, "Basic Certificate Fields" and "Validity"; X.690, "Distinguished Encoding Rules".
+
+/// The tags of DER that stand in what is read here.
+mod tag {
+    pub(super) const INTEGER: u8 = 0x02;
+    pub(super) const BIT_STRING: u8 = 0x03;
+    pub(super) const UTC_TIME: u8 = 0x17;
+    pub(super) const GENERALIZED_TIME: u8 = 0x18;
+    pub(super) const SEQUENCE: u8 = 0x30;
+    pub(super) const VERSION: u8 = 0xa0;
+}
+
+/// The fields of a certificate. All are contents, without tag and length, unless they say otherwise.
+pub(super) struct Certificate<'a> {
+    /// What is signed, tag and length included.
+    pub(super) signed: &'a [u8],
+    pub(super) is_version_1: bool,
+    pub(super) issuer: &'a [u8],
+    validity: &'a [u8],
+    /// Tag and length included.
+    pub(super) public_key_info: &'a [u8],
+    pub(super) public_key: PublicKey<'a>,
+    /// Of the signature.
+    pub(super) algorithm: &'a [u8],
+    pub(super) signature: &'a [u8],
+}
+
+/// A public key and what it is for.
+pub(super) struct PublicKey<'a> {
+    pub(super) algorithm: &'a [u8],
+    pub(super) bits: &'a [u8],
+}
+
+impl<'a> PublicKey<'a> {
+    /// Out of the contents of a `SubjectPublicKeyInfo`.
+    pub(super) fn parse(info: &'a [u8]) -> Option<Self> {
+        let mut info = Reader(info);
+        let key = Self {
+            algorithm: info.take(tag::SEQUENCE)?,
+            bits: info.bits()?,
+        };
+        info.is_empty().then_some(key)
+    }
+}
+
+impl<'a> Certificate<'a> {
+    /// Takes a certificate apart; `None` if it is none. Extensions are not looked at.
+    pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
+        let mut outer = Reader(der);
+        let mut whole = Reader(outer.take(tag::SEQUENCE)?);
+        if !outer.is_empty() {
+            return None;
+        }
+        let (signed, fields) = whole.take_whole(tag::SEQUENCE)?;
+        let algorithm = whole.take(tag::SEQUENCE)?;
+        let signature = whole.bits()?;
+        let mut fields = Reader(fields);
+        let version = fields.take(tag::VERSION);
+        fields.take(tag::INTEGER)?;
+        // What is signed names the algorithm as well; both must agree.
+        if fields.take(tag::SEQUENCE)? != algorithm || !whole.is_empty() {
+            return None;
+        }
+        let issuer = fields.take(tag::SEQUENCE)?;
+        let validity = fields.take(tag::SEQUENCE)?;
+        fields.take(tag::SEQUENCE)?;
+        let (public_key_info, key) = fields.take_whole(tag::SEQUENCE)?;
+        // Version 1 ends here, and is the one that is not named.
+        if version.is_none() && !fields.is_empty() {
+            return None;
+        }
+        Some(Self {
+            signed,
+            is_version_1: version.is_none(),
+            issuer,
+            validity,
+            public_key_info,
+            public_key: PublicKey::parse(key)?,
+            algorithm,
+            signature,
+        })
+    }
+
+    /// From when to when it is valid, in seconds since 1970.
+    pub(super) fn validity(&self) -> Option<(i64, i64)> {
+        let mut times = Reader(self.validity);
+        Some((times.time()?, times.time()?))
+    }
+}
+
+/// Values of DER, one behind the other.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The contents of the next value; `None`, and nothing is taken, if its tag is another one.
+    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.take_whole(tag).map(|(_, contents)| contents)
+    }
+
+    /// The next value with its tag and length, and its contents.
+    fn take_whole(&mut self, tag: u8) -> Option<(&'a [u8], &'a [u8])> {
+        let (&first, rest) = self.0.split_first()?;
+        if first != tag {
+            return None;
+        }
+        let (&short, rest) = rest.split_first()?;
+        let (length, contents) = match short {
+            0..=0x7f => (usize::from(short), rest),
+            // Longer ones are not found in certificates.
+            0x81..=0x83 => {
+                let (bytes, rest) = rest.split_at_checked(usize::from(short - 0x80))?;
+                let length = bytes
+                    .iter()
+                    .fold(0, |length, &byte| length << 8 | usize::from(byte));
+                (length, rest)
+            }
+            _ => return None,
+        };
+        let (contents, rest) = contents.split_at_checked(length)?;
+        let whole = &self.0[..self.0.len() - rest.len()];
+        self.0 = rest;
+        Some((whole, contents))
+    }
+
+    /// A string of bits that is one of bytes.
+    fn bits(&mut self) -> Option<&'a [u8]> {
+        match self.take(tag::BIT_STRING)?.split_first()? {
+            (0, bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// A time, in seconds since 1970.
+    fn time(&mut self) -> Option<i64> {
+        if let Some(text) = self.take(tag::UTC_TIME) {
+            let (year, rest) = text.split_at_checked(2)?;
+            let year = number(year)?;
+            return seconds(year + if year < 50 { 2000 } else { 1900 }, rest);
+        }
+        let (year, rest) = self.take(tag::GENERALIZED_TIME)?.split_at_checked(4)?;
+        seconds(number(year)?, rest)
+    }
+}
+
+/// A number of decimal digits.
+fn number(digits: &[u8]) -> Option<i64> {
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| {
+        digits
+            .iter()
+            .fold(0, |number, &digit| number * 10 + i64::from(digit - b'0'))
+    })
+}
+
+/// Seconds since 1970 of `MMDDHHMMSSZ` in a year.
+fn seconds(year: i64, rest: &[u8]) -> Option<i64> {
+    let (digits, b"Z") = rest.split_at_checked(10)? else {
+        return None;
+    };
+    let mut fields = digits.chunks(2).map(number);
+    let mut field = |range: std::ops::RangeInclusive<i64>| {
+        fields
+            .next()
+            .flatten()
+            .filter(|value| range.contains(value))
+    };
+    let (month, day) = (field(1..=12)?, field(1..=31)?);
+    let (hour, minute, second) = (field(0..=23)?, field(0..=59)?, field(0..=59)?);
+    // Years that begin in March end with the day that not every one has.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let days = year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1;
+    /// Days from the first of March of the year 0 to the first day of 1970.
+    const TO_1970: i64 = 719_468;
+    Some((days - TO_1970) * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+/// Takes bytes apart that may be a certificate; what comes of one lies within it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz(der: &[u8]) {
+    if let Some(certificate) = Certificate::parse(der) {
+        let inner = certificate.signed.as_ptr_range();
+        let outer = der.as_ptr_range();
+        assert!(outer.start < inner.start && inner.end < outer.end);
+        assert!(certificate.signed.len() + certificate.signature.len() < der.len());
+        assert!(certificate.public_key.bits.len() < certificate.public_key_info.len());
+        assert!(certificate.issuer.len() < certificate.signed.len());
+        let _ = certificate.validity();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_seconds() {
+        let time = |tag, text: &str| {
+            let length = u8::try_from(text.len()).expect("short");
+            let value = [&[tag, length][..], text.as_bytes()].concat();
+            Reader(&value).time()
+        };
+        for (tag, text, expected) in [
+            (tag::UTC_TIME, "700101000000Z", Some(0)),
+            (tag::UTC_TIME, "000229123456Z", Some(951_827_696)),
+            (tag::UTC_TIME, "491231235959Z", Some(2_524_607_999)),
+            (tag::UTC_TIME, "500101000000Z", Some(-631_152_000)),
+            (
+                tag::GENERALIZED_TIME,
+                "20500101000000Z",
+                Some(2_524_608_000),
+            ),
+            (
+                tag::GENERALIZED_TIME,
+                "99991231235959Z",
+                Some(253_402_300_799),
+            ),
+            (tag::UTC_TIME, "001301000000Z", None),
+            (tag::UTC_TIME, "000229123456", None),
+            (tag::UTC_TIME, "000229123456+01", None),
+            (tag::UTC_TIME, "0x0229123456Z", None),
+            (tag::UTC_TIME, "", None),
+            (tag::INTEGER, "700101000000Z", None),
+        ] {
+            assert_eq!(time(tag, text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn lengths_stay_within_what_there_is() {
+        for (der, expected) in [
+            (&[0x30, 1, 7][..], Some(&[7][..])),
+            (&[0x30, 0x81, 1, 7], Some(&[7])),
+            (&[0x30, 0x83, 0, 0, 1, 7], Some(&[7])),
+            (&[0x30, 2, 7], None),
+            (&[0x30, 0x84, 0, 0, 0, 1, 7], None),
+            (&[0x30, 0x80, 7], None),
+            (&[0x30, 0x82, 1], None),
+            (&[0x30], None),
+            (&[], None),
+        ] {
+            assert_eq!(Reader(der).take(tag::SEQUENCE), expected, "{der:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_cut_anywhere_is_none() {
+        let der = crate::edge::version_1::tests::LEAF;
+        assert!(Certificate::parse(der).is_some_and(|it| it.is_version_1));
+        for cut in 0..der.len() {
+            assert!(Certificate::parse(&der[..cut]).is_none(), "cut at {cut}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Certificates of clients of X.509 version 1: what `openssl x509 -req` makes without a file of extensions.
+//!
+//! Such a certificate says less than others: no constraint, no purpose, no further names. OpenSSL, and with it Triton, takes
+//! it as a client's; the library for certificates refuses it. Here it is taken where a root itself has signed it. It never
+//! signs another one, so that what it does not say about that does no harm; and a root that constrains names takes none,
+//! since they could not be held against its constraints.
+
+use tokio_rustls::rustls::{
+    CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, RootCertStore,
+    client::danger::HandshakeSignatureValid,
+    crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key},
+    pki_types::{SubjectPublicKeyInfoDer, UnixTime},
+};
+
+use super::certificate::{Certificate, PublicKey};
+
+/// Whether a certificate is refused for nothing but its version.
+pub(super) fn is_reason(error: &Error) -> bool {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(error)) => {
+            error.0.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion)
+        }
+        _ => false,
+    }
+}
+
+fn parse(der: &[u8]) -> Result<Certificate<'_>, Error> {
+    Certificate::parse(der)
+        .filter(|certificate| certificate.is_version_1)
+        .ok_or_else(|| CertificateError::BadEncoding.into())
+}
+
+/// Verifies that one of the roots has signed a certificate, and that it is valid `now`.
+pub(super) fn verify(
+    der: &[u8],
+    roots: &RootCertStore,
+    algorithms: WebPkiSupportedAlgorithms,
+    now: UnixTime,
+) -> Result<(), Error> {
+    let certificate = parse(der)?;
+    let Some((not_before, not_after)) = certificate.validity() else {
+        return Err(CertificateError::BadEncoding.into());
+    };
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < not_before {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > not_after {
+        return Err(CertificateError::Expired.into());
+    }
+    let named = roots.roots.iter().filter(|root| {
+        root.name_constraints.is_none() && root.subject.as_ref() == certificate.issuer
+    });
+    let keys = named.filter_map(|root| PublicKey::parse(&root.subject_public_key_info));
+    let mut refusal = CertificateError::UnknownIssuer;
+    for key in keys {
+        let fitting = algorithms.all.iter().filter(|algorithm| {
+            algorithm.public_key_alg_id().as_ref() == key.algorithm
+                && algorithm.signature_alg_id().as_ref() == certificate.algorithm
+        });
+        for algorithm in fitting {
+            refusal = CertificateError::BadSignature;
+            let (message, signature) = (certificate.signed, certificate.signature);
+            if (algorithm.verify_signature(key.bits, message, signature)).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+    Err(refusal.into())
+}
+
+/// That the client has the certificate's key, over TLS 1.2.
+pub(super) fn verify_tls12_signature(
+    message: &[u8],
+    der: &[u8],
+    signature: &DigitallySignedStruct,
+    algorithms: WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let certificate = parse(der)?;
+    let key = certificate.public_key;
+    let of_scheme = |(scheme, _): &&(_, _)| *scheme == signature.scheme;
+    let Some((_, possible)) = algorithms.mapping.iter().find(of_scheme) else {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    };
+    let verified = possible
+        .iter()
+        .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == key.algorithm)
+        .any(|algorithm| {
+            let verified = algorithm.verify_signature(key.bits, message, signature.signature());
+            verified.is_ok()
+        });
+    if verified {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(CertificateError::BadSignature.into())
+    }
+}
+
+/// The same over TLS 1.3.
+pub(super) fn verify_tls13_signature(
+    message: &[u8],
+    der: &[u8],
+    signature: &DigitallySignedStruct,
+    algorithms: WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let certificate = parse(der)?;
+    let key = SubjectPublicKeyInfoDer::from(certificate.public_key_info);
+    verify_tls13_signature_with_raw_key(message, &key, signature, &algorithms)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use tokio_rustls::rustls::{
+        crypto::ring,
+        pki_types::{CertificateDer, Der},
+    };
+
+    use super::*;
+
+    /// A client's certificate and its root, valid for a hundred years from November 2026, as made by `openssl x509 -req` and
+    /// `openssl req -x509`.
+    pub(crate) const LEAF: &[u8] =
+        include_bytes!("../../../../fuzz/corpus/certificate/version-1.der");
+    const ROOT: &[u8] = include_bytes!("../../../../fuzz/corpus/certificate/root.der");
+
+    const IN_2030: u64 = 1_900_000_000;
+
+    fn roots() -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(ROOT)).expect("a root");
+        roots
+    }
+
+    fn verified(der: &[u8], roots: &RootCertStore, at: u64) -> Result<(), Error> {
+        let algorithms = ring::default_provider().signature_verification_algorithms;
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        verify(der, roots, algorithms, now)
+    }
+
+    #[test]
+    fn a_root_has_to_have_signed_it() {
+        assert_eq!(verified(LEAF, &roots(), IN_2030), Ok(()));
+        let strangers = RootCertStore::empty();
+        let unknown = Err(CertificateError::UnknownIssuer.into());
+        assert_eq!(verified(LEAF, &strangers, IN_2030), unknown);
+        let mut constrained = roots();
+        constrained.roots[0].name_constraints = Some(Der::from_slice(&[]));
+        assert_eq!(verified(LEAF, &constrained, IN_2030), unknown);
+        // The root's name, and another key: that of the client.
+        let mut forged = roots();
+        let leaf = Certificate::parse(LEAF).expect("a certificate");
+        let info = leaf.public_key_info[2..].to_vec();
+        forged.roots[0].subject_public_key_info = Der::from(info);
+        let bad = Err(CertificateError::BadSignature.into());
+        assert_eq!(verified(LEAF, &forged, IN_2030), bad);
+    }
+
+    #[test]
+    fn no_byte_of_it_can_be_changed() {
+        for at in 0..LEAF.len() {
+            let mut changed = LEAF.to_vec();
+            changed[at] ^= 1;
+            assert!(verified(&changed, &roots(), IN_2030).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn its_time_is_kept() {
+        let (early, late) = (1_700_000_000, 5_000_000_000);
+        let of = |error: CertificateError| Err(error.into());
+        assert_eq!(
+            verified(LEAF, &roots(), early),
+            of(CertificateError::NotValidYet)
+        );
+        assert_eq!(
+            verified(LEAF, &roots(), late),
+            of(CertificateError::Expired)
+        );
+    }
+
+    #[test]
+    fn other_versions_are_not_verified_here() {
+        assert!(Certificate::parse(ROOT).is_some_and(|root| !root.is_version_1));
+        let encoding = Err(CertificateError::BadEncoding.into());
+        assert_eq!(verified(ROOT, &roots(), IN_2030), encoding);
+    }
+}

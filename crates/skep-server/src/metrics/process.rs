@@ -1,0 +1,150 @@
+//! Which program this is, and what its process takes of the machine, under the names that Prometheus' own clients use.
+
+use std::{env::consts, fs};
+
+use rustix::{
+    param::{clock_ticks_per_second, page_size},
+    process::{Resource, getrlimit},
+};
+
+use super::text::{Labels, Text};
+use crate::api;
+
+/// What the kernel says of a process; what it does not say is left out.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Reading {
+    cpu_seconds: Option<f64>,
+    resident_bytes: Option<u64>,
+    virtual_bytes: Option<u64>,
+    /// Seconds since 1970.
+    started: Option<f64>,
+}
+
+impl Reading {
+    /// Out of `/proc/self/stat`, and `/proc/stat`, which has the time at which the machine started.
+    fn parse(own: &str, machine: &str, ticks_per_second: u64, page_bytes: u64) -> Self {
+        // The second field is the program's name, in which anything may stand; fields are numbered from 1.
+        let fields: Vec<&str> = own
+            .rsplit_once(')')
+            .map(|(_, rest)| rest.split_ascii_whitespace().collect())
+            .unwrap_or_default();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let seconds = |ticks: u64| ticks as f64 / ticks_per_second as f64;
+        let boot = machine
+            .lines()
+            .find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok());
+        Self {
+            cpu_seconds: field(14)
+                .zip(field(15))
+                .map(|(user, system)| seconds(user + system)),
+            started: boot
+                .zip(field(22))
+                .map(|(boot, since)| boot as f64 + seconds(since)),
+            virtual_bytes: field(23),
+            resident_bytes: field(24).map(|pages| pages * page_bytes),
+        }
+    }
+}
+
+/// Open descriptors of this process.
+fn open_files() -> Option<u64> {
+    let path = "/proc/self/fd";
+    // Linux 6.2 and later say how many there are without naming them.
+    match fs::metadata(path).ok()?.len() {
+        // The one that reads the directory is one of them.
+        0 => Some((fs::read_dir(path).ok()?.count() as u64).saturating_sub(1)),
+        count => Some(count),
+    }
+}
+
+/// The metrics of this process. Reads files of the kernel's.
+pub(super) fn render() -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let reading = Reading::parse(
+        &read("/proc/self/stat"),
+        &read("/proc/stat"),
+        clock_ticks_per_second(),
+        page_size() as u64,
+    );
+    let mut text = Text::default();
+    let labels = Labels::default()
+        .with("version", api::SKEP_VERSION)
+        .with("protocol", api::PROTOCOL_VERSION)
+        .with("target", &format!("{}-{}", consts::ARCH, consts::OS));
+    text.family("skep_build_info", "Which Skep this is; always 1", "gauge")
+        .line(&labels, 1);
+    let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+    for (name, help, kind, value) in [
+        (
+            "process_cpu_seconds_total",
+            "Total user and system CPU time spent in seconds.",
+            "counter",
+            reading.cpu_seconds,
+        ),
+        (
+            "process_open_fds",
+            "Number of open file descriptors.",
+            "gauge",
+            bytes(open_files()),
+        ),
+        (
+            "process_max_fds",
+            "Maximum number of open file descriptors.",
+            "gauge",
+            bytes(getrlimit(Resource::Nofile).current),
+        ),
+        (
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes.",
+            "gauge",
+            bytes(reading.virtual_bytes),
+        ),
+        (
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            "gauge",
+            bytes(reading.resident_bytes),
+        ),
+        (
+            "process_start_time_seconds",
+            "Start time of the process since unix epoch in seconds.",
+            "gauge",
+            reading.started,
+        ),
+    ] {
+        if let Some(value) = value {
+            text.family(name, help, kind)
+                .line(&Labels::default(), value);
+        }
+    }
+    text.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: &str =
+        "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 9 0 3000 8192000 25 1844 1 1 0";
+
+    #[test]
+    fn fields_are_behind_the_name() {
+        let reading = Reading::parse(OWN, "cpu 1 2\nbtime 1000\nprocesses 7\n", 100, 4096);
+        let expected = Reading {
+            cpu_seconds: Some(2.0),
+            resident_bytes: Some(25 * 4096),
+            virtual_bytes: Some(8_192_000),
+            started: Some(1030.0),
+        };
+        assert_eq!(reading, expected);
+    }
+
+    #[test]
+    fn what_is_not_said_is_left_out() {
+        assert_eq!(Reading::parse("", "", 100, 4096), Reading::default());
+        assert_eq!(
+            Reading::parse("42 (a) S 1", "btime x", 100, 4096),
+            Reading::default()
+        );
+    }
+}
