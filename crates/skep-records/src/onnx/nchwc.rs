@@ -9,10 +9,13 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use super::graph::{Attributes, Graph, Node, NodeId, Origin, Tensor, TensorId};
+use super::graph::{Attributes, Extent, Graph, Node, NodeId, Origin, Tensor, TensorId};
 
 /// A convolution in the blocked layout.
 pub(super) const CONV: &str = "com.microsoft.nchwc:Conv";
+
+/// An upsampling in the blocked layout.
+const UPSAMPLE: &str = "com.microsoft.nchwc:Upsample";
 
 /// Operators that take whatever layout they get, element by element.
 const ACTIVATIONS: [&str; 7] = [
@@ -42,6 +45,7 @@ pub(super) fn block(graph: &mut Graph, block: usize) {
         graph,
         block,
         blocked: HashMap::new(),
+        reordered: HashMap::new(),
     };
     for node in layout.graph.order() {
         layout.visit(node);
@@ -52,8 +56,10 @@ pub(super) fn block(graph: &mut Graph, block: usize) {
 struct Layout<'a> {
     graph: &'a mut Graph,
     block: usize,
-    /// Tensors that exist in the blocked layout, by what they are in the file.
+    /// Tensors that operators make in the blocked layout, by what they are in the file.
     blocked: HashMap<TensorId, TensorId>,
+    /// Tensors that a `ReorderInput` makes for convolutions, which no other operator reads.
+    reordered: HashMap<TensorId, TensorId>,
 }
 
 impl Layout<'_> {
@@ -67,6 +73,7 @@ impl Layout<'_> {
             }
             "BatchNormalization" => self.normalisation(node),
             "Concat" => self.concatenation(node),
+            "Resize" | "Upsample" => self.upsampling(node),
             op if POOLING.contains(&op) => {
                 self.same(node, 1);
             }
@@ -89,9 +96,27 @@ impl Layout<'_> {
             return;
         };
         let blocked = self.add_padded(made, 1, "blocked");
+        self.set_extents(node, blocked);
         self.blocked.insert(made, blocked);
         self.graph.set_output(node, blocked);
         self.graph.rank_last(node);
+    }
+
+    /// What is known of the shape of what a node makes in the blocked layout: sizes, and the names of its input's
+    /// dimensions where it passes them on. What the file declares is said of the other layout.
+    fn set_extents(&mut self, node: NodeId, blocked: TensorId) {
+        let op = &*self.graph.nodes[node].op;
+        let passes_on = ACTIVATIONS.contains(&op) || ["Add", "Sum", "Mul", "Concat"].contains(&op);
+        let first = self.graph.nodes[node].input(0);
+        let of_input =
+            first.map_or_else(Vec::new, |first| self.graph.tensors[first].extents.clone());
+        let extents = &mut self.graph.tensors[blocked].extents;
+        for (at, extent) in extents.iter_mut().enumerate().skip(2) {
+            if !matches!(extent, Extent::Fixed(_)) {
+                let passed_on = of_input.get(at).filter(|_| passes_on);
+                *extent = passed_on.copied().unwrap_or(Extent::Unknown);
+            }
+        }
     }
 
     /// A tensor like this one with whole blocks along an axis.
@@ -100,6 +125,9 @@ impl Layout<'_> {
         let channels = padded.dims[axis];
         let whole = self.padded(channels);
         padded.dims[axis] = whole;
+        if let Some(extent) = padded.extents.get_mut(axis) {
+            *extent = Extent::Fixed(whole);
+        }
         let bytes = scale(padded.bytes, whole, channels);
         padded.padding += bytes - padded.bytes;
         padded.bytes = bytes;
@@ -149,13 +177,14 @@ impl Layout<'_> {
 
     /// The blocked form of a tensor, made by a `ReorderInput` where there is none yet.
     fn blocked_input(&mut self, tensor: TensorId) -> TensorId {
-        if let Some(&blocked) = self.blocked.get(&tensor) {
+        let known = self.blocked.get(&tensor).or(self.reordered.get(&tensor));
+        if let Some(&blocked) = known {
             return blocked;
         }
         let blocked = self.add_padded(tensor, 1, "blocked");
         self.graph.tensors[blocked].origin = Origin::Run;
         self.reorder("com.microsoft.nchwc:ReorderInput", tensor, blocked);
-        self.blocked.insert(tensor, blocked);
+        self.reordered.insert(tensor, blocked);
         blocked
     }
 
@@ -214,6 +243,24 @@ impl Layout<'_> {
     fn normalisation(&mut self, node: NodeId) {
         if self.same(node, 1) {
             self.graph.nodes[node].op = Cow::Borrowed(CONV);
+        }
+    }
+
+    /// An image made larger by whole factors that the file has.
+    fn upsampling(&mut self, node: NodeId) {
+        let mut sizes = self.graph.nodes[node].inputs.iter().skip(1).flatten();
+        let are_in_file = sizes.all(|&tensor| self.graph.tensors[tensor].origin == Origin::File);
+        let dims = |tensor: Option<TensorId>| tensor.map(|tensor| &self.graph.tensors[tensor].dims);
+        let read_and_made =
+            dims(self.graph.nodes[node].input(0)).zip(dims(self.graph.nodes[node].output()));
+        let are_whole = read_and_made.is_some_and(|(read, made)| {
+            made.iter()
+                .zip(read)
+                .skip(2)
+                .all(|(made, read)| made.is_multiple_of((*read).max(1)))
+        });
+        if are_in_file && are_whole && self.same(node, 1) {
+            self.graph.nodes[node].op = Cow::Borrowed(UPSAMPLE);
         }
     }
 
