@@ -227,7 +227,7 @@ impl<'a> Extents<'a> {
         let of = |input: TensorId| &graph.tensors[input].extents;
         match &*node.op {
             op if WINDOWS.contains(&op) && axis >= 2 => false,
-            "Resize" | "Upsample" if axis >= 2 => false,
+            "Resize" | "Upsample" => false,
             op if BROADCASTS.contains(&op) => node.reads().all(|input| {
                 // Aligned at the last dimension; what is missing is 1.
                 let at = (axis + of(input).len()).checked_sub(rank);

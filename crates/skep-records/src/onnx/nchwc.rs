@@ -102,21 +102,33 @@ impl Layout<'_> {
         self.graph.rank_last(node);
     }
 
-    /// What is known of the shape of what a node makes in the blocked layout: sizes, and the names of its input's
+    /// What is known of the shape of what a node makes in the blocked layout: sizes, and the names of its inputs'
     /// dimensions where it passes them on. What the file declares is said of the other layout.
     fn set_extents(&mut self, node: NodeId, blocked: TensorId) {
         let op = &*self.graph.nodes[node].op;
-        let passes_on = ACTIVATIONS.contains(&op) || ["Add", "Sum", "Mul", "Concat"].contains(&op);
-        let first = self.graph.nodes[node].input(0);
-        let of_input =
-            first.map_or_else(Vec::new, |first| self.graph.tensors[first].extents.clone());
-        let extents = &mut self.graph.tensors[blocked].extents;
-        for (at, extent) in extents.iter_mut().enumerate().skip(2) {
+        // All of their inputs are images, of which one may know more than the others.
+        let is_image_by_image = ["Add", "Sum", "Mul", "Concat"].contains(&op);
+        let named_axes = match op {
+            "Resize" | "Upsample" => 0,
+            op if is_image_by_image || ACTIVATIONS.contains(&op) => usize::MAX,
+            _ => 1,
+        };
+        let images = if is_image_by_image { usize::MAX } else { 1 };
+        let inputs: Vec<TensorId> = self.graph.nodes[node].reads().take(images).collect();
+        let name = |axis: usize| {
+            let mut known = inputs
+                .iter()
+                .filter_map(|&input| self.graph.tensors[input].extents.get(axis).copied());
+            known.find(|&extent| extent != Extent::Unknown)
+        };
+        let mut extents = self.graph.tensors[blocked].extents.clone();
+        for (axis, extent) in extents.iter_mut().enumerate() {
             if !matches!(extent, Extent::Fixed(_)) {
-                let passed_on = of_input.get(at).filter(|_| passes_on);
-                *extent = passed_on.copied().unwrap_or(Extent::Unknown);
+                let passed_on = name(axis).filter(|_| axis < named_axes);
+                *extent = passed_on.unwrap_or(Extent::Unknown);
             }
         }
+        self.graph.tensors[blocked].extents = extents;
     }
 
     /// A tensor like this one with whole blocks along an axis.
