@@ -242,7 +242,7 @@ pub(super) fn inner_weights(model: &OnnxModel) -> u64 {
 }
 
 /// Bytes of a tensor in the file, 0 for one that is none.
-fn bytes(tensor: &TensorProto) -> u64 {
+pub(super) fn bytes(tensor: &TensorProto) -> u64 {
     let bits = skep_onnx::infer::ElementType(tensor.data_type())
         .bits()
         .unwrap_or(0) as u64;
