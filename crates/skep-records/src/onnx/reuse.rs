@@ -164,7 +164,7 @@ impl Reuse<'_> {
         };
         let block = &mut self.blocks[number];
         block.buffer.end = block.buffer.end.max(step + 1);
-        block.uses -= 1;
+        block.uses = block.uses.saturating_sub(1);
         if block.uses > 0 {
             return;
         }
