@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 usage: cargo xtask <task>
 
-  setup [--all]   install what the wire and page tests need into target/venv; --all also what needs apt (Chromium, libb64, strace)
+  setup [--all]   install what the wire and page tests need into target/venv and target/real-models; --all also what needs apt (Chromium, libb64, strace)
   test [--fast]   the whole pipeline: format, lints, tidy, unit tests, wire and page tests; --fast leaves those two out
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
   bench NAME ...  run a benchmark, with its arguments, and write its folder under benchmarks/results

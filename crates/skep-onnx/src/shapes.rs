@@ -44,12 +44,12 @@ impl ShapeRules {
         for output in graph.output.iter().filter(|output| is_servable(output)) {
             let mut rules = Vec::new();
             for dimension in dimensions(output)? {
-                rules.push(match dimension {
-                    Some(dimension::Value::DimValue(size)) if *size > 0 => {
+                rules.push(match (dimension, symbol(dimension)) {
+                    (Some(dimension::Value::DimValue(size)), _) if *size > 0 => {
                         Rule::Fixed(usize::try_from(*size).ok()?)
                     }
-                    Some(dimension::Value::DimParam(name)) if !name.is_empty() => {
-                        let known = names.iter().position(|n| n == name);
+                    (_, Some(name)) => {
+                        let known = names.iter().position(|n| *n == name);
                         Rule::Named(known.unwrap_or_else(|| {
                             names.push(name);
                             names.len() - 1
@@ -92,6 +92,18 @@ impl ShapeRules {
     }
 }
 
+/// What exporters write for a dimension that is not known, where a name would stand: PaddlePaddle's `?`, and Python's
+/// `None` and -1 as text. Each one is a different unknown.
+const ANONYMOUS: [&str; 4] = ["", "?", "None", "-1"];
+
+/// The name of a dimension: all that carry it have one size.
+pub(crate) fn symbol(dimension: Option<&dimension::Value>) -> Option<&str> {
+    match dimension {
+        Some(dimension::Value::DimParam(name)) if !ANONYMOUS.contains(&name.trim()) => Some(name),
+        _ => None,
+    }
+}
+
 /// The declared dimensions of a tensor, `None` when not even its rank is declared.
 fn dimensions(
     value: &ValueInfoProto,
@@ -109,7 +121,7 @@ fn places(inputs: &[&ValueInfoProto], name: &str) -> Vec<(usize, usize)> {
     let mut places = Vec::new();
     for (input, value) in inputs.iter().enumerate() {
         for (axis, dimension) in dimensions(value).into_iter().flatten().enumerate() {
-            if matches!(dimension, Some(dimension::Value::DimParam(n)) if n == name) {
+            if symbol(dimension) == Some(name) {
                 places.push((input, axis));
             }
         }
@@ -126,12 +138,12 @@ mod tests {
 
     use super::*;
 
-    /// `dims`: a number is a size, anything else a name, `?` is neither.
+    /// `dims`: a number is a size, anything else a name, `_` is neither.
     fn value(name: &str, dims: &[&str]) -> ValueInfoProto {
         let dim = |d: &&str| tensor_shape_proto::Dimension {
             value: match (d.parse(), *d) {
                 (Ok(size), _) => Some(dimension::Value::DimValue(size)),
-                (_, "?") => None,
+                (_, "_") => None,
                 (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
             },
             denotation: None,
@@ -205,7 +217,11 @@ mod tests {
             None,
             "a name of no input"
         );
-        assert_eq!(rules(&[("a", &["n"])], &[&["?"]]), None, "no name");
+        assert_eq!(rules(&[("a", &["n"])], &[&["_"]]), None, "no name");
+        for anonymous in ["?", "None", " -1"] {
+            let dims: &[&str] = &[anonymous];
+            assert_eq!(rules(&[("a", dims)], &[dims]), None, "`{anonymous}`");
+        }
         assert_eq!(rules(&[("w", &["n"])], &[&["n"]]), None, "an initializer's");
         assert_eq!(
             rules(&[("a", &["n"])], &[&["0"]]),

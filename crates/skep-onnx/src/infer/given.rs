@@ -11,6 +11,7 @@ use super::{
     fact::{Fact, MAX_RANK},
     scope::tensor_type,
 };
+use crate::shapes::symbol;
 
 /// The sizes of named dimensions, and where each comes from.
 #[derive(Debug, Default)]
@@ -52,11 +53,9 @@ fn fixed(value: Option<&dimension::Value>) -> Option<usize> {
     }
 }
 
+/// A dimension's name, empty where it has none.
 fn name(value: Option<&dimension::Value>) -> &str {
-    match value {
-        Some(dimension::Value::DimParam(name)) => name,
-        _ => "",
-    }
+    symbol(value).unwrap_or("")
 }
 
 /// Dimensions as the file declares them: sizes, names, `?` for neither.

@@ -106,6 +106,8 @@ pub struct Inferred {
     pub order: Vec<usize>,
     /// Inputs, initializers, and what nodes give, by name. Sequences are left out.
     pub tensors: BTreeMap<String, InferredTensor>,
+    /// Outputs whose shape the file declares otherwise; a run gives what inference says, and a warning.
+    pub declared_otherwise: Vec<InferError>,
 }
 
 impl OnnxModel {
@@ -165,33 +167,38 @@ impl OnnxModel {
                 name: name.to_owned(),
             });
         }
+        let mut declared_otherwise = Vec::new();
         for output in &graph.output {
-            check_output(&scope, output)?;
+            declared_otherwise.extend(check_output(&scope, output)?);
         }
         Ok(Inferred {
             order,
             tensors: tensors(&scope),
+            declared_otherwise,
         })
     }
 }
 
-/// An output must be there, and as far as the file fixes its shape, have that one.
-fn check_output(scope: &Scope<'_, '_>, output: &ValueInfoProto) -> Result<(), InferError> {
+/// An output must be there. How its shape differs from the declared one, where the file fixes that.
+fn check_output(
+    scope: &Scope<'_, '_>,
+    output: &ValueInfoProto,
+) -> Result<Option<InferError>, InferError> {
     match scope.data.get(output.name()) {
         None => Err(InferError::Missing {
             tensor: output.name().to_owned(),
             reader: "the model's outputs".to_owned(),
         }),
         Some(Datum::Tensor(fact)) if !given::accepts(output, fact.dims()) => {
-            Err(InferError::Contradiction {
+            Ok(Some(InferError::Contradiction {
                 role: "output",
                 tensor: output.name().to_owned(),
                 got: list(fact.dims()),
                 by: "the file".to_owned(),
                 stated: given::declared(output).unwrap_or_default(),
-            })
+            }))
         }
-        Some(_) => Ok(()),
+        Some(_) => Ok(None),
     }
 }
 

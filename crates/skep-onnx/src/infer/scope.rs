@@ -19,6 +19,7 @@ use super::{
     given::NamedDims,
     walk::addressable,
 };
+use crate::shapes::symbol;
 
 /// Versions of operator sets by domain, the default one's under "".
 pub(super) type Versions<'a> = HashMap<&'a str, i64>;
@@ -116,7 +117,7 @@ impl<'a> Scope<'a, '_> {
             dimension::Value::DimValue(size) => {
                 usize::try_from(*size).ok().filter(|&size| size > 0)
             }
-            dimension::Value::DimParam(name) => named.get(name.as_str()),
+            param @ dimension::Value::DimParam(_) => named.get(symbol(Some(param))?),
         };
         let dims = tensor.shape.as_ref().and_then(|shape| {
             let sizes = shape.dim.iter().map(|dim| size(&dim.value));

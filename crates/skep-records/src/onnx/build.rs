@@ -11,7 +11,10 @@ use skep_onnx::{
 };
 use skep_proto::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto};
 
-use super::graph::{Attributes, Graph, Node, NodeId, Origin, Tensor, TensorId};
+use super::{
+    extents::Extents,
+    graph::{Attributes, Graph, Node, NodeId, Origin, Tensor, TensorId},
+};
 
 /// A graph, and what is said of it beside its tensors.
 #[derive(Debug)]
@@ -38,6 +41,10 @@ pub(super) fn build(model: &OnnxModel, inferred: &Inferred, constants: Constants
     let mut builder = Builder {
         inferred,
         outputs: proto.output.iter().map(|value| value.name()).collect(),
+        extents: match constants {
+            Constants::Run => None,
+            Constants::Folded => Some(Extents::of(model, inferred)),
+        },
         ids: HashMap::new(),
         graph: Graph::default(),
     };
@@ -68,6 +75,9 @@ pub(super) fn build(model: &OnnxModel, inferred: &Inferred, constants: Constants
         }
         order.push(builder.node(node, captured));
     }
+    if let Some(extents) = &mut builder.extents {
+        extents.settle(&mut builder.graph, &order);
+    }
     Built {
         graph: builder.graph,
         order,
@@ -78,6 +88,8 @@ pub(super) fn build(model: &OnnxModel, inferred: &Inferred, constants: Constants
 struct Builder<'a> {
     inferred: &'a Inferred,
     outputs: HashSet<&'a str>,
+    /// For the runtime's graph alone.
+    extents: Option<Extents<'a>>,
     ids: HashMap<&'a str, TensorId>,
     graph: Graph,
 }
@@ -85,9 +97,12 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn tensor(&mut self, name: &'a str, origin: Origin) -> TensorId {
         let fact = self.inferred.tensors.get(name);
+        let dims = fact.map_or_else(Vec::new, |fact| fact.shape.dims().to_vec());
+        let extents = self.extents.as_ref();
         let tensor = Tensor {
             name: name.to_owned(),
-            dims: fact.map_or_else(Vec::new, |fact| fact.shape.dims().to_vec()),
+            extents: extents.map_or_else(Vec::new, |extents| extents.tensor(name, &dims)),
+            dims,
             // Sequences are no tensors: what they hold was counted when it was made.
             bytes: fact.map_or(0, |fact| fact.bytes() as u64),
             padding: 0,
@@ -227,7 +242,7 @@ pub(super) fn inner_weights(model: &OnnxModel) -> u64 {
 }
 
 /// Bytes of a tensor in the file, 0 for one that is none.
-fn bytes(tensor: &TensorProto) -> u64 {
+pub(super) fn bytes(tensor: &TensorProto) -> u64 {
     let bits = skep_onnx::infer::ElementType(tensor.data_type())
         .bits()
         .unwrap_or(0) as u64;

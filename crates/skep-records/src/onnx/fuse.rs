@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 use super::graph::{Attributes, Graph, Node, NodeId, Origin, TensorId};
 
-/// Activations that become part of the convolution or matrix product before them.
+/// Activations that become part of the convolution or matrix product before them; `HardSwish` of a convolution alone.
 const ACTIVATIONS: [&str; 6] = [
     "Relu",
     "Clip",
@@ -76,9 +76,9 @@ fn activation(graph: &mut Graph, node: NodeId) {
         return;
     };
     let limits = graph.nodes[next].inputs.iter().skip(1).copied().flatten();
-    if ACTIVATIONS.contains(&op(graph, next))
-        && limits.into_iter().all(|limit| is_file(graph, limit))
-    {
+    let becomes_part = ACTIVATIONS.contains(&op(graph, next))
+        || (op(graph, next) == "HardSwish" && op(graph, node) == "Conv");
+    if becomes_part && limits.into_iter().all(|limit| is_file(graph, limit)) {
         graph.absorb(node, next);
         graph.nodes[node].attributes.is_activated = true;
     }

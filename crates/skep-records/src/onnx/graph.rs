@@ -18,11 +18,24 @@ pub(super) enum Origin {
     Run,
 }
 
+/// What is known of a dimension when a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Extent {
+    /// A size.
+    Fixed(usize),
+    /// A name, by its number: whatever carries it has one size.
+    Named(u32),
+    /// Nothing.
+    Unknown,
+}
+
 /// A tensor.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor {
     pub(super) name: String,
     pub(super) dims: Vec<usize>,
+    /// What of its dimensions ONNX Runtime knows when it loads the model; empty where that decides nothing.
+    pub(super) extents: Vec<Extent>,
     pub(super) bytes: u64,
     /// How many of the bytes only fill up a layout.
     pub(super) padding: u64,

@@ -1,4 +1,4 @@
-//! From a graph and an order of its nodes to buffers: who is live when, and who lies in whose memory.
+//! From a graph and an order of its nodes to buffers: who is live when, and who could lie in whose memory.
 
 use skep_planner::Buffer;
 
@@ -15,8 +15,6 @@ pub(super) enum Sharing {
     /// Views lie where they view; element-wise operators may write over an input of their output's size that nothing
     /// reads afterwards.
     Possible,
-    /// What ONNX Runtime 1.31 shares.
-    Runtime,
 }
 
 /// Where a tensor's bytes are.
@@ -28,33 +26,13 @@ enum Place {
 }
 
 /// Operators whose output is their first input in another shape.
-const VIEWS: [&str; 6] = [
+pub(super) const VIEWS: [&str; 6] = [
     "Reshape",
     "Squeeze",
     "Unsqueeze",
     "Flatten",
     "Identity",
     "Dropout",
-];
-
-/// Operators of which ONNX Runtime writes the output over the first input. Observed with 1.31.1, by the blocks that runs
-/// of each operator take; `Add`, `Mul` and others of two inputs, and `Erf`, `Sqrt`, `Neg` and the like, take a block of
-/// their own there.
-const WRITES_OVER_FIRST: [&str; 14] = [
-    "Relu",
-    "Sigmoid",
-    "Tanh",
-    "Clip",
-    "LeakyRelu",
-    "HardSigmoid",
-    "ThresholdedRelu",
-    "Softmax",
-    "LogSoftmax",
-    "Softplus",
-    "Softsign",
-    "Elu",
-    "Celu",
-    "Selu",
 ];
 
 /// Operators that compute each element of their output from the elements at its place.
@@ -107,9 +85,6 @@ const ELEMENT_WISE: [&str; 47] = [
     "Sum",
     "Tanh",
 ];
-
-/// The input of a fused convolution that is added to its result, in its place.
-pub(super) const RESIDUAL: usize = 3;
 
 /// The buffers that the nodes of `graph` need when they run in `order`: names and records.
 pub(super) fn buffers(graph: &Graph, order: &[NodeId], sharing: Sharing) -> Vec<(String, Buffer)> {
@@ -177,11 +152,6 @@ impl Lives<'_> {
             .written_over(step, node, made.bytes)
             .filter(|_| is_first)
         {
-            if self.sharing == Sharing::Runtime {
-                self.places[tensor] = Place::Buffer(input);
-                self.extend(Place::Buffer(input), end);
-                return;
-            }
             buffer = buffer.in_place_of(input);
         }
         self.places[tensor] = Place::Buffer(self.named.len());
@@ -208,9 +178,6 @@ impl Lives<'_> {
             Sharing::Nothing => return None,
             Sharing::Possible if ELEMENT_WISE.contains(&op) => 0..node.inputs.len(),
             Sharing::Possible => return None,
-            Sharing::Runtime if WRITES_OVER_FIRST.contains(&op) => 0..1,
-            Sharing::Runtime if op == super::nchwc::CONV => RESIDUAL..RESIDUAL + 1,
-            Sharing::Runtime => return None,
         };
         inputs
             .into_iter()

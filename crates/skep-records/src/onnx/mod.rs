@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file + shapes -> build -> Graph --------------------------------> lives -> records    "graph", "graph, in place"
-//!                             \-> fuse -> nchwc -> workspace -> order -> lives -> records    "fused (predicted)"
+//!                             \-> fuse -> nchwc -> workspace -> order -> reuse -> records    "fused (predicted)"
 //! ```
 //!
 //! A buffer is a tensor that a node of the main graph makes: weights are no buffers, and inputs and outputs lie in the
@@ -15,10 +15,12 @@
 //! made. Scratch memory is known of convolutions and of fused Gelu alone.
 
 mod build;
+mod extents;
 mod fuse;
 mod graph;
 mod lives;
 mod nchwc;
+mod reuse;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +36,7 @@ use std::collections::HashSet;
 use crate::{Records, RecordsError};
 use build::{Built, Constants, build};
 use graph::Origin;
-use lives::{Sharing, buffers};
+use lives::Sharing;
 
 /// How a graph is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +99,14 @@ pub fn usage(
     variant: Variant,
     machine: Machine,
 ) -> Result<Usage, RecordsError> {
-    let (built, sharing) = match variant {
-        Variant::Graph => (build(model, inferred, Constants::Run), Sharing::Nothing),
-        Variant::InPlace => (build(model, inferred, Constants::Run), Sharing::Possible),
-        Variant::Fused => (runtime_graph(model, inferred, machine), Sharing::Runtime),
+    let sharing = match variant {
+        Variant::Graph => Sharing::Nothing,
+        Variant::InPlace => Sharing::Possible,
+        Variant::Fused => return runtime_records(runtime_graph(model, inferred, machine)),
     };
-    records_of(built, sharing)
+    let built = build(model, inferred, Constants::Run);
+    let named = lives::buffers(&built.graph, &built.order, sharing);
+    records_of(built, named)
 }
 
 /// The records of [`Variant::Fused`] without operators' scratch memory.
@@ -115,7 +119,7 @@ pub(crate) fn usage_without_workspace(
     for node in &mut built.graph.nodes {
         node.scratch = 0;
     }
-    records_of(built, Sharing::Runtime)
+    runtime_records(built)
 }
 
 /// What the weights take once the model is loaded.
@@ -134,12 +138,16 @@ fn runtime_graph(model: &OnnxModel, inferred: &Inferred, machine: Machine) -> Bu
     built
 }
 
-/// The records of a graph whose nodes run in its order.
-fn records_of(built: Built, sharing: Sharing) -> Result<Usage, RecordsError> {
+/// The records of what ONNX Runtime made of a graph.
+fn runtime_records(built: Built) -> Result<Usage, RecordsError> {
+    let named = reuse::buffers(&built.graph, &built.order);
+    records_of(built, named)
+}
+
+/// These buffers, and what is said beside them.
+fn records_of(built: Built, mut named: Vec<(String, Buffer)>) -> Result<Usage, RecordsError> {
     let Built {
-        graph,
-        order,
-        left_out,
+        graph, left_out, ..
     } = built;
     let sum = |wanted: &dyn Fn(&graph::Tensor) -> bool| {
         let wanted = graph.tensors.iter().filter(|tensor| wanted(tensor));
@@ -147,7 +155,6 @@ fn records_of(built: Built, sharing: Sharing) -> Result<Usage, RecordsError> {
             .map(|tensor| tensor.bytes)
             .fold(0, u64::saturating_add)
     };
-    let mut named = buffers(&graph, &order, sharing);
     make_unique(&mut named);
     Ok(Usage {
         records: Records::new(named)?,

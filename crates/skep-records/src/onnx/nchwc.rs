@@ -9,10 +9,13 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use super::graph::{Attributes, Graph, Node, NodeId, Origin, Tensor, TensorId};
+use super::graph::{Attributes, Extent, Graph, Node, NodeId, Origin, Tensor, TensorId};
 
 /// A convolution in the blocked layout.
 pub(super) const CONV: &str = "com.microsoft.nchwc:Conv";
+
+/// An upsampling in the blocked layout.
+const UPSAMPLE: &str = "com.microsoft.nchwc:Upsample";
 
 /// Operators that take whatever layout they get, element by element.
 const ACTIVATIONS: [&str; 7] = [
@@ -42,6 +45,7 @@ pub(super) fn block(graph: &mut Graph, block: usize) {
         graph,
         block,
         blocked: HashMap::new(),
+        reordered: HashMap::new(),
     };
     for node in layout.graph.order() {
         layout.visit(node);
@@ -52,8 +56,10 @@ pub(super) fn block(graph: &mut Graph, block: usize) {
 struct Layout<'a> {
     graph: &'a mut Graph,
     block: usize,
-    /// Tensors that exist in the blocked layout, by what they are in the file.
+    /// Tensors that operators make in the blocked layout, by what they are in the file.
     blocked: HashMap<TensorId, TensorId>,
+    /// Tensors that a `ReorderInput` makes for convolutions, which no other operator reads.
+    reordered: HashMap<TensorId, TensorId>,
 }
 
 impl Layout<'_> {
@@ -67,6 +73,7 @@ impl Layout<'_> {
             }
             "BatchNormalization" => self.normalisation(node),
             "Concat" => self.concatenation(node),
+            "Resize" | "Upsample" => self.upsampling(node),
             op if POOLING.contains(&op) => {
                 self.same(node, 1);
             }
@@ -89,9 +96,39 @@ impl Layout<'_> {
             return;
         };
         let blocked = self.add_padded(made, 1, "blocked");
+        self.set_extents(node, blocked);
         self.blocked.insert(made, blocked);
         self.graph.set_output(node, blocked);
         self.graph.rank_last(node);
+    }
+
+    /// What is known of the shape of what a node makes in the blocked layout: sizes, and the names of its inputs'
+    /// dimensions where it passes them on. What the file declares is said of the other layout.
+    fn set_extents(&mut self, node: NodeId, blocked: TensorId) {
+        let op = &*self.graph.nodes[node].op;
+        // All of their inputs are images, of which one may know more than the others.
+        let is_image_by_image = ["Add", "Sum", "Mul", "Concat"].contains(&op);
+        let named_axes = match op {
+            "Resize" | "Upsample" => 0,
+            op if is_image_by_image || ACTIVATIONS.contains(&op) => usize::MAX,
+            _ => 1,
+        };
+        let images = if is_image_by_image { usize::MAX } else { 1 };
+        let inputs: Vec<TensorId> = self.graph.nodes[node].reads().take(images).collect();
+        let name = |axis: usize| {
+            let mut known = inputs
+                .iter()
+                .filter_map(|&input| self.graph.tensors[input].extents.get(axis).copied());
+            known.find(|&extent| extent != Extent::Unknown)
+        };
+        let mut extents = self.graph.tensors[blocked].extents.clone();
+        for (axis, extent) in extents.iter_mut().enumerate() {
+            if !matches!(extent, Extent::Fixed(_)) {
+                let passed_on = name(axis).filter(|_| axis < named_axes);
+                *extent = passed_on.unwrap_or(Extent::Unknown);
+            }
+        }
+        self.graph.tensors[blocked].extents = extents;
     }
 
     /// A tensor like this one with whole blocks along an axis.
@@ -100,6 +137,9 @@ impl Layout<'_> {
         let channels = padded.dims[axis];
         let whole = self.padded(channels);
         padded.dims[axis] = whole;
+        if let Some(extent) = padded.extents.get_mut(axis) {
+            *extent = Extent::Fixed(whole);
+        }
         let bytes = scale(padded.bytes, whole, channels);
         padded.padding += bytes - padded.bytes;
         padded.bytes = bytes;
@@ -149,13 +189,14 @@ impl Layout<'_> {
 
     /// The blocked form of a tensor, made by a `ReorderInput` where there is none yet.
     fn blocked_input(&mut self, tensor: TensorId) -> TensorId {
-        if let Some(&blocked) = self.blocked.get(&tensor) {
+        let known = self.blocked.get(&tensor).or(self.reordered.get(&tensor));
+        if let Some(&blocked) = known {
             return blocked;
         }
         let blocked = self.add_padded(tensor, 1, "blocked");
         self.graph.tensors[blocked].origin = Origin::Run;
         self.reorder("com.microsoft.nchwc:ReorderInput", tensor, blocked);
-        self.blocked.insert(tensor, blocked);
+        self.reordered.insert(tensor, blocked);
         blocked
     }
 
@@ -214,6 +255,24 @@ impl Layout<'_> {
     fn normalisation(&mut self, node: NodeId) {
         if self.same(node, 1) {
             self.graph.nodes[node].op = Cow::Borrowed(CONV);
+        }
+    }
+
+    /// An image made larger by whole factors that the file has.
+    fn upsampling(&mut self, node: NodeId) {
+        let mut sizes = self.graph.nodes[node].inputs.iter().skip(1).flatten();
+        let are_in_file = sizes.all(|&tensor| self.graph.tensors[tensor].origin == Origin::File);
+        let dims = |tensor: Option<TensorId>| tensor.map(|tensor| &self.graph.tensors[tensor].dims);
+        let read_and_made =
+            dims(self.graph.nodes[node].input(0)).zip(dims(self.graph.nodes[node].output()));
+        let are_whole = read_and_made.is_some_and(|(read, made)| {
+            made.iter()
+                .zip(read)
+                .skip(2)
+                .all(|(made, read)| made.is_multiple_of((*read).max(1)))
+        });
+        if are_in_file && are_whole && self.same(node, 1) {
+            self.graph.nodes[node].op = Cow::Borrowed(UPSAMPLE);
         }
     }
 

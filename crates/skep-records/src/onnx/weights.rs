@@ -11,6 +11,10 @@ use skep_onnx::OnnxModel;
 /// Columns of a packed matrix come in sixteens (`MLAS_SGEMM_STRIDEN_THREAD_ALIGN`).
 const PACKED_COLUMNS: u64 = 16;
 
+/// What a node or a leaf of a decision tree takes in its operator, beyond its numbers in the session's copy of the
+/// attributes: measured with ensembles of 20,000 to 100,000 of them in FP64.
+const TREE_NODE_BYTES: u64 = 56;
+
 /// Bytes of weights in a loaded model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Weights {
@@ -31,9 +35,10 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> Weights {
             *total = total.saturating_add(bytes);
         }
     }
+    let (numbers, tree_nodes) = attributes(model);
     let mut sum = Weights {
-        plain: inner_weights(model),
-        layouts: 0,
+        plain: inner_weights(model).saturating_add(numbers),
+        layouts: tree_nodes.saturating_mul(TREE_NODE_BYTES),
     };
     for (id, tensor) in graph.tensors.iter().enumerate() {
         let uses = graph.uses(id);
@@ -48,6 +53,27 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> Weights {
         sum.layouts = sum.layouts.saturating_add(held.saturating_sub(plain));
     }
     sum
+}
+
+/// The weights of classical models, which lie in attributes of their operators: bytes, and how many of them are nodes and
+/// leaves of trees.
+fn attributes(model: &OnnxModel) -> (u64, u64) {
+    let nodes = model.graph().node.iter();
+    let attributes = nodes
+        .filter(|node| node.domain() == "ai.onnx.ml")
+        .flat_map(|node| &node.attribute);
+    attributes.fold((0, 0), |(bytes, tree_nodes), attribute| {
+        let tensor = attribute.t.as_ref().map_or(0, super::build::bytes);
+        let numbers = 8 * attribute.ints.len() as u64 + 4 * attribute.floats.len() as u64;
+        let of_trees = match attribute.name() {
+            "nodes_featureids" | "leaf_targetids" => attribute.ints.len() as u64,
+            _ => 0,
+        };
+        (
+            numbers.saturating_add(tensor).saturating_add(bytes),
+            tree_nodes + of_trees,
+        )
+    })
 }
 
 /// The matrix that a node packs when it is loaded, and what the pack takes.

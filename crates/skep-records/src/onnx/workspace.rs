@@ -5,8 +5,8 @@
 
 use super::graph::{Graph, Node};
 
-/// What a convolution in the file's layout unfolds its input into, a part at a time and a thread
-/// (`MLAS_CONV_WORKING_BUFFER_SIZE_PER_THREAD`, 16,384 numbers).
+/// What a convolution in the file's layout unfolds its input into, a part at a time and a thread, however little there is
+/// to unfold (`MLAS_CONV_WORKING_BUFFER_SIZE_PER_THREAD`, 16,384 numbers).
 const UNFOLDED_BYTES: u64 = 64 << 10;
 
 /// Sets the scratch memory of nodes whose operator needs some. That of fused operators was set when they were made.
@@ -53,7 +53,7 @@ fn convolution(graph: &Graph, node: &Node) -> Option<u64> {
     if filters > positions(&made.dims) {
         Some(unfolded)
     } else {
-        Some(unfolded.min(UNFOLDED_BYTES))
+        Some(UNFOLDED_BYTES)
     }
 }
 

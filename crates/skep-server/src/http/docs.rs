@@ -1,6 +1,6 @@
 //! The documentation that belongs to this binary, as pages under `/docs/`: for machines that reach nothing else.
 
-use std::{fmt::Write, sync::LazyLock};
+use std::sync::LazyLock;
 
 use axum::{
     extract::Path,
@@ -31,11 +31,13 @@ const SOURCES: &[Source] = &sources![
     "model-repository.md",
     "operators.md",
     "protocol.md",
+    "README.md",
     "sandboxes.md",
     "security.md",
     "simulator.md",
     "tensor-store.md",
     "troubleshooting.md",
+    "tutorial.md",
     "weights.md",
 ];
 
@@ -50,23 +52,13 @@ static PAGES: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
     SOURCES.iter().map(page).collect()
 });
 
-static INDEX: LazyLock<String> = LazyLock::new(|| {
-    let mut list = format!(
-        "<h1>Skep {}</h1><p><a href=\"../\">This server</a></p><ul>",
-        env!("CARGO_PKG_VERSION")
-    );
-    for (name, text) in SOURCES {
-        let title = text.lines().next().unwrap_or_default();
-        let title = title.trim_start_matches(['#', ' ']);
-        write!(list, "<li><a href=\"{name}\">{title}</a></li>").expect("a string takes all");
-    }
-    document("Documentation", &(list + "</ul>"))
-});
+/// The page that lists the others.
+const INDEX: &str = "README.md";
 
 /// The list of pages. Links on it are relative, so its address ends with a slash.
 pub(super) async fn index(uri: Uri) -> Response {
     if uri.path().ends_with('/') {
-        Html(INDEX.as_str()).into_response()
+        found(INDEX)
     } else {
         // Relative, so that a proxy may serve all under a prefix.
         Redirect::permanent("docs/").into_response()
@@ -74,6 +66,10 @@ pub(super) async fn index(uri: Uri) -> Response {
 }
 
 pub(super) async fn page(Path(name): Path<String>) -> Response {
+    found(&name)
+}
+
+fn found(name: &str) -> Response {
     match PAGES.iter().find(|(page, _)| *page == name) {
         Some((_, page)) => Html(page.as_str()).into_response(),
         None => super::not_found(),
@@ -88,9 +84,19 @@ fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// Markdown as HTML. Headings get the ids that links to them have on code hosts: lower case, spaces as hyphens.
+/// Markdown as HTML. Headings get the ids that links to them have on code hosts: lower case, spaces as hyphens. A link to a
+/// file that is not served is plain text.
 fn render(text: &str) -> String {
-    let events: Vec<Event<'_>> = Parser::new_ext(text, Options::ENABLE_TABLES).collect();
+    let mut is_dead = false;
+    let events = Parser::new_ext(text, Options::ENABLE_TABLES).filter(|event| match event {
+        Event::Start(Tag::Link { dest_url, .. }) => {
+            is_dead = dest_url.starts_with("../");
+            !is_dead
+        }
+        Event::End(TagEnd::Link) => !std::mem::take(&mut is_dead),
+        _ => true,
+    });
+    let events: Vec<Event<'_>> = events.collect();
     let with_ids = events.iter().enumerate().map(|(index, event)| match event {
         Event::Start(Tag::Heading { level, .. }) => {
             let words = events[index + 1..]
@@ -131,7 +137,7 @@ mod tests {
 
     /// Where `target` of a link in a page leads, if that is within these pages: the page, and the heading in it.
     fn inner<'a>(from: &'a str, target: &'a str) -> Option<(&'a str, &'a str)> {
-        if target.contains("://") || target.starts_with("../") || target.starts_with("data:") {
+        if target.contains("://") || target.starts_with("data:") || matches!(target, "../" | "./") {
             return None;
         }
         let (page, anchor) = target.split_once('#').unwrap_or((target, ""));

@@ -1,6 +1,6 @@
 //! Operators that work element by element: as the first input, or with broadcasting.
 
-use super::{Shapes, one};
+use super::{Shapes, ml::mapped_type, one};
 use crate::infer::{
     ElementType,
     call::{Call, Dims},
@@ -86,8 +86,9 @@ pub(in crate::infer) fn label_type(call: &Call<'_, '_>) -> Option<ElementType> {
         .find(|(name, _)| call.attribute(name).is_some());
     match found {
         Some((_, element)) => Some(ElementType(*element as i32)),
-        None => call
-            .tensor("values_tensor")
-            .map(|tensor| ElementType(tensor.data_type())),
+        None => match call.tensor("values_tensor") {
+            Some(tensor) => Some(ElementType(tensor.data_type())),
+            None => mapped_type(call),
+        },
     }
 }

@@ -8,6 +8,7 @@ pub(super) mod image;
 pub(super) mod index;
 pub(super) mod join;
 pub(super) mod matmul;
+pub(super) mod ml;
 pub(super) mod normalise;
 pub(super) mod quantised;
 pub(super) mod recurrent;

@@ -3,8 +3,11 @@
 use skep_proto::onnx::tensor_proto::DataType as Onnx;
 
 use super::{Rule, Ty, rule_of};
-use crate::infer::shapes::{
-    attention, elementwise, index, join, matmul, normalise, quantised, window,
+use crate::infer::{
+    call::Call,
+    shapes::{
+        Shapes, attention, elementwise, index, join, matmul, ml, normalise, quantised, window,
+    },
 };
 
 /// ONNX Runtime's operators, `com.microsoft`, sorted by name.
@@ -116,21 +119,56 @@ pub(super) const MICROSOFT: &[(&str, Rule)] = &[
     ("Trilu", rule_of(&[Ty::In(0)], elementwise::same)),
 ];
 
-/// Operators of classical machine learning, `ai.onnx.ml`, sorted by name.
+/// Operators of classical machine learning, `ai.onnx.ml`, sorted by name. `CastMap` and `DictVectorizer` read maps, which
+/// are no inputs that a request has.
 pub(super) const ML: &[(&str, Rule)] = &[
     (
         "ArrayFeatureExtractor",
         rule_of(&[Ty::In(0)], index::array_feature_extractor),
     ),
     ("Binarizer", rule_of(&[Ty::In(0)], elementwise::same)),
+    (
+        "CategoryMapper",
+        rule_of(&[Ty::Special(ml::mapped_type)], elementwise::same),
+    ),
+    (
+        "FeatureVectorizer",
+        rule_of(&[Ty::Is(Onnx::Float)], ml::feature_vectorizer),
+    ),
     ("Imputer", rule_of(&[Ty::In(0)], elementwise::same)),
     (
         "LabelEncoder",
         rule_of(&[Ty::Special(elementwise::label_type)], elementwise::same),
     ),
+    ("LinearClassifier", classifier(ml::linear_classifier)),
+    (
+        "LinearRegressor",
+        rule_of(&[Ty::Is(Onnx::Float)], ml::linear_regressor),
+    ),
     (
         "Normalizer",
         rule_of(&[Ty::Is(Onnx::Float)], elementwise::same),
     ),
+    (
+        "OneHotEncoder",
+        rule_of(&[Ty::Is(Onnx::Float)], ml::one_hot_encoder),
+    ),
+    ("SVMClassifier", classifier(ml::svm_classifier)),
+    (
+        "SVMRegressor",
+        rule_of(&[Ty::Is(Onnx::Float)], ml::svm_regressor),
+    ),
     ("Scaler", rule_of(&[Ty::Is(Onnx::Float)], elementwise::same)),
+    ("TreeEnsemble", rule_of(&[Ty::In(0)], ml::trees)),
+    ("TreeEnsembleClassifier", classifier(ml::tree_classifier)),
+    (
+        "TreeEnsembleRegressor",
+        rule_of(&[Ty::Is(Onnx::Float)], ml::trees),
+    ),
+    ("ZipMap", Rule::Direct(ml::zip_map)),
 ];
+
+/// Labels of a classifier, and FP32 scores.
+const fn classifier(shapes: fn(&Call<'_, '_>) -> Shapes) -> Rule {
+    rule_of(&[Ty::Special(ml::class_type), Ty::Is(Onnx::Float)], shapes)
+}

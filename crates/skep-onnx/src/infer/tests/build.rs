@@ -41,12 +41,28 @@ pub(super) fn value(name: &str, element: Onnx, dims: &[&str]) -> ValueInfoProto 
     }
 }
 
-/// An attribute out of a word: `3` an integer, `1,2` and `1,` integers, `0.5` a float, else text.
+/// An attribute out of a word: `3` an integer, `1,2` and `1,` integers, `0.5` a float, `0.5;1` floats, `a;b` strings, else
+/// text.
 fn attribute(name: &str, text: &str) -> AttributeProto {
     let mut proto = AttributeProto {
         name: Some(name.to_owned()),
         ..Default::default()
     };
+    if text.contains(';') {
+        let words = text.trim_end_matches(';').split(';');
+        let floats: Result<Vec<f32>, _> = words.clone().map(str::parse).collect();
+        proto.r#type = Some(match floats {
+            Ok(floats) => {
+                proto.floats = floats;
+                AttributeType::Floats
+            }
+            Err(_) => {
+                proto.strings = words.map(|word| word.to_owned().into()).collect();
+                AttributeType::Strings
+            }
+        } as i32);
+        return proto;
+    }
     let words = text.trim_end_matches(',').split(',');
     let ints: Option<Vec<i64>> = words.map(|word| word.parse().ok()).collect();
     let kind = match (ints, text.parse()) {

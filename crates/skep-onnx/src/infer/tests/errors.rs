@@ -1,5 +1,6 @@
 //! What inference says when it cannot go on.
 
+use skep_proto::onnx::{tensor_shape_proto::dimension::Value as Dimension, type_proto::Value};
 use skep_types::DataType;
 
 use super::build::{Graph, Onnx, ints, value};
@@ -46,6 +47,36 @@ fn open_inputs_say_what_to_pass() {
             .map(|_| ()),
         Ok(())
     );
+}
+
+#[test]
+fn anonymous_dimensions_are_no_symbols() {
+    let graph = |anonymous: &str| {
+        let mut graph = Graph::new(&[("x", &["?", "3", "a", "b"])], "y = Relu(x)");
+        let Some(Value::TensorType(tensor)) = graph.graph().input[0]
+            .r#type
+            .as_mut()
+            .and_then(|kind| kind.value.as_mut())
+        else {
+            panic!("a tensor");
+        };
+        for dim in &mut tensor.shape.as_mut().expect("a shape").dim[2..] {
+            dim.value = Some(Dimension::DimParam(anonymous.to_owned()));
+        }
+        graph
+    };
+    for anonymous in ["?", "None", "-1"] {
+        let given = inputs("x", &[1, 3, 48, 192]);
+        let inferred = graph(anonymous).infer(&given).expect("shapes");
+        assert_eq!(inferred.tensors["y"].shape.dims(), [1, 3, 48, 192]);
+        assert_eq!(
+            graph(anonymous).error(&Given {
+                batch: Some(1),
+                ..Given::default()
+            }),
+            "input `x` has shape [?,3,?,?], whose size is not known; pass `--input x:1,3,224,224`"
+        );
+    }
 }
 
 #[test]
@@ -177,21 +208,25 @@ fn unknown_operators_are_named_and_can_be_stated() {
     );
 }
 
+/// What such files give in a run, with a warning.
 #[test]
-fn outputs_must_be_as_the_file_fixes_them() {
-    let graph = |dims: &[&str]| {
+fn outputs_that_the_file_declares_otherwise_are_said() {
+    let otherwise = |dims: &[&str]| {
         let mut graph = Graph::new(&[("x", &["2", "3"])], "y = Relu(x)");
         graph.graph().output = vec![value("y", Onnx::Float, dims)];
-        graph
+        let inferred = graph.infer(&Given::default()).expect("inferred");
+        assert_eq!(inferred.tensors["y"].shape.dims(), [2, 3]);
+        let otherwise = inferred.declared_otherwise.iter();
+        otherwise.map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(graph(&["other", "3"]).shape("y"), "[2,3]");
+    assert_eq!(otherwise(&["other", "3"]), Vec::<String>::new());
     assert_eq!(
-        graph(&["2", "4"]).shape("y"),
-        "output `y` has shape [2,3], but the file says [2,4]"
+        otherwise(&["2", "4"]),
+        ["output `y` has shape [2,3], but the file says [2,4]"]
     );
     assert_eq!(
-        graph(&["2"]).shape("y"),
-        "output `y` has shape [2,3], but the file says [2]"
+        otherwise(&["2"]),
+        ["output `y` has shape [2,3], but the file says [2]"]
     );
 }
 

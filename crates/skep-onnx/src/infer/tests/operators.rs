@@ -140,6 +140,84 @@ fn shapes_follow() {
     }
 }
 
+/// What ONNX Runtime gives for models of scikit-learn, LightGBM and the like.
+#[test]
+fn classical_models() {
+    const TREES: &str = "l s = ai.onnx.ml::TreeEnsembleClassifier(x) classlabels_int64s=";
+    const LINEAR: &str = "l s = ai.onnx.ml::LinearClassifier(x) classlabels_ints=";
+    const SVM: &str = "l s = ai.onnx.ml::SVMClassifier(x) classlabels_ints=";
+    let scores: [(String, usize); 12] = [
+        (format!("{TREES}0,1,2"), 3),
+        (format!("{TREES}0,1"), 2),
+        (format!("{LINEAR}0,1,2 intercepts=1;2;3"), 3),
+        (format!("{LINEAR}0,1 intercepts=1;2"), 2),
+        (format!("{LINEAR}0,1 intercepts=1;"), 2),
+        (format!("{LINEAR}0,1,2"), 3),
+        (format!("{SVM}0,1 vectors_per_class=3,3"), 2),
+        (format!("{SVM}0,1,2 vectors_per_class=3,3,1"), 3),
+        (format!("{SVM}0,1,2,3 vectors_per_class=3,3,1,2"), 6),
+        (
+            format!("{SVM}0,1,2,3 vectors_per_class=3,3,1,2 prob_a=1;2;3;4;5;6"),
+            4,
+        ),
+        (format!("{SVM}0,1,2,3"), 4),
+        (
+            "l s = ai.onnx.ml::LinearClassifier(x) classlabels_strings=a;b;c intercepts=1;2;3"
+                .to_owned(),
+            3,
+        ),
+    ];
+    for (lines, scores) in scores {
+        for (dims, rows) in [(&["5", "4"][..], 5), (&["4"], 1)] {
+            let graph = Graph::new(&[("x", dims)], &lines);
+            let tensors = graph.infer(&Given::default()).expect("inferred").tensors;
+            assert_eq!(tensors["l"].shape.dims(), [rows], "{lines}");
+            assert_eq!(tensors["s"].shape.dims(), [rows, scores], "{lines}");
+            let is_text = lines.contains("strings");
+            let label = if is_text { Onnx::String } else { Onnx::Int64 };
+            assert_eq!(tensors["l"].element.0, label as i32, "{lines}");
+        }
+    }
+    let others: [(&str, &[usize], Onnx); 13] = [
+        ("TreeEnsemble(d) n_targets=7", &[5, 7], Onnx::Double),
+        ("TreeEnsembleRegressor(d)", &[5, 1], Onnx::Float),
+        ("LinearRegressor(x) targets=2", &[5, 2], Onnx::Float),
+        ("SVMRegressor(x)", &[5, 1], Onnx::Float),
+        (
+            "FeatureVectorizer(x,x) inputdimensions=4,4",
+            &[5, 8],
+            Onnx::Float,
+        ),
+        ("Scaler(d)", &[5, 4], Onnx::Float),
+        ("Normalizer(d)", &[5, 4], Onnx::Float),
+        ("Imputer(d)", &[5, 4], Onnx::Double),
+        (
+            "OneHotEncoder(k) cats_int64s=1,2,3",
+            &[5, 4, 3],
+            Onnx::Float,
+        ),
+        ("CategoryMapper(k) cats_int64s=1,2", &[5, 4], Onnx::String),
+        ("LabelEncoder(k)", &[5, 4], Onnx::String),
+        ("ArrayFeatureExtractor(x,two)", &[5, 1], Onnx::Float),
+        ("Binarizer(d)", &[5, 4], Onnx::Double),
+    ];
+    for (line, dims, element) in others {
+        let lines = format!(
+            "d = Cast(x) to=11
+             k = Cast(x) to=7
+             y = ai.onnx.ml::{line}"
+        );
+        let graph = Graph::new(&[("x", &["5", "4"])], &lines).with([ints("two", &[1], &[2])]);
+        let tensors = graph.infer(&Given::default()).expect(line).tensors;
+        assert_eq!(tensors["y"].shape.dims(), dims, "{line}");
+        assert_eq!(tensors["y"].element.0, element as i32, "{line}");
+    }
+    // A map for each row is no tensor.
+    let zipped = Graph::new(&[("x", &["5", "2"])], "y = ai.onnx.ml::ZipMap(x)");
+    let tensors = zipped.infer(&Given::default()).expect("inferred").tensors;
+    assert!(!tensors.contains_key("y"));
+}
+
 fn scales(name: &str, values: &[f32]) -> skep_proto::onnx::TensorProto {
     skep_proto::onnx::TensorProto {
         name: Some(name.to_owned()),

@@ -59,7 +59,8 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
         instances: args.instances(),
         rows: Vec::new(),
     };
-    let mut notices = Vec::new();
+    let otherwise = first.declared_otherwise.iter();
+    let mut notices: Vec<String> = otherwise.map(|why| format!("{}: {why}", named())).collect();
     for variant in Variant::ALL {
         let usage = usage(&model, first, variant, machine).with_context(named)?;
         report.input_bytes = usage.input_bytes;
