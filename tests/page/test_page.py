@@ -361,7 +361,7 @@ def test_metrics_and_documentation_are_linked(visit, digits):
     page = opened.page
     assert page.locator("#metrics").get_attribute("href") == f"http://127.0.0.1:{digits.metrics.rpartition(':')[2]}/metrics"
     page.get_by_role("link", name="Documentation").click()
-    page.get_by_role("link", name="Batching").click()
+    page.get_by_role("link", name="batching.md").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Batching")
     page.get_by_role("link", name="skep_batch_end_total").click()
     expect(page).to_have_url(f"http://{digits.http}/docs/metrics.md")

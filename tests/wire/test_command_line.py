@@ -357,27 +357,3 @@ def test_generated_variants_say_what_they_share(tmp_path):
         assert outcome.returncode != 0
         assert text in outcome.stderr
         assert not (tmp_path / "refused.onnx").exists()
-
-
-@pytest.mark.parametrize(
-    ("flag", "heading"),
-    [
-        ("--model-repository", "Options"),
-        ("--grpc-port", "Ports"),
-        ("--http-use-ssl", "Encryption"),
-        ("--metrics-config", "Metrics"),
-        ("--restricted-api-file", "Restricted calls"),
-        ("--half-close-timeout-ms", "Limits"),
-        ("--weight-cache", "Weights"),
-        ("--store-bytes", "Weights"),
-        ("--sandbox-load-timeout-secs", "Worker processes"),
-        ("--log-file", "Logs"),
-        ("--http-header-forward-pattern", "Forms of requests and answers"),
-        ("--http-thread-count", "Accepted without effect"),
-    ],
-)
-def test_help_has_each_flag_under_its_heading(flag, heading):
-    text = run("serve", "--help").stdout
-    headings = [line[:-1] for line in text.split(f"      {flag} ")[0].splitlines() if re.fullmatch(r"[A-Z][\w ]*:", line)]
-    assert headings[-1] == heading
-    assert text.count(f"\n{heading}:\n") == 1

@@ -50,7 +50,9 @@ def test_m2_a_client_that_leaves_cancels_its_waiting_request(repository):
     repository.mock(latency_us=LONG_US)
     body = json.dumps({"inputs": ZEROS}).encode()
     head = f"POST /v2/models/mock/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with Server(repository) as server, ThreadPoolExecutor(2) as pool:
+    # Closing a connection looks as ending the sending side of it does; such a client may wait for its answer, so by default
+    # its request is kept for a while.
+    with Server(repository, "--half-close-timeout-ms=0") as server, ThreadPoolExecutor(2) as pool:
         running = [pool.submit(infer, server, "mock", ZEROS) for _ in range(2)]
         wait_pending(server, "mock", 1)
         host, port = server.http.rsplit(":", 1)
