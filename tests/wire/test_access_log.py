@@ -1,6 +1,7 @@
 """The access log: a line for each request, with what its inference came to."""
 
 import json
+import os
 import queue
 import re
 import socket
@@ -11,6 +12,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
+from http2_client import split
 from http_client import get, infer, post, tensor
 from metrics import wait_metric
 from repository import FOREVER_US
@@ -76,7 +78,7 @@ def test_other_requests_and_refusals_say_why(repository, log):
         ("/v2/health/ready", 200, None, None),
         ("/v2/models/other/infer", unknown.status, None, unknown.error),
         (INFER, 400, "mock", refused.error),
-        ("/nowhere", missing.status, None, None),
+        ("/nowhere", 404, None, missing.json["error"]),
         ("/v2/models/mock/generate", generated.status, "mock", None),
     ]
     assert "batch_size" not in rows[2]
@@ -126,6 +128,43 @@ def test_a_client_that_leaves_has_no_status(repository, log):
         server.wait_until(lambda: any(json.loads(line)["path"] == INFER for line in log.read_text().splitlines()))
     [row] = [json.loads(line) for line in log.read_text().splitlines() if INFER in line]
     assert (row["status"], row["model"]) == (None, "mock")
+
+
+def test_a_stream_that_is_cut_is_no_success(repository, log):
+    repository.mock()
+    answers = queue.Queue()
+    with served(repository, log) as server:
+        client = grpcclient.InferenceServerClient(server.grpc)
+        client.start_stream(lambda result, error: answers.put(error))
+        client.async_stream_infer("mock", grpc_input(), request_id="a")
+        assert answers.get() is None
+        client.stop_stream(cancel_requests=True)
+        client.close()
+        rows = records(server, log)
+    assert [(row.get("id"), row["status"]) for row in rows] == [("a", "OK"), (None, None)]
+
+
+def test_restricted_calls_say_why(repository, log):
+    repository.mock()
+    with served(repository, log, "--http-restricted-api=health:secret=x") as server:
+        refused = get(server, "/v2/health/ready")
+        assert refused.status == 403
+        [row] = records(server, log)
+    assert (row["status"], row["error"]) == (403, refused.error)
+
+
+def test_lines_that_a_slow_file_has_no_room_for_are_said_once(repository, tmp_path):
+    repository.mock()
+    log = tmp_path / "fifo"
+    os.mkfifo(log)
+    # Opened for both, so that opening waits for nobody; nothing is read.
+    with open(os.open(log, os.O_RDWR), "rb"), Server(repository, f"--access-log={log}") as server:
+        with socket.create_connection(split(server.http)) as client:
+            requests = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+            while "left out" not in server.log:
+                client.sendall(requests)
+                assert client.recv(1 << 20)
+        assert server.log.count("left out") == 1
 
 
 def test_lines_of_words(repository, log):

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import socket
 
 import pytest
 
 from http2_client import Http2
 from http_client import HEADER_LENGTH, get, infer, post, raw, request, tensor
+from metrics import wait_metric
 from repository import Repository, identity
 from server import Server
 from test_worst_day import open_socket, read_to_end
@@ -365,6 +367,28 @@ def test_a_client_that_ends_its_sending_side_waits_for_a_slow_model(repository):
         assert raw(server.http, start + body, half_close=True).startswith(b"HTTP/1.1 200 OK")
     with Server(repository, "--half-close-timeout-ms=0") as server:
         assert raw(server.http, start + body, half_close=True) == b""
+
+
+def test_a_client_that_ends_its_sending_side_gets_all_of_a_long_answer(repository):
+    repository.onnx("m", identity(shape=("rows", 1 << 20)), config="max_batch_size: 0")
+    rows = 4
+    data = bytes(rows << 22)
+    inputs = [{"name": "INPUT0", "shape": [rows, 1 << 20], "datatype": "FP32", "parameters": {"binary_data_size": len(data)}}]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    start = (
+        "POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\n"
+        f"Inference-Header-Content-Length: {len(head)}\r\nContent-Length: {len(head) + len(data)}\r\n\r\n"
+    ).encode()
+    with Server(repository) as server, open_socket(server.http) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        client.sendall(start + head + data)
+        client.shutdown(socket.SHUT_WR)
+        # The server has written what the system takes when it says that the request was answered.
+        wait_metric(server, "nv_inference_request_success", lambda count: count == 1, model="m", version="1")
+        received = read_to_end(client)
+    head, _, body = received.partition(b"\r\n\r\n")
+    [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head)
+    assert len(body) == int(length) > len(data)
 
 
 @pytest.mark.parametrize("pause", [False, True])

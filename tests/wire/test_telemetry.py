@@ -48,6 +48,14 @@ def test_no_file_of_the_library_is_left_behind(repository, home):
     assert files_of_others(home) == []
 
 
+@pytest.mark.parametrize("value", ["", "no", "2", "FALSE"])
+def test_only_0_and_false_ask_for_it(repository, home, monkeypatch, value):
+    monkeypatch.setenv(VARIABLE, value)
+    repository.onnx("m", plus(1))
+    assert run("check", "--load", repository).returncode == 0
+    assert files_of_others(home) == []
+
+
 def test_asked_for_it_is_the_librarys_own_affair(repository, home, monkeypatch):
     monkeypatch.setenv(VARIABLE, "0")
     repository.onnx("m", plus(1))

@@ -102,7 +102,7 @@ def test_the_tutorial_runs_as_written(shell, tmp_path):
         run(wait.replace("skep infer ranker", "skep infer ranker --url http://localhost:8000"))
         assert "800 answers" in run(steps[4])
         checked = run(steps[5])
-        assert "ok      ranker  version 1\n" in checked
+        assert "ok      ranker  version 1, answers within 50 ms\n" in checked
         check_answers(checked)
         seen = run(steps[6])
         sizes = [int(size) for size in re.findall(r'"batch_size": (\d+)', seen)]

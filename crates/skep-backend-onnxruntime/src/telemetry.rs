@@ -6,16 +6,16 @@
 
 use std::env;
 
-/// The library's own variable: any value but `0` or `false` switches its telemetry off.
+/// The library's own variable. It takes `1`, `true`, `yes` and `on` for off, and any other value, the empty one too, for on.
 const VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
-/// Switches the library's telemetry off for this process and its children. Call it first in `main`, while the process has
-/// one thread. A variable that is set already is left alone: `0` asks for telemetry.
+/// Switches the library's telemetry off for this process and its children, unless the variable is `0` or `false`, which ask
+/// for it. Call it first in `main`, while the process has one thread.
 ///
-/// Returns whether the variable is set now. It is not without `/proc`; then only the API's switch works, which comes after
-/// the library has made its files.
+/// Returns whether telemetry is off, or was asked for. It is neither without `/proc`; then only the API's switch works, which
+/// comes after the library has made its files.
 pub fn switch_off_telemetry() -> bool {
-    env::var_os(VARIABLE).is_some() || skep_host::set_variable_before_threads(VARIABLE, "1")
+    is_asked_for() || skep_host::set_variable_before_threads(VARIABLE, "1")
 }
 
 /// Whether the user asked for telemetry.

@@ -190,7 +190,7 @@ impl Visit {
     /// The answer's head is there.
     pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
         if self.noted.call.protocol == "gRPC" {
-            self.status = AccessStatus::Grpc(code_name(Code::Ok));
+            // An answer with messages says in its trailers how the call ended; a client may leave before.
             self.ended(response.headers());
             return;
         }

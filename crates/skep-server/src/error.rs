@@ -80,7 +80,7 @@ impl ApiError {
 
     /// `{"error":"..."}`, as Triton answers.
     pub(crate) fn body(&self) -> String {
-        serde_json::json!({ "error": self.message }).to_string()
+        error_body(&self.message)
     }
 
     /// Its words, for the access log.
@@ -134,6 +134,29 @@ impl From<OverBudget> for ApiError {
     }
 }
 
+/// The label of an error that Triton's HTTP library gives, before a request is looked into.
+pub(crate) const PLAIN: &str = "text/plain";
+
+/// The label of an error that Triton itself gives.
+pub(crate) const JSON: &str = "application/json";
+
+fn error_body(text: &str) -> String {
+    serde_json::json!({ "error": text }).to_string()
+}
+
+/// `{"error":"..."}` under a label, with its words for the access log.
+pub(crate) fn error_response(
+    status: StatusCode,
+    label: &'static str,
+    text: impl Into<String>,
+) -> Response {
+    let text = text.into();
+    let body = error_body(&text);
+    let mut response = (status, [(header::CONTENT_TYPE, label)], body).into_response();
+    response.extensions_mut().insert(Refusal(text));
+    response
+}
+
 /// Says that a request's body could not be read, and why.
 pub(crate) fn unreadable(why: impl fmt::Display) -> String {
     format!("the request's body could not be read: {why}")
@@ -143,14 +166,8 @@ impl IntoResponse for ApiError {
     /// 503 says when to try again.
     fn into_response(self) -> Response {
         let status = self.http_status();
-        let body = self.body();
-        let label = if self.plain {
-            "text/plain"
-        } else {
-            "application/json"
-        };
-        let mut response = (status, [(header::CONTENT_TYPE, label)], body).into_response();
-        response.extensions_mut().insert(self.into_refusal());
+        let label = if self.plain { PLAIN } else { JSON };
+        let mut response = error_response(status, label, self.message);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

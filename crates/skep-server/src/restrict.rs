@@ -17,16 +17,19 @@ use axum::{
     extract::{Request, State},
     handler::Handler,
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::MethodRouter,
 };
 use constant_time_eq::constant_time_eq;
 use futures_util::future::Either;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode};
 use tonic::{Status, server::NamedService};
 use tower::Service;
 
-use crate::logging;
+use crate::{
+    error::{PLAIN, error_response},
+    logging,
+};
 
 /// What may be restricted, by Triton's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -304,12 +307,7 @@ async fn check(State(rule): State<Arc<Rule>>, request: Request, next: Next) -> R
         return next.run(request).await;
     }
     let text = format!("This API is restricted, expecting header '{}'", rule.header);
-    (
-        StatusCode::FORBIDDEN,
-        [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"))],
-        serde_json::json!({ "error": text }).to_string(),
-    )
-        .into_response()
+    error_response(StatusCode::FORBIDDEN, PLAIN, text)
 }
 
 /// A gRPC service whose restricted calls are refused without the right header.

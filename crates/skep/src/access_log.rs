@@ -14,7 +14,7 @@ use std::{
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
@@ -28,8 +28,13 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skep_server::{AccessLog, AccessRecord, AccessStatus};
 
+use crate::logging::MICROSECONDS;
+
 /// Lines that wait for the file at most: some hundred milliseconds of the busiest server.
 const WAITING_LINES: usize = 16 << 10;
+
+/// Lines that are written before the file is looked after again: flushed, opened again if that was asked for.
+const LINES_A_TURN: usize = 1024;
 
 /// How often the log speaks of lines that were left out, or could not be written.
 const QUIET: Duration = Duration::from_secs(60);
@@ -75,6 +80,7 @@ impl AccessLogArgs {
             lines: sender,
             format: self.access_log_format,
             left_out: AtomicU64::new(0),
+            said: Mutex::default(),
             reopen,
         })))
     }
@@ -93,6 +99,8 @@ pub(crate) struct AccessLogFile {
     lines: SyncSender<Order>,
     format: AccessLogFormat,
     left_out: AtomicU64,
+    /// How many of them the log has spoken of, and when.
+    said: Mutex<Option<(u64, Instant)>>,
     /// Whether the file is to be opened again before the next line.
     reopen: Arc<AtomicBool>,
 }
@@ -105,10 +113,35 @@ impl AccessLogFile {
 
     /// Waits until the lines so far are written, for a while at most.
     pub(crate) fn flush(&self) {
+        let end = Instant::now() + LAST_LINES;
         let (written, is_written) = sync_channel(1);
-        if self.lines.try_send(Order::Flush(written)).is_ok() {
-            let _ = is_written.recv_timeout(LAST_LINES);
+        let mut order = Order::Flush(written);
+        while let Err(TrySendError::Full(returned)) = self.lines.try_send(order) {
+            if Instant::now() >= end {
+                break;
+            }
+            order = returned;
+            thread::sleep(LAST_LINES / 50);
         }
+        let left = end.saturating_duration_since(Instant::now());
+        let _ = is_written.recv_timeout(left);
+        self.say_left_out(Duration::ZERO);
+    }
+
+    /// Says how many lines were left out so far, if that grew and was not said within `quiet`.
+    fn say_left_out(&self, quiet: Duration) {
+        let left_out = self.left_out.load(Ordering::Relaxed);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = said.is_some_and(|(_, at)| at.elapsed() < quiet);
+        if is_recent || left_out == said.map_or(0, |(count, _)| count) {
+            return;
+        }
+        *said = Some((left_out, Instant::now()));
+        // The log may be a pipe that is full.
+        drop(said);
+        tracing::warn!(
+            "the access log has left out {left_out} lines: requests come faster than its file takes them"
+        );
     }
 }
 
@@ -118,22 +151,9 @@ impl AccessLog for AccessLogFile {
             AccessLogFormat::Text => text(record, Timestamp::now()),
             AccessLogFormat::Json => object(record, Timestamp::now()).to_string() + "\n",
         };
-        match self.lines.try_send(Order::Line(line)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                // The first of them is said by whoever notices; all of them when the file keeps up again.
-                if self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::warn!(
-                        "the access log leaves lines out: requests come faster than its file takes them"
-                    );
-                }
-                return;
-            }
-            Err(TrySendError::Disconnected(_)) => return,
-        }
-        if self.left_out.load(Ordering::Relaxed) > 0 {
-            let left_out = self.left_out.swap(0, Ordering::Relaxed);
-            tracing::warn!("the access log left out {left_out} lines");
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(Order::Line(line)) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.say_left_out(QUIET);
         }
     }
 }
@@ -181,6 +201,7 @@ fn write(lines: &Receiver<Order>, path: &Path, mut sink: Sink, reopen: &AtomicBo
         let mut next = Some(order);
         let mut outcome = Ok(());
         let mut waiting = Vec::new();
+        let mut left = LINES_A_TURN;
         while let Some(order) = next {
             match order {
                 Order::Line(line) => {
@@ -188,7 +209,8 @@ fn write(lines: &Receiver<Order>, path: &Path, mut sink: Sink, reopen: &AtomicBo
                 }
                 Order::Flush(written) => waiting.push(written),
             }
-            next = lines.try_recv().ok();
+            left -= 1;
+            next = (left > 0).then(|| lines.try_recv().ok()).flatten();
         }
         if let Err(error) = outcome.and_then(|()| sink.writer().flush()) {
             say(&error);
@@ -198,8 +220,6 @@ fn write(lines: &Receiver<Order>, path: &Path, mut sink: Sink, reopen: &AtomicBo
         }
     }
 }
-
-const TIME: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
 
 /// Microseconds, as all times of the log are given.
 fn us(time: Duration) -> u64 {
@@ -224,7 +244,7 @@ fn text(record: &AccessRecord<'_>, now: Timestamp) -> String {
     };
     let mut line = format!(
         "{} {} {} {} {} {status} total_us={}",
-        now.strftime(TIME),
+        now.strftime(MICROSECONDS),
         record.client,
         record.protocol,
         record.method,
@@ -259,7 +279,7 @@ fn object(record: &AccessRecord<'_>, now: Timestamp) -> Value {
     let mut put = |name: &str, value: Value| {
         object.insert(name.to_owned(), value);
     };
-    put("time", json!(now.strftime(TIME).to_string()));
+    put("time", json!(now.strftime(MICROSECONDS).to_string()));
     put("client", json!(record.client.to_string()));
     put("protocol", json!(record.protocol));
     put("method", json!(record.method));

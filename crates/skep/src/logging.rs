@@ -198,6 +198,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open log file `{}`", path.display()))
 }
 
+/// How times of the day stand in machines' logs: UTC, to the microsecond.
+pub(crate) const MICROSECONDS: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
+
 struct Lines(Arc<Logs>);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -249,11 +252,7 @@ fn json_line(metadata: &Metadata<'_>, fields: Fields) -> String {
     let mut object = Map::new();
     object.insert(
         "time".to_owned(),
-        json!(
-            Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
-                .to_string()
-        ),
+        json!(Timestamp::now().strftime(MICROSECONDS).to_string()),
     );
     object.insert("level".to_owned(), json!(metadata.level().as_str()));
     object.insert("target".to_owned(), json!(metadata.target()));

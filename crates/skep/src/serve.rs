@@ -34,6 +34,7 @@ use crate::{
     logging::{self, LogFormat, LogOptions},
     pressure,
     sandbox::SandboxArgs,
+    signals,
     weights::{CacheArgs, StoreArgs},
 };
 use limits::LimitArgs;
@@ -167,6 +168,7 @@ struct LogArgs {
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    signals::survive().context("signals cannot be handled")?;
     skep_heap::bound_kept_memory();
     skep_heap::give_back_in_background().context("the thread that gives memory back")?;
     let logs = logging::start(LogOptions {

@@ -53,3 +53,21 @@ impl Signals {
         Poll::Pending
     }
 }
+
+/// Keeps the signals that do not ask for a stop from ending the process, before there is anybody to hear them. Call it first in
+/// a command that goes on: handlers stay for the life of the process, and what comes before [`Signals::new`] is lost.
+pub(crate) fn survive() -> io::Result<()> {
+    let reactor = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let _context = reactor.enter();
+    for kind in [
+        SignalKind::hangup(),
+        SignalKind::quit(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+    ] {
+        drop(signal(kind)?);
+    }
+    Ok(())
+}

@@ -190,6 +190,10 @@ impl Activity {
     /// All that was to go out has gone.
     pub(super) fn flushed(&self) {
         self.blocked.store(NEVER, Ordering::Relaxed);
+        if self.has_ended_sending() {
+            // The end that was kept from the protocol may be read now.
+            self.task.wake();
+        }
     }
 
     /// The socket takes no bytes.
@@ -200,7 +204,7 @@ impl Activity {
         }
     }
 
-    #[cfg(test)]
+    /// Whether the socket has not taken yet what is to be written.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed) != NEVER
     }
@@ -220,9 +224,11 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// The client has ended its sending side. Whether a request under way goes on; otherwise the connection is over.
+    /// The client has ended its sending side. Whether a request under way, or the writing of its answer, goes on; otherwise
+    /// the connection is over.
     pub(super) fn ends_sending(&self) -> bool {
-        if self.times.half_closed == 0 || self.requests.load(Ordering::Relaxed) == 0 {
+        let is_done = self.requests.load(Ordering::Relaxed) == 0 && !self.is_blocked();
+        if self.times.half_closed == 0 || is_done {
             return false;
         }
         if !self.has_ended_sending() {

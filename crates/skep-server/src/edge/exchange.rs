@@ -10,8 +10,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::{body::Body, response::IntoResponse};
-use http::{Request, Response, StatusCode, header};
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -26,7 +26,11 @@ use super::{
     outflow::{Holding, Outflow, Running},
     routes,
 };
-use crate::{access::Visit, logging};
+use crate::{
+    access::Visit,
+    error::{JSON, error_response},
+    logging,
+};
 
 /// What answers the requests of a connection.
 pub(super) struct Exchange {
@@ -119,9 +123,7 @@ impl Exchange {
                 .into_http::<tonic::body::Body>()
                 .map(Body::new);
         }
-        let body = serde_json::json!({ "error": text }).to_string();
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        error_response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, JSON, text)
     }
 }
 

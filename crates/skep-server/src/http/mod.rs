@@ -34,7 +34,7 @@ use axum::{
 pub(crate) use page::render as render_page;
 
 use crate::{
-    edge,
+    edge, error,
     restrict::{Group, Restrictions},
     server::Shared,
 };
@@ -174,8 +174,7 @@ fn all_routes(restrictions: &Restrictions) -> Routes<'_> {
 /// A status with its text as Triton's HTTP library words it, in the body of an error; as plain text, which is how Triton
 /// labels what it refuses before it looks into a request.
 fn plain(status: StatusCode, text: &str) -> Response {
-    let body = serde_json::json!({ "error": text }).to_string();
-    (status, [(header::CONTENT_TYPE, "text/plain")], body).into_response()
+    error::error_response(status, error::PLAIN, text)
 }
 
 fn json_response(status: StatusCode, body: impl Into<Body>) -> Response {

@@ -26,6 +26,8 @@ use skep_tensor::MemoryBudget;
 
 use sampler::Sampler;
 
+use crate::error::{PLAIN, error_response};
+
 /// Triton's content type, without a version of the format.
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -116,15 +118,11 @@ pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
 
 async fn answer(State(metrics): State<Arc<Metrics>>, request: Request) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return (
-            StatusCode::METHOD_NOT_ALLOWED,
-            [
-                (header::CONTENT_TYPE, HeaderValue::from_static("text/plain")),
-                (header::ALLOW, HeaderValue::from_static("GET,HEAD")),
-            ],
-            r#"{"error":"Method Not Allowed"}"#,
-        )
-            .into_response();
+        let text = "Method Not Allowed";
+        let mut refusal = error_response(StatusCode::METHOD_NOT_ALLOWED, PLAIN, text);
+        let allowed = HeaderValue::from_static("GET,HEAD");
+        refusal.headers_mut().insert(header::ALLOW, allowed);
+        return refusal;
     }
     let text = match request.uri().path() {
         "/metrics" | "/metrics/" => {

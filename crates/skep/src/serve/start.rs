@@ -1,6 +1,6 @@
 //! What the log says of a start: the ports, what is served, and whether the server is ready.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use skep_runtime::{Runtime, StartReport, VersionState};
 use skep_server::Addresses;
@@ -17,7 +17,13 @@ pub(super) fn announce(addresses: Addresses, is_encrypted: bool) {
     line("Metrics Service", addresses.metrics);
     if let Some(address) = addresses.http {
         let scheme = if is_encrypted { "https" } else { "http" };
-        tracing::info!("page at {scheme}://localhost:{}/", address.port());
+        let ip = address.ip();
+        let host =
+            match ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST {
+                true => format!("localhost:{}", address.port()),
+                false => address.to_string(),
+            };
+        tracing::info!("page at {scheme}://{host}/");
     }
 }
 
