@@ -357,6 +357,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn http(settings: &[&str]) -> Result<Restrictions, String> {
