@@ -58,11 +58,14 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// A repository over these directories, in which names must be unique.
+    /// A repository over these directories, in which names must be unique. A path given twice counts once, as in Triton;
+    /// two paths that lead to the same directory do not.
     ///
     /// # Errors
     /// A text that names the directory which cannot be read.
-    pub fn open(roots: Vec<PathBuf>) -> Result<Self, String> {
+    pub fn open(mut roots: Vec<PathBuf>) -> Result<Self, String> {
+        let mut seen = BTreeSet::new();
+        roots.retain(|root| seen.insert(root.clone()));
         for root in &roots {
             fs::read_dir(root).map_err(|error| {
                 let hint =
