@@ -138,7 +138,7 @@ def not_ready(inputs=X):
 
 
 def made_anew(inputs=X, again=None):
-    """A worker that is over its deadline is ended and made anew, and the model serves again."""
+    """A worker that is over its deadline is ended and made again, and the model serves again."""
     def attack(stage):
         before = set(stage.workers())
         with contextlib.ExitStack() as stack:

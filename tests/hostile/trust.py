@@ -154,7 +154,7 @@ def manifests_flipped(stage):
             path = form / "manifest"
             flip(path, place * path.stat().st_size // 12)
         told.append(both_right(stage))
-        # Made anew meanwhile, or left out of use.
+        # Made again meanwhile, or left out of use.
         remove_tree(stage.directory / "forms")
         bake(stage.directory)
     return f"{len(told)} right"

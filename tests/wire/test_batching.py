@@ -477,7 +477,7 @@ def test_a_panic_in_mid_batch_answers_each_request_once(repository):
         for _ in range(5):
             model.queue()
         statuses = model.statuses()
-        # The instance was made anew.
+        # The instance was made again.
         assert infer(server, "mock", zeros(1)).status == 200
         assert statuses == [200] + [500] * 5
         assert metric(server, "request_failure", "mock", reason="BACKEND") == 5

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from http_client import get, infer, post, send, tensor
-from metrics import wait_pending
+from metrics import wait_metric
 from repository import FOREVER_US, plus
 from server import BINARY, DEADLINE_S, ROOT, Server
 
@@ -164,7 +164,7 @@ def test_a_run_that_never_ends_ends_with_the_time(repository):
     repository.mock(latency_us=FOREVER_US)
     with Server(repository, "--exit-timeout-secs=0") as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(infer, server, "mock", ZEROS)
-        wait_pending(server, "mock", 0)
+        wait_metric(server, "skep_instance_busy_us", lambda us: us > 0, model="mock", version="1", instance="mock_0_0")
         assert server.stop() == 1
         assert "model versions" in server.log
         assert running.exception() is not None

@@ -2,6 +2,7 @@
 
 import pytest
 
+import weights
 from http_client import get, infer, post, tensor
 from repository import plus
 from server import READY, STARTED, Server, run, serve_and_fail
@@ -108,6 +109,22 @@ def test_groups_of_gpus_are_served_on_the_cpu(repository):
     assert outcome.returncode == 0
     assert outcome.stdout.count("warning: ") == 1
     assert "served on the CPU (`--gpu-as-cpu`); no effect of `optimization.cuda`" in outcome.stdout
+
+
+def test_accelerators_are_ignored_in_worker_processes(repository, tmp_path):
+    """The process of an instance, and the one that bakes."""
+    accelerators = 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
+    repository.onnx("m", plus(1), config=f"{accelerators} {weights.config('process')}")
+    repository.generate("bert-tiny", "large", config=f"{accelerators} {weights.config('thread')}")
+    outcome = run("check", "--config=none", "--load", "--gpu-as-cpu", repository)
+    assert outcome.returncode == 0, outcome.stdout
+    flags = [f"--weight-cache={tmp_path / 'weights'}", "--weight-bake=foreground"]
+    with Server(repository, "--gpu-as-cpu", *flags) as server:
+        assert infer(server, "m", ZEROS).json["outputs"][0]["data"] == [1] * 4
+        assert "execution_accelerators" not in get(server, "/v2/models/m/config").json["optimization"]
+        assert "was not baked" not in server.log
+        assert "without a baked form" not in server.log
+    assert any(path.is_file() for path in (tmp_path / "weights").rglob("*"))
 
 
 HARMLESS = [

@@ -383,3 +383,9 @@ def test_r23_a_name_in_two_repositories_is_unavailable(tmp_path):
             "reason": "model appears in two or more repositories",
         }
         assert get(server, "/v2/health/ready").status == 400
+
+
+def test_r23_a_repository_given_twice_counts_once(repository):
+    repository.onnx("m", plus(1))
+    with Server(f"--model-repository={repository}", f"--model-repository={repository}") as server:
+        assert get(server, "/v2/models/m/ready").status == 200

@@ -132,6 +132,11 @@ def test_tables_to_read():
         (["--from-model", "docs"], ["--from-model docs", "expected a model's directory"]),
         (["--from-model", "README.md"], ["--from-model README.md", "not an ONNX file"]),
         (["--from-model", "examples/models/digits", "--max-batch-size", "9"], ["the model takes batches of up to 8"]),
+        # Said before the model is measured, which is not there.
+        (["--from-model", "nosuch", "--max-batch-size", "8", "--policy", "triton:max=128"], ["a batch of 128 is above the largest, which is 8"]),
+        (["--from-model", "nosuch", "--max-batch-size", "8", "--request-batch-size", "9"], ["at most --max-batch-size, which is 8"]),
+        (["--from-model", "examples/models/digits", "--policy", "triton:max=128"], ["a batch of 128 is above the largest, which is 8"]),
+        (["--gpu-as-cpu"], ["--from-model"]),
         (["--from-model", "examples/models/digits", "--shape", "x:1"], ["no input `x`, it has image"]),
         (["--save-table", "x"], ["--from-model"]),
         (["--instances", "0"], ["'0'", "--instances", "1..=1024"]),
@@ -275,6 +280,29 @@ def test_a_table_is_measured_on_a_model(repository, tmp_path):
     assert "Latencies of model `linked` version 1" in simulate("--from-model", tmp_path / "linked", *flags)
     table = rows("--from-model", model, "--instances", "1", "--slo-ms", "5x", "--max-batch-size", "2", *flags)
     assert {(row["instances"], row["max_batch_size"], row["table"]) for row in table} == {(1, 2, str(model))}
+
+
+@pytest.mark.parametrize("batching", ["", "dynamic_batching {}"])
+def test_an_objective_holds_whatever_forms_the_batches(repository, batching):
+    parameters = {"slo_latency_ms": "80", "batching_policy": "triton"}
+    entries = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()]
+    repository.mock("m", " ".join([batching, *entries]), max_batch_size=2, latency_us=1)
+    flags = ["--arrival", "poisson", "--load", "0.5", "--requests", "500", "--policy", "none", "--json"]
+    outcome = run("simulate", "batching", "--from-model", repository.path / "m", *flags)
+    # The load warns that the policy forms the batches.
+    assert outcome.returncode == 0, outcome.stderr
+    assert {row["slo_ms"] for row in json.loads(outcome.stdout)} == {80}
+
+
+def test_a_model_for_gpus_is_measured_on_the_cpu(repository):
+    repository.mock("m", "instance_group { kind: KIND_GPU }", max_batch_size=2, latency_us=1)
+    flags = ["--from-model", repository.path / "m", "--arrival", "poisson", "--load", "0.5", "--requests", "500", "--policy", "none"]
+    refused = run("simulate", "batching", *flags)
+    assert refused.returncode == 1
+    assert "`--gpu-as-cpu`" in refused.stderr
+    measured = run("simulate", "batching", "--gpu-as-cpu", *flags)
+    assert measured.returncode == 0, measured.stderr
+    assert "Latencies of model `m`" in measured.stdout
 
 
 def test_a_batchers_delay_is_not_measured(repository, tmp_path):

@@ -136,7 +136,7 @@ def test_a_daemon_that_is_killed_costs_no_request_and_doubles_nothing(node):
         asking.more()
 
         stack.enter_context(Daemon(sockets, *NO_FILLS))
-        # A connection that was handed to a worker is not made anew; the other server has the same segments.
+        # A connection that was handed to a worker is not made again; the other server has the same segments.
         wait_until(lambda: stat(sockets)["leases"] == len(tensors), "handed back")
         after = stat(sockets)
         assert [after[name] for name in ("segments", "bytes_stored", "bytes_padding", "misses")] == [
@@ -226,7 +226,7 @@ def test_a_tensor_that_somebody_changed_is_mended(node):
     flags = [f"--weight-cache={cache}", f"--store={sockets}", "--weight-bake=foreground"]
     with Daemon(sockets, *FILLS), Server(threads, *flags) as server:
         assert outputs(server, KIND) == expected
-        assert "is made anew: " in server.log
+        assert "is made again: " in server.log
         stored = sum(stored_tensors(cache).values())
         wait_until(lambda: stat(sockets)["bytes_stored"] == stored, "its weights are brought")
     assert files(cache) == whole

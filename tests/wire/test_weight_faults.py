@@ -248,7 +248,7 @@ def test_a_form_that_somebody_changed_is_mended(repository, tmp_path, expected, 
     with Server(repository, *weights(cache)) as server:
         assert outputs(server, "bert-tiny") == answer
         if what == "a tensor changed":
-            assert "is made anew: " in server.log
+            assert "is made again: " in server.log
     assert files(cache) == whole
 
 

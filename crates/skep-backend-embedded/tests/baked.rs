@@ -147,7 +147,7 @@ fn damage_is_mended() {
         node.restart();
         let model = load(&path, "", Some(&node.weights));
         assert!(answers(&model, &kind) == plain, "tensor {index}");
-        assert_eq!(node.tensors(), whole, "made anew");
+        assert_eq!(node.tensors(), whole, "made again");
         assert_ne!(node.stat().bytes_stored, 0, "and used");
     }
 }

@@ -103,8 +103,8 @@ impl Tensors {
     }
 }
 
-/// What follows from a tensor that could not be mapped. Where it is damaged the form goes: who makes it anew replaces what is
-/// damaged.
+/// What follows from a tensor that could not be mapped. Where it is damaged the form goes: the load that makes it again
+/// replaces what is damaged.
 pub(crate) fn unmapped(form: &Form, error: &CacheError) -> Failure {
     if !error.is_damage() {
         return Failure::Unusable(error.to_string());

@@ -232,7 +232,7 @@ fn damage_is_mended() {
         node.weights.runs_from_cache = runs_from_cache;
         let model = load(backend, &path, "", Some(&node.weights));
         assert!(answers(&model, &kind) == plain, "{damaged:?}");
-        assert_eq!(node.tensors(), whole, "made anew");
+        assert_eq!(node.tensors(), whole, "made again");
         while node.stat().bytes_stored == 0 {}
     }
 }

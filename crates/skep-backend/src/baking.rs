@@ -217,7 +217,7 @@ pub fn load<T>(
         match open(&form) {
             Ok(loaded) => return Some(loaded),
             Err(Failure::Damaged(why)) if weights.baking == Baking::First => {
-                tracing::warn!("the baked form of `{path}` is made anew: {why}");
+                tracing::warn!("the baked form of `{path}` is made again: {why}");
             }
             Err(Failure::Damaged(why) | Failure::Unusable(why)) => {
                 tracing::warn!("`{path}` is loaded without its baked form: {why}");
@@ -264,7 +264,7 @@ pub fn bake(subject: &impl Bakes, weights: &Weights) -> Result<Baked, BackendErr
         && let Err(error) = form.verify()
     {
         let path = subject.path().display();
-        tracing::warn!("the baked form of `{path}` is made anew: {error}");
+        tracing::warn!("the baked form of `{path}` is made again: {error}");
     }
     match form(subject, weights) {
         Ok(Answer::Form { form, is_new: true }) => Ok(Baked::Made {

@@ -306,7 +306,7 @@ pub trait Instance: Send {
         outputs: &mut [OutputSlot],
     ) -> Result<(), BackendError>;
 
-    /// Whether it can run no further batch and has to be made anew: what it ran in is known to have ended. Asked before
+    /// Whether it can run no further batch and has to be made again: what it ran in is known to have ended. Asked before
     /// each run and after a failed one.
     fn is_lost(&self) -> bool {
         false

@@ -153,7 +153,7 @@ impl Form {
         self.cache.tensor_path(&tensor.digest)
     }
 
-    /// Removes it as damaged: the next load makes it anew.
+    /// Removes it as damaged: the next load makes it again.
     pub fn forget(&self) {
         self.cache.forget(&self.key);
     }

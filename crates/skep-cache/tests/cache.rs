@@ -384,7 +384,7 @@ fn any_damage_is_found() {
     fs::remove_file(graph.with_file_name("manifest")).expect("removed");
     assert!(form(&cache, "without").is_none());
     make(&cache, "without", &[1]);
-    assert!(form(&cache, "without").is_some(), "made anew");
+    assert!(form(&cache, "without").is_some(), "made again");
     form(&cache, "without").expect("there").forget();
     cache.collect().expect("collected");
 
@@ -406,11 +406,11 @@ fn any_damage_is_found() {
     made.forget_tensor(&part);
     assert!(form(&cache, "changed").is_none());
     make(&cache, "changed", &[1]);
-    let found = form(&cache, "changed").expect("made anew");
+    let found = form(&cache, "changed").expect("made again");
     assert_eq!(found.map(&part).expect("mapped").bytes(), &[1; 1000][..]);
 }
 
-/// One damage is found, and the form made anew: nobody looked for others.
+/// One damage is found, and the form made again: nobody looked for others.
 #[test]
 fn who_makes_a_form_replaces_what_is_damaged_and_leaves_the_rest() {
     let (_root, cache) = cache(1 << 20);

@@ -17,7 +17,7 @@ struct Foreign {
     what: &'static str,
     /// How such a model becomes one that Skep serves.
     instead: &'static str,
-    /// How the names of its models' files end.
+    /// How the names of its models' files end. Of an ending that other files have too, only Triton's whole names count.
     files: &'static [&'static str],
 }
 
@@ -30,7 +30,7 @@ const FOREIGN: &[Foreign] = &[
         what: "Python code",
         instead: "export the network that `model.py` runs to ONNX; what `model.py` does before and after it belongs in the \
                   client or in the graph",
-        files: &[".py"],
+        files: &["model.py"],
     },
     Foreign {
         names: &["pytorch", "pytorch_libtorch", "libtorch"],
@@ -48,7 +48,7 @@ const FOREIGN: &[Foreign] = &[
         names: &["openvino"],
         what: "an OpenVINO model",
         instead: "use the ONNX file that it was converted from, or export the original model to ONNX",
-        files: &[".xml"],
+        files: &["model.xml"],
     },
     Foreign {
         names: &["tensorrt", "tensorrt_plan"],
@@ -66,7 +66,7 @@ const FOREIGN: &[Foreign] = &[
         names: &["fil"],
         what: "a forest of decision trees",
         instead: "convert it to ONNX with `onnxmltools`, or with `skl2onnx` for scikit-learn",
-        files: &[".json", ".cbm", ".tl"],
+        files: &["xgboost.json", "model.json", ".cbm", ".tl"],
     },
     Foreign {
         names: &["vllm", "tensorrtllm"],
@@ -108,7 +108,7 @@ fn hint(name: &str) -> Option<String> {
 pub fn foreign_file_hint(file: &str) -> Option<String> {
     let of_name = |foreign: &&Foreign| {
         let mut ends = foreign.files.iter();
-        ends.any(|end| file.ends_with(end))
+        ends.any(|end| file == *end || (end.starts_with('.') && file.ends_with(end)))
     };
     let Foreign { what, instead, .. } = FOREIGN.iter().find(of_name)?;
     Some(format!(
@@ -228,7 +228,13 @@ mod tests {
             ("model.py", Some("Python code")),
             ("model.savedmodel", Some("a TensorFlow model")),
             ("model.plan", Some("a TensorRT plan")),
+            ("xgboost.json", Some("a forest of decision trees")),
+            ("model.xml", Some("an OpenVINO model")),
             ("modell.onnx", None),
+            ("config.json", None),
+            ("my_model.json", None),
+            ("pom.xml", None),
+            ("export.py", None),
         ] {
             let hint = foreign_file_hint(file);
             assert_eq!(hint.is_some(), what.is_some(), "{file}");

@@ -191,6 +191,10 @@ impl ModelConfig {
         normalize::write_defaults(&mut proto);
         if context.gpu_as_cpu {
             Notice::join_those_about_gpus(&mut notices);
+            // Worker processes read this message without the flag.
+            if let Some(optimization) = &mut proto.optimization {
+                optimization.execution_accelerators = None;
+            }
         }
         Ok(Self {
             name: context.model.clone(),

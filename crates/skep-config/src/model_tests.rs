@@ -311,6 +311,12 @@ fn what_is_for_gpus_is_told_in_one_notice_where_the_cpu_serves_it() {
          `instance_group[0].kind`, `instance_group[0].gpus`, `parameters.gpu_mem_limit`",
     ];
     assert_eq!(notices(&config), expected);
+    // A worker process gets the message and not the flag.
+    let of_worker = ModelConfig::from_proto(config.proto().clone(), &Context::new(&model));
+    assert_eq!(
+        of_worker.expect("valid without the flag").proto(),
+        config.proto()
+    );
 }
 
 #[test]

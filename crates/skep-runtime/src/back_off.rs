@@ -1,4 +1,4 @@
-//! How long an instance stays away before it is made anew, so that one that dies at every start takes no processor.
+//! How long an instance stays away before it is made again, so that one that dies at every start takes no processor.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl BackOff {
         self.since = now;
     }
 
-    /// The instance was lost, or an attempt to make it anew failed: how long until the next attempt.
+    /// The instance was lost, or an attempt to make it again failed: how long until the next attempt.
     pub(crate) fn lost(&mut self, now: Time) -> Duration {
         if now.since(self.since) >= HEALTHY {
             self.next = Duration::ZERO;

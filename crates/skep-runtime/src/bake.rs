@@ -46,7 +46,7 @@ pub struct Bakeable {
 /// none of that: `bake` says so.
 #[must_use]
 pub fn bakeable(path: &Path) -> Vec<Bakeable> {
-    let paths = if !path.is_dir() || is_model(path) {
+    let paths = if !path.is_dir() || repository::is_model(path) {
         vec![path.to_owned()]
     } else {
         match Repository::open(vec![path.to_owned()]) {
@@ -68,12 +68,6 @@ pub fn bake(path: &Path, options: &LoadOptions, backends: &Backends) -> Vec<Bake
         return model(path, options, backends);
     }
     vec![one(path, None, || file(path, options, backends))]
-}
-
-/// Whether a directory is a model's; a repository's has neither versions nor a configuration.
-fn is_model(directory: &Path) -> bool {
-    let versions = repository::versions(directory).unwrap_or_default();
-    !versions.is_empty() || directory.join(repository::CONFIG_FILE).exists()
 }
 
 fn one(

@@ -1,7 +1,7 @@
 //! An instance at work: one thread, one executable copy of the model.
 //!
 //! Gather (one copy; none for a batch of one), execute, split (no copy), answer. A panic or an error of the backend
-//! answers its batch only; after a panic the executable copy is thrown away and made anew, and so is one that says that it
+//! answers its batch only; after a panic the executable copy is thrown away and made again, and so is one that says that it
 //! is lost: at once, and after further losses ever later.
 
 use std::{
@@ -119,8 +119,8 @@ impl Worker {
             if instance.is_lost()
                 && let Ok(renewed) = self.instantiate()
             {
-                // It ended while it had nothing to do, which costs no request. Where it cannot be made anew the run says why.
-                self.was_made_anew();
+                // It ended while it had nothing to do, which costs no request. Where it cannot be made again the run says why.
+                self.was_made_again();
                 back_off.started(taken);
                 instance = renewed;
             }
@@ -175,7 +175,7 @@ impl Worker {
         }
     }
 
-    /// Makes a lost copy anew, however often that takes; `None` when the instance was taken away meanwhile.
+    /// Makes a lost copy again, however often that takes; `None` when the instance was taken away meanwhile.
     fn replace(
         &self,
         mailbox: &Receiver<Work>,
@@ -189,19 +189,19 @@ impl Worker {
             }
             match self.instantiate() {
                 Ok(instance) => {
-                    self.was_made_anew();
+                    self.was_made_again();
                     back_off.started(clock::now());
                     return Some(instance);
                 }
                 Err(error) => {
-                    tracing::error!("instance `{}` cannot be made anew yet: {error}", self.name);
+                    tracing::error!("instance `{}` cannot be made again yet: {error}", self.name);
                 }
             }
         }
     }
 
-    fn was_made_anew(&self) {
-        tracing::warn!("instance `{}` was made anew", self.name);
+    fn was_made_again(&self) {
+        tracing::warn!("instance `{}` was made again", self.name);
         self.recorder.restarted();
     }
 

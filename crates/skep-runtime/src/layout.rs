@@ -1,4 +1,4 @@
-//! Directories that are given as a repository and are none: empty, one level too deep, one too high.
+//! Directories that were passed as a repository but are not one: empty, one level too deep, one too high.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use skep_types::ModelVersion;
 
 use crate::{
     Repository,
-    repository::{CONFIG_FILE, subdirectories},
+    repository::{CONFIG_FILE, is_model, subdirectories},
 };
 
 /// What looks odd about a repository as a whole.
@@ -38,7 +38,10 @@ fn look(root: &Path) -> Option<LayoutFinding> {
     let shown = root.display();
     let has_models = || directories.iter().any(|name| is_model(&root.join(name)));
     let (text, is_wrong) = if let Some(file) = onnx_file(root) {
-        (beside_models(root, &file), !has_models())
+        match version_of(root).filter(|_| !has_models()) {
+            Some(above) => (a_version(root, &file, &above), true),
+            None => (beside_models(root, &file), !has_models()),
+        }
     } else if root.join(CONFIG_FILE).is_file() || has_version(root) {
         (a_model(root), true)
     } else if directories.is_empty() {
@@ -63,18 +66,25 @@ fn look(root: &Path) -> Option<LayoutFinding> {
     Some(LayoutFinding { text, is_wrong })
 }
 
+/// The directory above the model of which `root` is a version by its name.
+fn version_of(root: &Path) -> Option<PathBuf> {
+    let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    ModelVersion::parse(&file_name(&absolute)?).ok()?;
+    Some(absolute.parent()?.parent()?.to_owned())
+}
+
+/// A version's directory was given.
+fn a_version(root: &Path, file: &str, above: &Path) -> String {
+    format!(
+        "`{}` is a version of a model, since it has `{file}`, and no repository\n  try: {}",
+        root.display(),
+        above.display()
+    )
+}
+
 /// A model's file lies where directories of models are expected.
 fn beside_models(root: &Path, file: &str) -> String {
     let shown = root.display();
-    let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let is_version = file_name(&absolute).is_some_and(|name| ModelVersion::parse(&name).is_ok());
-    let above = absolute.parent().and_then(Path::parent);
-    if let (true, Some(above)) = (is_version, above) {
-        return format!(
-            "`{shown}` is a version of a model, since it has `{file}`, and no repository\n  try: {}",
-            above.display()
-        );
-    }
     let name = file.strip_suffix(".onnx").unwrap_or(file);
     format!(
         "`{shown}/{file}` is not served: a model's file lies in a version's directory of a model's directory\n  try: mkdir -p \
@@ -120,13 +130,6 @@ fn has_version(directory: &Path) -> bool {
     })
 }
 
-/// Whether a directory looks like a model's, even one that cannot be served.
-fn is_model(directory: &Path) -> bool {
-    let is_version = |name: &String| ModelVersion::parse(name).is_ok();
-    directory.join(CONFIG_FILE).is_file()
-        || subdirectories(directory).is_ok_and(|names| names.iter().any(is_version))
-}
-
 fn has_model(directory: &Path) -> bool {
     let names = subdirectories(directory).unwrap_or_default();
     names.iter().any(|name| is_model(&directory.join(name)))
@@ -165,6 +168,12 @@ mod tests {
                 &["r/m/1/model.onnx", "r/net.onnx"],
                 "r",
                 Some("`TOP/r/net.onnx` is not served"),
+            ),
+            // A repository may be named by a number too.
+            (
+                &["2024/a/1/model.onnx", "2024/stray.onnx"],
+                "2024",
+                Some("`TOP/2024/stray.onnx` is not served"),
             ),
             // Models may be named by numbers, and lie beside directories that are none.
             (&["r/1/1/model.onnx", "r/docs/a.txt"], "r", None),

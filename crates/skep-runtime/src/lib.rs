@@ -67,7 +67,7 @@ pub use loader::LoadOptions;
 pub use recording::MetricsOptions;
 pub use records::{IndexEntry, VersionState};
 pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
-pub use repository::Repository;
+pub use repository::{Repository, is_model};
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
 pub use skep_backend::{Baked, RunMemory};
 pub use skep_scheduler::PolicySnapshot;

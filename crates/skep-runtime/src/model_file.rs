@@ -1,6 +1,6 @@
 //! A version's model file: found, mapped, and what it declares.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use skep_backend::{Backend, ModelFile};
 use skep_config::ModelConfig;
@@ -35,15 +35,13 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
         path = other.find(|other| other.exists()).unwrap_or(path);
     }
     if !path.exists() {
-        let there: BTreeMap<String, ()> = fs::read_dir(version_directory)
+        let there: BTreeSet<String> = fs::read_dir(version_directory)
             .into_iter()
             .flatten()
-            .filter_map(|entry| Some((format!("`{}`", entry.ok()?.file_name().to_str()?), ())))
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect();
-        let hint = there
-            .keys()
-            .find_map(|name| way_out(name.trim_matches('`')));
-        let there: Vec<String> = there.into_keys().collect();
+        let hint = way_out(&there);
+        let there: Vec<String> = there.iter().map(|name| format!("`{name}`")).collect();
         let found = if there.is_empty() {
             "the directory is empty".to_owned()
         } else {
@@ -58,14 +56,16 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
     ModelFile::open(&path).map_err(Into::into)
 }
 
-/// What to do with a file that lies where the model's is expected.
-fn way_out(file: &str) -> Option<String> {
-    if file.ends_with(".onnx") {
-        return Some(format!(
+/// What to do with the files that lie where the model's is expected. An ONNX file is the model, whatever lies beside it.
+fn way_out(files: &BTreeSet<String>) -> Option<String> {
+    match files.iter().find(|file| file.ends_with(".onnx")) {
+        Some(file) => Some(format!(
             "rename `{file}`, or write `default_model_filename: \"{file}\"`"
-        ));
+        )),
+        None => files
+            .iter()
+            .find_map(|file| skep_config::foreign_file_hint(file)),
     }
-    skep_config::foreign_file_hint(file)
 }
 
 /// Decodes a file; `None` for one in ONNX Runtime's own format, which this backend alone can read.
@@ -149,4 +149,27 @@ pub(crate) fn defaults(
         defaults.push((input.name.clone(), tensor));
     }
     Ok(defaults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_onnx_file_is_the_way_out_whatever_lies_beside_it() {
+        for (files, expected) in [
+            (&["config.json", "net.onnx"][..], "rename `net.onnx`"),
+            (&["model.pt", "net.onnx"], "rename `net.onnx`"),
+            (
+                &["export.py", "labels.json", "model.pt"],
+                "`model.pt` looks like",
+            ),
+            (&["labels.json", "vocab.txt"], ""),
+        ] {
+            let files = files.iter().map(|file| (*file).to_owned()).collect();
+            let found = way_out(&files).unwrap_or_default();
+            assert!(found.contains(expected), "{found}");
+            assert_eq!(found.is_empty(), expected.is_empty(), "{found}");
+        }
+    }
 }

@@ -59,7 +59,7 @@ pub(crate) struct Recorder {
     running_since_ns: AtomicU64,
     /// What its last run took, where the backend can see it.
     memory: Mutex<Option<RunMemory>>,
-    /// How often its executable copy was made anew.
+    /// How often its executable copy was made again.
     restarts: AtomicU64,
     name: Arc<str>,
     /// The instance was taken away; its figures still count.
@@ -112,7 +112,7 @@ impl Recorder {
         *lock(&self.memory) = Some(memory);
     }
 
-    /// Notes that the instance's executable copy was made anew.
+    /// Notes that the instance's executable copy was made again.
     pub(crate) fn restarted(&self) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
     }

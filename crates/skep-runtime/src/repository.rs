@@ -58,11 +58,14 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// A repository over these directories, in which names must be unique.
+    /// A repository over these directories, in which names must be unique. A path given twice counts once, as in Triton;
+    /// two paths that lead to the same directory do not.
     ///
     /// # Errors
     /// A text that names the directory which cannot be read.
-    pub fn open(roots: Vec<PathBuf>) -> Result<Self, String> {
+    pub fn open(mut roots: Vec<PathBuf>) -> Result<Self, String> {
+        let mut seen = BTreeSet::new();
+        roots.retain(|root| seen.insert(root.clone()));
         for root in &roots {
             fs::read_dir(root).map_err(|error| {
                 let hint =
@@ -214,6 +217,13 @@ pub(crate) fn versions(model: &Path) -> io::Result<BTreeSet<ModelVersion>> {
         .collect())
 }
 
+/// Whether a directory looks like a model's, even one that cannot be served: it has a version or a configuration. A
+/// repository's has neither.
+#[must_use]
+pub fn is_model(directory: &Path) -> bool {
+    directory.join(CONFIG_FILE).exists() || versions(directory).is_ok_and(|found| !found.is_empty())
+}
+
 /// The models among the directories of a repository. Hidden ones are no models.
 pub(crate) fn model_names(root: &Path, directories: &[String]) -> Vec<ModelName> {
     let named = |name: &String| {
@@ -269,4 +279,30 @@ pub(crate) fn subdirectories(path: &Path) -> io::Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_model_has_a_version_or_a_configuration() {
+        for (path, expected) in [
+            ("1", true),
+            (CONFIG_FILE, true),
+            ("+1", false),
+            ("01", false),
+            ("0", false),
+            ("m", false),
+        ] {
+            let directory = TempDir::new().expect("directory");
+            fs::create_dir(directory.path().join(path)).expect("entry");
+            assert_eq!(is_model(directory.path()), expected, "{path}");
+        }
+        let directory = TempDir::new().expect("directory");
+        fs::write(directory.path().join("1"), "").expect("file");
+        assert!(!is_model(directory.path()), "a file is no version");
+    }
 }

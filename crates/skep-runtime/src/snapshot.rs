@@ -437,4 +437,21 @@ mod tests {
         write("configs/x.pbtxt", "longer");
         assert_ne!(read().configuration, after.configuration);
     }
+
+    #[test]
+    fn a_root_given_twice_that_goes_stays_known_once() {
+        let top = TempDir::new().expect("directory");
+        let root = top.path().join("a");
+        fs::create_dir_all(root.join("m/1")).expect("version");
+        let roots = vec![root.clone(), root.join("."), root.clone()];
+        let repository = Repository::open(roots).expect("opens");
+        let first = Look::default().again(&repository);
+        fs::rename(&root, top.path().join("b")).expect("renamed");
+        let mut last = first.again(&repository);
+        last = last.again(&repository);
+        assert_eq!(changes(&first.files, &last.files), Changes::default());
+        let places: Vec<usize> = last.files.values().map(Vec::len).collect();
+        assert_eq!(places, [1]);
+        assert!(last.unread.contains_key(&root));
+    }
 }

@@ -190,7 +190,7 @@ pub struct InstanceStatistics {
     pub busy_ns: u64,
     /// What the intermediate tensors of its last run took; `None` before one, and where the backend cannot see it.
     pub memory: Option<RunMemory>,
-    /// How often its executable copy was made anew, after a panic or the end of its process.
+    /// How often its executable copy was made again, after a panic or the end of its process.
     pub restarts: u64,
 }
 

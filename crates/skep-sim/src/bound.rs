@@ -9,7 +9,7 @@
 //! # One instance: the optimum
 //!
 //! Of any schedule keep only the answers that are in time. The batches follow each other; hand the kept requests out to
-//! them anew, in the order of arrival, as many to each as it had. This stays in time: by the start of a batch at least
+//! them again, in the order of arrival, as many to each as it had. This stays in time: by the start of a batch at least
 //! as many kept requests have arrived as it and those before it hold, so it gets only ones that have; and at least as
 //! many can wait for its end as it and those after it hold. Now let a batch of `q` end with request `v`: exchange its
 //! other requests for `v-q+1 .. v-1`. None of them is in an earlier batch (those lie before all of this one's, of which

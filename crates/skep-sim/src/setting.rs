@@ -137,28 +137,25 @@ impl Static {
         &self.name
     }
 
-    /// Whether a model can have it.
+    /// Whether a model can have it whose largest batch is `largest`, with requests of `request` inferences.
     ///
     /// # Errors
     ///
     /// Which of its sizes is too large or too small.
-    pub fn fits(&self, model: &Model) -> Result<(), InvalidStatic> {
-        let own = self.max(model);
+    pub fn fits(&self, largest: usize, request: usize) -> Result<(), InvalidStatic> {
+        let own = self.max_batch_size.unwrap_or(largest);
         let name = || self.name.clone();
-        let sizes = self
-            .max_batch_size
-            .iter()
-            .map(|&size| (size, model.table.max()));
+        let sizes = self.max_batch_size.iter().map(|&size| (size, largest));
         let preferred = self.preferred.iter().map(|&size| (size, own));
         if let Some((size, max)) = sizes.chain(preferred).find(|(size, max)| size > max) {
             let name = name();
             return Err(InvalidStatic::TooLarge { name, size, max });
         }
-        if own < model.request_size {
+        if own < request {
             return Err(InvalidStatic::TooSmall {
                 name: name(),
                 size: own,
-                request: model.request_size,
+                request,
             });
         }
         Ok(())
@@ -299,10 +296,7 @@ mod tests {
             let error = text.parse::<Static>().expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
-        let table = LatencyTable::affine(1.0, 0.1, 16).expect("valid");
-        let mut model = Model::new(table, 1);
-        model.request_size = 4;
-        let fits = |text: &str| text.parse::<Static>().expect("valid").fits(&model);
+        let fits = |text: &str| text.parse::<Static>().expect("valid").fits(16, 4);
         assert_eq!(fits("triton:preferred=4+16"), Ok(()));
         for (text, words) in [
             (

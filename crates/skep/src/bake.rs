@@ -42,7 +42,7 @@ pub(crate) struct BakeArgs {
     cache: CacheArgs,
 }
 
-/// Exits with 0 unless a model is broken; one that is loaded as it is is none.
+/// Exits with 0 unless a model fails. A model that needs no baking is not a failure.
 pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     logging::start(LogOptions {
         verbose: 0,

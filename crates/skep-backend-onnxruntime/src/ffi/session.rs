@@ -307,7 +307,7 @@ impl Session {
             return Err(ApiError {
                 code: Code::FAIL,
                 message: "the weights in the cache that the model was loaded from are damaged\n  load the model again: it \
-                          is baked anew"
+                          is baked again"
                     .to_owned(),
             });
         }

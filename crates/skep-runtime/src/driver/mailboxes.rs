@@ -17,7 +17,7 @@ use super::Work;
 #[derive(Default)]
 pub(super) struct Mailboxes {
     boxes: RwLock<Vec<Mailbox>>,
-    /// Instances that take batches or are being made anew.
+    /// Instances that take batches or are being made again.
     possible: AtomicUsize,
 }
 

@@ -224,7 +224,7 @@ impl Driver {
             // What was decided for it may still be on its way; it leaves when it has finished.
             Some(true) => {}
             Some(false) => self.leave(instance),
-            // Passive, or being made anew.
+            // Passive, or being made again.
             None => {
                 self.mailboxes.close(instance);
             }
@@ -354,7 +354,7 @@ impl Driver {
         self.apply(now, state, input, Some(duration), Some(instance))
     }
 
-    /// An instance that began at `taken` died; whether it is to be made anew, which one that was taken away meanwhile is not.
+    /// An instance that began at `taken` died; whether it is to be made again, which one that was taken away meanwhile is not.
     /// What waits goes on waiting for the others or for its replacement.
     pub(crate) fn gone(&self, instance: InstanceId, taken: Time) -> bool {
         let now = clock::now();
@@ -408,7 +408,7 @@ impl Driver {
         self.mailboxes.is_open(instance)
     }
 
-    /// An instance that died cannot be made anew. After the last one, what waits is answered and nothing more is taken.
+    /// An instance that died cannot be made again. After the last one, what waits is answered and nothing more is taken.
     pub(crate) fn give_up(&self, instance: InstanceId) {
         if self.mailboxes.close(instance) {
             self.broken.store(true, Ordering::Relaxed);

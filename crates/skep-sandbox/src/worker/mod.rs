@@ -290,7 +290,7 @@ fn weights_of(
     }))
 }
 
-/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made anew long
+/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made again long
 /// after the repository has changed.
 fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
     let identity = |data: std::fs::Metadata| {

@@ -515,7 +515,7 @@ fn busy(text: &mut Text, rows: &[Row], sample: &Sample) {
     }
     let mut family = text.family(
         "skep_instance_restarts_total",
-        "Number of times an instance was made anew, after a panic or the end of its process",
+        "Number of times an instance was made again, after a panic or the end of its process",
         "counter",
     );
     for row in rows {

@@ -132,7 +132,7 @@ impl Sampler {
     }
 }
 
-/// The share of the elapsed time that each instance worked. One that is new, or was made anew, counts from zero.
+/// The share of the elapsed time that each instance worked. One that is new, or was made again, counts from zero.
 fn shares(
     before: &HashMap<Key, u64>,
     now: &HashMap<Key, u64>,
@@ -168,17 +168,17 @@ mod tests {
 
     #[test]
     fn shares_are_of_the_time_since_the_last_sample() {
-        let before = busy(&[("kept", 100), ("made anew", 1000), ("gone", 5)]);
+        let before = busy(&[("kept", 100), ("made again", 1000), ("gone", 5)]);
         let now = busy(&[
             ("kept", 150),
-            ("made anew", 20),
+            ("made again", 20),
             ("new", 300),
             ("over", 9000),
         ]);
         let shares = shares(&before, &now, 200.0);
         let share = |name: &str| shares[&("m".to_owned(), "1".to_owned(), name.to_owned())];
         assert_eq!(shares.len(), 4);
-        assert_eq!((share("kept"), share("made anew")), (0.25, 0.1));
+        assert_eq!((share("kept"), share("made again")), (0.25, 0.1));
         assert_eq!((share("new"), share("over")), (1.0, 1.0));
     }
 

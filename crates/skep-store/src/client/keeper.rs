@@ -98,7 +98,7 @@ fn watch(client: &Weak<Client>, woken: &UnixStream) {
     }
 }
 
-/// The connections that are there; those that were lost are made anew, if there is a daemon. Whether any is not there.
+/// The connections that are there; those that were lost are made again, if there is a daemon. Whether any is not there.
 fn connections(client: &Client) -> (Vec<Arc<Link>>, bool) {
     let mut links = Vec::new();
     let mut any_lost = false;

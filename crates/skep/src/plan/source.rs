@@ -53,6 +53,15 @@ pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
     if format == Some(Format::Onnx) {
         return of_onnx(path, Bytes::from(plain.into_owned()), args);
     }
+    if plain.is_empty() {
+        bail!("{} is empty, expected usage records", named());
+    }
+    // Any text is taken for CSV, a page or a Git LFS pointer too.
+    if matches!(format, None | Some(Format::Csv))
+        && let Some(what) = skep_onnx::recognize(&plain)
+    {
+        bail!("{}: {what}", named());
+    }
     if let Some(flag) = args.given_flag() {
         bail!("{flag} is for ONNX models, {} is none", named());
     }
@@ -81,7 +90,6 @@ pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
             )
         }
         Some(Format::HloProto) => under(&title, xla::read_proto(&plain).with_context(named)?),
-        _ if plain.is_empty() => bail!("{} is empty, expected usage records", named()),
         _ => bail!(
             "{} is none of the formats that are read: an ONNX model, a CSV table, XLA's *-{ASSIGNMENT} or *.hlo.pb",
             named()

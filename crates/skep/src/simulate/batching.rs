@@ -149,6 +149,9 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     let seeds = parse::seeds(&args.seed, args.seeds.into())?;
     let arrivals = args.arrival.iter().map(Pattern::load);
     let arrivals: Vec<Arrivals> = arrivals.collect::<anyhow::Result<_>>()?;
+    if let Some(max) = args.max_batch_size {
+        check_sizes(args, max)?;
+    }
     let measured = args
         .measure
         .measure(args.max_batch_size, MAX_BATCH_SIZE, args.json, &from)?;
@@ -188,7 +191,7 @@ fn panels(
     seeds: &[u64],
 ) -> anyhow::Result<Vec<Panel>> {
     let (mut panels, patterns) = empty_panels(args, measured, arrivals)?;
-    let contenders = contenders(args, &panels)?;
+    let contenders = contenders(args);
     let requests = args.requests as usize;
     let mut points = Vec::new();
     let rates: Vec<Vec<Rate>> = panels.iter().map(|panel| rates(args, panel)).collect();
@@ -217,21 +220,28 @@ fn panels(
     Ok(panels)
 }
 
-/// The policies, each of which every panel's model can have.
-fn contenders(args: &BatchingArgs, panels: &[Panel]) -> anyhow::Result<Vec<Contender>> {
-    let policies = args.policy.iter().flat_map(|Policies(policies)| policies);
-    let mut contenders: Vec<Contender> = policies.cloned().collect();
-    if contenders.is_empty() {
-        contenders.extend(Contender::ALL);
+/// The policies that are compared.
+fn contenders(args: &BatchingArgs) -> Vec<Contender> {
+    if args.policy.is_empty() {
+        return Contender::ALL.into();
     }
-    for panel in panels {
-        for contender in &contenders {
-            if let Contender::Triton(setting) = contender {
-                setting.fits(&panel.model).context("--policy")?;
-            }
+    let policies = args.policy.iter().flat_map(|Policies(policies)| policies);
+    policies.cloned().collect()
+}
+
+/// Whether requests and policies fit batches of up to `max`.
+fn check_sizes(args: &BatchingArgs, max: u32) -> anyhow::Result<()> {
+    let request = args.request_batch_size;
+    if request > max {
+        bail!("--request-batch-size {request}: expected at most --max-batch-size, which is {max}");
+    }
+    for contender in contenders(args) {
+        if let Contender::Triton(setting) = contender {
+            let fits = setting.fits(max as usize, request as usize);
+            fits.context("--policy")?;
         }
     }
-    Ok(contenders)
+    Ok(())
 }
 
 /// The loads of a panel, ascending.
@@ -263,12 +273,7 @@ fn empty_panels<'a>(
     let max = args.max_batch_size;
     let max = max.or_else(|| Some(measured?.max_batch_size));
     let max = max.unwrap_or(MAX_BATCH_SIZE);
-    if args.request_batch_size > max {
-        bail!(
-            "--request-batch-size {}: expected at most --max-batch-size, which is {max}",
-            args.request_batch_size,
-        );
-    }
+    check_sizes(args, max)?;
     let mut tables = args.table.clone();
     tables.extend(measured.map(|m| Table::measured(m.name.clone(), m.lines())));
     if tables.is_empty() {

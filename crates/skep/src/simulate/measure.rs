@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::Args;
-use skep_config::{BackendSetting, InputConfig, Scheduler, parse_backend_config};
+use skep_config::{BackendSetting, InputConfig, parse_backend_config};
 use skep_runtime::{
     Control, Device, InferRequest, LoadOptions, LoadedVersion, MetricsOptions, Repository, Runtime,
     RuntimeOptions,
@@ -50,6 +50,9 @@ pub(crate) struct MeasureArgs {
     /// As for `skep serve`
     #[arg(long, value_name = "PATH", requires = "from_model")]
     onnxruntime_library: Option<PathBuf>,
+    /// As for `skep serve`
+    #[arg(long, requires = "from_model")]
+    gpu_as_cpu: bool,
 }
 
 /// An input's name and its dimensions.
@@ -167,7 +170,7 @@ impl MeasureArgs {
             repository: Repository::open(vec![place.repository.clone()])
                 .map_err(anyhow::Error::msg)?,
             load: LoadOptions {
-                gpu_as_cpu: false,
+                gpu_as_cpu: self.gpu_as_cpu,
                 auto_complete: true,
                 backend_settings,
                 cores,
@@ -233,16 +236,12 @@ impl MeasureArgs {
         }
         let groups = config.instance_groups().iter();
         let instances = groups.filter(|group| !group.passive).map(|g| g.count).sum();
-        let objective = match config.scheduler() {
-            Scheduler::Dynamic(batching) => batching.objective.as_ref(),
-            _ => None,
-        };
         Ok(Measured {
             name: path.display().to_string(),
             points,
             instances,
             max_batch_size: u32::try_from(max)?,
-            objective: objective.map(|objective| objective.latency),
+            objective: config.latency_objective(),
             what: format!(
                 "model `{}` version {} on backend `{}`, {instances} instance{}",
                 version.name(),

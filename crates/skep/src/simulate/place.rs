@@ -43,15 +43,7 @@ impl Place {
         }
         let name = absolute.file_name().unwrap_or_default().to_string_lossy();
         let repository = absolute.parent().unwrap_or(&absolute).to_owned();
-        let numbered = |entry: fs::DirEntry| {
-            let name = entry.file_name();
-            name.to_str()
-                .is_some_and(|name| name.parse::<u64>().is_ok())
-        };
-        let versions = fs::read_dir(&absolute)?
-            .filter_map(Result::ok)
-            .any(numbered);
-        if !versions && !absolute.join("config.pbtxt").exists() {
+        if !skep_runtime::is_model(&absolute) {
             bail!(
                 "there is no model in `{}`: expected a model's directory, which holds versions such as `1`, or an ONNX file",
                 path.display()
