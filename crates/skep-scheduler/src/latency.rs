@@ -29,6 +29,10 @@ const FIXED_SHARE: f64 = 0.5;
 /// What counts as hardly longer: more than what estimates differ by from run to run.
 const HARDLY: f64 = 1.03;
 
+/// After how many further executions of serving a size is worth another try, whatever is expected of it: what slowed it may be
+/// over. Rare enough that one late batch in so many does not show.
+const STALE: u64 = 1024;
+
 /// What is known of the executions of one size.
 #[derive(Debug, Clone)]
 struct Cell {
@@ -41,6 +45,8 @@ struct Cell {
     estimate: u64,
     /// Whether they were measured outside of serving: the first one of serving takes their place.
     measured: bool,
+    /// How many executions of serving there had been when one of this size was seen.
+    at: u64,
 }
 
 /// A latency model of one model on its device.
@@ -51,6 +57,8 @@ pub(crate) struct LatencyModel {
     table: Vec<u64>,
     useful: usize,
     best: usize,
+    /// Executions of serving so far.
+    executions: u64,
     /// For what is computed anew with each change.
     scratch: Scratch,
 }
@@ -73,6 +81,7 @@ impl LatencyModel {
             table: vec![0; max + 1],
             useful: max,
             best: max,
+            executions: 0,
             scratch: Scratch::default(),
         };
         for (size, latency) in profile {
@@ -109,8 +118,17 @@ impl LatencyModel {
         self.best
     }
 
+    /// Whether nothing of late tells how long this size takes: it was never served, or long ago. A model that was measured, or
+    /// served once, while something else kept the machine busy is thought to be slower than it is.
+    pub(crate) fn is_stale(&self, size: usize) -> bool {
+        let cell = self.cells.get(cell_of(size.max(1)));
+        cell.and_then(Option::as_ref)
+            .is_none_or(|cell| cell.measured || self.executions - cell.at >= STALE)
+    }
+
     /// An execution took so long.
     pub(crate) fn learn(&mut self, size: usize, took: Duration) {
+        self.executions += 1;
         if self.note(size, nanos(took), false) {
             self.rebuild();
         }
@@ -134,12 +152,14 @@ impl LatencyModel {
             next: 0,
             estimate: 0,
             measured,
+            at: 0,
         });
         if cell.measured && !measured {
             cell.measured = false;
             cell.seen.clear();
         }
         cell.size = size;
+        cell.at = self.executions;
         if cell.seen.len() < REMEMBERED {
             cell.seen.push(ns);
         } else {
@@ -314,6 +334,20 @@ mod tests {
         model.measured(1, us(3500));
         model.learn(1, us(2000));
         assert_eq!(model.of(1), 2_000_000);
+    }
+
+    #[test]
+    fn what_was_not_served_of_late_is_stale() {
+        let mut model = LatencyModel::new(8, &[(1, us(10)), (8, us(9000))]);
+        assert!([1, 4, 8].map(|size| model.is_stale(size)) == [true; 3]);
+        model.learn(8, us(90));
+        assert!(!model.is_stale(8));
+        for _ in 1..STALE {
+            model.learn(1, us(10));
+        }
+        assert!(!model.is_stale(8) && !model.is_stale(1));
+        model.learn(1, us(10));
+        assert!(model.is_stale(8) && model.is_stale(4) && !model.is_stale(1));
     }
 
     #[test]

@@ -132,6 +132,14 @@ impl Scene<'_> {
             };
         }
         if requests < paying {
+            let next = requests + 1;
+            if self.probes && self.latency.is_stale(line.size(next)) {
+                // Nothing but an old estimate keeps the next one out, and nothing else would correct it.
+                return Verdict::Send {
+                    requests: next,
+                    end: end(next, BatchEnd::Deadline),
+                };
+            }
             // The most urgent one's deadline keeps others out: is it worth that?
             let mut dropped = ahead.early_drop(
                 self.now,
