@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -162,11 +162,11 @@ impl Tls {
     }
 
     /// Reads the files again, for the connections that come from now on; what is open goes on. Where they cannot be used, what
-    /// was read before stays. The log says which.
+    /// was read before stays, and they are tried again later. The log says which.
     pub fn reload(&self) {
         let mut watched = self.0.lock();
-        watched.settled(self.0.files.stamps());
-        self.0.read_again();
+        let stamps = self.0.files.stamps();
+        self.0.read_again(&mut watched, stamps, true);
     }
 
     /// Looks at the files for ever, and reads them again when they have changed.
@@ -193,23 +193,32 @@ impl Port {
     /// Reads the files again if they have changed, and not since the last look.
     fn look(&self) {
         let mut watched = self.lock();
-        if watched.look(self.files.stamps()) {
-            self.read_again();
+        // Looked at before they are read: a change in between is seen later.
+        let stamps = self.files.stamps();
+        if watched.look(&stamps, Instant::now()) {
+            self.read_again(&mut watched, stamps, false);
         }
     }
 
-    fn read_again(&self) {
+    /// `is_asked` by somebody, who gets an answer each time.
+    fn read_again(&self, watched: &mut Watched, stamps: Vec<Option<Stamp>>, is_asked: bool) {
         let (name, files) = (self.name, self.files.names());
         match config(&self.files, self.protocols) {
             Ok(config) => {
                 self.config.store(Arc::new(config));
+                watched.settled(stamps);
                 tracing::info!(
                     "new {name} connections use the certificate as it is now in {files}"
                 );
             }
-            Err(error) => tracing::warn!(
-                "{name} connections go on with the certificate that was read before, since {error}"
-            ),
+            Err(error) => {
+                let is_news = watched.failed(stamps, error.to_string(), Instant::now());
+                if is_news || is_asked {
+                    tracing::warn!(
+                        "{name} connections go on with the certificate that was read before, since {error}\n  the server tries again every minute, when the files change, and at SIGHUP"
+                    );
+                }
+            }
         }
     }
 }
