@@ -69,7 +69,7 @@ impl Connector {
             let host = address.host();
             let name = ServerName::try_from(host.to_owned()).map_err(|_| {
                 Error::invalid(format!(
-                    "`{host}` is no host name that a certificate may have"
+                    "`{host}` is not a valid host name for TLS"
                 ))
             })?;
             let tls = match &options.tls {
