@@ -245,15 +245,14 @@ where
     }
 }
 
+/// A moment in lines of JSON, as `strftime` writes it of a timestamp.
+pub(crate) const UTC: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
+
 fn json_line(metadata: &Metadata<'_>, fields: Fields) -> String {
     let mut object = Map::new();
     object.insert(
         "time".to_owned(),
-        json!(
-            Timestamp::now()
-                .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
-                .to_string()
-        ),
+        json!(Timestamp::now().strftime(UTC).to_string()),
     );
     object.insert("level".to_owned(), json!(metadata.level().as_str()));
     object.insert("target".to_owned(), json!(metadata.target()));
