@@ -85,14 +85,23 @@ const VERSION_1_BETWEEN: &str = ": a certificate between it and the root is of v
 /// It is a CA certificate, and the client shows it as its own.
 const AUTHORITY: &str = ": it is a CA certificate, and not one of the roots\n  give clients certificates with `basicConstraints` `CA:FALSE`, or add this one to the roots";
 
-fn in_words(error: &Error) -> String {
-    match error {
+/// Whether nothing but the algorithm or the key of a signature is wrong, as far as was looked.
+const fn is_unsupported(error: &Error) -> bool {
+    matches!(
+        error,
         Error::InvalidCertificate(
             CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => "its issuer signed it with an unsupported algorithm or key, such as SHA-1 or RSA of fewer than 2048 bits".to_owned(),
-        other => other.to_string(),
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+        )
+    )
+}
+
+/// The library shows bytes of identifiers.
+fn in_words(error: &Error) -> String {
+    if is_unsupported(error) {
+        return "its issuer signed it with an unsupported algorithm or key, such as SHA-1 or RSA of fewer than 2048 bits".to_owned();
     }
+    error.to_string()
 }
 
 fn is_version_1(der: &CertificateDer<'_>) -> bool {
@@ -129,7 +138,9 @@ impl ClientCertVerifier for ClientCertificates {
                 let verified =
                     version_1::verify(end_entity, &self.roots.anchors, self.algorithms, now);
                 verified
-                    .inspect_err(|error| self.log(error, VERSION_1))
+                    .inspect_err(|error| {
+                        self.log(error, if is_unsupported(error) { "" } else { VERSION_1 })
+                    })
                     .map(|()| ClientCertVerified::assertion())
             }
             Err(error) => {

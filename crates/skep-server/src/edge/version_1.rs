@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_unsupported_algorithm_is_told_from_an_unknown_issuer() {
-        // ECDSA with SHA-256, and with SHA-1.
+        // ECDSA with SHA-256, and an algorithm that does not exist.
         let (used, other) = (
             [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
             [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1, 0],

@@ -204,7 +204,9 @@ impl<'a> Reader<'a> {
                 .find(|c: char| !c.is_ascii_digit())
                 .unwrap_or(rest.len());
             let dim = rest[..end].parse();
-            shape.push(dim.map_err(|_| NpyError::Header("`shape` has a dimension that is not a number"))?);
+            shape.push(
+                dim.map_err(|_| NpyError::Header("`shape` has a dimension that is not a number"))?,
+            );
             self.0 = &rest[end..];
             if !self.take(",") {
                 self.expect(")", "`shape` does not end")?;
