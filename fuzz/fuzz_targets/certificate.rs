@@ -1,4 +1,4 @@
-//! Runs `skep_server::fuzzing::certificate`.
+//! Runs `skep_fuzz::certificate::parse`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| skep_server::fuzzing::certificate(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| skep_fuzz::certificate::parse(data));

@@ -4,6 +4,7 @@
 //! A function fails by panicking. Each checks more than that nothing panics; what, is in its own words. The tests of
 //! `skep-testkit` include this file and feed the committed corpora to it, so nothing here may need libFuzzer.
 
+pub mod certificate;
 pub mod config;
 pub mod onnx;
 pub mod records;

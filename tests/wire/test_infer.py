@@ -13,7 +13,7 @@ from onnx import helper
 
 from repository import DATATYPES, Repository, graph, identity, plus, unbatched
 from server import ROOT, Server, run
-from test_tls import Authority
+from test_tls import Authority, Version1
 
 KINDS = sorted(DATATYPES)
 # Values that each datatype has, as JSON.
@@ -173,8 +173,8 @@ def test_what_cannot_be_sent_is_told(url, tmp_path):
         (["--input", "z=[1]"], "--input: model `m` has no input `z`, it takes `x` FP32 [-1,4]"),
         (["--input", "x=[1]", "--input", "x=[1]"], "--input: input `x` is given twice"),
         (["--zeros", "--shape", "z=1"], "--shape: model `m` has no input `z`"),
-        (["--input", "x=[1,"], "input `x`: is no JSON: "),
-        (["--input", "x=[1,two]"], "input `x`: is no JSON: "),
+        (["--input", "x=[1,"], "input `x`: is not JSON: "),
+        (["--input", "x=[1,two]"], "input `x`: is not JSON: "),
         (["--input", 'x=["a"]'], 'input `x`: "a" is no FP32'),
         (["--input", "x=[1e99]"], "input `x`: 1e99 is no FP32"),
         (["--input", "x=@/nonexistent.npy"], "input `x`: cannot read `/nonexistent.npy`: No such file or directory"),
@@ -186,7 +186,7 @@ def test_what_cannot_be_sent_is_told(url, tmp_path):
         (["--input", f"x=@{tmp_path / 'several.npz'}"], "is an archive of arrays, expected one array"),
         (["--input", f"x=@{tmp_path / 'objects.npy'}"], "holds elements of dtype `|O`"),
         (["--input", f"x=@{tmp_path / 'cut.npy'}"], "holds 15 bytes of data, expected 16"),
-        (["--input", f"x=@{tmp_path / 'wrong.npy'}"], "is no .npy file"),
+        (["--input", f"x=@{tmp_path / 'wrong.npy'}"], "is not a .npy file"),
         (["--zeros", "--output", "/proc/nosuch"], "--output: cannot create `/proc/nosuch`"),
     ):
         assert words in refused(url, "m", *flags)
@@ -242,13 +242,25 @@ def test_encrypted_servers(encrypted, authorities, tmp_path):
         for trust in (["--ca", stranger.root], []):
             text = refused(url, "m", "--zeros", *trust, *shown)
             assert "no encrypted connection to `localhost:" in text
-            assert "the server's certificate is signed by nobody that is trusted" in text
+            assert "the server's certificate is not signed by a trusted authority" in text
             assert hint in text
         # The system's roots, of which these are.
         outcome = run("infer", "m", "--zeros", "--url", url, *shown, env={"SSL_CERT_FILE": str(authority.root)})
         assert (outcome.returncode, outcome.stderr) == (0, "")
     text = refused(grpcs, "m", "--zeros", "--ca", authority.root)
     assert "\n  does the server ask for a certificate? `--cert FILE --key FILE` shows one" in text
+
+
+def test_a_client_shows_a_certificate_of_version_1(repository, authorities, tmp_path):
+    repository.onnx("m", plus(1))
+    own = Version1(tmp_path, "ec")
+    (certificate, key), (_, other) = own.issue("client"), own.issue("other")
+    flags = [*authorities[0].flags("http", mutual=True)[:-1], f"--http-root-cert={own.root}"]
+    with Server(repository, *flags) as server:
+        url = f"https://localhost:{server.http.split(':')[1]}"
+        trust = ["--ca", authorities[0].root, "--cert", certificate, "--key"]
+        assert ask(url, "m", "--zeros", *trust, key) == "y FP32 [1,4]: 1, 1, 1, 1\n"
+        assert f"is not the key of the certificate in `{certificate}`" in refused(url, "m", "--zeros", *trust, other)
 
 
 def test_a_certificate_that_is_its_own_root_and_one_of_another_host(tmp_path, repository, authorities):
@@ -258,7 +270,7 @@ def test_a_certificate_that_is_its_own_root_and_one_of_another_host(tmp_path, re
     for certificate, words in (
         (own, None),
         (other, "the server's certificate is refused: "),
-        (authorities[0].server, "signed by nobody that is trusted"),
+        (authorities[0].server, "not signed by a trusted authority"),
     ):
         flags = ["--http-use-ssl=true", f"--http-server-cert={certificate[0]}", f"--http-server-key={certificate[1]}"]
         with Server(repository, *flags) as server:

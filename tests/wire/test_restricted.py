@@ -1,6 +1,8 @@
 """Restricted calls: who is let in, who is not and in which words, over both protocols."""
 
+import os
 import signal
+import threading
 
 import grpc
 import pytest
@@ -291,3 +293,22 @@ def test_a_file_that_all_can_read_is_a_warning(simple_repository, tmp_path):
     path.chmod(0o644)
     with Server(simple_repository, f"--restricted-api-file={path}") as server:
         assert f"`{path}`, whose values are secrets, can be read by every user of this machine" in server.log
+
+
+def test_a_pipe_is_read_once_at_the_start(simple_repository, tmp_path):
+    pipe = tmp_path / "restricted"
+    os.mkfifo(pipe, 0o600)
+    writer = threading.Thread(target=pipe.write_text, args=("logging:key=old\n",))
+    writer.start()
+    with Server(simple_repository, f"--restricted-api-file={pipe}") as server:
+        writer.join()
+        assert is_refused(server) and not is_refused(server, key="old")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(f"`{pipe}` is not a regular file, and the server reads a pipe once")
+        assert not is_refused(server, key="old")
+        # No thread waits for the pipe: the next signal is heard.
+        pipe.unlink()
+        pipe.write_text("logging:key=new\n")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for(f"restricted calls ask for the values that are now in `{pipe}`")
+        assert is_refused(server, key="old") and not is_refused(server, key="new")

@@ -125,7 +125,7 @@ def test_tables_to_read():
         (["--request-batch-size", "-1"], ["-1", "--request-batch-size", "1..=65536"]),
         (["--instances", "-2"], ["-2", "--instances", "1..=1024"]),
         (["--policy", "triton:delay=-1"], ["`delay=-1`", "--policy", "whole microseconds"]),
-        (["--policy", "triton:size=4"], ["`size=4` is no setting", "preferred=SIZE+SIZE"]),
+        (["--policy", "triton:size=4"], ["`size=4` is not a setting", "preferred=SIZE+SIZE"]),
         (["--policy", "auto,delay=4"], ["no policy is called `delay=4`"]),
         (["--policy", "triton:preferred=65"], ["--policy", "a batch of 65 is above the largest, which is 64"]),
         (["--from-model", "nosuch"], ["--from-model nosuch", "No such file"]),

@@ -318,7 +318,7 @@ def test_h38_a_certificate_that_is_its_own_root_is_a_clients(models, authority, 
             with pytest.raises((ssl.SSLError, ConnectionError)), https(server, authority.context(certificate)) as client:
                 send(client, "GET", "/v2/health/ready")
         server.wait_for("a client's certificate is refused")
-        assert "it says that it is an authority's, and is none of the roots itself" in server.log
+        assert "it is a CA certificate, and not one of the roots" in server.log
         assert server.log.count("a client's certificate is refused") == 1, "once a minute is enough"
 
 
@@ -504,3 +504,31 @@ def test_the_page_of_an_encrypted_port_is_https(encrypted, simple):
     port = split(encrypted.http)[1]
     assert f"page at https://localhost:{port}/" in encrypted.log
     assert f"page at http://localhost:{split(simple.http)[1]}/" in simple.log
+
+
+def test_a_certificate_of_version_1_signs_no_other(models, authority, version_1, tmp_path):
+    middle, middle_key = version_1.issue("middle")
+    issuer = x509.load_pem_x509_certificate(middle.read_bytes())
+    signer = serialization.load_pem_private_key(middle_key.read_bytes(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(issuer.subject, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(signer, hashes.SHA256())
+    )
+    leaf, leaf_key = tmp_path / "leaf.pem", tmp_path / "leaf.key"
+    leaf.write_bytes(made.public_bytes(serialization.Encoding.PEM) + middle.read_bytes())
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    leaf_key.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+    flags = [*authority.flags("http", mutual=True)[:-1], f"--http-root-cert={version_1.root}"]
+    with Server(models, *flags) as server:
+        context = authority.context((leaf, leaf_key))
+        with pytest.raises((ssl.SSLError, ConnectionError)), https(server, context) as connection:
+            send(connection, "GET", "/v2/health/ready")
+        server.wait_for("a client's certificate is refused: ")
+        assert "a certificate between it and the root is of version 1" in server.log
+        assert "BadEncoding" not in server.log

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 27] = [
+const ORDER: [(u8, &str); 28] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -30,6 +30,7 @@ const ORDER: [(u8, &str); 27] = [
     (3, "skep-sandbox"),
     (3, "skep-runtime"),
     (4, "skep-wire"),
+    (4, "skep-tls"),
     (4, "skep-server"),
     (4, "skep-client"),
     (4, "skep-perf"),

@@ -68,9 +68,7 @@ impl Connector {
         let tls = if address.is_encrypted {
             let host = address.host();
             let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-                Error::invalid(format!(
-                    "`{host}` is no host name that a certificate may have"
-                ))
+                Error::invalid(format!("`{host}` is not a valid host name for TLS"))
             })?;
             let tls = match &options.tls {
                 Some(tls) => tls.clone(),

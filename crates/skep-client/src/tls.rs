@@ -1,23 +1,17 @@
 //! Encryption: whom a client trusts, and what it shows of itself.
 
-use std::{
-    fmt, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, io, path::Path, sync::Arc};
 
+use skep_tls::{Roots, TlsError, is_authority};
 use tokio_rustls::rustls::{
     self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        VerifierBuilderError, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-        pem::{self, PemObject},
-    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
     sign::{CertifiedKey, SingleCertAndKey},
 };
@@ -30,14 +24,6 @@ pub struct Tls {
     provider: Arc<CryptoProvider>,
     verifier: Arc<dyn ServerCertVerifier>,
     identity: Option<Arc<CertifiedKey>>,
-}
-
-/// A file that cannot be used, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("`{}`: {reason}", path.display())]
-struct FileError {
-    path: PathBuf,
-    reason: String,
 }
 
 impl Tls {
@@ -55,10 +41,14 @@ impl Tls {
                 "the system has no root certificates{why}"
             )));
         }
-        let mut roots = RootCertStore::empty();
+        let mut anchors = RootCertStore::empty();
         // One that cannot be used, out of hundreds, is nobody's concern.
-        roots.add_parsable_certificates(found.certs);
-        Self::trusting(roots, Vec::new()).map_err(|reason| Error::invalid(reason.to_string()))
+        anchors.add_parsable_certificates(found.certs);
+        let roots = Roots {
+            certificates: Vec::new(),
+            anchors: Arc::new(anchors),
+        };
+        Self::trusting(roots).map_err(|reason| Error::invalid(reason.to_string()))
     }
 
     /// Trusts the servers whose certificates those in a PEM file have signed, or that are in that file themselves.
@@ -66,14 +56,8 @@ impl Tls {
     /// # Errors
     /// When the file cannot be used; the text names it.
     pub fn of_roots(path: &Path) -> Result<Self, Error> {
-        let trusted = certificates(path)?;
-        let mut roots = RootCertStore::empty();
-        for certificate in &trusted {
-            roots
-                .add(certificate.clone())
-                .map_err(|error| refused(path, error))?;
-        }
-        Self::trusting(roots, trusted).map_err(|error| refused(path, error))
+        let roots = skep_tls::roots(path).map_err(unusable)?;
+        Self::trusting(roots).map_err(|error| unusable(TlsError::of_roots(path, error)))
     }
 
     /// Trusts whoever answers: the connection is encrypted, to nobody knows whom.
@@ -92,23 +76,17 @@ impl Tls {
     /// # Errors
     /// When a file cannot be used, or the key is not the certificate's; the text names the file.
     pub fn with_identity(mut self, certificate: &Path, key: &Path) -> Result<Self, Error> {
-        let chain = certificates(certificate)?;
-        let private = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| refused(key, pem_reason(error, "private key")))?;
-        let certified = CertifiedKey::from_der(chain, private, &self.provider)
-            .map_err(|error| refused(key, error))?;
-        self.identity = Some(Arc::new(certified));
+        let identity = skep_tls::identity(certificate, key, &self.provider).map_err(unusable)?;
+        self.identity = Some(Arc::new(identity.key));
         Ok(self)
     }
 
-    fn trusting(
-        roots: RootCertStore,
-        trusted: Vec<CertificateDer<'static>>,
-    ) -> Result<Self, rustls::client::VerifierBuilderError> {
+    fn trusting(roots: Roots) -> Result<Self, VerifierBuilderError> {
         let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
         let usual =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            WebPkiServerVerifier::builder_with_provider(roots.anchors, Arc::clone(&provider))
                 .build()?;
+        let trusted = roots.certificates;
         Ok(Self {
             provider,
             verifier: Arc::new(Trusted { usual, trusted }),
@@ -141,48 +119,16 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let found = read().map_err(|error| refused(path, pem_reason(error, "certificate")))?;
-    if found.is_empty() {
-        let error = pem::Error::NoItemsFound;
-        return Err(refused(path, pem_reason(error, "certificate")));
-    }
-    Ok(found)
-}
-
-fn refused(path: &Path, reason: impl fmt::Display) -> Error {
-    let error = FileError {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    };
+fn unusable(error: TlsError) -> Error {
     Error::invalid(error.to_string())
 }
 
-fn pem_reason(error: pem::Error, what: &str) -> String {
-    match error {
-        pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => format!("holds no {what} in PEM form"),
-        other => format!("is no PEM file: {other}"),
-    }
-}
-
-/// Verifies as usual, and takes a certificate that is one of the roots itself, as `openssl req -x509` makes them: it says
-/// that it is an authority's, so the usual verification refuses it as a server's.
+/// Verifies as usual, and takes a certificate that is one of the roots itself, as `openssl req -x509` makes them: it is
+/// a CA certificate, so the usual verification refuses it as a server's.
 #[derive(Debug)]
 struct Trusted {
     usual: Arc<WebPkiServerVerifier>,
     trusted: Vec<CertificateDer<'static>>,
-}
-
-/// Whether a certificate is refused as a server's for nothing but being an authority's. Its time is checked before that.
-fn is_authority(error: &rustls::Error) -> bool {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(error)) => {
-            error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
-        }
-        _ => false,
-    }
 }
 
 impl ServerCertVerifier for Trusted {
@@ -291,7 +237,7 @@ pub(crate) fn handshake_reason(error: &io::Error) -> String {
 
 fn certificate_reason(reason: &CertificateError) -> String {
     let text = match reason {
-        CertificateError::UnknownIssuer => "is signed by nobody that is trusted".to_owned(),
+        CertificateError::UnknownIssuer => "is not signed by a trusted authority".to_owned(),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "has expired".to_owned()
         }

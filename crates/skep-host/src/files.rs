@@ -35,7 +35,26 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 /// # Errors
 /// Those of [`open_file`], and [`io::ErrorKind::FileTooLarge`] for a longer one.
 pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_file(path)?;
+    bounded(open_file(path)?, limit)
+}
+
+/// Reads what a command line names, of at most `limit` bytes: a pipe too, whose writer it waits for.
+///
+/// # Errors
+/// Those of the system, and [`io::ErrorKind::FileTooLarge`] for more bytes.
+pub fn read_named(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    bounded(File::open(path)?, limit)
+}
+
+/// The same for text.
+///
+/// # Errors
+/// Those of [`read_named`], and [`io::ErrorKind::InvalidData`] for what is not UTF-8.
+pub fn read_named_text(path: &Path, limit: u64) -> io::Result<String> {
+    text(read_named(path, limit)?)
+}
+
+fn bounded(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     let too_large = |length: u64| {
         let text = format!("it has {length} bytes, expected at most {limit}");
@@ -63,7 +82,10 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of [`read_file`], and [`io::ErrorKind::InvalidData`] for what is not UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
-    let bytes = read_file(path, limit)?;
+    text(read_file(path, limit)?)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
@@ -98,6 +120,14 @@ mod tests {
         );
         let zero = Path::new("/dev/zero");
         assert_eq!(kind(read_text(zero, 3)), io::ErrorKind::InvalidInput);
+        // It says that it has no byte.
+        assert_eq!(kind(read_named_text(zero, 3)), io::ErrorKind::FileTooLarge);
+        assert_eq!(read_named_text(&path("file"), 4).expect("read"), "text");
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        io::Write::write_all(&mut writer, b"text").expect("room");
+        drop(writer);
+        let name = format!("/dev/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(read_named_text(Path::new(&name), 4).expect("read"), "text");
         // A terabyte of nothing.
         let sparse = File::create(path("sparse")).expect("made");
         sparse.set_len(1 << 40).expect("grown");

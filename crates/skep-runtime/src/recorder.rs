@@ -369,7 +369,7 @@ impl Statistics {
 }
 
 /// Saturates where no latency comes to.
-fn nanoseconds(duration: Duration) -> u64 {
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use skep_backend::RunMemory;
 use skep_scheduler::BatchEnd;
 
-use crate::Phase;
+use crate::{Phase, recorder::nanoseconds};
 
 /// How often something happened and how long it took altogether.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,6 +116,14 @@ pub struct SloStatistics {
     pub late: u64,
     /// Requests that got an error instead, because they had waited too long or could not be answered in time any more.
     pub given_up: u64,
+}
+
+impl SloStatistics {
+    /// The objective as the protocol has it.
+    #[must_use]
+    pub fn objective_ns(&self) -> u64 {
+        nanoseconds(self.objective)
+    }
 }
 
 /// The figures at one moment.

@@ -15,7 +15,6 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, ModelName, ModelVersion};
 
 pub use crate::{
-    edge::fuzz_certificate as certificate,
     grpc::fuzzing::{grpc_infer, grpc_messages},
     http::fuzzing::{http_compression, http_control, http_generate, http_infer},
 };
@@ -124,7 +123,6 @@ mod tests {
 
     #[test]
     fn corpora_hold() {
-        feed("certificate", super::certificate);
         feed("grpc_infer", super::grpc_infer);
         feed("grpc_messages", super::grpc_messages);
         feed("http_compression", super::http_compression);

@@ -26,9 +26,10 @@ mod restrict;
 mod server;
 
 pub use access::{AccessLog, AccessRecord, AccessStatus, InferenceRecord};
-pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsError, TlsFile, TlsFiles};
+pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsFiles};
 pub use forms::{Forms, HeaderPattern};
 pub use logging::{LogChange, LogControl, LogSettings, UnknownLogFormat};
 pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
 pub use restrict::{RestrictionError, Restrictions};
 pub use server::{Addresses, Server, ServerOptions, StopOutcome};
+pub use skep_tls::{TlsError, TlsFile};

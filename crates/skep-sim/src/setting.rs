@@ -37,7 +37,7 @@ pub struct Static {
 pub enum InvalidStatic {
     /// A part has no `=`, or a key that there is not.
     #[error(
-        "`{0}` is no setting of `triton:`, expected preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE or timeout=MICROSECONDS"
+        "`{0}` is not a setting of `triton:`, expected preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE or timeout=MICROSECONDS"
     )]
     Key(String),
     /// A key's value is no number, or one out of range.
@@ -269,10 +269,10 @@ mod tests {
         for (text, words) in [
             (
                 "triton:",
-                "`` is no setting of `triton:`, expected preferred=SIZE+SIZE",
+                "`` is not a setting of `triton:`, expected preferred=SIZE+SIZE",
             ),
-            ("triton:8", "`8` is no setting"),
-            ("triton:priority=1", "`priority=1` is no setting"),
+            ("triton:8", "`8` is not a setting"),
+            ("triton:priority=1", "`priority=1` is not a setting"),
             (
                 "triton:preferred=0",
                 "`preferred=0`: expected batch sizes from 1",

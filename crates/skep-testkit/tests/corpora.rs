@@ -21,6 +21,7 @@ fn feed(name: &str, target: fn(&[u8])) {
 
 #[test]
 fn corpora_hold() {
+    feed("certificate", targets::certificate::parse);
     feed("config_json", targets::config::json);
     feed("config_pbtxt", targets::config::pbtxt);
     feed("infer", targets::onnx::infer);

@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skep_server::{AccessLog, AccessRecord, AccessStatus};
 
-use crate::logging::MICROSECONDS;
+use crate::logging::UTC;
 
 /// Lines that wait for the file at most: some hundred milliseconds of the busiest server.
 const WAITING_LINES: usize = 16 << 10;
@@ -244,7 +244,7 @@ fn text(record: &AccessRecord<'_>, now: Timestamp) -> String {
     };
     let mut line = format!(
         "{} {} {} {} {} {status} total_us={}",
-        now.strftime(MICROSECONDS),
+        now.strftime(UTC),
         record.client,
         record.protocol,
         record.method,
@@ -279,7 +279,7 @@ fn object(record: &AccessRecord<'_>, now: Timestamp) -> Value {
     let mut put = |name: &str, value: Value| {
         object.insert(name.to_owned(), value);
     };
-    put("time", json!(now.strftime(MICROSECONDS).to_string()));
+    put("time", json!(now.strftime(UTC).to_string()));
     put("client", json!(record.client.to_string()));
     put("protocol", json!(record.protocol));
     put("method", json!(record.method));

@@ -1,12 +1,6 @@
 //! `skep bake MODEL...`: what the first load of a model makes, made ahead of time.
 
-use std::{
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    thread,
-};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread};
 
 use anyhow::bail;
 use clap::Args;
@@ -20,6 +14,7 @@ use crate::{
     logging::{self, LogFormat, LogOptions},
     output::{OutputError, errln, outln},
     progress::Progress,
+    table::letters,
     units::human,
     weights::{CacheArgs, in_process},
 };
@@ -123,17 +118,15 @@ struct Widths {
 
 impl Widths {
     fn of(models: &[Bakeable]) -> Self {
-        let paths = models.iter().map(|model| letters(&model.path));
+        let paths = models
+            .iter()
+            .map(|model| letters(&model.path.display().to_string()));
         let versions = models.iter().flat_map(|model| model.versions.iter());
         Self {
             path: paths.max().unwrap_or_default(),
             version: versions.map(|v| named(*v).len()).max().unwrap_or_default(),
         }
     }
-}
-
-fn letters(path: &Path) -> usize {
-    path.display().to_string().chars().count()
 }
 
 fn named(version: ModelVersion) -> String {
@@ -171,7 +164,7 @@ fn print(row: &BakeOutcome, widths: Widths) -> Result<(), OutputError> {
         || state.to_owned(),
         |colour| Colours::of_output().paint(colour, state),
     );
-    let room = widths.path - letters(path);
+    let room = widths.path - letters(&path.display().to_string());
     let width = widths.version;
     outln!(
         "{state}  {}{:room$}  {version:width$}  {what}",

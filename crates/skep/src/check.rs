@@ -1,14 +1,6 @@
 //! `skep check`: what is wrong with the models of a repository, said before they are served.
 
-use std::{
-    io::{self, Write as _},
-    num::NonZeroUsize,
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -21,8 +13,9 @@ use crate::{
     backends,
     cli::boolean,
     colour::{Colour, Colours},
-    output::{OutputError, outln},
+    output::{OutputError, errln, outln},
     sandbox, serve,
+    table::letters,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,15 +96,16 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let checks = skep_runtime::check(&repository, &names, &options, &backends, args.load);
     let layout = repository.layout();
     if args.json {
+        let colours = Colours::of_errors();
         for finding in &layout {
-            // Nobody has to read it.
-            let _ = writeln!(io::stderr(), "{}: {}", layout_kind(finding), finding.text);
+            errln!("{}: {}", layout_kind(finding, &colours), finding.text);
         }
         let models: Vec<Value> = checks.iter().map(to_json).collect();
         outln!("{}", serde_json::to_string_pretty(&models)?)?;
     } else {
+        let colours = Colours::of_output();
         for finding in &layout {
-            outln!("{}: {}", layout_kind(finding), finding.text)?;
+            outln!("{}: {}", layout_kind(finding, &colours), finding.text)?;
         }
         print(&checks, args.config)?;
     }
@@ -125,16 +119,17 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// A repository without models may be right; another directory in its place is not.
-const fn layout_kind(finding: &LayoutFinding) -> &'static str {
-    if finding.is_wrong { "error" } else { "warning" }
+fn layout_kind(finding: &LayoutFinding, colours: &Colours) -> String {
+    if finding.is_wrong {
+        colours.paint(Colour::Red, "error")
+    } else {
+        colours.paint(Colour::Yellow, "warning")
+    }
 }
 
 fn print(checks: &[ModelCheck], format: ConfigFormat) -> Result<(), OutputError> {
-    let width = checks
-        .iter()
-        .map(|check| check.name.as_str().chars().count())
-        .max()
-        .unwrap_or_default();
+    let names = checks.iter().map(|check| letters(check.name.as_str()));
+    let width = names.max().unwrap_or_default();
     let colours = Colours::of_output();
     for check in checks {
         let state = if check.errors.is_empty() {

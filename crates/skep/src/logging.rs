@@ -198,9 +198,6 @@ fn open(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open log file `{}`", path.display()))
 }
 
-/// How times of the day stand in machines' logs: UTC, to the microsecond.
-pub(crate) const MICROSECONDS: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
-
 struct Lines(Arc<Logs>);
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -248,11 +245,14 @@ where
     }
 }
 
+/// A moment in lines of JSON, as `strftime` writes it of a timestamp.
+pub(crate) const UTC: &str = "%Y-%m-%dT%H:%M:%S.%6fZ";
+
 fn json_line(metadata: &Metadata<'_>, fields: Fields) -> String {
     let mut object = Map::new();
     object.insert(
         "time".to_owned(),
-        json!(Timestamp::now().strftime(MICROSECONDS).to_string()),
+        json!(Timestamp::now().strftime(UTC).to_string()),
     );
     object.insert("level".to_owned(), json!(metadata.level().as_str()));
     object.insert("target".to_owned(), json!(metadata.target()));

@@ -77,7 +77,8 @@ impl Table {
     }
 }
 
-fn letters(text: &str) -> usize {
+/// How many columns a text takes in a table.
+pub(crate) fn letters(text: &str) -> usize {
     text.chars().count()
 }
 

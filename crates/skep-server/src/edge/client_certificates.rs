@@ -1,7 +1,7 @@
 //! Certificates of clients: signed by one of the roots, or themselves one of them.
 //!
 //! The second kind is what `openssl req -x509` makes, and with it most test clusters: one certificate, signed by itself,
-//! that is the client's and also the root that the server is given. It says that it is an authority's, so the usual
+//! that is the client's and also the root that the server is given. It is a CA certificate, so the usual
 //! verification refuses it as a client's; OpenSSL, and with it Triton, takes it. Here it is taken where it is one of the
 //! roots byte by byte: whoever gave the server that root trusts the holder of its key with more than this.
 //!
@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use skep_tls::{Roots, certificate::Certificate, is_authority, is_of_other_version};
 use tokio_rustls::rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::WebPkiSupportedAlgorithms,
     pki_types::{CertificateDer, UnixTime},
@@ -33,9 +33,7 @@ const QUIET: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct ClientCertificates {
     usual: Arc<dyn ClientCertVerifier>,
-    roots: Vec<CertificateDer<'static>>,
-    /// The same, as certificates are verified against them.
-    anchors: Arc<RootCertStore>,
+    roots: Roots,
     algorithms: WebPkiSupportedAlgorithms,
     /// When a refusal was logged last.
     logged: Mutex<Option<Instant>>,
@@ -44,24 +42,22 @@ pub(super) struct ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// `usual` and `anchors` know the same roots.
+    /// `usual` knows the same roots.
     pub(super) fn new(
         usual: Arc<dyn ClientCertVerifier>,
-        roots: Vec<CertificateDer<'static>>,
-        anchors: Arc<RootCertStore>,
+        roots: Roots,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Self {
         Self {
             usual,
             roots,
-            anchors,
             algorithms,
             logged: Mutex::default(),
             unlogged: AtomicU64::new(0),
         }
     }
 
-    fn log(&self, error: &Error, is_version_1: bool) {
+    fn log(&self, error: &Error, hint: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.is_some_and(|last| last.elapsed() < QUIET) {
             self.unlogged.fetch_add(1, Ordering::Relaxed);
@@ -70,30 +66,46 @@ impl ClientCertificates {
         *logged = Some(Instant::now());
         let unlogged = self.unlogged.swap(0, Ordering::Relaxed);
         drop(logged);
-        let hint = if is_version_1 {
-            ": it is of X.509 version 1, as `openssl x509 -req` makes them; one of the roots itself has to sign it, and constrain no names\n  or give it an extension, as with `-extfile <(echo basicConstraints=CA:FALSE)`"
-        } else if is_authority(error) {
-            ": it says that it is an authority's, and is none of the roots itself\n  give clients certificates with `basicConstraints` `CA:FALSE`, or add this one to the roots"
-        } else {
-            ""
-        };
         let more = if unlogged > 0 {
             format!(" (and {unlogged} more since the last of these lines)")
         } else {
             String::new()
         };
-        tracing::warn!("a client's certificate is refused: {error}{hint}{more}");
+        let reason = in_words(error);
+        tracing::warn!("a client's certificate is refused: {reason}{hint}{more}");
     }
 }
 
-/// Whether a certificate is refused as a client's for nothing but being an authority's. Its time is checked before that.
-fn is_authority(error: &Error) -> bool {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(error)) => {
-            error.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity)
-        }
-        _ => false,
+/// The end entity is of version 1, and no root takes it.
+const VERSION_1: &str = ": it is of X.509 version 1, as `openssl x509 -req` makes them; one of the roots itself has to sign it, and constrain no names\n  or give it an extension, as with `-extfile <(echo basicConstraints=CA:FALSE)`";
+
+/// The end entity is not of version 1, and one that leads to the root is.
+const VERSION_1_BETWEEN: &str = ": a certificate between it and the root is of version 1\n  only certificates with `basicConstraints` `CA:TRUE` sign others: make that one again, as with `-extfile <(echo basicConstraints=CA:TRUE)`";
+
+/// It is a CA certificate, and the client shows it as its own.
+const AUTHORITY: &str = ": it is a CA certificate, and not one of the roots\n  give clients certificates with `basicConstraints` `CA:FALSE`, or add this one to the roots";
+
+/// Whether nothing but the algorithm or the key of a signature is wrong, as far as was looked.
+const fn is_unsupported(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::InvalidCertificate(
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+        )
+    )
+}
+
+/// The library shows bytes of identifiers.
+fn in_words(error: &Error) -> String {
+    if is_unsupported(error) {
+        return "its issuer signed it with an unsupported algorithm or key, such as SHA-1 or RSA of fewer than 2048 bits".to_owned();
     }
+    error.to_string()
+}
+
+fn is_version_1(der: &CertificateDer<'_>) -> bool {
+    Certificate::parse(der).is_some_and(|certificate| certificate.is_version_1)
 }
 
 impl ClientCertVerifier for ClientCertificates {
@@ -119,17 +131,27 @@ impl ClientCertVerifier for ClientCertificates {
             .usual
             .verify_client_cert(end_entity, intermediates, now);
         match verified {
-            Err(error) if is_authority(&error) && self.roots.contains(end_entity) => {
+            Err(error) if is_authority(&error) && self.roots.certificates.contains(end_entity) => {
                 Ok(ClientCertVerified::assertion())
             }
-            Err(error) if version_1::is_reason(&error) => {
-                let verified = version_1::verify(end_entity, &self.anchors, self.algorithms, now);
+            Err(error) if is_of_other_version(&error) && is_version_1(end_entity) => {
+                let verified =
+                    version_1::verify(end_entity, &self.roots.anchors, self.algorithms, now);
                 verified
-                    .inspect_err(|error| self.log(error, true))
+                    .inspect_err(|error| {
+                        self.log(error, if is_unsupported(error) { "" } else { VERSION_1 })
+                    })
                     .map(|()| ClientCertVerified::assertion())
             }
             Err(error) => {
-                self.log(&error, false);
+                let hint = if is_authority(&error) {
+                    AUTHORITY
+                } else if is_of_other_version(&error) && intermediates.iter().any(is_version_1) {
+                    VERSION_1_BETWEEN
+                } else {
+                    ""
+                };
+                self.log(&error, hint);
                 Err(error)
             }
             Ok(verified) => Ok(verified),
@@ -147,7 +169,7 @@ impl ClientCertVerifier for ClientCertificates {
             .usual
             .verify_tls12_signature(message, certificate, signature);
         match usual {
-            Err(error) if version_1::is_reason(&error) => {
+            Err(error) if is_of_other_version(&error) => {
                 version_1::verify_tls12_signature(message, certificate, signature, self.algorithms)
             }
             usual => usual,
@@ -164,7 +186,7 @@ impl ClientCertVerifier for ClientCertificates {
             .usual
             .verify_tls13_signature(message, certificate, signature);
         match usual {
-            Err(error) if version_1::is_reason(&error) => {
+            Err(error) if is_of_other_version(&error) => {
                 version_1::verify_tls13_signature(message, certificate, signature, self.algorithms)
             }
             usual => usual,

@@ -3,7 +3,7 @@
 //! ```text
 //! listen      the port; accepts while there is room, backs off when the system is out of descriptors
 //! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect;
-//!             `certificate`: what is read of certificates beside the library; `version_1`: how those are verified
+//!             `version_1`: how certificates of X.509 version 1 are verified
 //! watched     files that are read again when they change
 //! stream      a connection's bytes, plain or encrypted; notes when bytes move and when they do not
 //! connection  handshake, protocol, then hyper's connection over HTTP/1.1
@@ -23,7 +23,6 @@
 
 mod activity;
 mod body;
-mod certificate;
 mod client_certificates;
 mod connection;
 mod deadline;
@@ -45,8 +44,6 @@ use skep_tensor::MemoryBudget;
 
 use crate::access::AccessLog;
 
-#[cfg(any(test, feature = "fuzzing"))]
-pub use self::certificate::fuzz as fuzz_certificate;
 pub(crate) use self::{
     activity::Connections,
     body::{Unread, read_body},
@@ -56,7 +53,7 @@ pub(crate) use self::{
 };
 pub use self::{
     listen::{BindError, Endpoint},
-    tls::{Tls, TlsError, TlsFile, TlsFiles},
+    tls::{Tls, TlsFiles},
 };
 
 /// What clients may take of a server, each in time and in memory.

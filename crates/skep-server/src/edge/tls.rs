@@ -1,36 +1,35 @@
 //! Certificates and keys into what a handshake needs, again whenever their files change.
 
 use std::{
-    fmt, io,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
+use skep_tls::TlsError;
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        self, RootCertStore, ServerConfig,
+        ServerConfig,
         crypto::{CryptoProvider, ring},
-        pki_types::{
-            CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer,
-            pem::{self, PemObject},
-        },
-        server::{VerifierBuilderError, WebPkiClientVerifier},
-        sign::{CertifiedKey, SingleCertAndKey},
+        server::WebPkiClientVerifier,
+        sign::SingleCertAndKey,
     },
 };
 
 use super::{
-    certificate::Certificate,
     client_certificates::ClientCertificates,
     watched::{Stamp, Watched},
 };
 
 /// How often files are looked at: new certificates are there hours before old ones end.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Why a file is not read again.
+const PIPE: &str = "is not a regular file, and the server reads a pipe once, at its start";
 
 /// The files of an encrypted port, all PEM.
 #[derive(Debug, Clone)]
@@ -54,6 +53,12 @@ impl TlsFiles {
         self.all().map(Stamp::of).collect()
     }
 
+    /// One that is not a regular file: reading it again could wait for ever.
+    fn pipe(&self) -> Option<&Path> {
+        let is_other = |path: &&Path| fs::metadata(path).is_ok_and(|found| !found.is_file());
+        self.all().find(is_other)
+    }
+
     /// Their names, for the log.
     fn names(&self) -> String {
         let names: Vec<String> = self
@@ -61,52 +66,6 @@ impl TlsFiles {
             .map(|path| format!("`{}`", path.display()))
             .collect();
         names.join(", ")
-    }
-}
-
-/// Which of the files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsFile {
-    /// The server's certificate.
-    Certificate,
-    /// Its key.
-    Key,
-    /// The roots of clients' certificates.
-    ClientRoots,
-}
-
-/// A file that encryption cannot be set up with.
-#[derive(Debug, thiserror::Error)]
-#[error("`{}`: {reason}", path.display())]
-pub struct TlsError {
-    file: TlsFile,
-    path: PathBuf,
-    reason: Reason,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Reason {
-    #[error("{0}")]
-    Read(io::Error),
-    #[error("holds no {0} in PEM form")]
-    Nothing(&'static str),
-    #[error("is no PEM file: {0}")]
-    Pem(pem::Error),
-    #[error("{0}")]
-    Refused(rustls::Error),
-    #[error("{0}")]
-    Roots(VerifierBuilderError),
-    #[error("its first certificate is none of X.509")]
-    NoCertificate,
-    #[error("is not the key of the certificate in `{}`: their public keys differ", .0.display())]
-    Mismatch(PathBuf),
-}
-
-impl TlsError {
-    /// Which of the files it is about.
-    #[must_use]
-    pub const fn file(&self) -> TlsFile {
-        self.file
     }
 }
 
@@ -162,11 +121,11 @@ impl Tls {
     }
 
     /// Reads the files again, for the connections that come from now on; what is open goes on. Where they cannot be used, what
-    /// was read before stays. The log says which.
+    /// was read before stays, and they are tried again later. The log says which.
     pub fn reload(&self) {
         let mut watched = self.0.lock();
-        watched.settled(self.0.files.stamps());
-        self.0.read_again();
+        let stamps = self.0.files.stamps();
+        self.0.read_again(&mut watched, stamps, true);
     }
 
     /// Looks at the files for ever, and reads them again when they have changed.
@@ -193,23 +152,42 @@ impl Port {
     /// Reads the files again if they have changed, and not since the last look.
     fn look(&self) {
         let mut watched = self.lock();
-        if watched.look(self.files.stamps()) {
-            self.read_again();
+        // Looked at before they are read: a change in between is seen later.
+        let stamps = self.files.stamps();
+        if watched.look(&stamps, Instant::now()) {
+            self.read_again(&mut watched, stamps, false);
         }
     }
 
-    fn read_again(&self) {
+    /// `is_asked` by somebody, who gets an answer each time.
+    fn read_again(&self, watched: &mut Watched, stamps: Vec<Option<Stamp>>, is_asked: bool) {
         let (name, files) = (self.name, self.files.names());
+        if let Some(path) = self.files.pipe() {
+            let news = watched.failed(stamps, PIPE.to_owned(), Instant::now());
+            if news || is_asked {
+                tracing::warn!(
+                    "{name} connections go on with the certificate that was read before: `{}` {PIPE}",
+                    path.display()
+                );
+            }
+            return;
+        }
         match config(&self.files, self.protocols) {
             Ok(config) => {
                 self.config.store(Arc::new(config));
+                watched.settled(stamps);
                 tracing::info!(
                     "new {name} connections use the certificate as it is now in {files}"
                 );
             }
-            Err(error) => tracing::warn!(
-                "{name} connections go on with the certificate that was read before, since {error}"
-            ),
+            Err(error) => {
+                let is_news = watched.failed(stamps, error.to_string(), Instant::now());
+                if is_news || is_asked {
+                    tracing::warn!(
+                        "{name} connections go on with the certificate that was read before, since {error}\n  the server tries again every minute, when the files change, and at SIGHUP"
+                    );
+                }
+            }
         }
     }
 }
@@ -217,7 +195,13 @@ impl Port {
 /// What a port's connections are configured with.
 fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
-    let certified = certified(files, &provider)?;
+    let identity = skep_tls::identity(&files.certificate, &files.key, &provider)?;
+    if identity.is_version_1 {
+        tracing::warn!(
+            "`{}` is a certificate of X.509 version 1, which names no hosts: many clients refuse it\n  `openssl x509 -req` makes one of version 3 with `-extfile`, as with `-extfile <(echo subjectAltName=DNS:HOST)`",
+            files.certificate.display()
+        );
+    }
     let algorithms = provider.signature_verification_algorithms;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -225,85 +209,23 @@ fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsErro
     let builder = match &files.client_roots {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let of_roots = |reason| error(TlsFile::ClientRoots, path, reason);
-            let mut roots = RootCertStore::empty();
-            let trusted = certificates(path, TlsFile::ClientRoots)?;
-            for certificate in &trusted {
-                roots
-                    .add(certificate.clone())
-                    .map_err(|e| of_roots(Reason::Refused(e)))?;
-            }
-            let roots = Arc::new(roots);
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
-                    .build()
-                    .map_err(|e| of_roots(Reason::Roots(e)))?;
-            let verifier = ClientCertificates::new(verifier, trusted, roots, algorithms);
-            builder.with_client_cert_verifier(Arc::new(verifier))
+            let roots = skep_tls::roots(path)?;
+            let anchors = Arc::clone(&roots.anchors);
+            let verifier = WebPkiClientVerifier::builder_with_provider(anchors, provider)
+                .build()
+                .map_err(|error| TlsError::of_roots(path, error))?;
+            builder.with_client_cert_verifier(Arc::new(ClientCertificates::new(
+                verifier, roots, algorithms,
+            )))
         }
     };
-    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key)));
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
-}
-
-/// The server's certificate with its key.
-///
-/// The library's own check that they fit refuses certificates of X.509 version 1, and blames the key.
-fn certified(files: &TlsFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let chain = certificates(&files.certificate, TlsFile::Certificate)?;
-    let of_key = |reason| error(TlsFile::Key, &files.key, reason);
-    let key =
-        PrivateKeyDer::from_pem_file(&files.key).map_err(|e| of_key(reason(e, "private key")))?;
-    let key = provider
-        .key_provider
-        .load_private_key(key)
-        .map_err(|e| of_key(Reason::Refused(e)))?;
-    let own = chain.first().and_then(|own| Certificate::parse(own));
-    let Some(own) = own else {
-        let of_certificate = |reason| error(TlsFile::Certificate, &files.certificate, reason);
-        return Err(of_certificate(Reason::NoCertificate));
-    };
-    let fits = |key: SubjectPublicKeyInfoDer<'_>| key.as_ref() == own.public_key_info;
-    if !key.public_key().is_none_or(fits) {
-        return Err(of_key(Reason::Mismatch(files.certificate.clone())));
-    }
-    if own.is_version_1 {
-        tracing::warn!(
-            "`{}` is a certificate of X.509 version 1, which names no hosts: many clients refuse it\n  `openssl x509 -req` makes one of version 3 with `-extfile`, as with `-extfile <(echo subjectAltName=DNS:HOST)`",
-            files.certificate.display()
-        );
-    }
-    Ok(CertifiedKey::new(chain, key))
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Tls").field(&self.0.name).finish()
-    }
-}
-
-fn certificates(path: &Path, file: TlsFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let certificates = read().map_err(|e| error(file, path, reason(e, "certificate")))?;
-    if certificates.is_empty() {
-        return Err(error(file, path, Reason::Nothing("certificate")));
-    }
-    Ok(certificates)
-}
-
-fn error(file: TlsFile, path: &Path, reason: Reason) -> TlsError {
-    TlsError {
-        file,
-        path: path.to_owned(),
-        reason,
-    }
-}
-
-fn reason(error: pem::Error, what: &'static str) -> Reason {
-    match error {
-        pem::Error::Io(error) => Reason::Read(error),
-        pem::Error::NoItemsFound => Reason::Nothing(what),
-        other => Reason::Pem(other),
     }
 }

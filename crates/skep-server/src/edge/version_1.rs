@@ -5,24 +5,16 @@
 //! signs another one, so that what it does not say about that does no harm; and a root that constrains names takes none,
 //! since they could not be held against its constraints.
 
+use skep_tls::certificate::{Certificate, PublicKey};
 use tokio_rustls::rustls::{
     CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, RootCertStore,
     client::danger::HandshakeSignatureValid,
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key},
-    pki_types::{SubjectPublicKeyInfoDer, UnixTime},
+    pki_types::{SubjectPublicKeyInfoDer, UnixTime, alg_id},
 };
 
-use super::certificate::{Certificate, PublicKey};
-
-/// Whether a certificate is refused for nothing but its version.
-pub(super) fn is_reason(error: &Error) -> bool {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(error)) => {
-            error.0.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion)
-        }
-        _ => false,
-    }
-}
+/// The modulus alone of the shortest RSA key that `ring` takes: 2048 bits.
+const SHORTEST_RSA_BYTES: usize = 2048 / 8;
 
 fn parse(der: &[u8]) -> Result<Certificate<'_>, Error> {
     Certificate::parse(der)
@@ -58,8 +50,24 @@ pub(super) fn verify(
             algorithm.public_key_alg_id().as_ref() == key.algorithm
                 && algorithm.signature_alg_id().as_ref() == certificate.algorithm
         });
+        let is_rsa = key.algorithm == alg_id::RSA_ENCRYPTION.as_ref();
+        let is_short = is_rsa && key.bits.len() < SHORTEST_RSA_BYTES;
+        refusal = if is_short {
+            CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+                signature_algorithm_id: certificate.algorithm.to_vec(),
+                public_key_algorithm_id: key.algorithm.to_vec(),
+            }
+        } else {
+            let supported = algorithms.all.iter().map(|it| it.signature_alg_id());
+            CertificateError::UnsupportedSignatureAlgorithmContext {
+                signature_algorithm_id: certificate.algorithm.to_vec(),
+                supported_algorithms: supported.collect(),
+            }
+        };
         for algorithm in fitting {
-            refusal = CertificateError::BadSignature;
+            if !is_short {
+                refusal = CertificateError::BadSignature;
+            }
             let (message, signature) = (certificate.signed, certificate.signature);
             if (algorithm.verify_signature(key.bits, message, signature)).is_ok() {
                 return Ok(());
@@ -109,7 +117,7 @@ pub(super) fn verify_tls13_signature(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::time::Duration;
 
     use tokio_rustls::rustls::{
@@ -121,8 +129,7 @@ pub(super) mod tests {
 
     /// A client's certificate and its root, valid for a hundred years from November 2026, as made by `openssl x509 -req` and
     /// `openssl req -x509`.
-    pub(crate) const LEAF: &[u8] =
-        include_bytes!("../../../../fuzz/corpus/certificate/version-1.der");
+    const LEAF: &[u8] = include_bytes!("../../../../fuzz/corpus/certificate/version-1.der");
     const ROOT: &[u8] = include_bytes!("../../../../fuzz/corpus/certificate/root.der");
 
     const IN_2030: u64 = 1_900_000_000;
@@ -155,6 +162,51 @@ pub(super) mod tests {
         forged.roots[0].subject_public_key_info = Der::from(info);
         let bad = Err(CertificateError::BadSignature.into());
         assert_eq!(verified(LEAF, &forged, IN_2030), bad);
+    }
+
+    #[test]
+    fn an_unsupported_algorithm_is_told_from_an_unknown_issuer() {
+        // ECDSA with SHA-256, and an algorithm that does not exist.
+        let (used, other) = (
+            [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+            [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1, 0],
+        );
+        let mut leaf = LEAF.to_vec();
+        let places: Vec<usize> = (0..leaf.len())
+            .filter(|at| leaf[*at..].starts_with(&used))
+            .collect();
+        assert_eq!(places.len(), 2);
+        for at in places {
+            leaf[at..at + used.len()].copy_from_slice(&other);
+        }
+        let refusal = verified(&leaf, &roots(), IN_2030).expect_err("refused");
+        assert!(
+            matches!(
+                refusal,
+                Error::InvalidCertificate(
+                    CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+                )
+            ),
+            "{refusal}"
+        );
+        let unknown = Err(CertificateError::UnknownIssuer.into());
+        assert_eq!(verified(&leaf, &RootCertStore::empty(), IN_2030), unknown);
+        // The root's name, and a key of RSA that is too short.
+        let mut short = roots();
+        let algorithm = alg_id::RSA_ENCRYPTION;
+        let length = u8::try_from(algorithm.as_ref().len()).expect("short");
+        let info = [&[0x30, length], algorithm.as_ref(), &[3, 3, 0, 1, 1]].concat();
+        short.roots[0].subject_public_key_info = Der::from(info);
+        let refusal = verified(LEAF, &short, IN_2030).expect_err("refused");
+        assert!(
+            matches!(
+                refusal,
+                Error::InvalidCertificate(
+                    CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+                )
+            ),
+            "{refusal}"
+        );
     }
 
     #[test]

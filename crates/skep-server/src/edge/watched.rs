@@ -1,6 +1,15 @@
 //! Files that are looked at now and then, and read again when they have changed.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, time::SystemTime};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// How long after a failure unchanged files are tried again. Some reasons pass by themselves: too many open files, a network
+/// file system that is away.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What the system says of a file, whatever links lead to it. A change of its content changes this, as does another file in
 /// its place.
@@ -30,10 +39,20 @@ impl Stamp {
 /// Files that belong together.
 #[derive(Debug)]
 pub(super) struct Watched {
-    /// As they were when they were read.
+    /// As they were when they were last read with success.
     read: Vec<Option<Stamp>>,
     /// As they were at the last look.
     seen: Vec<Option<Stamp>>,
+    /// The last attempt to read them, if it failed.
+    failed: Option<Failed>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    stamps: Vec<Option<Stamp>>,
+    reason: String,
+    /// When to try again, though the files are still the same: the reason may have passed.
+    again: Instant,
 }
 
 impl Watched {
@@ -41,23 +60,39 @@ impl Watched {
         Self {
             seen: read.clone(),
             read,
+            failed: None,
         }
     }
 
-    /// They are read now.
+    /// The files have been read with success.
     pub(super) fn settled(&mut self, now: Vec<Option<Stamp>>) {
         *self = Self::new(now);
     }
 
-    /// Whether they are to be read again: they are not as they were read, and as they were at the last look. Between two
-    /// looks somebody may have written one file of two.
-    pub(super) fn look(&mut self, now: Vec<Option<Stamp>>) -> bool {
-        let is_due = now != self.read && now == self.seen;
-        if is_due {
-            self.read.clone_from(&now);
+    /// The files could not be read. Returns whether this is news: they have changed since the last failure, or the reason
+    /// has.
+    pub(super) fn failed(&mut self, now: Vec<Option<Stamp>>, reason: String, at: Instant) -> bool {
+        let is_news =
+            (self.failed.as_ref()).is_none_or(|last| last.stamps != now || last.reason != reason);
+        self.failed = Some(Failed {
+            stamps: now,
+            reason,
+            again: at + AGAIN,
+        });
+        is_news
+    }
+
+    /// Whether the files are to be read: they differ from what was read, and are the same as at the last look, since between
+    /// two looks somebody may have written one file of two. Files that could not be read are due again after a while.
+    pub(super) fn look(&mut self, now: &[Option<Stamp>], at: Instant) -> bool {
+        let is_steady = now == self.seen;
+        self.seen = now.to_vec();
+        if now == self.read {
+            self.failed = None;
+            return false;
         }
-        self.seen = now;
-        is_due
+        let waits = |failed: &Failed| failed.stamps == now && at < failed.again;
+        is_steady && !self.failed.as_ref().is_some_and(waits)
     }
 }
 
@@ -66,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_due_once_when_it_is_over() {
+    fn a_change_is_due_when_it_is_over() {
         let directory = tempfile::tempdir().expect("a directory");
         let [one, two, link] = ["one", "two", "link"].map(|name| directory.path().join(name));
         for path in [&one, &two] {
@@ -74,23 +109,59 @@ mod tests {
         }
         std::os::unix::fs::symlink(&one, &link).expect("a link");
         let stamps = || vec![Stamp::of(&link), Stamp::of(&two)];
+        let at = Instant::now();
         let mut watched = Watched::new(stamps());
-        assert!(!watched.look(stamps()), "nothing has changed");
+        let look = |watched: &mut Watched| watched.look(&stamps(), at);
+        assert!(!look(&mut watched), "nothing has changed");
         fs::write(&one, "ab").expect("written");
-        assert!(!watched.look(stamps()), "the second file may follow");
+        assert!(!look(&mut watched), "the second file may follow");
         fs::write(&two, "abc").expect("written");
-        assert!(!watched.look(stamps()));
-        assert!(watched.look(stamps()));
-        assert!(!watched.look(stamps()), "once");
+        assert!(!look(&mut watched));
+        assert!(look(&mut watched));
+        assert!(look(&mut watched), "nobody has read them");
+        watched.settled(stamps());
+        assert!(!look(&mut watched), "they are read");
         fs::remove_file(&link).expect("removed");
         std::os::unix::fs::symlink(&two, &link).expect("a link");
-        assert!(!watched.look(stamps()));
-        assert!(watched.look(stamps()), "another file behind the same name");
+        assert!(!look(&mut watched));
+        assert!(look(&mut watched), "another file behind the same name");
         fs::remove_file(&two).expect("removed");
-        assert!(!watched.look(stamps()));
-        assert!(watched.look(stamps()), "a file that is gone");
+        assert!(!look(&mut watched));
+        assert!(look(&mut watched), "a file that is gone");
         fs::write(&two, "d").expect("written");
         watched.settled(stamps());
-        assert!(!watched.look(stamps()) && !watched.look(stamps()));
+        assert!(!look(&mut watched) && !look(&mut watched));
+    }
+
+    #[test]
+    fn files_that_could_not_be_read_are_tried_again_later() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, "a").expect("written");
+        let stamps = || vec![Stamp::of(&path)];
+        let at = Instant::now();
+        let mut watched = Watched::new(stamps());
+        fs::write(&path, "ab").expect("written");
+        assert!(!watched.look(&stamps(), at));
+        assert!(watched.look(&stamps(), at));
+        let too_many = || "too many open files".to_owned();
+        assert!(watched.failed(stamps(), too_many(), at));
+        assert!(!watched.look(&stamps(), at + AGAIN / 2), "not at once");
+        assert!(watched.look(&stamps(), at + AGAIN));
+        assert!(
+            !watched.failed(stamps(), too_many(), at + AGAIN),
+            "said before"
+        );
+        assert!(watched.failed(stamps(), "stale".to_owned(), at + AGAIN));
+        assert!(!watched.look(&stamps(), at + AGAIN));
+        fs::write(&path, "abc").expect("written");
+        assert!(!watched.look(&stamps(), at + AGAIN));
+        assert!(
+            watched.look(&stamps(), at + AGAIN),
+            "a change waits for nothing"
+        );
+        assert!(watched.failed(stamps(), too_many(), at + AGAIN));
+        watched.settled(stamps());
+        assert!(!watched.look(&stamps(), at + 9 * AGAIN));
     }
 }

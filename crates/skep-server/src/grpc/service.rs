@@ -299,7 +299,7 @@ fn statistics(loaded: &LoadedVersion) -> pb::ModelStatistics {
         memory_usage: Vec::new(),
         response_stats: BTreeMap::new(),
         slo_stats: figures.slo.map(|slo| pb::SloStatistics {
-            objective_ns: u64::try_from(slo.objective.as_nanos()).unwrap_or(u64::MAX),
+            objective_ns: slo.objective_ns(),
             in_time: slo.in_time,
             late: slo.late,
             given_up: slo.given_up,

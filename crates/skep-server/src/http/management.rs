@@ -150,7 +150,7 @@ fn statistics(loaded: &LoadedVersion) -> Value {
     if let Some(slo) = figures.slo {
         // Skep's own member: Triton's clients pass over it.
         statistics["slo_stats"] = json!({
-            "objective_ns": u64::try_from(slo.objective.as_nanos()).unwrap_or(u64::MAX),
+            "objective_ns": slo.objective_ns(),
             "in_time": slo.in_time,
             "late": slo.late,
             "given_up": slo.given_up,

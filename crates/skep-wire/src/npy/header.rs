@@ -106,7 +106,7 @@ impl Header {
             later => return Err(NpyError::Version(later)),
         };
         let text = rest.get(..length).ok_or(CUT)?;
-        let text = str::from_utf8(text).map_err(|_| NpyError::Header("it is no text"))?;
+        let text = str::from_utf8(text).map_err(|_| NpyError::Header("it is not text"))?;
         let start = file.len() - rest.len() + length;
         Ok((Reader(text).header()?, start))
     }
@@ -118,7 +118,7 @@ struct Reader<'a>(&'a str);
 impl<'a> Reader<'a> {
     fn header(mut self) -> Result<Header, NpyError> {
         let (mut descr, mut order, mut shape) = (None, None, None);
-        self.expect("{", "it is no dictionary")?;
+        self.expect("{", "it is not a dictionary")?;
         while !self.take("}") {
             let key = self.string()?;
             self.expect(":", "a key without a value")?;
@@ -197,14 +197,16 @@ impl<'a> Reader<'a> {
 
     fn shape(&mut self) -> Result<Vec<usize>, NpyError> {
         let mut shape = Vec::new();
-        self.expect("(", "`shape` is no tuple")?;
+        self.expect("(", "`shape` is not a tuple")?;
         while !self.take(")") {
             let rest = self.0;
             let end = rest
                 .find(|c: char| !c.is_ascii_digit())
                 .unwrap_or(rest.len());
             let dim = rest[..end].parse();
-            shape.push(dim.map_err(|_| NpyError::Header("`shape` has a dimension that is none"))?);
+            shape.push(
+                dim.map_err(|_| NpyError::Header("`shape` has a dimension that is not a number"))?,
+            );
             self.0 = &rest[end..];
             if !self.take(",") {
                 self.expect(")", "`shape` does not end")?;

@@ -32,7 +32,7 @@ const MAX_RANK: usize = 64;
 #[non_exhaustive]
 pub enum NpyError {
     /// It begins otherwise than a `.npy` file.
-    #[error("is no .npy file")]
+    #[error("is not a .npy file")]
     Magic,
     /// A version of the format that came later.
     #[error("is of version {0} of the .npy format, expected 1 to 3")]
@@ -54,8 +54,8 @@ pub enum NpyError {
         /// Bytes there are.
         got: usize,
     },
-    /// An element of text is none.
-    #[error("holds text with {0:#x}, which is no character")]
+    /// A text element holds an invalid code point.
+    #[error("holds text with {0:#x}, which is not a character")]
     Text(u32),
     /// More dimensions than NumPy takes.
     #[error("has {0} dimensions, NumPy takes at most {MAX_RANK}")]
@@ -259,7 +259,7 @@ mod tests {
             ("<f4", "(2,)", &[0; 7], "holds 7 bytes of data, expected 8"),
             ("<f4", "(9223372036854775807, 2)", &[], "more elements"),
             ("<f8", "(0, 9223372036854775807, 9)", &[], "more elements"),
-            ("<U1", "(1,)", &[0, 0, 0x11, 0], "no character"),
+            ("<U1", "(1,)", &[0, 0, 0x11, 0], "not a character"),
             ("<f4", "(-1,)", &[], "broken header"),
             ("<f4", "3", &[], "broken header"),
         ] {

@@ -29,37 +29,57 @@ pub(super) enum Data {
     File(PathBuf),
 }
 
-/// `name=[1,2]`, `name=@file`.
-pub(super) fn given(text: &str) -> Result<(String, Data), String> {
-    let (name, data) = text
-        .split_once('=')
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or("expected an input's name and data, as in `x=[1,2,3]` or `x=@file.npy`")?;
-    let data = match data.strip_prefix('@') {
-        Some("") => return Err("expected the name of a file behind `@`".to_owned()),
-        Some(path) => Data::File(path.into()),
-        None => Data::Text(data.to_owned()),
-    };
-    Ok((name.to_owned(), data))
+const DATA_EXPECTED: &str = "expected an input's name and data, as in `x=[1,2,3]` or `x=@file.npy`";
+const SHAPE_EXPECTED: &str = "expected an input's name and its dimensions, as in `x=1,3,224,224`";
+const FILE_EXPECTED: &str = "expected the name of a file behind `@`";
+
+/// `name=[1,2]`, `name=@file`, as far as it can be checked before the model's inputs are known.
+pub(super) fn given(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        None | Some(("", _)) => Err(DATA_EXPECTED.to_owned()),
+        Some((_, "@")) => Err(FILE_EXPECTED.to_owned()),
+        Some(_) => Ok(text.to_owned()),
+    }
 }
 
-/// `name=1,3,224,224`; nothing behind the sign for a scalar.
-pub(super) fn shape(text: &str) -> Result<(String, Shape), String> {
-    let expected = "expected an input's name and its dimensions, as in `x=1,3,224,224`";
-    let (name, dims) = text
-        .rsplit_once('=')
-        .filter(|(name, _)| !name.is_empty())
-        .ok_or(expected)?;
+/// `name=1,3,224,224`; nothing behind the sign for a scalar. As far as it can be checked before the inputs are known.
+pub(super) fn given_shape(text: &str) -> Result<String, String> {
+    let (name, dims) = text.rsplit_once('=').ok_or(SHAPE_EXPECTED)?;
+    if name.is_empty() {
+        return Err(SHAPE_EXPECTED.to_owned());
+    }
+    shape(dims).map(|_| text.to_owned())
+}
+
+/// Takes `name=rest` apart. Names may hold the sign themselves: the longest input's name with the sign behind it counts.
+pub(super) fn named<'a>(text: &'a str, inputs: &'a [TensorMetadata]) -> Option<(&'a str, &'a str)> {
+    let fitting = inputs.iter().filter_map(|input| {
+        let rest = text.strip_prefix(&input.name)?.strip_prefix('=')?;
+        Some((input.name.as_str(), rest))
+    });
+    fitting.max_by_key(|(name, _)| name.len())
+}
+
+/// `[1,2]`, `@file`.
+pub(super) fn data(text: &str) -> Result<Data, String> {
+    match text.strip_prefix('@') {
+        Some("") => Err(FILE_EXPECTED.to_owned()),
+        Some(path) => Ok(Data::File(path.into())),
+        None => Ok(Data::Text(text.to_owned())),
+    }
+}
+
+/// `1,3,224,224`.
+pub(super) fn shape(dims: &str) -> Result<Shape, String> {
     let dims = dims.trim_start_matches('[').trim_end_matches(']');
     let dims = if dims.trim().is_empty() {
         Vec::new()
     } else {
         let dims = dims.split(',').map(|dim| dim.trim().parse::<usize>());
         dims.collect::<Result<_, _>>()
-            .map_err(|_| format!("{expected}: numbers from 0"))?
+            .map_err(|_| format!("{SHAPE_EXPECTED}: numbers from 0"))?
     };
-    let shape = Shape::new(&dims).map_err(|error| error.to_string())?;
-    Ok((name.to_owned(), shape))
+    Shape::new(&dims).map_err(|error| error.to_string())
 }
 
 /// Zeros or empty strings; variable dimensions that nobody gives are 1.
@@ -113,7 +133,7 @@ fn of_file(
         bail!("is an archive of arrays, expected one array as `numpy.save` writes it");
     }
     if extension == Some("json") {
-        let text = str::from_utf8(file).context("is no text")?;
+        let text = str::from_utf8(file).context("is not text")?;
         return of_json(input, text, shape);
     }
     match input.datatype.element_size() {
@@ -185,7 +205,7 @@ fn of_json(input: &TensorMetadata, text: &str, shape: Option<&Shape>) -> anyhow:
     let document = Document::new(text.as_bytes());
     let value: Value = document
         .parse(serde_json::from_slice)
-        .map_err(|error| anyhow::anyhow!("is no JSON: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("is not JSON: {error}"))?;
     let dims = nested(&value)?;
     let count = dims.iter().product();
     let data = match input.datatype {
@@ -371,12 +391,12 @@ mod tests {
                 None,
                 "has 2 elements, expected 4 for shape [4]",
             ),
-            (&[-1], "[1,", None, "is no JSON: EOF"),
+            (&[-1], "[1,", None, "is not JSON: EOF"),
             (&[-1], "[1.5]", None, "1.5 is no INT32"),
             (&[-1], "[-3000000000]", None, "is no INT32"),
             (&[-1], "{}", None, "got an object"),
-            (&[-1], "abc", None, "is no JSON"),
-            (&[-1], "", None, "is no JSON"),
+            (&[-1], "abc", None, "is not JSON"),
+            (&[-1], "", None, "is not JSON"),
         ] {
             let error = made(int, declared, text, flag).expect_err(text);
             assert!(error.contains(why), "{text}: {error}");
@@ -404,18 +424,15 @@ mod tests {
 
     #[test]
     fn flags_are_a_name_and_more() {
-        assert!(
-            matches!(given("x=a=b"), Ok((name, Data::Text(text))) if name == "x" && text == "a=b")
-        );
-        assert!(
-            matches!(given("x=@f.npy"), Ok((_, Data::File(path))) if path == Path::new("f.npy"))
-        );
+        assert!(matches!(data("a=b"), Ok(Data::Text(text)) if text == "a=b"));
+        assert!(matches!(data("@f.npy"), Ok(Data::File(path)) if path == Path::new("f.npy")));
+        assert!(data("@").is_err());
         for wrong in ["x", "=1", "x=@"] {
             assert!(given(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(shape("a=b=1, 3").expect("a shape").0, "a=b");
-        assert_eq!(shape("x=[2,0]").expect("a shape").1.dims(), [2, 0]);
-        assert_eq!(shape("x=").expect("a scalar").1.rank(), 0);
+        assert_eq!(shape("[2,0]").expect("a shape").dims(), [2, 0]);
+        assert_eq!(shape("").expect("a scalar").rank(), 0);
+        assert!(given_shape("a=b=1, 3").is_ok() && given_shape("x=").is_ok());
         for wrong in [
             "x",
             "=1",
@@ -424,7 +441,28 @@ mod tests {
             "x=1x2",
             "x=9999999999999,9999999999999",
         ] {
-            assert!(shape(wrong).is_err(), "{wrong}");
+            assert!(given_shape(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_longest_name_of_an_input_counts() {
+        let inputs = |names: &[&str]| -> Vec<TensorMetadata> {
+            let named = |name: &&str| TensorMetadata {
+                name: (*name).to_owned(),
+                ..input(DataType::Int32, &[1])
+            };
+            names.iter().map(named).collect()
+        };
+        for (text, names, expected) in [
+            ("a=b=1", &["a", "a=b"][..], Some(("a=b", "1"))),
+            ("a=b=1", &["a=b", "a"], Some(("a=b", "1"))),
+            ("a=b=1", &["a"], Some(("a", "b=1"))),
+            ("a=b", &["a", "a=b"], Some(("a", "b"))),
+            ("ab=1", &["a"], None),
+            ("a", &["a"], None),
+        ] {
+            assert_eq!(named(text, &inputs(names)), expected, "{text} {names:?}");
         }
     }
 }

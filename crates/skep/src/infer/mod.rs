@@ -12,10 +12,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use skep_client::{Client, InferRequest, ModelMetadata, TensorMetadata};
 use skep_tensor::Tensor;
-use skep_types::{DataType, ModelVersion, Shape};
+use skep_types::{DataType, ModelVersion};
 
 use crate::output::{errln, out, outln};
-use input::Data;
 use server::ServerArgs;
 
 #[derive(Debug, Args)]
@@ -28,10 +27,10 @@ pub(crate) struct InferArgs {
     /// An input's data: JSON as in `x=[[1,2],[3,4]]`, a text for a string, or a file as in `x=@image.npy`: NumPy's (.npy),
     /// JSON (.json), or raw little-endian elements; may be given several times
     #[arg(long, value_name = "NAME=DATA", value_parser = input::given, conflicts_with = "pictures")]
-    input: Vec<(String, Data)>,
+    input: Vec<String>,
     /// An input's shape, as in `x=1,3,224,224`, where data and model leave it open; may be given several times
-    #[arg(long, value_name = "NAME=SHAPE", value_parser = input::shape, conflicts_with = "pictures")]
-    shape: Vec<(String, Shape)>,
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = input::given_shape, conflicts_with = "pictures")]
+    shape: Vec<String>,
     /// Send zeros for every input without data; variable dimensions become 1 unless --shape says otherwise
     #[arg(long, conflicts_with = "pictures")]
     zeros: bool,
@@ -118,8 +117,8 @@ async fn ask_pictures(
 /// What is sent: the data that is given, and zeros for the rest if they are asked for. Whether an input that is left out
 /// may be, the server knows.
 fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(String, Tensor)>> {
-    check_names("--input", args.input.iter().map(|(name, _)| name), metadata)?;
-    check_names("--shape", args.shape.iter().map(|(name, _)| name), metadata)?;
+    let given = by_name("--input", &args.input, metadata, input::data)?;
+    let shapes = by_name("--shape", &args.shape, metadata, input::shape)?;
     if args.input.is_empty() && !args.zeros && !metadata.inputs.is_empty() {
         bail!(
             "nothing to send: model `{}` takes {}\n  try: `--input {}=@FILE.npy`, or `--zeros`",
@@ -130,9 +129,9 @@ fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(Str
     }
     let mut inputs = Vec::new();
     for input in &metadata.inputs {
-        let shape = args.shape.iter().find(|(name, _)| *name == input.name);
+        let shape = shapes.iter().find(|(name, _)| *name == input.name);
         let shape = shape.map(|(_, shape)| shape);
-        let data = args.input.iter().find(|(name, _)| *name == input.name);
+        let data = given.iter().find(|(name, _)| *name == input.name);
         let tensor = match data {
             Some((_, data)) => input::tensor(input, data, shape),
             None if args.zeros => input::zeros(input, shape),
@@ -149,27 +148,30 @@ fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(Str
     Ok(inputs)
 }
 
-/// Each name is an input's, and comes once.
-fn check_names<'a>(
+/// What a flag gives of inputs. Each name is an input's, and comes once.
+fn by_name<'a, T>(
     flag: &str,
-    names: impl Iterator<Item = &'a String>,
-    metadata: &ModelMetadata,
-) -> anyhow::Result<()> {
-    let mut seen = Vec::new();
-    for name in names {
-        if !metadata.inputs.iter().any(|input| input.name == *name) {
+    texts: &'a [String],
+    metadata: &'a ModelMetadata,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> anyhow::Result<Vec<(&'a str, T)>> {
+    let mut all: Vec<(&str, T)> = Vec::new();
+    for text in texts {
+        let Some((name, rest)) = input::named(text, &metadata.inputs) else {
             bail!(
-                "{flag}: model `{}` has no input `{name}`, it takes {}",
+                "{flag}: model `{}` has no input `{}`, it takes {}",
                 metadata.name,
+                text.split('=').next().unwrap_or_default(),
                 list(metadata)
             );
-        }
-        if seen.contains(&name) {
+        };
+        if all.iter().any(|(known, _)| *known == name) {
             bail!("{flag}: input `{name}` is given twice");
         }
-        seen.push(name);
+        let parsed = parse(rest).map_err(|error| anyhow::anyhow!("{flag} {text}: {error}"))?;
+        all.push((name, parsed));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// The inputs, for people.

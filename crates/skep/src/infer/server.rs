@@ -1,10 +1,13 @@
 //! Flags about the server that is asked: where it is, whom to trust, what goes with each call.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use skep_client::{Client, ClientOptions, Error, Tls};
+
+/// Servers take fewer bytes of headers.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
@@ -106,8 +109,8 @@ fn lines(header: &str) -> anyhow::Result<Vec<String>> {
     let Some(path) = header.strip_prefix('@') else {
         return Ok(vec![header.to_owned()]);
     };
-    let text =
-        fs::read_to_string(path).with_context(|| format!("--header: cannot read `{path}`"))?;
+    let text = skep_host::read_named_text(path.as_ref(), MAX_FILE_BYTES)
+        .with_context(|| format!("--header: cannot read `{path}`"))?;
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     Ok(lines.map(str::to_owned).collect())
 }

@@ -68,8 +68,8 @@ pub(super) struct LimitArgs {
     /// How long a connection without requests stays open, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "3600000")]
     idle_timeout_ms: NonZeroU64,
-    /// How long a client over HTTP/1.1 that has ended its sending side, or closed the connection, which looks the same,
-    /// waits for the beginning of its answer, in milliseconds; 0: it is gone at once (Skep's own)
+    /// How long the server waits for an answer to begin after an HTTP/1.1 client stopped sending, in milliseconds. A client
+    /// that closed looks the same. 0 cancels the request at once (Skep's own)
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     half_close_timeout_ms: u64,
     /// Fields of a request's head; a request with more is refused (Skep's own)

@@ -217,7 +217,7 @@ impl TlsFlags<'_> {
             let flag = match error.file() {
                 TlsFile::Certificate => "server-cert",
                 TlsFile::Key => "server-key",
-                TlsFile::ClientRoots => "root-cert",
+                TlsFile::Roots => "root-cert",
             };
             anyhow::Error::new(error).context(format!("--{port}-{flag}"))
         })?;

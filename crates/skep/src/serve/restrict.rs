@@ -1,12 +1,12 @@
 //! Flags about restricted calls.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use skep_server::{RestrictionError, Restrictions};
 
@@ -58,7 +58,7 @@ impl RestrictArgs {
         let file = self
             .restricted_api_file
             .as_deref()
-            .map(RestrictionFile::read);
+            .map(|path| RestrictionFile::read(path, skep_host::read_named_text));
         let file = file.transpose().context("--restricted-api-file")?;
         if let Some(file) = &file {
             http = (http.and(&file.http))
@@ -106,7 +106,11 @@ impl Restricted {
 }
 
 impl RestrictionFile {
-    fn read(path: &Path) -> anyhow::Result<Self> {
+    /// `text` reads a file of at most so many bytes.
+    fn read(
+        path: &Path,
+        text: impl FnOnce(&Path, u64) -> io::Result<String>,
+    ) -> anyhow::Result<Self> {
         let named = || format!("`{}`", path.display());
         let metadata = fs::metadata(path).with_context(named)?;
         if metadata.is_file() && metadata.mode() & READABLE_BY_ALL != 0 {
@@ -115,10 +119,7 @@ impl RestrictionFile {
                 path.display()
             );
         }
-        if metadata.len() > MAX_FILE_BYTES {
-            bail!("{}: more than {MAX_FILE_BYTES} bytes", named());
-        }
-        let text = fs::read_to_string(path).with_context(named)?;
+        let text = text(path, MAX_FILE_BYTES).with_context(named)?;
         let (mut http, mut grpc) = (Restrictions::default(), Restrictions::default());
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -148,7 +149,14 @@ impl RestrictionFile {
     /// Reads the values again, and says what came of it.
     pub(super) fn read_again(&self) {
         let path = self.path.display();
-        match Self::read(&self.path) {
+        if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
+            tracing::warn!(
+                "restricted calls ask for the values that were read before: `{path}` is not a regular file, and the server reads a pipe once, at its start"
+            );
+            return;
+        }
+        // Another kind of file may have come in its place meanwhile; a pipe would keep this thread for ever.
+        match Self::read(&self.path, skep_host::read_text) {
             Ok(new) if self.http.take_values(&new.http) && self.grpc.take_values(&new.grpc) => {
                 tracing::info!("restricted calls ask for the values that are now in `{path}`");
             }
