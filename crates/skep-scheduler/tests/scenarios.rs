@@ -667,6 +667,16 @@ fn auto_does_not_believe_a_slow_profile_for_ever() {
     assert_eq!(busy.latencies.last(), Some(&(8, ms("10"))));
 }
 
+/// Nor one that says that the objective has no room for a batch at all.
+#[test]
+fn auto_does_not_believe_a_profile_that_rules_batches_out_for_ever() {
+    let with = "max=8 slo=30 policy=auto table=2+1 slow=400";
+    let moments: Vec<String> = (0..3000).map(|i| format!("{i} r{}x", letters(i))).collect();
+    let busy = Paper::watch(with, &moments.join(" "));
+    assert_eq!(busy.latencies.last(), Some(&(8, ms("10"))));
+    assert_eq!(busy.cap, 8);
+}
+
 /// A name without digits for each number.
 fn letters(number: usize) -> String {
     let digits = number.to_string();
