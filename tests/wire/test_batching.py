@@ -707,3 +707,15 @@ def test_slo_a_batch_that_waited_for_more_in_vain_says_so(repository):
     with Server(repository) as server:
         assert infer(server, "mock", zeros(1)).status == 200
         assert ends(server) == {"waited": 1}
+
+
+def test_slo_executions_that_are_too_slow_are_said_where_nothing_could_be_measured(repository):
+    more = objective(slo_latency_ms=5, slo_miss_action="DELAY")
+    repository.mock(config=more, latency_us=20_000, max_batch_size=1)
+    path = repository.path / "mock/config.pbtxt"
+    path.write_text(path.read_text().replace("dims: [ 4 ]", "dims: [ -1 ]"))
+    with Server(repository) as server:
+        assert "longer than `slo_latency_ms` allows" not in server.log
+        for _ in range(9):
+            assert infer(server, "mock", zeros(1)).status == 200
+        assert server.log.count("instance `mock_0_0`: executions of one inference take longer than `slo_latency_ms` allows") == 1

@@ -111,7 +111,9 @@ def test_the_tutorial_runs_as_written(shell, tmp_path):
         during, metadata = run(steps[7]).rsplit("\n", 1)
         check_answers(during)
         assert json.loads(metadata)["versions"] == ["2"]
-        assert "memory of a server with this model alone" in run(steps[8])
+        planned = run(steps[8])
+        assert "auto" in planned and "1600" in planned
+        assert "memory of a server with this model alone" in planned
         run(steps[9])
         assert "stopped" in log.read_text().splitlines()[-1]
     finally:

@@ -508,8 +508,16 @@ impl Worker {
     ) {
         // Before the answers, so that statistics never lag behind what a client has seen.
         let arrivals = waiters.iter().map(|waiter| waiter.arrived);
-        self.recorder
+        let is_too_slow = self
+            .recorder
             .executed(size, Some(end), &executed.at, arrivals);
+        if is_too_slow {
+            tracing::warn!(
+                "instance `{}`: executions of one inference take longer than `slo_latency_ms` allows, the last one {:.3} ms: requests will be late or given up",
+                self.name,
+                executed.at.ended.since(executed.at.taken).as_secs_f64() * 1e3
+            );
+        }
         let charged = charge_outputs(jobs, &executed.answers);
         let at = executed.at;
         for ((waiter, job), outputs) in waiters.into_iter().zip(jobs).zip(executed.answers) {

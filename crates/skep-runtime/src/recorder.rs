@@ -66,6 +66,9 @@ pub(crate) struct Recorder {
     has_ended: AtomicBool,
 }
 
+/// So many executions of a single inference in a row that take longer than the objective are no accident.
+const TOO_SLOW: u32 = 8;
+
 /// No batch runs.
 const IDLE: u64 = u64::MAX;
 
@@ -89,6 +92,8 @@ struct Figures {
     objective_ns: u64,
     in_time: u64,
     late: u64,
+    /// Executions of a single inference that took longer than the objective by themselves, one after the other.
+    too_slow: u32,
 }
 
 #[derive(Debug, Default)]
@@ -134,19 +139,21 @@ impl Recorder {
     /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`; no `end` where
     /// no scheduler made the batch.
     ///
-    /// Before the answers are sent, so that statistics never lag behind what a client has seen.
+    /// Before the answers are sent, so that statistics never lag behind what a client has seen. Whether it has become clear just
+    /// now that a single inference takes longer than the objective: at most once an instance.
     pub(crate) fn executed(
         &self,
         batch_size: usize,
         end: Option<BatchEnd>,
         at: &Execution,
         arrivals: impl Iterator<Item = Time>,
-    ) {
+    ) -> bool {
         let input = ns(at.gathered, at.taken);
         let infer = ns(at.ran, at.gathered);
         let output = ns(at.ended, at.ran);
         let mut figures = lock(&self.figures);
         let (mut requests, mut late) = (0, 0);
+        let mut is_clear = false;
         for arrived in arrivals {
             requests += 1;
             let (total, queue) = (ns(at.ended, arrived), ns(at.taken, arrived));
@@ -177,6 +184,11 @@ impl Recorder {
             // A warm-up, which no scheduler made a batch of, has no client to be late for.
             figures.late += late;
             figures.in_time += requests - late;
+            if batch_size == 1 && figures.too_slow < TOO_SLOW {
+                let is_slow = ns(at.ended, at.taken) > figures.objective_ns;
+                figures.too_slow = if is_slow { figures.too_slow + 1 } else { 0 };
+                is_clear = figures.too_slow == TOO_SLOW;
+            }
         }
         figures.busy_ns += input + infer + output;
         figures.last_inference = Some(at.ended);
@@ -186,6 +198,7 @@ impl Recorder {
         batch.compute_output.add(1, output);
         // Under the lock: a reader counts the batch either as running or as done.
         self.running_since_ns.store(IDLE, Ordering::Relaxed);
+        is_clear
     }
 }
 
@@ -497,6 +510,25 @@ mod tests {
         };
         assert_eq!(statistics.snapshot().slo, Some(expected));
         assert_eq!(Statistics::default().snapshot().slo, None);
+    }
+
+    #[test]
+    fn a_single_inference_that_is_too_slow_is_noticed_once() {
+        let statistics = Statistics::new(Recording {
+            objective: Some(Duration::from_nanos(12)),
+            ..Recording::default()
+        });
+        let recorder = statistics.recorder("m_0");
+        let taken = clock::now();
+        let run = |size| {
+            let end = Some(BatchEnd::QueueEmpty);
+            recorder.executed(size, end, &execution(taken), [taken].into_iter())
+        };
+        // Of larger batches it is the policy's affair.
+        assert!(!(0..2 * TOO_SLOW).any(|_| run(2)));
+        assert!(!(1..TOO_SLOW).any(|_| run(1)));
+        assert!(run(1), "13 ns against 12, so often");
+        assert!(!run(1), "said");
     }
 
     #[test]
