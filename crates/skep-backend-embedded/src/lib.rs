@@ -22,12 +22,13 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
+    ModelFile, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxError, OnnxModel};
-use skep_types::{ModelSignature, TensorSpec};
+use skep_types::{DimensionNames, ModelSignature, TensorSpec};
 
 use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
 
@@ -85,13 +86,16 @@ impl Backend for Embedded {
         }))
     }
 
-    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+    fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let path = file.path();
         let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
         let onnx = OnnxModel::decode(file.bytes().clone()).map_err(invalid)?;
         let computed = onnx.computed_outputs();
         let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
-        onnx.signature_with([], &told).map_err(invalid)
+        Ok(FileInterface {
+            signature: onnx.signature_with([], &told).map_err(invalid)?,
+            dimension_names: DimensionNames::new(),
+        })
     }
 
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {

@@ -45,8 +45,8 @@ pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
-    baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
+    ModelFile, Weights, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
@@ -145,7 +145,7 @@ impl Backend for OnnxRuntime {
         Ok(Arc::new(model))
     }
 
-    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+    fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let failed = |error| error::load(file.path(), error);
         let execution = ExecutionOptions {
             graph_optimization: GraphOptimization::Disable,
@@ -161,7 +161,7 @@ impl Backend for OnnxRuntime {
             .entry(c"session.disable_prepacking", c"1")
             .map_err(failed)?;
         let session = self.plain(file, options).map_err(failed)?;
-        session.signature().map_err(failed)
+        session.interface().map_err(failed)
     }
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
