@@ -269,6 +269,16 @@ def test_the_embedded_backend_computes_what_an_undeclared_output_is(repository):
         np.testing.assert_allclose(got["y"], expected[0], rtol=1e-4, atol=1e-4)
 
 
+def test_what_the_embedded_backend_cannot_infer_is_named_with_the_way_out(repository):
+    made = finder("n", None, ["m"], declared=False)
+    repository.onnx("left", made, config=EMBEDDED)
+    repository.onnx("named", made, config=EMBEDDED + 'output { name: "v" }')
+    outcome = run("check", repository, "--config=none")
+    text = "backend `embedded` cannot infer the type of output `v`: declare it in the configuration, or use backend `onnxruntime`"
+    assert f"warning: output `v` is left out: {text}" in outcome.stdout, outcome.stdout
+    assert f"model.onnx`: {text}" in outcome.stdout, outcome.stdout
+
+
 def maps(keys=INT64):
     return helper.make_sequence_type_proto(helper.make_map_type_proto(keys, helper.make_tensor_type_proto(FLOAT, None)))
 

@@ -98,6 +98,13 @@ impl Backend for Embedded {
         })
     }
 
+    fn untold_output(&self, output: &str) -> String {
+        format!(
+            "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
+             `onnxruntime`"
+        )
+    }
+
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
         sizes::unbounded(&decoded(request).ok()?.onnx)
     }

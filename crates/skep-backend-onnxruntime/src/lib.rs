@@ -321,8 +321,8 @@ impl OnnxRuntime {
     }
 
     /// A session with what the file says of the model, and the session where that does not declare an output. Inputs that
-    /// have a default are fed if the configuration names them, and left to the library otherwise; undeclared outputs that it
-    /// does not name are none.
+    /// have a default are fed if the configuration names them, and left to the library otherwise. Undeclared outputs that the
+    /// configuration does not name are not served.
     fn model(
         &self,
         subject: &Subject<'_>,

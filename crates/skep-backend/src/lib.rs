@@ -193,6 +193,15 @@ pub trait Backend: Send + Sync {
         Err(BackendError::new(ErrorKind::Unsupported, text))
     }
 
+    /// What to say of an output whose type neither the model's file nor [`ask`](Self::ask) tells.
+    fn untold_output(&self, output: &str) -> String {
+        format!(
+            "the model's file declares no type of output `{output}`, and backend `{}` tells none that the protocol can carry: \
+             expected its `data_type` and `dims` in the configuration",
+            self.name()
+        )
+    }
+
     /// Why a run of the model could end the process that it takes place in, where that cannot be ruled out beforehand: the
     /// caller then gives its instances processes of their own, whatever the configuration says.
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {

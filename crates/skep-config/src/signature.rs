@@ -187,8 +187,8 @@ impl Check<'_> {
                 self.model, tensor.name
             )));
         }
-        // An input of variable size takes what the configuration narrows it to. An output may be narrower than its file says,
-        // never wider: the configuration may leave open what the file fixes, since files are wrong about that.
+        // An input of variable size takes what the configuration narrows it to. An output's configuration may leave open (-1)
+        // what the file fixes, because files are often wrong about it. It may not fix what the file leaves open.
         let fits = |(&m, &c): (&i64, &i64)| m == c || if is_output { c == -1 } else { m == -1 };
         if model.rank() == full.rank() && model.as_slice().iter().zip(full.as_slice()).all(fits) {
             return Ok(());

@@ -70,14 +70,9 @@ impl Asked<'_> {
         let signature = self.signature(file, &onnx, config)?;
         let unknown = |name: &&str| named(name) && signature.output(name).is_none();
         if let Some(name) = onnx.undeclared_outputs().find(unknown) {
-            let what = format!(
-                "no type of output `{name}` is declared, and backend `{}` tells none that the protocol can carry: expected its \
-                 `data_type` and `dims` in the configuration",
-                self.backend.name()
-            );
-            return Err(in_file(file, &what));
+            return Err(in_file(file, &self.backend.untold_output(name)));
         }
-        let notices = left_out(&onnx, &signature, config);
+        let notices = self.left_out(&onnx, &signature, config);
         if signature.outputs.is_empty() && config.output.is_empty() {
             let texts = notices.iter().map(|notice| format!("\n{}", notice.text));
             let texts: String = texts.collect();
@@ -128,6 +123,35 @@ impl Asked<'_> {
             .map_err(|error| in_file(file, &error.to_string()))
     }
 
+    /// Says which outputs a completed configuration does not list, and why.
+    fn left_out(
+        &self,
+        onnx: &OnnxModel,
+        signature: &ModelSignature,
+        config: &inference::ModelConfig,
+    ) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if !config.output.is_empty() {
+            return notices;
+        }
+        for left in onnx.left_out() {
+            let text =
+                format!("the protocol carries tensors alone and this output is left out: {left}");
+            notices.push(Notice::new("output", text));
+        }
+        for name in onnx.undeclared_outputs() {
+            if signature.output(name).is_none() {
+                let text = format!(
+                    "output `{name}` is left out: {}\nwrite `output [ {{ name: \"{name}\" data_type: .. dims: [ .. ] }} ]` and \
+                     the other outputs with it",
+                    self.backend.untold_output(name)
+                );
+                notices.push(Notice::new("output", text));
+            }
+        }
+        notices
+    }
+
     fn ask(
         &self,
         file: &ModelFile,
@@ -163,34 +187,6 @@ fn configured(config: &inference::ModelConfig, name: &str) -> Option<TensorSpec>
         datatype: known.find(|known| known.config_name() == datatype.as_str_name())?,
         dims: None,
     })
-}
-
-/// Says which outputs a completed configuration does not list, and why.
-fn left_out(
-    onnx: &OnnxModel,
-    signature: &ModelSignature,
-    config: &inference::ModelConfig,
-) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    if !config.output.is_empty() {
-        return notices;
-    }
-    for left in onnx.left_out() {
-        let text =
-            format!("the protocol carries tensors alone and this output is left out: {left}");
-        notices.push(Notice::new("output", text));
-    }
-    for name in onnx.undeclared_outputs() {
-        if signature.output(name).is_none() {
-            let text = format!(
-                "output `{name}` is left out: the model's file declares no type of it, and the runtime tells none that the \
-                 protocol can carry\nwrite `output [ {{ name: \"{name}\" data_type: .. dims: [ .. ] }} ]` and the other \
-                 outputs with it"
-            );
-            notices.push(Notice::new("output", text));
-        }
-    }
-    notices
 }
 
 fn unbatched(why: &str, max_batch_size: i32) -> Notice {
