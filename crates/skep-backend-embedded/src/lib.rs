@@ -176,28 +176,10 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
 /// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
 /// not tell otherwise.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
-    let computed = onnx.computed_outputs();
-    for spec in &computed {
-        if let Some(output) = config.output(&spec.name)
-            && output.datatype != spec.datatype
-        {
-            let (model, name) = (config.name(), &spec.name);
-            let (expected, provided) = (output.datatype.config_name(), spec.datatype.config_name());
-            return Err(format!(
-                "unable to load model '{model}', configuration expects datatype {expected} for output '{name}', model \
-                 provides {provided}"
-            ));
-        }
+    for spec in onnx.computed_outputs() {
+        config.check_told_output(&spec)?;
     }
-    let told = |name: &str| {
-        let output = config.output(name)?;
-        Some(TensorSpec {
-            name: name.to_owned(),
-            datatype: output.datatype,
-            dims: None,
-        })
-    };
-    let signature = onnx.signature_with([], &told);
+    let signature = onnx.signature_with([], &|name| config.told_output(name));
     signature.map_err(|error| error.to_string())
 }
 

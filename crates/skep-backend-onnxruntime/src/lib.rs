@@ -404,20 +404,12 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
         let Some(output) = config.output(name) else {
             continue;
         };
-        let model = config.name();
-        let expected = output.datatype.config_name();
         match told.output(name) {
-            Some(spec) if spec.datatype == output.datatype => {}
-            Some(spec) => {
-                let provided = spec.datatype.config_name();
-                return Err(format!(
-                    "unable to load model '{model}', configuration expects datatype {expected} for output '{name}', model \
-                     provides {provided}"
-                ));
-            }
+            Some(spec) => config.check_told_output(spec)?,
             None => {
                 return Err(format!(
-                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {expected}"
+                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {}",
+                    output.datatype.config_name()
                 ));
             }
         }
