@@ -5,7 +5,9 @@
 //! converters also give every tensor names of its own, or none, so where names differ or are missing the graph must tell.
 //!
 //! Nothing tells later. A batch's output of which the first dimension happens to be the batch is split among requests, and
-//! where the model's data decided its rows, each client gets another one's. So a model batches by evidence alone.
+//! where the model's data decided its rows, each client gets another one's. So doubt is enough for a model not to batch. One that
+//! batches without proof has tensors whose names do not speak against it, a graph that fits none of the sizes that are tried, and no
+//! operator that could give any number of rows.
 
 use std::collections::BTreeSet;
 
