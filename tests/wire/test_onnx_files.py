@@ -269,6 +269,16 @@ def test_the_embedded_backend_computes_what_an_undeclared_output_is(repository):
         np.testing.assert_allclose(got["y"], expected[0], rtol=1e-4, atol=1e-4)
 
 
+def test_what_the_embedded_backend_cannot_infer_is_named_with_the_way_out(repository):
+    made = finder("n", None, ["m"], declared=False)
+    repository.onnx("left", made, config=EMBEDDED)
+    repository.onnx("named", made, config=EMBEDDED + 'output { name: "v" }')
+    outcome = run("check", repository, "--config=none")
+    text = "backend `embedded` cannot infer the type of output `v`: declare it in the configuration, or use backend `onnxruntime`"
+    assert f"warning: output `v` is left out: {text}" in outcome.stdout, outcome.stdout
+    assert f"model.onnx`: {text}" in outcome.stdout, outcome.stdout
+
+
 def maps(keys=INT64):
     return helper.make_sequence_type_proto(helper.make_map_type_proto(keys, helper.make_tensor_type_proto(FLOAT, None)))
 
@@ -426,6 +436,70 @@ def ort_format(made):
     onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
     with open(file, "rb") as made:
         return made.read()
+
+
+def finder(rows, found, more=(), declared=True):
+    """What is not zero in `x`: a batch of several requests cannot be told apart, not even where it has a row for each."""
+    nodes = [
+        node("NonZero", ["x"], ["i"]),
+        node("Transpose", ["i"], ["t"], perm=[1, 0]),
+        node("GatherND", ["x", "t"], ["v"]),
+        *(node("Relu", [name], [f"{name}_out"]) for name in more),
+    ]
+    inputs = [value("x", FLOAT, [rows, 4]), *(value(name, FLOAT, [name, 4]) for name in more)]
+    outputs = [value("v", FLOAT, [found]), *(value(f"{name}_out", FLOAT, [name, 4]) for name in more)]
+    made = model(nodes, inputs, outputs)
+    if not declared:
+        made.graph.output[0].ClearField("type")
+    return made
+
+
+DECIDED = "values that only a run tells decide the size of its output `v` (NonZero that gives `i`)"
+FINDERS = {
+    "named": (finder("n", "found"), "its inputs begin with dimension `n`, its output `v` with `found`"),
+    "anonymous": (finder(None, None), DECIDED),
+    "two": (finder("n", "found", ["m"]), DECIDED),
+    "undeclared": (finder("n", None, declared=False), DECIDED),
+}
+
+
+def put(repository, name, data, config):
+    (repository.path / name / "1").mkdir(parents=True)
+    (repository.path / name / "1/model.ort").write_bytes(data)
+    repository.config(name, config)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_clients_of_models_whose_rows_depend_on_data_do_not_share_a_batch(repository, kind):
+    """Completed configurations never batch such a model, in either format: one client would get another one's rows."""
+    relu = lambda first, last: graph([node("Relu", ["x"], ["y"])], [("x", "FP32", [first, 4])], [("y", "FP32", [last, 4])])
+    for name, (made, _) in FINDERS.items():
+        repository.onnx(name, made, config=isolation(kind))
+        put(repository, f"{name}_ort", ort_format(made), isolation(kind))
+    repository.onnx("batch", relu(None, None), config=isolation(kind))
+    # Its dimensions have names, or none.
+    put(repository, "batch_ort", ort_format(relu("n", "n")), isolation(kind))
+    put(repository, "bare_ort", ort_format(relu(None, None)), isolation(kind))
+    put(repository, "stated_ort", ort_format(relu(None, None)), "max_batch_size: 8\n" + isolation(kind))
+    sizes = {"batch": 4, "batch_ort": 4, "bare_ort": 0, "stated_ort": 8}
+    sizes |= {model: 0 for name in FINDERS for model in (name, f"{name}_ort")}
+    with Server(repository) as server:
+        got = {name: get(server, f"/v2/models/{name}/config").json["max_batch_size"] for name in sizes}
+        assert got == sizes
+        for name, (_, why) in FINDERS.items():
+            assert f"model `{name}`: `max_batch_size`: the model is served without batching: {why}" in server.log
+        for name in ("bare_ort", *(f"{name}_ort" for name in FINDERS)):
+            assert f"model `{name}`: `max_batch_size`: the model is served without batching" in server.log
+        x = np.array([[1, 0, 2, 3], [0, 0, 4, 0]], np.float32)
+        for name in ("named", "named_ort"):
+            assert ask(server, name, {"x": x})["v"].tolist() == [1, 2, 3, 4]
+
+
+def test_outputs_that_are_not_served_do_not_keep_a_model_from_batching(repository):
+    made = finder("n", "found", ["m"])
+    repository.onnx("some", made, config='output { name: "m_out" }')
+    with Server(repository) as server:
+        assert get(server, "/v2/models/some/config").json["max_batch_size"] == 4
 
 
 @pytest.mark.parametrize("file", ["model.ort", "small.ort", "model.onnx"])

@@ -22,12 +22,13 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
+    ModelFile, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxError, OnnxModel};
-use skep_types::{ModelSignature, TensorSpec};
+use skep_types::{DimensionNames, ModelSignature, TensorSpec};
 
 use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
 
@@ -85,13 +86,23 @@ impl Backend for Embedded {
         }))
     }
 
-    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+    fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let path = file.path();
         let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
         let onnx = OnnxModel::decode(file.bytes().clone()).map_err(invalid)?;
         let computed = onnx.computed_outputs();
         let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
-        onnx.signature_with([], &told).map_err(invalid)
+        Ok(FileInterface {
+            signature: onnx.signature_with([], &told).map_err(invalid)?,
+            dimension_names: DimensionNames::new(),
+        })
+    }
+
+    fn untold_output(&self, output: &str) -> String {
+        format!(
+            "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
+             `onnxruntime`"
+        )
     }
 
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
@@ -165,28 +176,10 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
 /// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
 /// not tell otherwise.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
-    let computed = onnx.computed_outputs();
-    for spec in &computed {
-        if let Some(output) = config.output(&spec.name)
-            && output.datatype != spec.datatype
-        {
-            let (model, name) = (config.name(), &spec.name);
-            let (expected, provided) = (output.datatype.config_name(), spec.datatype.config_name());
-            return Err(format!(
-                "unable to load model '{model}', configuration expects datatype {expected} for output '{name}', model \
-                 provides {provided}"
-            ));
-        }
+    for spec in onnx.computed_outputs() {
+        config.check_told_output(&spec)?;
     }
-    let told = |name: &str| {
-        let output = config.output(name)?;
-        Some(TensorSpec {
-            name: name.to_owned(),
-            datatype: output.datatype,
-            dims: None,
-        })
-    };
-    let signature = onnx.signature_with([], &told);
+    let signature = onnx.signature_with([], &|name| config.told_output(name));
     signature.map_err(|error| error.to_string())
 }
 

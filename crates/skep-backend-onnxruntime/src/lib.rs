@@ -45,8 +45,8 @@ pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, LoadRequest, Model, ModelFile, Weights,
-    baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
+    ModelFile, Weights, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
@@ -145,7 +145,7 @@ impl Backend for OnnxRuntime {
         Ok(Arc::new(model))
     }
 
-    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+    fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let failed = |error| error::load(file.path(), error);
         let execution = ExecutionOptions {
             graph_optimization: GraphOptimization::Disable,
@@ -161,7 +161,7 @@ impl Backend for OnnxRuntime {
             .entry(c"session.disable_prepacking", c"1")
             .map_err(failed)?;
         let session = self.plain(file, options).map_err(failed)?;
-        session.signature().map_err(failed)
+        session.interface().map_err(failed)
     }
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
@@ -321,8 +321,8 @@ impl OnnxRuntime {
     }
 
     /// A session with what the file says of the model, and the session where that does not declare an output. Inputs that
-    /// have a default are fed if the configuration names them, and left to the library otherwise; undeclared outputs that it
-    /// does not name are none.
+    /// have a default are fed if the configuration names them, and left to the library otherwise. Undeclared outputs that the
+    /// configuration does not name are not served.
     fn model(
         &self,
         subject: &Subject<'_>,
@@ -404,20 +404,12 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
         let Some(output) = config.output(name) else {
             continue;
         };
-        let model = config.name();
-        let expected = output.datatype.config_name();
         match told.output(name) {
-            Some(spec) if spec.datatype == output.datatype => {}
-            Some(spec) => {
-                let provided = spec.datatype.config_name();
-                return Err(format!(
-                    "unable to load model '{model}', configuration expects datatype {expected} for output '{name}', model \
-                     provides {provided}"
-                ));
-            }
+            Some(spec) => config.check_told_output(spec)?,
             None => {
                 return Err(format!(
-                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {expected}"
+                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {}",
+                    output.datatype.config_name()
                 ));
             }
         }

@@ -39,7 +39,7 @@ use skep_cache::{Cache, Claim, Found, Key, Making};
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
-use skep_types::{ModelSignature, Shape};
+use skep_types::{DimensionNames, ModelSignature, Shape};
 pub use slot::OutputSlot;
 
 /// What a backend can do beyond the contract; users see it in `skep doctor`, callers choose their path by it.
@@ -120,6 +120,15 @@ pub enum Baking {
     Never,
 }
 
+/// What a runtime makes of a model's file, for which there is no configuration yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FileInterface {
+    /// The inputs that a run needs, and the outputs.
+    pub signature: ModelSignature,
+    /// What the file calls their dimensions, as far as the runtime tells.
+    pub dimension_names: DimensionNames,
+}
+
 /// What became of a model that was to be baked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Baked {
@@ -175,13 +184,22 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// As [`Backend::load`]; [`ErrorKind::Unsupported`] where the runtime does not tell.
-    fn ask(&self, file: &ModelFile) -> Result<ModelSignature, BackendError> {
+    fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let text = format!(
             "backend `{}` does not tell inputs and outputs of `{}`",
             self.name(),
             file.path().display()
         );
         Err(BackendError::new(ErrorKind::Unsupported, text))
+    }
+
+    /// What to say of an output whose type neither the model's file nor [`ask`](Self::ask) tells.
+    fn untold_output(&self, output: &str) -> String {
+        format!(
+            "the model's file declares no type of output `{output}`, and backend `{}` tells none that the protocol can carry: \
+             expected its `data_type` and `dims` in the configuration",
+            self.name()
+        )
     }
 
     /// Why a run of the model could end the process that it takes place in, where that cannot be ruled out beforehand: the

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use skep_proto::inference;
-use skep_types::{Dims, ModelName, ModelSignature};
+use skep_types::{Dims, ModelName, ModelSignature, TensorSpec};
 
 use crate::{
     batching::{self, Scheduler},
@@ -16,7 +16,7 @@ use crate::{
     parameters::Parameters,
     ragged::{self, BatchInput, BatchOutput, Ragged},
     review::{self, Review},
-    signature::{check_signature, is_scalar},
+    signature::{check_signature, is_scalar, other_datatype},
     tensors::{self, InputConfig, OutputConfig},
     version_policy::{self, VersionPolicy},
     warmup::{self, Warmup},
@@ -345,6 +345,34 @@ impl ModelConfig {
     #[must_use]
     pub fn output(&self, name: &str) -> Option<&OutputConfig> {
         self.outputs.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// An output as the configuration tells it, for a file that does not declare it: without the dims, which are the
+    /// configuration's to say.
+    #[must_use]
+    pub fn told_output(&self, name: &str) -> Option<TensorSpec> {
+        let output = self.output(name)?;
+        Some(TensorSpec {
+            name: name.to_owned(),
+            datatype: output.datatype,
+            dims: None,
+        })
+    }
+
+    /// Holds an output as the runtime tells it against the one of the configuration, where there is one.
+    ///
+    /// # Errors
+    /// A text with both datatypes.
+    pub fn check_told_output(&self, told: &TensorSpec) -> Result<(), String> {
+        match self.output(&told.name) {
+            Some(output) if output.datatype != told.datatype => Err(other_datatype(
+                self.name().as_str(),
+                "output",
+                output.datatype,
+                told,
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The instance groups; at least one.

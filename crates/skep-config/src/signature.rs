@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_types::{Dims, ModelSignature, TensorSpec};
+use skep_types::{DataType, Dims, ModelSignature, TensorSpec};
 
 use crate::{
     error::ConfigError,
@@ -47,6 +47,20 @@ pub fn check_signature(
         .run(&signature.outputs)?;
     }
     Ok(())
+}
+
+/// Says that a tensor of the model has another datatype than the configuration.
+pub(crate) fn other_datatype(
+    model: &str,
+    side: &str,
+    expected: DataType,
+    spec: &TensorSpec,
+) -> String {
+    let (name, expected) = (&spec.name, expected.config_name());
+    let provided = spec.datatype.config_name();
+    format!(
+        "unable to load model '{model}', configuration expects datatype {expected} for {side} '{name}', model provides {provided}"
+    )
 }
 
 /// Whether the model's file says that a tensor has rank 0.
@@ -102,10 +116,11 @@ fn check_batch_input(
         return Err(error(text));
     };
     if spec.datatype != input.datatype {
-        let (config, of_model) = (input.datatype.config_name(), spec.datatype.config_name());
-        return Err(error(format!(
-            "unable to load model '{model}', configuration expects datatype {config} for batch input '{name}', model \
-             provides {of_model}"
+        return Err(error(other_datatype(
+            model,
+            "batch input",
+            input.datatype,
+            spec,
         )));
     }
     let given = input.kind.dims();
@@ -140,14 +155,8 @@ impl Check<'_> {
             return Err(self.error(text));
         };
         if spec.datatype != self.tensor.datatype {
-            let (config, model) = (
-                self.tensor.datatype.config_name(),
-                spec.datatype.config_name(),
-            );
-            return Err(self.error(format!(
-                "unable to load model '{}', configuration expects datatype {config} for {} '{name}', model provides {model}",
-                self.model, self.side
-            )));
+            let text = other_datatype(self.model, self.side, self.tensor.datatype, spec);
+            return Err(self.error(text));
         }
         // A file that says nothing about the shape contradicts nothing.
         spec.dims.as_ref().map_or(Ok(()), |dims| self.shape(dims))
@@ -187,8 +196,8 @@ impl Check<'_> {
                 self.model, tensor.name
             )));
         }
-        // An input of variable size takes what the configuration narrows it to. An output may be narrower than its file says,
-        // never wider: the configuration may leave open what the file fixes, since files are wrong about that.
+        // An input of variable size takes what the configuration narrows it to. An output's configuration may leave open (-1)
+        // what the file fixes, because files are often wrong about it. It may not fix what the file leaves open.
         let fits = |(&m, &c): (&i64, &i64)| m == c || if is_output { c == -1 } else { m == -1 };
         if model.rank() == full.rank() && model.as_slice().iter().zip(full.as_slice()).all(fits) {
             return Ok(());

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_that_is_called_as_another_format_is_marked_is_none() {
+    fn a_producer_named_like_the_mark_of_another_format_makes_no_foreign_file() {
         for name in ["ORTM", "TFL3"] {
             let graph = GraphProto {
                 output: vec![ValueInfoProto::default()],

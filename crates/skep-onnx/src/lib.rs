@@ -8,6 +8,7 @@
 //! data of a tensor lies in another file. No I/O.
 
 mod batching;
+mod computed;
 mod defaults;
 mod external;
 mod foreign;
@@ -17,6 +18,7 @@ mod shapes;
 
 use std::collections::BTreeSet;
 
+pub use batching::why_names_do_not_batch;
 use bytes::Bytes;
 pub use defaults::DefaultValue;
 pub use external::{ExternalData, is_external};
@@ -179,17 +181,20 @@ impl OnnxModel {
     /// [`OnnxError::Unservable`] for inputs that are sequences, maps, optionals, or of complex or packed datatypes;
     /// [`OnnxError::NoOutput`] where all outputs are; [`OnnxError::Dimension`] for negative sizes.
     pub fn signature(&self) -> Result<ModelSignature, OnnxError> {
-        let graph = self.graph();
-        let initializers: BTreeSet<&str> =
-            graph.initializer.iter().map(TensorProto::name).collect();
-        let inputs = graph
-            .input
-            .iter()
-            .filter(|v| !initializers.contains(v.name()));
+        let inputs = self.given_inputs().into_iter();
         Ok(ModelSignature {
             inputs: inputs.map(|v| spec("input", v)).collect::<Result<_, _>>()?,
             outputs: self.declared_outputs(&|_| None)?,
         })
+    }
+
+    /// The inputs that a run needs: those without initializers.
+    pub(crate) fn given_inputs(&self) -> Vec<&ValueInfoProto> {
+        let graph = self.graph();
+        let initializers: BTreeSet<&str> =
+            graph.initializer.iter().map(TensorProto::name).collect();
+        let given = |value: &&ValueInfoProto| !initializers.contains(value.name());
+        graph.input.iter().filter(given).collect()
     }
 
     /// Calls `visit` for the main graph and each graph inside a node's attribute.

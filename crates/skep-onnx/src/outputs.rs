@@ -93,7 +93,7 @@ fn element(value: &ValueInfoProto) -> Option<i32> {
     }
 }
 
-fn is_undeclared(value: &ValueInfoProto) -> bool {
+pub(crate) fn is_undeclared(value: &ValueInfoProto) -> bool {
     let has_type = value.r#type.as_ref().is_some_and(|t| t.value.is_some());
     !has_type || element(value) == Some(tensor_proto::DataType::Undefined as i32)
 }

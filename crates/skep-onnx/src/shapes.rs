@@ -1,8 +1,6 @@
 //! Output shapes that follow from input shapes by the file's own declarations.
 
-use std::collections::BTreeSet;
-
-use skep_proto::onnx::{TensorProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
+use skep_proto::onnx::{ValueInfoProto, tensor_shape_proto::dimension, type_proto};
 use skep_types::Shape;
 
 use crate::{OnnxModel, outputs::is_servable};
@@ -32,10 +30,7 @@ impl ShapeRules {
     #[must_use]
     pub fn of(model: &OnnxModel) -> Option<Self> {
         let graph = model.graph();
-        let initializers: BTreeSet<&str> =
-            graph.initializer.iter().map(TensorProto::name).collect();
-        let given = |v: &&ValueInfoProto| !initializers.contains(v.name());
-        let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(given).collect();
+        let inputs = model.given_inputs();
         let mut names: Vec<&str> = Vec::new();
         if model.undeclared_outputs().next().is_some() {
             return None;
@@ -99,13 +94,18 @@ const ANONYMOUS: [&str; 4] = ["", "?", "None", "-1"];
 /// The name of a dimension: all that carry it have one size.
 pub(crate) fn symbol(dimension: Option<&dimension::Value>) -> Option<&str> {
     match dimension {
-        Some(dimension::Value::DimParam(name)) if !ANONYMOUS.contains(&name.trim()) => Some(name),
+        Some(dimension::Value::DimParam(name)) => known_name(name),
         _ => None,
     }
 }
 
+/// A name of a dimension that is one.
+pub(crate) fn known_name(name: &str) -> Option<&str> {
+    Some(name).filter(|name| !ANONYMOUS.contains(&name.trim()))
+}
+
 /// The declared dimensions of a tensor, `None` when not even its rank is declared.
-fn dimensions(
+pub(crate) fn dimensions(
     value: &ValueInfoProto,
 ) -> Option<impl Iterator<Item = Option<&dimension::Value>> + use<'_>> {
     match value.r#type.as_ref()?.value.as_ref()? {
@@ -133,7 +133,7 @@ fn places(inputs: &[&ValueInfoProto], name: &str) -> Vec<(usize, usize)> {
 mod tests {
     use prost::Message;
     use skep_proto::onnx::{
-        GraphProto, ModelProto, TensorShapeProto, TypeProto, tensor_shape_proto,
+        GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, tensor_shape_proto,
     };
 
     use super::*;

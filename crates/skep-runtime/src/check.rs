@@ -46,7 +46,7 @@ pub struct Finding {
 }
 
 /// Checks the models of a repository, or those of these names. With `load` each version is loaded, warmed up and let go;
-/// without, the weights are not touched.
+/// without, the weights are not touched, except where a backend must read a model to tell its inputs and outputs.
 #[must_use]
 pub fn check(
     repository: &Repository,

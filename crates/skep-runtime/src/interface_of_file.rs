@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use skep_backend::{Backend, ModelFile};
+use skep_backend::{Backend, FileInterface, ModelFile};
 use skep_config::{Isolation, Notice, configured_isolation, looks_batched};
-use skep_onnx::OnnxModel;
+use skep_onnx::{OnnxModel, why_names_do_not_batch};
 use skep_proto::inference;
 use skep_types::{DataType, ModelName, ModelSignature, TensorSpec};
 
@@ -22,6 +22,24 @@ pub(crate) struct Told {
     /// Whether the first dimensions of tensors are found to be no batch.
     pub(crate) is_unbatched: bool,
     pub(crate) notices: Vec<Notice>,
+}
+
+impl Told {
+    /// With why the first dimensions are no batch.
+    fn new(
+        signature: ModelSignature,
+        why: Option<String>,
+        mut notices: Vec<Notice>,
+        config: &inference::ModelConfig,
+    ) -> Self {
+        let is_unbatched = why.is_some();
+        notices.extend(why.map(|why| unbatched(&why, config.max_batch_size)));
+        Self {
+            signature,
+            is_unbatched,
+            notices,
+        }
+    }
 }
 
 /// The backend that is asked where the file does not tell.
@@ -39,26 +57,22 @@ impl Asked<'_> {
         file: &ModelFile,
         config: &inference::ModelConfig,
     ) -> Result<Told, RuntimeError> {
-        let Some(onnx) = decode(file, self.backend)? else {
-            return Ok(Told {
-                signature: self.ask(file, config)?,
-                is_unbatched: false,
-                notices: Vec::new(),
-            });
-        };
         let named = |name: &str| config.output.iter().any(|output| output.name == name);
+        let is_served = |name: &str| config.output.is_empty() || named(name);
+        let Some(onnx) = decode(file, self.backend)? else {
+            let told = self.ask(file, config)?;
+            let (signature, names) = (told.signature, &told.dimension_names);
+            let why = || why_names_do_not_batch(&signature, names, &is_served);
+            let why = looks_batched(&signature).then(why).flatten();
+            return Ok(Told::new(signature, why, Vec::new(), config));
+        };
         refuse_left_out(file, &onnx, &named)?;
         let signature = self.signature(file, &onnx, config)?;
         let unknown = |name: &&str| named(name) && signature.output(name).is_none();
         if let Some(name) = onnx.undeclared_outputs().find(unknown) {
-            let what = format!(
-                "no type of output `{name}` is declared, and backend `{}` tells none that the protocol can carry: expected its \
-                 `data_type` and `dims` in the configuration",
-                self.backend.name()
-            );
-            return Err(in_file(file, &what));
+            return Err(in_file(file, &self.backend.untold_output(name)));
         }
-        let mut notices = left_out(&onnx, &signature, config);
+        let notices = self.left_out(&onnx, &signature, config);
         if signature.outputs.is_empty() && config.output.is_empty() {
             let texts = notices.iter().map(|notice| format!("\n{}", notice.text));
             let texts: String = texts.collect();
@@ -67,17 +81,10 @@ impl Asked<'_> {
                 &format!("it has no output that can be served{texts}"),
             ));
         }
-        let looks = looks_batched(&signature);
-        let why = looks.then(|| onnx.why_not_batched()).flatten();
-        let unbatched = why
-            .as_ref()
-            .map(|why| unbatched(why, config.max_batch_size));
-        notices.extend(unbatched);
-        Ok(Told {
-            signature,
-            is_unbatched: why.is_some(),
-            notices,
-        })
+        let is_served = |name: &str| is_served(name) && signature.output(name).is_some();
+        let why = || onnx.why_not_batched(&is_served);
+        let why = looks_batched(&signature).then(why).flatten();
+        Ok(Told::new(signature, why, notices, config))
     }
 
     /// What the file declares, with what the configuration says of undeclared outputs, or else the runtime.
@@ -95,7 +102,7 @@ impl Asked<'_> {
             }
         };
         let asked = match onnx.undeclared_outputs().any(is_open) {
-            true => self.ask(file, config)?,
+            true => self.ask(file, config)?.signature,
             false => ModelSignature::default(),
         };
         let computed = onnx.computed_outputs();
@@ -116,11 +123,40 @@ impl Asked<'_> {
             .map_err(|error| in_file(file, &error.to_string()))
     }
 
+    /// Says which outputs a completed configuration does not list, and why.
+    fn left_out(
+        &self,
+        onnx: &OnnxModel,
+        signature: &ModelSignature,
+        config: &inference::ModelConfig,
+    ) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if !config.output.is_empty() {
+            return notices;
+        }
+        for left in onnx.left_out() {
+            let text =
+                format!("the protocol carries tensors alone and this output is left out: {left}");
+            notices.push(Notice::new("output", text));
+        }
+        for name in onnx.undeclared_outputs() {
+            if signature.output(name).is_none() {
+                let text = format!(
+                    "output `{name}` is left out: {}\nwrite `output [ {{ name: \"{name}\" data_type: .. dims: [ .. ] }} ]` and \
+                     the other outputs with it",
+                    self.backend.untold_output(name)
+                );
+                notices.push(Notice::new("output", text));
+            }
+        }
+        notices
+    }
+
     fn ask(
         &self,
         file: &ModelFile,
         config: &inference::ModelConfig,
-    ) -> Result<ModelSignature, RuntimeError> {
+    ) -> Result<FileInterface, RuntimeError> {
         let told = match configured_isolation(config) {
             Isolation::Process => {
                 skep_sandbox::ask(self.backend, self.model.as_str(), file, self.limit)
@@ -151,34 +187,6 @@ fn configured(config: &inference::ModelConfig, name: &str) -> Option<TensorSpec>
         datatype: known.find(|known| known.config_name() == datatype.as_str_name())?,
         dims: None,
     })
-}
-
-/// Says which outputs a completed configuration does not list, and why.
-fn left_out(
-    onnx: &OnnxModel,
-    signature: &ModelSignature,
-    config: &inference::ModelConfig,
-) -> Vec<Notice> {
-    let mut notices = Vec::new();
-    if !config.output.is_empty() {
-        return notices;
-    }
-    for left in onnx.left_out() {
-        let text =
-            format!("the protocol carries tensors alone and this output is left out: {left}");
-        notices.push(Notice::new("output", text));
-    }
-    for name in onnx.undeclared_outputs() {
-        if signature.output(name).is_none() {
-            let text = format!(
-                "output `{name}` is left out: the model's file declares no type of it, and the runtime tells none that the \
-                 protocol can carry\nwrite `output [ {{ name: \"{name}\" data_type: .. dims: [ .. ] }} ]` and the other \
-                 outputs with it"
-            );
-            notices.push(Notice::new("output", text));
-        }
-    }
-    notices
 }
 
 fn unbatched(why: &str, max_batch_size: i32) -> Notice {

@@ -6,7 +6,7 @@ use skep_backend::{Backend, ModelFile};
 use skep_config::ModelConfig;
 use skep_onnx::{OnnxModel, is_ort};
 use skep_tensor::Tensor;
-use skep_types::{ModelSignature, Shape, TensorSpec};
+use skep_types::{ModelSignature, Shape};
 
 use crate::RuntimeError;
 
@@ -109,15 +109,7 @@ pub(crate) fn signature(
     config: &ModelConfig,
 ) -> Result<ModelSignature, RuntimeError> {
     refuse_left_out(file, onnx, &|name| config.output(name).is_some())?;
-    let told = |name: &str| {
-        let output = config.output(name)?;
-        Some(TensorSpec {
-            name: name.to_owned(),
-            datatype: output.datatype,
-            dims: None,
-        })
-    };
-    onnx.signature_with(config.fed_inputs(), &told)
+    onnx.signature_with(config.fed_inputs(), &|name| config.told_output(name))
         .map_err(|error| in_file(file, &error.to_string()))
 }
 

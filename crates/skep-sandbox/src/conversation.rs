@@ -182,7 +182,7 @@ impl Conversation {
                     Ok(()) => self.give_room(bytes)?,
                     Err(refused) => return Err(self.refuse_room(refused)),
                 },
-                Ok(Answer::Loaded(_) | Answer::Baked | Answer::Refused(_)) => {
+                Ok(Answer::Loaded(_) | Answer::Told(_) | Answer::Baked | Answer::Refused(_)) => {
                     return Err(Failure::Wrong("it answered what nobody had asked"));
                 }
                 Err(malformed) => return Err(Failure::Wrong(malformed.0)),

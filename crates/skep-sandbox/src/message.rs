@@ -4,7 +4,7 @@
 //! server                                  worker
 //!   Load {model, settings}  + file  ----->  opens the backend, loads, confines itself
 //!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends;
-//!                                          Loaded, if it is there to be asked, and ends
+//!                                          Told, if it is there to be asked, and ends
 //!   Run {inputs, wanted}  [+ memory] ---->  runs
 //!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
 //!   Room {bytes}            + memory ---->  or NoRoom, where the run may not have so much
@@ -14,13 +14,13 @@
 //! One side waits for the other: no message is sent while an answer is due. Descriptors go to the worker only. Tensors
 //! lie in memory that both share; messages say where.
 
-use skep_backend::{BackendError, ErrorKind, RunMemory};
+use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use crate::encode::{Malformed, Reader, Writer};
 
 /// What a conversation begins with: somebody else's words on the worker's input are refused at once.
-const HELLO: &[u8] = b"skep worker 4";
+const HELLO: &[u8] = b"skep worker 5";
 
 /// How long a worker's texts may be, in bytes: what an error needs, no page.
 const MAX_TEXT_BYTES: usize = 16 << 10;
@@ -166,6 +166,8 @@ pub(crate) struct Loaded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Loaded(Loaded),
+    /// What the runtime makes of the file.
+    Told(FileInterface),
     /// What was made, or why nothing ever will be, is in the directory.
     Baked,
     Refused(BackendError),
@@ -285,9 +287,7 @@ impl Answer {
         match self {
             Self::Loaded(loaded) => {
                 writer.u8(1);
-                let signature = &loaded.signature;
-                writer.list(signature.inputs.iter(), write_spec);
-                writer.list(signature.outputs.iter(), write_spec);
+                write_signature(writer, &loaded.signature);
                 writer.option(loaded.cpu_threads, Writer::u32);
                 writer.bool(loaded.echoes_parameters);
                 writer.bool(loaded.found_damage);
@@ -317,6 +317,14 @@ impl Answer {
                 writer.bool(*ends);
             }
             Self::Baked => writer.u8(6),
+            Self::Told(told) => {
+                writer.u8(7);
+                write_signature(writer, &told.signature);
+                writer.list(told.dimension_names.iter(), |writer, (tensor, names)| {
+                    writer.bytes(tensor.as_bytes());
+                    writer.list(names.iter(), |writer, name| writer.bytes(name.as_bytes()));
+                });
+            }
         }
     }
 
@@ -324,10 +332,7 @@ impl Answer {
         let mut reader = Reader::new(bytes);
         let answer = match reader.u8()? {
             1 => Self::Loaded(Loaded {
-                signature: ModelSignature {
-                    inputs: reader.list(read_spec)?,
-                    outputs: reader.list(read_spec)?,
-                },
+                signature: read_signature(&mut reader)?,
                 cpu_threads: reader.option(Reader::u32)?,
                 echoes_parameters: reader.bool()?,
                 found_damage: reader.bool()?,
@@ -345,6 +350,14 @@ impl Answer {
                 ends: reader.bool()?,
             },
             6 => Self::Baked,
+            7 => Self::Told(FileInterface {
+                signature: read_signature(&mut reader)?,
+                dimension_names: {
+                    let name = |reader: &mut Reader<'_>| reader.text().map(str::to_owned);
+                    let named = reader.list(|reader| Ok((name(reader)?, reader.list(name)?)))?;
+                    named.into_iter().collect()
+                },
+            }),
             _ => return Err(Malformed("its kind is unknown")),
         };
         reader.end().map(|()| answer)
@@ -362,6 +375,18 @@ fn read_datatype(reader: &mut Reader<'_>) -> Result<DataType, Malformed> {
     let position = usize::from(reader.u8()?);
     let datatype = DataType::ALL.get(position).copied();
     datatype.ok_or(Malformed("a datatype is unknown"))
+}
+
+fn write_signature(writer: &mut Writer, signature: &ModelSignature) {
+    writer.list(signature.inputs.iter(), write_spec);
+    writer.list(signature.outputs.iter(), write_spec);
+}
+
+fn read_signature(reader: &mut Reader<'_>) -> Result<ModelSignature, Malformed> {
+    Ok(ModelSignature {
+        inputs: reader.list(read_spec)?,
+        outputs: reader.list(read_spec)?,
+    })
 }
 
 fn write_spec(writer: &mut Writer, spec: &TensorSpec) {

@@ -1,7 +1,7 @@
 //! Messages read back, and bytes that are none are refused.
 
 use proptest::prelude::*;
-use skep_backend::{BackendError, ErrorKind, RunMemory};
+use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use super::{Answer, Bake, FormFiles, KINDS, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
@@ -77,6 +77,13 @@ fn answers() -> Vec<Answer> {
     let error = BackendError::new(ErrorKind::InvalidModel, "no `x`");
     let answers = vec![
         Answer::Baked,
+        Answer::Told(FileInterface {
+            signature: ModelSignature {
+                inputs: vec![spec(Some(&[-1, 4]))],
+                outputs: Vec::new(),
+            },
+            dimension_names: [("x".to_owned(), vec!["n".to_owned(), String::new()])].into(),
+        }),
         Answer::Loaded(Loaded {
             signature: ModelSignature {
                 inputs: vec![spec(None), spec(Some(&[-1, 4]))],

@@ -18,8 +18,8 @@ use std::{
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, LoadRequest, Model, ModelFile, Weights,
-    is_library_setting,
+    Backend, BackendError, Baking, ErrorKind, FileInterface, LoadRequest, Model, ModelFile,
+    Weights, is_library_setting,
 };
 use skep_cache::{Found, Key, Role};
 use skep_store::{Digest, LoadOrder};
@@ -99,7 +99,7 @@ pub fn ask(
     model: &str,
     file: &ModelFile,
     limit: Option<Duration>,
-) -> Result<ModelSignature, BackendError> {
+) -> Result<FileInterface, BackendError> {
     say_if_files_are_open();
     Starter::of_file(backend, model, file, limit)?.ask()
 }
@@ -207,13 +207,13 @@ impl Starter {
     }
 
     /// Has a process say what the model's inputs and outputs are, which ends with that.
-    fn ask(mut self) -> Result<ModelSignature, BackendError> {
+    fn ask(mut self) -> Result<FileInterface, BackendError> {
         self.load.ask = true;
         let begun = self.begin(self.load.clone(), None, None);
         let (mut process, _channel, answer) = begun.map_err(|failure| failure.error)?;
         process.dismiss();
         match answer {
-            Answer::Loaded(loaded) => Ok(loaded.signature),
+            Answer::Told(told) => Ok(told),
             Answer::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }

@@ -12,5 +12,5 @@ mod time;
 pub use datatype::{DataType, UnknownDataType};
 pub use name::{InvalidModelName, InvalidModelVersion, ModelName, ModelVersion};
 pub use shape::{Dims, InvalidDims, Shape, ShapeError};
-pub use signature::{ModelSignature, TensorSpec};
+pub use signature::{DimensionNames, ModelSignature, TensorSpec};
 pub use time::Time;

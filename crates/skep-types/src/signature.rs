@@ -1,6 +1,11 @@
 //! What a model takes and gives.
 
+use std::collections::BTreeMap;
+
 use crate::{DataType, Dims};
+
+/// What a file calls the dimensions of its inputs and outputs, by tensor; empty for a dimension that it gives no name.
+pub type DimensionNames = BTreeMap<String, Vec<String>>;
 
 /// One input or output of a model as its file declares it, the batch dimension (if any) included.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread
 use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
+use skep_backend::Weights;
 use skep_runtime::{BakeOutcome, Bakeable, Baked, LoadOptions, MetricsOptions};
 use skep_types::ModelVersion;
 
@@ -14,6 +15,7 @@ use crate::{
     logging::{self, LogFormat, LogOptions},
     output::{OutputError, errln, outln},
     progress::Progress,
+    sandbox,
     table::letters,
     units::human,
     weights::{CacheArgs, in_process},
@@ -50,21 +52,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     let Some(cache) = args.cache.open()? else {
         bail!("there is no cache to bake into\n  try: skep bake --weight-cache DIR MODEL");
     };
-    let options = LoadOptions {
-        auto_complete: true,
-        backend_settings: Vec::new(),
-        cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        config_name: None,
-        gpu_as_cpu: args.gpu_as_cpu,
-        retries: 0,
-        metrics: MetricsOptions::default(),
-        waiting_limit: Arc::default(),
-        hold_until: 0,
-        cpu: None,
-        weights: Some(in_process(cache)),
-        request_memory: None,
-        sandbox_load_limit: None,
-    };
+    let options = options(args.gpu_as_cpu, Some(in_process(cache)));
     let backends = backends::all(args.onnxruntime_library.clone(), false)?;
     let (mut models, mut empty) = (Vec::new(), false);
     for path in &args.models {
@@ -104,6 +92,25 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// How models are loaded to be baked.
+fn options(gpu_as_cpu: bool, weights: Option<Weights>) -> LoadOptions {
+    LoadOptions {
+        auto_complete: true,
+        backend_settings: Vec::new(),
+        cores: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        config_name: None,
+        gpu_as_cpu,
+        retries: 0,
+        metrics: MetricsOptions::default(),
+        waiting_limit: Arc::default(),
+        hold_until: 0,
+        cpu: None,
+        weights,
+        request_memory: None,
+        sandbox_load_limit: Some(sandbox::DEFAULT_LOAD_LIMIT),
+    }
 }
 
 /// What a terminal of 80 columns has room for beside the bar.
@@ -198,4 +205,15 @@ fn to_json(row: &BakeOutcome) -> Value {
         "seconds": took.as_secs_f64(),
         "reason": reason,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_reads_a_model_has_a_time_limit() {
+        let limit = options(false, None).sandbox_load_limit;
+        assert_eq!(limit, Some(sandbox::DEFAULT_LOAD_LIMIT));
+    }
 }

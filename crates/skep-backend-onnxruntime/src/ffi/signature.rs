@@ -9,7 +9,8 @@ use ort_sys::{
     ONNXTensorElementDataType as Element, ONNXType, OrtAllocator, OrtApi, OrtSession, OrtStatusPtr,
     OrtTensorTypeAndShapeInfo, OrtTypeInfo,
 };
-use skep_types::{Dims, ModelSignature, TensorSpec};
+use skep_backend::FileInterface;
+use skep_types::{DimensionNames, Dims, ModelSignature, TensorSpec};
 
 use super::{ApiError, Runtime, Session, check, text, value::filled};
 
@@ -36,6 +37,14 @@ impl Session {
     /// # Errors
     /// Those of the library.
     pub(crate) fn signature(&self) -> Result<ModelSignature, ApiError> {
+        Ok(self.interface()?.signature)
+    }
+
+    /// The same with the names of dimensions, which an open one need not have.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub(crate) fn interface(&self) -> Result<FileInterface, ApiError> {
         let api = self.runtime().api();
         let inputs = Side {
             count: api.SessionGetInputCount,
@@ -47,13 +56,26 @@ impl Session {
             name: api.SessionGetOutputName,
             kind: api.SessionGetOutputTypeInfo,
         };
-        Ok(ModelSignature {
-            inputs: self.side(&inputs)?,
-            outputs: self.side(&outputs)?,
+        let mut dimension_names = DimensionNames::new();
+        let mut side = |side: &Side| {
+            let tensors = self.side(side)?.into_iter();
+            let keep = |(spec, names): (TensorSpec, Vec<String>)| {
+                dimension_names.insert(spec.name.clone(), names);
+                spec
+            };
+            Ok(tensors.map(keep).collect())
+        };
+        let signature = ModelSignature {
+            inputs: side(&inputs)?,
+            outputs: side(&outputs)?,
+        };
+        Ok(FileInterface {
+            signature,
+            dimension_names,
         })
     }
 
-    fn side(&self, side: &Side) -> Result<Vec<TensorSpec>, ApiError> {
+    fn side(&self, side: &Side) -> Result<Vec<(TensorSpec, Vec<String>)>, ApiError> {
         let session = self.raw.as_ptr().cast_const();
         let mut count = 0;
         // SAFETY: the session is live, the out parameter valid for writing.
@@ -64,7 +86,11 @@ impl Session {
         specs.filter_map(Result::transpose).collect()
     }
 
-    fn spec(&self, side: &Side, index: usize) -> Result<Option<TensorSpec>, ApiError> {
+    fn spec(
+        &self,
+        side: &Side,
+        index: usize,
+    ) -> Result<Option<(TensorSpec, Vec<String>)>, ApiError> {
         let runtime = self.runtime();
         let api = runtime.api();
         let session = self.raw.as_ptr().cast_const();
@@ -75,20 +101,26 @@ impl Session {
             runtime,
             raw: filled(info),
         };
-        let Some((element, dims)) = info.tensor(api)? else {
+        let Some(Tensor {
+            element,
+            dims,
+            names,
+        }) = info.tensor(api)?
+        else {
             return Ok(None);
         };
         let Some(datatype) = skep_onnx::datatype(element) else {
             return Ok(None);
         };
-        // Names that the library gives a dimension are not numbers: it says -1. A real size of zero could carry nothing.
+        // The library says -1 of a dimension that it has a name for. A real size of zero could carry nothing.
         let open = |dim: &i64| if *dim > 0 { *dim } else { -1 };
         let dims: Vec<i64> = dims.iter().map(open).collect();
-        Ok(Some(TensorSpec {
+        let spec = TensorSpec {
             name: self.tensor_name(side, index)?,
             datatype,
             dims: Dims::new(&dims).ok(),
-        }))
+        };
+        Ok(Some((spec, names)))
     }
 
     fn tensor_name(&self, side: &Side, index: usize) -> Result<String, ApiError> {
@@ -110,6 +142,14 @@ impl Session {
     }
 }
 
+/// What a session says of a tensor.
+struct Tensor {
+    element: i32,
+    dims: Vec<i64>,
+    /// Those of its dimensions.
+    names: Vec<String>,
+}
+
 /// A value's description, released when dropped.
 struct TypeInfo {
     runtime: &'static Runtime,
@@ -125,7 +165,7 @@ impl Drop for TypeInfo {
 
 impl TypeInfo {
     /// Element type and dimensions; `None` of what is no tensor.
-    fn tensor(&self, api: &OrtApi) -> Result<Option<(i32, Vec<i64>)>, ApiError> {
+    fn tensor(&self, api: &OrtApi) -> Result<Option<Tensor>, ApiError> {
         let raw = self.raw.as_ptr().cast_const();
         let mut kind = 0i32;
         // SAFETY: the C enum is a 32-bit integer, which is what the pointer leads to (see the module's documentation).
@@ -158,6 +198,17 @@ impl TypeInfo {
         check(api, unsafe {
             (api.GetDimensions)(info, dims.as_mut_ptr(), rank)
         })?;
-        Ok(Some((element, dims)))
+        let mut names = vec![ptr::null(); rank];
+        // SAFETY: `names` has room for `rank` of them.
+        check(api, unsafe {
+            (api.GetSymbolicDimensions)(info, names.as_mut_ptr(), rank)
+        })?;
+        // SAFETY: a successful call gives C strings, which belong to the description; they are copied while it is live.
+        let names = names.into_iter().map(|name| unsafe { text(name) });
+        Ok(Some(Tensor {
+            element,
+            dims,
+            names: names.collect(),
+        }))
     }
 }

@@ -173,7 +173,7 @@ pub struct NodeName {
 }
 
 impl NodeName {
-    pub(super) fn of(node: &NodeProto) -> Self {
+    pub(crate) fn of(node: &NodeProto) -> Self {
         Self {
             operator: node.op_type().into(),
             name: (!node.name().is_empty()).then(|| node.name().into()),

@@ -33,13 +33,15 @@ use std::{
 
 pub use element::ElementType;
 pub use error::{InferError, NodeName};
-use skep_proto::onnx::ValueInfoProto;
+use skep_proto::onnx::{NodeProto, ValueInfoProto};
 use skep_types::Shape;
 
 use crate::OnnxModel;
 use call::Datum;
 use error::list;
+pub(crate) use order::{graphs, reads};
 use scope::Scope;
+pub(crate) use scope::{domain, domain_name};
 use walk::Walk;
 
 /// Truths.
@@ -108,6 +110,12 @@ pub struct Inferred {
     pub tensors: BTreeMap<String, InferredTensor>,
     /// Outputs whose shape the file declares otherwise; a run gives what inference says, and a warning.
     pub declared_otherwise: Vec<InferError>,
+}
+
+/// Whether there is a rule for an operator of ONNX or ONNX Runtime; functions of the model are none.
+pub(crate) fn is_known(node: &NodeProto) -> bool {
+    let (domain, operator) = (domain(node), node.op_type());
+    control::rule(domain, operator).is_some() || table::rule(domain, operator).is_some()
 }
 
 impl OnnxModel {

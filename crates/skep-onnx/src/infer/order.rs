@@ -60,8 +60,15 @@ pub(super) fn order(
     sort(nodes, waits, &readers)
 }
 
+/// Everything that a node reads, what the graphs within it read included.
+pub(crate) fn reads(node: &NodeProto) -> Vec<&str> {
+    let mut found: Vec<&str> = node.input.iter().map(String::as_str).collect();
+    graphs(node).for_each(|graph| names(graph, MAX_DEPTH, &mut found));
+    found
+}
+
 /// The graphs in a node's attributes.
-fn graphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+pub(crate) fn graphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     let attributes = node.attribute.iter();
     attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }

@@ -137,8 +137,13 @@ pub(super) fn tensor_type(value: &ValueInfoProto) -> Option<&type_proto::Tensor>
 }
 
 /// A node's domain, the default one as "".
-pub(super) fn domain(node: &NodeProto) -> &str {
-    match node.domain() {
+pub(crate) fn domain(node: &NodeProto) -> &str {
+    domain_name(node.domain())
+}
+
+/// A domain's name, that of the default one as "".
+pub(crate) fn domain_name(name: &str) -> &str {
+    match name {
         "ai.onnx" => "",
         other => other,
     }

@@ -26,15 +26,15 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, Instance, LoadRequest, Model, ModelFile, Weights,
-    panic_text,
+    Backend, BackendError, Baking, ErrorKind, FileInterface, Instance, LoadRequest, Model,
+    ModelFile, Weights, panic_text,
 };
 use skep_cache::{Cache, Key, Making};
 use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
-use skep_types::{ModelName, ModelSignature};
+use skep_types::ModelName;
 
 use crate::{
     channel::Channel,
@@ -91,13 +91,7 @@ pub fn run(
         let told = catch_unwind(AssertUnwindSafe(|| ask(&load, descriptors, open)));
         let told = told.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
         let answer = match told {
-            Ok(signature) => Answer::Loaded(Loaded {
-                signature,
-                cpu_threads: None,
-                echoes_parameters: false,
-                found_damage: false,
-                is_baked: false,
-            }),
+            Ok(told) => Answer::Told(told),
             Err(error) => Answer::Refused(error),
         };
         return channel.send(|writer| answer.encode(writer), &[]);
@@ -183,7 +177,7 @@ fn ask(
     load: &Load,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
-) -> Result<ModelSignature, BackendError> {
+) -> Result<FileInterface, BackendError> {
     let file = file_of(load, &mut descriptors.into_iter())?;
     open(opening(load))?.ask(&file)
 }
