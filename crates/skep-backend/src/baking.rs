@@ -427,7 +427,7 @@ fn make(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Answer,
     let found = publish(subject, claim, weights)?;
     let Found::Form(form) = found else {
         return match found {
-            Found::Unusable(why) => Err(why),
+            Found::Unusable(why) => Ok(Answer::AsItIs(why)),
             _ => Err(format!("the form of key {key} is gone")),
         };
     };
