@@ -78,6 +78,21 @@ def test_every_dimension_is_a_row(tmp_path):
     assert len(panels) == 2**4
 
 
+def test_loads_are_shares_of_what_the_best_batches_carry(tmp_path):
+    """A model whose throughput falls with the batch: its default loads reach beyond what it can carry."""
+    measured = tmp_path / "convolutions.csv"
+    measured.write_text("batch,ms\n1,2\n2,4.6\n8,24\n")
+    flags = ["--table", measured, "--instances", "2", "--max-batch-size", "8", "--slo-ms", "10x", "--arrival", "poisson"]
+    flags += ["--requests", "3000", "--seeds", "1", "--policy", "none,bound"]
+    assert "2 instances, batches of up to 8; batches of 1 carry 1000 requests/s\n" in simulate(*flags, "--load", "0.5")
+    in_time = {(row["policy"], row["load"]): row["in_time"] for row in rows(*flags)}
+    for policy in ("none", "bound"):
+        assert in_time[policy, 0.8] > 0.99
+        assert in_time[policy, 1.5] < 0.75
+    (row,) = rows(*flags[:-1], "none", "--rate", "500")
+    assert row["load"] == 0.5
+
+
 def test_tables_to_read():
     overview = simulate(*SMALL, "--policy", "none,bound")
     assert "objective 9.785 ms" in overview
