@@ -124,6 +124,23 @@ def test_raw_files_are_elements_or_one_string(url, tmp_path):
     assert f"input `x`: `{tmp_path / 'odd'}`: holds 5 bytes, expected a multiple of 4" in text
 
 
+def test_a_picture_is_no_elements(url, tmp_path):
+    """Not for a model that decodes nothing; its length may well be a multiple of an element's."""
+    (tmp_path / "page.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8))
+    text = refused(url, "m", "--input", f"x=@{tmp_path / 'page.png'}")
+    assert f"input `x`: `{tmp_path / 'page.png'}`: is a PNG picture, expected elements of FP32: `--input` takes JSON" in text
+    # A row of bytes may be a file for a model that decodes it.
+    decoded = answer(url, "uint8", "--input", f"INPUT0=@{tmp_path / 'page.png'}")["OUTPUT0"]["data"]
+    assert decoded == list((tmp_path / "page.png").read_bytes())
+
+
+def test_a_file_without_its_sign_is_known(url, tmp_path):
+    (tmp_path / "a.json").write_text("[1,2,3,4]")
+    text = refused(url, "m", "--input", f"x={tmp_path / 'a.json'}")
+    assert f"`{tmp_path / 'a.json'}` is no JSON, but a file\n  try: `--input x=@{tmp_path / 'a.json'}`\n" in text
+    assert "is no JSON: " in refused(url, "m", "--input", f"x={tmp_path / 'b.json'}")
+
+
 def test_specials_and_exact_numbers_survive(url):
     output = answer(url, "fp32", "--input", "INPUT0=[NaN, -Infinity, 0.1]")["OUTPUT0"]["data"]
     assert str(output[:2]) == "[nan, -inf]"
