@@ -5,6 +5,7 @@ import datetime
 import json
 
 import numpy as np
+import onnx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,6 +37,10 @@ def server(tmp_path_factory):
     repository.onnx("m", plus(1))
     repository.onnx("open", identity("INT32", ("a", "b")), config=unbatched("INT32", "[ -1, -1 ]"))
     repository.copy(ROOT / "examples/models/digits")
+    columns = onnx.numpy_helper.from_array(np.array([3]), "columns")
+    gather = [helper.make_node("Gather", ["x", "columns"], ["y"], axis=1)]
+    narrow = graph(gather, [("x", "FP32", ("batch", "n"))], [("y", "FP32", ("batch", 1))], [columns])
+    repository.onnx("narrow", narrow)
     two = [("a", "FP32", (2,)), ("b/c", "FP32", (2,))]
     add = graph([helper.make_node("Add", ["a", "b/c"], ["s/um"])], two, [("s/um", "FP32", (2,))])
     repository.onnx("two", add)
@@ -139,6 +144,17 @@ def test_a_file_without_its_sign_is_known(url, tmp_path):
     text = refused(url, "m", "--input", f"x={tmp_path / 'a.json'}")
     assert f"`{tmp_path / 'a.json'}` is no JSON, but a file\n  try: `--input x=@{tmp_path / 'a.json'}`\n" in text
     assert "is no JSON: " in refused(url, "m", "--input", f"x={tmp_path / 'b.json'}")
+
+
+def test_sizes_that_zeros_chose_are_told_when_the_model_fails(url):
+    """`narrow` gathers column 3, which its one variable dimension must have."""
+    text = refused(url, "narrow", "--zeros")
+    hint = "`--zeros` made the variable dimensions of `x` 1: [-1,-1] became [1,1]; to choose them: `--shape x=1,?`"
+    assert text.endswith(f"\n  {hint}\n")
+    assert answer(url, "narrow", "--zeros", "--shape", "x=1,4")["y"]["shape"] == [1, 1]
+    # What the user gives is the user's, and a status that is not about the request is no shape's.
+    for flags in (["--input", "x=[[1]]"], ["--zeros", "--shape", "x=1,1"]):
+        assert "--zeros" not in refused(url, "narrow", *flags)
 
 
 def test_specials_and_exact_numbers_survive(url):
