@@ -152,7 +152,7 @@ def test_sizes_that_zeros_chose_are_told_when_the_model_fails(url):
     hint = "`--zeros` made the variable dimensions of `x` 1: [-1,-1] became [1,1]; to choose them: `--shape x=1,?`"
     assert text.endswith(f"\n  {hint}\n")
     assert answer(url, "narrow", "--zeros", "--shape", "x=1,4")["y"]["shape"] == [1, 1]
-    # What the user gives is the user's, and a status that is not about the request is no shape's.
+    # What the user gives, `--zeros` did not choose.
     for flags in (["--input", "x=[[1]]"], ["--zeros", "--shape", "x=1,1"]):
         assert "--zeros" not in refused(url, "narrow", *flags)
 
