@@ -179,7 +179,7 @@ fn explain(args: &InferArgs, metadata: &ModelMetadata, error: Error) -> anyhow::
 }
 
 /// The dimensions of an input with variable ones as `--zeros` makes them, and for `--shape`, with `?` for those to choose.
-/// Where the first alone of several is variable, it is the batch, of which 1 is always right.
+/// Where the first alone of several is variable, it counts as the batch, of which 1 is right.
 fn made_one(input: &TensorMetadata) -> Option<(String, String)> {
     let dims = input.shape.as_slice();
     let skip = usize::from(dims.len() > 1);
