@@ -5,6 +5,7 @@ import datetime
 import json
 
 import numpy as np
+import onnx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,6 +37,10 @@ def server(tmp_path_factory):
     repository.onnx("m", plus(1))
     repository.onnx("open", identity("INT32", ("a", "b")), config=unbatched("INT32", "[ -1, -1 ]"))
     repository.copy(ROOT / "examples/models/digits")
+    columns = onnx.numpy_helper.from_array(np.array([3]), "columns")
+    gather = [helper.make_node("Gather", ["x", "columns"], ["y"], axis=1)]
+    narrow = graph(gather, [("x", "FP32", ("batch", "n"))], [("y", "FP32", ("batch", 1))], [columns])
+    repository.onnx("narrow", narrow)
     two = [("a", "FP32", (2,)), ("b/c", "FP32", (2,))]
     add = graph([helper.make_node("Add", ["a", "b/c"], ["s/um"])], two, [("s/um", "FP32", (2,))])
     repository.onnx("two", add)
@@ -122,6 +127,34 @@ def test_raw_files_are_elements_or_one_string(url, tmp_path):
     (tmp_path / "odd").write_bytes(b"12345")
     text = refused(url, "m", "--input", f"x=@{tmp_path / 'odd'}")
     assert f"input `x`: `{tmp_path / 'odd'}`: holds 5 bytes, expected a multiple of 4" in text
+
+
+def test_a_picture_is_no_elements(url, tmp_path):
+    """Not for a model that decodes nothing; its length may well be a multiple of an element's."""
+    (tmp_path / "page.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8))
+    text = refused(url, "m", "--input", f"x=@{tmp_path / 'page.png'}")
+    assert f"input `x`: `{tmp_path / 'page.png'}`: is a PNG picture, expected elements of FP32: `--input` takes JSON" in text
+    # A row of bytes may be a file for a model that decodes it.
+    decoded = answer(url, "uint8", "--input", f"INPUT0=@{tmp_path / 'page.png'}")["OUTPUT0"]["data"]
+    assert decoded == list((tmp_path / "page.png").read_bytes())
+
+
+def test_a_file_without_its_sign_is_known(url, tmp_path):
+    (tmp_path / "a.json").write_text("[1,2,3,4]")
+    text = refused(url, "m", "--input", f"x={tmp_path / 'a.json'}")
+    assert f"`{tmp_path / 'a.json'}` is no JSON, but a file\n  try: `--input x=@{tmp_path / 'a.json'}`\n" in text
+    assert "is no JSON: " in refused(url, "m", "--input", f"x={tmp_path / 'b.json'}")
+
+
+def test_sizes_that_zeros_chose_are_told_when_the_model_fails(url):
+    """`narrow` gathers column 3, which its one variable dimension must have."""
+    text = refused(url, "narrow", "--zeros")
+    hint = "`--zeros` made the variable dimensions of `x` 1: [-1,-1] became [1,1]; to choose them: `--shape x=1,?`"
+    assert text.endswith(f"\n  {hint}\n")
+    assert answer(url, "narrow", "--zeros", "--shape", "x=1,4")["y"]["shape"] == [1, 1]
+    # What the user gives, `--zeros` did not choose.
+    for flags in (["--input", "x=[[1]]"], ["--zeros", "--shape", "x=1,1"]):
+        assert "--zeros" not in refused(url, "narrow", *flags)
 
 
 def test_specials_and_exact_numbers_survive(url):

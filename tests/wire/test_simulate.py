@@ -78,6 +78,21 @@ def test_every_dimension_is_a_row(tmp_path):
     assert len(panels) == 2**4
 
 
+def test_loads_are_shares_of_what_the_best_batches_carry(tmp_path):
+    """A model whose throughput falls with the batch: its default loads reach beyond what it can carry."""
+    measured = tmp_path / "convolutions.csv"
+    measured.write_text("batch,ms\n1,2\n2,4.6\n8,24\n")
+    flags = ["--table", measured, "--instances", "2", "--max-batch-size", "8", "--slo-ms", "10x", "--arrival", "poisson"]
+    flags += ["--requests", "3000", "--seeds", "1", "--policy", "none,bound"]
+    assert "2 instances, batches of up to 8; batches of 1 carry 1000 requests/s\n" in simulate(*flags, "--load", "0.5")
+    in_time = {(row["policy"], row["load"]): row["in_time"] for row in rows(*flags)}
+    for policy in ("none", "bound"):
+        assert in_time[policy, 0.8] > 0.99
+        assert in_time[policy, 1.5] < 0.75
+    (row,) = rows(*flags[:-1], "none", "--rate", "500")
+    assert row["load"] == 0.5
+
+
 def test_tables_to_read():
     overview = simulate(*SMALL, "--policy", "none,bound")
     assert "objective 9.785 ms" in overview
@@ -331,9 +346,27 @@ def test_a_file_is_measured_as_it_lies(tmp_path):
     onnx.save_model(variable, tmp_path / "two.onnx")
     outcome = run("simulate", "batching", "--from-model", tmp_path / "two.onnx", *flags)
     assert outcome.returncode == 1
-    assert "input `ids` has variable dimensions, [-1]\n  try: --shape ids:1\n" in outcome.stderr
+    missing = "input `ids` has variable dimensions, [-1], the batch dimension left out"
+    assert f"{missing}\n  choose a size for each `?`: --shape ids:?\n" in outcome.stderr
     text = simulate("--from-model", tmp_path / "two.onnx", "--shape", "ids:16", "--max-batch-size", "2", *flags)
     assert "Latencies of model `two`" in text
+
+
+def test_all_inputs_that_need_a_shape_are_named(repository):
+    """Whole, where the model has no batches."""
+    node = onnx.helper.make_node("MatMul", ["a", "b"], ["y"])
+    inputs = [("a", "FP32", ("n", 4)), ("b", "FP32", (4, "m"))]
+    repository.onnx("m", graph([node], inputs, [("y", "FP32", ("n", "m"))]), config="max_batch_size: 0")
+    flags = ["--from-model", repository.path / "m", "--arrival", "poisson", "--load", "0.5", "--requests", "500", "--policy", "none"]
+    for shapes, words in (
+        ([], "input `a` has variable dimensions, [-1,4]\ninput `b` has variable dimensions, [4,-1]\n"),
+        ([], "\n  choose a size for each `?`: --shape a:?,4 --shape b:4,?\n"),
+        (["--shape", "a:2,4"], "\n  choose a size for each `?`: --shape b:4,?\n"),
+    ):
+        outcome = run("simulate", "batching", *flags, *shapes)
+        assert (outcome.returncode, outcome.stdout) == (1, "")
+        assert words in outcome.stderr
+    assert "Latencies of model `m`" in simulate(*flags, "--shape", "a:2,4", "--shape", "b:4,3")
 
 
 SAMPLE = re.compile(

@@ -4,9 +4,13 @@
 //! integers as numbers or texts), over the same descriptors as `config.pbtxt`.
 
 use prost_reflect::{DeserializeOptions, DynamicMessage};
+use serde_json::Value;
 use skep_proto::inference;
 
-use crate::error::ConfigError;
+use crate::{error::ConfigError, near_miss, parameters::PARAMETERS};
+
+/// A hint is one line: what is longer stands in it as three dots.
+const SHOWN_BYTES: usize = 64;
 
 /// Reads a model configuration in JSON. `source` names the text in errors.
 ///
@@ -32,13 +36,38 @@ pub fn parse_json(text: &str, source: &str) -> Result<inference::ModelConfig, Co
         let path = track.path().to_string();
         // The root's path is a dot.
         let field = if path == "." { String::new() } else { path };
-        error(field, reason.to_string())
+        let mut reason = reason.to_string();
+        if let Some(hint) = parameter_hint(&reason, text) {
+            reason += &format!("\n{hint}");
+        }
+        error(field, reason)
     })?;
     json.end()
         .map_err(|reason| error(String::new(), reason.to_string()))?;
     message
         .transcode_to()
         .map_err(|reason| error(String::new(), reason.to_string()))
+}
+
+/// The hint for a key of `parameters` that was written as a member, with the value that it has at the top level.
+fn parameter_hint(reason: &str, text: &str) -> Option<String> {
+    let (_, name) = reason.split_once("unrecognized field name '")?;
+    let (name, _) = name.split_once('\'')?;
+    let exact = PARAMETERS
+        .iter()
+        .map(|spec| spec.key)
+        .find(|key| *key == name);
+    let key = exact.or_else(|| near_miss::meant(name))?;
+    let value = || match serde_json::from_str::<Value>(text).ok()?.get(name)? {
+        Value::String(value) if value.len() <= SHOWN_BYTES => Some(value.clone()),
+        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+        _ => None,
+    };
+    let value = value().filter(|_| !near_miss::changes_unit(name, key));
+    let value = Value::from(value.unwrap_or_else(|| "...".to_owned()));
+    Some(format!(
+        "`{key}` is a parameter of the model: write `\"parameters\":{{\"{key}\":{{\"string_value\":{value}}}}}`"
+    ))
 }
 
 #[cfg(test)]
@@ -96,5 +125,32 @@ mod tests {
                 assert!(error.contains(part), "{json}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn parameters_written_as_members_get_their_form() {
+        for (json, key, value) in [
+            (r#"{"slo_latency_ms":30}"#, "slo_latency_ms", "30"),
+            (r#"{"slo_latency":"2.5"}"#, "slo_latency_ms", "2.5"),
+            (r#"{"slo_latency_us":30000}"#, "slo_latency_ms", "..."),
+            (r#"{"slo_latency_ms":[30]}"#, "slo_latency_ms", "..."),
+            (
+                r#"{"dynamic_batching":{"slo_latency_ms":30}}"#,
+                "slo_latency_ms",
+                "...",
+            ),
+            (r#"{"thread_spinning":true}"#, "thread_spinning", "true"),
+        ] {
+            let error = parse_json(json, "c").expect_err(json).to_string();
+            let form = format!(r#"`"parameters":{{"{key}":{{"string_value":"{value}"}}}}`"#);
+            assert!(error.ends_with(&format!("write {form}")), "{error}");
+            let written = form.trim_matches('`');
+            assert!(
+                parse_json(&format!("{{{written}}}"), "c").is_ok(),
+                "{written}"
+            );
+        }
+        let error = parse_json(r#"{"quatsch":3}"#, "c").expect_err("unknown");
+        assert_eq!(error.to_string().lines().count(), 1, "{error}");
     }
 }

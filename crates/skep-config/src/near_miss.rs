@@ -11,8 +11,8 @@ const OBJECTIVE: &str = "slo_latency_ms";
 /// Keys of Triton's PyTorch backend that a model keeps when it moves to ONNX; they differ from ONNX Runtime's only in case.
 const OF_OTHER_BACKENDS: &[&str] = &["INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"];
 
-/// Words that say how a value is measured, or that it is a bound; two keys that differ in nothing else mean the same.
-const UNITS_AND_BOUNDS: &[&str] = &[
+/// Words that say how a value is measured.
+const UNITS: &[&str] = &[
     "ms",
     "us",
     "ns",
@@ -33,12 +33,10 @@ const UNITS_AND_BOUNDS: &[&str] = &[
     "mib",
     "gb",
     "gib",
-    "max",
-    "maximum",
-    "limit",
-    "time",
-    "timeout",
 ];
+
+/// Words that say that a value is a bound. Two keys that differ in nothing but these and units mean the same.
+const BOUNDS: &[&str] = &["max", "maximum", "limit", "time", "timeout"];
 
 /// Words for an objective as such.
 const OBJECTIVES: &[&str] = &["slo", "sla"];
@@ -81,6 +79,15 @@ pub(crate) fn meant(key: &str) -> Option<&'static str> {
         })
 }
 
+/// Whether a key says another unit than the known one that it means, so that its value is another one as well.
+pub(crate) fn changes_unit(key: &str, known: &str) -> bool {
+    let known = words(known);
+    let is_unit = |word: &String| UNITS.contains(&word.as_str());
+    words(key)
+        .iter()
+        .any(|word| is_unit(word) && !known.contains(word))
+}
+
 /// The words of a key in lower case: what stands between `_`, `-`, `.` and spaces, and between a small and a capital letter.
 fn words(key: &str) -> Vec<String> {
     let mut words = vec![String::new()];
@@ -112,7 +119,7 @@ fn is_reordered(words: &[String], known: &[String]) -> bool {
     };
     let core = |words: &[String]| {
         let mut core = sorted(words);
-        core.retain(|word| !UNITS_AND_BOUNDS.contains(&word.as_str()));
+        core.retain(|word| !UNITS.contains(&word.as_str()) && !BOUNDS.contains(&word.as_str()));
         core
     };
     let is_several = words.len() > 1 && known.len() > 1;
@@ -123,7 +130,7 @@ fn is_reordered(words: &[String], known: &[String]) -> bool {
 fn means_objective(words: &[String]) -> bool {
     let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
     let is_known = |word: &String| {
-        [OBJECTIVES, LATENCIES, TARGETS, BESIDE, UNITS_AND_BOUNDS]
+        [OBJECTIVES, LATENCIES, TARGETS, BESIDE, UNITS, BOUNDS]
             .iter()
             .any(|list| list.contains(&word.as_str()))
     };

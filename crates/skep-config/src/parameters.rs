@@ -358,7 +358,8 @@ pub fn parameters_markdown() -> String {
          parameters { key: \"max_queue_size\" value { string_value: \"100\" } }\n\
          ```\n\n\
          A value that its key does not allow fails the load. A key that is nearly one of these (`slo_latency`,\n\
-         `SLO_LATENCY_MS`, `max_latency_ms`) is warned about, with the right one; any other key is yours, and is only kept.\n\n\
+         `SLO_LATENCY_MS`, `max_latency_ms`) is warned about, with the right one; any other key is yours, and is only kept.\n\
+         A key that stands in `config.pbtxt` as a field is an unknown field, and the error shows the form above.\n\n\
          | key | value | default | meaning | effect |\n|---|---|---|---|---|\n",
     );
     for spec in PARAMETERS {

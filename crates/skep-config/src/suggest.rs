@@ -1,11 +1,30 @@
 //! Nearest names, for misspelt fields, values and keys.
 
-/// The candidate nearest to `name`, if near enough that it was probably meant.
+/// The candidate nearest to `name`, if near enough that it was probably meant: by edits, or as the only one that `name` is
+/// a part of.
 #[must_use]
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let candidates: Vec<&str> = candidates.into_iter().collect();
     // A third of the name may differ: `max_batchsize` is one edit from its field, `foo` is near to nothing.
     let limit = (name.chars().count() / 3).max(1);
-    within(name, candidates, limit)
+    within(name, candidates.iter().copied(), limit).or_else(|| whole_of(name, &candidates))
+}
+
+/// The only candidate that begins with `name`, or that has its words: `max_batch_size` of `max_batch` and of `batch_size`.
+fn whole_of(name: &str, candidates: &[&str]) -> Option<String> {
+    // Fewer letters begin too many words by chance.
+    const LETTERS: usize = 3;
+    if name.len() < LETTERS {
+        return None;
+    }
+    let only = |is_whole: &dyn Fn(&str) -> bool| {
+        let mut wholes = candidates.iter().filter(|candidate| is_whole(candidate));
+        let first = wholes.next()?;
+        wholes.next().is_none().then(|| (*first).to_owned())
+    };
+    let words = format!("_{name}_");
+    only(&|candidate| candidate.starts_with(name))
+        .or_else(|| only(&|candidate| format!("_{candidate}_").contains(&words)))
 }
 
 /// The candidate nearest to `name` within `limit` edits, the first of equals.
@@ -29,6 +48,30 @@ pub(crate) fn within<'a>(
 #[cfg(test)]
 mod tests {
     use super::{nearest, within};
+
+    #[test]
+    fn a_part_of_one_name_is_near_to_it() {
+        let fields = [
+            "name",
+            "max_batch_size",
+            "batch_input",
+            "batch_output",
+            "version_policy",
+        ];
+        for (part, whole) in [
+            ("max_batch", Some("max_batch_size")),
+            ("batch_size", Some("max_batch_size")),
+            ("version", Some("version_policy")),
+            ("policy", Some("version_policy")),
+            // Of several, or of none; in the middle of a word; too short.
+            ("batch", None),
+            ("batches", None),
+            ("atch_siz", None),
+            ("ve", None),
+        ] {
+            assert_eq!(nearest(part, fields).as_deref(), whole, "{part}");
+        }
+    }
 
     #[test]
     fn suggests_what_is_near_and_nothing_else() {

@@ -62,7 +62,7 @@ pub(crate) fn compare(loads: &[f64]) -> Vec<(f64, Vec<Figures>)> {
             model: &model,
             objective: Duration::from_millis(10),
             arrivals: &Arrivals::Poisson,
-            rate: load * model.capacity(),
+            rate: load * model.capacity().rate,
             requests: 5000,
             warm_up: 500,
             seeds: &[0, 1, 2],

@@ -41,7 +41,8 @@ fn main() {
     println!("| load | policy | million requests/s | mean batch |\n|---|---|---|---|");
     for load in [0.05, 0.5, 0.9, 1.2] {
         let mut random = Random::new(1, Stream::Arrivals);
-        let arrivals = Arrivals::Poisson.generate(load * model.capacity(), REQUESTS, &mut random);
+        let arrivals =
+            Arrivals::Poisson.generate(load * model.capacity().rate, REQUESTS, &mut random);
         for (name, policy) in &policies {
             let setup = Setup {
                 scheduler: SchedulerOptions {

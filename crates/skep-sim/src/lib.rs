@@ -35,7 +35,7 @@ mod simulation;
 pub use arrivals::Arrivals;
 pub use bound::bound;
 pub use contender::{Contender, UnknownContender};
-pub use model::{InvalidTable, Jitter, LatencyTable, Model};
+pub use model::{Capacity, InvalidTable, Jitter, LatencyTable, Model};
 pub use outcome::Outcome;
 pub use own::{BatchPolicy, Decision, OwnPolicy, Waiting};
 pub use point::{Figures, Point, Spread};

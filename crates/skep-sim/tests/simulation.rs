@@ -133,7 +133,7 @@ fn check_jitter(jitter: Jitter, quantiles: &[(f64, f64)]) {
 fn one_by_one_is_an_m_d_1_queue() {
     let model = Model::new(affine(1.0, 0.0001, 1), 1);
     let mut random = Random::new(5, Stream::Arrivals);
-    let rate = 0.8 * model.capacity();
+    let rate = 0.8 * model.capacity().rate;
     let arrivals = Arrivals::Poisson.generate(rate, 400_000, &mut random);
     let options = SchedulerOptions::one_by_one(usize::MAX);
     let outcome = run(options, &model, Load::Open(&arrivals));
@@ -247,7 +247,7 @@ fn the_same_seed_gives_the_same_outcome() {
     model.stretch = 0.1;
     let outcome = |seed: u64| {
         let mut random = Random::new(seed, Stream::Arrivals);
-        let rate = 1.1 * model.capacity();
+        let rate = 1.1 * model.capacity().rate;
         let bursty = Arrivals::Bursty { variation: 4.0 };
         let arrivals = bursty.generate(rate, 5000, &mut random);
         let mut options = triton(16, 0.5);
@@ -301,7 +301,7 @@ fn auto_finds_the_better_way() {
             model: &model,
             objective: model.table.latency(1).mul_f64(times),
             arrivals,
-            rate: load * model.capacity(),
+            rate: load * model.capacity().rate,
             requests: 10_000,
             warm_up: 1000,
             seeds: &[0, 1, 2],

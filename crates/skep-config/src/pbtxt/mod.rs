@@ -3,6 +3,7 @@
 //! prost-reflect's own text format refuses lists without a colon (`input [ {..} ]`, the usual spelling), a byte-order
 //! mark and `TRUE`, and gives no positions; so the parser here is written over its descriptors.
 
+mod hint;
 mod lexer;
 mod parser;
 mod scalar;

@@ -7,13 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 
 use super::{
+    hint,
     lexer::{LexError, Lexer, Token, position},
     scalar,
 };
-use crate::{
-    error::{ConfigError, did_you_mean},
-    suggest,
-};
+use crate::error::{ConfigError, did_you_mean};
 
 /// Messages within messages. The deepest path of a model configuration has 6; the limit keeps any schema off the end
 /// of the stack.
@@ -225,7 +223,7 @@ impl<'a> Parser<'a> {
         let close = match self.token {
             Token::Punct('{') => '}',
             Token::Punct('<') => '>',
-            _ => return Err(self.unexpected("`{`")),
+            _ => return Err(self.no_message(field.name(), &descriptor)),
         };
         if depth + 1 > MAX_DEPTH {
             return Err(self.unexpected("messages nested less deeply"));
@@ -331,11 +329,22 @@ impl<'a> Parser<'a> {
             at: position(self.text, self.offset, self.file),
             field: name.chars().take(SHOWN_CHARS).collect(),
             message: message.name().to_owned(),
-            hint: did_you_mean(suggest::nearest(
+            hint: hint::unknown_field(
                 name,
+                self.text.get(self.offset..).unwrap_or_default(),
                 fields.iter().map(FieldDescriptor::name),
-            )),
+            ),
         }
+    }
+
+    /// Refuses a value that is no message where `message` is expected.
+    fn no_message(&self, field: &str, message: &MessageDescriptor) -> ConfigError {
+        self.error(
+            self.offset,
+            "`{`".to_owned(),
+            self.token.describe(),
+            hint::in_message(field, &self.token, message),
+        )
     }
 }
 

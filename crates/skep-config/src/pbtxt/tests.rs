@@ -340,3 +340,92 @@ fn fields_are_found_by_path() {
     }
     assert_eq!(FieldPlaces::read(b"input {", "c").find("input"), None);
 }
+
+#[test]
+fn parameters_written_as_fields_get_their_form() {
+    let form = |key, value| {
+        format!("parameters {{ key: \"{key}\" value {{ string_value: \"{value}\" }} }}")
+    };
+    for spec in crate::PARAMETERS {
+        let error = error(&format!("{}: 30", spec.key));
+        let hint = format!(
+            "\n`{}` is a parameter of the model, not a field: write `{}`",
+            spec.key,
+            form(spec.key, "30")
+        );
+        assert!(error.ends_with(&hint), "{error}");
+    }
+    for (written, key, value) in [
+        ("slo_latency_ms: 30", "slo_latency_ms", "30"),
+        (
+            "name: 'x'\nslo_latency_ms :\n # note\n -2.5f",
+            "slo_latency_ms",
+            "-2.5f",
+        ),
+        ("batching_policy: \"auto\"", "batching_policy", "auto"),
+        (
+            "batching_policy: 'a\"b\\\\c'",
+            "batching_policy",
+            "a\\\"b\\\\c",
+        ),
+        ("thread_spinning: true", "thread_spinning", "true"),
+        (
+            "dynamic_batching { slo_latency_ms: 30 }",
+            "slo_latency_ms",
+            "30",
+        ),
+        (
+            "parameters { slo_latency_ms: '30' }",
+            "slo_latency_ms",
+            "30",
+        ),
+        ("latency_slo: 30", "slo_latency_ms", "30"),
+        // Another unit has another value; and what is no scalar, or a long one, is left to the user.
+        ("slo_latency_us: 30000", "slo_latency_ms", "..."),
+        ("slo_latency_ms { value: 30 }", "slo_latency_ms", "..."),
+        ("slo_latency_ms: [ 30 ]", "slo_latency_ms", "..."),
+        ("slo_latency_ms", "slo_latency_ms", "..."),
+        ("slo_latency_ms: 'a\\nb'", "slo_latency_ms", "..."),
+        ("mock.latency_ms: 3", "mock.latency_us", "..."),
+    ] {
+        let error = error(written);
+        let hint = format!("write `{}`", form(key, value));
+        assert!(error.ends_with(&hint), "{written}: {error}");
+    }
+    // A field of the message is nearer than a parameter, and a user's own word is near to nothing.
+    assert!(error("max_batch: 8").ends_with("did you mean `max_batch_size`?"));
+    assert_eq!(error("tenants_of_ours: 8").lines().count(), 1);
+}
+
+#[test]
+fn a_value_in_the_place_of_its_message_gets_the_form() {
+    for (written, hint) in [
+        (
+            "parameters { key: 'k' value: \"30\" }",
+            "write `value { string_value: \"30\" }`",
+        ),
+        (
+            "parameters { key: 'k' value: 30 }",
+            "write `value { string_value: \"30\" }`",
+        ),
+        (
+            "version_policy { latest: 2 }",
+            "write `latest { num_versions: 2 }`",
+        ),
+        (
+            "response_cache: true",
+            "write `response_cache { enable: true }`",
+        ),
+    ] {
+        let error = error(written);
+        assert_eq!(error.lines().nth(1), Some(hint), "{error}");
+    }
+    for written in [
+        "input: 'x'",
+        "parameters: 'x'",
+        "parameters { value: [ 1 ] }",
+        "version_policy: 2",
+    ] {
+        assert_eq!(error(written).lines().count(), 1, "{written}");
+    }
+}

@@ -110,13 +110,47 @@ pub(super) fn tensor(
                 let data = encode_strings([text.as_bytes()]).into();
                 return whole(input, shape, &[], 1, data);
             }
-            of_json(input, text, shape)
+            let tensor = of_json(input, text, shape);
+            if tensor.is_err() && is_file(text) {
+                bail!(
+                    "`{text}` is no JSON, but a file\n  try: `--input {}=@{text}`",
+                    input.name
+                );
+            }
+            tensor
         }
         Data::File(path) => {
             let file = read(path)?;
             of_file(input, path, &file, shape).with_context(|| format!("`{}`", path.display()))
         }
     }
+}
+
+/// Whether a text is no data but the name of a file, whose `@` its user has forgotten.
+fn is_file(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_err() && Path::new(text).is_file()
+}
+
+/// Whether an input can hold a picture as its file has it, for a model that decodes it: strings, or a row of bytes.
+fn takes_encoded(input: &TensorMetadata) -> bool {
+    let is_row = matches!(input.shape.as_slice(), [-1] | [_, -1]);
+    input.datatype == DataType::Bytes || (input.datatype == DataType::Uint8 && is_row)
+}
+
+/// What a file is that holds a picture, by its first bytes.
+fn picture(file: &[u8]) -> Option<&'static str> {
+    let is_webp = file.starts_with(b"RIFF") && file.get(8..12) == Some(b"WEBP");
+    let kinds = [
+        (file.starts_with(b"\x89PNG\r\n\x1a\n"), "PNG"),
+        (file.starts_with(b"\xff\xd8\xff"), "JPEG"),
+        (
+            file.starts_with(b"GIF87a") || file.starts_with(b"GIF89a"),
+            "GIF",
+        ),
+        (is_webp, "WebP"),
+    ];
+    let kind = kinds.iter().find(|(is_kind, _)| *is_kind)?;
+    Some(kind.1)
 }
 
 fn of_file(
@@ -135,6 +169,14 @@ fn of_file(
     if extension == Some("json") {
         let text = str::from_utf8(file).context("is not text")?;
         return of_json(input, text, shape);
+    }
+    if let Some(kind) = picture(file).filter(|_| !takes_encoded(input)) {
+        bail!(
+            "is a {kind} picture, expected elements of {}: `--input` takes JSON, .npy or raw elements, and decodes no pictures\n  \
+             decode it first, as in `numpy.save(\"{}.npy\", array)` with the array that the model expects",
+            input.datatype,
+            input.name.replace('/', "_"),
+        );
     }
     match input.datatype.element_size() {
         // A picture or a text for a model that takes it apart itself.
@@ -420,6 +462,24 @@ mod tests {
         );
         assert_eq!(one("\"[\""), [b"[".to_vec()]);
         assert_eq!(one(""), [b"".to_vec()]);
+    }
+
+    #[test]
+    fn pictures_are_known_by_their_first_bytes() {
+        for (bytes, kind) in [
+            (&b"\x89PNG\r\n\x1a\n..."[..], Some("PNG")),
+            (b"\xff\xd8\xff\xe0", Some("JPEG")),
+            (b"GIF89a", Some("GIF")),
+            (b"GIF87a", Some("GIF")),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", Some("WebP")),
+            // Sound.
+            (b"RIFF\x10\0\0\0WAVEfmt ", None),
+            (b"RIFF", None),
+            (b"\x89PNG", None),
+            (b"", None),
+        ] {
+            assert_eq!(picture(bytes), kind, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use skep_client::{Client, InferRequest, ModelMetadata, TensorMetadata};
+use skep_client::{Client, Error, InferRequest, Meaning, ModelMetadata, TensorMetadata};
 use skep_tensor::Tensor;
 use skep_types::{DataType, ModelVersion};
 
@@ -67,7 +67,8 @@ async fn ask(args: &InferArgs) -> anyhow::Result<ExitCode> {
         return ask_pictures(args, &client, &metadata, request).await;
     }
     request.inputs = inputs(args, &metadata)?;
-    let answer = client.infer(&request).await?;
+    let answer = client.infer(&request).await;
+    let answer = answer.map_err(|error| explain(args, &metadata, error))?;
     if args.json {
         outln!("{}", show::json(&answer, None)?)?;
     } else {
@@ -148,6 +149,55 @@ fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(Str
     Ok(inputs)
 }
 
+/// What a server that refused a request of zeros may have refused: sizes that nobody chose.
+fn explain(args: &InferArgs, metadata: &ModelMetadata, error: Error) -> anyhow::Error {
+    let Error::Status { code, .. } = &error else {
+        return error.into();
+    };
+    // Other statuses are about the server or the caller.
+    let is_about_request = matches!(code.meaning(), Meaning::InvalidArgument | Meaning::Internal);
+    let is_given = |name: &String| {
+        let mut texts = args.input.iter().chain(&args.shape);
+        texts.any(|text| {
+            input::named(text, &metadata.inputs).is_some_and(|(given, _)| given == name)
+        })
+    };
+    let mut hint = String::new();
+    if args.zeros && is_about_request {
+        let inputs = metadata.inputs.iter();
+        for input in inputs.filter(|input| !is_given(&input.name)) {
+            let Some((sent, dims)) = made_one(input) else {
+                continue;
+            };
+            let name = &input.name;
+            hint += &format!(
+                "\n  `--zeros` made the variable dimensions of `{name}` 1: {} became [{sent}]; to choose them: `--shape {name}={dims}`",
+                input.shape
+            );
+        }
+    }
+    anyhow::anyhow!("{error}{hint}")
+}
+
+/// The dimensions of an input with variable ones as `--zeros` makes them, and for `--shape`, with `?` for those to choose.
+/// Where the first alone of several is variable, it counts as the batch, of which 1 is right.
+fn made_one(input: &TensorMetadata) -> Option<(String, String)> {
+    let dims = input.shape.as_slice();
+    let skip = usize::from(dims.len() > 1);
+    if dims.iter().skip(skip).all(|dim| *dim >= 0) {
+        return None;
+    }
+    let joined = |variable: &dyn Fn(usize) -> &'static str| {
+        let dims = dims.iter().enumerate().map(|(index, dim)| match dim {
+            ..0 => variable(index).to_owned(),
+            dim => dim.to_string(),
+        });
+        dims.collect::<Vec<_>>().join(",")
+    };
+    let open = |index| if index < skip { "1" } else { "?" };
+    Some((joined(&|_| "1"), joined(&open)))
+}
+
 /// What a flag gives of inputs. Each name is an input's, and comes once.
 fn by_name<'a, T>(
     flag: &str,
@@ -208,5 +258,33 @@ fn picture_input(metadata: &ModelMetadata) -> anyhow::Result<(String, usize)> {
             input.datatype,
             input.shape
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_types::Dims;
+
+    use super::*;
+
+    #[test]
+    fn variable_dimensions_are_left_to_choose() {
+        for (shape, made) in [
+            (&[-1, 3, -1, -1][..], Some(("1,3,1,1", "1,3,?,?"))),
+            (&[2, -1], Some(("2,1", "2,?"))),
+            (&[-1], Some(("1", "?"))),
+            // The batch alone, or nothing.
+            (&[-1, 3], None),
+            (&[2, 3], None),
+            (&[], None),
+        ] {
+            let input = TensorMetadata {
+                name: "x".to_owned(),
+                datatype: DataType::Fp32,
+                shape: Dims::new(shape).expect("dims"),
+            };
+            let made = made.map(|(sent, dims)| (sent.to_owned(), dims.to_owned()));
+            assert_eq!(made_one(&input), made, "{shape:?}");
+        }
     }
 }

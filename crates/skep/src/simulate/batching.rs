@@ -53,8 +53,8 @@ pub(crate) struct BatchingArgs {
         default_value = "poisson,periodic,bursty:4"
     )]
     arrival: Vec<Pattern>,
-    /// Requests a second, as shares of what full batches on all instances carry [default: 0.1,0.3,0.5,0.7,0.8,0.9,1.0,1.2,1.5,
-    /// unless --rate is given]
+    /// Requests a second, as shares of what all instances carry with batches of the best size [default:
+    /// 0.1,0.3,0.5,0.7,0.8,0.9,1.0,1.2,1.5, unless --rate is given]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::load, allow_hyphen_values = true)]
     load: Vec<f64>,
     /// Requests a second, as numbers; beside --load where that is given too
@@ -111,7 +111,7 @@ pub(crate) struct BatchingArgs {
 /// One load.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Rate {
-    /// As a share of what full batches carry.
+    /// As a share of the model's capacity.
     pub(super) load: f64,
     /// Requests a second.
     pub(super) rate: f64,
@@ -246,7 +246,7 @@ fn check_sizes(args: &BatchingArgs, max: u32) -> anyhow::Result<()> {
 
 /// The loads of a panel, ascending.
 fn rates(args: &BatchingArgs, panel: &Panel) -> Vec<Rate> {
-    let capacity = panel.model.capacity();
+    let capacity = panel.model.capacity().rate;
     let shares = match args.load.as_slice() {
         [] if args.rate.is_empty() => &LOADS,
         shares => shares,

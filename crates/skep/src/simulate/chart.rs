@@ -89,7 +89,7 @@ impl Axes {
                 load = load.max(rate.load);
                 let goodputs = figures
                     .iter()
-                    .map(|f| f.goodput.max / panel.model.capacity());
+                    .map(|f| f.goodput.max / panel.model.capacity().rate);
                 share = goodputs.fold(share, f64::max);
             }
         }
@@ -142,7 +142,7 @@ pub(super) fn svg(study: &Study) -> String {
     writeln!(
         svg,
         "<text x=\"{MARGIN}\" y=\"26\" font-size=\"16\" font-weight=\"600\">Goodput over load</text>\n\
-         <text x=\"{MARGIN}\" y=\"43\" fill=\"#777\">shares of what full batches carry; thin: all requests{bars}</text>\n{legend}"
+         <text x=\"{MARGIN}\" y=\"43\" fill=\"#777\">shares of what batches of the best size carry; thin: all requests{bars}</text>\n{legend}"
     )
     .expect(WRITES);
     let axes = Axes::of(&study.panels);
@@ -205,7 +205,7 @@ fn legend(study: &Study, width: f64) -> (String, u32) {
 
 /// One panel, at the origin.
 fn draw(svg: &mut String, panel: &Panel, axes: &Axes) {
-    let capacity = panel.model.capacity();
+    let capacity = panel.model.capacity().rate;
     let Axes {
         x_end,
         x_step,

@@ -41,7 +41,8 @@ pub(crate) struct MeasureArgs {
     /// Write the measured table into a file that --table reads
     #[arg(long, value_name = "FILE", requires = "from_model")]
     save_table: Option<PathBuf>,
-    /// The shape of an input with variable dimensions, without the batch dimension, as in ids:128; may be given several times
+    /// The shape of an input with variable dimensions, as in ids:128: as the configuration has it, so without the batch
+    /// dimension where `max_batch_size` is above 0, and whole where it is 0; may be given several times
     #[arg(long, value_name = "INPUT:DIMS", requires = "from_model")]
     shape: Vec<NamedShape>,
     /// As for `skep serve`
@@ -76,7 +77,7 @@ impl FromStr for NamedShape {
             })
         });
         shape.ok_or_else(|| {
-            "expected INPUT:DIM,DIM with sizes without the batch dimension, as in ids:128 or x:3,224,224".to_owned()
+            "expected INPUT:DIM,DIM with sizes as in ids:128 or x:3,224,224".to_owned()
         })
     }
 }
@@ -261,13 +262,7 @@ impl MeasureArgs {
                 (Some(given), _) => given.dims.clone(),
                 (None, Some(shape)) => shape.dims().to_vec(),
                 (None, None) if input.optional => continue,
-                (None, None) => bail!(
-                    "input `{}` has variable dimensions, {}\n  try: --shape {}:{}",
-                    input.name,
-                    input.dims,
-                    input.name,
-                    example(input)
-                ),
+                (None, None) => return Err(self.missing(inputs)),
             };
             if input.batched {
                 dims.insert(0, batch);
@@ -292,16 +287,46 @@ impl MeasureArgs {
         }
         Ok(request)
     }
+
+    /// Names every input that needs a shape and has none.
+    fn missing(&self, inputs: &[InputConfig]) -> anyhow::Error {
+        let is_given = |input: &InputConfig| self.shape.iter().any(|s| s.name == input.name);
+        let needs = |input: &&InputConfig| {
+            !is_given(input) && !input.optional && input.dims.to_shape().is_none()
+        };
+        let missing: Vec<&InputConfig> = inputs.iter().filter(needs).collect();
+        let lines = missing.iter().map(|input| {
+            let batched = if input.batched {
+                ", the batch dimension left out"
+            } else {
+                ""
+            };
+            format!(
+                "input `{}` has variable dimensions, {}{batched}",
+                input.name, input.dims
+            )
+        });
+        let flags = missing
+            .iter()
+            .map(|input| format!(" --shape {}:{}", input.name, example(input)));
+        anyhow!(
+            "{}\n  choose a size for each `?`:{}",
+            lines.collect::<Vec<_>>().join("\n"),
+            flags.collect::<String>()
+        )
+    }
 }
 
 /// What a client's request may have.
 const MAX_BYTES: usize = 2 << 30;
 
-/// Dimensions to try: 1 where they are variable.
+/// Dimensions for `--shape`, with `?` for those that the user has to choose.
 fn example(input: &InputConfig) -> String {
-    let dims = input.dims.as_slice().iter().map(|dim| (*dim).max(1));
-    let dims: Vec<String> = dims.map(|dim| dim.to_string()).collect();
-    dims.join(",")
+    let dims = input.dims.as_slice().iter().map(|dim| match dim {
+        ..0 => "?".to_owned(),
+        dim => dim.to_string(),
+    });
+    dims.collect::<Vec<_>>().join(",")
 }
 
 /// Runs batches of one size.

@@ -190,11 +190,11 @@ fn periodic(amplitude: f64, period: Option<Duration>) -> Arrivals {
     Arrivals::Periodic { amplitude, period }
 }
 
-/// A load: a share of what full batches carry.
+/// A load: a share of the model's capacity.
 pub(crate) fn load(text: &str) -> Result<f64, String> {
     let load = number(text).filter(|load| (0.0001..=100.0).contains(load));
     load.ok_or_else(|| {
-        "expected a share of what full batches on all instances carry, from 0.0001 to 100, as in 0.8"
+        "expected a share of what all instances carry with batches of the best size, from 0.0001 to 100, as in 0.8"
             .to_owned()
     })
 }

@@ -29,12 +29,13 @@ impl Panel {
         if model.request_size > 1 {
             write!(text, ", requests of {}", model.request_size).expect(WRITES);
         }
-        write!(
-            text,
-            "; full batches carry {:.0} requests/s",
-            model.capacity()
-        )
-        .expect(WRITES);
+        let capacity = model.capacity();
+        let batches = if capacity.is_full {
+            "full batches".to_owned()
+        } else {
+            format!("batches of {}", capacity.batch)
+        };
+        write!(text, "; {batches} carry {:.0} requests/s", capacity.rate).expect(WRITES);
         text
     }
 
