@@ -143,7 +143,7 @@ def test_a_file_without_its_sign_is_known(url, tmp_path):
     (tmp_path / "a.json").write_text("[1,2,3,4]")
     text = refused(url, "m", "--input", f"x={tmp_path / 'a.json'}")
     assert f"`{tmp_path / 'a.json'}` is no JSON, but a file\n  try: `--input x=@{tmp_path / 'a.json'}`\n" in text
-    assert "is no JSON: " in refused(url, "m", "--input", f"x={tmp_path / 'b.json'}")
+    assert "is not JSON: " in refused(url, "m", "--input", f"x={tmp_path / 'b.json'}")
 
 
 def test_sizes_that_zeros_chose_are_told_when_the_model_fails(url):

@@ -113,7 +113,7 @@ pub(super) fn tensor(
             let tensor = of_json(input, text, shape);
             if tensor.is_err() && is_file(text) {
                 bail!(
-                    "`{text}` is no JSON, but a file\n  try: `--input {}=@{text}`",
+                    "`{text}` is not JSON, but the name of a file\n  try: `--input {}=@{text}`",
                     input.name
                 );
             }
