@@ -142,7 +142,7 @@ def test_a_picture_is_no_elements(url, tmp_path):
 def test_a_file_without_its_sign_is_known(url, tmp_path):
     (tmp_path / "a.json").write_text("[1,2,3,4]")
     text = refused(url, "m", "--input", f"x={tmp_path / 'a.json'}")
-    assert f"`{tmp_path / 'a.json'}` is no JSON, but a file\n  try: `--input x=@{tmp_path / 'a.json'}`\n" in text
+    assert f"`{tmp_path / 'a.json'}` is not JSON, but the name of a file\n  try: `--input x=@{tmp_path / 'a.json'}`\n" in text
     assert "is not JSON: " in refused(url, "m", "--input", f"x={tmp_path / 'b.json'}")
 
 
