@@ -191,6 +191,28 @@ def test_shapes_are_stated(tmp_path):
     assert documents[0]["estimate"] == documents[1]["estimate"]
 
 
+def test_the_batch_is_where_a_state_has_it(tmp_path):
+    tensor = lambda name, dims: helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)  # noqa: E731
+    inputs = [tensor("x", [None, None]), tensor("state", [2, None, 128]), tensor("rate", [])]
+    nodes = [
+        helper.make_node("Mul", ["x", "rate"], ["scaled"]),
+        helper.make_node("Relu", ["scaled"], ["y"]),
+        helper.make_node("Relu", ["state"], ["next"]),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, [tensor("y", None), tensor("next", None)])
+    file = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
+    outcome = run("plan", file, "--input", "x:1,512")
+    words = "input `state` has shape [2,?,128], whose size is not known; pass `--input state:2,1,128`"
+    assert outcome.stderr == f"error: `{file}`: {words}\n"
+    # -1 is the batch size where it is written, and no other input need have a place for it.
+    stated = ["--input", "x:-1,512", "--input", "state:2,-1,128", "--json"]
+    document = json.loads(plan(file, *stated))
+    batches = sorted({row["batch"] for row in document["estimate"]})
+    assert (document["batch"], batches) == (1, [1, 2, 4, 8])
+    assert json.loads(plan(file, *stated, "--batch", 3))["input_bytes"] == 3 * (512 + 2 * 128) * 4 + 4
+
+
 def test_a_shape_that_only_a_run_tells(tmp_path):
     nodes = [helper.make_node("NonZero", ["x"], ["places"]), helper.make_node("Cast", ["places"], ["y"], to=1)]
     file = small(tmp_path / "m.onnx", nodes)
