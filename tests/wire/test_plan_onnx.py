@@ -280,3 +280,23 @@ def test_flags_of_models_have_no_meaning_elsewhere(tmp_path):
     outcome = run("plan", file, "--batch", 2)
     assert (outcome.returncode, outcome.stdout) == (1, "")
     assert outcome.stderr == f"error: --batch is for ONNX models, `{file}` is none\n"
+
+
+@pytest.mark.parametrize("scaler", ["Scaler", "Normalizer", "Binarizer"])
+def test_networks_behind_scalers_need_what_was_predicted(tmp_path, scaler):
+    attributes = {"Scaler": {"offset": [0.0] * 64, "scale": [2.0] * 64}, "Normalizer": {"norm": "L2"}, "Binarizer": {"threshold": 0.5}}
+    nodes, weights = [helper.make_node(scaler, ["x"], ["t0"], domain="ai.onnx.ml", **attributes[scaler])], []
+    widths = [64, 256, 128, 16]
+    for at, (read, made) in enumerate(zip(widths, widths[1:], strict=False)):
+        weights.append(numpy_helper.from_array(np.ones((read, made), np.float32), f"w{at}"))
+        weights.append(numpy_helper.from_array(np.ones(made, np.float32), f"b{at}"))
+        nodes.append(helper.make_node("MatMul", [f"t{at}", f"w{at}"], [f"m{at}"]))
+        nodes.append(helper.make_node("Add", [f"m{at}", f"b{at}"], [f"a{at}"]))
+        nodes.append(helper.make_node("Relu", [f"a{at}"], [f"t{at + 1}" if made != 16 else "y"]))
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size]) for name, size in (("x", 64), ("y", 16))]
+    graph = helper.make_graph(nodes, "g", tensors[:1], tensors[1:], weights)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    file = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(file))
+    predicted, recorded = predicted_and_recorded(file, "--batch", 64)
+    assert predicted == recorded
