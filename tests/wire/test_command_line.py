@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 
 import onnx
 import pytest
@@ -10,7 +11,7 @@ import tritonclient.grpc
 
 from http_client import get, infer, request, tensor
 from repository import Repository, plus
-from server import LOCAL_PORTS, ROOT, Server, run, serve_and_fail
+from server import BINARY, LOCAL_PORTS, ROOT, Server, run, serve_and_fail
 
 ZEROS = [tensor("x", "FP32", [1, 4], [0] * 4)]
 
@@ -349,7 +350,8 @@ def test_generated_variants_say_what_they_share(tmp_path):
 
     for flags, text in (
         (["--variant", "last-block"], "expected head, last-layer or last-N-layers"),
-        (["--variant", "last-5-layers"], "expected at most 4"),
+        (["--variant", "last-5-layers"], "is `last-5-layers`, expected head, last-layer or last-N-layers with N of at most 4"),
+        (["--variant", "last-9-layers"], "`variant` of model kind `bert-tiny` is `last-9-layers`, expected head,"),
         (["--variant", "head", "--variant-seed", "0"], "are both 0, expected different seeds"),
         (["--variant-seed", "3"], "--variant"),
     ):
@@ -357,3 +359,32 @@ def test_generated_variants_say_what_they_share(tmp_path):
         assert outcome.returncode != 0
         assert text in outcome.stderr
         assert not (tmp_path / "refused.onnx").exists()
+
+
+def test_a_variant_that_a_small_model_lacks_is_called_by_its_name(tmp_path):
+    outcome = run("generate", "mlp:layers=8x4", tmp_path / "m.onnx", "--variant", "last-2-layers")
+    words = "parameter `variant` of model kind `mlp` is `last-2-layers`, expected head: no layer is before it"
+    assert outcome.stderr == f"error: {words}\n"
+
+
+def test_generate_makes_no_directory_of_a_mistyped_path(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    for arguments in ([nowhere / "m.onnx"], [nowhere / "models", "--repository", "m"]):
+        outcome = run("generate", "mlp", *arguments)
+        assert (outcome.returncode, outcome.stdout) == (1, "")
+        assert outcome.stderr == f"error: OUT: there is no directory `{nowhere}`\n"
+        assert not nowhere.exists()
+    assert run("generate", "mlp", tmp_path / "models", "--repository", "m").returncode == 0
+    assert (tmp_path / "models/m/1/model.onnx").is_file()
+
+
+@pytest.mark.parametrize("flags", [[], ["--external-data"]])
+def test_generate_leaves_no_part_of_a_file_on_a_full_disk(tmp_path, flags):
+    # A limit of file sizes stands for the disk: 64 KiB, and the shell ignores the signal that would end the process.
+    command = [BINARY, "generate", "mlp", tmp_path / "m.onnx", *flags]
+    outcome = subprocess.run(
+        ["bash", "-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "bash", *map(str, command)], capture_output=True, text=True
+    )
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert outcome.stderr.startswith(f"error: cannot write `{tmp_path}/m.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -100,7 +100,7 @@ def test_a_strategy_that_cannot_is_no_error(tmp_path):
     file.write_text("id,lower,upper,size,offset\na,0,9,8,8\nb,0,9,8,\n")
     document = json.loads(plan(file, "--json", "--strategy", "auto", "--strategy", "tvm.hill_climb"))
     assert [strategy["offsets"] for strategy in document["strategies"]] == [{"a": 8, "b": 0}]
-    reason = "buffer 0 is fixed, which `tvm.hill_climb` does not support"
+    reason = "buffer `a` is fixed, which `tvm.hill_climb` does not support"
     assert document["without_a_plan"] == [{"name": "tvm.hill_climb", "reason": reason}]
     text = plan(file, "--strategy", "tvm.hill_climb")
     assert "2 buffers, 1 of them fixed" in text
@@ -111,13 +111,15 @@ def test_a_strategy_that_cannot_is_no_error(tmp_path):
 
 
 def test_tables_come_back_as_tables(records, tmp_path):
-    table = plan(records, "--csv", "--strategy", "objects.greedy_by_size")
+    written = plan(records, "--csv", "--strategy", "objects.greedy_by_size")
+    origin, table = written.split("\n", 1)
+    assert origin.startswith("# skep ")
     rows = list(csv.DictReader(io.StringIO(table)))
     assert list(rows[0]) == ["id", "lower", "upper", "size", "offset"]
     assert "".join(",".join(list(row.values())[:4]) + "\n" for row in rows) == RECORDS.split("\n", 1)[1]
     # A table with offsets is one of buffers that must not move.
     placed = tmp_path / "placed.csv.gz"
-    placed.write_bytes(gzip.compress(table.encode()))
+    placed.write_bytes(gzip.compress(written.encode()))
     document = json.loads(plan(placed, "--json", "--strategy", "auto"))
     assert document["strategies"][0]["offsets"] == {row["id"]: int(row["offset"]) for row in rows}
 
@@ -186,7 +188,7 @@ def test_pictures(records, tmp_path):
         (b"\x00\x01\x02", "`{}` is none of the formats that are read: an ONNX model, a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
         (b"id,lower,upper,size\n", "`{}`: expected a line with a buffer, got none"),
         (b"id,lower,upper,size\na,0,4,1\nb,9,4,1\n", "`{}`: line 3: buffer `b` is live from 9 to before 4, expected an end after the start"),
-        (b"id,lower,upper,size\na,0,4,9223372036854775807\n", "`{}`: line 2: buffer `a`: sizes up to buffer 0 add up to 2^62 bytes or more"),
+        (b"id,lower,upper,size\na,0,4,9223372036854775807\n", "`{}`: line 2: sizes up to buffer `a` add up to 2^62 bytes or more"),
         (b"id,lower,upper,size\na,0,4,1\na,5,6,1\n", "`{}`: line 3: buffer `a` is in line 2 already, expected names that differ"),
         (b"HloLiveRange (max 3):\n", "`{}` has live ranges without sizes, expected the buffer-assignment.txt beside it"),
         (b"BufferAssignment:\n", "`{}` is a buffer assignment, expected a name that ends with buffer-assignment.txt"),
@@ -205,10 +207,10 @@ def test_files_that_are_none_are_named(tmp_path, content, words):
     assert outcome.stderr.count("\n") == 1
 
 
-def test_a_directory_is_no_file(tmp_path):
+def test_a_directory_without_a_model_is_no_file(tmp_path):
     outcome = run("plan", tmp_path)
     assert (outcome.returncode, outcome.stdout) == (1, "")
-    assert outcome.stderr == f"error: cannot read `{tmp_path}`: Is a directory (os error 21)\n"
+    assert outcome.stderr == f"error: `{tmp_path}` is a directory without an ONNX file, expected a file\n"
 
 
 @pytest.mark.parametrize(
@@ -245,3 +247,24 @@ def test_many_buffers_and_little_time(tmp_path):
     assert any(row["reason"].endswith("was ended before it had a plan") for row in document["without_a_plan"])
     # Rectangles that fall together on the same pixels are one.
     assert (tmp_path / "many.svg").stat().st_size < 20_000_000
+
+
+def test_every_output_says_what_made_it(records, tmp_path):
+    svg, page = tmp_path / "plan <1>.svg", tmp_path / "plan.html"
+    flags = ["--strategy", "auto", "--svg", svg, "--html", page]
+    version = run("--version").stdout.split()[1]
+    command = f"skep plan {records} --strategy auto --svg '{svg}' --html {page}"
+    document = json.loads(plan(records, *flags, "--json"))
+    assert (document["version"], document["command"]) == (version, f"{command} --json")
+    description = xml.etree.ElementTree.parse(svg).getroot().find("{http://www.w3.org/2000/svg}desc").text
+    assert description == f"skep {version}: {command} --json"
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)[1]
+    assert json.loads(data)["from"] == description
+    assert plan(records, *flags, "--csv").startswith(f"# skep {version}: {command} --csv\nid,lower,upper,size,offset\n")
+
+
+def test_buffers_are_called_by_their_names(tmp_path):
+    file = tmp_path / "fixed.csv"
+    file.write_text("id,lower,upper,size,offset\none,0,9,8,0\nother,0,9,8,7\n")
+    words = "line 3: buffers `one` and `other` are live together, and fixed where they overlap"
+    assert run("plan", file).stderr == f"error: `{file}`: {words}\n"

@@ -1,6 +1,7 @@
 """`skep plan` on ONNX models: plans by name, the estimate, and what it says of models that cannot be planned."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def small(file, nodes, shape=("n", 8), inputs=("x",), initializers=()):
 
 def test_a_network_before_and_after_fusion(tmp_path):
     file = generated(tmp_path, "mobilenetv2")
-    document = json.loads(plan(file, "--batch", 8, "--batch", 1, "--instances", 1, "--instances", 2, "--json"))
+    document = json.loads(plan(file, "--batch", "8,1", "--instances", 1, "--instances", 2, "--json"))
     named = {plan["name"]: plan for plan in (document, *document["plans"])}
     assert list(named) == ["graph", "graph, in place", "fused (predicted)", "recorded"]
     assert named["fused (predicted)"]["strategies"][0]["size"] == 45.9375 * MIB
@@ -51,7 +52,7 @@ def test_a_network_before_and_after_fusion(tmp_path):
         assert 13 * MIB < row["weights"] < 13.6 * MIB
     assert rows[8, 1]["intermediates"] > 7 * rows[1, 1]["intermediates"]
     text = plan(file)
-    assert "smallest plans: graph 9.19 MiB; graph, in place 5.74 MiB (-38 %); fused (predicted) 5.74 MiB (-38 %); recorded 5.74 MiB" in text
+    assert "smallest plans, compared with `graph`: graph 9.19 MiB; graph, in place 5.74 MiB (-38 %); fused (predicted) 5.74 MiB (-38 %); recorded 5.74 MiB" in text
     assert "fused (predicted): 27 buffers" in text
     assert "recorded: 27 buffers" in text
     assert text.splitlines()[-5].split()[:2] == ["batch", "weights"]
@@ -191,6 +192,28 @@ def test_shapes_are_stated(tmp_path):
     assert documents[0]["estimate"] == documents[1]["estimate"]
 
 
+def test_the_batch_is_where_a_state_has_it(tmp_path):
+    tensor = lambda name, dims: helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)  # noqa: E731
+    inputs = [tensor("x", [None, None]), tensor("state", [2, None, 128]), tensor("rate", [])]
+    nodes = [
+        helper.make_node("Mul", ["x", "rate"], ["scaled"]),
+        helper.make_node("Relu", ["scaled"], ["y"]),
+        helper.make_node("Relu", ["state"], ["next"]),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, [tensor("y", None), tensor("next", None)])
+    file = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
+    outcome = run("plan", file, "--input", "x:1,512")
+    words = "input `state` has shape [2,?,128], whose size is not known; pass `--input state:2,1,128`"
+    assert outcome.stderr == f"error: `{file}`: {words}\n"
+    # -1 is the batch size where it is written, and no other input need have a place for it.
+    stated = ["--input", "x:-1,512", "--input", "state:2,-1,128", "--json"]
+    document = json.loads(plan(file, *stated))
+    batches = sorted({row["batch"] for row in document["estimate"]})
+    assert (document["batch"], batches) == (1, [1, 2, 4, 8])
+    assert json.loads(plan(file, *stated, "--batch", 3))["input_bytes"] == 3 * (512 + 2 * 128) * 4 + 4
+
+
 def test_a_shape_that_only_a_run_tells(tmp_path):
     nodes = [helper.make_node("NonZero", ["x"], ["places"]), helper.make_node("Cast", ["places"], ["y"], to=1)]
     file = small(tmp_path / "m.onnx", nodes)
@@ -209,7 +232,16 @@ def test_inner_graphs_are_named(tmp_path):
     choice = helper.make_node("If", ["c"], ["y"], "choice", then_branch=branch("Sin"), else_branch=branch("Cos"))
     file = small(tmp_path / "m.onnx", [choice], initializers=[condition])
     words = "tensors within If `choice` are not counted, only what the nodes read and give"
-    plan(file, stderr=f"warning: `{file}`: {words}\n")
+    text = plan(file, "--batch", 2, stderr=f"warning: `{file}`: {words}\n")
+    # What is not counted is not compared.
+    summary = next(line for line in text.splitlines() if line.startswith("smallest plans"))
+    graphs = [f"{name} at least 0 B" for name in ("graph", "graph, in place", "fused (predicted)")]
+    assert summary.startswith("smallest plans: " + "; ".join([*graphs, "recorded "]))
+    assert "%" not in summary and summary.count("at least") == 3
+    assert "classes are those of one instance, and sums are at least what is said\n" in text
+    assert re.search(r"^ +2 .* at least \d", text.splitlines()[-1])
+    document = json.loads(plan(file, "--batch", 2, "--json", stderr=f"warning: `{file}`: {words}\n"))
+    assert document["not_counted"] == ["If `choice`"]
 
 
 @pytest.mark.parametrize(
@@ -258,3 +290,37 @@ def test_flags_of_models_have_no_meaning_elsewhere(tmp_path):
     outcome = run("plan", file, "--batch", 2)
     assert (outcome.returncode, outcome.stdout) == (1, "")
     assert outcome.stderr == f"error: --batch is for ONNX models, `{file}` is none\n"
+
+
+@pytest.mark.parametrize("scaler", ["Scaler", "Normalizer", "Binarizer"])
+def test_networks_behind_scalers_need_what_was_predicted(tmp_path, scaler):
+    attributes = {"Scaler": {"offset": [0.0] * 64, "scale": [2.0] * 64}, "Normalizer": {"norm": "L2"}, "Binarizer": {"threshold": 0.5}}
+    nodes, weights = [helper.make_node(scaler, ["x"], ["t0"], domain="ai.onnx.ml", **attributes[scaler])], []
+    widths = [64, 256, 128, 16]
+    for at, (read, made) in enumerate(zip(widths, widths[1:], strict=False)):
+        weights.append(numpy_helper.from_array(np.ones((read, made), np.float32), f"w{at}"))
+        weights.append(numpy_helper.from_array(np.ones(made, np.float32), f"b{at}"))
+        nodes.append(helper.make_node("MatMul", [f"t{at}", f"w{at}"], [f"m{at}"]))
+        nodes.append(helper.make_node("Add", [f"m{at}", f"b{at}"], [f"a{at}"]))
+        nodes.append(helper.make_node("Relu", [f"a{at}"], [f"t{at + 1}" if made != 16 else "y"]))
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, size]) for name, size in (("x", 64), ("y", 16))]
+    graph = helper.make_graph(nodes, "g", tensors[:1], tensors[1:], weights)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    file = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(file))
+    predicted, recorded = predicted_and_recorded(file, "--batch", 64)
+    assert predicted == recorded
+
+
+def test_a_directory_stands_for_its_one_model(tmp_path):
+    models = tmp_path / "models"
+    assert run("generate", "mlp", models, "--repository", "m").returncode == 0
+    assert "graph: 4 buffers" in plan(models / "m", "--no-run")
+    (models / "m/2").mkdir()
+    first, second = models / "m/1/model.onnx", models / "m/2/model.onnx"
+    second.write_bytes(first.read_bytes())
+    words = f"`{models}/m` is a directory with 2 ONNX files, expected one of them, such as `{first}`"
+    assert run("plan", models / "m").stderr == f"error: {words}\n"
+    (tmp_path / "empty").mkdir()
+    words = f"`{tmp_path}/empty` is a directory without an ONNX file, expected a file"
+    assert run("plan", tmp_path / "empty").stderr == f"error: {words}\n"

@@ -270,8 +270,7 @@ impl Strategy {
             }
             Method::InTime => Some(Plan::Offsets(offsets::in_time(problem))),
             Method::Tvm(algorithm) => {
-                let plan = tvm::plan_problem(algorithm, problem);
-                Some(Plan::Offsets(plan))
+                tvm::plan_problem(algorithm, problem, budget).map(Plan::Offsets)
             }
             Method::Somas => baselines::somas_best_fit(problem, budget).map(Plan::Offsets),
             Method::ExecuTorch => baselines::executorch_greedy(problem, budget).map(Plan::Offsets),

@@ -172,6 +172,23 @@ fn every_strategy_stops_when_told_to() {
 }
 
 #[test]
+fn a_hill_climb_looks_at_the_clock() {
+    // Its first plan is there after some eight questions, its 500 exchanges take four each.
+    let problem = cut_rectangle(200, 300, 1 << 40, 5);
+    let strategy = Strategy::named("tvm.hill_climb").expect("in the table");
+    let asked = AtomicUsize::new(0);
+    let should_stop = || asked.fetch_add(1, Ordering::Relaxed) >= 30;
+    let budget = Budget {
+        nodes: u64::MAX,
+        should_stop: &should_stop,
+    };
+    let refusal = strategy.plan(&problem, &budget).expect_err("stopped");
+    let strategy = strategy.name;
+    assert_eq!(refusal, Unavailable::Stopped { strategy });
+    assert_eq!(asked.into_inner(), 31);
+}
+
+#[test]
 fn a_deep_search_takes_no_stack() {
     // 2,000 buffers, in a thread with little room.
     let search = || {

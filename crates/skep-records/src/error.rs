@@ -181,11 +181,11 @@ pub enum RecordsError {
         second: usize,
     },
     /// Buffers that cannot be planned.
-    #[error("buffer `{name}`: {reason}")]
+    #[error("{text}")]
     Problem {
-        /// Name of the buffer that breaks an invariant, shortened where it is long.
-        name: String,
-        /// The invariant; it numbers buffers from 0.
+        /// The invariant that a buffer breaks; it names buffers, shortened where their names are long.
+        text: String,
+        /// The same; it numbers buffers from 0.
         reason: ProblemError,
     },
 }

@@ -30,8 +30,7 @@ impl Records {
         match Problem::new(buffers) {
             Ok(problem) => Ok(Self { names, problem }),
             Err(reason) => Err(RecordsError::Problem {
-                name: named_by(&reason)
-                    .map_or_else(String::new, |buffer| shortened(&names[buffer])),
+                text: in_words(&reason, &names),
                 reason,
             }),
         }
@@ -55,6 +54,54 @@ fn duplicate(names: &[String]) -> Option<(usize, usize)> {
         .iter()
         .enumerate()
         .find_map(|(position, name)| Some((seen.insert(name, position)?, position)))
+}
+
+/// What is wrong, with names in place of numbers.
+fn in_words(error: &ProblemError, names: &[String]) -> String {
+    let name = |buffer: usize| format!("`{}`", shortened(&names[buffer]));
+    match *error {
+        ProblemError::EmptyRange { buffer, at } => format!(
+            "buffer {} has the empty live range {at}..{at}, expected at least one step",
+            name(buffer)
+        ),
+        ProblemError::InvertedRange { buffer, start, end } => format!(
+            "buffer {} has the live range {start}..{end}, expected an end after the start",
+            name(buffer)
+        ),
+        ProblemError::Alignment { buffer, alignment } => format!(
+            "buffer {} has alignment {alignment}, expected a power of two",
+            name(buffer)
+        ),
+        ProblemError::Overflow { buffer } => format!(
+            "sizes up to buffer {} add up to 2^62 bytes or more with their alignment, expected less",
+            name(buffer)
+        ),
+        ProblemError::FixedUnaligned {
+            buffer,
+            offset,
+            alignment,
+        } => format!(
+            "buffer {} is fixed at {offset}, expected a multiple of its alignment {alignment}",
+            name(buffer)
+        ),
+        ProblemError::FixedOverlap { first, second } => format!(
+            "buffers {} and {} are live together, and fixed where they overlap",
+            name(first),
+            name(second)
+        ),
+        // The input's number need not be a buffer's.
+        ProblemError::InPlace { buffer, input } => {
+            let input = match names.get(input) {
+                Some(_) => name(input),
+                None => input.to_string(),
+            };
+            format!(
+                "buffer {} may take the place of buffer {input}, expected one that starts before it",
+                name(buffer)
+            )
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// The buffer that an error is about.
@@ -105,12 +152,15 @@ mod tests {
         );
         assert_eq!(
             records(&[("a", buffer), ("b", Buffer::new(4, 3, 3))]).expect_err("no step"),
-            "buffer `b`: buffer 1 has the empty live range 3..3, expected at least one step"
+            "buffer `b` has the empty live range 3..3, expected at least one step"
         );
         let long = "x".repeat(100);
         let error = records(&[(&long, Buffer::new(1 << 62, 0, 1))]).expect_err("too large");
         assert!(
-            error.starts_with(&format!("buffer `{}...`: sizes up", "x".repeat(80))),
+            error.starts_with(&format!(
+                "sizes up to buffer `{}...` add up",
+                "x".repeat(80)
+            )),
             "{error}"
         );
     }

@@ -110,7 +110,7 @@ fn what_is_wrong_is_named_with_its_place() {
         ),
         (
             "id,lower,upper,size\na,0,1,4611686018427387904\n",
-            "line 2: buffer `a`: sizes up to buffer 0 add up to 2^62 bytes or more with their alignment, expected less",
+            "line 2: sizes up to buffer `a` add up to 2^62 bytes or more with their alignment, expected less",
         ),
         (
             "id,lower,upper,size\n,0,1,1\n",
@@ -130,11 +130,11 @@ fn what_is_wrong_is_named_with_its_place() {
         ),
         (
             "id,lower,upper,size,in_place\na,0,9,1,a\n",
-            "line 2: buffer `a`: buffer 0 may take the place of buffer 0, expected one that starts before it",
+            "line 2: buffer `a` may take the place of buffer `a`, expected one that starts before it",
         ),
         (
             "id,lower,upper,size,offset\na,0,9,8,0\nb,0,9,8,7\n",
-            "line 3: buffer `b`: buffers 0 and 1 are live together, and fixed where they overlap",
+            "line 3: buffers `a` and `b` are live together, and fixed where they overlap",
         ),
         (
             "id,lower,upper,size,is_output\na,0,9,8,maybe\n",

@@ -26,6 +26,16 @@ pub enum TestkitError {
         /// What it takes.
         expected: String,
     },
+    /// A variant of a graph with fewer blocks.
+    #[error("a variant of graph `{graph}` has {blocks} blocks of its own, expected at most {most}")]
+    TooManyBlocks {
+        /// The graph's name.
+        graph: String,
+        /// Blocks that the variant would have, besides the head.
+        blocks: usize,
+        /// Blocks that the graph has.
+        most: usize,
+    },
     /// A model above the limit of its file format.
     #[error(
         "model of {bytes} bytes exceeds the 2147483647 bytes of an ONNX file, expected external data for its weights"

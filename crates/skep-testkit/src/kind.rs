@@ -198,7 +198,12 @@ impl Kind {
         if let Self::Mlp { layers, .. } = self
             && (layers.len() < 2 || layers.len() > LAYER_LIMIT)
         {
-            return Err(self.invalid("layers", layers.len(), format!("2 to {LAYER_LIMIT} sizes")));
+            let given = match layers.len() {
+                1 => layers[0].to_string(),
+                count => format!("{count} sizes"),
+            };
+            let expected = format!("2 to {LAYER_LIMIT} sizes, as in 256x512x10");
+            return Err(self.invalid("layers", given, expected));
         }
         if let Self::Bert(size) = self {
             if size.layers > LAYER_LIMIT {
@@ -219,7 +224,8 @@ impl Kind {
                 .filter_map(|size| size.parse::<usize>().ok())
             {
                 if size == 0 || size > SIZE_LIMIT {
-                    return Err(self.invalid(name, size, format!("1 to {SIZE_LIMIT}")));
+                    let sizes = if text.contains('x') { "sizes of " } else { "" };
+                    return Err(self.invalid(name, &text, format!("{sizes}1 to {SIZE_LIMIT}")));
                 }
             }
         }
@@ -296,6 +302,21 @@ impl Kind {
             given: given.to_string(),
             expected,
         }
+    }
+
+    /// The error of a variant that has more of the last blocks than there are, in the words that name variants.
+    pub(crate) fn too_many_blocks(&self, blocks: usize, most: usize) -> TestkitError {
+        let word = self.block_word().unwrap_or("block");
+        let given = match blocks {
+            1 => format!("last-{word}"),
+            count => format!("last-{count}-{word}s"),
+        };
+        let expected = match most {
+            0 => format!("head: no {word} is before it"),
+            1 => format!("head or last-{word}: one {word} is before the head"),
+            most => format!("head, last-{word} or last-N-{word}s with N of at most {most}"),
+        };
+        self.invalid("variant", given, expected)
     }
 
     fn by_name(name: &str) -> Option<Self> {
@@ -418,6 +439,14 @@ mod tests {
         assert_eq!(
             message("cnn:classes=0"),
             "parameter `classes` of model kind `cnn` is `0`, expected 1 to 1048576"
+        );
+        assert_eq!(
+            message("mlp:layers=0"),
+            "parameter `layers` of model kind `mlp` is `0`, expected 2 to 1000 sizes, as in 256x512x10"
+        );
+        assert_eq!(
+            message("mlp:layers=4x0"),
+            "parameter `layers` of model kind `mlp` is `4x0`, expected sizes of 1 to 1048576"
         );
         for text in [
             "",

@@ -61,7 +61,10 @@ pub use weights::Fill;
 pub fn generate(kind: &Kind, options: &Options) -> Result<GeneratedModel, TestkitError> {
     kind.check()?;
     let graph = models::build(kind, options);
-    graph.finish(options)
+    graph.finish(options).map_err(|error| match error {
+        TestkitError::TooManyBlocks { blocks, most, .. } => kind.too_many_blocks(blocks, most),
+        other => other,
+    })
 }
 
 /// Every file below a directory, in the order of their paths.

@@ -43,7 +43,8 @@ impl GraphBuilder {
     /// Ends the construction.
     ///
     /// # Errors
-    /// [`TestkitError::InvalidParameter`] for a variant of more blocks than there are, or of a graph without weights.
+    /// [`TestkitError::TooManyBlocks`] for a variant of more blocks than there are; [`TestkitError::InvalidParameter`] for one
+    /// of a graph without weights.
     pub fn finish(self, options: &Options) -> Result<GeneratedModel, TestkitError> {
         let tail = options
             .variant
@@ -71,23 +72,21 @@ impl GraphBuilder {
     fn tail(&self, variant: Variant) -> Result<(usize, u64), TestkitError> {
         // Block 0 is the stem and the last one the head: what lies between can be counted from the end.
         let between = self.block.saturating_sub(1);
-        let refuse = |given: String, expected: String| TestkitError::InvalidParameter {
-            kind: self.graph.name().to_owned(),
-            parameter: "variant".to_owned(),
-            given,
-            expected,
-        };
+        let graph = self.graph.name().to_owned();
         if self.block == 0 {
-            return Err(refuse(
-                format!("seed {}", variant.seed),
-                "none, since it has no blocks of weights".to_owned(),
-            ));
+            return Err(TestkitError::InvalidParameter {
+                kind: graph,
+                parameter: "variant".to_owned(),
+                given: format!("seed {}", variant.seed),
+                expected: "none, since it has no blocks of weights".to_owned(),
+            });
         }
         if variant.blocks > between {
-            return Err(refuse(
-                format!("{} blocks", variant.blocks),
-                format!("at most {between}"),
-            ));
+            return Err(TestkitError::TooManyBlocks {
+                graph,
+                blocks: variant.blocks,
+                most: between,
+            });
         }
         Ok((self.block - variant.blocks, variant.seed))
     }
@@ -182,7 +181,8 @@ impl GeneratedModel {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// Writes the model to `path`; with [`Options::external_data`] its weights to `<path>.data`.
+    /// Writes the model to `path`; with [`Options::external_data`] its weights to `<path>.data`. If that fails, for instance
+    /// because the disk is full, no part of them stays.
     ///
     /// # Errors
     /// [`TestkitError::TooLarge`] above 2 GiB without external data; [`TestkitError::Io`].
@@ -194,12 +194,13 @@ impl GeneratedModel {
         );
         let file = self.lay_out(self.external_data.then_some(&side_name));
         checked_len(&file)?;
-        if self.external_data {
-            create(&path.with_file_name(&side_name), |out| {
-                file.write_external(out)
-            })?;
+        if !self.external_data {
+            return create(path, |out| file.write(out));
         }
-        create(path, |out| file.write(out))
+        let side = path.with_file_name(&side_name);
+        create(&side, |out| file.write_external(out))?;
+        // Weights without their model are of no use.
+        create(path, |out| file.write(out)).inspect_err(|_| remove(&side))
     }
 
     /// Writes the model as version 1 of `name` into a model repository, with a `config.pbtxt` if one is given.
@@ -246,12 +247,20 @@ fn create(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
 ) -> Result<(), TestkitError> {
-    let done = || {
-        let mut out = BufWriter::new(fs::File::create(path)?);
-        write(&mut out)?;
-        out.flush()
-    };
-    done().map_err(TestkitError::io(path))
+    let file = fs::File::create(path).map_err(TestkitError::io(path))?;
+    let mut out = BufWriter::new(file);
+    write(&mut out)
+        .and_then(|()| out.flush())
+        .inspect_err(|_| remove(path))
+        .map_err(TestkitError::io(path))
+}
+
+/// Removes a file of which only a part was written. A device such as `/dev/full` stays.
+fn remove(path: &Path) {
+    if fs::metadata(path).is_ok_and(|found| found.is_file()) {
+        // The error that is reported is why it could not be written.
+        drop(fs::remove_file(path));
+    }
 }
 
 fn tensor_spec(value: &ValueInfoProto) -> TensorSpec {

@@ -190,7 +190,8 @@ fn variants_that_cannot_be_are_refused() {
     };
     assert_eq!(
         message("bert-tiny", 3),
-        "parameter `variant` of model kind `bert` is `3 blocks`, expected at most 2"
+        "parameter `variant` of model kind `bert-tiny` is `last-3-layers`, expected head, last-layer or last-N-layers with N of \
+         at most 2"
     );
     assert!(message("identity", 0).contains("no blocks of weights"));
 }

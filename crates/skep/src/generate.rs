@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use skep_testkit::{Batch, Kind, Options, Sharing, Variant};
 
-use crate::output::outln;
+use crate::output::{self, outln};
 
 /// Models for which the memory that sharing saves is said: a base and its usual handful of variants.
 const MODELS: u64 = 10;
@@ -40,6 +40,8 @@ pub(crate) struct GenerateArgs {
 }
 
 pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
+    // A repository may be new, but not the directory that holds it: that is a typing error more often than a wish.
+    output::check("OUT", Some(&args.out))?;
     let kind: Kind = args.kind.parse()?;
     let variant = args
         .variant
@@ -63,14 +65,6 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
         model.write_repository(&args.out, name, None)?;
         args.out.join(name)
     } else {
-        if let Some(parent) = args
-            .out
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
-            std::fs::create_dir_all(parent)
-                .with_context(|| format!("cannot create `{}`", parent.display()))?;
-        }
         model.write(&args.out)?;
         args.out.clone()
     };

@@ -15,6 +15,7 @@ mod doctor;
 mod generate;
 mod infer;
 mod logging;
+mod origin;
 mod output;
 mod plan;
 mod pressure;

@@ -241,36 +241,52 @@ impl Batch {
         known.ok_or_else(|| InferError::OpenInput {
             input: value.name().to_owned(),
             declared: declared(value).unwrap_or_default(),
-            hint: hint(value.name(), shape, &sizes),
+            hint: hint(value.name(), shape, &sizes, self.size.unwrap_or(1)),
         })
     }
 }
 
-/// What to pass for an input of these sizes: an example, with sizes that are usual where one is missing.
-fn hint(input: &str, shape: &TensorShapeProto, sizes: &[Option<usize>]) -> String {
+/// What to pass for an input of these sizes: an example. An open dimension that looks like the batch has its size, the others
+/// have usual ones.
+fn hint(input: &str, shape: &TensorShapeProto, sizes: &[Option<usize>], batch: usize) -> String {
+    let name = |at: usize| name(shape.dim.get(at).and_then(|dim| dim.value.as_ref()));
     let others = if sizes.len() == 4 { 224 } else { 128 };
-    let example = sizes.iter().enumerate().map(|(at, size)| match (size, at) {
-        (Some(size), _) => size.to_string(),
-        (None, 0) => "1".to_owned(),
-        (None, _) => others.to_string(),
-    });
+    // States of recurrent networks begin with a fixed number of layers or directions; the batch comes after it.
+    let is_behind_fixed = sizes
+        .first()
+        .is_some_and(|first| first.is_some_and(|size| size > 1));
+    let usual = |at: usize| {
+        let is_batch = name(at).to_ascii_lowercase().contains("batch");
+        let is_first_open = sizes.iter().position(Option::is_none) == Some(at);
+        let is_unnamed_batch = name(at).is_empty() && is_behind_fixed && at == 1 && is_first_open;
+        if at == 0 || is_batch || is_unnamed_batch {
+            batch
+        } else {
+            others
+        }
+    };
+    let example = sizes.iter().enumerate();
+    let example = example.map(|(at, size)| size.unwrap_or_else(|| usual(at)).to_string());
     let example = example.collect::<Vec<_>>().join(",");
     let open = |at: &usize| sizes[*at].is_none();
     let mut flags: Vec<String> = Vec::new();
-    if sizes.first().is_some_and(Option::is_none) {
+    if open_first(sizes) {
         flags.push("--batch N".to_owned());
     }
     for at in (1..sizes.len()).filter(open) {
-        let name = name(shape.dim.get(at).and_then(|dim| dim.value.as_ref()));
-        if name.is_empty() {
+        if name(at).is_empty() {
             // There is no other way than the whole shape.
             return format!("pass `--input {input}:{example}`");
         }
-        let flag = format!("--dim {name}={others}");
+        let flag = format!("--dim {}={}", name(at), usual(at));
         if !flags.contains(&flag) {
             flags.push(flag);
         }
     }
     let flags = flags.join(" ");
     format!("pass `{flags}` or `--input {input}:{example}`")
+}
+
+fn open_first(sizes: &[Option<usize>]) -> bool {
+    sizes.first().is_some_and(Option::is_none)
 }

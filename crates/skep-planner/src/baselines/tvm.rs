@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 
-use crate::{plan::OffsetPlan, problem::Problem, timeline};
+use crate::{budget::Budget, plan::OffsetPlan, problem::Problem, timeline};
 
 /// A buffer of TVM's planner. Where sizes do not decide, the one with the larger number comes first, as names do there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,29 @@ pub fn plan(
     pools: &[u64],
     memory_pressure: u64,
 ) -> Result<Vec<Place>, PoolsExceeded> {
+    let no_limit = Budget::nodes(u64::MAX);
+    match plan_within(algorithm, buffers, pools, memory_pressure, &no_limit) {
+        Ok(places) => Ok(places),
+        Err(Ended::Pools(exceeded)) => Err(exceeded),
+        Err(Ended::Stopped) => unreachable!("this budget never ends"),
+    }
+}
+
+/// Why there are no places.
+enum Ended {
+    Pools(PoolsExceeded),
+    /// The budget is over.
+    Stopped,
+}
+
+/// [`plan`] under a budget of time. A hill climb that ends early is not TVM's, so there is no plan of it.
+fn plan_within(
+    algorithm: Algorithm,
+    buffers: &[TvmBuffer],
+    pools: &[u64],
+    memory_pressure: u64,
+    budget: &Budget<'_>,
+) -> Result<Vec<Place>, Ended> {
     let conflicts = |buffer: usize| buffers[buffer].conflicts.len();
     let size = |buffer: usize| buffers[buffer].size;
     let mut order: Vec<usize> = (0..buffers.len()).collect();
@@ -77,16 +100,20 @@ pub fn plan(
         })
     });
     if algorithm == Algorithm::HillClimb {
-        hill_climb(buffers, pools, memory_pressure, order)
+        hill_climb(buffers, pools, memory_pressure, order, budget)
     } else {
-        place(buffers, pools, &order, on_top)
+        place(buffers, pools, &order, on_top, budget)
     }
 }
 
-/// A problem without pools: conflicts are the pairs that are live together.
+/// A problem without pools: conflicts are the pairs that are live together. `None` where the budget ended first.
 ///
 /// The lists of conflicts take 8 bytes a pair and direction: see [`crate::Strategy::plan`] for the limit.
-pub(crate) fn plan_problem(algorithm: Algorithm, problem: &Problem) -> OffsetPlan {
+pub(crate) fn plan_problem(
+    algorithm: Algorithm,
+    problem: &Problem,
+    budget: &Budget<'_>,
+) -> Option<OffsetPlan> {
     let sized: Vec<usize> = problem.sized().collect();
     let mut buffers: Vec<TvmBuffer> = sized
         .iter()
@@ -99,7 +126,10 @@ pub(crate) fn plan_problem(algorithm: Algorithm, problem: &Problem) -> OffsetPla
     let mut by_start: Vec<usize> = (0..sized.len()).collect();
     by_start.sort_by_key(|&number| problem.span(sized[number]).start);
     let mut live: Vec<usize> = Vec::new();
-    for number in by_start {
+    for (count, number) in by_start.into_iter().enumerate() {
+        if count % 64 == 0 && budget.is_over() {
+            return None;
+        }
         let span = problem.span(sized[number]);
         live.retain(|&other| problem.span(sized[other]).end > span.start);
         for &other in &live {
@@ -115,13 +145,13 @@ pub(crate) fn plan_problem(algorithm: Algorithm, problem: &Problem) -> OffsetPla
             .map(|&buffer| (problem.span(buffer), problem.buffers()[buffer].size)),
     );
     let pressure = load.into_iter().max().unwrap_or(0);
-    let places =
-        plan(algorithm, &buffers, &[u64::MAX], pressure).expect("a pool without a limit has room");
+    // A pool without a limit has room.
+    let places = plan_within(algorithm, &buffers, &[u64::MAX], pressure, budget).ok()?;
     let mut offsets = vec![0; problem.len()];
     for (&buffer, place) in sized.iter().zip(places) {
         offsets[buffer] = place.offset;
     }
-    OffsetPlan::new(problem, offsets)
+    Some(OffsetPlan::new(problem, offsets))
 }
 
 /// Where a buffer goes in a pool, given the ranges there of what it conflicts with.
@@ -151,10 +181,14 @@ fn place(
     pools: &[u64],
     order: &[usize],
     rule: Rule,
-) -> Result<Vec<Place>, PoolsExceeded> {
+    budget: &Budget<'_>,
+) -> Result<Vec<Place>, Ended> {
     let mut places: Vec<Option<Place>> = vec![None; buffers.len()];
     let mut taken = Vec::new();
-    for &number in order {
+    for (count, &number) in order.iter().enumerate() {
+        if count % 64 == 0 && budget.is_over() {
+            return Err(Ended::Stopped);
+        }
         let buffer = &buffers[number];
         places[number] = pools.iter().enumerate().find_map(|(pool, limit)| {
             taken.clear();
@@ -167,10 +201,10 @@ fn place(
             (offset + buffer.size <= *limit).then_some(Place { pool, offset })
         });
         if places[number].is_none() {
-            return Err(PoolsExceeded {
+            return Err(Ended::Pools(PoolsExceeded {
                 buffer: number,
                 size: buffer.size,
-            });
+            }));
         }
     }
     Ok(places.into_iter().flatten().collect())
@@ -190,9 +224,10 @@ fn hill_climb(
     pools: &[u64],
     memory_pressure: u64,
     mut order: Vec<usize>,
-) -> Result<Vec<Place>, PoolsExceeded> {
+    budget: &Budget<'_>,
+) -> Result<Vec<Place>, Ended> {
     let total = |places: &[Place]| pool_sizes(buffers, places, pools.len()).iter().sum::<u64>();
-    let mut best = place(buffers, pools, &order, first_fit)?;
+    let mut best = place(buffers, pools, &order, first_fit, budget)?;
     let mut least = total(&best);
     let mut current = best.clone();
     let mut random = Rand(0);
@@ -204,8 +239,11 @@ fn hill_climb(
             break;
         };
         order.swap(first, second);
-        let tried = place(buffers, pools, &order, first_fit);
-        let accepted = tried.ok().filter(|tried| {
+        let tried = match place(buffers, pools, &order, first_fit, budget) {
+            Err(Ended::Stopped) => return Err(Ended::Stopped),
+            tried => tried.ok(),
+        };
+        let accepted = tried.filter(|tried| {
             let size = total(tried);
             let excess = size.saturating_sub(least);
             size <= least || random.below(100) < 50 * excess / size / attempt

@@ -22,7 +22,7 @@ pub(super) struct Built {
     pub(super) graph: Graph,
     /// Its nodes in the order of inference.
     pub(super) order: Vec<NodeId>,
-    /// Nodes that hold graphs of their own.
+    /// Nodes that hold graphs of their own, or call a function of the model.
     pub(super) left_out: Vec<String>,
 }
 
@@ -60,11 +60,15 @@ pub(super) fn build(model: &OnnxModel, inferred: &Inferred, constants: Constants
             builder.tensor(value.name(), Origin::Caller);
         }
     }
+    let functions = model.proto().functions.iter();
+    let functions: HashSet<(&str, &str)> = functions
+        .map(|function| (function.domain(), function.name()))
+        .collect();
     let mut left_out = Vec::new();
     let mut order = Vec::with_capacity(inferred.order.len());
     for node in inferred.order.iter().filter_map(|&at| proto.node.get(at)) {
         let captured = builder.captured(node);
-        if holds_graph(node) {
+        if holds_graph(node) || functions.contains(&(node.domain(), node.op_type())) {
             left_out.push(format!("{} `{}`", node.op_type(), shown(node)));
         }
         if builder.is_constant(node, constants) {
@@ -103,6 +107,7 @@ impl<'a> Builder<'a> {
             name: name.to_owned(),
             extents: extents.map_or_else(Vec::new, |extents| extents.tensor(name, &dims)),
             dims,
+            is_shaped: true,
             // Sequences are no tensors: what they hold was counted when it was made.
             bytes: fact.map_or(0, |fact| fact.bytes() as u64),
             padding: 0,

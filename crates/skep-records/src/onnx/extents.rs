@@ -23,6 +23,20 @@ const STEP: usize = 64;
 /// Operators whose positions behind batch and channels are counted out of windows.
 const WINDOWS: [&str; 5] = ["Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"];
 
+/// Operators of `ai.onnx.ml` whose outputs have no shape for ONNX Runtime until they run, in any version.
+const SHAPELESS: [&str; 10] = [
+    "ai.onnx.ml:CastMap",
+    "ai.onnx.ml:CategoryMapper",
+    "ai.onnx.ml:DictVectorizer",
+    "ai.onnx.ml:FeatureVectorizer",
+    "ai.onnx.ml:Imputer",
+    "ai.onnx.ml:LinearRegressor",
+    "ai.onnx.ml:Normalizer",
+    "ai.onnx.ml:SVMClassifier",
+    "ai.onnx.ml:SVMRegressor",
+    "ai.onnx.ml:Scaler",
+];
+
 /// Operators that stretch their inputs to one shape.
 const BROADCASTS: [&str; 20] = [
     "Add",
@@ -60,6 +74,8 @@ pub(super) struct Extents<'a> {
     declared: HashMap<&'a str, Vec<Option<&'a Dimension>>>,
     /// Whole numbers of the file, by name: shapes that `Reshape` is given.
     values: HashMap<&'a str, &'a TensorProto>,
+    /// The version of `ai.onnx.ml` that the file uses.
+    ml_version: i64,
 }
 
 impl<'a> Extents<'a> {
@@ -90,6 +106,12 @@ impl<'a> Extents<'a> {
                 .filter_map(|value| Some((value.name(), dimensions(value)?)))
                 .collect(),
             values: constants.chain(initializers).collect(),
+            ml_version: model
+                .proto()
+                .opset_import
+                .iter()
+                .find(|set| set.domain() == "ai.onnx.ml")
+                .map_or(1, |set| set.version()),
         };
         // The batch alone where a model takes no other picture or sequence.
         for only_first in [false, true] {
@@ -187,11 +209,47 @@ impl<'a> Extents<'a> {
                 .copied()
                 .flatten()
                 .collect();
+            let is_shaped = self.is_shaped(graph, &graph.nodes[node]);
             for made in outputs {
-                let extents = self.settled(graph, &graph.nodes[node], made);
-                graph.tensors[made].extents = extents;
+                let extents = match is_shaped {
+                    true => self.settled(graph, &graph.nodes[node], made),
+                    false => self.without_shape(graph, &graph.nodes[node], made),
+                };
+                let tensor = &mut graph.tensors[made];
+                tensor.is_shaped = is_shaped
+                    || extents.iter().any(|extent| *extent != Extent::Unknown)
+                    || self.declared.contains_key(tensor.name.as_str());
+                tensor.extents = extents;
             }
         }
+    }
+
+    /// Whether the shapes of what a node makes follow from what it reads.
+    fn is_shaped(&self, graph: &Graph, node: &Node) -> bool {
+        let is_shapeless = match &*node.op {
+            "ai.onnx.ml:LabelEncoder" => self.ml_version < 2,
+            "ai.onnx.ml:TreeEnsembleClassifier" | "ai.onnx.ml:TreeEnsembleRegressor" => {
+                !(3..5).contains(&self.ml_version)
+            }
+            op => SHAPELESS.contains(&op),
+        };
+        !is_shapeless && node.reads().all(|input| graph.tensors[input].is_shaped)
+    }
+
+    /// What is known of a tensor whose node's input or operator has no shape: what the file says.
+    fn without_shape(&mut self, graph: &Graph, node: &Node, made: TensorId) -> Vec<Extent> {
+        let tensor = &graph.tensors[made];
+        let shape = node.input(1).filter(|_| node.op == "Reshape");
+        let shape = shape.map(|shape| graph.tensors[shape].name.as_str());
+        let axes = 0..tensor.dims.len();
+        let extents = axes.map(|axis| {
+            let stated = shape.and_then(|shape| number(self.values.get(shape)?, axis));
+            match stated.map(usize::try_from) {
+                Some(Ok(size)) if size > 0 => Extent::Fixed(size),
+                _ => self.declared_or_fixed(&tensor.name, axis),
+            }
+        });
+        extents.collect()
     }
 
     fn settled(&mut self, graph: &Graph, node: &Node, made: TensorId) -> Vec<Extent> {
@@ -243,6 +301,17 @@ impl<'a> Extents<'a> {
                         .is_some_and(|input| of(input).get(axis) == Some(&name))
             }
             _ => node.reads().any(|input| of(input).contains(&name)),
+        }
+    }
+
+    /// What the file says of a dimension of a tensor, a size too.
+    fn declared_or_fixed(&mut self, tensor: &str, axis: usize) -> Extent {
+        let declared = self.declared.get(tensor);
+        match declared.and_then(|dims| dims.get(axis).copied().flatten()) {
+            Some(Dimension::DimValue(size)) if *size > 0 => {
+                usize::try_from(*size).map_or(Extent::Unknown, Extent::Fixed)
+            }
+            _ => self.declared(tensor, axis),
         }
     }
 

@@ -151,7 +151,7 @@ fn product(graph: &mut Graph, node: NodeId) {
     }
     let are_matrices = graph.nodes[node]
         .reads()
-        .all(|tensor| graph.tensors[tensor].dims.len() == 2);
+        .all(|tensor| graph.tensors[tensor].dims.len() == 2 && graph.tensors[tensor].is_shaped);
     let bias = constant_and_other(graph, next).map(|(bias, _)| bias);
     if let Some(bias) = bias.filter(|_| are_matrices && op(graph, next) == "Add") {
         graph.absorb(node, next);

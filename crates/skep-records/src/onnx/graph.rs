@@ -36,6 +36,8 @@ pub(super) struct Tensor {
     pub(super) dims: Vec<usize>,
     /// What of its dimensions ONNX Runtime knows when it loads the model; empty where that decides nothing.
     pub(super) extents: Vec<Extent>,
+    /// Whether it knows how many dimensions there are: without that it neither rewrites nor shares.
+    pub(super) is_shaped: bool,
     pub(super) bytes: u64,
     /// How many of the bytes only fill up a layout.
     pub(super) padding: u64,

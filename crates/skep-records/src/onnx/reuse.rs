@@ -66,7 +66,7 @@ type Form<'a> = (u64, &'a [Extent]);
 /// The form of a tensor; `None` where its shape is not known when the model is loaded.
 fn form(graph: &Graph, tensor: TensorId) -> Option<Form<'_>> {
     let tensor = &graph.tensors[tensor];
-    let is_known = !tensor.extents.contains(&Extent::Unknown);
+    let is_known = tensor.is_shaped && !tensor.extents.contains(&Extent::Unknown);
     is_known.then_some((tensor.bytes, &tensor.extents))
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_onnx::{OnnxModel, infer::Given};
 use skep_planner::{Budget, auto, validate_offsets};
 use skep_proto::onnx::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_shape_proto::dimension::Value as Dimension, type_proto,
 };
 use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate};
@@ -478,6 +478,74 @@ fn gelu_and_layer_normalisation_are_found_in_their_formulas() {
         lines(&model(norm, numbers), Variant::Fused),
         ["e 1024 0..2", "n 1024 1..3"]
     );
+}
+
+/// ONNX Runtime 1.31.1 makes a `Gemm` of each product and its bias, and shares, behind `Binarizer`; behind `Scaler` it does
+/// neither, for it knows no shapes there.
+#[test]
+fn nothing_is_shared_behind_operators_that_tell_no_shape() {
+    let weight = |name: &str, dims: &[i64]| TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.to_vec(),
+        data_type: Some(1),
+        float_data: vec![0.0; usize::try_from(dims.iter().product::<i64>()).expect("small")],
+        ..Default::default()
+    };
+    let buffers = |scaler: &str| {
+        let mut first = node(scaler, &["x"], &["t1"]);
+        first.domain = Some("ai.onnx.ml".to_owned());
+        let nodes = vec![
+            first,
+            node("MatMul", &["t1", "w"], &["t2"]),
+            node("Add", &["t2", "b"], &["t3"]),
+            node("Relu", &["t3"], &["t4"]),
+            node("MatMul", &["t4", "w"], &["t5"]),
+            node("Add", &["t5", "b"], &["t6"]),
+            node("Exp", &["t6"], &["y"]),
+        ];
+        let weights = vec![weight("w", &[3, 3]), weight("b", &[3])];
+        let mut model = model(nodes, weights);
+        let graph = model.proto_mut().graph.as_mut().expect("a graph");
+        for value in [&mut graph.input[0], &mut graph.output[0]] {
+            let kind = value.r#type.as_mut().and_then(|kind| kind.value.as_mut());
+            let Some(type_proto::Value::TensorType(tensor)) = kind else {
+                panic!("a tensor");
+            };
+            let dims = &mut tensor.shape.as_mut().expect("a shape").dim;
+            dims.push(dims[0].clone());
+            for dim in dims {
+                dim.value = Some(Dimension::DimValue(3));
+            }
+        }
+        lines(&model, Variant::Fused).len()
+    };
+    assert_eq!(buffers("Binarizer"), 2);
+    assert_eq!(buffers("Scaler"), 6);
+}
+
+#[test]
+fn calls_of_the_files_own_functions_are_named() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let mut call = node("Twice", &["x"], &["y"]);
+    call.domain = Some("own".to_owned());
+    let mut model = model(vec![call], vec![]);
+    let proto = model.proto_mut();
+    let mut opset = proto.opset_import[0].clone();
+    proto.functions = vec![FunctionProto {
+        name: Some("Twice".to_owned()),
+        domain: Some("own".to_owned()),
+        input: names(&["a"]),
+        output: names(&["c"]),
+        node: vec![node("Exp", &["a"], &["b"]), node("Exp", &["b"], &["c"])],
+        opset_import: vec![opset.clone()],
+        ..Default::default()
+    }];
+    opset.domain = Some("own".to_owned());
+    opset.version = Some(1);
+    proto.opset_import.push(opset);
+    let inferred = model.infer(&Given::default()).expect("shapes");
+    let usage = usage(&model, &inferred, Variant::Graph, AVX_512).expect("records");
+    assert_eq!(usage.left_out, ["Twice `y`"]);
 }
 
 #[test]

@@ -130,6 +130,17 @@ impl Study {
         self.rows.first()
     }
 
+    /// Why a strategy gave no plan, with the buffer's name.
+    pub(super) fn why(&self, reason: Unavailable) -> String {
+        match reason {
+            Unavailable::Fixed { strategy, buffer } => format!(
+                "buffer `{}` is fixed, which `{strategy}` does not support",
+                self.records.names()[buffer]
+            ),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether no plan is smaller.
     pub(super) fn is_optimal(&self, row: &Row) -> bool {
         row.plan.size() == self.lower_bound

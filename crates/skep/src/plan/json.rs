@@ -9,12 +9,14 @@ use super::{
     compare::{Row, Study},
     onnx::Report,
 };
+use crate::origin;
 
-/// An object for the first records, with what is said of a model. Further ones are its member `plans`.
+/// An object for the first records, with what is said of a model, Skep's version and the command. Further ones are its member `plans`.
 pub(super) fn write(
     out: &mut impl Write,
     studies: &[Study],
     report: Option<&Report>,
+    command: &str,
 ) -> io::Result<()> {
     for (index, study) in studies.iter().enumerate() {
         out.write_all(match index {
@@ -25,11 +27,13 @@ pub(super) fn write(
         members(out, study)?;
         if index > 0 {
             out.write_all(b"}")?;
-        } else if let Some(report) = report {
-            for (name, value) in report.members() {
-                write!(out, ",\n\"{name}\":{value}")?;
-            }
+            continue;
         }
+        for (name, value) in report.map_or_else(Vec::new, Report::members) {
+            write!(out, ",\n\"{name}\":{value}")?;
+        }
+        let (version, command) = (json!(origin::VERSION), json!(command));
+        write!(out, ",\n\"version\":{version},\n\"command\":{command}")?;
     }
     out.write_all(if studies.len() > 1 { b"]}\n" } else { b"}\n" })
 }
@@ -59,7 +63,7 @@ fn members(out: &mut impl Write, study: &Study) -> io::Result<()> {
     let without: Vec<Value> = study
         .without
         .iter()
-        .map(|(strategy, reason)| json!({ "name": strategy.name, "reason": reason.to_string() }))
+        .map(|(strategy, reason)| json!({ "name": strategy.name, "reason": study.why(*reason) }))
         .collect();
     write!(
         out,

@@ -17,12 +17,15 @@ use skep_planner::{Plan, Strategy};
 use skep_records::csv;
 
 use self::{compare::Study, onnx::OnnxArgs};
-use crate::output::{self, errln, out};
+use crate::{
+    origin,
+    output::{self, errln, out},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     /// An ONNX model, or usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's *-buffer-assignment.txt (with its
-    /// *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz)
+    /// *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz). Or a directory with one ONNX model
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Which strategies are compared; all of them unless told; may be given several times
@@ -65,19 +68,25 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     let studies =
         studies.map(|(title, records)| Study::new(title, records, &strategies, args.budget));
     let studies: Vec<Study> = studies.collect::<anyhow::Result<_>>()?;
+    let command = origin::command();
+    let from = origin::line(&command);
     // Before what is printed, which may be more than anybody reads.
-    output::write("--svg", args.svg.as_deref(), || picture::svg(&studies))?;
-    output::write("--html", args.html.as_deref(), || picture::html(&studies))?;
+    output::write("--svg", args.svg.as_deref(), || {
+        picture::svg(&studies, &from)
+    })?;
+    output::write("--html", args.html.as_deref(), || {
+        picture::html(&studies, &from)
+    })?;
     if args.json {
         let mut text = Vec::new();
-        json::write(&mut text, &studies, source.report.as_ref())?;
+        json::write(&mut text, &studies, source.report.as_ref(), &command)?;
         out!("{}", String::from_utf8_lossy(&text))?;
     } else if args.csv {
-        out!("{}", table(&studies)?)?;
+        out!("# {from}\n{}", table(&studies)?)?;
     } else {
         let report = source.report.as_ref();
         let (before, after) = report.map_or_else(Default::default, |report| {
-            let after = show::savings(&studies) + &report.table();
+            let after = show::savings(&studies, report) + &report.table();
             (report.heading(), after)
         });
         let text = format!("{before}{}{after}", show::overview(&studies));

@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use skep_planner::Proof;
 
-use super::compare::{AUTO, Row, Study};
+use super::{
+    compare::{AUTO, Row, Study},
+    onnx::Report,
+};
 use crate::units::human;
 
 const WRITES: &str = "a string takes all";
@@ -15,25 +18,44 @@ pub(super) fn overview(studies: &[Study]) -> String {
     blocks.join("\n")
 }
 
-/// A line on what one way of running a model needs beside another: the smallest plan of each.
-pub(super) fn savings(studies: &[Study]) -> String {
+/// A line on what one way of running a model needs beside another: the smallest plan of each. Where a plan leaves tensors out,
+/// nothing is compared.
+pub(super) fn savings(studies: &[Study], report: &Report) -> String {
     let sizes: Vec<(&str, u64)> = studies
         .iter()
         .filter_map(|study| Some((study.title.as_str(), study.best()?.plan.size())))
         .collect();
-    let Some((_, first)) = sizes.first().copied() else {
+    let Some((base, first)) = sizes.first().copied() else {
         return String::new();
     };
+    let are_whole = sizes.iter().all(|(title, _)| !report.leaves_out(title));
     let each = sizes.iter().map(|(title, size)| {
-        let percent = 100.0 * (*size as f64 / first.max(1) as f64 - 1.0);
-        let change = match *size == first {
-            true => String::new(),
-            false => format!(" ({percent:+.0} %)"),
+        let least = match report.leaves_out(title) {
+            true => "at least ",
+            false => "",
         };
-        format!("{title} {}{change}", human(*size))
+        let change = match are_whole && *size != first {
+            true => format!(" ({})", change(first, *size)),
+            false => String::new(),
+        };
+        format!("{title} {least}{}{change}", human(*size))
     });
     let each: Vec<String> = each.collect();
-    format!("\nsmallest plans: {}\n", each.join("; "))
+    let beside = match are_whole && sizes.iter().any(|(_, size)| *size != first) {
+        true => format!(", compared with `{base}`"),
+        false => String::new(),
+    };
+    format!("\nsmallest plans{beside}: {}\n", each.join("; "))
+}
+
+/// By how much sizes differ. What is not nothing does not look like it.
+fn change(from: u64, to: u64) -> String {
+    let percent = 100.0 * (to as f64 / from.max(1) as f64 - 1.0);
+    match percent.abs() {
+        least if least < 0.05 => format!("{}<0.1 %", if to < from { '-' } else { '+' }),
+        small if small < 0.95 => format!("{percent:+.1} %"),
+        _ => format!("{percent:+.0} %"),
+    }
 }
 
 fn block(study: &Study) -> String {
@@ -66,7 +88,7 @@ fn block(study: &Study) -> String {
         text.push_str("\nwithout a plan:\n");
     }
     for (_, reason) in &study.without {
-        writeln!(text, "  {reason}").expect(WRITES);
+        writeln!(text, "  {}", study.why(*reason)).expect(WRITES);
     }
     if study.rows.iter().any(|row| row.strategy.name == AUTO) {
         text.push_str("\n* the planner that Skep uses\n");
@@ -132,5 +154,25 @@ fn time(seconds: f64) -> String {
         format!("{:.2} ms", seconds * 1e3)
     } else {
         format!("{seconds:.2} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_never_looks_like_none() {
+        for (from, to, expected) in [
+            (100, 62, "-38 %"),
+            (1000, 1004, "+0.4 %"),
+            (1000, 994, "-0.6 %"),
+            (1000, 991, "-0.9 %"),
+            (1000, 1010, "+1 %"),
+            (1_000_000, 999_999, "-<0.1 %"),
+            (1_000_000, 1_000_001, "+<0.1 %"),
+        ] {
+            assert_eq!(change(from, to), expected, "{from} {to}");
+        }
     }
 }

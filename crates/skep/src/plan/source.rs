@@ -30,8 +30,57 @@ pub(super) struct Source {
     pub(super) report: Option<Report>,
 }
 
-/// Reads a file of any format. ONNX models are mapped where their name says what they are: weights are not read.
+/// Reads a file of any format, or of a directory the one ONNX model that it holds.
 pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
+    match path.is_dir() {
+        true => read_file(&in_directory(path)?, args),
+        false => read_file(path, args),
+    }
+}
+
+/// The ONNX file of a directory, or of its subdirectories, as a model's versions are.
+fn in_directory(path: &Path) -> anyhow::Result<PathBuf> {
+    let mut found = onnx_files(path)?;
+    for entry in entries(path)?.into_iter().filter(|entry| entry.is_dir()) {
+        found.extend(onnx_files(&entry)?);
+    }
+    match &found[..] {
+        [] => bail!(
+            "`{}` is a directory without an ONNX file, expected a file",
+            path.display()
+        ),
+        [file] => Ok(file.clone()),
+        [first, ..] => bail!(
+            "`{}` is a directory with {} ONNX files, expected one of them, such as `{}`",
+            path.display(),
+            found.len(),
+            first.display()
+        ),
+    }
+}
+
+fn onnx_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = entries(directory)?.into_iter();
+    let is_onnx = |path: &PathBuf| path.extension().is_some_and(|end| end == "onnx");
+    Ok(entries
+        .filter(is_onnx)
+        .filter(|path| path.is_file())
+        .collect())
+}
+
+/// What a directory holds, in the order of names.
+fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let unreadable = || format!("cannot read `{}`", directory.display());
+    let entries = std::fs::read_dir(directory).with_context(unreadable)?;
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let paths: std::io::Result<Vec<PathBuf>> = paths.collect();
+    let mut paths = paths.with_context(unreadable)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// ONNX models are mapped where their name says what they are: weights are not read.
+fn read_file(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
     if path
         .extension()
         .is_some_and(|extension| extension == "onnx")

@@ -9,13 +9,13 @@ use skep_sim::{Arrivals, Contender, Figures, Jitter, Model, Point};
 use super::{
     chart,
     measure::{MeasureArgs, Measured},
-    origin,
     parse::{self, Pattern, Policies, Seeds, Slo, Table},
     show,
 };
 use crate::{
     colour::Colours,
     cores::on_all_cores,
+    origin,
     output::{self, out, outln},
     progress::Progress,
 };

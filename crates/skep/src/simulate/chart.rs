@@ -8,10 +8,12 @@ use skep_sim::{Contender, Figures};
 
 use super::{
     batching::{Panel, Study},
-    origin,
     show::ms,
 };
-use crate::axis::{self, number, step, ticks};
+use crate::{
+    axis::{self, number, step, ticks},
+    origin,
+};
 
 const WRITES: &str = "a string takes all";
 

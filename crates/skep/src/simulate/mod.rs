@@ -3,7 +3,6 @@
 mod batching;
 mod chart;
 mod measure;
-mod origin;
 mod parse;
 mod place;
 mod show;

@@ -50,6 +50,29 @@ fn open_inputs_say_what_to_pass() {
 }
 
 #[test]
+fn an_example_has_the_batch_where_a_state_has_it() {
+    for (dims, expected) in [
+        (&["2", "?", "128"][..], "pass `--input s:2,3,128`"),
+        // The name has a size already, which another input gives it.
+        (&["2", "n", "?"], "pass `--input s:2,5,128`"),
+        (
+            &["2", "batch", "steps"],
+            "pass `--dim batch=3 --dim steps=128` or `--input s:2,3,128`",
+        ),
+        // One text, whose length is open.
+        (&["1", "?"], "pass `--input s:1,128`"),
+    ] {
+        let graph = Graph::new(&[("x", &["?", "n", "?"]), ("s", dims)], "y = Relu(s)");
+        let given = Given {
+            batch: Some(3),
+            ..inputs("x", &[3, 5, 7])
+        };
+        let error = graph.error(&given);
+        assert!(error.ends_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn anonymous_dimensions_are_no_symbols() {
     let graph = |anonymous: &str| {
         let mut graph = Graph::new(&[("x", &["?", "3", "a", "b"])], "y = Relu(x)");

@@ -17,8 +17,8 @@ type Stated = (String, Vec<Option<usize>>);
 #[derive(Debug, Args)]
 #[command(next_help_heading = "ONNX models")]
 pub(crate) struct OnnxArgs {
-    /// A batch size; the first one is planned, the memory of each is estimated [default: 1, 2, 4 and 8]
-    #[arg(long, value_name = "N")]
+    /// Batch sizes, as in `1,4`; the first one is planned, the memory of each is estimated [default: 1, 2, 4 and 8]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     batch: Vec<NonZeroU32>,
     /// The shape of an input, as in `ids:-1,128`; -1 is the batch size
     #[arg(long, value_name = "NAME:SHAPE", value_parser = shape)]
@@ -36,7 +36,7 @@ pub(crate) struct OnnxArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "no_run")]
     onnxruntime_library: Option<PathBuf>,
     /// How many instances the memory is estimated for [default: 1, 2 and 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     instances: Vec<NonZeroU32>,
 }
 
@@ -93,15 +93,20 @@ impl OnnxArgs {
             });
             stated.collect()
         };
-        // Where every input is stated, the batch size is in the shapes already.
+        // A -1 in a stated shape is the batch size: no other input need have a place for it.
         let is_stated = |name: &str| self.input.iter().any(|(stated, _)| stated == name);
-        let are_stated = model
-            .graph()
-            .input
-            .iter()
-            .all(|input| is_stated(input.name()));
+        let is_placed = model.signature().is_ok_and(|signature| {
+            let mut others = signature
+                .inputs
+                .iter()
+                .filter(|input| !is_stated(&input.name));
+            !others.any(|input| {
+                let dims = input.dims.as_ref();
+                dims.is_none_or(|dims| dims.as_slice().first() == Some(&-1))
+            })
+        });
         Given {
-            batch: batch.filter(|_| !(are_stated && self.has_open_batch())),
+            batch: batch.filter(|_| !(is_placed && self.has_open_batch())),
             dims: self.dim.iter().cloned().collect(),
             inputs: shapes(&self.input),
             tensors: shapes(&self.tensor),

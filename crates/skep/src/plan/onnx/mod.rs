@@ -57,6 +57,7 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
         input_bytes: 0,
         output_bytes: 0,
         instances: args.instances(),
+        left_out: Vec::new(),
         rows: Vec::new(),
     };
     let otherwise = first.declared_otherwise.iter();
@@ -75,6 +76,7 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
                 named()
             ));
         }
+        report.left_out = usage.left_out;
         records.push((variant.name().to_owned(), usage.records));
     }
     for (batch, inferred) in &shaped {

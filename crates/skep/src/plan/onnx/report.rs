@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use skep_records::estimate::Estimate;
 
+use super::recorded;
 use crate::units::human;
 
 /// What is said of a model beside its plans.
@@ -13,11 +14,18 @@ pub(crate) struct Report {
     pub(super) input_bytes: u64,
     pub(super) output_bytes: u64,
     pub(super) instances: Vec<u32>,
+    /// Nodes whose inner tensors are not counted.
+    pub(super) left_out: Vec<String>,
     /// An estimate for each batch size.
     pub(super) rows: Vec<(Option<usize>, Estimate)>,
 }
 
 impl Report {
+    /// Whether a plan of this title is of a part of the tensors alone. A run leaves nothing out.
+    pub(crate) fn leaves_out(&self, title: &str) -> bool {
+        !self.left_out.is_empty() && title != recorded::NAME
+    }
+
     /// What the plans are of.
     pub(crate) fn heading(&self) -> String {
         let batch = self
@@ -38,6 +46,10 @@ impl Report {
             1 => "1 instance".to_owned(),
             count => format!("{count} instances"),
         }));
+        let (least, sums) = match self.left_out.is_empty() {
+            true => ("", ""),
+            false => ("at least ", ", and sums are at least what is said"),
+        };
         let first = self.instances.first().copied().unwrap_or(1);
         for (batch, estimate) in &self.rows {
             let classes = estimate.with_instances(first.into());
@@ -45,7 +57,7 @@ impl Report {
                 vec![batch.map_or_else(|| "fixed".to_owned(), |batch| batch.to_string())];
             line.extend([
                 human(classes.weights),
-                human(classes.intermediates),
+                format!("{least}{}", human(classes.intermediates)),
                 human(classes.workspace),
                 human(classes.runtime),
             ]);
@@ -58,7 +70,7 @@ impl Report {
             count => format!("{count} instances"),
         };
         format!(
-            "\nmemory of a server with this model alone, on ONNX Runtime, estimated; classes are those of {of_one}\n\n{}",
+            "\nmemory of a server with this model alone, on ONNX Runtime, estimated; classes are those of {of_one}{sums}\n\n{}",
             aligned(&lines)
         )
     }
@@ -84,6 +96,7 @@ impl Report {
             ("batch", json!(self.batch)),
             ("input_bytes", json!(self.input_bytes)),
             ("output_bytes", json!(self.output_bytes)),
+            ("not_counted", json!(self.left_out)),
             ("estimate", json!(rows)),
         ]
     }

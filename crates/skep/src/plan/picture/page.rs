@@ -21,12 +21,13 @@ const PAGE: &str = include_str!("page.html");
 /// Offsets in one page at most, over all its plans: some ten megabytes.
 const MOST_OFFSETS: usize = 4_000_000;
 
-/// The page, with as many plans as it has room for, the smallest first.
-pub(in crate::plan) fn html(studies: &[Study]) -> String {
+/// The page, with as many plans as it has room for, the smallest first; `from` says where they come from.
+pub(in crate::plan) fn html(studies: &[Study], from: &str) -> String {
     let mut room = MOST_OFFSETS;
     let studies: Vec<String> = studies.iter().map(|study| data(study, &mut room)).collect();
     let data = format!(
-        "{{\"fills\":{},\"studies\":[{}]}}",
+        "{{\"from\":{},\"fills\":{},\"studies\":[{}]}}",
+        json!(from),
         json!(FILLS),
         studies.join(",\n")
     );

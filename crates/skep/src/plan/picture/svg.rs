@@ -43,12 +43,13 @@ text{fill:var(--ink)}.s{fill:var(--soft)}.g{stroke:var(--rule)}\
 .n{font-size:10px;fill:#15191d;stroke:#fff7;stroke-width:2.5px;paint-order:stroke;pointer-events:none}\
 rect.b:hover{stroke:var(--ink);stroke-width:1.5}";
 
-/// A panel for each of the records, below each other.
-pub(in crate::plan) fn svg(studies: &[Study]) -> String {
+/// A panel for each of the records, below each other; `from` says where they come from.
+pub(in crate::plan) fn svg(studies: &[Study], from: &str) -> String {
     let (width, height) = (LEFT + WIDTH + RIGHT, PANEL * studies.len().max(1) as f64);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
-         font-family=\"system-ui, 'Segoe UI', Helvetica, Arial, sans-serif\" font-size=\"12\">\n<style>{STYLE}"
+         font-family=\"system-ui, 'Segoe UI', Helvetica, Arial, sans-serif\" font-size=\"12\">\n<desc>{}</desc>\n<style>{STYLE}",
+        escaped(from)
     );
     for (index, fill) in FILLS.iter().enumerate() {
         write!(svg, ".c{index}{{fill:{fill}}}").expect(WRITES);

@@ -1,11 +1,11 @@
-//! Where results come from: the version and the command, which every output carries.
+//! Where results come from: the version and the command, which every output of `skep plan` and `skep simulate` carries.
 
 use std::env;
 
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The command as a shell takes it again, without the path of the program.
-pub(super) fn command() -> String {
+pub(crate) fn command() -> String {
     let arguments = env::args_os().skip(1);
     let words = arguments.map(|argument| quoted(&argument.to_string_lossy()));
     std::iter::once("skep".to_owned())
@@ -15,7 +15,7 @@ pub(super) fn command() -> String {
 }
 
 /// Both in a line.
-pub(super) fn line(command: &str) -> String {
+pub(crate) fn line(command: &str) -> String {
     format!("skep {VERSION}: {command}")
 }
 
