@@ -273,13 +273,36 @@ def test_a_table_is_measured_on_a_model(repository, tmp_path):
     points = {int(batch): float(ms) for batch, ms in (line.split(",") for line in lines[1:])}
     assert list(points) == [1, 2, 4, 6]
     assert all(ms >= 4 for ms in points.values())
-    again = simulate("--table", saved, "--instances", "3", "--slo-ms", "80", "--max-batch-size", "6", *flags)
+    assert comments[2:] == ["# instances: 3", "# max_batch_size: 6", "# slo_ms: 80"]
+    again = simulate("--table", saved, *flags)
+    assert f"`{saved}` says instances 3, max_batch_size 6, slo_ms 80.\n" in again
     assert again.splitlines()[-5:] == text.splitlines()[-5:]
+    # Flags win, and what they overrule is not said.
+    other = simulate("--table", saved, "--instances", "1", "--slo-ms", "7", "--max-batch-size", "8", *flags)
+    assert f"{saved}, poisson arrivals, objective 7 ms, 1 instance, batches of up to 8;" in other
+    assert " says " not in other
+    assert f"`{saved}` ends at batches of 6: those up to 8 are extrapolated.\n" in other
     # A link is a model of its own name.
     (tmp_path / "linked").symlink_to(model)
     assert "Latencies of model `linked` version 1" in simulate("--from-model", tmp_path / "linked", *flags)
     table = rows("--from-model", model, "--instances", "1", "--slo-ms", "5x", "--max-batch-size", "2", *flags)
     assert {(row["instances"], row["max_batch_size"], row["table"]) for row in table} == {(1, 2, str(model))}
+
+
+def test_a_table_of_one_line_says_so(tmp_path):
+    table = tmp_path / "one.csv"
+    table.write_text("1,2\n")
+    note = f"`{table}` has a single size: batches of 2 to 64 are taken to last as long as 1.\n"
+    flags = [*SMALL, "--policy", "none", "--table", table]
+    assert simulate(*flags).count(note) == 1
+    printed = run("simulate", "batching", *flags, "--json")
+    assert (printed.returncode, printed.stderr) == (0, f"note: {note}")
+    assert json.loads(printed.stdout)
+    assert note not in simulate(*flags, "--max-batch-size", "1")
+    table.write_text("# instances: many\n1,2\n")
+    refused = run("simulate", "batching", *flags)
+    assert refused.returncode == 1
+    assert "line 1: `instances: many`: expected a whole number from 1 to 1024" in refused.stderr
 
 
 @pytest.mark.parametrize("batching", ["", "dynamic_batching {}"])

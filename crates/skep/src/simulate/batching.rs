@@ -11,12 +11,13 @@ use super::{
     measure::{MeasureArgs, Measured},
     origin,
     parse::{self, Pattern, Policies, Seeds, Slo, Table},
+    saved::Saved,
     show,
 };
 use crate::{
     colour::Colours,
     cores::on_all_cores,
-    output::{self, out, outln},
+    output::{self, errln, out, outln},
     progress::Progress,
 };
 
@@ -149,6 +150,8 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     let seeds = parse::seeds(&args.seed, args.seeds.into())?;
     let arrivals = args.arrival.iter().map(Pattern::load);
     let arrivals: Vec<Arrivals> = arrivals.collect::<anyhow::Result<_>>()?;
+    let given = args.table.iter().map(Table::read);
+    let given: Vec<(Table, Saved)> = given.collect::<anyhow::Result<_>>()?;
     if let Some(max) = args.max_batch_size {
         check_sizes(args, max)?;
     }
@@ -156,7 +159,7 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
         .measure
         .measure(args.max_batch_size, MAX_BATCH_SIZE, args.json, &from)?;
     let study = Study {
-        panels: panels(args, measured.as_ref(), &arrivals, &seeds)?,
+        panels: panels(args, &given, measured.as_ref(), &arrivals, &seeds)?,
         requests: args.requests as usize,
         seeds,
         version,
@@ -165,11 +168,21 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     // Before what is printed, which may be more than anybody reads.
     output::write("--csv", args.csv.as_deref(), || show::csv(&study))?;
     output::write("--svg", args.svg.as_deref(), || chart::svg(&study))?;
+    let notes = notes(args, &given, &study.panels);
     if args.json {
+        for note in &notes {
+            errln!("note: {note}");
+        }
         outln!("{}", show::json(&study))?;
         return Ok(ExitCode::SUCCESS);
     }
     outln!("{from}\n")?;
+    for note in &notes {
+        outln!("{note}")?;
+    }
+    if !notes.is_empty() {
+        outln!("")?;
+    }
     if let Some(measured) = &measured {
         outln!("{}", measured.table())?;
     }
@@ -182,15 +195,64 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What tables gave and what they lack.
+fn notes(args: &BatchingArgs, given: &[(Table, Saved)], panels: &[Panel]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (table, saved) in given {
+        let name = &table.name;
+        let gave = [
+            (
+                args.instances.is_empty(),
+                saved.instances.map(f64::from),
+                "instances",
+            ),
+            (
+                args.max_batch_size.is_none(),
+                saved.max_batch_size.map(f64::from),
+                "max_batch_size",
+            ),
+            (args.slo_ms.is_empty(), saved.objective, "slo_ms"),
+        ];
+        let gave = gave.into_iter().filter(|(unsaid, ..)| *unsaid);
+        let gave: Vec<String> = gave
+            .filter_map(|(_, value, key)| Some(format!("{key} {}", show::ms(value?))))
+            .collect();
+        if !gave.is_empty() {
+            notes.push(format!("`{name}` says {}.", gave.join(", ")));
+        }
+    }
+    for panel in panels {
+        let (name, max) = (&panel.table, panel.model.table.max());
+        let note = match panel.model.table.largest_measured() {
+            Some(1) if max > 1 => {
+                format!(
+                    "`{name}` has a single size: batches of 2 to {max} are taken to last as long as 1."
+                )
+            }
+            Some(largest) if largest < max => {
+                format!(
+                    "`{name}` ends at batches of {largest}: those up to {max} are extrapolated."
+                )
+            }
+            _ => continue,
+        };
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
+}
+
 /// Runs all points, on as many threads as there are cores. Each is a simulation of its own, so their order is nobody's
 /// concern.
 fn panels(
     args: &BatchingArgs,
+    given: &[(Table, Saved)],
     measured: Option<&Measured>,
     arrivals: &[Arrivals],
     seeds: &[u64],
 ) -> anyhow::Result<Vec<Panel>> {
-    let (mut panels, patterns) = empty_panels(args, measured, arrivals)?;
+    let (mut panels, patterns) = empty_panels(args, given, measured, arrivals)?;
     let contenders = contenders(args);
     let requests = args.requests as usize;
     let mut points = Vec::new();
@@ -267,27 +329,31 @@ fn rates(args: &BatchingArgs, panel: &Panel) -> Vec<Rate> {
 /// The panels, without results yet, and the arrivals of each.
 fn empty_panels<'a>(
     args: &BatchingArgs,
+    given: &[(Table, Saved)],
     measured: Option<&Measured>,
     arrivals: &'a [Arrivals],
 ) -> anyhow::Result<(Vec<Panel>, Vec<&'a Arrivals>)> {
-    let max = args.max_batch_size;
-    let max = max.or_else(|| Some(measured?.max_batch_size));
-    let max = max.unwrap_or(MAX_BATCH_SIZE);
-    check_sizes(args, max)?;
-    let mut tables = args.table.clone();
-    tables.extend(measured.map(|m| Table::measured(m.name.clone(), m.lines())));
+    let mut tables = given.to_vec();
+    let of_model = measured.map(|m| Table::measured(m.name.clone(), m.lines()));
+    tables.extend(of_model.map(|table| (table, Saved::default())));
     if tables.is_empty() {
-        tables.push(TABLE.parse().map_err(anyhow::Error::msg)?);
+        let table = TABLE.parse().map_err(anyhow::Error::msg)?;
+        tables.push((table, Saved::default()));
     }
-    let mut instances = args.instances.clone();
-    if instances.is_empty() {
-        instances.push(measured.map_or(1, |measured| measured.instances.max(1)));
-    }
-    let slos = objectives(args, measured)?;
     let (mut panels, mut patterns) = (Vec::new(), Vec::new());
-    for table in &tables {
+    for (table, saved) in &tables {
+        let max = args.max_batch_size.or(saved.max_batch_size);
+        let max = max.or_else(|| Some(measured?.max_batch_size));
+        let max = max.unwrap_or(MAX_BATCH_SIZE);
+        check_sizes(args, max)?;
+        let mut instances = args.instances.clone();
+        if instances.is_empty() {
+            let own = saved.instances.or_else(|| Some(measured?.instances.max(1)));
+            instances.push(own.unwrap_or(1));
+        }
+        let slos = objectives(args, saved, measured)?;
         let latencies = table.load(max as usize)?;
-        for &instances in &instances {
+        for instances in instances {
             let model = Model {
                 table: latencies.clone(),
                 instances,
@@ -313,10 +379,17 @@ fn empty_panels<'a>(
     Ok((panels, patterns))
 }
 
-/// Those of the flag, else the model's own, else the defaults.
-fn objectives(args: &BatchingArgs, measured: Option<&Measured>) -> anyhow::Result<Vec<Slo>> {
+/// Those of the flag, else the saved table's or the model's own, else the defaults.
+fn objectives(
+    args: &BatchingArgs,
+    saved: &Saved,
+    measured: Option<&Measured>,
+) -> anyhow::Result<Vec<Slo>> {
     if !args.slo_ms.is_empty() {
         return Ok(args.slo_ms.clone());
+    }
+    if let Some(own) = saved.objective {
+        return Ok(vec![Slo::Ms(own)]);
     }
     if let Some(own) = measured.and_then(|measured| measured.objective) {
         return Ok(vec![Slo::Ms(own.as_secs_f64() * 1e3)]);

@@ -6,6 +6,7 @@ mod measure;
 mod origin;
 mod parse;
 mod place;
+mod saved;
 mod show;
 
 use std::process::ExitCode;

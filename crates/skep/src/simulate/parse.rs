@@ -7,6 +7,8 @@ use std::{
 use anyhow::{Context, bail};
 use skep_sim::{Arrivals, Contender, Jitter, LatencyTable, Recording, UnknownContender};
 
+use super::saved::Saved;
+
 /// Where a latency table comes from. Shown as it was given.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
@@ -65,6 +67,22 @@ impl Table {
         }
     }
 
+    /// The same with its file read, and what the file says beside the latencies.
+    pub(super) fn read(&self) -> anyhow::Result<(Self, Saved)> {
+        let TableKind::File = self.kind else {
+            return Ok((self.clone(), Saved::default()));
+        };
+        let flag = || format!("--table {}", self.name);
+        let text = read(&self.name).with_context(|| {
+            let flag = flag();
+            format!(
+                "{flag}: expected affine:BASE,PER_INFERENCE, flat:MS, or a file of `batch,ms` lines"
+            )
+        })?;
+        let saved = Saved::read(&text).with_context(flag)?;
+        Ok((Self::measured(self.name.clone(), text), saved))
+    }
+
     /// The table for batches of up to `max`.
     pub(crate) fn load(&self, max: usize) -> anyhow::Result<LatencyTable> {
         let flag = || format!("--table {}", self.name);
@@ -74,13 +92,7 @@ impl Table {
                 per_inference,
             } => LatencyTable::affine(*base, *per_inference, max),
             TableKind::Measured(lines) => LatencyTable::measured(lines, max),
-            TableKind::File => {
-                let text = read(&self.name).with_context(|| {
-                    let flag = flag();
-                    format!("{flag}: expected affine:BASE,PER_INFERENCE, flat:MS, or a file of `batch,ms` lines")
-                })?;
-                LatencyTable::measured(&text, max)
-            }
+            TableKind::File => return self.read()?.0.load(max),
         };
         table.with_context(flag)
     }
