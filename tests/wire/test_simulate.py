@@ -103,6 +103,10 @@ def test_tables_to_read():
         (["--slo-ms", "fast"], ["fast", "--slo-ms", "expected milliseconds above 0"]),
         (["--arrival", "bursty"], ["bursty", "--arrival", "expected bursty:VARIATION"]),
         (["--arrival", "nosuch.csv"], ["--arrival nosuch.csv", "expected poisson, constant", "No such file"]),
+        (["--arrival", "posson"], ["no pattern is called so", "expected poisson, constant", "a file of recorded requests"]),
+        (["--arrival", "poisson:3"], ["`poisson` takes no number, expected poisson, constant"]),
+        (["--arrival", "rates:x.txt"], ["expected rates:FILE:STEP_SECONDS"]),
+        (["--arrival", "rates:nosuch.txt:60"], ["--arrival rates:nosuch.txt:60", "cannot read `nosuch.txt`"]),
         (["--jitter", "lognormal"], ["lognormal", "--jitter", "or lognormal:DEVIATION"]),
         (["--load", "0"], ["'0'", "--load", "expected a share"]),
         (["--load", "-1"], ["'-1'", "--load", "expected a share"]),
@@ -159,6 +163,7 @@ def test_files_that_are_none_are_named_with_their_line(tmp_path):
     for flag, text, words in (
         ("--table", "1,2\n2;3\n", "line 2: expected a batch size and milliseconds as in `8,2.5`, got `2;3`"),
         ("--arrival", "0\n1\nsoon\n", "line 3: expected a number, or a date and time"),
+        ("--arrival", "5\n5.7\n5.6\n", "line 3: `5.6` follows `5.7`, expected ascending moments in seconds"),
     ):
         file = tmp_path / "file.csv"
         file.write_text(text)
@@ -188,6 +193,17 @@ def test_rates_are_requests_a_second():
     both = rows(*SMALL, "--rate", "4000", "--policy", "auto")
     assert [row["load"] for row in both] == sorted(row["load"] for row in both)
     assert [round(row["load"], 3) for row in both] == [0.465, 0.5, 1.2]
+
+
+def test_recordings_keep_the_rate(tmp_path):
+    """Also where the stretch that counts is much denser than the warm-up."""
+    recorded, swinging = tmp_path / "recorded.csv", tmp_path / "rates.txt"
+    gaps = [1.0] * 500 + [0.001] * 500
+    recorded.write_text("time\n" + "".join(f"{sum(gaps[:index])}\n" for index in range(len(gaps))))
+    swinging.write_text("5\n5.7\n0\n0.1\n90\n")
+    flags = ["--policy", "none", "--slo-ms", "5x", "--rate", "2000", "--requests", "700", "--seeds", "5"]
+    for row in rows(*flags, "--arrival", f"{recorded},rates:{swinging}:60"):
+        assert math.isclose(row["offered"], 2000, rel_tol=1e-6), row
 
 
 def test_chosen_seeds_are_the_traces():

@@ -125,8 +125,9 @@ impl Point<'_> {
 
     fn trace(&self, seed: u64) -> Vec<Time> {
         let mut random = Random::new(seed, Stream::Arrivals);
+        let warm_up = self.warm_up.min(self.requests - 1);
         self.arrivals
-            .generate(self.rate, self.requests, &mut random)
+            .generate_after(warm_up, self.rate, self.requests, &mut random)
     }
 
     fn runs(&self, traces: &[Vec<Time>], run: impl Fn(u64, &[Time]) -> Run) -> Vec<Run> {

@@ -1,7 +1,8 @@
 //! What the flags of a simulation say.
 
 use std::{
-    collections::HashSet, fs, io::Read as _, ops::RangeInclusive, str::FromStr, time::Duration,
+    collections::HashSet, fs, io::Read as _, ops::RangeInclusive, path::Path, str::FromStr,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -137,8 +138,22 @@ impl Slo {
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     pub(crate) name: String,
-    kind: Option<Arrivals>,
+    kind: PatternKind,
 }
+
+#[derive(Debug, Clone)]
+enum PatternKind {
+    Known(Arrivals),
+    /// A file of recorded requests.
+    Recorded,
+    /// A file of rates, and how many seconds each holds.
+    Rates {
+        path: String,
+        step: f64,
+    },
+}
+
+const PATTERNS: &str = "poisson, constant, bursty:VARIATION, periodic:AMPLITUDE:PERIOD_MS, rates:FILE:STEP_SECONDS, or a file of recorded requests";
 
 /// How far a periodic rate swings unless told otherwise.
 const AMPLITUDE: f64 = 0.5;
@@ -147,6 +162,17 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.to_owned();
+        if let Some(rates) = text.strip_prefix("rates:") {
+            let parts = rates.rsplit_once(':').filter(|(path, _)| !path.is_empty());
+            let parts = parts.and_then(|(path, step)| Some((path, number(step)?)));
+            let (path, step) = parts
+                .filter(|(_, step)| (0.001..=1e6).contains(step))
+                .ok_or("expected rates:FILE:STEP_SECONDS with a file of requests a second and how long each holds, from 0.001 to 1e6 s, as in rates:day.txt:60")?;
+            let path = path.to_owned();
+            let kind = PatternKind::Rates { path, step };
+            return Ok(Self { name, kind });
+        }
         let mut parts = text.split(':');
         let head = parts.next().unwrap_or_default();
         let numbers: Vec<Option<f64>> = parts.map(number).collect();
@@ -176,9 +202,12 @@ impl FromStr for Pattern {
                         .to_owned(),
                 );
             }
+            ("poisson" | "constant", _) => {
+                return Err(format!("`{head}` takes no number, expected {PATTERNS}"));
+            }
             _ => None,
         };
-        let name = text.to_owned();
+        let kind = kind.map_or(PatternKind::Recorded, PatternKind::Known);
         Ok(Self { name, kind })
     }
 }
@@ -186,15 +215,27 @@ impl FromStr for Pattern {
 impl Pattern {
     /// The pattern, read from its file where it is one.
     pub(crate) fn load(&self) -> anyhow::Result<Arrivals> {
-        if let Some(kind) = &self.kind {
-            return Ok(kind.clone());
-        }
         let name = &self.name;
-        let text = read(name).with_context(|| {
-            format!("--arrival {name}: expected poisson, constant, bursty:VARIATION, periodic:AMPLITUDE:PERIOD_MS, or a file of recorded requests")
-        })?;
-        let recording = Recording::parse(&text).with_context(|| format!("--arrival {name}"))?;
-        Ok(Arrivals::Recorded(recording))
+        let flag = || format!("--arrival {name}");
+        let recording = match &self.kind {
+            PatternKind::Known(arrivals) => return Ok(arrivals.clone()),
+            PatternKind::Rates { path, step } => {
+                Recording::rates(&read(path).with_context(flag)?, *step)
+            }
+            PatternKind::Recorded => {
+                let unknown = || {
+                    if Path::new(name).exists() {
+                        format!("--arrival {name}: expected {PATTERNS}")
+                    } else {
+                        format!(
+                            "--arrival {name}: no pattern is called so, and there is no such file; expected {PATTERNS}"
+                        )
+                    }
+                };
+                Recording::parse(&read(name).with_context(unknown)?)
+            }
+        };
+        Ok(Arrivals::Recorded(recording.with_context(flag)?))
     }
 }
 
