@@ -74,7 +74,7 @@ def test_every_dimension_is_a_row(tmp_path):
     assert [json.loads(row["ends"]) for row in written] == [row["ends"] for row in table]
     chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
     assert chart.tag == "{http://www.w3.org/2000/svg}svg"
-    panels = chart.findall("{http://www.w3.org/2000/svg}g")
+    panels = [group for group in chart.findall("{http://www.w3.org/2000/svg}g") if group.get("class") != "legend"]
     assert len(panels) == 2**4
 
 
@@ -195,6 +195,25 @@ def test_rates_are_requests_a_second():
     assert [round(row["load"], 3) for row in both] == [0.465, 0.5, 1.2]
 
 
+def test_rates_alone_are_shown_as_such(tmp_path):
+    """With their shares beside them; the chart's axes are requests a second, and its texts fit."""
+    flags = [*SMALL[2:], "--rate", "3000,4500.5", "--policy", "none,auto"]
+    for mode in ([], ["--details"]):
+        text = simulate(*flags, *mode, "--svg", tmp_path / "chart.svg")
+        (heading,) = [line.split() for line in text.splitlines() if "requests/s " in line and "load" in line and ";" not in line]
+        assert heading[:3] == ["rate", "load", "requests/s"]
+        first = [line.split()[:2] for line in text.splitlines() if re.match(r" *(3000|4500.5) ", line)]
+        assert first == sorted(2 * [["3000", "0.349"], ["4500.5", "0.523"]]) if mode else [["3000", "0.349"], ["4500.5", "0.523"]]
+    space = "{http://www.w3.org/2000/svg}"
+    chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
+    texts = [text.text for text in chart.iter(f"{space}text")]
+    assert "Goodput over rate" in texts and "5000" in texts
+    assert any(text.startswith("requests/s; load 1 is ") for text in texts)
+    subtitle = [text.text for text in chart.findall(f"{space}text") if not text.get("font-size")]
+    assert "".join(subtitle) == "requests a second; thin: all requests; bars: the least and the most of 2 traces"
+    assert max(map(len, subtitle)) * 6.2 < float(chart.get("width"))
+
+
 def test_recordings_keep_the_rate(tmp_path):
     """Also where the stretch that counts is much denser than the warm-up."""
     recorded, swinging = tmp_path / "recorded.csv", tmp_path / "rates.txt"
@@ -243,7 +262,7 @@ def test_panels_have_equal_axes_and_no_line_hides_another(tmp_path):
     simulate(*flags)
     space = "{http://www.w3.org/2000/svg}"
     chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
-    panels = chart.findall(f"{space}g")
+    panels = [group for group in chart.findall(f"{space}g") if group.get("class") != "legend"]
     ticks = [[text.text for text in panel.findall(f"{space}text") if text.get("text-anchor")] for panel in panels]
     assert len(ticks) == 2 and ticks[0] == ticks[1] and "1.25" in ticks[0]
     for panel in panels:

@@ -337,8 +337,8 @@ fn the_best_static_setting_is_not_below_the_default() {
     let table = LatencyTable::affine(1.87, 0.087, 64).expect("valid");
     let mut model = Model::new(table, 1);
     model.jitter = Jitter::LogNormal(0.2);
-    for load in [0.5, 0.6, 0.7, 0.8, 0.9, 1.0] {
-        for ms in [5, 10, 20] {
+    for load in [0.5, 0.8] {
+        for ms in [10, 20] {
             let point = Point {
                 model: &model,
                 objective: Duration::from_millis(ms),

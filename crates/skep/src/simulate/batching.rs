@@ -134,6 +134,8 @@ pub(super) struct Study {
     pub(super) panels: Vec<Panel>,
     pub(super) requests: usize,
     pub(super) seeds: Vec<u64>,
+    /// Whether loads were given as requests a second alone, so that they are shown so.
+    pub(super) by_rate: bool,
     /// The version and the command that made it.
     pub(super) version: &'static str,
     pub(super) command: String,
@@ -162,6 +164,7 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
         panels: panels(args, &given, measured.as_ref(), &arrivals, &seeds)?,
         requests: args.requests as usize,
         seeds,
+        by_rate: args.load.is_empty() && !args.rate.is_empty(),
         version,
         command,
     };
