@@ -133,9 +133,9 @@ impl Recording {
     ///
     /// # Errors
     ///
-    /// If a line is no number from 0 to 1e9, or all together are less than two requests.
+    /// If a line is no number from 0, gives more than 1e9 requests, or all together are less than two requests.
     pub fn rates(text: &str, step_seconds: f64) -> Result<Self, InvalidRecording> {
-        const EXPECTED: &str = "requests a second from 0 to 1e9";
+        const EXPECTED: &str = "requests a second from 0, at most 1e9 in a step";
         let mut counts: Vec<u64> = Vec::new();
         let (mut exact, mut whole) = (0.0, 0.0);
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -143,8 +143,9 @@ impl Recording {
             if line.trim().is_empty() || (letters && index == 0) {
                 continue;
             }
-            let rate = number(line).filter(|rate| (0.0..=1e9).contains(rate));
-            exact += rate.ok_or_else(|| invalid(index, EXPECTED, line))? * step_seconds;
+            let requests = number(line).map(|rate| rate * step_seconds);
+            let requests = requests.filter(|requests| (0.0..=1e9).contains(requests));
+            exact += requests.ok_or_else(|| invalid(index, EXPECTED, line))?;
             // Rounded together, so that low rates do not vanish.
             let count = (exact - whole).round().max(0.0);
             whole += count;
@@ -433,7 +434,7 @@ mod tests {
         for (text, words) in [
             (
                 "1\n-1\n",
-                "line 2: expected requests a second from 0 to 1e9, got `-1`",
+                "line 2: expected requests a second from 0, at most 1e9 in a step, got `-1`",
             ),
             ("1\nx\n", "line 2: expected requests a second"),
             ("0\n0.1\n", "two moments"),

@@ -1,6 +1,6 @@
 //! `skep simulate batching`: policies side by side, over models, objectives, patterns of arrivals and loads.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -148,6 +148,7 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     args.measure.check()?;
     let (version, command) = (origin::VERSION, origin::command());
     let from = origin::line(&command);
+    check_repeats(args)?;
     // Before a model is measured: what is wrong with these would be said after seconds.
     let seeds = parse::seeds(&args.seed, args.seeds.into())?;
     let arrivals = args.arrival.iter().map(Pattern::load);
@@ -196,6 +197,35 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     };
     out!("{text}")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what is given twice in a list: it would be simulated and shown twice.
+fn check_repeats(args: &BatchingArgs) -> anyhow::Result<()> {
+    fn names<T>(items: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
+        items.iter().map(name).collect()
+    }
+    let lists = [
+        ("--table", names(&args.table, |table| table.name.clone())),
+        ("--slo-ms", names(&args.slo_ms, |slo| slo.to_string())),
+        (
+            "--arrival",
+            names(&args.arrival, |pattern| pattern.name.clone()),
+        ),
+        ("--load", names(&args.load, ToString::to_string)),
+        ("--rate", names(&args.rate, ToString::to_string)),
+        ("--instances", names(&args.instances, ToString::to_string)),
+        (
+            "--policy",
+            names(&contenders(args), |policy| policy.name().to_owned()),
+        ),
+    ];
+    for (flag, names) in lists {
+        let mut seen = HashSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            bail!("{flag}: {twice} is given twice");
+        }
+    }
+    Ok(())
 }
 
 /// What tables gave and what they lack.

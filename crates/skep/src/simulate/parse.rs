@@ -1,7 +1,7 @@
 //! What the flags of a simulation say.
 
 use std::{
-    collections::HashSet, fs, io::Read as _, ops::RangeInclusive, path::Path, str::FromStr,
+    collections::HashSet, fmt, fs, io::Read as _, ops::RangeInclusive, path::Path, str::FromStr,
     time::Duration,
 };
 
@@ -123,6 +123,15 @@ impl FromStr for Slo {
     }
 }
 
+impl fmt::Display for Slo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ms(ms) => write!(f, "{ms}"),
+            Self::Times(times) => write!(f, "{times}x"),
+        }
+    }
+}
+
 impl Slo {
     pub(crate) fn resolve(self, single: Duration) -> Duration {
         match self {
@@ -228,7 +237,7 @@ impl Pattern {
                         format!("--arrival {name}: expected {PATTERNS}")
                     } else {
                         format!(
-                            "--arrival {name}: no pattern is called so, and there is no such file; expected {PATTERNS}"
+                            "--arrival {name}: this is neither a pattern nor a file, expected {PATTERNS}"
                         )
                     }
                 };
