@@ -7,7 +7,7 @@ use skep_types::Time;
 
 use crate::{
     Arrivals, Contender, Load, Model, Outcome, OwnPolicy, Random, Setup, Static, Stream, bound,
-    simulate, simulate_own,
+    simulate, simulation::simulate_named,
 };
 
 /// Where policies are compared.
@@ -141,9 +141,13 @@ impl Point<'_> {
     }
 
     fn own(&self, policy: &OwnPolicy, seed: u64, trace: &[Time]) -> Run {
-        let mut policy = policy.begin(self.model, self.objective);
-        let setup = self.setup(&mut *policy, seed, trace);
-        Run::of(simulate_own(setup, Load::Open(trace)))
+        let mut decides = policy.begin(self.model, self.objective);
+        let setup = self.setup(&mut *decides, seed, trace);
+        Run::of(simulate_named(
+            setup,
+            Some(policy.name()),
+            Load::Open(trace),
+        ))
     }
 
     fn setup<S>(&self, scheduler: S, seed: u64, trace: &[Time]) -> Setup<'_, S> {
