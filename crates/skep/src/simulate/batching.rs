@@ -31,7 +31,7 @@ const MAX_BATCH_SIZE: u32 = 64;
 #[command(after_help = format!("Policies: {}", parse::policy_names()))]
 pub(crate) struct BatchingArgs {
     /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured `batch,ms`
-    /// lines; may be given several times [default: affine:1.87,0.087]
+    /// lines, whose comments may give instances, max_batch_size and slo_ms; may be given several times [default: affine:1.87,0.087]
     #[arg(long, value_name = "TABLE", allow_hyphen_values = true)]
     table: Vec<Table>,
     #[command(flatten)]
@@ -45,7 +45,7 @@ pub(crate) struct BatchingArgs {
     )]
     slo_ms: Vec<Slo>,
     /// How requests arrive: poisson, constant, bursty:VARIATION (of the gaps), periodic:AMPLITUDE:PERIOD_MS (five
-    /// periods a trace unless told), or files of recorded requests
+    /// periods a trace unless told), rates:FILE:STEP_SECONDS (a rate a line), or files of recorded requests
     #[arg(
         long,
         value_name = "LIST",
@@ -61,10 +61,10 @@ pub(crate) struct BatchingArgs {
     /// Requests a second, as numbers; beside --load where that is given too
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::rate, allow_hyphen_values = true)]
     rate: Vec<f64>,
-    /// Numbers of instances [default: 1]
+    /// Numbers of instances [default: the table's or the model's, else 1]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024), allow_hyphen_values = true)]
     instances: Vec<u32>,
-    /// The most inferences a batch [default: 64]
+    /// The most inferences a batch [default: the table's or the model's, else 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), allow_hyphen_values = true)]
     max_batch_size: Option<u32>,
     /// The inferences of each request
