@@ -17,6 +17,13 @@ pub fn recording(data: &[u8]) {
         // Two seconds, to the nanosecond.
         assert!(moments[199].as_nanos().abs_diff(2_000_000_000) <= 1);
     }
+    // The same bytes as rates.
+    if let Ok(recording) = Recording::rates(text, 60.0) {
+        let mut random = Random::new(0, Stream::Arrivals);
+        let moments = Arrivals::Recorded(recording).generate(100.0, 200, &mut random);
+        assert_eq!(moments.len(), 200);
+        assert!(moments.is_sorted());
+    }
 }
 
 /// In a table that is taken every batch takes some time.

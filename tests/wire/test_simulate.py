@@ -74,7 +74,7 @@ def test_every_dimension_is_a_row(tmp_path):
     assert [json.loads(row["ends"]) for row in written] == [row["ends"] for row in table]
     chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
     assert chart.tag == "{http://www.w3.org/2000/svg}svg"
-    panels = chart.findall("{http://www.w3.org/2000/svg}g")
+    panels = [group for group in chart.findall("{http://www.w3.org/2000/svg}g") if group.get("class") != "legend"]
     assert len(panels) == 2**4
 
 
@@ -118,6 +118,10 @@ def test_tables_to_read():
         (["--slo-ms", "fast"], ["fast", "--slo-ms", "expected milliseconds above 0"]),
         (["--arrival", "bursty"], ["bursty", "--arrival", "expected bursty:VARIATION"]),
         (["--arrival", "nosuch.csv"], ["--arrival nosuch.csv", "expected poisson, constant", "No such file"]),
+        (["--arrival", "posson"], ["this is neither a pattern nor a file", "expected poisson, constant", "a file of recorded requests"]),
+        (["--arrival", "poisson:3"], ["`poisson` takes no number, expected poisson, constant"]),
+        (["--arrival", "rates:x.txt"], ["expected rates:FILE:STEP_SECONDS"]),
+        (["--arrival", "rates:nosuch.txt:60"], ["--arrival rates:nosuch.txt:60", "cannot read `nosuch.txt`"]),
         (["--jitter", "lognormal"], ["lognormal", "--jitter", "or lognormal:DEVIATION"]),
         (["--load", "0"], ["'0'", "--load", "expected a share"]),
         (["--load", "-1"], ["'-1'", "--load", "expected a share"]),
@@ -151,6 +155,16 @@ def test_tables_to_read():
         (["--from-model", "nosuch", "--max-batch-size", "8", "--policy", "triton:max=128"], ["a batch of 128 is above the largest, which is 8"]),
         (["--from-model", "nosuch", "--max-batch-size", "8", "--request-batch-size", "9"], ["at most --max-batch-size, which is 8"]),
         (["--from-model", "examples/models/digits", "--policy", "triton:max=128"], ["a batch of 128 is above the largest, which is 8"]),
+        (["--policy", "triton:timeout=0"], ["`timeout=0`: expected whole microseconds from 1"]),
+        (["--policy", "triton:preferred=4+4"], ["`preferred=4+4`: expected each batch size once"]),
+        (["--policy", "auto,auto"], ["--policy: auto is given twice"]),
+        (["--policy", "auto", "--policy", "none,auto"], ["--policy: auto is given twice"]),
+        (["--rate", "4000,4000.0"], ["--rate: 4000 is given twice"]),
+        (["--load", "0.5,0.50"], ["--load: 0.5 is given twice"]),
+        (["--slo-ms", "10,5x,10.0"], ["--slo-ms: 10 is given twice"]),
+        (["--instances", "1,1"], ["--instances: 1 is given twice"]),
+        (["--arrival", "poisson,poisson"], ["--arrival: poisson is given twice"]),
+        (["--table", "flat:3", "--table", "flat:3"], ["--table: flat:3 is given twice"]),
         (["--gpu-as-cpu"], ["--from-model"]),
         (["--from-model", "examples/models/digits", "--shape", "x:1"], ["no input `x`, it has image"]),
         (["--save-table", "x"], ["--from-model"]),
@@ -174,6 +188,7 @@ def test_files_that_are_none_are_named_with_their_line(tmp_path):
     for flag, text, words in (
         ("--table", "1,2\n2;3\n", "line 2: expected a batch size and milliseconds as in `8,2.5`, got `2;3`"),
         ("--arrival", "0\n1\nsoon\n", "line 3: expected a number, or a date and time"),
+        ("--arrival", "5\n5.7\n5.6\n", "line 3: `5.6` follows `5.7`, expected ascending moments in seconds"),
     ):
         file = tmp_path / "file.csv"
         file.write_text(text)
@@ -205,6 +220,36 @@ def test_rates_are_requests_a_second():
     assert [round(row["load"], 3) for row in both] == [0.465, 0.5, 1.2]
 
 
+def test_rates_alone_are_shown_as_such(tmp_path):
+    """With their shares beside them; the chart's axes are requests a second, and its texts fit."""
+    flags = [*SMALL[2:], "--rate", "3000,4500.5", "--policy", "none,auto"]
+    for mode in ([], ["--details"]):
+        text = simulate(*flags, *mode, "--svg", tmp_path / "chart.svg")
+        (heading,) = [line.split() for line in text.splitlines() if "requests/s " in line and "load" in line and ";" not in line]
+        assert heading[:3] == ["rate", "load", "requests/s"]
+        first = [line.split()[:2] for line in text.splitlines() if re.match(r" *(3000|4500.5) ", line)]
+        assert first == sorted(2 * [["3000", "0.349"], ["4500.5", "0.523"]]) if mode else [["3000", "0.349"], ["4500.5", "0.523"]]
+    space = "{http://www.w3.org/2000/svg}"
+    chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
+    texts = [text.text for text in chart.iter(f"{space}text")]
+    assert "Goodput over rate" in texts and "5000" in texts
+    assert any(text.startswith("requests/s; load 1 is ") for text in texts)
+    subtitle = [text.text for text in chart.findall(f"{space}text") if not text.get("font-size")]
+    assert "".join(subtitle) == "requests a second; thin: all requests; bars: the least and the most of 2 traces"
+    assert max(map(len, subtitle)) * 6.2 < float(chart.get("width"))
+
+
+def test_recordings_keep_the_rate(tmp_path):
+    """Also where the stretch that counts is much denser than the warm-up."""
+    recorded, swinging = tmp_path / "recorded.csv", tmp_path / "rates.txt"
+    gaps = [1.0] * 500 + [0.001] * 500
+    recorded.write_text("time\n" + "".join(f"{sum(gaps[:index])}\n" for index in range(len(gaps))))
+    swinging.write_text("5\n5.7\n0\n0.1\n90\n")
+    flags = ["--policy", "none", "--slo-ms", "5x", "--rate", "2000", "--requests", "700", "--seeds", "5"]
+    for row in rows(*flags, "--arrival", f"{recorded},rates:{swinging}:60"):
+        assert math.isclose(row["offered"], 2000, rel_tol=1e-6), row
+
+
 def test_chosen_seeds_are_the_traces():
     """The medians of three seeds lie between the least and the most, which are those of single seeds."""
     flags = [*SMALL[:-2], "--policy", "auto,triton_default"]
@@ -230,7 +275,9 @@ def test_the_spread_is_in_tables_and_the_chart(tmp_path):
     assert "{:.0f}..{:.0f}".format(*(table["auto", 1.2][f"goodput_{end}"] for end in ("min", "max"))) in details
     text = (tmp_path / "chart.svg").read_text()
     assert 'class="spread"' in text
-    assert "bars: the least and the most of 2 traces" in text
+    # Lines of it end with the space where they break.
+    shown = "".join(xml.etree.ElementTree.fromstring(text).itertext())
+    assert "bars: the least and the most of 2 traces" in shown.replace("\n", "")
     one = [*flags[:-4], "--seeds", "1", "--policy", "auto"]
     assert ".." not in "".join(simulate(*one).splitlines()[2:])
     simulate(*one, "--svg", tmp_path / "one.svg")
@@ -242,7 +289,7 @@ def test_panels_have_equal_axes_and_no_line_hides_another(tmp_path):
     simulate(*flags)
     space = "{http://www.w3.org/2000/svg}"
     chart = xml.etree.ElementTree.parse(tmp_path / "chart.svg").getroot()
-    panels = chart.findall(f"{space}g")
+    panels = [group for group in chart.findall(f"{space}g") if group.get("class") != "legend"]
     ticks = [[text.text for text in panel.findall(f"{space}text") if text.get("text-anchor")] for panel in panels]
     assert len(ticks) == 2 and ticks[0] == ticks[1] and "1.25" in ticks[0]
     for panel in panels:
@@ -288,13 +335,36 @@ def test_a_table_is_measured_on_a_model(repository, tmp_path):
     points = {int(batch): float(ms) for batch, ms in (line.split(",") for line in lines[1:])}
     assert list(points) == [1, 2, 4, 6]
     assert all(ms >= 4 for ms in points.values())
-    again = simulate("--table", saved, "--instances", "3", "--slo-ms", "80", "--max-batch-size", "6", *flags)
+    assert comments[2:] == ["# instances: 3", "# max_batch_size: 6", "# slo_ms: 80"]
+    again = simulate("--table", saved, *flags)
+    assert f"`{saved}` says instances 3, max_batch_size 6, slo_ms 80.\n" in again
     assert again.splitlines()[-5:] == text.splitlines()[-5:]
+    # Flags win, and what they overrule is not said.
+    other = simulate("--table", saved, "--instances", "1", "--slo-ms", "7", "--max-batch-size", "8", *flags)
+    assert f"{saved}, poisson arrivals, objective 7 ms, 1 instance, batches of up to 8;" in other
+    assert " says " not in other
+    assert f"`{saved}` ends at batches of 6: those up to 8 are extrapolated.\n" in other
     # A link is a model of its own name.
     (tmp_path / "linked").symlink_to(model)
     assert "Latencies of model `linked` version 1" in simulate("--from-model", tmp_path / "linked", *flags)
     table = rows("--from-model", model, "--instances", "1", "--slo-ms", "5x", "--max-batch-size", "2", *flags)
     assert {(row["instances"], row["max_batch_size"], row["table"]) for row in table} == {(1, 2, str(model))}
+
+
+def test_a_table_of_one_line_says_so(tmp_path):
+    table = tmp_path / "one.csv"
+    table.write_text("1,2\n")
+    note = f"`{table}` has a single size: batches of 2 to 64 are taken to last as long as 1.\n"
+    flags = [*SMALL, "--policy", "none", "--table", table]
+    assert simulate(*flags).count(note) == 1
+    printed = run("simulate", "batching", *flags, "--json")
+    assert (printed.returncode, printed.stderr) == (0, f"note: {note}")
+    assert json.loads(printed.stdout)
+    assert note not in simulate(*flags, "--max-batch-size", "1")
+    table.write_text("# instances: many\n1,2\n")
+    refused = run("simulate", "batching", *flags)
+    assert refused.returncode == 1
+    assert "line 1: `instances: many`: expected a whole number from 1 to 1024" in refused.stderr
 
 
 @pytest.mark.parametrize("batching", ["", "dynamic_batching {}"])
@@ -326,7 +396,7 @@ def test_a_batchers_delay_is_not_measured(repository, tmp_path):
     saved = tmp_path / "saved.csv"
     flags = ["--arrival", "poisson", "--load", "0.5", "--requests", "500", "--policy", "none"]
     simulate("--from-model", repository.path / "m", "--save-table", saved, *flags)
-    first = saved.read_text().splitlines()[3]
+    first = next(line for line in saved.read_text().splitlines() if line.startswith("1,"))
     assert float(first.removeprefix("1,")) < 300
 
 

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use skep_scheduler::ObjectivePolicy;
 use skep_sim::{
-    Arrivals, BatchPolicy, Contender, Decision, Figures, LatencyTable, Model, OwnPolicy, Point,
-    Waiting,
+    Arrivals, BatchPolicy, Contender, Decision, Figures, LatencyTable, Model, ObjectivePolicy,
+    OwnPolicy, Point, Waiting,
 };
 
 /// What the policy knows: the model's latencies, as a warm-up measures them, and the objective.

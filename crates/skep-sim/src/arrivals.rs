@@ -33,6 +33,18 @@ impl Arrivals {
     /// The moments at which `count` requests arrive, ascending, at this mean rate a second.
     #[must_use]
     pub fn generate(&self, rate: f64, count: usize, random: &mut Random) -> Vec<Time> {
+        self.generate_after(0, rate, count, random)
+    }
+
+    /// The same, where the first `warm_up` do not count, which are fewer than `count`: those of a recording are scaled so that
+    /// the others come at this rate, however dense the recording is where it is played.
+    pub(crate) fn generate_after(
+        &self,
+        warm_up: usize,
+        rate: f64,
+        count: usize,
+        random: &mut Random,
+    ) -> Vec<Time> {
         let mut seconds = 0.0;
         let mut next = |random: &mut Random| {
             seconds += match self {
@@ -52,7 +64,7 @@ impl Arrivals {
             seconds
         };
         let moments: Vec<f64> = match self {
-            Self::Recorded(recording) => recording.moments(rate, count, random),
+            Self::Recorded(recording) => recording.moments(rate, count, warm_up, random),
             _ => (0..count).map(|_| next(random)).collect(),
         };
         // What lies beyond the clock's end stays there; a cast saturates.

@@ -18,7 +18,8 @@
 //! [`Point::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of Triton's
 //! batcher on the way.
 //!
-//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the others.
+//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the others. A crate
+//! with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
 
 mod arrivals;
 mod bound;
@@ -43,3 +44,5 @@ pub use random::{Random, Stream};
 pub use recording::{InvalidRecording, Recording};
 pub use setting::{InvalidStatic, Static};
 pub use simulation::{Clients, Load, Setup, simulate, simulate_own};
+pub use skep_scheduler::ObjectivePolicy;
+pub use skep_types::Time;

@@ -11,6 +11,8 @@ use crate::Random;
 pub struct LatencyTable {
     /// Nanoseconds of batches of 1, 2, ...
     nanos: Vec<u64>,
+    /// The largest batch that was measured; none of a formula.
+    largest: Option<usize>,
 }
 
 /// A table that no execution can have.
@@ -100,20 +102,29 @@ impl LatencyTable {
         let Some(&first) = points.first() else {
             return Err(InvalidTable::Empty);
         };
-        Self::of(max, |batch| {
+        let largest = points.last().map(|(batch, _)| *batch);
+        let table = Self::of(max, |batch| {
             let above = points.partition_point(|(size, _)| *size < batch);
             let above = above.clamp(1, points.len().max(2) - 1);
             let (x0, y0) = points[above - 1];
             let (x1, y1) = points.get(above).copied().unwrap_or((x0 + 1, first.1));
             y0 + (y1 - y0) * (batch as f64 - x0 as f64) / (x1 - x0) as f64
-        })
+        })?;
+        Ok(Self { largest, ..table })
     }
 
     fn of(max: usize, ms: impl Fn(usize) -> f64) -> Result<Self, InvalidTable> {
         let nanos = (1..=max.max(1)).map(|batch| nanos(batch, ms(batch)));
         Ok(Self {
             nanos: nanos.collect::<Result<_, _>>()?,
+            largest: None,
         })
+    }
+
+    /// The largest batch of a measured table; larger ones are extrapolated. None for a formula.
+    #[must_use]
+    pub fn largest_measured(&self) -> Option<usize> {
+        self.largest
     }
 
     /// The largest batch.

@@ -103,6 +103,8 @@ impl Eq for OwnPolicy {}
 /// The queue of a simulation that such a policy decides about.
 pub(crate) struct Queue<'a, P: ?Sized> {
     policy: &'a mut P,
+    /// What a panic calls the policy.
+    name: String,
     waiting: VecDeque<Request<()>>,
     /// When they arrived.
     arrivals: VecDeque<Time>,
@@ -115,9 +117,14 @@ pub(crate) struct Queue<'a, P: ?Sized> {
 }
 
 impl<'a, P: BatchPolicy + ?Sized> Queue<'a, P> {
-    pub(crate) fn new(policy: &'a mut P, model: &Model) -> Self {
+    pub(crate) fn new(policy: &'a mut P, name: Option<&str>, model: &Model) -> Self {
+        let name = name.map_or_else(
+            || "the policy".to_owned(),
+            |name| format!("policy `{name}`"),
+        );
         Self {
             policy,
+            name,
             waiting: VecDeque::new(),
             arrivals: VecDeque::new(),
             idle: Vec::new(),
@@ -142,14 +149,16 @@ impl<'a, P: BatchPolicy + ?Sized> Queue<'a, P> {
                 Decision::Run(count) => {
                     assert!(
                         (1..=available).contains(&count),
-                        "a policy runs {count} requests, expected 1 to {available}"
+                        "{} runs {count} requests, expected 1 to {available}",
+                        self.name
                     );
                     self.run(count, outputs);
                 }
                 Decision::GiveUp(count) => {
                     assert!(
                         (1..=self.waiting.len()).contains(&count),
-                        "a policy gives up {count} requests, expected 1 to {}",
+                        "{} gives up {count} requests, expected 1 to {}",
+                        self.name,
                         self.waiting.len()
                     );
                     self.arrivals.drain(..count);
@@ -161,7 +170,8 @@ impl<'a, P: BatchPolicy + ?Sized> Queue<'a, P> {
                 Decision::Wait(until) => {
                     assert!(
                         until.is_none_or(|until| until > now),
-                        "a policy waits until {until:?}, expected a moment after {now:?}"
+                        "{} waits until {until:?}, expected a moment after {now:?}",
+                        self.name
                     );
                     self.until = until;
                     return;
@@ -221,6 +231,13 @@ impl<P: BatchPolicy + ?Sized> Decides for Queue<'_, P> {
 
     fn next_timeout(&self) -> Option<Time> {
         self.until
+    }
+
+    fn stuck(&self, left: usize) -> String {
+        format!(
+            "{} answered `Wait(None)` with {left} requests in the queue, and nothing happens any more: expected that it runs them, gives them up, or waits until a moment",
+            self.name
+        )
     }
 
     fn recycle(&mut self, requests: Vec<Request<()>>) {

@@ -10,6 +10,8 @@
 //! | none | a request a line, whose moment is in the first column |
 //!
 //! A moment is a number, of any unit, since it is brought to a rate; or a date and time, `2023-11-16 18:17:03.9799600`.
+//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their own,
+//! [`Recording::rates`].
 
 use thiserror::Error;
 
@@ -40,6 +42,18 @@ pub enum InvalidRecording {
         expected: &'static str,
         /// The line.
         text: String,
+    },
+    /// Without a heading: numbers that are no moments in their order.
+    #[error(
+        "line {line}: `{text}` follows `{before}`, expected ascending moments in seconds, or a heading that names their column; a file of rates is read as rates:FILE:STEP_SECONDS"
+    )]
+    Descends {
+        /// The line's number, from 1.
+        line: usize,
+        /// The line.
+        text: String,
+        /// The line before.
+        before: String,
     },
     /// Nothing that could be brought to a rate.
     #[error("expected requests at two moments at least")]
@@ -82,7 +96,9 @@ impl Recording {
             MOMENT
         };
         let skipped = usize::from(ended || column.is_some());
-        let mut moments = Vec::new();
+        let ordered = !ended && column.is_none();
+        let mut moments: Vec<f64> = Vec::new();
+        let mut before = "";
         for (index, line) in text.lines().enumerate().skip(skipped) {
             if line.trim().is_empty() {
                 continue;
@@ -92,7 +108,16 @@ impl Recording {
             } else {
                 moment(line, column.unwrap_or(0))
             };
-            moments.push(read.ok_or_else(|| invalid(index, expected, line))?);
+            let read = read.ok_or_else(|| invalid(index, expected, line))?;
+            if ordered && moments.last().is_some_and(|last| read < *last) {
+                return Err(InvalidRecording::Descends {
+                    line: index + 1,
+                    text: start(line),
+                    before: start(before),
+                });
+            }
+            moments.push(read);
+            before = line;
         }
         moments.sort_by(f64::total_cmp);
         match (moments.first().copied(), moments.last().copied()) {
@@ -102,6 +127,35 @@ impl Recording {
             }
             _ => Err(InvalidRecording::TooFew),
         }
+    }
+
+    /// Reads rates, one a line in requests a second, each of which holds for so many seconds. A heading of letters is left out.
+    ///
+    /// # Errors
+    ///
+    /// If a line is no number from 0, gives more than 1e9 requests, or all together are less than two requests.
+    pub fn rates(text: &str, step_seconds: f64) -> Result<Self, InvalidRecording> {
+        const EXPECTED: &str = "requests a second from 0, at most 1e9 in a step";
+        let mut counts: Vec<u64> = Vec::new();
+        let (mut exact, mut whole) = (0.0, 0.0);
+        for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            let letters = line.trim_start().starts_with(char::is_alphabetic);
+            if line.trim().is_empty() || (letters && index == 0) {
+                continue;
+            }
+            let requests = number(line).map(|rate| rate * step_seconds);
+            let requests = requests.filter(|requests| (0.0..=1e9).contains(requests));
+            exact += requests.ok_or_else(|| invalid(index, EXPECTED, line))?;
+            // Rounded together, so that low rates do not vanish.
+            let count = (exact - whole).round().max(0.0);
+            whole += count;
+            #[expect(clippy::cast_sign_loss, reason = "not below 0; saturates")]
+            counts.push(count as u64);
+        }
+        if counts.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)) < 2 {
+            return Err(InvalidRecording::TooFew);
+        }
+        Ok(Self(Kind::Counts(counts)))
     }
 
     fn counts(text: &str) -> Result<Self, InvalidRecording> {
@@ -126,9 +180,15 @@ impl Recording {
         Ok(Self(Kind::Counts(counts)))
     }
 
-    /// `count` ascending moments in seconds, scaled to this mean rate a second, from anywhere in the recording on: so
-    /// that seeds differ, and all of a long recording is seen.
-    pub(crate) fn moments(&self, rate: f64, count: usize, random: &mut Random) -> Vec<f64> {
+    /// `count` ascending moments in seconds, from anywhere in the recording on: so that seeds differ, and all of a long
+    /// recording is seen. They are scaled so that those after the first `warm_up` come at this mean rate a second.
+    pub(crate) fn moments(
+        &self,
+        rate: f64,
+        count: usize,
+        warm_up: usize,
+        random: &mut Random,
+    ) -> Vec<f64> {
         let length = match &self.0 {
             Kind::Moments(recorded) => recorded.len(),
             Kind::Counts(counts) => counts.len(),
@@ -136,15 +196,28 @@ impl Recording {
         // Below the length but for a draw of 1, which begins anew.
         #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
         let start = (random.uniform() * length as f64) as usize % length;
-        self.moments_from(start, rate, count, random)
+        self.moments_from(start, rate, count, warm_up, random)
     }
 
     /// The same from this request, or this span, on.
-    fn moments_from(&self, start: usize, rate: f64, count: usize, random: &mut Random) -> Vec<f64> {
+    fn moments_from(
+        &self,
+        start: usize,
+        rate: f64,
+        count: usize,
+        warm_up: usize,
+        random: &mut Random,
+    ) -> Vec<f64> {
+        // The request after which time counts.
+        let begin = warm_up.saturating_sub(1);
         let mut moments = Vec::with_capacity(count);
         match &self.0 {
             Kind::Moments(recorded) => {
-                let start = start_with_span(recorded, start, count);
+                // What counts needs a span.
+                let length = recorded.len();
+                let counted = (start + begin) % length;
+                let later = start_with_span(recorded, counted, count - begin) - counted;
+                let start = (start + later) % length;
                 let span = recorded[recorded.len() - 1];
                 // Between the last and the first of the next time lies what lies between two on average.
                 let round = span * recorded.len() as f64 / (recorded.len() - 1) as f64;
@@ -169,12 +242,13 @@ impl Recording {
             }
         }
         let last = moments.last().copied().unwrap_or_default();
-        if last > 0.0 {
+        let from = warm_up.checked_sub(1).map_or(0.0, |index| moments[index]);
+        if last > from {
             // Divided first: the recorded span may be close to nothing.
-            let span = count as f64 / rate;
+            let span = (count - warm_up) as f64 / rate;
             moments
                 .iter_mut()
-                .for_each(|moment| *moment = *moment / last * span);
+                .for_each(|moment| *moment = *moment / (last - from) * span);
         }
         moments
     }
@@ -192,8 +266,13 @@ fn invalid(index: usize, expected: &'static str, text: &str) -> InvalidRecording
     InvalidRecording::Line {
         line: index + 1,
         expected,
-        text: text.trim().chars().take(80).collect(),
+        text: start(text),
     }
+}
+
+/// As much of a line as an error shows.
+fn start(line: &str) -> String {
+    line.trim().chars().take(80).collect()
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -253,7 +332,7 @@ mod tests {
 
     fn moments(text: &str, count: usize) -> Vec<f64> {
         let recording = Recording::parse(text).expect("valid");
-        recording.moments_from(0, 1.0, count, &mut Random::new(1, Stream::Arrivals))
+        recording.moments_from(0, 1.0, count, 0, &mut Random::new(1, Stream::Arrivals))
     }
 
     /// Gaps over the first, which no scaling changes.
@@ -300,7 +379,7 @@ mod tests {
             for start in starts {
                 for count in [2, 3, 200] {
                     let mut random = Random::new(1, Stream::Arrivals);
-                    let moments = recording.moments_from(start, 1.0, count, &mut random);
+                    let moments = recording.moments_from(start, 1.0, count, 0, &mut random);
                     assert!(moments.is_sorted());
                     assert_eq!(moments.len(), count);
                     let last = moments[count - 1];
@@ -313,11 +392,63 @@ mod tests {
         }
     }
 
+    /// Wherever the recording is dense: what counts comes at the rate that was asked.
+    #[test]
+    fn the_rate_holds_after_the_warm_up() {
+        let dense: String = (0..300)
+            .map(|i| format!("{}\n", 100.0 + f64::from(i) * 1e-3))
+            .collect();
+        let sparse: String = (0..100).map(|i| format!("{i}\n")).collect();
+        let minutes = "HashOwner,HashApp,HashFunction,Trigger,1,2\na,b,c,http,50,5000\n";
+        for text in [
+            &format!("{sparse}{dense}"),
+            &format!("{}{}", "0\n".repeat(300), sparse),
+            minutes,
+        ] {
+            let recording = Recording::parse(text).expect("valid");
+            let length = match &recording.0 {
+                Kind::Moments(recorded) => recorded.len(),
+                Kind::Counts(counts) => counts.len(),
+            };
+            for start in 0..length {
+                for (count, warm_up) in [(100, 10), (20, 2), (3, 2), (10, 0)] {
+                    let mut random = Random::new(1, Stream::Arrivals);
+                    let moments = recording.moments_from(start, 50.0, count, warm_up, &mut random);
+                    assert!(moments.is_sorted());
+                    let from = if warm_up == 0 {
+                        0.0
+                    } else {
+                        moments[warm_up - 1]
+                    };
+                    let rate = (count - warm_up) as f64 / (moments[count - 1] - from);
+                    assert!((rate - 50.0).abs() < 1e-6, "{count} from {start}: {rate}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rates_hold_for_their_step() {
+        let recording = Recording::rates("rate\n0.4\n0.4\n0.4\n\n0\n3\n", 2.0).expect("valid");
+        assert_eq!(recording, Recording(Kind::Counts(vec![1, 1, 0, 0, 6])));
+        for (text, words) in [
+            (
+                "1\n-1\n",
+                "line 2: expected requests a second from 0, at most 1e9 in a step, got `-1`",
+            ),
+            ("1\nx\n", "line 2: expected requests a second"),
+            ("0\n0.1\n", "two moments"),
+        ] {
+            let error = Recording::rates(text, 1.0).expect_err(text).to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
     #[test]
     fn each_seed_begins_elsewhere() {
         let recording = Recording::parse("0\n1\n3\n7\n").expect("valid");
         let begin = |seed| {
-            let moments = recording.moments(1.0, 5, &mut Random::new(seed, Stream::Arrivals));
+            let moments = recording.moments(1.0, 5, 0, &mut Random::new(seed, Stream::Arrivals));
             assert_eq!(moments[0].to_bits(), 0f64.to_bits());
             // The last of five is a round, 28/3 seconds, after the first.
             (moments[1] / moments[4] * 28.0 / 3.0).round()
@@ -350,6 +481,11 @@ mod tests {
             error("1\nx\n"),
             format!("line 2: expected {MOMENT}, got `x`")
         );
+        assert_eq!(
+            error("5\n5.7\n5.6\n"),
+            "line 3: `5.6` follows `5.7`, expected ascending moments in seconds, or a heading that names their column; a file of rates is read as rates:FILE:STEP_SECONDS"
+        );
+        assert!(Recording::parse("time\n5.7\n5.6\n").is_ok());
         assert!(error("when,what\n1,a\n").starts_with("line 1: expected a number, or a date"));
         assert_eq!(
             error("TIMESTAMP\n2024-13-01 00:00:00\n"),

@@ -20,7 +20,7 @@ const MAX_MICROS: u64 = 3_600_000_000;
 /// | `preferred` | `preferred_batch_size`, several joined by `+` |
 /// | `delay` | `max_queue_delay_microseconds` |
 /// | `max` | `max_batch_size`; the table's maximum without it |
-/// | `timeout` | `default_timeout_microseconds`, where the request is rejected |
+/// | `timeout` | `default_timeout_microseconds` above 0, where the request is rejected; no time-out without it |
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Static {
     /// As it was written; empty for a setting of the grid.
@@ -80,6 +80,9 @@ impl FromStr for Static {
 
     fn from_str(text: &str) -> Result<Self, InvalidStatic> {
         const SIZE: &str = "batch sizes from 1 to 65536, as in preferred=4+8";
+        const DIFFERENT: &str = "each batch size once, as in preferred=4+8";
+        // Triton's 0 is no time-out, which reads as the opposite here.
+        const TIMEOUT: &str = "whole microseconds from 1; leave `timeout` out for no time-out";
         const TIME: &str = "whole microseconds from 0 to 3600000000 (an hour), as in delay=500";
         let mut setting = Self {
             name: text.to_owned(),
@@ -118,12 +121,16 @@ impl FromStr for Static {
                     let sizes = value.split('+').map(size);
                     setting.preferred = sizes.collect::<Result<_, _>>()?;
                     setting.preferred.sort_unstable();
-                    setting.preferred.dedup();
+                    if setting.preferred.windows(2).any(|pair| pair[0] == pair[1]) {
+                        return Err(expected(DIFFERENT));
+                    }
                 }
                 "delay" => setting.delay = time()?,
                 "max" => setting.max_batch_size = Some(size(value)?),
-                // Triton's 0 is no time-out.
-                _ => setting.timeout = Some(time()?).filter(|timeout| !timeout.is_zero()),
+                _ => {
+                    let timeout = Some(time()?).filter(|timeout| !timeout.is_zero());
+                    setting.timeout = Some(timeout.ok_or_else(|| expected(TIMEOUT))?);
+                }
             }
         }
         Ok(setting)
@@ -258,7 +265,7 @@ mod tests {
         assert_eq!(options.policy, Policy::Triton(triton));
         assert_eq!(options.max_batch_size, 12);
         assert_eq!(options.levels[0].timeout, Some(Duration::from_millis(2)));
-        let setting: Static = "triton:delay=0,timeout=0".parse().expect("valid");
+        let setting: Static = "triton:delay=0".parse().expect("valid");
         let options = setting.scheduler(&model);
         assert_eq!(options.max_batch_size, 16);
         assert_eq!(options.levels[0].timeout, None);
@@ -292,6 +299,14 @@ mod tests {
                 "expected whole microseconds from 0",
             ),
             ("triton:delay=1,delay=2", "`delay` is given twice"),
+            (
+                "triton:timeout=0",
+                "`timeout=0`: expected whole microseconds from 1; leave `timeout` out",
+            ),
+            (
+                "triton:preferred=4+8+4",
+                "`preferred=4+8+4`: expected each batch size once",
+            ),
         ] {
             let error = text.parse::<Static>().expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");

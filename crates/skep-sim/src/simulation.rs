@@ -98,6 +98,15 @@ pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
 /// ahead; or leaves requests in the queue for ever.
 #[must_use]
 pub fn simulate_own<P: BatchPolicy + ?Sized>(setup: Setup<'_, &mut P>, load: Load<'_>) -> Outcome {
+    simulate_named(setup, None, load)
+}
+
+/// The same with a name for what a panic says.
+pub(crate) fn simulate_named<P: BatchPolicy + ?Sized>(
+    setup: Setup<'_, &mut P>,
+    name: Option<&str>,
+    load: Load<'_>,
+) -> Outcome {
     let Setup {
         scheduler,
         model,
@@ -112,7 +121,7 @@ pub fn simulate_own<P: BatchPolicy + ?Sized>(setup: Setup<'_, &mut P>, load: Loa
         warm_up,
         seed,
     };
-    run(&setup, Queue::new(scheduler, model), load)
+    run(&setup, Queue::new(scheduler, name, model), load)
 }
 
 /// What decides in a simulation.
@@ -125,6 +134,8 @@ pub(crate) trait Decides {
     );
     fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<()>);
     fn next_timeout(&self) -> Option<Time>;
+    /// What it did wrong where so many requests are left and nothing happens any more.
+    fn stuck(&self, left: usize) -> String;
     fn recycle(&mut self, requests: Vec<Request<()>>);
 }
 
@@ -144,6 +155,10 @@ impl Decides for Scheduler<()> {
 
     fn next_timeout(&self) -> Option<Time> {
         Self::next_timeout(self)
+    }
+
+    fn stuck(&self, left: usize) -> String {
+        format!("the scheduler leaves {left} requests in its queue for ever")
     }
 
     fn recycle(&mut self, requests: Vec<Request<()>>) {
@@ -310,10 +325,8 @@ impl<D: Decides> Simulation<'_, D> {
     }
 
     fn finish(mut self) -> Outcome {
-        assert_eq!(
-            self.left, self.next,
-            "every request is answered or rejected"
-        );
+        let left = self.next - self.left;
+        assert!(left == 0, "{}", self.scheduler.stuck(left));
         self.outcome.sent = self.next.saturating_sub(self.warm_up);
         let begin = match self.warm_up {
             0 => Time::ZERO,

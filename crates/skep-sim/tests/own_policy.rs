@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use skep_sim::{
-    BatchPolicy, Decision, LatencyTable, Load, Model, Outcome, Setup, Waiting, simulate_own,
+    Arrivals, BatchPolicy, Contender, Decision, LatencyTable, Load, Model, Outcome, OwnPolicy,
+    Point, Setup, Waiting, simulate_own,
 };
 use skep_types::Time;
 
@@ -97,13 +98,13 @@ fn a_policy_waits_until_its_moment() {
 }
 
 #[test]
-#[should_panic(expected = "a policy runs 5 requests, expected 1 to 1")]
+#[should_panic(expected = "the policy runs 5 requests, expected 1 to 1")]
 fn more_than_there_are() {
     run(|_| Decision::Run(5));
 }
 
 #[test]
-#[should_panic(expected = "a policy gives up 0 requests, expected 1 to 1")]
+#[should_panic(expected = "the policy gives up 0 requests, expected 1 to 1")]
 fn nothing_given_up() {
     run(|_| Decision::GiveUp(0));
 }
@@ -115,7 +116,29 @@ fn a_moment_that_is_over() {
 }
 
 #[test]
-#[should_panic(expected = "every request is answered or rejected")]
+#[should_panic(
+    expected = "the policy answered `Wait(None)` with 4 requests in the queue, and nothing happens any more"
+)]
 fn requests_left_for_ever() {
     run(|_| Decision::Wait(None));
+}
+
+#[test]
+#[should_panic(expected = "policy `lazy` answered `Wait(None)` with 20 requests in the queue")]
+fn a_comparison_names_the_policy() {
+    let table = LatencyTable::affine(1.0, 1.0, 8).expect("valid");
+    let point = Point {
+        model: &Model::new(table, 1),
+        objective: Duration::from_millis(9),
+        arrivals: &Arrivals::Constant,
+        rate: 100.0,
+        requests: 20,
+        warm_up: 2,
+        seeds: &[0],
+    };
+    let lazy = OwnPolicy::new("lazy", |_, _| {
+        let waits = |_: &Waiting<'_>| Decision::Wait(None);
+        Box::new(Scripted(waits, Vec::new()))
+    });
+    let _ = point.compare(&[Contender::Own(lazy)]);
 }

@@ -329,3 +329,33 @@ fn rejected_clients_do_not_stop_time() {
     assert!(outcome.rejected > 100);
     assert_eq!(outcome.good + outcome.late + outcome.rejected, 500);
 }
+
+/// Traces of bursts offer different rates, so that the median of the goodputs and that of the shares are those of different
+/// traces. The share is what tables show.
+#[test]
+fn the_best_static_setting_is_not_below_the_default() {
+    let table = LatencyTable::affine(1.87, 0.087, 64).expect("valid");
+    let mut model = Model::new(table, 1);
+    model.jitter = Jitter::LogNormal(0.2);
+    for load in [0.5, 0.8] {
+        for ms in [10, 20] {
+            let point = Point {
+                model: &model,
+                objective: Duration::from_millis(ms),
+                arrivals: &Arrivals::Bursty { variation: 4.0 },
+                rate: load * model.capacity().rate,
+                requests: 4000,
+                warm_up: 400,
+                seeds: &[0, 1, 2],
+            };
+            let figures = point.compare(&[
+                Contender::TritonDefault,
+                Contender::StaticBest,
+                Contender::StaticTimeout,
+            ]);
+            let shares: Vec<f64> = figures.iter().map(|f| f.in_time.median).collect();
+            assert!(shares[1] >= shares[0], "{load}, {ms} ms: {shares:?}");
+            assert!(shares[2] >= shares[0], "{load}, {ms} ms: {shares:?}");
+        }
+    }
+}

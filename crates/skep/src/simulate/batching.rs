@@ -1,6 +1,6 @@
 //! `skep simulate batching`: policies side by side, over models, objectives, patterns of arrivals and loads.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -10,13 +10,14 @@ use super::{
     chart,
     measure::{MeasureArgs, Measured},
     parse::{self, Pattern, Policies, Seeds, Slo, Table},
+    saved::Saved,
     show,
 };
 use crate::{
     colour::Colours,
     cores::on_all_cores,
     origin,
-    output::{self, out, outln},
+    output::{self, errln, out, outln},
     progress::Progress,
 };
 
@@ -30,7 +31,7 @@ const MAX_BATCH_SIZE: u32 = 64;
 #[command(after_help = format!("Policies: {}", parse::policy_names()))]
 pub(crate) struct BatchingArgs {
     /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured `batch,ms`
-    /// lines; may be given several times [default: affine:1.87,0.087]
+    /// lines, whose comments may give instances, max_batch_size and slo_ms; may be given several times [default: affine:1.87,0.087]
     #[arg(long, value_name = "TABLE", allow_hyphen_values = true)]
     table: Vec<Table>,
     #[command(flatten)]
@@ -44,7 +45,7 @@ pub(crate) struct BatchingArgs {
     )]
     slo_ms: Vec<Slo>,
     /// How requests arrive: poisson, constant, bursty:VARIATION (of the gaps), periodic:AMPLITUDE:PERIOD_MS (five
-    /// periods a trace unless told), or files of recorded requests
+    /// periods a trace unless told), rates:FILE:STEP_SECONDS (a rate a line), or files of recorded requests
     #[arg(
         long,
         value_name = "LIST",
@@ -60,10 +61,10 @@ pub(crate) struct BatchingArgs {
     /// Requests a second, as numbers; beside --load where that is given too
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::rate, allow_hyphen_values = true)]
     rate: Vec<f64>,
-    /// Numbers of instances [default: 1]
+    /// Numbers of instances [default: the table's or the model's, else 1]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024), allow_hyphen_values = true)]
     instances: Vec<u32>,
-    /// The most inferences a batch [default: 64]
+    /// The most inferences a batch [default: the table's or the model's, else 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), allow_hyphen_values = true)]
     max_batch_size: Option<u32>,
     /// The inferences of each request
@@ -133,6 +134,8 @@ pub(super) struct Study {
     pub(super) panels: Vec<Panel>,
     pub(super) requests: usize,
     pub(super) seeds: Vec<u64>,
+    /// Whether loads were given as requests a second alone, so that they are shown so.
+    pub(super) by_rate: bool,
     /// The version and the command that made it.
     pub(super) version: &'static str,
     pub(super) command: String,
@@ -145,10 +148,13 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     args.measure.check()?;
     let (version, command) = (origin::VERSION, origin::command());
     let from = origin::line(&command);
+    check_repeats(args)?;
     // Before a model is measured: what is wrong with these would be said after seconds.
     let seeds = parse::seeds(&args.seed, args.seeds.into())?;
     let arrivals = args.arrival.iter().map(Pattern::load);
     let arrivals: Vec<Arrivals> = arrivals.collect::<anyhow::Result<_>>()?;
+    let given = args.table.iter().map(Table::read);
+    let given: Vec<(Table, Saved)> = given.collect::<anyhow::Result<_>>()?;
     if let Some(max) = args.max_batch_size {
         check_sizes(args, max)?;
     }
@@ -156,20 +162,31 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
         .measure
         .measure(args.max_batch_size, MAX_BATCH_SIZE, args.json, &from)?;
     let study = Study {
-        panels: panels(args, measured.as_ref(), &arrivals, &seeds)?,
+        panels: panels(args, &given, measured.as_ref(), &arrivals, &seeds)?,
         requests: args.requests as usize,
         seeds,
+        by_rate: args.load.is_empty() && !args.rate.is_empty(),
         version,
         command,
     };
     // Before what is printed, which may be more than anybody reads.
     output::write("--csv", args.csv.as_deref(), || show::csv(&study))?;
     output::write("--svg", args.svg.as_deref(), || chart::svg(&study))?;
+    let notes = notes(args, &given, &study.panels);
     if args.json {
+        for note in &notes {
+            errln!("note: {note}");
+        }
         outln!("{}", show::json(&study))?;
         return Ok(ExitCode::SUCCESS);
     }
     outln!("{from}\n")?;
+    for note in &notes {
+        outln!("{note}")?;
+    }
+    if !notes.is_empty() {
+        outln!("")?;
+    }
     if let Some(measured) = &measured {
         outln!("{}", measured.table())?;
     }
@@ -182,15 +199,93 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses what is given twice in a list: it would be simulated and shown twice.
+fn check_repeats(args: &BatchingArgs) -> anyhow::Result<()> {
+    fn names<T>(items: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
+        items.iter().map(name).collect()
+    }
+    let lists = [
+        ("--table", names(&args.table, |table| table.name.clone())),
+        ("--slo-ms", names(&args.slo_ms, |slo| slo.to_string())),
+        (
+            "--arrival",
+            names(&args.arrival, |pattern| pattern.name.clone()),
+        ),
+        ("--load", names(&args.load, ToString::to_string)),
+        ("--rate", names(&args.rate, ToString::to_string)),
+        ("--instances", names(&args.instances, ToString::to_string)),
+        (
+            "--policy",
+            names(&contenders(args), |policy| policy.name().to_owned()),
+        ),
+    ];
+    for (flag, names) in lists {
+        let mut seen = HashSet::new();
+        if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            bail!("{flag}: {twice} is given twice");
+        }
+    }
+    Ok(())
+}
+
+/// What tables gave and what they lack.
+fn notes(args: &BatchingArgs, given: &[(Table, Saved)], panels: &[Panel]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (table, saved) in given {
+        let name = &table.name;
+        let gave = [
+            (
+                args.instances.is_empty(),
+                saved.instances.map(f64::from),
+                "instances",
+            ),
+            (
+                args.max_batch_size.is_none(),
+                saved.max_batch_size.map(f64::from),
+                "max_batch_size",
+            ),
+            (args.slo_ms.is_empty(), saved.objective, "slo_ms"),
+        ];
+        let gave = gave.into_iter().filter(|(unsaid, ..)| *unsaid);
+        let gave: Vec<String> = gave
+            .filter_map(|(_, value, key)| Some(format!("{key} {}", show::ms(value?))))
+            .collect();
+        if !gave.is_empty() {
+            notes.push(format!("`{name}` says {}.", gave.join(", ")));
+        }
+    }
+    for panel in panels {
+        let (name, max) = (&panel.table, panel.model.table.max());
+        let note = match panel.model.table.largest_measured() {
+            Some(1) if max > 1 => {
+                format!(
+                    "`{name}` has a single size: batches of 2 to {max} are taken to last as long as 1."
+                )
+            }
+            Some(largest) if largest < max => {
+                format!(
+                    "`{name}` ends at batches of {largest}: those up to {max} are extrapolated."
+                )
+            }
+            _ => continue,
+        };
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
+}
+
 /// Runs all points, on as many threads as there are cores. Each is a simulation of its own, so their order is nobody's
 /// concern.
 fn panels(
     args: &BatchingArgs,
+    given: &[(Table, Saved)],
     measured: Option<&Measured>,
     arrivals: &[Arrivals],
     seeds: &[u64],
 ) -> anyhow::Result<Vec<Panel>> {
-    let (mut panels, patterns) = empty_panels(args, measured, arrivals)?;
+    let (mut panels, patterns) = empty_panels(args, given, measured, arrivals)?;
     let contenders = contenders(args);
     let requests = args.requests as usize;
     let mut points = Vec::new();
@@ -267,27 +362,31 @@ fn rates(args: &BatchingArgs, panel: &Panel) -> Vec<Rate> {
 /// The panels, without results yet, and the arrivals of each.
 fn empty_panels<'a>(
     args: &BatchingArgs,
+    given: &[(Table, Saved)],
     measured: Option<&Measured>,
     arrivals: &'a [Arrivals],
 ) -> anyhow::Result<(Vec<Panel>, Vec<&'a Arrivals>)> {
-    let max = args.max_batch_size;
-    let max = max.or_else(|| Some(measured?.max_batch_size));
-    let max = max.unwrap_or(MAX_BATCH_SIZE);
-    check_sizes(args, max)?;
-    let mut tables = args.table.clone();
-    tables.extend(measured.map(|m| Table::measured(m.name.clone(), m.lines())));
+    let mut tables = given.to_vec();
+    let of_model = measured.map(|m| Table::measured(m.name.clone(), m.lines()));
+    tables.extend(of_model.map(|table| (table, Saved::default())));
     if tables.is_empty() {
-        tables.push(TABLE.parse().map_err(anyhow::Error::msg)?);
+        let table = TABLE.parse().map_err(anyhow::Error::msg)?;
+        tables.push((table, Saved::default()));
     }
-    let mut instances = args.instances.clone();
-    if instances.is_empty() {
-        instances.push(measured.map_or(1, |measured| measured.instances.max(1)));
-    }
-    let slos = objectives(args, measured)?;
     let (mut panels, mut patterns) = (Vec::new(), Vec::new());
-    for table in &tables {
+    for (table, saved) in &tables {
+        let max = args.max_batch_size.or(saved.max_batch_size);
+        let max = max.or_else(|| Some(measured?.max_batch_size));
+        let max = max.unwrap_or(MAX_BATCH_SIZE);
+        check_sizes(args, max)?;
+        let mut instances = args.instances.clone();
+        if instances.is_empty() {
+            let own = saved.instances.or_else(|| Some(measured?.instances.max(1)));
+            instances.push(own.unwrap_or(1));
+        }
+        let slos = objectives(args, saved, measured)?;
         let latencies = table.load(max as usize)?;
-        for &instances in &instances {
+        for instances in instances {
             let model = Model {
                 table: latencies.clone(),
                 instances,
@@ -313,10 +412,17 @@ fn empty_panels<'a>(
     Ok((panels, patterns))
 }
 
-/// Those of the flag, else the model's own, else the defaults.
-fn objectives(args: &BatchingArgs, measured: Option<&Measured>) -> anyhow::Result<Vec<Slo>> {
+/// Those of the flag, else the saved table's or the model's own, else the defaults.
+fn objectives(
+    args: &BatchingArgs,
+    saved: &Saved,
+    measured: Option<&Measured>,
+) -> anyhow::Result<Vec<Slo>> {
     if !args.slo_ms.is_empty() {
         return Ok(args.slo_ms.clone());
+    }
+    if let Some(own) = saved.objective {
+        return Ok(vec![Slo::Ms(own)]);
     }
     if let Some(own) = measured.and_then(|measured| measured.objective) {
         return Ok(vec![Slo::Ms(own.as_secs_f64() * 1e3)]);

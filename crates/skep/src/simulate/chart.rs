@@ -18,7 +18,7 @@ use crate::{
 const WRITES: &str = "a string takes all";
 
 /// Of a panel's plot, and the room around it for words; all in pixels.
-const WIDTH: f64 = 270.0;
+const WIDTH: f64 = 330.0;
 const HEIGHT: f64 = 190.0;
 const LEFT: f64 = 46.0;
 const TOP: f64 = 34.0;
@@ -28,6 +28,7 @@ const MARGIN: f64 = 16.0;
 /// Title and what it means; a line of the legend.
 const HEAD: f64 = 52.0;
 const LEGEND_LINE: f64 = 20.0;
+const SUBTITLE_LINE: f64 = 14.0;
 /// A line of the version and command.
 const FOOT_LINE: f64 = 13.0;
 
@@ -42,7 +43,7 @@ const OTHERS: [Style; 4] = [
     ("#5e3c99", 1.6, ""),
     ("#0072b2", 1.6, "6 2 1 2"),
     ("#d55e00", 1.6, "6 2 1 2"),
-    ("#5e3c99", 1.6, "2 2"),
+    ("#7f2704", 1.6, "2 2"),
 ];
 
 /// Colours after Okabe and Ito, which people with any vision tell apart; Skep's own stands out. `other` counts the policies
@@ -52,7 +53,7 @@ fn style(contender: &Contender, other: usize) -> Style {
         "none" => ("#999999", 1.6, ""),
         "triton_default" => ("#e69f00", 1.6, ""),
         "static_best" => ("#a65628", 1.6, "7 3"),
-        "static_timeout" => ("#a65628", 1.6, ""),
+        "static_timeout" => ("#7a8b00", 1.6, ""),
         "aimd" => ("#cc79a7", 1.6, ""),
         "quantile" => ("#f781bf", 1.6, "5 3"),
         "edf" => ("#56b4e9", 1.8, "8 3"),
@@ -81,17 +82,23 @@ struct Axes {
     x_step: f64,
     y_end: f64,
     y_step: f64,
+    /// Whether both axes are requests a second, and not shares of what batches of the best size carry.
+    by_rate: bool,
 }
 
 impl Axes {
-    fn of(panels: &[Panel]) -> Self {
-        let (mut load, mut share) = (0.1_f64, 0.05_f64);
-        for panel in panels {
+    fn of(study: &Study) -> Self {
+        let by_rate = study.by_rate;
+        let (mut load, mut share) = if by_rate {
+            (0.001, 0.001)
+        } else {
+            (0.1_f64, 0.05_f64)
+        };
+        for panel in &study.panels {
+            let unit = unit(by_rate, panel);
             for (rate, figures) in &panel.loads {
-                load = load.max(rate.load);
-                let goodputs = figures
-                    .iter()
-                    .map(|f| f.goodput.max / panel.model.capacity().rate);
+                load = load.max(rate.rate / unit);
+                let goodputs = figures.iter().map(|f| f.goodput.max / unit);
                 share = goodputs.fold(share, f64::max);
             }
         }
@@ -101,6 +108,7 @@ impl Axes {
             x_step,
             y_end: (share / y_step).ceil() * y_step,
             y_step,
+            by_rate,
         }
     }
 
@@ -110,6 +118,15 @@ impl Axes {
 
     fn y(&self, share: f64) -> f64 {
         TOP + HEIGHT - share / self.y_end * HEIGHT
+    }
+}
+
+/// Requests a second that the axes count as 1.
+fn unit(by_rate: bool, panel: &Panel) -> f64 {
+    if by_rate {
+        1.0
+    } else {
+        panel.model.capacity().rate
     }
 }
 
@@ -123,11 +140,15 @@ pub(super) fn svg(study: &Study) -> String {
     }
     let columns = patterns.len().max(1);
     let rows = study.panels.len().div_ceil(columns);
-    let width = 2.0 * MARGIN + columns as f64 * CELL_WIDTH;
+    let room = (columns as f64 * CELL_WIDTH).max(longest_name(study));
+    let width = 2.0 * MARGIN + room;
     let (legend, legend_lines) = legend(study, width);
-    let head = HEAD + f64::from(legend_lines) * LEGEND_LINE + 14.0;
+    let subtitle = subtitle(study, width);
+    // The first line of it is in `HEAD`.
+    let below = (subtitle.len() as f64 - 1.0) * SUBTITLE_LINE;
+    let head = HEAD + below + f64::from(legend_lines) * LEGEND_LINE + 14.0;
     let from = origin::line(&study.command);
-    let foot = foot(&from, width);
+    let foot = wrapped(&from, width, 5.6);
     let foot_height = foot.len() as f64 * FOOT_LINE;
     let height = head + MARGIN + rows as f64 * CELL_HEIGHT + foot_height;
     let mut svg = format!(
@@ -137,17 +158,26 @@ pub(super) fn svg(study: &Study) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
         axis::escaped(&from)
     );
-    let bars = match study.seeds.len() {
-        1 => String::new(),
-        count => format!("; bars: the least and the most of {count} traces"),
-    };
+    let load = if study.by_rate { "rate" } else { "load" };
     writeln!(
         svg,
-        "<text x=\"{MARGIN}\" y=\"26\" font-size=\"16\" font-weight=\"600\">Goodput over load</text>\n\
-         <text x=\"{MARGIN}\" y=\"43\" fill=\"#777\">shares of what batches of the best size carry; thin: all requests{bars}</text>\n{legend}"
+        "<text x=\"{MARGIN}\" y=\"26\" font-size=\"16\" font-weight=\"600\">Goodput over {load}</text>"
     )
     .expect(WRITES);
-    let axes = Axes::of(&study.panels);
+    for (index, line) in subtitle.iter().enumerate() {
+        let y = 43.0 + index as f64 * SUBTITLE_LINE;
+        writeln!(
+            svg,
+            "<text x=\"{MARGIN}\" y=\"{y}\" fill=\"#777\">{line}</text>"
+        )
+        .expect(WRITES);
+    }
+    writeln!(
+        svg,
+        "<g transform=\"translate(0 {below})\" class=\"legend\">\n{legend}</g>"
+    )
+    .expect(WRITES);
+    let axes = Axes::of(study);
     for (index, panel) in study.panels.iter().enumerate() {
         let x = MARGIN + (index % columns) as f64 * CELL_WIDTH;
         let y = head + (index / columns) as f64 * CELL_HEIGHT;
@@ -168,14 +198,60 @@ pub(super) fn svg(study: &Study) -> String {
     svg
 }
 
-/// A text in lines that fit the picture.
-fn foot(text: &str, width: f64) -> Vec<String> {
-    // A letter of 10 pixels is about 5.6 wide; there is room for ten at least. The cast saturates.
+/// What the axes and lines mean.
+fn subtitle(study: &Study, width: f64) -> Vec<String> {
+    let axes = if study.by_rate {
+        "requests a second"
+    } else {
+        "shares of what batches of the best size carry"
+    };
+    let bars = match study.seeds.len() {
+        1 => String::new(),
+        count => format!("; bars: the least and the most of {count} traces"),
+    };
+    wrapped(&format!("{axes}; thin: all requests{bars}"), width, 6.2)
+}
+
+/// A text in lines that fit the picture, whose letters are about so wide: broken after spaces, and within words that are
+/// longer than a line.
+fn wrapped(text: &str, width: f64, letter: f64) -> Vec<String> {
+    // There is room for ten at least. The cast saturates.
     #[allow(clippy::cast_sign_loss)]
-    let letters = ((width - 2.0 * MARGIN) / 5.6).max(10.0) as usize;
-    let letters_of: Vec<char> = text.chars().collect();
-    let lines = letters_of.chunks(letters);
-    lines.map(|line| line.iter().collect()).collect()
+    let room = ((width - 2.0 * MARGIN) / letter).max(10.0) as usize;
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if used > 0 && used + length > room {
+            lines.push(String::new());
+            used = 0;
+        }
+        for letter in word.chars() {
+            // A space may hang over the end.
+            if used >= room && letter != ' ' {
+                lines.push(String::new());
+                used = 0;
+            }
+            lines.last_mut().expect("there is a line").push(letter);
+            used += 1;
+        }
+    }
+    lines
+}
+
+/// What the legend needs for the longest name.
+fn longest_name(study: &Study) -> f64 {
+    let loads = study.panels.first().and_then(|panel| panel.loads.first());
+    let figures = loads.map(|(_, figures)| figures.as_slice());
+    let figures = figures.unwrap_or_default().iter();
+    figures
+        .map(|f| entry_width(f.contender.name()))
+        .fold(0.0, f64::max)
+}
+
+/// A line and its name.
+fn entry_width(name: &str) -> f64 {
+    30.0 + 7.0 * name.chars().count() as f64
 }
 
 /// The names of the lines, and how many lines of text they take.
@@ -187,7 +263,7 @@ fn legend(study: &Study, width: f64) -> (String, u32) {
     let figures = figures.unwrap_or_default();
     for (figures, (color, stroke, dashes)) in figures.iter().zip(styles(figures)) {
         let name = axis::escaped(figures.contender.name());
-        let room = 30.0 + 7.0 * name.len() as f64;
+        let room = entry_width(figures.contender.name());
         if x > MARGIN && x + room > width - MARGIN {
             (x, lines) = (MARGIN, lines + 1);
         }
@@ -207,13 +283,21 @@ fn legend(study: &Study, width: f64) -> (String, u32) {
 
 /// One panel, at the origin.
 fn draw(svg: &mut String, panel: &Panel, axes: &Axes) {
-    let capacity = panel.model.capacity().rate;
     let Axes {
         x_end,
         x_step,
         y_end,
         y_step,
+        by_rate,
     } = *axes;
+    let label = if by_rate {
+        format!(
+            "requests/s; load 1 is {}",
+            short(panel.model.capacity().rate.round())
+        )
+    } else {
+        "load".to_owned()
+    };
     let x = |load: f64| axes.x(load);
     let y = |share: f64| axes.y(share);
     title(svg, panel);
@@ -223,7 +307,7 @@ fn draw(svg: &mut String, panel: &Panel, axes: &Axes) {
             "<path d=\"M{LEFT} {y:.1}h{WIDTH}\" stroke=\"#e8e8e8\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT - 6.0,
             y(tick) + 4.0,
-            number(tick),
+            short(tick),
             y = y(tick),
         )
         .expect(WRITES);
@@ -234,7 +318,7 @@ fn draw(svg: &mut String, panel: &Panel, axes: &Axes) {
             "<path d=\"M{x:.1} {}v4\" stroke=\"#999\"/><text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
             TOP + HEIGHT,
             TOP + HEIGHT + 16.0,
-            number(tick),
+            short(tick),
             x = x(tick),
         )
         .expect(WRITES);
@@ -244,7 +328,7 @@ fn draw(svg: &mut String, panel: &Panel, axes: &Axes) {
         svg,
         "<path d=\"M{LEFT} {bottom}h{WIDTH}\" stroke=\"#999\"/>\
          <path d=\"M{LEFT} {bottom}L{:.1} {:.1}\" stroke=\"#bbb\" stroke-width=\"0.8\"/>\
-         <text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#777\">load</text>\
+         <text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\" fill=\"#777\">{label}</text>\
          <text transform=\"translate(8 {:.1}) rotate(-90)\" text-anchor=\"middle\" fill=\"#777\">goodput</text>",
         x(all),
         y(all),
@@ -254,11 +338,12 @@ fn draw(svg: &mut String, panel: &Panel, axes: &Axes) {
         bottom = TOP + HEIGHT,
     )
     .expect(WRITES);
-    lines(svg, panel, axes, capacity);
+    lines(svg, panel, axes);
 }
 
 /// The policies' lines: wide ones below, so that those of equal height are seen above them.
-fn lines(svg: &mut String, panel: &Panel, axes: &Axes, capacity: f64) {
+fn lines(svg: &mut String, panel: &Panel, axes: &Axes) {
+    let unit = unit(axes.by_rate, panel);
     let first = panel.loads.first().map(|(_, figures)| figures.as_slice());
     let styles = styles(first.unwrap_or_default());
     let middle = styles.len() as f64 / 2.0;
@@ -269,7 +354,9 @@ fn lines(svg: &mut String, panel: &Panel, axes: &Axes, capacity: f64) {
         let (mut points, mut bars) = (Vec::new(), String::new());
         for (rate, figures) in &panel.loads {
             let goodput = figures[index].goodput;
-            let (x, y) = (axes.x(rate.load), |goodput: f64| axes.y(goodput / capacity));
+            let (x, y) = (axes.x(rate.rate / unit), |goodput: f64| {
+                axes.y(goodput / unit)
+            });
             points.push(format!("{x:.1} {:.1}", y(goodput.median)));
             let (low, high) = (y(goodput.min), y(goodput.max));
             // What is below a pixel is no bar.
@@ -295,6 +382,15 @@ fn lines(svg: &mut String, panel: &Panel, axes: &Axes, capacity: f64) {
     }
 }
 
+/// A number that fits beside an axis.
+fn short(value: f64) -> String {
+    match value {
+        value if value >= 1e7 => format!("{}M", number(value / 1e6)),
+        value if value >= 1e5 => format!("{}k", number(value / 1e3)),
+        value => number(value),
+    }
+}
+
 fn title(svg: &mut String, panel: &Panel) {
     let objective = ms(panel.objective.as_secs_f64() * 1e3);
     let plural = if panel.model.instances == 1 { "" } else { "s" };
@@ -312,4 +408,34 @@ fn title(svg: &mut String, panel: &Panel) {
 /// The names that users give, mostly of files: of long paths the end.
 fn name(text: &str) -> String {
     axis::escaped(&axis::ending(text, 28))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_break_after_spaces() {
+        // Room for ten letters.
+        let lines = |text: &str| wrapped(text, 2.0 * MARGIN + 50.0, 5.0);
+        assert_eq!(
+            lines("skep 0.1: --slo-ms 5x"),
+            ["skep 0.1: ", "--slo-ms ", "5x"]
+        );
+        assert_eq!(
+            lines("a /path/that/is/long b"),
+            ["a ", "/path/that", "/is/long b"]
+        );
+        assert_eq!(lines(""), [""]);
+    }
+
+    #[test]
+    fn no_two_policies_share_a_colour() {
+        let known = Contender::ALL.iter().map(|contender| style(contender, 0));
+        let mut colours: Vec<&str> = known.chain(OTHERS).map(|(colour, ..)| colour).collect();
+        colours.sort_unstable();
+        let count = colours.len();
+        colours.dedup();
+        assert_eq!(colours.len(), count);
+    }
 }

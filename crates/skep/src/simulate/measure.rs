@@ -20,7 +20,7 @@ use skep_runtime::{
 use skep_tensor::{Tensor, encode_strings};
 use skep_types::Shape;
 
-use super::place::Place;
+use super::{place::Place, saved::Saved};
 use crate::{
     axis::number,
     backends,
@@ -378,9 +378,15 @@ impl Measured {
         format!("batch,ms\n{}", lines.collect::<String>())
     }
 
-    /// The file: where the lines come from, and the lines.
+    /// The file: where the lines come from, the model's settings, and the lines.
     fn file(&self, origin: &str) -> String {
-        format!("# {origin}\n# {}\n{}", self.what, self.lines())
+        let saved = Saved {
+            instances: Some(self.instances.max(1)),
+            max_batch_size: Some(self.max_batch_size),
+            objective: self.objective.map(|own| own.as_secs_f64() * 1e3),
+        };
+        let comments = saved.comments();
+        format!("# {origin}\n# {}\n{comments}{}", self.what, self.lines())
     }
 
     /// To read.

@@ -5,6 +5,7 @@ mod chart;
 mod measure;
 mod parse;
 mod place;
+mod saved;
 mod show;
 
 use std::process::ExitCode;

@@ -1,11 +1,14 @@
 //! What the flags of a simulation say.
 
 use std::{
-    collections::HashSet, fs, io::Read as _, ops::RangeInclusive, str::FromStr, time::Duration,
+    collections::HashSet, fmt, fs, io::Read as _, ops::RangeInclusive, path::Path, str::FromStr,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use skep_sim::{Arrivals, Contender, Jitter, LatencyTable, Recording, UnknownContender};
+
+use super::saved::Saved;
 
 /// Where a latency table comes from. Shown as it was given.
 #[derive(Debug, Clone)]
@@ -65,6 +68,22 @@ impl Table {
         }
     }
 
+    /// The same with its file read, and what the file says beside the latencies.
+    pub(super) fn read(&self) -> anyhow::Result<(Self, Saved)> {
+        let TableKind::File = self.kind else {
+            return Ok((self.clone(), Saved::default()));
+        };
+        let flag = || format!("--table {}", self.name);
+        let text = read(&self.name).with_context(|| {
+            let flag = flag();
+            format!(
+                "{flag}: expected affine:BASE,PER_INFERENCE, flat:MS, or a file of `batch,ms` lines"
+            )
+        })?;
+        let saved = Saved::read(&text).with_context(flag)?;
+        Ok((Self::measured(self.name.clone(), text), saved))
+    }
+
     /// The table for batches of up to `max`.
     pub(crate) fn load(&self, max: usize) -> anyhow::Result<LatencyTable> {
         let flag = || format!("--table {}", self.name);
@@ -74,13 +93,7 @@ impl Table {
                 per_inference,
             } => LatencyTable::affine(*base, *per_inference, max),
             TableKind::Measured(lines) => LatencyTable::measured(lines, max),
-            TableKind::File => {
-                let text = read(&self.name).with_context(|| {
-                    let flag = flag();
-                    format!("{flag}: expected affine:BASE,PER_INFERENCE, flat:MS, or a file of `batch,ms` lines")
-                })?;
-                LatencyTable::measured(&text, max)
-            }
+            TableKind::File => return self.read()?.0.load(max),
         };
         table.with_context(flag)
     }
@@ -110,6 +123,15 @@ impl FromStr for Slo {
     }
 }
 
+impl fmt::Display for Slo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ms(ms) => write!(f, "{ms}"),
+            Self::Times(times) => write!(f, "{times}x"),
+        }
+    }
+}
+
 impl Slo {
     pub(crate) fn resolve(self, single: Duration) -> Duration {
         match self {
@@ -125,8 +147,22 @@ impl Slo {
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
     pub(crate) name: String,
-    kind: Option<Arrivals>,
+    kind: PatternKind,
 }
+
+#[derive(Debug, Clone)]
+enum PatternKind {
+    Known(Arrivals),
+    /// A file of recorded requests.
+    Recorded,
+    /// A file of rates, and how many seconds each holds.
+    Rates {
+        path: String,
+        step: f64,
+    },
+}
+
+const PATTERNS: &str = "poisson, constant, bursty:VARIATION, periodic:AMPLITUDE:PERIOD_MS, rates:FILE:STEP_SECONDS, or a file of recorded requests";
 
 /// How far a periodic rate swings unless told otherwise.
 const AMPLITUDE: f64 = 0.5;
@@ -135,6 +171,17 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.to_owned();
+        if let Some(rates) = text.strip_prefix("rates:") {
+            let parts = rates.rsplit_once(':').filter(|(path, _)| !path.is_empty());
+            let parts = parts.and_then(|(path, step)| Some((path, number(step)?)));
+            let (path, step) = parts
+                .filter(|(_, step)| (0.001..=1e6).contains(step))
+                .ok_or("expected rates:FILE:STEP_SECONDS with a file of requests a second and how long each holds, from 0.001 to 1e6 s, as in rates:day.txt:60")?;
+            let path = path.to_owned();
+            let kind = PatternKind::Rates { path, step };
+            return Ok(Self { name, kind });
+        }
         let mut parts = text.split(':');
         let head = parts.next().unwrap_or_default();
         let numbers: Vec<Option<f64>> = parts.map(number).collect();
@@ -164,9 +211,12 @@ impl FromStr for Pattern {
                         .to_owned(),
                 );
             }
+            ("poisson" | "constant", _) => {
+                return Err(format!("`{head}` takes no number, expected {PATTERNS}"));
+            }
             _ => None,
         };
-        let name = text.to_owned();
+        let kind = kind.map_or(PatternKind::Recorded, PatternKind::Known);
         Ok(Self { name, kind })
     }
 }
@@ -174,15 +224,27 @@ impl FromStr for Pattern {
 impl Pattern {
     /// The pattern, read from its file where it is one.
     pub(crate) fn load(&self) -> anyhow::Result<Arrivals> {
-        if let Some(kind) = &self.kind {
-            return Ok(kind.clone());
-        }
         let name = &self.name;
-        let text = read(name).with_context(|| {
-            format!("--arrival {name}: expected poisson, constant, bursty:VARIATION, periodic:AMPLITUDE:PERIOD_MS, or a file of recorded requests")
-        })?;
-        let recording = Recording::parse(&text).with_context(|| format!("--arrival {name}"))?;
-        Ok(Arrivals::Recorded(recording))
+        let flag = || format!("--arrival {name}");
+        let recording = match &self.kind {
+            PatternKind::Known(arrivals) => return Ok(arrivals.clone()),
+            PatternKind::Rates { path, step } => {
+                Recording::rates(&read(path).with_context(flag)?, *step)
+            }
+            PatternKind::Recorded => {
+                let unknown = || {
+                    if Path::new(name).exists() {
+                        format!("--arrival {name}: expected {PATTERNS}")
+                    } else {
+                        format!(
+                            "--arrival {name}: this is neither a pattern nor a file, expected {PATTERNS}"
+                        )
+                    }
+                };
+                Recording::parse(&read(name).with_context(unknown)?)
+            }
+        };
+        Ok(Arrivals::Recorded(recording.with_context(flag)?))
     }
 }
 

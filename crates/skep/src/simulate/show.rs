@@ -55,6 +55,27 @@ impl Panel {
     }
 }
 
+impl Study {
+    /// The first columns: what was asked, and what was offered.
+    const fn heading(&self) -> &'static [&'static str] {
+        if self.by_rate {
+            &["rate", "load", "requests/s"]
+        } else {
+            &["load", "requests/s"]
+        }
+    }
+
+    /// A line's cells below [`Self::heading`].
+    fn cells(&self, rate: Rate, offered: f64, decimals: usize) -> Vec<String> {
+        let asked = self.by_rate.then(|| number(rate.rate));
+        let offered = format!("{offered:.decimals$}");
+        asked
+            .into_iter()
+            .chain([load(rate.load), offered])
+            .collect()
+    }
+}
+
 /// How much of what was offered each policy answered in time; the best is coloured.
 pub(super) fn overview(study: &Study, colours: Colours) -> String {
     let mut text = String::from("Answers within the objective, in % of the requests");
@@ -65,17 +86,18 @@ pub(super) fn overview(study: &Study, colours: Colours) -> String {
     for panel in &study.panels {
         let mut table = Table::new(&[]);
         let names = panel.contenders().map(|contender| contender.name().into());
-        let heading = ["load".into(), "requests/s".into()].into_iter();
+        let heading = study.heading().iter().map(|name| Cell::from(*name));
         table.row(heading.chain(names).collect());
         let decimals = panel.decimals();
         for (rate, figures) in &panel.loads {
-            let offered = format!("{:.decimals$}", offered(figures));
-            let start = |cells: [String; 2]| cells.into_iter().map(Cell::from);
-            let cells = start([load(rate.load), offered]);
+            let first = study.cells(*rate, offered(figures), decimals);
+            let blank = vec![String::new(); first.len()];
+            let start = |cells: Vec<String>| cells.into_iter().map(Cell::from);
+            let cells = start(first);
             table.row(cells.chain(percents(figures)).collect());
             let spreads: Vec<String> = figures.iter().map(|f| between(f.in_time, 1)).collect();
             if spreads.iter().any(|spread| !spread.is_empty()) {
-                let cells = start([String::new(), String::new()]);
+                let cells = start(blank);
                 table.row(cells.chain(spreads.into_iter().map(Cell::from)).collect());
             }
         }
@@ -120,8 +142,10 @@ pub(super) fn details(study: &Study) -> String {
     for panel in &study.panels {
         let decimals = panel.decimals();
         // Names, and settings at the end of a line, begin where their column does.
-        let mut table = Table::new(&[1, if several { 11 } else { 9 }]);
-        let mut heading: Vec<&str> = vec!["load", "policy", "goodput/s"];
+        let name = study.heading().len();
+        let mut table = Table::new(&[name, name + if several { 10 } else { 8 }]);
+        let mut heading: Vec<&str> = study.heading().to_vec();
+        heading.extend(["policy", "goodput/s"]);
         heading.extend(several.then_some("min..max"));
         heading.extend(["p50 ms", "p95 ms", "p99 ms"]);
         heading.extend(several.then_some("min..max"));
@@ -138,11 +162,11 @@ pub(super) fn details(study: &Study) -> String {
                     )
                 };
                 let ms = |spread: Option<Spread>| cell(spread.map(|spread| spread.median), 2);
-                let mut cells = vec![
-                    load(rate.load),
+                let mut cells = study.cells(*rate, row.offered.median, decimals);
+                cells.extend([
                     row.contender.name().to_owned(),
                     format!("{:.decimals$}", row.goodput.median),
-                ];
+                ]);
                 cells.extend(several.then(|| range(Some(row.goodput), decimals)));
                 cells.extend([ms(row.p50_ms), ms(row.p95_ms), ms(row.p99_ms)]);
                 cells.extend(several.then(|| range(row.p99_ms, 2)));
