@@ -244,3 +244,15 @@ def test_without_the_library_the_configuration_is_checked_all_the_same(repositor
     for name, place, words in (("cache", "13", "response_cache"), ("gpu", "14", "KIND_GPU"), ("sequence", "13", "sequence_batching")):
         (part,) = [part for part in parts[1:] if f"REPO/{name}/" in part]
         assert f"REPO/{name}/config.pbtxt:{place}" in part and words in part
+
+
+@pytest.mark.parametrize("target", ["model.onnx", "nowhere.onnx"])
+def test_a_model_file_that_is_a_link_to_nowhere(repository, target):
+    repository.onnx("m", plus(1), config=IO)
+    file = repository.path / "m/1/model.onnx"
+    file.unlink()
+    file.symlink_to(target)
+    code, output = check(repository)
+    assert code == 1
+    assert f"`REPO/m/1/model.onnx` is a link that leads nowhere: it names `{target}`\n" in output
+    assert "rename" not in output
