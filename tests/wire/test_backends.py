@@ -134,6 +134,9 @@ def test_doctor_says_what_was_found():
     assert missing.returncode == 0
     assert "backend `onnxruntime`: not available\n  ONNX Runtime's library was not found\n" in missing.stdout
     assert "models that name no backend run on `embedded`" in missing.stdout
+    assert "\n    system " in missing.stdout.split("looked at:\n")[1]
+    (loader,) = [line for line in places if "`libonnxruntime.so`" in line]
+    assert loader.endswith("  not tried")
 
 
 def test_mock_outputs(repository):

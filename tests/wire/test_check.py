@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repository import plus
-from server import run
+from server import WITHOUT_LIBRARY, run
 
 # Without a scheduler, so that the output is that of the test's own settings.
 IO = """max_batch_size: 1
@@ -224,3 +224,35 @@ def test_a_repository_that_is_not_there(repository):
     outcome = run("check", repository.path / "nosuch")
     assert outcome.returncode == 1
     assert "cannot read model repository" in outcome.stderr
+
+
+def test_without_the_library_the_configuration_is_checked_all_the_same(repository):
+    backend = 'backend: "onnxruntime"\n'
+    repository.onnx("cache", plus(1), config=IO + backend + "response_cache { enable: true }\n")
+    repository.onnx("fine", plus(1), config=IO + backend)
+    repository.onnx("gpu", plus(1), config=IO + backend + "instance_group {\n  kind: KIND_GPU\n}\n")
+    repository.onnx("platform", plus(1), config=IO + 'platform: "onnxruntime_onnx"\n')
+    repository.onnx("sequence", plus(1), config=IO + backend + "sequence_batching { }\n")
+    outcome = run("check", "--config=none", repository, **WITHOUT_LIBRARY)
+    assert outcome.returncode == 1
+    parts = outcome.stdout.replace(str(repository), "REPO").split("failed  ")
+    assert len(parts) == 6, outcome.stdout
+    for name, part in zip(("cache", "fine", "gpu", "platform", "sequence"), parts[1:], strict=True):
+        field = "platform" if name == "platform" else "backend"
+        assert f"REPO/{name}/config.pbtxt:12:1: `{field}`: ONNX Runtime's library was not found" in part
+        assert "`--onnxruntime-library`" in part and "`ORT_DYLIB_PATH`" in part
+    for name, place, words in (("cache", "13", "response_cache"), ("gpu", "14", "KIND_GPU"), ("sequence", "13", "sequence_batching")):
+        (part,) = [part for part in parts[1:] if f"REPO/{name}/" in part]
+        assert f"REPO/{name}/config.pbtxt:{place}" in part and words in part
+
+
+@pytest.mark.parametrize("target", ["model.onnx", "nowhere.onnx"])
+def test_a_model_file_that_is_a_link_to_nowhere(repository, target):
+    repository.onnx("m", plus(1), config=IO)
+    file = repository.path / "m/1/model.onnx"
+    file.unlink()
+    file.symlink_to(target)
+    code, output = check(repository)
+    assert code == 1
+    assert f"`REPO/m/1/model.onnx` is a link that leads nowhere: it names `{target}`\n" in output
+    assert "rename" not in output

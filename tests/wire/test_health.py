@@ -98,3 +98,22 @@ def test_c4_strict_readiness_wants_every_model(repository, strict, status):
         assert check_health(server.grpc) == (SERVING if status == 200 else NOT_SERVING)
         assert get(server, "/v2/models/good/ready").status == 200
         assert get(server, "/v2/models/bad/ready").status == 400
+
+
+@pytest.mark.parametrize("flags", [(), ("--model-control-mode=explicit", "--load-model=mock")])
+def test_what_the_start_has_still_to_load_is_503_and_not_unknown(repository, flags):
+    repository.mock(config=WARMUP, latency_us=FOREVER_US)
+    with Server(repository, *flags, until="Started Metrics Service") as server:
+        text = "model 'mock' is not loaded yet: the server is starting"
+        for path in ("/v2/models/mock", "/v2/models/mock/config", "/v2/models/mock/versions/1"):
+            answer = get(server, path)
+            assert (answer.status, answer.error, answer.headers["retry-after"]) == (503, text, "1")
+        answer = request(server.http, "POST", "/v2/models/mock/infer", {"inputs": []})
+        assert (answer.status, answer.error) == (503, text)
+        with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+            with pytest.raises(tritonclient.utils.InferenceServerException) as caught:
+                client.get_model_metadata("mock")
+            assert (caught.value.status(), caught.value.message()) == ("StatusCode.UNAVAILABLE", text)
+        server.wait_for("loading model `mock`")
+        answer = get(server, "/v2/models/nosuch")
+        assert (answer.status, answer.error) == (404, "Request for unknown model: 'nosuch' is not found")

@@ -241,7 +241,8 @@ def test_f19_tags_are_labels_of_every_metric_of_the_model(repository):
     repository.onnx("plain", plus(1))
     with Server(repository, "--metrics-config=summary_latencies=true") as server:
         for line in text(server).splitlines():
-            if 'model="m"' in line:
+            # A model whose first load failed has no tags.
+            if 'model="m"' in line and not line.startswith("skep_model_load_failures_total"):
                 assert r'{_a_tag="q\"uo\\te",_team="vision",' in line
             else:
                 assert "_team" not in line

@@ -331,3 +331,35 @@ def test_c20_a_load_is_tried_again(repository):
                     'output { name: "y" data_type: TYPE_FP32 dims: 4 }')
     with Server(repository, "--model-load-retry-count=2", "--exit-on-error=false") as server:
         assert sum("model `m` version 1 is tried again" in line for line in server.lines) == 2
+
+
+def test_the_log_and_the_metrics_say_each_change_of_readiness_once(repository):
+    repository.onnx("m", plus(1))
+    with polling(repository) as server:
+        assert value(server) == 1
+        wait_metric(server, "skep_ready", lambda ready: ready == 1)
+        directory = repository.path / "zz"
+        directory.mkdir()
+        (directory / "config.pbtxt").write_text("max_batch_size: nonsense")
+        put(repository, plus(2), name="zz")
+        server.wait_for("not ready any more: model `zz` failed to load")
+        assert get(server, "/v2/health/ready").status == 400
+        wait_metric(server, "skep_ready", lambda ready: ready == 0)
+        wait_metric(server, "skep_model_load_failures_total", lambda count: count >= 1, model="zz")
+        # Another failure changes nothing.
+        put(repository, b"no model", name="y")
+        server.wait_for("model `y` version 1: UNAVAILABLE")
+        shutil.rmtree(repository.path / "y")
+        (directory / "new").write_text("max_batch_size: 0")
+        (directory / "new").rename(directory / "config.pbtxt")
+        server.wait_for("ready for requests: every model that was asked for is loaded")
+        assert get(server, "/v2/health/ready").status == 200
+        # A failed load of a model that serves on.
+        put(repository, b"no model")
+        wait_metric(server, "skep_model_load_failures_total", lambda count: count >= 1, model="m")
+        assert (value(server), get(server, "/v2/health/ready").status) == (1, 200)
+        assert server.log.count("not ready any more") == 1
+        assert server.log.count("ready for requests: every model") == 1
+        assert "`--strict-readiness=false`" in server.log
+        log = server.log
+        assert log.index("loading model `m`, 1 KiB of files") < log.index("loaded model `m`")

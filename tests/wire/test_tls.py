@@ -532,3 +532,20 @@ def test_a_certificate_of_version_1_signs_no_other(models, authority, version_1,
         server.wait_for("a client's certificate is refused: ")
         assert "a certificate between it and the root is of version 1" in server.log
         assert "BadEncoding" not in server.log
+
+
+def test_a_servers_certificate_that_is_not_valid_is_a_warning(models, authority, tmp_path):
+    certificate, key = self_signed(tmp_path, "expired", days_left=-3)
+    flags = ["--http-use-ssl=true", f"--http-server-cert={certificate}", f"--http-server-key={key}"]
+    with Server(models, *flags) as server:
+        assert f"`{certificate}`: the server's certificate expired 3 days ago" in server.log
+        shutil.copy(authority.server[0], certificate)
+        shutil.copy(authority.server[1], key)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for("new HTTP connections use the certificate")
+        assert server.log.count("the server's certificate") == 1
+        expired = self_signed(tmp_path, "again", days_left=-1)
+        shutil.copy(expired[0], certificate)
+        shutil.copy(expired[1], key)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for("the server's certificate expired 1 day ago")

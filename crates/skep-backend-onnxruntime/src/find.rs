@@ -94,6 +94,13 @@ pub(crate) struct Candidate {
     pub(crate) exists: bool,
 }
 
+impl Candidate {
+    /// Whether it is a name for the dynamic loader, which alone knows whether there is a file.
+    pub(crate) fn is_loaders(&self) -> bool {
+        self.path.parent() == Some(Path::new(""))
+    }
+}
+
 impl Search {
     /// Everything that this process's surroundings say.
     #[must_use]

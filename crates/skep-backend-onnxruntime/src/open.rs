@@ -29,6 +29,8 @@ pub enum Finding {
     Unusable(String),
     /// A file that was not tried, because one before it is used.
     NotTried,
+    /// A name that the dynamic loader was not asked for, because a file before it is used.
+    NotAsked,
 }
 
 /// One place that was looked at.
@@ -50,6 +52,7 @@ impl fmt::Display for Finding {
             Self::Used { version } => write!(f, "ONNX Runtime {version}, used"),
             Self::Unusable(why) => f.write_str(why),
             Self::NotTried => f.write_str("there, not needed"),
+            Self::NotAsked => f.write_str("not tried"),
         }
     }
 }
@@ -140,7 +143,8 @@ fn missing(report: &Report) -> String {
     text.push_str(if report.places.iter().any(|place| named(&place)) {
         "\nname another file or directory, or none: the usual places are looked at then"
     } else {
-        "\ninstall it with `pip install onnxruntime`, or name its file with the environment variable `ORT_DYLIB_PATH`"
+        "\ninstall it with `pip install onnxruntime`, or name its file with `--onnxruntime-library` or the environment variable \
+         `ORT_DYLIB_PATH`"
     });
     text
 }
@@ -182,7 +186,7 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
         let finding = match (candidate.exists, &used) {
             (false, _) if candidate.path.is_dir() => Finding::Empty,
             (false, _) => Finding::Nothing,
-            (true, Some(_)) => Finding::NotTried,
+            (true, Some(_)) => after_use(&candidate),
             (true, None) => match Library::open(&candidate.path) {
                 Ok(library) => {
                     let version = library.version().to_owned();
@@ -199,6 +203,14 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
         });
     }
     (used, report)
+}
+
+/// What is said of a candidate that comes behind the one in use. The loader would give that one again under another name.
+fn after_use(candidate: &Candidate) -> Finding {
+    match candidate.is_loaders() {
+        true => Finding::NotAsked,
+        false => Finding::NotTried,
+    }
 }
 
 #[cfg(test)]
@@ -245,6 +257,19 @@ mod tests {
             .expect_err("another library")
             .to_string();
         assert!(error.contains("is not ONNX Runtime"), "{error}");
+    }
+
+    #[test]
+    fn names_for_the_loader_are_not_said_to_be_there() {
+        let finding = |path: &str| {
+            after_use(&Candidate {
+                origin: Origin::System,
+                path: path.into(),
+                exists: true,
+            })
+        };
+        let findings = ["libonnxruntime.so", "/lib/libonnxruntime.so.1"].map(finding);
+        assert_eq!(findings, [Finding::NotAsked, Finding::NotTried]);
     }
 
     #[test]

@@ -109,6 +109,12 @@ impl Backends {
         }
     }
 
+    /// A backend that is there, for checks of what holds on every backend.
+    pub(crate) fn any(&self) -> Option<Arc<dyn Backend>> {
+        let mut preferred = self.preferred.iter();
+        preferred.find_map(|name| self.entries[name].get().ok())
+    }
+
     fn choose_preferred(&self) -> Result<Choice, RuntimeError> {
         let mut missing = Vec::new();
         for name in &self.preferred {

@@ -216,9 +216,11 @@ impl Bakery {
                 Attempt::AnothersTurn => Some(ANOTHERS_TURN),
                 Attempt::Short(what) => {
                     let (path, wait) = (waiting.taken.path().display(), waiting.wait);
-                    // Once is enough for whoever reads the log.
+                    // Normal operation, and once is enough for whoever reads the log.
                     match wait == FIRST_WAIT {
-                        true => tracing::warn!("`{path}` is baked later: {what}"),
+                        true => tracing::info!(
+                            "`{path}` is baked later, and the model serves normally until then: {what}"
+                        ),
                         false => tracing::debug!("`{path}` is baked later: {what}"),
                     }
                     waiting.wait = (2 * wait).min(LONGEST_WAIT);
@@ -404,10 +406,16 @@ fn check(cost: Cost, directory: &Path) -> Result<(), Attempt> {
     let wanted = cost.memory_bytes.saturating_add(MARGIN_BYTES);
     if memory.available < wanted {
         return Err(Attempt::Short(format!(
-            "it may take {} MiB of memory, and {} MiB are to be had, of which {} MiB stay free",
+            "it may take {} MiB of memory, and {} MiB are to be had, of which {} MiB stay free; {} MiB of memory would do instead \
+             of {} MiB",
             cost.memory_bytes.div_ceil(MIB),
             memory.available / MIB,
-            MARGIN_BYTES / MIB
+            MARGIN_BYTES / MIB,
+            memory
+                .total
+                .saturating_add(wanted - memory.available)
+                .div_ceil(MIB),
+            memory.total / MIB
         )));
     }
     // Where the system does not say it shows when something is written.
@@ -460,6 +468,10 @@ mod tests {
         let what = short(1 << 60, 0).expect("no machine has that");
         assert!(
             what.starts_with("it may take 1099511627776 MiB of memory, and "),
+            "{what}"
+        );
+        assert!(
+            what.contains(" MiB of memory would do instead of "),
             "{what}"
         );
         let what = short(u64::MAX, 0).expect("nor that");

@@ -7,7 +7,7 @@ use skep_proto::inference;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
-    Backends, LoadOptions, LoadedVersion, Repository, RuntimeError,
+    Backends, ErrorKind, LoadOptions, LoadedVersion, Repository, RuntimeError,
     loader::{Draft, Plan},
     places::{self, ConfigText},
     repository::ModelId,
@@ -112,24 +112,66 @@ impl Check<'_> {
         };
         let text = ConfigText::of(&source, self.options);
         let places = text.places();
-        match self.plan(&source) {
-            Ok(plan) => self.versions(&plan, &places, load),
+        match self.draft(&source) {
+            Ok(draft) => match draft.choose(self.backends) {
+                Ok(backend) => match draft.plan_on(backend, self.options) {
+                    Ok(plan) => self.versions(&plan, &places, load),
+                    Err(error) => self.error(None, &error, Some(&places), None),
+                },
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    self.without_backend(draft, &places);
+                    self.missing_backend(&error, &places);
+                }
+                Err(error) => self.error(None, &error, Some(&places), None),
+            },
             Err(error) => self.error(None, &error, Some(&places), None),
         }
     }
 
-    fn plan(&mut self, source: &Arc<Source>) -> Result<Plan, RuntimeError> {
+    fn draft(&mut self, source: &Arc<Source>) -> Result<Draft, RuntimeError> {
         let name = &self.id.name;
         let proto = Draft::read_config(name, source, self.options)?;
         let draft = Draft::new(name, Arc::clone(source), proto)?;
         self.found.versions = draft.versions.iter().copied().collect();
-        draft.plan(self.options, self.backends)
+        Ok(draft)
     }
 
-    fn versions(&mut self, plan: &Plan, places: &FieldPlaces<'_>, load: bool) {
-        let config = plan.config();
-        self.found.config = Some(config.proto().clone());
-        self.found.objective = config.latency_objective();
+    /// What is wrong with a configuration, whose backend is not there to open the model's file: what holds on every backend.
+    fn without_backend(&mut self, draft: Draft, places: &FieldPlaces<'_>) {
+        let Some(stand_in) = self.backends.any() else {
+            return;
+        };
+        // What the stand-in cannot read of the file may be what the model's own backend can.
+        let of_config = |error: &RuntimeError| error.config_error().is_some();
+        match draft.plan_on(stand_in, self.options) {
+            Ok(plan) => {
+                self.notices(&plan, places);
+                for version in self.found.versions.clone() {
+                    if let Some(error) = plan.check(version).err().filter(of_config) {
+                        self.error(Some(version), &error, Some(places), Some(plan.config()));
+                    }
+                }
+            }
+            Err(error) if of_config(&error) => self.error(None, &error, Some(places), None),
+            Err(_) => {}
+        }
+    }
+
+    /// That the backend which the configuration names is not there, at the line that names it.
+    fn missing_backend(&mut self, error: &RuntimeError, places: &FieldPlaces<'_>) {
+        let mut fields = ["backend", "platform"].into_iter();
+        let found = fields.find_map(|field| Some((field, places.find(field)?)));
+        self.found.errors.push(Finding {
+            version: None,
+            field: found
+                .as_ref()
+                .map_or_else(String::new, |(field, _)| (*field).to_owned()),
+            place: found.map(|(_, place)| place),
+            text: error.to_string(),
+        });
+    }
+
+    fn notices(&mut self, plan: &Plan, places: &FieldPlaces<'_>) {
         for notice in plan.notices() {
             self.found.warnings.push(Finding {
                 version: None,
@@ -138,6 +180,13 @@ impl Check<'_> {
                 text: notice.text.clone(),
             });
         }
+    }
+
+    fn versions(&mut self, plan: &Plan, places: &FieldPlaces<'_>, load: bool) {
+        let config = plan.config();
+        self.found.config = Some(config.proto().clone());
+        self.found.objective = config.latency_objective();
+        self.notices(plan, places);
         for version in self.found.versions.clone() {
             let outcome = if load {
                 let on_gone = || -> OnGone { Box::new(|| {}) };

@@ -179,17 +179,34 @@ impl Draft {
 
     /// Completes and validates the configuration.
     pub(crate) fn plan(
-        mut self,
+        self,
         options: &LoadOptions,
         backends: &Backends,
     ) -> Result<Plan, RuntimeError> {
+        let backend = self.choose(backends)?;
+        self.plan_on(backend, options)
+    }
+
+    /// The backend that the model runs on.
+    pub(crate) fn choose(&self, backends: &Backends) -> Result<Arc<dyn Backend>, RuntimeError> {
         let name = &self.name;
         skep_config::check_backend_name(&self.proto, name).map_err(RuntimeError::from)?;
-        let configured = skep_config::configured_backend(&self.proto).map(str::to_owned);
-        let Choice { backend, note } = backends.choose(configured.as_deref())?;
+        let Choice { backend, note } =
+            backends.choose(skep_config::configured_backend(&self.proto))?;
         if let Some(note) = note {
             tracing::warn!("model `{name}`: {note}");
         }
+        Ok(backend)
+    }
+
+    /// Completes and validates the configuration for a backend.
+    pub(crate) fn plan_on(
+        mut self,
+        backend: Arc<dyn Backend>,
+        options: &LoadOptions,
+    ) -> Result<Plan, RuntimeError> {
+        let name = &self.name;
+        let configured = skep_config::configured_backend(&self.proto).map(str::to_owned);
         // The name that stays in the configuration is the one it gave: a fallback changes who runs the model, not what
         // the model says of itself.
         let shown = configured.as_deref().unwrap_or_else(|| backend.name());

@@ -57,10 +57,25 @@ impl Runtime {
         });
         tracing::info!("unloading model `{id}`");
         self.retire(id);
-        self.say_when_ready();
+        self.say_readiness(None);
     }
 
     pub(crate) fn load_now(
+        self: &Arc<Self>,
+        id: &ModelId,
+        overrides: &LoadOverrides,
+    ) -> Result<(), RuntimeError> {
+        let outcome = self.try_load(id, overrides);
+        self.start_is_done_with(id);
+        if outcome.is_err() && !self.is_stopping() {
+            // A name that nothing is known of has no record: clients cannot make figures up.
+            self.with_record(id, |record| record.failed_loads += 1);
+        }
+        self.say_readiness(outcome.is_err().then_some(id));
+        outcome
+    }
+
+    fn try_load(
         self: &Arc<Self>,
         id: &ModelId,
         overrides: &LoadOverrides,
@@ -78,7 +93,6 @@ impl Runtime {
         // A failure is logged where it happens.
         if outcome.is_ok() {
             tracing::info!("loaded model `{id}` in {} ms", began.elapsed().as_millis());
-            self.say_when_ready();
         }
         outcome
     }
@@ -161,6 +175,9 @@ impl Runtime {
         })?;
         self.with_record(id, |record| record.failure = None);
         let versions = draft.versions.clone();
+        // Before the memory is taken: the system may end the process for it, and the log then says at which model.
+        let bytes = source.versions_bytes(&versions);
+        tracing::info!("loading model `{id}`, {}", mebibytes(bytes));
         let outcome = draft.plan(options, &self.backends).map(|plan| {
             let load = |&version| {
                 let loaded = self.load_version(id, &plan, version);
@@ -296,7 +313,7 @@ impl Runtime {
     }
 
     /// The versions of a model that take requests now.
-    fn serving(&self, id: &ModelId) -> Versions {
+    pub(crate) fn serving(&self, id: &ModelId) -> Versions {
         let routes = self.routes.load();
         let of_name = routes.get(&id.name).map_or(&[][..], Vec::as_slice);
         let route = of_name.iter().find(|route| route.namespace == id.namespace);
@@ -333,3 +350,12 @@ impl Runtime {
 
 /// A version that was loaded, and the number of its load; no number for one that was kept.
 type VersionOutcome = Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError>;
+
+/// A size for the log.
+fn mebibytes(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    match bytes / MIB {
+        0 => format!("{} KiB of files", bytes.div_ceil(1024)),
+        mib => format!("{mib} MiB of files"),
+    }
+}

@@ -34,6 +34,15 @@ pub(crate) fn open(version_directory: &Path, filename: &str) -> Result<ModelFile
         let mut other = other.map(|name| path.with_file_name(name));
         path = other.find(|other| other.exists()).unwrap_or(path);
     }
+    // The link itself is there, and what it names is not.
+    if !path.exists() && path.is_symlink() {
+        let target = fs::read_link(&path).unwrap_or_default();
+        return Err(RuntimeError::invalid(format!(
+            "no model file: `{}` is a link that leads nowhere: it names `{}`",
+            path.display(),
+            target.display()
+        )));
+    }
     if !path.exists() {
         let there: BTreeSet<String> = fs::read_dir(version_directory)
             .into_iter()

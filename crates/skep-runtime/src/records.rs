@@ -68,6 +68,8 @@ pub(crate) struct Record {
     pub(crate) wanted: bool,
     /// How many loads were begun.
     loads: u64,
+    /// How many loads failed.
+    pub(crate) failed_loads: u64,
     /// What it was last loaded from; `None` once it is unloaded.
     pub(crate) source: Option<Arc<Source>>,
     /// Serialises loads and unloads of this model.

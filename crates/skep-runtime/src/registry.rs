@@ -1,7 +1,7 @@
 //! All models of a node: the routing table, readiness, start and stop. [`loading`](crate::loading) changes them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -60,6 +60,18 @@ pub enum Control {
 /// What became of the models at the start: one entry a model that was asked for.
 pub type StartReport = Vec<(ModelName, Result<(), RuntimeError>)>;
 
+/// How far a start is.
+#[derive(Debug, Default)]
+enum StartPhase {
+    /// It comes next, and nobody knows yet which models it loads.
+    Announced,
+    /// These models are still to be loaded.
+    Loading(BTreeSet<ModelId>),
+    /// It is over, or nobody has announced one.
+    #[default]
+    Over,
+}
+
 /// The versions of the models of a name; of one model, unless names need not be unique.
 pub(crate) type Routes = HashMap<ModelName, Vec<Route>>;
 
@@ -84,8 +96,10 @@ pub struct Runtime {
     /// Signalled when a version is gone.
     pub(crate) gone: Condvar,
     pub(crate) started: AtomicBool,
-    /// Whether the log says that the node is not ready, so that it has to say when it is.
-    unready: AtomicBool,
+    /// What the log said last of readiness, so that it says each change once.
+    said_ready: Mutex<bool>,
+    /// How far the start is, for requests that come meanwhile.
+    start_phase: Mutex<StartPhase>,
     stopping: AtomicBool,
     /// Tells the poller.
     pub(crate) stop: Arc<StopSignal>,
@@ -108,7 +122,8 @@ impl Runtime {
             records: Mutex::default(),
             gone: Condvar::new(),
             started: AtomicBool::new(false),
-            unready: AtomicBool::new(false),
+            said_ready: Mutex::new(false),
+            start_phase: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop: Arc::default(),
             poll_failures: PollFailures::default(),
@@ -138,9 +153,15 @@ impl Runtime {
             }
             _ => None,
         };
+        *lock(&self.start_phase) = StartPhase::Loading(ids.iter().cloned().collect());
         let mut report = self.load_all(ids, &LoadOverrides::default());
-        self.started.store(true, Ordering::Release);
-        self.unready.store(!self.is_ready(), Ordering::Release);
+        {
+            // Held over both: a load that ends in between compares with what the start says.
+            let mut said_ready = lock(&self.said_ready);
+            self.started.store(true, Ordering::Release);
+            *said_ready = self.is_ready();
+        }
+        *lock(&self.start_phase) = StartPhase::Over;
         if let Some((interval, files)) = polling
             && let Err(error) = poll::start(self, interval, files)
         {
@@ -200,18 +221,68 @@ impl Runtime {
         self.options.repository.layout()
     }
 
-    /// Says once that the node takes requests, where a start with failures left it unready.
-    pub(crate) fn say_when_ready(&self) {
-        let was_unready = self.unready.load(Ordering::Acquire);
-        if was_unready && self.is_ready() && self.unready.swap(false, Ordering::AcqRel) {
-            tracing::info!("ready for requests: every model that was asked for is loaded");
+    /// Logs once each change of what `is_ready` says, after a load or an unload. `failed` is a model whose load failed: a
+    /// model that is still being loaded is no reason to say anything yet.
+    pub(crate) fn say_readiness(&self, failed: Option<&ModelId>) {
+        let mut said_ready = lock(&self.said_ready);
+        if !self.started.load(Ordering::Acquire) || self.is_stopping() {
+            return;
         }
+        let is_ready = self.is_ready();
+        if is_ready && !*said_ready {
+            *said_ready = true;
+            tracing::info!("ready for requests: every model that was asked for is loaded");
+        } else if !is_ready
+            && *said_ready
+            && let Some(id) = failed.filter(|id| self.serving(id).is_empty())
+        {
+            *said_ready = false;
+            tracing::warn!(
+                "not ready any more: model `{id}` failed to load; the others are served, and `/v2/health/ready` answers 400 until \
+                 every model is loaded; with `--strict-readiness=false` the server is ready without it"
+            );
+        }
+    }
+
+    /// Says that [`start`](Self::start) comes next: until it knows which models it loads, every name may be one of them.
+    pub fn announce_start(&self) {
+        *lock(&self.start_phase) = StartPhase::Announced;
+    }
+
+    /// Notes that the start is done with a model, whatever came of it.
+    pub(crate) fn start_is_done_with(&self, id: &ModelId) {
+        if let StartPhase::Loading(ids) = &mut *lock(&self.start_phase) {
+            ids.remove(id);
+        }
+    }
+
+    /// Whether the start has still to load a model of this name.
+    fn start_will_load(&self, name: &str) -> bool {
+        if self.is_stopping() {
+            return false;
+        }
+        match &*lock(&self.start_phase) {
+            StartPhase::Announced => true,
+            StartPhase::Loading(ids) => ids.iter().any(|id| id.name.as_str() == name),
+            StartPhase::Over => false,
+        }
+    }
+
+    /// How many loads of each model that should be loaded failed, first ones and later ones: namespace, name, count.
+    #[must_use]
+    pub fn load_failures(&self) -> Vec<(Option<Arc<str>>, ModelName, u64)> {
+        let records = self.records();
+        let wanted = records.iter().filter(|(_, record)| record.wanted);
+        wanted
+            .map(|(id, record)| (id.namespace.clone(), id.name.clone(), record.failed_loads))
+            .collect()
     }
 
     /// Finds the version that a request goes to: the one asked for, or the latest.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for one that is not ready.
+    /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for one that is not ready, or that
+    /// the start has still to load.
     pub fn resolve(
         &self,
         name: &str,
@@ -245,8 +316,12 @@ impl Runtime {
         found.cloned().ok_or_else(|| self.not_found(name, version))
     }
 
-    /// Why nothing was found, in Triton's words.
+    /// Why nothing was found, in Triton's words; during the start in Skep's, since Triton opens its ports after it.
     fn not_found(&self, name: &str, version: Option<&str>) -> RuntimeError {
+        if self.start_will_load(name) {
+            let text = format!("model '{name}' is not loaded yet: the server is starting");
+            return RuntimeError::new(ErrorKind::Unavailable, text);
+        }
         let records = self.records();
         let error = |kind, rest: String| {
             RuntimeError::new(kind, format!("Request for unknown model: '{name}' {rest}"))

@@ -7,6 +7,7 @@
 //! Source: Triton, model repository extension, load parameters `config` and `file:<path>`.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, Permissions},
     io,
     os::unix::fs::PermissionsExt,
@@ -123,6 +124,20 @@ impl Source {
 
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What the files in the directories of these versions come to: not what lies deeper, nor what cannot be looked at.
+    pub(crate) fn versions_bytes(&self, versions: &BTreeSet<ModelVersion>) -> u64 {
+        let of_version = |version: &ModelVersion| {
+            let directory = fs::read_dir(self.directory.join(version.to_string()));
+            let files = directory.into_iter().flatten().filter_map(Result::ok);
+            let found = files.filter_map(|file| fs::metadata(file.path()).ok());
+            found
+                .filter(|found| found.is_file())
+                .map(|found| found.len())
+                .sum::<u64>()
+        };
+        versions.iter().map(of_version).sum()
     }
 
     /// Takes the configuration of the last load if it was a client's and nothing in the repository changed since.

@@ -8,6 +8,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    thread,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use skep_runtime::{
     MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::Tensor;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, ModelName, Shape};
 use tempfile::TempDir;
 
 /// Longer than any test.
@@ -36,7 +37,7 @@ fn write_model(root: &Path, name: &str, load_latency_us: &str) {
 }
 
 /// A node that loads one model at a time, beside which two calls may wait.
-fn runtime(root: &Path) -> Arc<Runtime> {
+fn not_started(root: &Path) -> Arc<Runtime> {
     let mut backends = Backends::default();
     backends.add("mock", BackendEntry::new(|| Ok(Arc::new(Mock))));
     backends.prefer(&["mock"]);
@@ -62,7 +63,12 @@ fn runtime(root: &Path) -> Arc<Runtime> {
         control: Control::Explicit,
         strict_readiness: false,
     };
-    let runtime = Runtime::new(options, backends);
+    Runtime::new(options, backends)
+}
+
+/// The same, started without models.
+fn runtime(root: &Path) -> Arc<Runtime> {
+    let runtime = not_started(root);
     assert_eq!(runtime.start(Some(&[])), []);
     runtime
 }
@@ -197,4 +203,32 @@ fn a_load_that_fails_is_answered() {
     let outcome = runtime.load("nowhere", &none());
     assert!(outcome.is_err(), "{outcome:?}");
     runtime.load("quick", &none()).expect("the thread lives on");
+}
+
+#[tokio::test]
+async fn what_the_start_has_still_to_load_is_not_unknown() {
+    let root = models();
+    write_model(root.path(), "broken", "no number");
+    let runtime = not_started(root.path());
+    let kind = |name: &str| runtime.resolve(name, None).expect_err("not there").kind();
+    assert_eq!(kind("quick"), ErrorKind::NotFound, "nobody starts anything");
+    runtime.announce_start();
+    assert_eq!(kind("no such"), ErrorKind::Unavailable, "nobody knows yet");
+    let names = ["quick", "broken", "a", "b"].map(|name| ModelName::new(name).expect("a name"));
+    let starting = Arc::clone(&runtime);
+    // It ends with the process: the load of `a` never does.
+    thread::spawn(move || starting.start(Some(&names)));
+    wait_until_loading(&runtime, "a").await;
+    for name in ["a", "b"] {
+        for version in [None, Some("1")] {
+            let error = runtime.resolve(name, version).expect_err("not there");
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            let text = format!("model '{name}' is not loaded yet: the server is starting");
+            assert_eq!(error.to_string(), text);
+        }
+    }
+    runtime.resolve("quick", None).expect("loaded");
+    assert_eq!(kind("broken"), ErrorKind::NotFound, "its load is over");
+    assert_eq!(kind("c"), ErrorKind::NotFound, "not of the start");
+    assert_eq!(kind("no such"), ErrorKind::NotFound);
 }

@@ -81,6 +81,14 @@ fn request(batch: usize, value: i32) -> InferRequest {
     }
 }
 
+/// The loads that failed, by model.
+fn failures(runtime: &Runtime) -> Vec<(String, u64)> {
+    let failures = runtime.load_failures().into_iter();
+    failures
+        .map(|(_, name, count)| (name.to_string(), count))
+        .collect()
+}
+
 fn first(model: &str, runtime: &Runtime) -> Arc<LoadedVersion> {
     runtime.resolve(model, None).expect("loaded")
 }
@@ -350,6 +358,7 @@ async fn a_failed_reload_keeps_what_serves() {
         .infer(request(1, 1))
         .await
         .expect("still serves");
+    assert_eq!(failures(&runtime), [("echo".to_owned(), 1)]);
     write_model(root.path(), "echo", &config(""), &["1"]);
     runtime
         .load("echo", &LoadOverrides::default())
@@ -386,6 +395,9 @@ async fn models_that_fail_are_reported_beside_those_that_load() {
         .map(|(name, _)| name.as_str())
         .collect();
     assert_eq!(failed, ["bad", "empty", "worse"]);
+    let counts = [("bad", 1), ("empty", 1), ("good", 0), ("worse", 1)];
+    let counts = counts.map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(failures(&runtime), counts);
     assert!(!runtime.is_ready(), "strict readiness");
     first("good", &runtime)
         .infer(request(1, 1))

@@ -93,6 +93,8 @@ pub struct Identity {
     pub key: CertifiedKey,
     /// Whether the certificate is of X.509 version 1, which names no hosts.
     pub is_version_1: bool,
+    /// From when to when the certificate is valid, in seconds since 1970; `None` where that cannot be read.
+    pub validity: Option<(i64, i64)>,
 }
 
 impl fmt::Debug for Identity {
@@ -129,6 +131,7 @@ pub fn identity(
     }
     Ok(Identity {
         is_version_1: own.is_version_1,
+        validity: own.validity(),
         key: CertifiedKey::new(chain, private),
     })
 }

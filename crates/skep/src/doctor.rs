@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, thread};
 use clap::Args;
 use skep_backend::Backend;
 use skep_backend_embedded::Embedded;
-use skep_backend_onnxruntime::OnnxRuntime;
+use skep_backend_onnxruntime::{OnnxRuntime, Report};
 
 use crate::{
     backends,
@@ -32,16 +32,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     match OnnxRuntime::start(&search) {
         Ok((backend, report)) => {
             print_backend(&backend)?;
-            outln!("  looked at:")?;
-            let mut table = Table::new(&[0, 1, 2]);
-            for place in &report.places {
-                table.row(vec![
-                    format!("    {}", place.origin).into(),
-                    format!("`{}`", place.path.display()).into(),
-                    place.finding.to_string().into(),
-                ]);
-            }
-            out!("{}", table.lines(Colours::NONE))?;
+            print_places(&report)?;
         }
         Err(error) => {
             outln!("backend `onnxruntime`: not available")?;
@@ -52,9 +43,26 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
             outln!("  models that name no backend run on `embedded`")?;
+            if let Some(report) = error.report() {
+                print_places(report)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every place in which ONNX Runtime's library was looked for.
+fn print_places(report: &Report) -> Result<(), OutputError> {
+    outln!("  looked at:")?;
+    let mut table = Table::new(&[0, 1, 2]);
+    for place in &report.places {
+        table.row(vec![
+            format!("    {}", place.origin).into(),
+            format!("`{}`", place.path.display()).into(),
+            place.finding.to_string().into(),
+        ]);
+    }
+    out!("{}", table.lines(Colours::NONE))
 }
 
 fn print_backend(backend: &dyn Backend) -> Result<(), OutputError> {

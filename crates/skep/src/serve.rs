@@ -257,6 +257,7 @@ async fn serve(
 ) -> anyhow::Result<Ended> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
     let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout(), reload)?;
+    runtime.announce_start();
     let server = Server::bind(&options, Arc::clone(&runtime))?;
     let addresses = server.addresses();
     let is_encrypted = options.http.as_ref().is_some_and(|port| port.tls.is_some());

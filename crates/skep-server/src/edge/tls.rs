@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -192,6 +192,19 @@ impl Port {
     }
 }
 
+/// What is wrong with a certificate that is valid from `begins` to `ends`; times are seconds since 1970.
+fn not_valid((begins, ends): (i64, i64), now: i64) -> Option<String> {
+    let days = |seconds: i64| match seconds / 86_400 {
+        0 => "less than a day".to_owned(),
+        1 => "1 day".to_owned(),
+        days => format!("{days} days"),
+    };
+    if now > ends {
+        return Some(format!("expired {} ago", days(now - ends)));
+    }
+    (now < begins).then(|| format!("is not valid yet, for {}", days(begins - now)))
+}
+
 /// What a port's connections are configured with.
 fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsError> {
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
@@ -199,6 +212,15 @@ fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsErro
     if identity.is_version_1 {
         tracing::warn!(
             "`{}` is a certificate of X.509 version 1, which names no hosts: many clients refuse it\n  `openssl x509 -req` makes one of version 3 with `-extfile`, as with `-extfile <(echo subjectAltName=DNS:HOST)`",
+            files.certificate.display()
+        );
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
+    if let Some(what) = identity.validity.and_then(|times| not_valid(times, now)) {
+        tracing::warn!(
+            "`{}`: the server's certificate {what}: clients that verify it refuse it\n  put a new one in its place: the server reads the \
+             files again when they change",
             files.certificate.display()
         );
     }
@@ -227,5 +249,25 @@ fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsErro
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Tls").field(&self.0.name).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_valid_now_is_said_with_the_time_that_it_is_off() {
+        const DAY: i64 = 86_400;
+        let times = (10 * DAY, 20 * DAY);
+        for (now, expected) in [
+            (8 * DAY, Some("is not valid yet, for 2 days")),
+            (10 * DAY, None),
+            (20 * DAY, None),
+            (20 * DAY + 1, Some("expired less than a day ago")),
+            (21 * DAY, Some("expired 1 day ago")),
+        ] {
+            assert_eq!(not_valid(times, now).as_deref(), expected, "{now}");
+        }
     }
 }

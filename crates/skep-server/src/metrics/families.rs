@@ -187,7 +187,30 @@ pub(super) fn render(
     memory(&mut text, &rows);
     super::store::render(&mut text, runtime);
     super::store::render_polls(&mut text, runtime);
+    loads(&mut text, runtime);
     text.finish()
+}
+
+/// Whether the node is ready, and how many loads of its models failed.
+fn loads(text: &mut Text, runtime: &Runtime) {
+    text.family(
+        "skep_ready",
+        "Whether the server is ready, as /v2/health/ready says: 1 or 0",
+        "gauge",
+    )
+    .line(&Labels::default(), u8::from(runtime.is_ready()));
+    let mut family = text.family(
+        "skep_model_load_failures_total",
+        "Loads of the model that failed, first ones and later ones; a model may serve on with what it had before",
+        "counter",
+    );
+    for (namespace, name, failures) in runtime.load_failures() {
+        let mut labels = Labels::default().with("model", name.as_str());
+        if let Some(namespace) = namespace {
+            labels = labels.with("namespace", &namespace);
+        }
+        family.line(&labels, failures);
+    }
 }
 
 fn requests(text: &mut Text, rows: &[Row]) {

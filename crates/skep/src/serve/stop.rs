@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! first signal   -> the watch counts from here; the server stops by itself, as a rule long before
-//! second signal  -> the watch ends the process at once
+//! second signal  -> the watch ends the process at once; the same one within [`SAME_SIGNAL`] counts as the first
 //! time over      -> the watch ends the process
 //! ```
 //!
@@ -28,6 +28,10 @@ use crate::signals::{Asked, Signals};
 
 /// How long the last log line and the removal of temporary files may take: the log may be a pipe that is full.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The first signal again, so soon after it, is one signal sent twice: `timeout` signals its child, and then the group
+/// that the child is in.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 /// The least time for a stop, where none was given: what ends by itself should.
 const LEAST: Duration = Duration::from_millis(500);
@@ -146,17 +150,24 @@ fn ignored(name: &'static str) {
 
 /// Waits for a stop, and then for its end: the time, or a signal.
 fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver<Order>) {
-    if orders.recv().is_err() {
+    let Ok(order) = orders.recv() else {
         return;
-    }
+    };
+    let began = Instant::now();
+    // None where the stop began without a signal: whoever sends one then means it.
+    let first_signal = match order {
+        Order::Signal(name) => Some((name, began)),
+        Order::Count => None,
+    };
     // A deadline that cannot be represented means no deadline.
-    let deadline = Instant::now().checked_add(exit_timeout.max(LEAST));
+    let deadline = began.checked_add(exit_timeout.max(LEAST));
     loop {
         let left = deadline.map_or(Duration::MAX, |end| {
             end.saturating_duration_since(Instant::now())
         });
         match orders.recv_timeout(left) {
             Ok(Order::Count) => {}
+            Ok(Order::Signal(name)) if is_same(first_signal, (name, Instant::now())) => {}
             Ok(Order::Signal(name)) => end(runtime, move |_| {
                 tracing::error!("received {name} again, stopping at once");
             }),
@@ -170,6 +181,12 @@ fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+/// Whether a signal that comes now is the first one, sent twice.
+fn is_same(first: Option<(&str, Instant)>, (name, now): (&str, Instant)) -> bool {
+    first
+        .is_some_and(|(first, at)| first == name && now.saturating_duration_since(at) < SAME_SIGNAL)
 }
 
 /// Ends the process, which says something last if it can.
@@ -190,6 +207,25 @@ fn end(runtime: &Arc<Runtime>, last_words: impl FnOnce(&Runtime) + Send + 'stati
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_is_sent_twice_at_once_is_one() {
+        let first = Instant::now();
+        for (millis, expected) in [
+            (0, true),
+            (1, true),
+            (249, true),
+            (250, false),
+            (5000, false),
+        ] {
+            let now = first + Duration::from_millis(millis);
+            let is_same = is_same(Some(("SIGTERM", first)), ("SIGTERM", now));
+            assert_eq!(is_same, expected, "{millis} ms");
+        }
+        let second = ("SIGINT", first);
+        assert!(!is_same(Some(("SIGTERM", first)), second), "another one");
+        assert!(!is_same(None, second), "a stop that began without a signal");
+    }
 
     #[test]
     fn the_server_keeps_some_of_the_time_back() {
