@@ -54,7 +54,7 @@ pub fn file(data: &[u8]) {
         model_filename: "",
         default_max_batch_size: 4,
         signature: Some(&signature),
-        is_unbatched: looks_batched(&signature) && model.why_not_batched().is_some(),
+        is_unbatched: looks_batched(&signature) && model.why_not_batched(&|_| true).is_some(),
     };
     let mut config = inference::ModelConfig::default();
     if complete(&mut config, &completion).is_ok()

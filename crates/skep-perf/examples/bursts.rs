@@ -258,7 +258,7 @@ fn executions_of(batch: &BatchStatistics) -> (u64, u64) {
 
 /// Measures all policies at one load, and prints what came of it.
 async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: f64) -> Result<()> {
-    let rate = load * Model::new(subject.table.clone(), 1).capacity();
+    let rate = load * Model::new(subject.table.clone(), 1).capacity().rate;
     let count = (rate * settings.seconds).round();
     ensure!(
         (100.0..1e6).contains(&count),
