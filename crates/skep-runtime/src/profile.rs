@@ -6,12 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use skep_backend::Instance;
 use skep_tensor::Tensor;
 use skep_types::Shape;
 
-use crate::{InferRequest, RuntimeError, instance::Worker, validate, warmup::zeros};
+use crate::{InferRequest, RuntimeError, instance::Worker, validate};
 
 /// How long measuring may keep a load waiting, but for the execution that is under way.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -80,8 +79,7 @@ fn request(worker: &Worker, size: usize) -> Option<InferRequest> {
             dims.insert(0, size);
         }
         let shape = Shape::new(&dims).ok()?;
-        let data = zeros(port.config.datatype, shape.element_count());
-        let tensor = Tensor::new(port.config.datatype, shape, Bytes::from(data)).ok()?;
+        let tensor = Tensor::zeros(port.config.datatype, shape);
         request.inputs.push((port.name.to_string(), tensor));
     }
     Some(request)

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use skep_config::TensorConfig;
-use skep_tensor::{Charge, Tensor, encode_strings};
+use skep_tensor::{Charge, Tensor};
 use skep_types::{Dims, Shape};
 use smallvec::SmallVec;
 
@@ -297,11 +297,7 @@ fn zeros(config: &TensorConfig, batch_size: usize) -> Result<Tensor, String> {
     let batch = config.batched.then_some(batch_size);
     let dims: SmallVec<[usize; 6]> = batch.into_iter().chain(inner).collect();
     let shape = Shape::new(&dims).map_err(|error| error.to_string())?;
-    let data = match config.datatype.element_size() {
-        Some(size) => vec![0; shape.element_count() * size],
-        None => encode_strings(std::iter::repeat_n(b"".as_slice(), shape.element_count())),
-    };
-    Tensor::new(config.datatype, shape, data.into()).map_err(|error| error.to_string())
+    Ok(Tensor::zeros(config.datatype, shape))
 }
 
 /// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values that the variable

@@ -92,7 +92,7 @@ fn tensor(
     let shape = Shape::new(&dims).map_err(|e| RuntimeError::invalid(e.to_string()))?;
     let count = shape.element_count();
     let data: Vec<u8> = match &input.data {
-        WarmupData::Zero => zeros(input.datatype, count),
+        WarmupData::Zero => return Ok(Tensor::zeros(input.datatype, shape)),
         WarmupData::Random => random(input.datatype, count),
         WarmupData::File(name) => {
             let path = directory.join(DATA_DIRECTORY).join(name);
@@ -106,14 +106,6 @@ fn tensor(
     };
     Tensor::new(input.datatype, shape, Bytes::from(data))
         .map_err(|e| RuntimeError::invalid(e.to_string()))
-}
-
-/// Elements of a datatype, all zero or empty.
-pub(crate) fn zeros(datatype: DataType, count: usize) -> Vec<u8> {
-    match datatype.element_size() {
-        Some(size) => vec![0; count * size],
-        None => encode_strings(std::iter::repeat_n(b"".as_slice(), count)),
-    }
 }
 
 /// Pseudo-random elements (xorshift, fixed seed): small integers, which every datatype holds without becoming a NaN.

@@ -83,6 +83,21 @@ impl Tensor {
         })
     }
 
+    /// A tensor of zeros, `false` or empty strings.
+    #[must_use]
+    pub fn zeros(datatype: DataType, shape: Shape) -> Self {
+        let count = shape.element_count();
+        let data = match datatype.element_size() {
+            Some(size) => vec![0; count * size],
+            None => crate::encode_strings(std::iter::repeat_n(b"".as_slice(), count)),
+        };
+        Self {
+            datatype,
+            shape,
+            data: data.into(),
+        }
+    }
+
     /// The datatype of the elements.
     #[must_use]
     pub const fn datatype(&self) -> DataType {
@@ -202,6 +217,16 @@ impl<'a> TensorView<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zeros_fill_their_shape() {
+        for datatype in DataType::ALL {
+            let shape = Shape::new(&[2, 3]).expect("valid");
+            let zeros = Tensor::zeros(datatype, shape.clone());
+            let again = Tensor::new(datatype, shape, zeros.data().clone());
+            assert_eq!(again, Ok(zeros), "{datatype}");
+        }
+    }
 
     #[test]
     fn data_must_agree_with_datatype_and_shape() {

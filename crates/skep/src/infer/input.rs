@@ -87,12 +87,7 @@ pub(super) fn zeros(input: &TensorMetadata, shape: Option<&Shape>) -> anyhow::Re
     let dims = input.shape.as_slice().iter();
     let dims: Vec<usize> = dims.map(|dim| usize::try_from(*dim).unwrap_or(1)).collect();
     let shape = shape.map_or_else(|| Shape::new(&dims), |shape| Ok(shape.clone()))?;
-    let count = shape.element_count();
-    let data = match input.datatype.element_size() {
-        Some(size) => vec![0; count * size],
-        None => encode_strings(std::iter::repeat_n(b"".as_slice(), count)),
-    };
-    Ok(Tensor::new(input.datatype, shape, Bytes::from(data))?)
+    Ok(Tensor::zeros(input.datatype, shape))
 }
 
 /// The tensor of an input. Its shape is the one that is given, that of the data where it has as many dimensions as the

@@ -10,14 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use bytes::Bytes;
 use clap::Args;
 use skep_config::{BackendSetting, InputConfig, parse_backend_config};
 use skep_runtime::{
     Control, Device, InferRequest, LoadOptions, LoadedVersion, MetricsOptions, Repository, Runtime,
     RuntimeOptions,
 };
-use skep_tensor::{Tensor, encode_strings};
+use skep_tensor::Tensor;
 use skep_types::Shape;
 
 use super::{place::Place, saved::Saved};
@@ -268,21 +267,15 @@ impl MeasureArgs {
                 dims.insert(0, batch);
             }
             let shape = Shape::new(&dims).map_err(|error| anyhow!("--shape: {error}"))?;
-            let count = shape.element_count();
-            let data = match input.datatype.element_size() {
-                Some(size) => {
-                    let bytes = count.checked_mul(size).filter(|bytes| *bytes <= MAX_BYTES);
-                    vec![
-                        0;
-                        bytes.with_context(|| format!(
-                            "input `{}` of shape {shape} is larger than 2 GiB",
-                            input.name
-                        ))?
-                    ]
-                }
-                None => encode_strings(std::iter::repeat_n(b"".as_slice(), count)),
-            };
-            let tensor = Tensor::new(input.datatype, shape, Bytes::from(data))?;
+            let size = input.datatype.element_size().unwrap_or(0);
+            let bytes = shape.element_count().checked_mul(size);
+            if bytes.is_none_or(|bytes| bytes > MAX_BYTES) {
+                bail!(
+                    "input `{}` of shape {shape} is larger than 2 GiB",
+                    input.name
+                );
+            }
+            let tensor = Tensor::zeros(input.datatype, shape);
             request.inputs.push((input.name.clone(), tensor));
         }
         Ok(request)
