@@ -10,7 +10,10 @@ use tokio_rustls::rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature,
+        verify_tls13_signature,
+    },
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -22,7 +25,7 @@ use crate::Error;
 #[derive(Clone)]
 pub struct Tls {
     provider: Arc<CryptoProvider>,
-    verifier: Arc<dyn ServerCertVerifier>,
+    verifier: Arc<Verifier>,
     identity: Option<Arc<CertifiedKey>>,
 }
 
@@ -60,15 +63,10 @@ impl Tls {
         Self::trusting(roots).map_err(|error| unusable(TlsError::of_roots(path, error)))
     }
 
-    /// Trusts whoever answers: the connection is encrypted, to nobody knows whom.
+    /// Takes any certificate: the connection is encrypted, and the server may be another one.
     #[must_use]
     pub fn of_anybody() -> Self {
-        let provider = Arc::new(ring::default_provider());
-        Self {
-            verifier: Arc::new(Anybody(Arc::clone(&provider))),
-            provider,
-            identity: None,
-        }
+        Self::verifying(Arc::new(ring::default_provider()), Trust::Anybody)
     }
 
     /// Shows a certificate to servers that ask for one. Both files are PEM; the key is not encrypted.
@@ -82,16 +80,21 @@ impl Tls {
     }
 
     fn trusting(roots: Roots) -> Result<Self, VerifierBuilderError> {
-        let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+        let provider = Arc::new(ring::default_provider());
         let usual =
             WebPkiServerVerifier::builder_with_provider(roots.anchors, Arc::clone(&provider))
                 .build()?;
         let trusted = roots.certificates;
-        Ok(Self {
+        Ok(Self::verifying(provider, Trust::Roots { usual, trusted }))
+    }
+
+    fn verifying(provider: Arc<CryptoProvider>, trust: Trust) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        Self {
             provider,
-            verifier: Arc::new(Trusted { usual, trusted }),
+            verifier: Arc::new(Verifier { trust, algorithms }),
             identity: None,
-        })
+        }
     }
 
     /// For connections that speak `protocol` inside.
@@ -100,7 +103,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .expect("ring has the default versions")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&self.verifier));
+            .with_custom_certificate_verifier(Arc::clone(&self.verifier) as _);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
@@ -123,15 +126,27 @@ fn unusable(error: TlsError) -> Error {
     Error::invalid(error.to_string())
 }
 
-/// Verifies as usual, and takes a certificate that is one of the roots itself, as `openssl req -x509` makes them: it is
-/// a CA certificate, so the usual verification refuses it as a server's.
+/// Whose certificates are taken.
 #[derive(Debug)]
-struct Trusted {
-    usual: Arc<WebPkiServerVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
+enum Trust {
+    /// Those that are verified as usual, and those that are among the roots themselves, as `openssl req -x509` makes them: such
+    /// a one is a CA certificate, so the usual verification refuses it as a server's.
+    Roots {
+        usual: Arc<WebPkiServerVerifier>,
+        trusted: Vec<CertificateDer<'static>>,
+    },
+    /// All.
+    Anybody,
 }
 
-impl ServerCertVerifier for Trusted {
+/// Verifies a server's certificate, and that the server has its key, whatever certificates are taken: the handshake needs it.
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -140,11 +155,12 @@ impl ServerCertVerifier for Trusted {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self
-            .usual
-            .verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        let Trust::Roots { usual, trusted } = &self.trust else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verified = usual.verify_server_cert(end_entity, intermediates, name, ocsp, now);
         match verified {
-            Err(error) if is_authority(&error) && self.trusted.contains(end_entity) => {
+            Err(error) if is_authority(&error) && trusted.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -158,8 +174,7 @@ impl ServerCertVerifier for Trusted {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual
-            .verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -168,53 +183,11 @@ impl ServerCertVerifier for Trusted {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.usual
-            .verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
-    }
-}
-
-/// Takes any certificate. That the server has its key is verified all the same: the handshake needs it.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
