@@ -1,8 +1,7 @@
 //! Inputs that the command line gives: JSON, NumPy's files, raw bytes.
 
 use std::{
-    fs::File,
-    io::Read,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -192,15 +191,15 @@ fn of_file(
 }
 
 fn read(path: &Path) -> anyhow::Result<Bytes> {
-    let unreadable = || format!("cannot read `{}`", path.display());
-    let mut bytes = Vec::new();
-    let file = File::open(path).with_context(unreadable)?;
-    let limit = MAX_FILE_BYTES + 1;
-    let read = file.take(limit).read_to_end(&mut bytes);
-    if read.with_context(unreadable)? as u64 == limit {
-        bail!("`{}` is longer than 4 GiB", path.display());
+    match skep_host::read_named(path, MAX_FILE_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            bail!("`{}` is longer than 4 GiB", path.display())
+        }
+        outcome => {
+            let bytes = outcome.with_context(|| format!("cannot read `{}`", path.display()))?;
+            Ok(bytes.into())
+        }
     }
-    Ok(bytes.into())
 }
 
 fn of_npy(input: &TensorMetadata, file: &Bytes, shape: Option<&Shape>) -> anyhow::Result<Tensor> {

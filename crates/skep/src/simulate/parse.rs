@@ -1,8 +1,7 @@
 //! What the flags of a simulation say.
 
 use std::{
-    collections::HashSet, fmt, fs, io::Read as _, ops::RangeInclusive, path::Path, str::FromStr,
-    time::Duration,
+    collections::HashSet, fmt, io, ops::RangeInclusive, path::Path, str::FromStr, time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -382,15 +381,12 @@ fn number(text: &str) -> Option<f64> {
 /// A text file; bounded, since any path may be given, of a device too.
 fn read(path: &str) -> anyhow::Result<String> {
     const MAX_MIB: u64 = 256;
-    let max = MAX_MIB << 20;
-    let unreadable = || format!("cannot read `{path}`");
-    let file = fs::File::open(path).with_context(unreadable)?;
-    let mut text = String::new();
-    let length = file.take(max + 1).read_to_string(&mut text);
-    if length.with_context(unreadable)? as u64 > max {
-        bail!("`{path}` is larger than {MAX_MIB} MiB");
+    match skep_host::read_named_text(path.as_ref(), MAX_MIB << 20) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            bail!("`{path}` is larger than {MAX_MIB} MiB")
+        }
+        outcome => outcome.with_context(|| format!("cannot read `{path}`")),
     }
-    Ok(text)
 }
 
 #[cfg(test)]
