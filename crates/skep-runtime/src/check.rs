@@ -112,20 +112,34 @@ impl Check<'_> {
         };
         let text = ConfigText::of(&source, self.options);
         let places = text.places();
-        match self.draft(&source) {
-            Ok(draft) => match draft.choose(self.backends) {
-                Ok(backend) => match draft.plan_on(backend, self.options) {
-                    Ok(plan) => self.versions(&plan, &places, load),
-                    Err(error) => self.error(None, &error, Some(&places), None),
-                },
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
-                    self.without_backend(draft, &places);
-                    self.missing_backend(&error, &places);
-                }
-                Err(error) => self.error(None, &error, Some(&places), None),
-            },
-            Err(error) => self.error(None, &error, Some(&places), None),
+        if let Err(error) = self.plan(&source, &places, load) {
+            self.error(None, &error, Some(&places), None);
         }
+    }
+
+    /// Checks what a load of `source` reads.
+    ///
+    /// # Errors
+    /// What is wrong with the model as a whole.
+    fn plan(
+        &mut self,
+        source: &Arc<Source>,
+        places: &FieldPlaces<'_>,
+        load: bool,
+    ) -> Result<(), RuntimeError> {
+        let draft = self.draft(source)?;
+        match draft.choose(self.backends) {
+            Ok(backend) => {
+                let plan = draft.plan_on(backend, self.options)?;
+                self.versions(&plan, places, load);
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.without_backend(draft, places);
+                self.missing_backend(&error, places);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn draft(&mut self, source: &Arc<Source>) -> Result<Draft, RuntimeError> {

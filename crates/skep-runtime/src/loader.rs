@@ -24,7 +24,7 @@ use crate::{
     interface_of_file::Asked,
     labels,
     model_file::{decode, defaults, lone_default, open, signature},
-    places::ConfigText,
+    places::{self, ConfigText},
     recorder::Statistics,
     recording::{MetricsOptions, Recording},
     repository,
@@ -217,8 +217,9 @@ impl Draft {
             .map_err(RuntimeError::from)?;
         if !config.notices().is_empty() || !notices.is_empty() {
             let text = ConfigText::of(&self.source, options);
+            let places = text.places();
             for notice in config.notices().iter().chain(&notices) {
-                tracing::warn!("model `{name}`: {}", text.notice(notice));
+                tracing::warn!("model `{name}`: {}", places::notice(&places, notice));
             }
         }
         Ok(Plan {

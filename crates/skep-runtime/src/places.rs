@@ -37,12 +37,12 @@ impl ConfigText {
         let place = place(&error, Some(&places), config);
         error.at(place)
     }
+}
 
-    /// A notice for the log, with its place.
-    pub(crate) fn notice(&self, notice: &Notice) -> String {
-        let place = self.places().find(&notice.field);
-        place.map_or_else(|| notice.to_string(), |place| format!("{place}: {notice}"))
-    }
+/// A notice for the log, with its place.
+pub(crate) fn notice(places: &FieldPlaces<'_>, notice: &Notice) -> String {
+    let place = places.find(&notice.field);
+    place.map_or_else(|| notice.to_string(), |place| format!("{place}: {notice}"))
 }
 
 /// Where an error is: its own place, or that of the field that it is about.
