@@ -27,6 +27,9 @@ pub trait AccessLog: fmt::Debug + Send + Sync {
     fn record(&self, record: &AccessRecord<'_>);
 }
 
+/// The protocol whose answers say in headers of their own how a call ended.
+const GRPC: &str = "gRPC";
+
 /// A request that is over.
 #[derive(Debug)]
 pub struct AccessRecord<'a> {
@@ -168,7 +171,7 @@ impl Visit {
         request: &mut http::Request<B>,
     ) -> Self {
         let protocol = match request.version() {
-            _ if is_grpc => "gRPC",
+            _ if is_grpc => GRPC,
             http::Version::HTTP_2 => "HTTP/2",
             _ => "HTTP/1.1",
         };
@@ -189,7 +192,7 @@ impl Visit {
 
     /// The answer's head is there.
     pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
-        if self.noted.call.protocol == "gRPC" {
+        if self.noted.call.protocol == GRPC {
             // An answer with messages says in its trailers how the call ended; a client may leave before.
             self.ended(response.headers());
             return;
@@ -201,7 +204,7 @@ impl Visit {
 
     /// Head or trailers of a gRPC answer, which may say how the call ended.
     pub(crate) fn ended(&mut self, headers: &HeaderMap) {
-        if self.noted.call.protocol == "gRPC"
+        if self.noted.call.protocol == GRPC
             && let Some(status) = Status::from_header_map(headers)
         {
             self.refused(&status);
