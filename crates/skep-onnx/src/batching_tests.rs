@@ -1,40 +1,11 @@
 //! Which models batch, by the names of their dimensions and by what their graphs compute.
 
 use prost::Message;
-use skep_proto::onnx::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto,
-    tensor_shape_proto::{self, dimension},
-    type_proto,
-};
+use skep_proto::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 use skep_types::{DataType, Dims};
 
 use super::*;
-
-/// `dims`: a number is a size, anything else a name, `?` is neither.
-fn value(name: &str, dims: &[&str]) -> ValueInfoProto {
-    let dim = |dim: &&str| tensor_shape_proto::Dimension {
-        value: match (dim.parse(), *dim) {
-            (Ok(size), _) => Some(dimension::Value::DimValue(size)),
-            (_, "?") => None,
-            (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
-        },
-        denotation: None,
-    };
-    let tensor = type_proto::Tensor {
-        elem_type: Some(1),
-        shape: Some(TensorShapeProto {
-            dim: dims.iter().map(dim).collect(),
-        }),
-    };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            denotation: None,
-            value: Some(type_proto::Value::TensorType(tensor)),
-        }),
-        ..Default::default()
-    }
-}
+use crate::declared::floats as value;
 
 fn undeclared(name: &str) -> ValueInfoProto {
     ValueInfoProto {
@@ -129,13 +100,13 @@ fn an_output_that_begins_otherwise_than_the_inputs_is_no_batch() {
         ),
         (
             &[&["n", "4"]],
-            Some(&["?", "n"]),
+            Some(&["_", "n"]),
             "Transpose",
             Some("its inputs begin with dimension `n`, its output `y` does not"),
         ),
         // The graph tells that it is the batch.
         (&[&["unk__6", "4"]], Some(&["unk__7", "4"]), "Relu", None),
-        (&[&["n", "4"]], Some(&["?", "4"]), "Relu", None),
+        (&[&["n", "4"]], Some(&["_", "4"]), "Relu", None),
         // The file says that it is.
         (&[&["n", "4"]], Some(&["n", "4"]), "NonZero", None),
     ]);
@@ -151,8 +122,8 @@ fn a_later_dimension_that_is_called_batch_is_the_batch() {
             Some("dimension 1 of input `x0` is `batch`, its first one is `seq`"),
         ),
         (
-            &[&["batch", "4"], &["?", "batch", "4"]],
-            Some(&["?", "batch", "4"]),
+            &[&["batch", "4"], &["_", "batch", "4"]],
+            Some(&["_", "batch", "4"]),
             "Add",
             Some("dimension 1 of input `x1` is `batch`, its first one has no name"),
         ),
@@ -170,14 +141,14 @@ fn without_one_name_for_all_the_graph_tells() {
     );
     let other = Some("its output `y` does not begin with the batch that its inputs begin with");
     check(&[
-        (&[&["n", "4"]], Some(&["?", "4"]), "NonZero", decided),
-        (&[&["?", "4"]], Some(&["?", "4"]), "NonZero", decided),
-        (&[&["?", "4"]], Some(&["k", "4"]), "NonZero", decided),
+        (&[&["n", "4"]], Some(&["_", "4"]), "NonZero", decided),
+        (&[&["_", "4"]], Some(&["_", "4"]), "NonZero", decided),
+        (&[&["_", "4"]], Some(&["k", "4"]), "NonZero", decided),
         // Several exporters write what looks like a name.
         (&[&["None", "4"]], Some(&["None", "4"]), "NonZero", decided),
-        (&[&["?", "4"]], Some(&["?", "4"]), "own.Tokens", unknown),
-        (&[&["?", "4"]], Some(&["?", "?"]), "Transpose", other),
-        (&[&["?", "4"]], Some(&["?", "4"]), "Relu", None),
+        (&[&["_", "4"]], Some(&["_", "4"]), "own.Tokens", unknown),
+        (&[&["_", "4"]], Some(&["_", "_"]), "Transpose", other),
+        (&[&["_", "4"]], Some(&["_", "4"]), "Relu", None),
         (
             &[&["unk__1", "4"], &["unk__2", "4"]],
             Some(&["unk__3", "4"]),
@@ -191,7 +162,7 @@ fn without_one_name_for_all_the_graph_tells() {
             Some("its output `y` begins with dimension `k`, none of its inputs does"),
         ),
         // Graph and names leave it open.
-        (&[&["?", "4"]], Some(&["k", "4"]), "MatMul", None),
+        (&[&["_", "4"]], Some(&["k", "4"]), "MatMul", None),
         (
             &[&["n", "5"], &["m", "6"]],
             Some(&["m", "4"]),
@@ -233,9 +204,9 @@ fn the_first_dimensions_are_told_where_the_sizes_fit_no_graph() {
     // `MatMul` of one tensor stops the walk before it gets to `NonZero`.
     let nodes = ["MatMul x -> a", "NonZero a -> b", "Transpose b -> y"];
     let detector = model_of(
-        vec![value("x", &["?", "4"])],
+        vec![value("x", &["_", "4"])],
         &nodes,
-        vec![value("y", &["?", "2"])],
+        vec![value("y", &["_", "2"])],
     );
     assert_eq!(
         detector.why_not_batched(&|_| true).as_deref(),
@@ -248,8 +219,8 @@ fn the_first_dimensions_are_told_where_the_sizes_fit_no_graph() {
 #[test]
 fn only_outputs_that_are_served_decide() {
     let nodes = ["Relu x -> y", "NonZero x -> b", "Transpose b -> t"];
-    let outputs = || vec![value("y", &["?", "4"]), value("t", &["?", "2"])];
-    let model = model_of(vec![value("x", &["?", "4"])], &nodes, outputs());
+    let outputs = || vec![value("y", &["_", "4"]), value("t", &["_", "2"])];
+    let model = model_of(vec![value("x", &["_", "4"])], &nodes, outputs());
     assert!(
         model
             .why_not_batched(&|_| true)

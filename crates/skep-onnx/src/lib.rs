@@ -9,6 +9,8 @@
 
 mod batching;
 mod computed;
+#[cfg(test)]
+mod declared;
 mod defaults;
 mod external;
 mod foreign;

@@ -132,37 +132,10 @@ fn places(inputs: &[&ValueInfoProto], name: &str) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use skep_proto::onnx::{
-        GraphProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, tensor_shape_proto,
-    };
+    use skep_proto::onnx::{GraphProto, ModelProto, TensorProto};
 
     use super::*;
-
-    /// `dims`: a number is a size, anything else a name, `_` is neither.
-    fn value(name: &str, dims: &[&str]) -> ValueInfoProto {
-        let dim = |d: &&str| tensor_shape_proto::Dimension {
-            value: match (d.parse(), *d) {
-                (Ok(size), _) => Some(dimension::Value::DimValue(size)),
-                (_, "_") => None,
-                (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
-            },
-            denotation: None,
-        };
-        let tensor = type_proto::Tensor {
-            elem_type: Some(1),
-            shape: Some(TensorShapeProto {
-                dim: dims.iter().map(dim).collect(),
-            }),
-        };
-        ValueInfoProto {
-            name: Some(name.into()),
-            r#type: Some(TypeProto {
-                denotation: None,
-                value: Some(type_proto::Value::TensorType(tensor)),
-            }),
-            ..Default::default()
-        }
-    }
+    use crate::declared::floats as value;
 
     fn rules(inputs: &[(&str, &[&str])], outputs: &[&[&str]]) -> Option<ShapeRules> {
         let graph = GraphProto {

@@ -2,44 +2,16 @@
 
 use skep_proto::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto,
-    tensor_shape_proto, type_proto,
+    ValueInfoProto, attribute_proto::AttributeType, tensor_proto, type_proto,
 };
 
 use crate::{
     OnnxModel,
+    declared::tensor,
     infer::{Given, InferError, Inferred},
 };
 
 pub(super) use tensor_proto::DataType as Onnx;
-
-/// A tensor's name, type and dims: a number is a size, anything else a name, `?` is neither.
-pub(super) fn value(name: &str, element: Onnx, dims: &[&str]) -> ValueInfoProto {
-    let dim = |dim: &&str| tensor_shape_proto::Dimension {
-        value: match (dim.parse(), *dim) {
-            (Ok(size), _) => Some(tensor_shape_proto::dimension::Value::DimValue(size)),
-            (_, "?") => None,
-            (_, name) => Some(tensor_shape_proto::dimension::Value::DimParam(
-                name.to_owned(),
-            )),
-        },
-        denotation: None,
-    };
-    let tensor = type_proto::Tensor {
-        elem_type: Some(element as i32),
-        shape: Some(TensorShapeProto {
-            dim: dims.iter().map(dim).collect(),
-        }),
-    };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
 
 /// An attribute out of a word: `3` an integer, `1,2` and `1,` integers, `0.5` a float, `0.5;1` floats, `a;b` strings, else
 /// text.
@@ -156,7 +128,7 @@ impl Graph {
         };
         let inputs = inputs
             .iter()
-            .map(|(name, dims)| value(name, Onnx::Float, dims));
+            .map(|(name, dims)| tensor(name, Onnx::Float, dims));
         let graph = GraphProto {
             node: nodes,
             input: inputs.collect(),

@@ -3,8 +3,8 @@
 use skep_proto::onnx::{tensor_shape_proto::dimension::Value as Dimension, type_proto::Value};
 use skep_types::DataType;
 
-use super::build::{Graph, Onnx, ints, value};
-use crate::infer::Given;
+use super::build::{Graph, Onnx, ints};
+use crate::{declared::tensor, infer::Given};
 
 fn tensors(name: &str, dims: &[usize]) -> Given {
     Given {
@@ -24,7 +24,7 @@ fn inputs(name: &str, dims: &[usize]) -> Given {
 fn open_inputs_say_what_to_pass() {
     let graph = |dims: &[&str]| Graph::new(&[("x", dims)], "y = Relu(x)");
     assert_eq!(
-        graph(&["batch", "3", "?", "?"]).error(&Given::default()),
+        graph(&["batch", "3", "_", "_"]).error(&Given::default()),
         "input `x` has shape [batch,3,?,?], whose size is not known; pass `--input x:1,3,224,224`"
     );
     assert_eq!(
@@ -52,17 +52,17 @@ fn open_inputs_say_what_to_pass() {
 #[test]
 fn an_example_has_the_batch_where_a_state_has_it() {
     for (dims, expected) in [
-        (&["2", "?", "128"][..], "pass `--input s:2,3,128`"),
+        (&["2", "_", "128"][..], "pass `--input s:2,3,128`"),
         // The name has a size already, which another input gives it.
-        (&["2", "n", "?"], "pass `--input s:2,5,128`"),
+        (&["2", "n", "_"], "pass `--input s:2,5,128`"),
         (
             &["2", "batch", "steps"],
             "pass `--dim batch=3 --dim steps=128` or `--input s:2,3,128`",
         ),
         // One text, whose length is open.
-        (&["1", "?"], "pass `--input s:1,128`"),
+        (&["1", "_"], "pass `--input s:1,128`"),
     ] {
-        let graph = Graph::new(&[("x", &["?", "n", "?"]), ("s", dims)], "y = Relu(s)");
+        let graph = Graph::new(&[("x", &["_", "n", "_"]), ("s", dims)], "y = Relu(s)");
         let given = Given {
             batch: Some(3),
             ..inputs("x", &[3, 5, 7])
@@ -75,7 +75,7 @@ fn an_example_has_the_batch_where_a_state_has_it() {
 #[test]
 fn anonymous_dimensions_are_no_symbols() {
     let graph = |anonymous: &str| {
-        let mut graph = Graph::new(&[("x", &["?", "3", "a", "b"])], "y = Relu(x)");
+        let mut graph = Graph::new(&[("x", &["_", "3", "a", "b"])], "y = Relu(x)");
         let Some(Value::TensorType(tensor)) = graph.graph().input[0]
             .r#type
             .as_mut()
@@ -222,7 +222,7 @@ fn unknown_operators_are_named_and_can_be_stated() {
     declared
         .graph()
         .value_info
-        .push(value("a", Onnx::Int64, &["?"]));
+        .push(tensor("a", Onnx::Int64, &["_"]));
     let inferred = declared.infer(&tensors("a", &[5])).expect("stated");
     assert_eq!(inferred.tensors["y"].shape.dims(), [5]);
     assert_eq!(
@@ -236,7 +236,7 @@ fn unknown_operators_are_named_and_can_be_stated() {
 fn outputs_that_the_file_declares_otherwise_are_said() {
     let otherwise = |dims: &[&str]| {
         let mut graph = Graph::new(&[("x", &["2", "3"])], "y = Relu(x)");
-        graph.graph().output = vec![value("y", Onnx::Float, dims)];
+        graph.graph().output = vec![tensor("y", Onnx::Float, dims)];
         let inferred = graph.infer(&Given::default()).expect("inferred");
         assert_eq!(inferred.tensors["y"].shape.dims(), [2, 3]);
         let otherwise = inferred.declared_otherwise.iter();

@@ -260,7 +260,7 @@ fn declared_shapes_answer_where_a_run_would() {
     graph
         .graph()
         .value_info
-        .push(super::build::value("i", Onnx::Int64, &["2", "s"]));
+        .push(crate::declared::tensor("i", Onnx::Int64, &["2", "s"]));
     let given = Given {
         inputs: BTreeMap::from([("x".to_owned(), vec![4, 6])]),
         ..Given::default()

@@ -183,7 +183,7 @@ fn values_without_end() {
         ..Default::default()
     };
     graph.graph().node = (1..=2000).map(node).collect();
-    graph.graph().output = vec![super::build::value("t2000", Onnx::Int64, &["32768"])];
+    graph.graph().output = vec![crate::declared::tensor("t2000", Onnx::Int64, &["32768"])];
     let inferred = graph.infer(&Given::default()).expect("inferred");
     assert_eq!(inferred.tensors["t2000"].shape.dims(), [1 << 15]);
 }
