@@ -25,7 +25,7 @@ impl Headers {
     /// Adds a header as HTTP writes it, `name: value`; a name may come several times.
     ///
     /// # Errors
-    /// For what is none, and for headers that the protocol itself decides.
+    /// For text that is not a header, and for headers that the protocol itself sets.
     pub fn add(&mut self, line: &str) -> Result<(), Error> {
         // A header may be a secret: its value is in no message.
         let Some((name, value)) = line.split_once(':') else {

@@ -45,7 +45,7 @@ impl Tls {
             )));
         }
         let mut anchors = RootCertStore::empty();
-        // One that cannot be used, out of hundreds, is nobody's concern.
+        // One unusable root among hundreds is not worth a warning.
         anchors.add_parsable_certificates(found.certs);
         let roots = Roots {
             certificates: Vec::new(),

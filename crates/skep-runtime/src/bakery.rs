@@ -216,7 +216,7 @@ impl Bakery {
                 Attempt::AnothersTurn => Some(ANOTHERS_TURN),
                 Attempt::Short(what) => {
                     let (path, wait) = (waiting.taken.path().display(), waiting.wait);
-                    // Normal operation, and once is enough for whoever reads the log.
+                    // Normal operation: one line in the log is enough.
                     match wait == FIRST_WAIT {
                         true => tracing::info!(
                             "`{path}` is baked later, and the model serves normally until then: {what}"

@@ -175,7 +175,7 @@ mod tests {
                 "2024",
                 Some("`TOP/2024/stray.onnx` is not served"),
             ),
-            // Models may be named by numbers, and lie beside directories that are none.
+            // Models may have numbers for names, and lie beside directories that are not models.
             (&["r/1/1/model.onnx", "r/docs/a.txt"], "r", None),
             (&["r/docs/a.txt"], "r", None),
             (

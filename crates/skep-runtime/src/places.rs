@@ -6,7 +6,7 @@ use skep_config::{ConfigError, FieldPlaces, ModelConfig, Notice, Position, Tenso
 
 use crate::{LoadOptions, RuntimeError, source::Source};
 
-/// The text of a model's configuration file; empty where there is none.
+/// The text of a model's configuration file; empty if the model has no such file.
 pub(crate) struct ConfigText {
     file: String,
     text: Vec<u8>,

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each request of a gRPC stream has a record of its own, and so has the stream. Without an access log there is no visit and
-//! every note is empty. How records are written is the business of whoever implements [`AccessLog`].
+//! every note is empty. Implementations of [`AccessLog`] decide how records are written.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use skep_runtime::{InferResponse, LoadedVersion, Timing};
 use skep_types::{ModelName, ModelVersion};
 use tonic::{Code, Status};
 
-/// Whoever writes the access log.
+/// A writer of the access log.
 pub trait AccessLog: fmt::Debug + Send + Sync {
     /// Takes note of a request that is over. Called on the reactor's threads: it must not block.
     fn record(&self, record: &AccessRecord<'_>);

@@ -36,7 +36,7 @@ pub enum Contender {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UnknownContender {
-    /// It is no policy's name.
+    /// No policy has this name.
     #[error("no policy is called `{0}`")]
     Name(String),
     /// It is Triton's dynamic batcher with settings that it does not have.

@@ -31,7 +31,7 @@ pub struct Static {
     timeout: Option<Duration>,
 }
 
-/// A text that is no static setting.
+/// The text is not a static setting.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidStatic {
@@ -40,7 +40,7 @@ pub enum InvalidStatic {
         "`{0}` is not a setting of `triton:`, expected preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE or timeout=MICROSECONDS"
     )]
     Key(String),
-    /// A key's value is no number, or one out of range.
+    /// A key's value is not a number, or is out of range.
     #[error("`{key}={value}`: expected {expected}")]
     Value {
         /// The key.

@@ -95,7 +95,7 @@ impl Logs {
         self.options.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The log file; standard error where there is none.
+    /// The log file; without one, standard error.
     fn writer(&self) -> Box<dyn io::Write> {
         match &self.file {
             Some(file) => {

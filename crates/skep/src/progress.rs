@@ -66,7 +66,7 @@ fn shown() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
 
 /// Prints something with the bar out of the way, if there is one.
 pub(crate) fn beside<T>(print: impl FnOnce() -> T) -> T {
-    // Not under the lock: whoever reads the output may be slow.
+    // Not under the lock: the output's reader may be slow.
     let bar = shown().clone();
     match bar {
         Some(bar) => bar.suspend(print),

@@ -164,7 +164,7 @@ impl Drop for TypeInfo {
 }
 
 impl TypeInfo {
-    /// Element type and dimensions; `None` of what is no tensor.
+    /// Element type and dimensions; `None` if the value is not a tensor.
     fn tensor(&self, api: &OrtApi) -> Result<Option<Tensor>, ApiError> {
         let raw = self.raw.as_ptr().cast_const();
         let mut kind = 0i32;

@@ -380,7 +380,7 @@ fn parameters_written_as_fields_get_their_form() {
             "30",
         ),
         ("latency_slo: 30", "slo_latency_ms", "30"),
-        // Another unit has another value; and what is no scalar, or a long one, is left to the user.
+        // Another unit has another value; and anything but one short value is left to the user.
         ("slo_latency_us: 30000", "slo_latency_ms", "..."),
         ("slo_latency_ms { value: 30 }", "slo_latency_ms", "..."),
         ("slo_latency_ms: [ 30 ]", "slo_latency_ms", "..."),

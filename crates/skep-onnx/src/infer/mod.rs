@@ -112,7 +112,7 @@ pub struct Inferred {
     pub declared_otherwise: Vec<InferError>,
 }
 
-/// Whether there is a rule for an operator of ONNX or ONNX Runtime; functions of the model are none.
+/// Whether there is a rule for an operator of ONNX or ONNX Runtime; the model's own functions do not count.
 pub(crate) fn is_known(node: &NodeProto) -> bool {
     let (domain, operator) = (domain(node), node.op_type());
     control::rule(domain, operator).is_some() || table::rule(domain, operator).is_some()

@@ -25,7 +25,7 @@ const HEAD_ROOM_BYTES: u64 = 256 << 20;
 /// The first descriptor that is none of the standard ones.
 const FIRST_OTHER: u32 = 3;
 
-/// Signals that servers hear and do not end by: whoever sends them to every process of the name means no worker.
+/// Signals that a server handles without ending. Sent to every process by name, they reach workers too, which ignore them.
 const IGNORED: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 /// Ends with the server, gains no rights by anything it might start, and has no descriptor that the server's own parent

@@ -16,7 +16,7 @@ use skep_wire::{
     npy,
 };
 
-/// A longer file is no request: servers take less.
+/// Servers refuse a longer request, so a longer file is refused here.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
 /// What a flag gives of an input.
@@ -120,7 +120,7 @@ pub(super) fn tensor(
     }
 }
 
-/// Whether a text is no data but the name of a file, whose `@` its user has forgotten.
+/// Whether a text names a file rather than being data: its user forgot the `@`.
 fn is_file(text: &str) -> bool {
     serde_json::from_str::<Value>(text).is_err() && Path::new(text).is_file()
 }

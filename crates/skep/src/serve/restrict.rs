@@ -71,7 +71,7 @@ impl RestrictArgs {
 }
 
 impl Restricted {
-    /// Warns of groups that one of two open ports restricts: whoever has no header asks the other one.
+    /// Warns of groups that one of two open ports restricts: a client without the header can use the other one.
     pub(super) fn warn_of_open_doors(&self, serves_http: bool, serves_grpc: bool) {
         if !(serves_http && serves_grpc) {
             return;

@@ -154,7 +154,7 @@ fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver
         return;
     };
     let began = Instant::now();
-    // None where the stop began without a signal: whoever sends one then means it.
+    // None if the stop began without a signal: one that is sent then is meant.
     let first_signal = match order {
         Order::Signal(name) => Some((name, began)),
         Order::Count => None,

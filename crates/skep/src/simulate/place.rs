@@ -86,7 +86,7 @@ impl Place {
         fs::create_dir_all(&version)?;
         symlink(path, version.join(LINK))?;
         let mapped = ModelFile::open(path)?;
-        // Of a file that is no model the load says so.
+        // If the file is not a model, the load says so.
         let beside = OnnxModel::decode(mapped.bytes().clone()).map(|onnx| onnx.external_files());
         let directory = path.parent().unwrap_or(path);
         for name in beside.unwrap_or_default() {

@@ -212,7 +212,7 @@ fn classical_models() {
         assert_eq!(tensors["y"].shape.dims(), dims, "{line}");
         assert_eq!(tensors["y"].element.0, element as i32, "{line}");
     }
-    // A map for each row is no tensor.
+    // A map for each row is not a tensor.
     let zipped = Graph::new(&[("x", &["5", "2"])], "y = ai.onnx.ml::ZipMap(x)");
     let tensors = zipped.infer(&Given::default()).expect("inferred").tensors;
     assert!(!tensors.contains_key("y"));
