@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
 use skep_types::Time;
 
 use crate::{
     clock,
-    lock::lock,
     timer::{Alarm, Appointment, Timer},
 };
 

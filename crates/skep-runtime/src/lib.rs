@@ -29,7 +29,6 @@ mod latency;
 mod layout;
 mod loader;
 mod loading;
-mod lock;
 mod management;
 mod model_file;
 mod parallelism;

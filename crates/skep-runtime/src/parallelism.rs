@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::lock::lock;
+use skep_host::lock;
 
 /// Executions before anything is said: the first ones allocate, and start threads.
 const FIRST: u32 = 4;

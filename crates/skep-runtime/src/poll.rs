@@ -4,6 +4,7 @@
 //! A load that fails is not tried again until the model's files change. The thread ends when a stop begins; a load that
 //! it is in the middle of then comes to nothing.
 
+use skep_host::lock;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -14,7 +15,6 @@ use std::{
 
 use crate::{
     Control, LoadOverrides, Repository, Runtime, RuntimeError,
-    lock::lock,
     snapshot::{Look, Unread, changes},
 };
 

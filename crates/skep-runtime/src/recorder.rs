@@ -13,6 +13,7 @@ use std::{
 };
 
 use skep_backend::RunMemory;
+use skep_host::lock;
 use skep_scheduler::BatchEnd;
 use skep_types::Time;
 
@@ -20,7 +21,6 @@ use crate::{
     BatchEnds, BatchStatistics, FailureReason, InstanceStatistics, Latencies, Phase, SloStatistics,
     StatisticsSnapshot, clock,
     latency::{Buckets, Window},
-    lock::lock,
     recording::Recording,
     statistics::{DurationStatistic, HistogramStatistics},
 };

@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use skep_host::lock;
 use skep_store::{Stat, Tenant};
 use skep_types::{ModelName, ModelVersion};
 use tokio::sync::Notify;
@@ -17,7 +18,6 @@ use tokio::sync::Notify;
 use crate::{
     Backends, ErrorKind, IndexEntry, LayoutFinding, LoadOptions, LoadOverrides, LoadedVersion,
     Repository, RuntimeError, bakery,
-    lock::lock,
     management::{Management, Target, Work},
     poll::{self, PollFailures, StopSignal},
     records::{self, Record},

@@ -17,9 +17,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use skep_host::lock;
 use skep_types::{ModelName, ModelVersion};
 
-use crate::{RuntimeError, lock::lock};
+use crate::RuntimeError;
 
 /// How many models a hint names.
 const SHOWN_MODELS: usize = 10;

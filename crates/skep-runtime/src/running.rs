@@ -14,6 +14,7 @@ use std::{
 use skep_backend::Model;
 use skep_config::InstanceGroup;
 use skep_heap::give_back_freed_memory;
+use skep_host::lock;
 use skep_scheduler::InstanceId;
 use skep_tensor::RunBound;
 
@@ -23,7 +24,6 @@ use crate::{
     clock,
     driver::Driver,
     instance::Worker,
-    lock::lock,
     profile,
     recorder::Recorder,
     source::Source,

@@ -22,6 +22,7 @@ use std::{
 };
 
 use skep_backend::Interrupt;
+use skep_host::lock;
 use skep_scheduler::BatchEnd;
 use skep_types::Time;
 use smallvec::SmallVec;
@@ -29,7 +30,6 @@ use smallvec::SmallVec;
 use crate::{
     ErrorKind, RuntimeError, clock,
     job::Waiter,
-    lock::lock,
     timer::{Alarm, Appointment, Timer},
 };
 

@@ -2,12 +2,12 @@
 
 use std::sync::Mutex;
 
+use skep_host::lock;
 use skep_scheduler::{Ordering, RejectReason};
 
 use crate::{
     ErrorKind, FailureReason, RuntimeError, clock,
     job::{Job, Outcome, Reply, Waiter},
-    lock::lock,
     recorder::Statistics,
 };
 

@@ -19,8 +19,9 @@ use std::{
 use tokio::sync::oneshot;
 
 pub(crate) use queue::{QueueLimits, Target, Work};
+use skep_host::lock;
 
-use crate::{ErrorKind, IndexEntry, Runtime, RuntimeError, lock::lock};
+use crate::{ErrorKind, IndexEntry, Runtime, RuntimeError};
 use queue::{Place, Queue, Refusal, Ticket};
 
 /// Clients that wait for outcomes of management calls, joined ones included: a few hundred bytes each, and a bound where
