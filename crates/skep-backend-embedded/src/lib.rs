@@ -22,8 +22,8 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
-    ModelFile, baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, InspectRequest,
+    Inspection, LoadRequest, Model, ModelFile, OnnxReader, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{GraphOptimization, ModelConfig};
@@ -89,7 +89,7 @@ impl Backend for Embedded {
     fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let path = file.path();
         let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
-        let onnx = OnnxModel::decode(file.bytes().clone()).map_err(invalid)?;
+        let onnx = file.onnx().map_err(invalid)?;
         let computed = onnx.computed_outputs();
         let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
         Ok(FileInterface {
@@ -98,11 +98,18 @@ impl Backend for Embedded {
         })
     }
 
-    fn untold_output(&self, output: &str) -> String {
-        format!(
-            "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
-             `onnxruntime`"
-        )
+    fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+        let untold_output = |output: &str| {
+            format!(
+                "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
+                 `onnxruntime`"
+            )
+        };
+        let reader = OnnxReader {
+            reads_ort: false,
+            untold_output: &untold_output,
+        };
+        reader.inspect(request)
     }
 
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
@@ -148,8 +155,11 @@ impl Backend for Embedded {
 /// The model as its file has it, less the defaults of inputs that are fed.
 fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
     let path = request.file.path();
-    let mut onnx = OnnxModel::decode(request.file.bytes().clone())
+    let onnx = request
+        .file
+        .onnx()
         .map_err(|error| failure(ErrorKind::InvalidModel, path, &error.to_string()))?;
+    let mut onnx = OnnxModel::clone(&onnx);
     // The engine takes defaults for constants: an input that the configuration names must have none.
     let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
     forgotten.retain(|input| onnx.forget_default(input));

@@ -50,8 +50,8 @@ impl Backend for Mock {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {

@@ -45,8 +45,8 @@ pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
-    ModelFile, Weights, baking,
+    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, InspectRequest,
+    Inspection, LoadRequest, Model, ModelFile, OnnxReader, Weights, baking,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
@@ -124,8 +124,18 @@ impl Backend for OnnxRuntime {
         }
     }
 
-    fn reads_ort(&self) -> bool {
-        true
+    fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+        let untold_output = |output: &str| {
+            format!(
+                "the model's file declares no type of output `{output}`, and backend `{NAME}` tells none that the protocol can \
+                 carry: expected its `data_type` and `dims` in the configuration"
+            )
+        };
+        let reader = OnnxReader {
+            reads_ort: true,
+            untold_output: &untold_output,
+        };
+        reader.inspect(request)
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
@@ -417,8 +427,8 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
     Ok(())
 }
 
-fn decode(file: &ModelFile) -> Result<OnnxModel, BackendError> {
-    OnnxModel::decode(file.bytes().clone())
+fn decode(file: &ModelFile) -> Result<Arc<OnnxModel>, BackendError> {
+    file.onnx()
         .map_err(|error| invalid(file.path(), &error.to_string()))
 }
 

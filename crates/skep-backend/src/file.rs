@@ -12,10 +12,12 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, Weak},
 };
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use skep_onnx::OnnxModel;
 use skep_tensor::{AlignedBuffer, TensorError};
 
 use crate::{BackendError, ErrorKind, baking};
@@ -29,6 +31,8 @@ pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
 pub struct ModelFile {
     path: PathBuf,
     bytes: Bytes,
+    /// The decoded file, as long as somebody holds it.
+    pub(crate) decoded: Arc<Mutex<Weak<OnnxModel>>>,
 }
 
 impl ModelFile {
@@ -63,10 +67,7 @@ impl ModelFile {
         let mut copy = AlignedBuffer::try_zeroed(usize::try_from(length).unwrap_or(usize::MAX))
             .map_err(no_memory)?;
         file.read_exact_at(&mut copy, 0)?;
-        Ok(Self {
-            path: path.to_owned(),
-            bytes: copy.freeze(),
-        })
+        Ok(Self::new(path, copy.freeze()))
     }
 
     /// Maps a file that is open already, however small it is.
@@ -82,18 +83,20 @@ impl ModelFile {
             // they are served (documented above and for users in docs/model-repository.md).
             Bytes::from_owner(unsafe { Mmap::map(file) }?)
         };
-        Ok(Self {
-            path: path.to_owned(),
-            bytes,
-        })
+        Ok(Self::new(path, bytes))
     }
 
     /// A model that has no file: what the `mock` backend serves.
     #[must_use]
     pub fn none() -> Self {
+        Self::new(Path::new(""), Bytes::new())
+    }
+
+    fn new(path: &Path, bytes: Bytes) -> Self {
         Self {
-            path: PathBuf::new(),
-            bytes: Bytes::new(),
+            path: path.to_owned(),
+            bytes,
+            decoded: Arc::default(),
         }
     }
 

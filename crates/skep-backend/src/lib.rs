@@ -25,7 +25,9 @@ pub mod conformance;
 mod error;
 mod file;
 mod form_graph;
+mod inspect;
 mod memory;
+mod onnx_file;
 mod slot;
 
 use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
@@ -34,12 +36,14 @@ pub use check::check_run;
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
 pub use form_graph::check_graph;
+pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
 pub use memory::RunMemory;
+pub use onnx_file::{ONNX_FILES, OnnxReader};
 use skep_cache::{Cache, Claim, Found, Key, Making};
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
-use skep_types::{DimensionNames, ModelSignature, Shape};
+use skep_types::{ModelSignature, Shape};
 pub use slot::OutputSlot;
 
 /// What a backend can do beyond the contract; users see it in `skep doctor`, callers choose their path by it.
@@ -120,15 +124,6 @@ pub enum Baking {
     Never,
 }
 
-/// What a runtime makes of a model's file, for which there is no configuration yet.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FileInterface {
-    /// The inputs that a run needs, and the outputs.
-    pub signature: ModelSignature,
-    /// What the file calls their dimensions, as far as the runtime tells.
-    pub dimension_names: DimensionNames,
-}
-
 /// What became of a model that was to be baked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Baked {
@@ -162,14 +157,35 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// Whether models are read from a file; one that is not (`mock`) takes its signature from the configuration.
-    fn needs_file(&self) -> bool {
-        true
+    /// The names that a model's file may have where its configuration names none, the first before the others. Empty for a
+    /// backend that reads no file (`mock`): its models' inputs and outputs are those of the configuration.
+    fn model_files(&self) -> &'static [&'static str] {
+        &ONNX_FILES
     }
 
-    /// Whether it reads files in ONNX Runtime's own format (`.ort`), of which nobody else can tell inputs and outputs.
-    fn reads_ort(&self) -> bool {
-        false
+    /// Whether models are read from a file.
+    fn needs_file(&self) -> bool {
+        !self.model_files().is_empty()
+    }
+
+    /// Tells what a model's file declares. The runtime completes configurations by it and checks them against it, before it
+    /// loads anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or not one of the configuration.
+    fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
+        let untold_output = |output: &str| {
+            format!(
+                "the model's file declares no type of output `{output}`, and backend `{}` tells none that the protocol can carry: \
+                 expected its `data_type` and `dims` in the configuration",
+                self.name()
+            )
+        };
+        let reader = OnnxReader {
+            reads_ort: false,
+            untold_output: &untold_output,
+        };
+        reader.inspect(request)
     }
 
     /// Loads the weights once.
@@ -191,15 +207,6 @@ pub trait Backend: Send + Sync {
             file.path().display()
         );
         Err(BackendError::new(ErrorKind::Unsupported, text))
-    }
-
-    /// What to say of an output whose type neither the model's file nor [`ask`](Self::ask) tells.
-    fn untold_output(&self, output: &str) -> String {
-        format!(
-            "the model's file declares no type of output `{output}`, and backend `{}` tells none that the protocol can carry: \
-             expected its `data_type` and `dims` in the configuration",
-            self.name()
-        )
     }
 
     /// Why a run of the model could end the process that it takes place in, where that cannot be ruled out beforehand: the

@@ -106,8 +106,8 @@ impl Backend for Gated {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {

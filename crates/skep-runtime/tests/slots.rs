@@ -55,8 +55,8 @@ impl Backend for Gauge {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
