@@ -23,7 +23,7 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, InspectRequest,
-    Inspection, LoadRequest, Model, ModelFile, OnnxReader, baking,
+    Inspection, LoadRequest, Model, ModelFile, OnnxReader, baking, check_cpu,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{GraphOptimization, ModelConfig};
@@ -59,6 +59,7 @@ impl Backend for Embedded {
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let path = request.file.path();
         let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
+        check_cpu(NAME, request.device)?;
         let (subject, signature) = audited(request)?;
         // The engine knows all or nothing.
         let level = request.config.execution().graph_optimization;

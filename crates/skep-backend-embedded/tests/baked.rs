@@ -23,7 +23,7 @@ use skep_testkit::{
     Kind, Options, Variant, forge,
     node::{Node, answers, run},
 };
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
 
 /// As large as a form's smallest model.
 const LARGE: usize = 1 << 20;
@@ -44,6 +44,7 @@ fn with_request<T>(
         config: &config("embedded", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }

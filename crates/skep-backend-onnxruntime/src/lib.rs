@@ -32,7 +32,7 @@ mod trial;
 
 use std::{
     collections::BTreeSet,
-    ffi::CString,
+    ffi::{CString, OsStr},
     num::NonZeroUsize,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
@@ -46,7 +46,7 @@ pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, InspectRequest,
-    Inspection, LoadRequest, Model, ModelFile, OnnxReader, Weights, baking,
+    Inspection, LoadRequest, Model, ModelFile, OnnxReader, Weights, baking, check_cpu,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
@@ -124,6 +124,10 @@ impl Backend for OnnxRuntime {
         }
     }
 
+    fn is_library_setting(&self, variable: &OsStr) -> bool {
+        machine::is_setting(variable)
+    }
+
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
         let untold_output = |output: &str| {
             format!(
@@ -144,8 +148,10 @@ impl Backend for OnnxRuntime {
             config,
             threads,
             weights,
+            device,
             ..
         } = *request;
+        check_cpu(NAME, device)?;
         let setting = Setting {
             execution: config.execution(),
             threads,

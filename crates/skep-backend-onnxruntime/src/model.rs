@@ -14,11 +14,11 @@ use bytes::Bytes;
 use skep_alloc::{Arena, Recording, Use};
 use skep_backend::{
     BackendError, ErrorKind, Instance, Interrupt, LoadRequest, Model, OutputSlot, RunMemory,
-    check_run,
+    check_cpu, check_run,
 };
 use skep_onnx::ShapeRules;
 use skep_tensor::{AlignedBuffer, RunBound, Tensor, TensorError, TensorView};
-use skep_types::{DataType, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
@@ -84,7 +84,8 @@ impl Model for OrtModel {
         Ok(true)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        check_cpu(crate::NAME, device)?;
         Ok(Box::new(OrtInstance {
             stop: Arc::new(Stop {
                 options: self.run_options().map_err(error::run)?,

@@ -55,6 +55,7 @@ fn with_request<T>(
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }
@@ -459,7 +460,9 @@ fn a_model_ends_by_damage(backend: OnnxRuntime, node: &mut Node, plain: &[Tensor
     fs::write(graph.with_file_name("seen"), seen).expect("written");
 
     let model = load(backend, &path, "", Some(&node.weights));
-    let mut instance = Arc::clone(&model).instance().expect("an instance");
+    let mut instance = Arc::clone(&model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let rows = fp32(&[1, 256], &[1.0; 256]);
     let error = loop {
         let mut slots = [OutputSlot::new(0)];

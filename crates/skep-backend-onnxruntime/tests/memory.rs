@@ -51,7 +51,9 @@ fn run(instance: &mut dyn Instance, inputs: &[&Tensor]) -> Tensor {
 }
 
 fn instance(model: &Arc<dyn Model>) -> Box<dyn Instance> {
-    Arc::clone(model).instance().expect("an instance")
+    Arc::clone(model)
+        .instance(DeviceId::default())
+        .expect("an instance")
 }
 
 fn planner(value: &str) -> String {

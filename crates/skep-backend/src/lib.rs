@@ -32,7 +32,7 @@ mod slot;
 
 use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
-pub use check::check_run;
+pub use check::{check_cpu, check_run};
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
 pub use form_graph::check_graph;
@@ -43,7 +43,7 @@ use skep_cache::{Cache, Claim, Found, Key, Making};
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
-use skep_types::{ModelSignature, Shape};
+use skep_types::{DeviceId, ModelSignature, Shape};
 pub use slot::OutputSlot;
 
 /// What a backend can do beyond the contract; users see it in `skep doctor`, callers choose their path by it.
@@ -68,6 +68,8 @@ pub struct LoadRequest<'a> {
     pub threads: NonZeroUsize,
     /// Where weights are kept and shared; `None` loads the model for itself alone.
     pub weights: Option<&'a Weights>,
+    /// The device that the model is loaded for.
+    pub device: DeviceId,
     /// The node's memory for requests, which runs of the model are charged to; `None` where nobody counts.
     pub request_memory: Option<&'a Arc<MemoryBudget>>,
 }
@@ -81,14 +83,6 @@ impl LoadRequest<'_> {
             budget: self.request_memory.cloned(),
         }
     }
-}
-
-/// Whether a variable of the environment is a setting of a backend's library, which a process that loads models has to have.
-#[must_use]
-pub fn is_library_setting(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    // Where the library lies is told otherwise.
-    (name.starts_with(b"ORT_") || name.starts_with(b"MLAS_")) && name != b"ORT_DYLIB_PATH"
 }
 
 /// Where the weights of models are kept between loads, and shared by all that have the same.
@@ -155,6 +149,12 @@ pub trait Backend: Send + Sync {
     /// The file of the library that it opened, for another process that opens the same; `None` where there is none.
     fn library(&self) -> Option<&Path> {
         None
+    }
+
+    /// Whether a variable of the environment is a setting of the backend's library: a process that loads models gets it.
+    fn is_library_setting(&self, variable: &OsStr) -> bool {
+        let _ = variable;
+        false
     }
 
     /// The names that a model's file may have where its configuration names none, the first before the others. Empty for a
@@ -299,11 +299,12 @@ pub trait Model: Send + Sync {
         false
     }
 
-    /// Makes one executable copy.
+    /// Makes one executable copy, which runs on `device`.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] when resources are short.
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError>;
+    /// [`ErrorKind::Unsupported`] for a device that the model was not loaded for, [`ErrorKind::Internal`] when resources are
+    /// short.
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError>;
 }
 
 /// Ends an instance's run from another thread.

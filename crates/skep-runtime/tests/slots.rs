@@ -91,7 +91,7 @@ impl Model for GaugeModel {
         NonZeroUsize::new(self.threads)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, _: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(GaugeInstance(self)))
     }
 }
@@ -164,7 +164,11 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
-            cpu: Some(Device::with_min_turn(slots, Duration::MAX)),
+            cpu: Some(Device::with_min_turn(
+                DeviceId::default(),
+                slots,
+                Duration::MAX,
+            )),
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

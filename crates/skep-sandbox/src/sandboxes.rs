@@ -18,8 +18,7 @@ use std::{
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, FileInterface, LoadRequest, Model, ModelFile,
-    Weights, is_library_setting,
+    Backend, BackendError, Baking, ErrorKind, FileInterface, LoadRequest, Model, ModelFile, Weights,
 };
 use skep_cache::{Found, Key, Role};
 use skep_store::{Digest, LoadOrder};
@@ -195,7 +194,7 @@ impl Starter {
             file,
             environment: env::vars_os()
                 .filter(|(name, _)| {
-                    VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
+                    VARIABLES.iter().any(|known| name == known) || backend.is_library_setting(name)
                 })
                 .collect(),
             weights: None,

@@ -11,6 +11,7 @@ use skep_backend::{Baking, Model, OutputSlot, Weights};
 use skep_cache::Cache;
 use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
+use skep_types::DeviceId;
 use tempfile::TempDir;
 
 use crate::{Inputs, Kind, Options, files, generate, inputs};
@@ -93,7 +94,9 @@ fn open(root: &TempDir) -> Cache {
 /// What a model answers on a new instance: all its outputs, for each of these lists of inputs.
 #[must_use]
 pub fn run(model: &Arc<dyn Model>, given: &[Vec<Tensor>]) -> Vec<Tensor> {
-    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let mut instance = Arc::clone(model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let outputs = model.signature().outputs.len();
     let mut answers = Vec::new();
     for tensors in given {

@@ -62,6 +62,7 @@ pub(crate) fn load(
         config: &config("onnxruntime", pbtxt),
         threads: NonZeroUsize::MIN,
         weights: None,
+        device: DeviceId::default(),
         request_memory: None,
     })
 }

@@ -28,6 +28,7 @@ use skep_cache::{Begun, Claim, Found, Turn};
 use skep_config::ModelConfig;
 use skep_heap::give_back_freed_memory;
 use skep_sandbox::{BakeEnd, BakeLimits, Cancel};
+use skep_types::DeviceId;
 
 /// Models that wait to be baked, at most: more than a node serves. The next load of one beyond that orders it again.
 const MAX_ORDERS: usize = 1024;
@@ -60,6 +61,7 @@ pub(crate) struct BakeOrder {
     pub(crate) file: ModelFile,
     pub(crate) config: Arc<ModelConfig>,
     pub(crate) threads: std::num::NonZeroUsize,
+    pub(crate) device: DeviceId,
     pub(crate) weights: Weights,
     pub(crate) model: Weak<dyn Model>,
 }
@@ -249,6 +251,7 @@ impl OpenOrder {
             config: &self.order.config,
             threads: self.order.threads,
             weights: Some(&self.order.weights),
+            device: self.order.device,
             request_memory: None,
         }
     }

@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use skep_backend::Weights;
 use skep_config::{BackendSetting, Context};
 use skep_tensor::MemoryBudget;
-use skep_types::ModelName;
+use skep_types::{DeviceId, ModelName};
 
 use crate::{Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoice};
 
@@ -63,6 +63,11 @@ impl LoadOptions {
         of(Some(name))
             .or_else(|| of(None))
             .unwrap_or(DEFAULT_MAX_BATCH_SIZE)
+    }
+
+    /// The device that models are loaded for.
+    pub(crate) fn device(&self) -> DeviceId {
+        self.cpu.as_ref().map(|cpu| cpu.id()).unwrap_or_default()
     }
 
     /// Which configuration file of a model is read.

@@ -150,7 +150,14 @@ impl LoadPlan {
             },
             time: config.run_limits().time,
         };
-        let pool = InstancePool::new(driver, Arc::clone(&interface), model, limits, life);
+        let pool = InstancePool::new(
+            driver,
+            Arc::clone(&interface),
+            model,
+            options.device(),
+            limits,
+            life,
+        );
         pool.reconfigure(&config, self.source.directory())?;
         origin.keep(self.bake_behind(&pool, file, &config, options)?);
         Ok(LoadedVersion {
@@ -178,6 +185,7 @@ impl LoadPlan {
         let order = BakeOrder {
             backend: Arc::clone(&self.backend),
             threads: request(&file, config, options, None).threads,
+            device: options.device(),
             file,
             config: Arc::clone(config),
             weights,

@@ -25,6 +25,7 @@ pub(crate) fn request<'a>(
         config,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         weights,
+        device: options.device(),
         request_memory: options.request_memory.as_ref(),
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use skep_host::lock;
 use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
-use skep_types::Time;
+use skep_types::{DeviceId, Time};
 
 use crate::{
     clock,
@@ -45,6 +45,7 @@ impl PendingGrants {
 
 /// A device whose slots the models of a node share.
 pub struct Device {
+    id: DeviceId,
     state: Mutex<State>,
 }
 
@@ -78,17 +79,24 @@ impl State {
 impl Device {
     /// A device with this many slots, at least one: for a CPU the cores that the process may use.
     #[must_use]
-    pub fn new(slots: u32) -> Arc<Self> {
-        Self::with_min_turn(slots, MIN_TURN)
+    pub fn new(id: DeviceId, slots: u32) -> Arc<Self> {
+        Self::with_min_turn(id, slots, MIN_TURN)
+    }
+
+    /// Which device it is.
+    #[must_use]
+    pub const fn id(&self) -> DeviceId {
+        self.id
     }
 
     /// The same; an execution keeps its slots for `min_turn` at least, however short those are that wait.
     #[must_use]
-    pub fn with_min_turn(slots: u32, min_turn: Duration) -> Arc<Self> {
+    pub fn with_min_turn(id: DeviceId, slots: u32, min_turn: Duration) -> Arc<Self> {
         let timer = Timer::started().inspect_err(|error| tracing::warn!("{error}"));
         Arc::new_cyclic(|this: &Weak<Self>| {
             let alarm: Weak<dyn Alarm> = this.clone();
             Self {
+                id,
                 state: Mutex::new(State {
                     share: DeviceShare::new(slots).with_min_turn(min_turn),
                     tenants: Vec::new(),

@@ -34,7 +34,7 @@ use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
-use skep_types::ModelName;
+use skep_types::{DeviceId, ModelName};
 
 use crate::{
     channel::Channel,
@@ -149,7 +149,7 @@ fn prepare(
 ) -> Result<Prepared, BackendError> {
     with_request(load, descriptors, open, |backend, request| {
         let model = backend.load(request)?;
-        let instance = Arc::clone(&model).instance()?;
+        let instance = Arc::clone(&model).instance(DeviceId::default())?;
         let weights = request.weights;
         let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
         if let Some(bytes) = request.config.run_limits().memory_bytes {
@@ -239,6 +239,7 @@ fn with_request<T>(
         config: &config,
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
         weights: weights.as_ref(),
+        device: DeviceId::default(),
         request_memory: None,
     };
     then(&*backend, &request)

@@ -22,6 +22,7 @@ use skep_config::{InstanceGroup, ModelConfig};
 use skep_host::lock;
 use skep_scheduler::{InstanceId, PolicySnapshot, RequestId};
 use skep_tensor::RunBound;
+use skep_types::DeviceId;
 
 use self::{
     thread::InstanceThread,
@@ -57,6 +58,7 @@ pub(crate) struct InstancePool {
     driver: Arc<Driver>,
     interface: Arc<Interface>,
     pub(crate) model: Arc<dyn Model>,
+    device: DeviceId,
     limits: ExecutionLimits,
     members: Arc<InstanceList>,
     life: Arc<Life>,
@@ -129,6 +131,7 @@ impl InstancePool {
         driver: Arc<Driver>,
         interface: Arc<Interface>,
         model: Arc<dyn Model>,
+        device: DeviceId,
         limits: ExecutionLimits,
         life: Arc<Life>,
     ) -> Self {
@@ -136,6 +139,7 @@ impl InstancePool {
             driver,
             interface,
             model,
+            device,
             limits,
             members: Arc::default(),
             life,
@@ -224,6 +228,7 @@ impl InstancePool {
             recorder,
             name: name.clone(),
             model: Arc::clone(&self.model),
+            device: self.device,
             interface: Arc::clone(&self.interface),
             driver: Arc::clone(&self.driver),
             bound: self.limits.memory.clone(),

@@ -18,7 +18,7 @@ use skep_backend::{BackendError, Instance, Model, OutputSlot, panic_text};
 use skep_heap::give_back_freed_memory;
 use skep_scheduler::{BatchEnd, InstanceId};
 use skep_tensor::{Charge, RunBound, RunCharge, Tensor, TensorView, gather, split};
-use skep_types::{Shape, Time};
+use skep_types::{DeviceId, Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
@@ -43,6 +43,8 @@ pub(crate) struct InstanceThread {
     /// Triton's name for it, `<model>_<group>_<index>`.
     pub(crate) name: String,
     pub(crate) model: Arc<dyn Model>,
+    /// Where its executable copy runs.
+    pub(crate) device: DeviceId,
     pub(crate) interface: Arc<Interface>,
     pub(crate) driver: Arc<Driver>,
     pub(crate) recorder: Arc<Recorder>,
@@ -89,7 +91,9 @@ struct ServeEnd {
 impl InstanceThread {
     /// Makes the executable copy; a backend's panic is an error.
     pub(crate) fn instantiate(&self) -> Result<Box<dyn Instance>, RuntimeError> {
-        let made = catch_unwind(AssertUnwindSafe(|| Arc::clone(&self.model).instance()));
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            Arc::clone(&self.model).instance(self.device)
+        }));
         match made {
             Ok(result) => {
                 let instance = result?;
