@@ -22,13 +22,17 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
-    Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, InspectRequest,
-    Inspection, LoadRequest, Model, ModelFile, OnnxReader, baking, check_cpu,
+    Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
+    LoadRequest, Model, ModelFile, OnnxReader, check_cpu,
 };
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxError, OnnxModel};
 use skep_types::{DimensionNames, ModelSignature, TensorSpec};
+use skep_weights::{
+    Baked,
+    baking::{self, FormPlan},
+};
 
 use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
 
@@ -117,9 +121,9 @@ impl Backend for Embedded {
         sizes::unbounded(&decoded(request).ok()?.onnx)
     }
 
-    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(baking::Plan::AsItIs("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
         };
         let planned = baking::plan(&decoded(request)?, weights);
         let path = request.file.path();
@@ -128,7 +132,7 @@ impl Backend for Embedded {
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
         let (subject, _) = audited(request)?;
-        baking::make_form(&subject, making)
+        Ok(baking::make_form(&subject, making)?)
     }
 
     fn publish_form(&self, request: &LoadRequest<'_>, claim: Claim) -> Result<Found, BackendError> {
@@ -146,10 +150,10 @@ impl Backend for Embedded {
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::AsItIs("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
         };
         let (subject, _) = audited(request)?;
-        baking::bake(&subject, weights)
+        Ok(baking::bake(&subject, weights)?)
     }
 }
 

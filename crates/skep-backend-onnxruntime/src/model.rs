@@ -22,11 +22,11 @@ use skep_types::{DataType, DeviceId, ModelSignature, Shape, TensorSpec};
 use smallvec::SmallVec;
 
 use crate::{
-    OnnxRuntime, behind, error,
+    OnnxRuntime, error,
     ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
     options,
     planning::{Plans, Runs, ShapeClass},
-    sessions::{Current, Shared},
+    sessions::{Current, SharedSession},
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
@@ -80,7 +80,7 @@ impl Model for OrtModel {
         self.session.replace(session);
         self.is_baked.store(true, Ordering::Relaxed);
         // The old session's memory is free by now, unless runs are in flight: there is room for the weights' copies.
-        left.into_iter().for_each(behind::bring);
+        left.into_iter().for_each(skep_weights::moves::bring);
         Ok(true)
     }
 
@@ -303,7 +303,7 @@ impl OrtModel {
 
 /// An output in the library's memory as a tensor, without a copy but for strings.
 fn tensor(
-    session: &Shared,
+    session: &SharedSession,
     value: Value<'static>,
     inputs: &[TensorView<'_>],
 ) -> Result<Tensor, ApiError> {
@@ -318,7 +318,7 @@ fn tensor(
 }
 
 fn share(
-    session: &Shared,
+    session: &SharedSession,
     value: Value<'static>,
     datatype: DataType,
     dims: &SmallVec<[usize; 6]>,

@@ -20,9 +20,11 @@ use memmap2::Mmap;
 use skep_onnx::OnnxModel;
 use skep_tensor::{AlignedBuffer, TensorError};
 
-use crate::{BackendError, ErrorKind, baking};
+use skep_weights::baking;
 
-/// Files up to this many bytes are copied. Models below it are not [baked](crate::baking), which takes larger ones off their
+use crate::{BackendError, ErrorKind};
+
+/// Files up to this many bytes are copied. Models below it are not [baked](skep_weights::baking), which takes larger ones off their
 /// files, so they would be mapped for as long as they are served; and a copy of them costs less than a loaded library's pages.
 pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
 

@@ -18,13 +18,11 @@
 //! A backend may panic; the caller catches it, answers the batch with an error and replaces the instance. It must not
 //! block on anything but its own computation.
 
-pub mod baking;
 mod check;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
 mod file;
-mod form_graph;
 mod inspect;
 mod memory;
 mod onnx_file;
@@ -35,15 +33,14 @@ use std::{ffi::OsStr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 pub use check::{check_cpu, check_run};
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
-pub use form_graph::check_graph;
 pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
 pub use memory::RunMemory;
 pub use onnx_file::{ONNX_FILES, OnnxReader};
-use skep_cache::{Cache, Claim, Found, Key, Making};
+use skep_cache::{Claim, Found, Key, Making};
 use skep_config::ModelConfig;
-use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
 use skep_types::{DeviceId, ModelSignature, Shape};
+use skep_weights::{Baked, WeightSource, baking::FormPlan};
 pub use slot::OutputSlot;
 
 /// What a backend can do beyond the contract; users see it in `skep doctor`, callers choose their path by it.
@@ -67,7 +64,7 @@ pub struct LoadRequest<'a> {
     /// Threads that one run may use when the configuration does not say.
     pub threads: NonZeroUsize,
     /// Where weights are kept and shared; `None` loads the model for itself alone.
-    pub weights: Option<&'a Weights>,
+    pub weights: Option<&'a WeightSource>,
     /// The device that the model is loaded for.
     pub device: DeviceId,
     /// The node's memory for requests, which runs of the model are charged to; `None` where nobody counts.
@@ -83,56 +80,6 @@ impl LoadRequest<'_> {
             budget: self.request_memory.cloned(),
         }
     }
-}
-
-/// Where the weights of models are kept between loads, and shared by all that have the same.
-#[derive(Debug, Clone)]
-pub struct Weights {
-    /// On disk, in the form that the backend's runtime loads fastest.
-    pub cache: Cache,
-    /// In memory.
-    pub store: Store,
-    /// Whose part of the store: those of other tenants neither see nor share it.
-    pub tenant: Tenant,
-    /// In which order weights that are not in the store yet are brought there.
-    pub order: LoadOrder,
-    /// Whether a model may run on the cache's files until its weights are in the store. Otherwise they are there before it is
-    /// loaded, as they are in any case with a backend that knows no other way.
-    pub runs_from_cache: bool,
-    /// When the form of a model that has none is made.
-    pub baking: Baking,
-    /// For how long a backend may keep what it made of a model that is unloaded, and with that its weights, in case that is
-    /// loaded again.
-    pub keep_unloaded: Duration,
-}
-
-/// When the form of a model that has none is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Baking {
-    /// By the load, before it goes on.
-    First,
-    /// Behind the model, which is loaded as it is and runs meanwhile.
-    Behind,
-    /// Not by loads: those that are there are used.
-    #[default]
-    Never,
-}
-
-/// What became of a model that was to be baked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Baked {
-    /// Its form was made, and is in the cache now.
-    Made {
-        /// Of its graph and tensors.
-        bytes: u64,
-    },
-    /// Its form was in the cache.
-    Known {
-        /// Of its graph and tensors.
-        bytes: u64,
-    },
-    /// It is loaded as it is; why.
-    AsItIs(String),
 }
 
 /// A library that loads models.
@@ -221,10 +168,10 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`] for a broken file.
-    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<baking::Plan, BackendError> {
+    fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let _ = request;
         let why = format!("backend `{}` keeps no other form of it", self.name());
-        Ok(baking::Plan::AsItIs(why))
+        Ok(FormPlan::WithoutForm(why))
     }
 
     /// Makes that form, or notes why there never is one, in a directory of its own, in this process. The request's weights
@@ -262,7 +209,7 @@ pub trait Backend: Send + Sync {
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let _ = request;
         let why = format!("backend `{}` keeps no other form of it", self.name());
-        Ok(Baked::AsItIs(why))
+        Ok(Baked::WithoutForm(why))
     }
 }
 

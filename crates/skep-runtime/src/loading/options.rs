@@ -2,10 +2,10 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use skep_backend::Weights;
 use skep_config::{BackendSetting, Context};
 use skep_tensor::MemoryBudget;
 use skep_types::{DeviceId, ModelName};
+use skep_weights::WeightSource;
 
 use crate::{Device, MetricsOptions, WaitingLimit, repository::source::ConfigChoice};
 
@@ -37,7 +37,7 @@ pub struct LoadOptions {
     pub cpu: Option<Arc<Device>>,
     /// Where weights are kept and shared, in the general store unless a model names its tenant; none where every load is for
     /// itself alone.
-    pub weights: Option<Weights>,
+    pub weights: Option<WeightSource>,
     /// The node's memory for requests, which runs are charged to; none where nobody counts.
     pub request_memory: Option<Arc<MemoryBudget>>,
     /// What a worker process may take to load a model, or to bake it; none for as long as it likes.

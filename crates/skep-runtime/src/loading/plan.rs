@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use skep_backend::{Backend, Baked, InspectRequest, Inspection, Model, ModelFile};
+use skep_backend::{Backend, InspectRequest, Inspection, Model, ModelFile};
 use skep_config::{Isolation, ModelConfig, Notice};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_tensor::RunBound;
 use skep_types::{ModelSignature, ModelVersion};
+use skep_weights::Baked;
 
 use crate::{
     LoadedVersion, RuntimeError,

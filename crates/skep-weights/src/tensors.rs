@@ -1,42 +1,47 @@
-//! The tensors of a form that runs want: in the store, or for now in the cache's files.
+//! The tensors of a form that runs use: in the store, or at first in the cache's files.
 
 use std::{fs::File, os::fd::AsFd};
 
 use bytes::Bytes;
-use skep_backend::{
-    Weights as Shared,
-    baking::{Failure, acquire, look},
-};
 use skep_cache::{CacheError, Form, Mapped, Part, Role};
 use skep_store::{Lease, Place, Present, Wanted};
 
+use crate::{
+    WeightSource,
+    baking::{FormFailure, acquire, look},
+};
+
 /// Where each of some parts of a form is.
-pub(crate) struct Tensors {
+pub struct FormTensors {
     /// To those that are in the store; `None` where that did not answer.
     lease: Option<Lease>,
-    lie: Vec<Lies>,
+    locations: Vec<TensorLocation>,
 }
 
-enum Lies {
+enum TensorLocation {
     /// In the store.
     Stored(Lease, usize),
     /// In the cache; open where it is a packed weight.
     Cached(Mapped, Option<File>),
 }
 
-impl Tensors {
+impl FormTensors {
     /// Those that the store has; the others are brought there now, or stay in the cache's files for a while.
-    pub(crate) fn get(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Self, Failure> {
-        if !shared.runs_from_cache {
-            let lease = acquire(form, shared, parts)?;
-            let lie = (0..parts.len()).map(|index| Lies::Stored(lease.clone(), index));
+    ///
+    /// # Errors
+    /// [`FormFailure::Damaged`] for a tensor that is not as it was baked, otherwise [`FormFailure::Unusable`].
+    pub fn get(form: &Form, source: &WeightSource, parts: &[&Part]) -> Result<Self, FormFailure> {
+        if !source.runs_from_cache {
+            let lease = acquire(form, source, parts)?;
+            let locations =
+                (0..parts.len()).map(|index| TensorLocation::Stored(lease.clone(), index));
             return Ok(Self {
-                lie: lie.collect(),
+                locations: locations.collect(),
                 lease: Some(lease),
             });
         }
         // Without a store there are the files; whoever brings them to the store says what is wrong with that.
-        let (lease, indices) = match look(shared, parts) {
+        let (lease, indices) = match look(source, parts) {
             Ok(Present { lease, indices }) => (Some(lease), indices),
             Err(_) => (None, vec![None; parts.len()]),
         };
@@ -48,10 +53,10 @@ impl Tensors {
             .map_seen(&wanted)
             .map_err(|error| unmapped(form, &error))?;
         let mut cached = missing.iter().zip(mapped);
-        let mut lie = Vec::with_capacity(parts.len());
+        let mut locations = Vec::with_capacity(parts.len());
         for index in indices {
-            lie.push(match (&lease, index) {
-                (Some(lease), Some(index)) => Lies::Stored(lease.clone(), index),
+            locations.push(match (&lease, index) {
+                (Some(lease), Some(index)) => TensorLocation::Stored(lease.clone(), index),
                 _ => {
                     let Some((part, mapped)) = cached.next() else {
                         break;
@@ -59,32 +64,35 @@ impl Tensors {
                     let opened = (part.role == Role::Packed)
                         .then(|| form.open_mapped(&part.tensor, &mapped));
                     let file = opened.transpose();
-                    let file = file.map_err(|error| Failure::Unusable(error.to_string()))?;
-                    Lies::Cached(mapped, file)
+                    let file = file.map_err(|error| FormFailure::Unusable(error.to_string()))?;
+                    TensorLocation::Cached(mapped, file)
                 }
             });
         }
-        Ok(Self { lease, lie })
+        Ok(Self { lease, locations })
     }
 
     /// To those that are in the store.
-    pub(crate) const fn lease(&self) -> Option<&Lease> {
+    #[must_use]
+    pub const fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
     }
 
     /// A tensor's bytes.
-    pub(crate) fn bytes(&self, index: usize) -> Bytes {
-        match &self.lie[index] {
-            Lies::Stored(lease, index) => lease.bytes(*index),
-            Lies::Cached(mapped, _) => mapped.bytes(),
+    #[must_use]
+    pub fn bytes(&self, index: usize) -> Bytes {
+        match &self.locations[index] {
+            TensorLocation::Stored(lease, index) => lease.bytes(*index),
+            TensorLocation::Cached(mapped, _) => mapped.bytes(),
         }
     }
 
     /// Where a packed weight lies, for mapping it elsewhere; `None` of another one in the cache.
-    pub(crate) fn place(&self, index: usize) -> Option<Place<'_>> {
-        match &self.lie[index] {
-            Lies::Stored(lease, index) => Some(lease.place(*index)),
-            Lies::Cached(mapped, file) => Some(Place {
+    #[must_use]
+    pub fn place(&self, index: usize) -> Option<Place<'_>> {
+        match &self.locations[index] {
+            TensorLocation::Stored(lease, index) => Some(lease.place(*index)),
+            TensorLocation::Cached(mapped, file) => Some(Place {
                 descriptor: file.as_ref()?.as_fd(),
                 offset: 0,
                 length: mapped.bytes().len() as u64,
@@ -93,21 +101,24 @@ impl Tensors {
     }
 
     /// Those that are in the cache, by their indices.
-    pub(crate) fn into_cached(self) -> Vec<(usize, Mapped)> {
-        let lie = self.lie.into_iter().enumerate();
-        lie.filter_map(|(index, lies)| match lies {
-            Lies::Stored(..) => None,
-            Lies::Cached(mapped, _) => Some((index, mapped)),
-        })
-        .collect()
+    #[must_use]
+    pub fn into_cached(self) -> Vec<(usize, Mapped)> {
+        let locations = self.locations.into_iter().enumerate();
+        locations
+            .filter_map(|(index, location)| match location {
+                TensorLocation::Stored(..) => None,
+                TensorLocation::Cached(mapped, _) => Some((index, mapped)),
+            })
+            .collect()
     }
 }
 
 /// What follows from a tensor that could not be mapped. Where it is damaged the form goes: the load that makes it again
 /// replaces what is damaged.
-pub(crate) fn unmapped(form: &Form, error: &CacheError) -> Failure {
+#[must_use]
+pub fn unmapped(form: &Form, error: &CacheError) -> FormFailure {
     if !error.is_damage() {
-        return Failure::Unusable(error.to_string());
+        return FormFailure::Unusable(error.to_string());
     }
-    Failure::damaged(form, &error.to_string())
+    FormFailure::damaged(form, &error.to_string())
 }

@@ -2,11 +2,11 @@
 //! go on without it when anything goes wrong.
 //!
 //! ```text
-//! load --> form known?  no --> loaded as it is; with [`Baking::First`] Bakes::make first, kept in the cache
+//! load --> form known?  no --> loaded as it is; with [`BakingPolicy::First`] Bakes::make first, kept in the cache
 //!               |
 //!               v
 //!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
-//!               damaged --> removed; made again, once, with [`Baking::First`]
+//!               damaged --> removed; made again, once, with [`BakingPolicy::First`]
 //!               anything else that fails --> a warning, and the model is loaded as it is
 //!
 //! plan --> is a form missing, and what does it take?      for whoever bakes behind a model that runs:
@@ -24,12 +24,12 @@ use skep_cache::{Begun, CacheError, Claim, Content, Form, Found, Key, Making, Pa
 use skep_onnx::OnnxModel;
 use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
-use crate::{BackendError, Baked, Baking, Weights};
+use crate::{Baked, BakingPolicy, WeightSource};
 
 /// Models with less are loaded as they are: what there is to share is less than what a form costs.
-pub(crate) const MIN_MODEL_BYTES: u64 = 1 << 20;
+pub const MIN_MODEL_BYTES: u64 = 1 << 20;
 
-/// Weights below a page stay in the graph: each of the others takes pages of its own.
+/// WeightSource below a page stay in the graph: each of the others takes pages of its own.
 pub const MIN_WEIGHT_BYTES: usize = 4096;
 
 /// The layout's name of weights as the model's file has them: all backends share these.
@@ -55,18 +55,18 @@ pub trait Bakes {
     fn depends_on(&self) -> Vec<Vec<u8>>;
 
     /// What making its form takes, beforehand.
-    fn cost(&self) -> Cost;
+    fn cost(&self) -> BakeCost;
 
     /// Makes its form: adds the tensors, and returns the rest.
     ///
     /// # Errors
     /// Why there is none.
-    fn make(&self, making: &mut Making) -> Result<Rest, NoForm>;
+    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm>;
 }
 
 /// What baking a model takes at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cost {
+pub struct BakeCost {
     /// Memory of the process that bakes. Pages of files, which the system can take back at any time, are not counted.
     pub memory_bytes: u64,
     /// Room in the cache's directory, until it is over.
@@ -75,29 +75,29 @@ pub struct Cost {
 
 /// What is left to be done for a model's form.
 #[derive(Debug)]
-pub enum Plan {
+pub enum FormPlan {
     /// Nothing: it is there.
     Known(Form),
     /// The model is loaded without a form; the reason.
-    AsItIs(String),
+    WithoutForm(String),
     /// It has to be made.
-    Needed(Needed),
+    Needed(NeededForm),
 }
 
 /// A form that has to be made.
 #[derive(Debug)]
-pub struct Needed {
+pub struct NeededForm {
     /// What it will be found by.
     pub key: Key,
     /// Of the model's files.
     pub content: Content,
     /// What making it takes.
-    pub cost: Cost,
+    pub cost: BakeCost,
 }
 
 /// What a form has beside its tensors.
 #[derive(Debug)]
-pub struct Rest {
+pub struct FormRest {
     /// The graph, in the runtime's own format.
     pub graph: Vec<u8>,
     /// What the backend wants to know again.
@@ -125,16 +125,21 @@ impl From<CacheError> for NoForm {
     }
 }
 
+/// Why a form could not be made this time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BakeError(String);
+
 /// Why a form was not loaded.
 #[derive(Debug)]
-pub enum Failure {
+pub enum FormFailure {
     /// The form is damaged, and has been removed: it can be made again.
     Damaged(String),
     /// It cannot be used here or now.
     Unusable(String),
 }
 
-impl Failure {
+impl FormFailure {
     /// Removes a damaged form.
     #[must_use]
     pub fn damaged(form: &Form, why: &str) -> Self {
@@ -144,7 +149,7 @@ impl Failure {
 }
 
 /// How a model is to be loaded.
-enum Answer {
+enum FormChoice {
     /// From this form.
     Form {
         form: Form,
@@ -152,25 +157,25 @@ enum Answer {
         is_new: bool,
     },
     /// Without one, because.
-    AsItIs(String),
+    WithoutForm(String),
 }
 
-impl Answer {
+impl FormChoice {
     fn of(found: Found) -> Option<Self> {
         match found {
             Found::Form(form) => Some(Self::Form {
                 form,
                 is_new: false,
             }),
-            Found::Unusable(why) => Some(Self::AsItIs(why)),
+            Found::Unusable(why) => Some(Self::WithoutForm(why)),
             Found::Nothing => None,
         }
     }
 }
 
 /// What is known before anything is made.
-enum Known {
-    Answer(Answer),
+enum FormKnowledge {
+    Decided(FormChoice),
     /// Nothing but what the form would be found by, and of what.
     Nothing(Key, Content),
     /// Not even that: the files were not read, since no form of them can be there.
@@ -179,17 +184,17 @@ enum Known {
 
 /// Whether files are read about which nothing is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Effort {
+enum ReadEffort {
     /// Where a form may be there: reading takes a fifth of a plain load.
     IfWorthwhile,
     Always,
 }
 
-impl Effort {
-    const fn of(weights: &Weights) -> Self {
+impl ReadEffort {
+    const fn of(weights: &WeightSource) -> Self {
         match weights.baking {
-            Baking::First => Self::Always,
-            Baking::Behind | Baking::Never => Self::IfWorthwhile,
+            BakingPolicy::First => Self::Always,
+            BakingPolicy::Behind | BakingPolicy::Never => Self::IfWorthwhile,
         }
     }
 }
@@ -198,14 +203,14 @@ impl Effort {
 /// as it is; the log says why. `open` may be called a second time, where the form turned out to be damaged.
 pub fn load<T>(
     subject: &impl Bakes,
-    weights: &Weights,
-    open: impl Fn(&Form) -> Result<T, Failure>,
+    weights: &WeightSource,
+    open: impl Fn(&Form) -> Result<T, FormFailure>,
 ) -> Option<T> {
     let path = subject.path().display();
     for _ in 0..2 {
         let form = match form(subject, weights) {
-            Ok(Answer::Form { form, .. }) => form,
-            Ok(Answer::AsItIs(why)) => {
+            Ok(FormChoice::Form { form, .. }) => form,
+            Ok(FormChoice::WithoutForm(why)) => {
                 tracing::debug!("`{path}` is loaded without a baked form: {why}");
                 return None;
             }
@@ -216,10 +221,10 @@ pub fn load<T>(
         };
         match open(&form) {
             Ok(loaded) => return Some(loaded),
-            Err(Failure::Damaged(why)) if weights.baking == Baking::First => {
+            Err(FormFailure::Damaged(why)) if weights.baking == BakingPolicy::First => {
                 tracing::warn!("the baked form of `{path}` is made again: {why}");
             }
-            Err(Failure::Damaged(why) | Failure::Unusable(why)) => {
+            Err(FormFailure::Damaged(why) | FormFailure::Unusable(why)) => {
                 tracing::warn!("`{path}` is loaded without its baked form: {why}");
                 return None;
             }
@@ -232,49 +237,52 @@ pub fn load<T>(
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn plan(subject: &impl Bakes, weights: &Weights) -> Result<Plan, String> {
-    Ok(match find(subject, weights, Effort::Always)? {
-        Known::Answer(Answer::Form { form, .. }) => Plan::Known(form),
-        Known::Answer(Answer::AsItIs(why)) => Plan::AsItIs(why),
-        Known::Nothing(key, content) => Plan::Needed(Needed {
+pub fn plan(subject: &impl Bakes, weights: &WeightSource) -> Result<FormPlan, String> {
+    Ok(match find(subject, weights, ReadEffort::Always)? {
+        FormKnowledge::Decided(FormChoice::Form { form, .. }) => FormPlan::Known(form),
+        FormKnowledge::Decided(FormChoice::WithoutForm(why)) => FormPlan::WithoutForm(why),
+        FormKnowledge::Nothing(key, content) => FormPlan::Needed(NeededForm {
             key,
             content,
             cost: subject.cost(),
         }),
-        Known::Unread => Plan::AsItIs("its files were not read".to_owned()),
+        FormKnowledge::Unread => FormPlan::WithoutForm("its files were not read".to_owned()),
     })
 }
 
 /// What a form of it is found by, whether or not there is one; `None` where there is none for certain.
-pub fn form_key(subject: &impl Bakes, weights: &Weights) -> Option<Key> {
-    match find(subject, weights, Effort::of(weights)) {
-        Ok(Known::Answer(Answer::Form { form, .. })) => Some(*form.key()),
-        Ok(Known::Nothing(key, _)) => Some(key),
-        Ok(Known::Answer(Answer::AsItIs(_)) | Known::Unread) | Err(_) => None,
+pub fn form_key(subject: &impl Bakes, weights: &WeightSource) -> Option<Key> {
+    match find(subject, weights, ReadEffort::of(weights)) {
+        Ok(FormKnowledge::Decided(FormChoice::Form { form, .. })) => Some(*form.key()),
+        Ok(FormKnowledge::Nothing(key, _)) => Some(key),
+        Ok(FormKnowledge::Decided(FormChoice::WithoutForm(_)) | FormKnowledge::Unread) | Err(_) => {
+            None
+        }
     }
 }
 
 /// Makes the form if it is not there, or damaged.
 ///
 /// # Errors
-/// Of kind `Unavailable` when it could not be made this time, as on a full disk.
-pub fn bake(subject: &impl Bakes, weights: &Weights) -> Result<Baked, BackendError> {
+/// When it could not be made this time, as on a full disk.
+pub fn bake(subject: &impl Bakes, weights: &WeightSource) -> Result<Baked, BakeError> {
     // A load checks only the tensors that it uses; baking verifies every one.
-    if let Ok(Known::Answer(Answer::Form { form, .. })) = find(subject, weights, Effort::Always)
+    if let Ok(FormKnowledge::Decided(FormChoice::Form { form, .. })) =
+        find(subject, weights, ReadEffort::Always)
         && let Err(error) = form.verify()
     {
         let path = subject.path().display();
         tracing::warn!("the baked form of `{path}` is made again: {error}");
     }
     match form(subject, weights) {
-        Ok(Answer::Form { form, is_new: true }) => Ok(Baked::Made {
+        Ok(FormChoice::Form { form, is_new: true }) => Ok(Baked::Made {
             bytes: form.bytes(),
         }),
-        Ok(Answer::Form { form, .. }) => Ok(Baked::Known {
+        Ok(FormChoice::Form { form, .. }) => Ok(Baked::Known {
             bytes: form.bytes(),
         }),
-        Ok(Answer::AsItIs(why)) => Ok(Baked::AsItIs(why)),
-        Err(why) => Err(BackendError::new(crate::ErrorKind::Unavailable, why)),
+        Ok(FormChoice::WithoutForm(why)) => Ok(Baked::WithoutForm(why)),
+        Err(why) => Err(BakeError(why)),
     }
 }
 
@@ -282,33 +290,30 @@ pub fn bake(subject: &impl Bakes, weights: &Weights) -> Result<Baked, BackendErr
 ///
 /// # Errors
 /// Why it could not be made this time.
-pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), BackendError> {
-    let failed = |why: &dyn std::fmt::Display| {
-        BackendError::new(crate::ErrorKind::Unavailable, why.to_string())
-    };
+pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), BakeError> {
     match subject.make(&mut making) {
-        Ok(Rest { graph, notes }) => making.finish(&graph, notes),
+        Ok(FormRest { graph, notes }) => making.finish(&graph, notes),
         Err(NoForm::Never(why)) => making.unusable(&why),
-        Err(NoForm::Now(why)) => return Err(failed(&why)),
+        Err(NoForm::Now(why)) => return Err(BakeError(why)),
     }
-    .map_err(|error| failed(&error))
+    .map_err(|error| BakeError(error.to_string()))
 }
 
 /// Gets those tensors of a form from the store that are there.
 ///
 /// # Errors
-/// [`Failure::Unusable`] when the store does not answer.
-pub fn look(weights: &Weights, parts: &[&Part]) -> Result<Present, Failure> {
+/// [`FormFailure::Unusable`] when the store does not answer.
+pub fn look(weights: &WeightSource, parts: &[&Part]) -> Result<Present, FormFailure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let present = weights.store.look(&weights.tenant, &wanted);
-    present.map_err(|error| Failure::Unusable(format!("the tensor store: {error}")))
+    present.map_err(|error| FormFailure::Unusable(format!("the tensor store: {error}")))
 }
 
 /// Gets tensors of a form from the store, out of the cache where nobody has them.
 ///
 /// # Errors
-/// [`Failure::Damaged`] for tensors that the cache does not have as they were, otherwise [`Failure::Unusable`].
-pub fn acquire(form: &Form, weights: &Weights, parts: &[&Part]) -> Result<Lease, Failure> {
+/// [`FormFailure::Damaged`] for tensors that the cache does not have as they were, otherwise [`FormFailure::Unusable`].
+pub fn acquire(form: &Form, weights: &WeightSource, parts: &[&Part]) -> Result<Lease, FormFailure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let mut fill = |index: usize, bytes: &mut [u8]| {
         let read = form.read(&wanted[index], bytes);
@@ -317,14 +322,14 @@ pub fn acquire(form: &Form, weights: &Weights, parts: &[&Part]) -> Result<Lease,
     let acquired = weights
         .store
         .acquire(&weights.tenant, &wanted, weights.order, &mut fill);
-    let unusable = |error: StoreError| Failure::Unusable(format!("the tensor store: {error}"));
+    let unusable = |error: StoreError| FormFailure::Unusable(format!("the tensor store: {error}"));
     acquired.map_err(|error| match error.kind() {
         // A store in another process says which tensor it was in words only.
         ErrorKind::Content => match form.verify() {
-            Err(damage) => Failure::Damaged(damage.to_string()),
+            Err(damage) => FormFailure::Damaged(damage.to_string()),
             Ok(()) => unusable(error),
         },
-        ErrorKind::Fill => Failure::damaged(form, &error.to_string()),
+        ErrorKind::Fill => FormFailure::damaged(form, &error.to_string()),
         _ => unusable(error),
     })
 }
@@ -342,18 +347,20 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// Why it could not be made this time.
-fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
-    let (key, content) = match find(subject, weights, Effort::of(weights))? {
-        Known::Answer(answer) => return Ok(answer),
-        Known::Nothing(key, content) if weights.baking == Baking::First => (key, content),
-        Known::Nothing(..) | Known::Unread => {
-            return Ok(Answer::AsItIs("it has not been baked".to_owned()));
+fn form(subject: &impl Bakes, weights: &WeightSource) -> Result<FormChoice, String> {
+    let (key, content) = match find(subject, weights, ReadEffort::of(weights))? {
+        FormKnowledge::Decided(answer) => return Ok(answer),
+        FormKnowledge::Nothing(key, content) if weights.baking == BakingPolicy::First => {
+            (key, content)
+        }
+        FormKnowledge::Nothing(..) | FormKnowledge::Unread => {
+            return Ok(FormChoice::WithoutForm("it has not been baked".to_owned()));
         }
     };
     let begun = weights.cache.begin(&key, content);
     match begun.map_err(|e| e.to_string())? {
         Begun::Claimed(claim) => make(subject, claim, weights),
-        Begun::Found(found) => Answer::of(found)
+        Begun::Found(found) => FormChoice::of(found)
             .ok_or_else(|| "its form was removed as soon as it was made".to_owned()),
         Begun::Busy => Err("another process bakes it".to_owned()),
     }
@@ -363,12 +370,16 @@ fn form(subject: &impl Bakes, weights: &Weights) -> Result<Answer, String> {
 ///
 /// # Errors
 /// When the model's files cannot be read.
-fn find(subject: &impl Bakes, weights: &Weights, effort: Effort) -> Result<Known, String> {
+fn find(
+    subject: &impl Bakes,
+    weights: &WeightSource,
+    effort: ReadEffort,
+) -> Result<FormKnowledge, String> {
     if let Some(key) = weights.cache.only() {
         // Whoever may read no other form was told which one it is.
-        let answer = Answer::of(weights.cache.look_up(key));
-        let gone = || Answer::AsItIs("its form is damaged or gone".to_owned());
-        return Ok(Known::Answer(answer.unwrap_or_else(gone)));
+        let answer = FormChoice::of(weights.cache.look_up(key));
+        let gone = || FormChoice::WithoutForm("its form is damaged or gone".to_owned());
+        return Ok(FormKnowledge::Decided(answer.unwrap_or_else(gone)));
     }
     let files = subject.files();
     let bytes: u64 = files
@@ -378,10 +389,12 @@ fn find(subject: &impl Bakes, weights: &Weights, effort: Effort) -> Result<Known
         .sum();
     if bytes < MIN_MODEL_BYTES {
         let why = format!("it has {bytes} bytes, less than {MIN_MODEL_BYTES}");
-        return Ok(Known::Answer(Answer::AsItIs(why)));
+        return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(why)));
     }
     if let Some(why) = subject.unfit() {
-        return Ok(Known::Answer(Answer::AsItIs(why.to_owned())));
+        return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(
+            why.to_owned(),
+        )));
     }
     let inside = |file: &PathBuf| {
         let directory = subject.path().parent().unwrap_or(Path::new(""));
@@ -390,24 +403,24 @@ fn find(subject: &impl Bakes, weights: &Weights, effort: Effort) -> Result<Known
     };
     if let Some(file) = files.iter().find(|file| !inside(file)) {
         let why = format!("`{}` is not in its directory", file.display());
-        return Ok(Known::Answer(Answer::AsItIs(why)));
+        return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(why)));
     }
     let budget_bytes = weights.cache.budget_bytes();
     if !weights.cache.is_reader() && bytes > budget_bytes {
         let why = format!("it has {bytes} bytes, and the cache may hold {budget_bytes}");
-        return Ok(Known::Answer(Answer::AsItIs(why)));
+        return Ok(FormKnowledge::Decided(FormChoice::WithoutForm(why)));
     }
     let cache = &weights.cache;
     let content = match effort {
-        Effort::Always => cache.content(&files).map(Some),
-        Effort::IfWorthwhile => cache.content_if_known(&files),
+        ReadEffort::Always => cache.content(&files).map(Some),
+        ReadEffort::IfWorthwhile => cache.content_if_known(&files),
     };
     let Some(content) = content.map_err(|e| e.to_string())? else {
-        return Ok(Known::Unread);
+        return Ok(FormKnowledge::Unread);
     };
     let key = key(subject, &content);
-    let answer = Answer::of(weights.cache.look_up(&key));
-    Ok(answer.map_or(Known::Nothing(key, content), Known::Answer))
+    let answer = FormChoice::of(weights.cache.look_up(&key));
+    Ok(answer.map_or(FormKnowledge::Nothing(key, content), FormKnowledge::Decided))
 }
 
 /// What the form of files of this content is found by.
@@ -419,7 +432,7 @@ fn key(subject: &impl Bakes, content: &Content) -> Key {
     Key::of(&parts)
 }
 
-fn make(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Answer, String> {
+fn make(subject: &impl Bakes, claim: Claim, weights: &WeightSource) -> Result<FormChoice, String> {
     let began = Instant::now();
     let path = subject.path().display();
     make_form(subject, claim.making()).map_err(|error| error.to_string())?;
@@ -427,12 +440,12 @@ fn make(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Answer,
     let found = publish(subject, claim, weights)?;
     let Found::Form(form) = found else {
         return match found {
-            Found::Unusable(why) => Ok(Answer::AsItIs(why)),
+            Found::Unusable(why) => Ok(FormChoice::WithoutForm(why)),
             _ => Err(format!("the form of key {key} is gone")),
         };
     };
     tracing::info!("baked `{path}` in {} ms", began.elapsed().as_millis());
-    Ok(Answer::Form { form, is_new: true })
+    Ok(FormChoice::Form { form, is_new: true })
 }
 
 /// Publishes what was made of a model, whose files must still be those that the claim is of: whoever replaced one meanwhile
@@ -440,7 +453,11 @@ fn make(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Answer,
 ///
 /// # Errors
 /// Why it is not published.
-pub fn publish(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Found, String> {
+pub fn publish(
+    subject: &impl Bakes,
+    claim: Claim,
+    weights: &WeightSource,
+) -> Result<Found, String> {
     let content = weights.cache.content(&subject.files());
     let content = content.map_err(|error| error.to_string())?;
     if key(subject, &content) != *claim.key() {
