@@ -14,7 +14,7 @@ use skep_backend::{
 };
 use skep_backend_mock::Mock;
 use skep_tensor::{Tensor, encode_strings};
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
 
 const TENSORS: &str = "max_batch_size: 8
     input { name: 'x' data_type: TYPE_FP32 dims: 2 }

@@ -30,7 +30,7 @@ use skep_testkit::{
     Kind, Options, forge,
     node::{Node, answers, run},
 };
-use skep_types::DataType;
+use skep_types::{DataType, DeviceId};
 use skep_weights::{Baked, BakingPolicy, WeightSource, baking::FormPlan};
 
 fn load(

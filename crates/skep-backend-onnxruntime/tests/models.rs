@@ -14,7 +14,7 @@ use skep_backend::{
     },
 };
 use skep_tensor::{Tensor, encode_strings};
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, DeviceId, Shape};
 
 fn conform(graph: Graph, inputs: &[&str], outputs: &[&str], examples: &[Example], pbtxt: &str) {
     let Some(backend) = library() else { return };

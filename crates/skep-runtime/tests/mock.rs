@@ -9,7 +9,7 @@ use skep_runtime::{
     LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::Tensor;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, DeviceId, Shape};
 use tempfile::TempDir;
 
 /// A model of one INT32 vector in, the same out, on the mock backend.

@@ -19,7 +19,7 @@ use skep_runtime::{
     RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, Dims, ModelSignature, Shape, TensorSpec};
 use tempfile::TempDir;
 
 /// An execution with this input takes until the gate is opened.

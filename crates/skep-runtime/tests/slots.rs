@@ -18,7 +18,7 @@ use skep_runtime::{
     MetricsOptions, Repository, Runtime, RuntimeOptions, WaitingLimit,
 };
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, Dims, ModelSignature, Shape, TensorSpec};
 use tempfile::TempDir;
 
 /// A backend that counts the threads that compute. An input of [`DEADLY`] makes it panic.

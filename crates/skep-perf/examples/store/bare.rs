@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_perf::tree_memory;
 use skep_testkit::Kind;
-use skep_types::DeviceId;
 
 use crate::{
     bare_model::Bare,
@@ -37,7 +36,7 @@ pub(crate) fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let inputs = request("bare", &kind, 0)?.inputs;
     let inputs = inputs.into_iter().map(|(_, tensor)| tensor).collect();
     let model = Bare::load(&runtime, Path::new(&file), "", inputs)?;
-    let mut instance = model.instance(DeviceId::default())?;
+    let mut instance = model.instance()?;
     for _ in 0..2 {
         model.run(&mut *instance)?;
     }
