@@ -4,12 +4,14 @@
 //! I/O and no clock here. The words are those of `docs/glossary.md`.
 
 mod datatype;
+mod device;
 mod name;
 mod shape;
 mod signature;
 mod time;
 
 pub use datatype::{DataType, UnknownDataType};
+pub use device::{DeviceId, MemoryKind};
 pub use name::{InvalidModelName, InvalidModelVersion, ModelName, ModelVersion};
 pub use shape::{Dims, InvalidDims, Shape, ShapeError};
 pub use signature::{DimensionNames, ModelSignature, TensorSpec};
