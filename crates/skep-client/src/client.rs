@@ -4,7 +4,7 @@ use serde_json::Value;
 use skep_types::ModelVersion;
 
 use crate::{
-    ClientOptions, Error, GrpcClient, HttpClient, IndexRow, InferRequest, InferResponse,
+    ClientOptions, Error, GrpcClient, HttpClient, IndexEntry, InferRequest, InferResponse,
     ModelMetadata, ModelStatistics, ServerMetadata,
     address::{Address, Scheme},
 };
@@ -127,7 +127,7 @@ impl Client {
     ///
     /// # Errors
     /// Any kind.
-    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>, Error> {
         either!(self, client => client.index(ready_only))
     }
 

@@ -1,6 +1,5 @@
 //! gRPC: the calls of `inference.GRPCInferenceService`.
 
-mod answers;
 mod infer;
 
 use std::{error::Error as _, sync::Arc};
@@ -10,6 +9,7 @@ use skep_proto::inference::{
     self as pb, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use skep_types::ModelVersion;
+use skep_wire::documents::StatisticsReport;
 use tonic::{
     Response, Status,
     service::interceptor::InterceptedService,
@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use crate::{
-    ClientOptions, Code, Error, Headers, IndexRow, InferRequest, InferResponse, Meaning,
+    ClientOptions, Code, Error, Headers, IndexEntry, InferRequest, InferResponse, Meaning,
     ModelMetadata, ModelStatistics, ServerMetadata,
     address::{Address, Scheme, check_model},
     connect::Connector,
@@ -114,11 +114,7 @@ impl GrpcClient {
     pub async fn server_metadata(&self) -> Result<ServerMetadata, Error> {
         let request = pb::ServerMetadataRequest {};
         let answer = self.answer(self.service().server_metadata(request).await)?;
-        Ok(ServerMetadata {
-            name: answer.name,
-            version: answer.version,
-            extensions: answer.extensions,
-        })
+        Ok(answer.into())
     }
 
     /// Whether a model is ready for inference; false for one that the server does not know.
@@ -155,7 +151,7 @@ impl GrpcClient {
         let (name, version) = named(model, version)?;
         let request = pb::ModelMetadataRequest { name, version };
         let answer = self.answer(self.service().model_metadata(request).await)?;
-        answers::metadata(answer).map_err(|reason| self.malformed(reason))
+        ModelMetadata::try_from(answer).map_err(|error| self.malformed(error.to_string()))
     }
 
     /// A model's configuration in its JSON form; see [`Client::model_config`](crate::Client::model_config).
@@ -193,24 +189,20 @@ impl GrpcClient {
         };
         let request = pb::ModelStatisticsRequest { name, version };
         let answer = self.answer(self.service().model_statistics(request).await)?;
-        Ok(answer
-            .model_stats
-            .into_iter()
-            .map(answers::statistics)
-            .collect())
+        Ok(StatisticsReport::from(answer).versions)
     }
 
     /// The model repository's index: all models, or those that are ready.
     ///
     /// # Errors
     /// Any kind.
-    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>, Error> {
         let request = pb::RepositoryIndexRequest {
             ready: ready_only,
             ..Default::default()
         };
         let answer = self.answer(self.service().repository_index(request).await)?;
-        Ok(answer.models.into_iter().map(answers::index_row).collect())
+        Ok(answer.models.into_iter().map(IndexEntry::from).collect())
     }
 
     /// Loads a model, or loads it again.

@@ -11,15 +11,15 @@ use http::{HeaderName, Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skep_types::ModelVersion;
+use skep_wire::documents::StatisticsReport;
 
 use crate::{
-    ClientOptions, Error, IndexRow, InferRequest, InferResponse, ModelMetadata, ModelStatistics,
+    ClientOptions, Error, IndexEntry, InferRequest, InferResponse, ModelMetadata, ModelStatistics,
     ServerMetadata,
     address::{Address, Scheme, check_model},
-    answers::StatisticsAnswer,
 };
 use encode::Encoded;
-use transport::{Answer, Transport};
+use transport::{HttpReply, Transport};
 
 /// Where the JSON part of a body ends and the binary tensor data begins.
 pub(crate) const HEADER_LENGTH: HeaderName =
@@ -142,15 +142,15 @@ impl HttpClient {
             (None, None) => "/v2/models/stats".to_owned(),
             (None, Some(_)) => return Err(Error::invalid("a version without a model")),
         };
-        let answer: StatisticsAnswer = self.json(self.get(&path).await?)?;
-        Ok(answer.model_stats)
+        let report: StatisticsReport = self.json(self.get(&path).await?)?;
+        Ok(report.versions)
     }
 
     /// The model repository's index: all models, or those that are ready.
     ///
     /// # Errors
     /// Any kind.
-    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>, Error> {
         let body = format!("{{\"ready\":{ready_only}}}");
         self.json(self.post("/v2/repository/index", body).await?)
     }
@@ -192,18 +192,18 @@ impl HttpClient {
             .map_err(|reason| Error::protocol(self.transport.address(), reason))
     }
 
-    async fn get(&self, path: &str) -> Result<Answer, Error> {
+    async fn get(&self, path: &str) -> Result<HttpReply, Error> {
         self.transport
             .send(Method::GET, path, Encoded::default())
             .await
     }
 
-    async fn post(&self, path: &str, json: String) -> Result<Answer, Error> {
+    async fn post(&self, path: &str, json: String) -> Result<HttpReply, Error> {
         let body = Encoded::json(Bytes::from(json));
         self.transport.send(Method::POST, path, body).await
     }
 
-    fn json<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Error> {
+    fn json<T: DeserializeOwned>(&self, answer: HttpReply) -> Result<T, Error> {
         let body = answer.checked()?;
         serde_json::from_slice(&body)
             .map_err(|error| Error::protocol(self.transport.address(), error.to_string()))

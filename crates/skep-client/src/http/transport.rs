@@ -13,7 +13,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::{client::legacy, rt::TokioExecutor};
-use serde::Deserialize;
+use skep_wire::error_body;
 
 use super::{HEADER_LENGTH, encode::Encoded};
 use crate::{
@@ -41,7 +41,7 @@ pub(super) struct Transport {
 }
 
 /// An answer that has come in whole.
-pub(super) struct Answer {
+pub(super) struct HttpReply {
     pub(super) status: StatusCode,
     pub(super) header_length: Option<HeaderValue>,
     body: Bytes,
@@ -69,7 +69,7 @@ impl Transport {
         method: Method,
         path: &str,
         body: Encoded,
-    ) -> Result<Answer, Error> {
+    ) -> Result<HttpReply, Error> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base));
@@ -89,7 +89,7 @@ impl Transport {
             .await
             .map_err(|error| self.failure(&error))?;
         let (parts, body) = response.into_parts();
-        Ok(Answer {
+        Ok(HttpReply {
             status: parts.status,
             header_length: parts.headers.get(HEADER_LENGTH).cloned(),
             body: self.read(body).await?,
@@ -143,7 +143,7 @@ impl Transport {
     }
 }
 
-impl Answer {
+impl HttpReply {
     /// The body, where the status is one of success.
     pub(super) fn checked(self) -> Result<Bytes, Error> {
         if self.status.is_success() {
@@ -158,12 +158,8 @@ impl Answer {
 
 /// What an error's body says: Triton's JSON, a proxy's text, or nothing but the status.
 fn error_text(status: StatusCode, body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct ErrorBody {
-        error: String,
-    }
-    if let Ok(body) = serde_json::from_slice::<ErrorBody>(body) {
-        return body.error;
+    if let Some(text) = error_body::read(body) {
+        return text;
     }
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR_TEXT_BYTES)]);
     match text.trim() {
