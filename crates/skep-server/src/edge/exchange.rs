@@ -29,7 +29,7 @@ use super::{
 use crate::{
     access::Visit,
     error::{JSON, error_response},
-    logging,
+    verbose,
 };
 
 /// What answers the requests of a connection.
@@ -55,7 +55,7 @@ impl Exchange {
         let visit = log.map(|log| Visit::begin(log, self.client, is_grpc, &mut request));
         let running = Running::new(Arc::clone(&self.activity), visit);
         if self.port.protocol == Protocol::Http {
-            logging::log_request(&request);
+            verbose::log_request(&request);
         }
         let (fields, limit) = (request.headers().len(), self.port.limits.header_fields);
         if fields > limit {

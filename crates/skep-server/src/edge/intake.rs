@@ -14,7 +14,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream};
 use skep_tensor::Charge;
 
-use super::inflow::BodyError;
+use crate::error::BodyError;
 
 /// What the handler and the request's task share.
 struct Intake {

@@ -47,7 +47,7 @@ use crate::access::AccessLog;
 pub(crate) use self::{
     activity::Connections,
     body::{Unread, read_body},
-    inflow::{BodyError, MessageBounds},
+    inflow::MessageBounds,
     listen::{accept, listen},
     routes::{Answer, Leaving, Routes, Shortcut},
 };

@@ -27,18 +27,18 @@ use tonic::{
 use tower::{Service, service_fn};
 
 use super::{MAX_MESSAGE_BYTES, infer, repository, stream};
-use crate::{access::Note, edge::Leaving, server::Shared};
+use crate::{access::Note, edge::Leaving, state::ServerState};
 
 /// The generated service behind the calls that are answered here.
 #[derive(Clone)]
 pub(super) struct Calls<S> {
     service: S,
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
 }
 
 impl<S> Calls<S> {
-    pub(super) const fn new(service: S, shared: Arc<Shared>) -> Self {
-        Self { service, shared }
+    pub(super) const fn new(service: S, state: Arc<ServerState>) -> Self {
+        Self { service, state }
     }
 }
 
@@ -64,7 +64,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let call = Call::new(&self.shared, &request);
+        let call = Call::new(&self.state, &request);
         match super::method(request.uri().path()) {
             Some("ModelInfer") => Box::pin(async move { Ok(call.infer(request).await) }),
             Some("ModelStreamInfer") => Box::pin(async move { Ok(call.stream(request).await) }),
@@ -76,7 +76,7 @@ where
 
 /// One call.
 struct Call {
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     /// What has come of the call and belongs to no message yet.
     incoming: Arc<Charge>,
     leaving: Arc<Charge>,
@@ -84,11 +84,11 @@ struct Call {
 }
 
 impl Call {
-    fn new<B>(shared: &Arc<Shared>, request: &http::Request<B>) -> Self {
+    fn new<B>(state: &Arc<ServerState>, request: &http::Request<B>) -> Self {
         let extensions = request.extensions();
         let free = || Arc::new(Charge::unbounded());
         Self {
-            shared: Arc::clone(shared),
+            state: Arc::clone(state),
             incoming: extensions.get().cloned().unwrap_or_else(free),
             leaving: extensions
                 .get()
@@ -104,7 +104,7 @@ impl Call {
         })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        if self.shared.forms.grpc_compression {
+        if self.state.inference.grpc_compression {
             let mut codings = EnabledCompressionEncodings::default();
             codings.enable(CompressionEncoding::Gzip);
             codings.enable(CompressionEncoding::Deflate);
@@ -124,7 +124,7 @@ impl Call {
             let (metadata, _, message) = request.into_parts();
             let charge = of_message(&self.incoming, &message);
             let received = infer::receive(message, &charge).await?;
-            let answer = infer::infer(&self.shared, &metadata, received, &charge, &self.note).await;
+            let answer = infer::infer(&self.state, &metadata, received, &charge, &self.note).await;
             let message = answer.map_err(|failure| failure.error)?;
             infer::charge_encoding(&message, self.encodings(), &charge)?;
             Ok(Response::new(Encoded {
@@ -143,11 +143,11 @@ impl Call {
         let mut grpc = self.grpc();
         let handle = |request: Request<Streaming<Bytes>>| {
             let (metadata, _, requests) = request.into_parts();
-            let shared = Arc::clone(&self.shared);
+            let state = Arc::clone(&self.state);
             let incoming = Arc::clone(&self.incoming);
             let note = self.note.clone();
             let encodings = self.encodings();
-            let answers = stream::answers(shared, metadata, requests, incoming, encodings, note);
+            let answers = stream::answers(state, metadata, requests, incoming, encodings, note);
             std::future::ready(Ok::<_, Status>(Response::new(Box::pin(answers))))
         };
         grpc.streaming(service_fn(handle), request).await
@@ -160,7 +160,7 @@ impl Call {
     {
         let mut grpc = self.grpc();
         let handle = |request: Request<Bytes>| async {
-            let answer = repository::load(&self.shared, request.into_inner(), &self.incoming);
+            let answer = repository::load(&self.state, request.into_inner(), &self.incoming);
             Ok(Response::new(Encoded {
                 message: answer.await?,
                 charge: None,
@@ -171,7 +171,7 @@ impl Call {
 
     /// How often an answer is written before it leaves.
     fn encodings(&self) -> usize {
-        1 + usize::from(self.shared.forms.grpc_compression)
+        1 + usize::from(self.state.inference.grpc_compression)
     }
 }
 

@@ -22,7 +22,9 @@ use super::{
     parameters,
     scan::{self, Fault, Needs},
 };
-use crate::{access::Note, api, classification, error::ApiError, server::Shared};
+use crate::{
+    access::Note, error::ApiError, inference, off_reactor::off_reactor, state::ServerState,
+};
 
 /// Why a request has no answer.
 pub(super) struct Failure {
@@ -64,7 +66,7 @@ pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Rece
                 let needs = scan::infer_request(&message, usize::MAX);
                 take_apart(message, needs, &charge)
             };
-            api::off_reactor(work).await?
+            off_reactor(work).await?
         }
         needs => take_apart(message, needs, charge),
     }
@@ -117,36 +119,36 @@ fn refused(fault: Fault, message: &Bytes) -> Status {
 
 /// Runs a request, on a call that has one answer; what it comes to hold is added to `charge`.
 pub(super) async fn infer(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
     note: &Note,
 ) -> Result<ModelInferResponse, Failure> {
-    let loaded = resolve(shared, &received)?;
-    api::refuse_decoupled(&loaded, "ModelInfer RPC")?;
-    run(shared, &loaded, metadata, received, charge, note).await
+    let loaded = resolve(state, &received)?;
+    inference::refuse_decoupled(&loaded, "ModelInfer RPC")?;
+    run(state, &loaded, metadata, received, charge, note).await
 }
 
 /// Runs a request, on a stream.
 pub(super) async fn infer_on_stream(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
     note: &Note,
 ) -> Result<ModelInferResponse, Failure> {
-    let loaded = resolve(shared, &received)?;
-    run(shared, &loaded, metadata, received, charge, note).await
+    let loaded = resolve(state, &received)?;
+    run(state, &loaded, metadata, received, charge, note).await
 }
 
-fn resolve(shared: &Shared, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
+fn resolve(state: &ServerState, received: &Received) -> Result<Arc<LoadedVersion>, RuntimeError> {
     let version = Some(received.version.as_str());
-    shared.runtime.resolve(&received.model, version)
+    state.runtime.resolve(&received.model, version)
 }
 
 async fn run(
-    shared: &Shared,
+    state: &ServerState,
     loaded: &LoadedVersion,
     metadata: &MetadataMap,
     received: Received,
@@ -163,21 +165,21 @@ async fn run(
         KeyAndValueRef::Ascii(name, value) => Some((name.as_str(), value.as_encoded_bytes())),
         KeyAndValueRef::Binary(..) => None,
     });
-    shared.forms.grpc_headers.forward(headers, &mut request);
-    api::log_parameters(&request, loaded);
+    state.inference.grpc_headers.forward(headers, &mut request);
+    inference::log_parameters(&request, loaded);
     let id = request.id.clone();
     note.sent_to(loaded, &id);
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
-        api::log_failure(&id, &error);
+        inference::log_failure(&id, &error);
         Failure {
             ran: error.kind() != ErrorKind::InvalidArgument,
             error: error.into(),
         }
     })?;
     note.answered(&answer);
-    api::settle(charge, &mut answer);
-    classification::apply(&mut answer, &classes, loaded)?;
+    inference::settle(charge, &mut answer);
+    inference::classify(&mut answer, &classes, loaded)?;
     Ok(encode(answer, id))
 }
 
@@ -289,7 +291,7 @@ fn tensor(
             data
         }
     };
-    api::input_tensor(id, name, model, datatype, shape, data)
+    inference::input_tensor(id, name, model, datatype, shape, data)
 }
 
 /// The datatype of a field that holds something although it is not the datatype's own.

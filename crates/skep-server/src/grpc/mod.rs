@@ -27,7 +27,7 @@ use crate::{
     bounds::{MANAGEMENT_WEIGHT, MAX_MANAGEMENT_BYTES},
     edge,
     restrict::Group,
-    server::Shared,
+    state::ServerState,
 };
 
 /// The largest message either way: Triton's, which is what an `int` holds. What a server has memory for bounds it first.
@@ -77,33 +77,33 @@ fn is_stream(path: &str) -> bool {
 /// # Errors
 /// A descriptor that reflection cannot read, which would be a mistake in the build.
 pub(crate) fn routes(
-    shared: &Arc<Shared>,
+    state: &Arc<ServerState>,
 ) -> Result<edge::Routes, tonic_reflection::server::Error> {
-    let all = edge::Routes::from(router(Arc::clone(shared))?);
+    let all = edge::Routes::from(router(Arc::clone(state))?);
     // What asks for more than a message in and a message out is the services' business.
-    if shared.grpc_restrictions.restricts(Group::Inference) || shared.forms.grpc_compression {
+    if state.grpc_restrictions.restricts(Group::Inference) || state.inference.grpc_compression {
         return Ok(all);
     }
-    Ok(all.with_shortcut(Arc::new(unary::Direct(Arc::clone(shared)))))
+    Ok(all.with_shortcut(Arc::new(unary::Direct(Arc::clone(state)))))
 }
 
-fn router(shared: Arc<Shared>) -> Result<Router, tonic_reflection::server::Error> {
-    let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&shared)))
+fn router(state: Arc<ServerState>) -> Result<Router, tonic_reflection::server::Error> {
+    let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&state)))
         .max_decoding_message_size(MAX_MANAGEMENT_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate);
-    let inference = if shared.forms.grpc_compression {
+    let inference = if state.inference.grpc_compression {
         inference
             .send_compressed(CompressionEncoding::Gzip)
             .send_compressed(CompressionEncoding::Deflate)
     } else {
         inference
     };
-    let restrictions = &shared.grpc_restrictions;
-    let health = HealthServer::new(health::Health::new(Arc::clone(&shared)));
-    let inference = calls::Calls::new(inference, Arc::clone(&shared));
-    let inference = inflate::Inflated::new(inference, shared.max_json_bytes);
+    let restrictions = &state.grpc_restrictions;
+    let health = HealthServer::new(health::Health::new(Arc::clone(&state)));
+    let inference = calls::Calls::new(inference, Arc::clone(&state));
+    let inference = inflate::Inflated::new(inference, state.max_json_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(INFERENCE_DESCRIPTORS)

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     access::{Note, Visit},
-    server::Shared,
+    state::ServerState,
 };
 
 /// Requests of one stream that are under way at once: several of the largest usual batches. What they hold of the memory
@@ -43,7 +43,7 @@ type Request = Result<(Bytes, Arc<Charge>), Status>;
 /// Answers the requests of a stream until the client ends it or the node stops. `incoming` is charged for what has come;
 /// each answer is charged for being written `encodings` times.
 pub(super) fn answers(
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     metadata: MetadataMap,
     requests: Streaming<Bytes>,
     incoming: Arc<Charge>,
@@ -54,16 +54,16 @@ pub(super) fn answers(
         .get(STATUS_ERRORS)
         .is_some_and(|value| value == "true");
     let metadata = Arc::new(metadata);
-    let answers = until_stop(Arc::clone(&shared), requests, incoming)
+    let answers = until_stop(Arc::clone(&state), requests, incoming)
         .map(move |message| {
-            let (shared, metadata) = (Arc::clone(&shared), Arc::clone(&metadata));
+            let (state, metadata) = (Arc::clone(&state), Arc::clone(&metadata));
             // Its time counts from here: the request has come.
             let (note, mut visit) = note.message();
             async move {
                 let answered = async {
                     let (message, charge) = message?;
                     let received = infer::receive(message, &charge).await?;
-                    let answer = answer(&shared, &metadata, received, &charge, encodings, &note);
+                    let answer = answer(&state, &metadata, received, &charge, encodings, &note);
                     Ok((answer.await, charge))
                 };
                 let answered = answered.await;
@@ -89,12 +89,12 @@ fn record(visit: &mut Visit, answered: &Result<(Outcome, Arc<Charge>), Status>) 
 
 /// A stop takes no further requests; those under way are answered before the client is told.
 fn until_stop(
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     requests: Streaming<Bytes>,
     incoming: Arc<Charge>,
 ) -> impl Stream<Item = Request> + Send {
     stream::unfold(Some(requests), move |requests| {
-        let (shared, incoming) = (Arc::clone(&shared), Arc::clone(&incoming));
+        let (state, incoming) = (Arc::clone(&state), Arc::clone(&incoming));
         async move {
             let mut requests = requests?;
             tokio::select! {
@@ -105,7 +105,7 @@ fn until_stop(
                     });
                     Some((request, Some(requests)))
                 }
-                () = shared.runtime.stop_begun() => {
+                () = state.runtime.stop_begun() => {
                     let text = "the server is stopping, it takes no further requests from this stream";
                     Some((Err(Status::unavailable(text)), None))
                 }
@@ -137,7 +137,7 @@ struct Refused {
 type Outcome = Result<ModelInferResponse, Box<Refused>>;
 
 async fn answer(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
@@ -145,7 +145,7 @@ async fn answer(
     note: &Note,
 ) -> Outcome {
     let (id, model) = (received.id.clone(), received.model.clone());
-    let answer = infer::infer_on_stream(shared, metadata, received, charge, note).await;
+    let answer = infer::infer_on_stream(state, metadata, received, charge, note).await;
     let answer =
         answer.and_then(
             |answer| match infer::charge_encoding(&answer, encodings, charge) {

@@ -26,8 +26,8 @@ use super::{MAX_MESSAGE_BYTES, PREFIX_BYTES, infer};
 use crate::{
     access::Note,
     edge::{self, Answer, Shortcut, Unread},
-    logging,
-    server::Shared,
+    state::ServerState,
+    verbose,
 };
 
 const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -35,35 +35,35 @@ const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 const CONTENT_TYPE: &str = "application/grpc";
 
 /// Answers plain `ModelInfer` calls.
-pub(super) struct Direct(pub(super) Arc<Shared>);
+pub(super) struct Direct(pub(super) Arc<ServerState>);
 
 impl Shortcut for Direct {
     fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
         if !is_plain(&request) {
             return Err(request);
         }
-        logging::log_call(&request);
-        let shared = Arc::clone(&self.0);
+        verbose::log_call(&request);
+        let state = Arc::clone(&self.0);
         let charge = Arc::clone(charge);
         let (parts, body) = request.into_parts();
         Ok(Box::pin(async move {
             let metadata = MetadataMap::from_headers(parts.headers);
             let note = Note::of(&parts.extensions);
-            let answer = answer(&shared, &metadata, body, &charge, &note).await;
+            let answer = answer(&state, &metadata, body, &charge, &note).await;
             answer.unwrap_or_else(Status::into_http)
         }))
     }
 }
 
 async fn answer(
-    shared: &Shared,
+    state: &ServerState,
     metadata: &MetadataMap,
     body: Body,
     charge: &Arc<Charge>,
     note: &Note,
 ) -> Result<Response<Body>, Status> {
     let received = infer::receive(message(body).await?, charge).await?;
-    let answer = infer::infer(shared, metadata, received, charge, note).await;
+    let answer = infer::infer(state, metadata, received, charge, note).await;
     let answer = answer.map_err(|failure| failure.error)?;
     infer::charge_encoding(&answer, 1, charge)?;
     success(&answer)

@@ -72,7 +72,7 @@ pub(super) async fn page(Path(name): Path<String>) -> Response {
 fn found(name: &str) -> Response {
     match PAGES.iter().find(|(page, _)| *page == name) {
         Some((_, page)) => Html(page.as_str()).into_response(),
-        None => super::not_found(),
+        None => super::reply::not_found(),
     }
 }
 

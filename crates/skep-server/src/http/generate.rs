@@ -28,22 +28,23 @@ use skep_wire::json::Document;
 use super::{
     compression,
     extract::{Held, JsonBody, ModelPath},
+    fault,
     infer::MAX_INLINE_JSON_BYTES,
-    json_response,
     lean::{self, Leaf, Name},
-    parameters,
+    parameters, reply,
     request::{self, Unparsed},
     response,
 };
 use crate::{
-    access::Note, api, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, server::Shared,
+    access::Note, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, inference,
+    off_reactor::off_reactor, state::ServerState,
 };
 
 /// The type of a stream of events.
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 pub(super) async fn generate(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
     Held(charge): Held,
@@ -51,14 +52,14 @@ pub(super) async fn generate(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    let answer = run(&shared, &path, body, &charge, &note)
+    let answer = run(&state, &path, body, &charge, &note)
         .await
         .map_err(|f| f.error)?;
-    Ok(json_response(StatusCode::OK, answer))
+    Ok(reply::json(StatusCode::OK, answer))
 }
 
 pub(super) async fn generate_stream(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
     Held(charge): Held,
@@ -66,7 +67,7 @@ pub(super) async fn generate_stream(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
-    match run(&shared, &path, body, &charge, &note).await {
+    match run(&state, &path, body, &charge, &note).await {
         Ok(answer) => {
             // The event is a copy.
             charge.add(answer.len())?;
@@ -115,27 +116,27 @@ impl<E: Into<ApiError>> From<E> for Failure {
 }
 
 async fn run(
-    shared: &Shared,
+    state: &ServerState,
     path: &ModelPath,
     body: Bytes,
     charge: &Arc<Charge>,
     note: &Note,
 ) -> Result<Vec<u8>, Failure> {
-    let loaded = shared
+    let loaded = state
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
     let mut request = if body.len() > MAX_INLINE_JSON_BYTES {
         let (loaded, charge) = (Arc::clone(&loaded), Arc::clone(charge));
-        api::off_reactor(move || decode(&body, loaded.config(), &charge)).await??
+        off_reactor(move || decode(&body, loaded.config(), &charge)).await??
     } else {
         decode(&body, loaded.config(), charge)?
     };
     request.charge = Some(Arc::clone(charge));
-    api::log_parameters(&request, &loaded);
+    inference::log_parameters(&request, &loaded);
     let id = request.id.clone();
     note.sent_to(&loaded, &id);
     let mut answer = loaded.infer(request).await.map_err(|error| {
-        api::log_failure(&id, &error);
+        inference::log_failure(&id, &error);
         Failure {
             // A request that does not fit the model does not reach it.
             ran: error.kind() != ErrorKind::InvalidArgument,
@@ -143,11 +144,11 @@ async fn run(
         }
     })?;
     note.answered(&answer);
-    api::settle(charge, &mut answer);
-    let output_bytes = api::output_bytes(&answer);
+    inference::settle(charge, &mut answer);
+    let output_bytes = inference::output_bytes(&answer);
     if output_bytes > MAX_INLINE_JSON_BYTES {
         let charge = Arc::clone(charge);
-        Ok(api::off_reactor(move || encode(answer, &id, &charge)).await??)
+        Ok(off_reactor(move || encode(answer, &id, &charge)).await??)
     } else {
         Ok(encode(answer, &id, charge)?)
     }
@@ -218,7 +219,7 @@ pub(super) fn decode(
         charge.add(bytes).map_err(Unparsed::NoMemory)
     });
     let Members(members) = parsed.map_err(|unparsed| match unparsed {
-        Unparsed::Json(error) => request::json_error(&error),
+        Unparsed::Json(error) => fault::json_error(&error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
     let mut mapping = Mapping {
@@ -274,7 +275,7 @@ impl<'a> Mapping<'a> {
         let text = self.document.text(value);
         let Some(input) = self.input(key) else {
             let Leaf(value) =
-                serde_json::from_str(text).map_err(|error| request::json_error(&error))?;
+                serde_json::from_str(text).map_err(|error| fault::json_error(&error))?;
             let parameter = parameters::own(key, &value)?;
             self.request.parameters.push((key.to_owned(), parameter));
             return Ok(());
@@ -285,7 +286,7 @@ impl<'a> Mapping<'a> {
         } else {
             Ok(1)
         };
-        let count = count.map_err(|error| request::json_error(&error))?;
+        let count = count.map_err(|error| fault::json_error(&error))?;
         let shape = fit(count, input.client_dims().as_slice()).ok_or_else(|| {
             ApiError::invalid(format!(
                 "The schema can not convert input '{key}' to tensor with proper shape"
@@ -294,7 +295,7 @@ impl<'a> Mapping<'a> {
         let (datatype, count) = (input.datatype, shape.element_count());
         let data = request::data(key, text, datatype, count, self.charge)?;
         let id = &self.request.id;
-        let tensor = api::input_tensor(id, key, self.model, input.datatype, shape, data)?;
+        let tensor = inference::input_tensor(id, key, self.model, input.datatype, shape, data)?;
         self.request.inputs.push((key.to_owned(), tensor));
         Ok(())
     }

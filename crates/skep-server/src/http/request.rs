@@ -25,9 +25,9 @@ use super::{
     sequence::{AtMost, Id},
 };
 use crate::{
-    api,
     bounds::{MAX_DIMS, MAX_TENSORS},
     error::ApiError,
+    inference,
 };
 
 /// What decoding takes that is not worth being charged beside the body.
@@ -157,8 +157,8 @@ pub(super) fn decode(
     let mut wanted = Wanted::default();
     let mut binary_output = false;
     if let Some(given) = parsed.parameters {
-        let Leaves(given) =
-            serde_json::from_str(document.text(given)).map_err(|error| json_error(&error))?;
+        let Leaves(given) = serde_json::from_str(document.text(given))
+            .map_err(|error| fault::json_error(&error))?;
         binary_output = parameters::of_request(&given, &mut request)?;
     }
     for Object(output) in outputs {
@@ -190,10 +190,6 @@ pub(super) enum Unparsed {
     Json(#[from] serde_json::Error),
     #[error(transparent)]
     NoMemory(OverBudget),
-}
-
-pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
-    ApiError::invalid(format!("failed to parse the request JSON buffer: {error}"))
 }
 
 /// Why an input's data in JSON is none.
@@ -264,7 +260,7 @@ fn tensor(
         )?,
         (None, None) => return Err(one_field_only("no field is set")),
     };
-    api::input_tensor(id, name, binary.model, datatype, shape, bytes)
+    inference::input_tensor(id, name, binary.model, datatype, shape, bytes)
 }
 
 /// Reads the elements of an input, whose memory is charged before it is taken.

@@ -8,7 +8,7 @@ use rustix::{
 };
 
 use super::text::{Labels, Text};
-use crate::api;
+use crate::management::metadata::{PROTOCOL_VERSION, SKEP_VERSION};
 
 /// What the kernel says of a process; what it does not say is left out.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -68,8 +68,8 @@ pub(super) fn render() -> String {
     );
     let mut text = Text::default();
     let labels = Labels::default()
-        .with("version", api::SKEP_VERSION)
-        .with("protocol", api::PROTOCOL_VERSION)
+        .with("version", SKEP_VERSION)
+        .with("protocol", PROTOCOL_VERSION)
         .with("target", &format!("{}-{}", consts::ARCH, consts::OS));
     text.family("skep_build_info", "Which Skep this is; always 1", "gauge")
         .line(&labels, 1);

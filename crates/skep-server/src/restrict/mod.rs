@@ -28,7 +28,7 @@ use tower::Service;
 
 use crate::{
     error::{PLAIN, error_response},
-    logging,
+    verbose,
 };
 
 /// What may be restricted, by Triton's names.
@@ -50,7 +50,7 @@ impl Group {
         ("health", Self::Health),
         ("metadata", Self::Metadata),
         ("inference", Self::Inference),
-        ("shared-memory", Self::SharedMemory),
+        ("state-memory", Self::SharedMemory),
         ("model-config", Self::ModelConfig),
         ("model-repository", Self::ModelRepository),
         ("statistics", Self::Statistics),
@@ -337,7 +337,7 @@ where
     }
 
     fn call(&mut self, request: GrpcRequest) -> Self::Future {
-        logging::log_call(&request);
+        verbose::log_call(&request);
         let rule = self.restrictions.as_ref().and_then(|restrictions| {
             let group = Group::of_call(request.uri().path())?;
             restrictions.0.get(&group)

@@ -7,7 +7,10 @@ use http::{HeaderValue, StatusCode, header};
 use skep_runtime::{ErrorKind, RuntimeError};
 use skep_tensor::OverBudget;
 
-use crate::{access::Refusal, edge::BodyError};
+mod body;
+
+pub(crate) use self::body::{BodyError, MIN_PROGRESS_BYTES};
+use crate::access::Refusal;
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +83,7 @@ impl ApiError {
 
     /// `{"error":"..."}`, as Triton answers.
     pub(crate) fn body(&self) -> String {
-        error_body(&self.message)
+        skep_wire::error_body::write(&self.message)
     }
 
     /// Its words, for the access log.
@@ -140,10 +143,6 @@ pub(crate) const PLAIN: &str = "text/plain";
 /// The label of an error that Triton itself gives.
 pub(crate) const JSON: &str = "application/json";
 
-fn error_body(text: &str) -> String {
-    serde_json::json!({ "error": text }).to_string()
-}
-
 /// `{"error":"..."}` under a label, with its words for the access log.
 pub(crate) fn error_response(
     status: StatusCode,
@@ -151,7 +150,7 @@ pub(crate) fn error_response(
     text: impl Into<String>,
 ) -> Response {
     let text = text.into();
-    let body = error_body(&text);
+    let body = skep_wire::error_body::write(&text);
     let mut response = (status, [(header::CONTENT_TYPE, label)], body).into_response();
     response.extensions_mut().insert(Refusal(text));
     response
