@@ -30,7 +30,7 @@ pub use access::{AccessLog, AccessRecord, AccessStatus, InferenceRecord};
 pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsFiles};
 pub use inference::{HeaderPattern, InferenceOptions};
 pub use management::{LogChange, LogControl, LogSettings, UnknownLogFormat};
-pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsOptions};
+pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsPortOptions};
 pub use restrict::{RestrictionError, Restrictions};
 pub use server::{Addresses, Server, ServerOptions, StopOutcome};
 pub use skep_tls::{TlsError, TlsFile};

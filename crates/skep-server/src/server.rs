@@ -18,11 +18,14 @@ use tokio::{
 
 use crate::{
     access::AccessLog,
-    edge::{self, BindError, Connections, Endpoint, GrpcConnections, Limits, Port, Protocol, Tls},
+    edge::{
+        self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext, Protocol,
+        Tls,
+    },
     grpc, http,
     inference::InferenceOptions,
     management::{LogControl, metadata::DEFAULT_SERVER_NAME},
-    metrics::{self, Metrics, MetricsOptions},
+    metrics::{self, Metrics, MetricsPortOptions},
     restrict::Restrictions,
     state::ServerState,
 };
@@ -40,7 +43,7 @@ pub struct ServerOptions {
     /// Metrics, if they are served.
     pub metrics: Option<Endpoint>,
     /// What the metrics port shows.
-    pub metrics_options: MetricsOptions,
+    pub metrics_options: MetricsPortOptions,
     /// Whoever logs.
     pub logs: Arc<dyn LogControl>,
     /// Groups of HTTP calls that ask for a header.
@@ -84,7 +87,7 @@ pub struct StopOutcome {
 }
 
 /// An open port, before anything is served on it.
-struct Opened {
+struct OpenPort {
     listener: TcpListener,
     tls: Option<Tls>,
 }
@@ -95,10 +98,10 @@ pub struct Server {
     exit_timeout: Duration,
     limits: Limits,
     grpc_connections: GrpcConnections,
-    http: Option<Opened>,
-    grpc: Option<Opened>,
-    metrics: Option<Opened>,
-    metrics_options: MetricsOptions,
+    http: Option<OpenPort>,
+    grpc: Option<OpenPort>,
+    metrics: Option<OpenPort>,
+    metrics_options: MetricsPortOptions,
     access: Option<Arc<dyn AccessLog>>,
 }
 
@@ -110,7 +113,7 @@ impl Server {
     pub fn bind(options: &ServerOptions, runtime: Arc<Runtime>) -> Result<Self, BindError> {
         let open = |endpoint: &Option<Endpoint>, what| {
             let open = |endpoint: &Endpoint| {
-                Ok(Opened {
+                Ok(OpenPort {
                     listener: edge::listen(endpoint, what)?,
                     tls: endpoint.tls.clone(),
                 })
@@ -128,7 +131,7 @@ impl Server {
             .unwrap_or_else(|| DEFAULT_SERVER_NAME.to_owned());
         let metrics_address = metrics
             .as_ref()
-            .map(|opened: &Opened| opened.listener.local_addr());
+            .map(|opened: &OpenPort| opened.listener.local_addr());
         let metrics_port = metrics_address
             .and_then(Result::ok)
             .map(|address| address.port());
@@ -159,7 +162,7 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         let address =
-            |opened: &Option<Opened>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
+            |opened: &Option<OpenPort>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
         Addresses {
             http: address(&self.http),
             grpc: address(&self.grpc),
@@ -203,11 +206,11 @@ impl Server {
             self.limits.connections.min(Semaphore::MAX_PERMITS),
         ));
         let mut running = JoinSet::new();
-        let mut serve = |opened: Opened, protocol, routes, grpc, slots| {
+        let mut serve = |opened: OpenPort, protocol, routes, grpc, slots| {
             if let Some(tls) = &opened.tls {
                 running.spawn(tls.clone().keep_watching());
             }
-            let port = Port {
+            let port = ListenerContext {
                 protocol,
                 routes,
                 tls: opened.tls,

@@ -19,7 +19,7 @@ use skep_runtime::{
 };
 use skep_server::{
     Addresses, Endpoint, GrpcConnections, InferenceOptions, Limits, LogChange, LogControl,
-    LogSettings, MetricsOptions, Restrictions, Server, ServerOptions, UnknownLogFormat,
+    LogSettings, MetricsPortOptions, Restrictions, Server, ServerOptions, UnknownLogFormat,
 };
 use skep_tensor::MemoryBudget;
 use tokio::{
@@ -109,7 +109,7 @@ fn serve(runtime: Arc<Runtime>) -> (Addresses, oneshot::Sender<()>) {
         http: endpoint.clone(),
         grpc: endpoint,
         metrics: None,
-        metrics_options: MetricsOptions::default(),
+        metrics_options: MetricsPortOptions::default(),
         logs: Arc::new(NoLogs),
         http_restrictions: Restrictions::default(),
         grpc_restrictions: Restrictions::default(),

@@ -429,7 +429,7 @@ impl ServeArgs {
 
     fn server_options(
         &self,
-        metrics_options: skep_server::MetricsOptions,
+        metrics_options: skep_server::MetricsPortOptions,
         logs: Arc<dyn LogControl>,
         access: Option<Arc<AccessLogFile>>,
         restricted: &Restricted,

@@ -1,29 +1,20 @@
-//! What every connection is doing, and the sweep that ends those that take too long.
+//! What a connection is doing, and what becomes of it where that takes too long.
 //!
-//! A connection writes down what happens to it with a few relaxed stores; the time is that of the last sweep, so it
-//! reads no clock. A limit is therefore kept to within one sweep, and never cut short.
+//! A connection notes what happens to it with a few relaxed stores; the time is that of the last sweep, so it reads no
+//! clock. A limit is therefore kept to within one sweep, and never cut short.
 
 use std::{
-    collections::HashMap,
-    fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Waker},
-    time::{Duration, Instant},
+    task::Waker,
+    time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
-use tokio::sync::watch;
 
-use super::Limits;
-
-/// The longest time between two sweeps.
-const MAX_SWEEP: Duration = Duration::from_secs(1);
-
-/// The shortest: even tests need no finer limits.
-const MIN_SWEEP: Duration = Duration::from_millis(10);
+use super::limits::Limits;
 
 /// How long a connection without a request may be silent once it has been told to finish: time for the last packets of
 /// an answer and for a client to close, nothing that a stop would be felt by.
@@ -38,7 +29,7 @@ const NEVER: u64 = u64::MAX;
 
 /// What a connection has been told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Order {
+pub(super) enum ConnectionOrder {
     /// Serve on.
     Serve = 0,
     /// Finish what is in flight, take nothing new.
@@ -49,7 +40,7 @@ pub(super) enum Order {
 
 /// Limits in milliseconds, as the sweep compares them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct ActivityLimits {
     head: u64,
     write: u64,
     idle: u64,
@@ -58,7 +49,7 @@ pub(super) struct Times {
     max_age_grace: u64,
 }
 
-impl Times {
+impl ActivityLimits {
     pub(super) fn new(limits: &Limits, age: Option<Duration>, grace: Option<Duration>) -> Self {
         Self {
             head: millis(limits.head),
@@ -71,15 +62,15 @@ impl Times {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(NEVER)
 }
 
 /// One connection, as the sweep sees it. Times are milliseconds of [`Connections`]' clock.
 #[derive(Debug)]
 pub(super) struct Activity {
-    clock: Arc<Clock>,
-    times: Times,
+    clock: Arc<SweepClock>,
+    times: ActivityLimits,
     opened: u64,
     /// Requests whose answer is not done.
     requests: AtomicU32,
@@ -108,7 +99,7 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    fn new(clock: Arc<Clock>, times: Times) -> Self {
+    pub(super) fn new(clock: Arc<SweepClock>, times: ActivityLimits) -> Self {
         let now = clock.now();
         Self {
             clock,
@@ -125,7 +116,7 @@ impl Activity {
             unread: AtomicBool::new(false),
             sent_all: AtomicU64::new(NEVER),
             answering: AtomicBool::new(false),
-            order: AtomicU8::new(Order::Serve as u8),
+            order: AtomicU8::new(ConnectionOrder::Serve as u8),
             task: AtomicWaker::new(),
         }
     }
@@ -135,19 +126,19 @@ impl Activity {
         self.task.register(task);
     }
 
-    pub(super) fn order(&self) -> Order {
+    pub(super) fn order(&self) -> ConnectionOrder {
         match self.order.load(Ordering::Acquire) {
-            0 => Order::Serve,
-            1 => Order::Finish,
-            _ => Order::Abort,
+            0 => ConnectionOrder::Serve,
+            1 => ConnectionOrder::Finish,
+            _ => ConnectionOrder::Abort,
         }
     }
 
     /// Gives an order; an earlier one that says as much or more stays. Whether it is news.
-    fn give(&self, order: Order) -> bool {
+    pub(super) fn give(&self, order: ConnectionOrder) -> bool {
         let is_news = self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8;
         if is_news {
-            if order == Order::Finish {
+            if order == ConnectionOrder::Finish {
                 self.finishing.store(self.clock.now(), Ordering::Relaxed);
             }
             self.task.wake();
@@ -269,6 +260,13 @@ impl Activity {
         }
     }
 
+    /// When bytes moved last, where the connection has no request and may serve one; for choosing the idlest.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        let is_idle =
+            self.requests.load(Ordering::Relaxed) == 0 && self.order() == ConnectionOrder::Serve;
+        is_idle.then(|| self.moved.load(Ordering::Relaxed))
+    }
+
     /// Whether several requests are under way.
     pub(super) fn has_many_requests(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 1
@@ -276,14 +274,14 @@ impl Activity {
 
     /// What is to become of the connection at `now`, if it must not go on as it is, and why; `slack` is the time between
     /// two sweeps.
-    fn verdict(&self, now: u64, slack: u64) -> Option<(Order, &'static str)> {
+    pub(super) fn verdict(&self, now: u64, slack: u64) -> Option<(ConnectionOrder, &'static str)> {
         let over = |since: u64, limit: u64| {
             since != NEVER
                 && limit != NEVER
                 && now.saturating_sub(since) > limit.saturating_add(slack)
         };
         let load = |time: &AtomicU64| time.load(Ordering::Relaxed);
-        let Times {
+        let ActivityLimits {
             head,
             write,
             idle,
@@ -294,33 +292,42 @@ impl Activity {
         let moved = load(&self.moved);
         let is_blocked = load(&self.blocked) != NEVER;
         if over(load(&self.blocked), write) {
-            return Some((Order::Abort, "the client takes too little of its answers"));
+            return Some((
+                ConnectionOrder::Abort,
+                "the client takes too little of its answers",
+            ));
         }
         if over(self.opened, max_age.saturating_add(max_age_grace)) {
-            return Some((Order::Abort, "its age and the grace after it are over"));
+            return Some((
+                ConnectionOrder::Abort,
+                "its age and the grace after it are over",
+            ));
         }
         if over(load(&self.sent_all), half_closed) && !self.answering.load(Ordering::Relaxed) {
             return Some((
-                Order::Abort,
+                ConnectionOrder::Abort,
                 "the client sends nothing more, and may be gone; its request had no answer in time",
             ));
         }
         if self.requests.load(Ordering::Relaxed) == 0 {
             if over(load(&self.head), head) {
-                return Some((Order::Abort, "a request's head did not come in time"));
+                return Some((
+                    ConnectionOrder::Abort,
+                    "a request's head did not come in time",
+                ));
             }
-            if self.order() == Order::Finish
+            if self.order() == ConnectionOrder::Finish
                 && !is_blocked
                 && over(load(&self.finishing).max(moved), FINISH_GRACE_MS)
             {
-                return Some((Order::Abort, "the client does not close it"));
+                return Some((ConnectionOrder::Abort, "the client does not close it"));
             }
             if over(moved, idle) {
-                return Some((Order::Finish, "it was idle for long"));
+                return Some((ConnectionOrder::Finish, "it was idle for long"));
             }
         }
         if over(self.opened, max_age) {
-            return Some((Order::Finish, "its age is over"));
+            return Some((ConnectionOrder::Finish, "its age is over"));
         }
         None
     }
@@ -329,145 +336,18 @@ impl Activity {
 /// The time of the last sweep. Time in which the server itself did not run is not counted: clients could not be served
 /// in it, whatever they did.
 #[derive(Debug, Default)]
-struct Clock {
+pub(super) struct SweepClock {
     now: AtomicU64,
 }
 
-impl Clock {
+impl SweepClock {
     fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
 
     /// Goes on by `elapsed` milliseconds; the time then.
-    fn advance(&self, elapsed: u64) -> u64 {
+    pub(super) fn advance(&self, elapsed: u64) -> u64 {
         self.now.fetch_add(elapsed, Ordering::Relaxed) + elapsed
-    }
-}
-
-/// All open connections.
-pub(crate) struct Connections {
-    clock: Arc<Clock>,
-    sweep: Duration,
-    open: Mutex<Open>,
-    /// Its receivers are the open connections.
-    alive: watch::Sender<()>,
-}
-
-#[derive(Default)]
-struct Open {
-    next: u64,
-    stopping: bool,
-    connections: HashMap<u64, Arc<Activity>>,
-}
-
-impl Connections {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        let mut shortest = limits.head.min(limits.write).min(limits.idle);
-        if !limits.half_closed.is_zero() {
-            shortest = shortest.min(limits.half_closed);
-        }
-        Self {
-            clock: Arc::default(),
-            sweep: (shortest / 4).clamp(MIN_SWEEP, MAX_SWEEP),
-            open: Mutex::default(),
-            alive: watch::Sender::new(()),
-        }
-    }
-
-    /// Enters a connection; the entry lasts as long as what is returned.
-    pub(super) fn enter(self: &Arc<Self>, times: Times) -> Entry {
-        let activity = Arc::new(Activity::new(Arc::clone(&self.clock), times));
-        let mut open = self.lock();
-        if open.stopping {
-            activity.give(Order::Finish);
-        }
-        let id = open.next;
-        open.next += 1;
-        open.connections.insert(id, Arc::clone(&activity));
-        Entry {
-            id,
-            activity,
-            connections: Arc::clone(self),
-            _alive: self.alive.subscribe(),
-        }
-    }
-
-    /// Sweeps for ever.
-    pub(crate) async fn sweep(&self) {
-        let mut ticks = tokio::time::interval(self.sweep);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (period, mut last) = (millis(self.sweep), Instant::now());
-        loop {
-            ticks.tick().await;
-            let elapsed = millis(last.elapsed()).min(2 * period);
-            last = Instant::now();
-            let now = self.clock.advance(elapsed);
-            for activity in self.lock().connections.values() {
-                if let Some((order, why)) = activity.verdict(now, period)
-                    && activity.give(order)
-                {
-                    tracing::debug!("closing a connection: {why}");
-                }
-            }
-        }
-    }
-
-    /// Makes room for a new connection: the one that has been without a request for the longest is closed.
-    pub(super) fn close_idlest(&self) {
-        let idle = |activity: &&Arc<Activity>| {
-            activity.requests.load(Ordering::Relaxed) == 0 && activity.order() == Order::Serve
-        };
-        if let Some(activity) = (self.lock().connections.values().filter(idle))
-            .min_by_key(|activity| activity.moved.load(Ordering::Relaxed))
-        {
-            activity.give(Order::Finish);
-        }
-    }
-
-    /// Tells all connections, those to come included, to finish.
-    pub(crate) fn finish(&self) {
-        let mut open = self.lock();
-        open.stopping = true;
-        for activity in open.connections.values() {
-            activity.give(Order::Finish);
-        }
-    }
-
-    /// Done when no connection is open.
-    pub(crate) async fn all_closed(&self) {
-        self.alive.closed().await;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
-        // Each change is one step: a panic leaves nothing half done.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Connections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").finish_non_exhaustive()
-    }
-}
-
-/// A connection's place among the open ones.
-pub(super) struct Entry {
-    id: u64,
-    pub(super) activity: Arc<Activity>,
-    connections: Arc<Connections>,
-    _alive: watch::Receiver<()>,
-}
-
-impl Entry {
-    /// Registers the task of `context`, which is woken on orders from then on.
-    pub(super) fn register(&self, context: &Context<'_>) {
-        self.activity.register(context.waker());
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.connections.lock().connections.remove(&self.id);
     }
 }
 
@@ -476,7 +356,7 @@ mod tests {
     use super::*;
 
     fn activity() -> Activity {
-        let times = Times {
+        let times = ActivityLimits {
             head: 100,
             write: 200,
             idle: 1_000,
@@ -487,23 +367,27 @@ mod tests {
         Activity::new(Arc::default(), times)
     }
 
-    fn at(activity: &Activity, now: u64) -> Order {
+    fn at(activity: &Activity, now: u64) -> ConnectionOrder {
         activity.clock.now.store(now, Ordering::Relaxed);
         activity
             .verdict(now, 10)
-            .map_or(Order::Serve, |(order, _)| order)
+            .map_or(ConnectionOrder::Serve, |(order, _)| order)
     }
 
     #[test]
     fn a_silent_connection_has_the_time_of_a_head_and_an_idle_one_more() {
         let it = activity();
-        assert_eq!(at(&it, 110), Order::Serve);
-        assert_eq!(at(&it, 111), Order::Abort);
+        assert_eq!(at(&it, 110), ConnectionOrder::Serve);
+        assert_eq!(at(&it, 111), ConnectionOrder::Abort);
         it.request_begins();
-        assert_eq!(at(&it, 9_000), Order::Serve, "a handler may take its time");
+        assert_eq!(
+            at(&it, 9_000),
+            ConnectionOrder::Serve,
+            "a handler may take its time"
+        );
         it.request_ends();
-        assert_eq!(at(&it, 10_010), Order::Serve);
-        assert_eq!(at(&it, 10_011), Order::Finish);
+        assert_eq!(at(&it, 10_010), ConnectionOrder::Serve);
+        assert_eq!(at(&it, 10_011), ConnectionOrder::Finish);
     }
 
     #[test]
@@ -511,13 +395,13 @@ mod tests {
         let it = activity();
         it.request_begins();
         it.request_ends();
-        assert_eq!(at(&it, 500), Order::Serve);
+        assert_eq!(at(&it, 500), ConnectionOrder::Serve);
         it.read();
-        assert_eq!(at(&it, 600), Order::Serve);
+        assert_eq!(at(&it, 600), ConnectionOrder::Serve);
         it.read();
         assert_eq!(
             at(&it, 611),
-            Order::Abort,
+            ConnectionOrder::Abort,
             "from the first byte, not the last"
         );
     }
@@ -528,22 +412,34 @@ mod tests {
         assert!(!it.ends_sending(), "without a request it is the end");
         it.request_begins();
         assert!(it.ends_sending());
-        assert_eq!(at(&it, 310), Order::Serve);
+        assert_eq!(at(&it, 310), ConnectionOrder::Serve);
         assert!(it.ends_sending());
-        assert_eq!(at(&it, 311), Order::Abort, "from the first time");
+        assert_eq!(at(&it, 311), ConnectionOrder::Abort, "from the first time");
         it.answer_begins();
-        assert_eq!(at(&it, 9_000), Order::Serve, "the limit on writing holds");
+        assert_eq!(
+            at(&it, 9_000),
+            ConnectionOrder::Serve,
+            "the limit on writing holds"
+        );
         it.request_begins();
-        assert_eq!(at(&it, 9_000), Order::Abort, "a request behind the first");
+        assert_eq!(
+            at(&it, 9_000),
+            ConnectionOrder::Abort,
+            "a request behind the first"
+        );
     }
 
     #[test]
     fn frames_of_http_2_are_no_heads() {
         let it = activity();
         it.multiplexed();
-        assert_eq!(at(&it, 500), Order::Serve, "without a request too");
+        assert_eq!(
+            at(&it, 500),
+            ConnectionOrder::Serve,
+            "without a request too"
+        );
         it.read();
-        assert_eq!(at(&it, 900), Order::Serve);
+        assert_eq!(at(&it, 900), ConnectionOrder::Serve);
     }
 
     #[test]
@@ -551,11 +447,11 @@ mod tests {
         let it = activity();
         it.request_begins();
         it.blocked();
-        assert_eq!(at(&it, 150), Order::Serve);
+        assert_eq!(at(&it, 150), ConnectionOrder::Serve);
         it.blocked();
-        assert_eq!(at(&it, 211), Order::Abort);
+        assert_eq!(at(&it, 211), ConnectionOrder::Abort);
         it.written(MIN_PROGRESS_BYTES);
-        assert_eq!(at(&it, 9_000), Order::Serve);
+        assert_eq!(at(&it, 9_000), ConnectionOrder::Serve);
     }
 
     #[test]
@@ -563,37 +459,37 @@ mod tests {
         let it = activity();
         it.request_begins();
         it.blocked();
-        assert_eq!(at(&it, 150), Order::Serve);
+        assert_eq!(at(&it, 150), ConnectionOrder::Serve);
         it.written(MIN_PROGRESS_BYTES - 1);
         it.blocked();
-        assert_eq!(at(&it, 211), Order::Abort);
+        assert_eq!(at(&it, 211), ConnectionOrder::Abort);
         it.written(1);
         it.blocked();
-        assert_eq!(at(&it, 300), Order::Serve, "together they are");
+        assert_eq!(at(&it, 300), ConnectionOrder::Serve, "together they are");
         it.written(1);
         it.flushed();
-        assert_eq!(at(&it, 9_000), Order::Serve, "all is taken");
+        assert_eq!(at(&it, 9_000), ConnectionOrder::Serve, "all is taken");
     }
 
     #[test]
     fn age_ends_with_a_grace_and_a_stop_does_not_wait_for_the_silent() {
         let it = activity();
         it.request_begins();
-        assert_eq!(at(&it, 50_011), Order::Finish);
-        assert_eq!(at(&it, 55_011), Order::Abort);
+        assert_eq!(at(&it, 50_011), ConnectionOrder::Finish);
+        assert_eq!(at(&it, 55_011), ConnectionOrder::Abort);
         let it = activity();
         it.request_begins();
         it.request_ends();
-        it.give(Order::Finish);
-        assert_eq!(at(&it, 500), Order::Serve);
-        assert_eq!(at(&it, 2_011), Order::Abort);
+        it.give(ConnectionOrder::Finish);
+        assert_eq!(at(&it, 500), ConnectionOrder::Serve);
+        assert_eq!(at(&it, 2_011), ConnectionOrder::Abort);
     }
 
     #[test]
     fn orders_only_grow() {
         let it = activity();
-        it.give(Order::Abort);
-        it.give(Order::Finish);
-        assert_eq!(it.order(), Order::Abort);
+        it.give(ConnectionOrder::Abort);
+        it.give(ConnectionOrder::Finish);
+        assert_eq!(it.order(), ConnectionOrder::Abort);
     }
 }

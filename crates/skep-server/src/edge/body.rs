@@ -17,7 +17,7 @@ const MAX_SMALL_BYTES: usize = 4 << 10;
 
 /// Why a body is not there.
 #[derive(Debug)]
-pub(crate) enum Unread {
+pub(crate) enum UnreadBody {
     /// It is longer than it may be.
     TooLong,
     /// The system has no memory for it.
@@ -36,18 +36,18 @@ pub(crate) async fn read_body(
     body: Body,
     limit: usize,
     split: impl FnOnce(&[u8]) -> Option<usize>,
-) -> Result<Bytes, Unread> {
+) -> Result<Bytes, UnreadBody> {
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if expected > limit {
-        return Err(Unread::TooLong);
+        return Err(UnreadBody::TooLong);
     }
     let mut stream = body.into_data_stream();
     let Some(first) = stream.next().await else {
         return Ok(Bytes::new());
     };
-    let first = first.map_err(Unread::Failed)?;
+    let first = first.map_err(UnreadBody::Failed)?;
     if first.len() > limit {
-        return Err(Unread::TooLong);
+        return Err(UnreadBody::TooLong);
     }
     if first.len() == expected && expected > MAX_SMALL_BYTES {
         return Ok(first);
@@ -65,9 +65,9 @@ pub(crate) async fn read_body(
     whole.extend_from_slice(&first);
     drop(first);
     while let Some(frame) = stream.next().await {
-        let frame = frame.map_err(Unread::Failed)?;
+        let frame = frame.map_err(UnreadBody::Failed)?;
         if whole.len() - padding + frame.len() > limit {
-            return Err(Unread::TooLong);
+            return Err(UnreadBody::TooLong);
         }
         make_room(&mut whole, frame.len())?;
         whole.extend_from_slice(&frame);
@@ -75,8 +75,8 @@ pub(crate) async fn read_body(
     Ok(Bytes::from(whole).slice(padding..))
 }
 
-fn make_room(whole: &mut Vec<u8>, more: usize) -> Result<(), Unread> {
-    whole.try_reserve(more).map_err(|_| Unread::NoMemory)
+fn make_room(whole: &mut Vec<u8>, more: usize) -> Result<(), UnreadBody> {
+    whole.try_reserve(more).map_err(|_| UnreadBody::NoMemory)
 }
 
 #[cfg(test)]

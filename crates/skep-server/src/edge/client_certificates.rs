@@ -9,7 +9,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -58,7 +58,7 @@ impl ClientCertificates {
     }
 
     fn log(&self, error: &Error, hint: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = skep_host::lock(&self.logged);
         if logged.is_some_and(|last| last.elapsed() < QUIET) {
             self.unlogged.fetch_add(1, Ordering::Relaxed);
             return;

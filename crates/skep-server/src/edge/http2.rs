@@ -22,13 +22,14 @@ use http_body::Body;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    Port, Protocol,
-    activity::{Activity, Entry, MIN_PROGRESS_BYTES, Order},
-    exchange::{Answering, Exchange},
-    inflow::Source,
-    intake::{Taker, intake},
-    outflow::{Outflow, Piece},
-    stream::Stream,
+    activity::{Activity, ConnectionOrder, MIN_PROGRESS_BYTES},
+    connections::ConnectionEntry,
+    exchange::{Exchange, ExchangeFuture},
+    inflow::BodySource,
+    intake::{IntakeTaker, intake},
+    listener::{ListenerContext, Protocol},
+    outflow::{AnswerPiece, Outflow},
+    stream::ConnectionStream,
 };
 
 /// What a client may send of one request before it is read: with HTTP/2's 64 KiB a tensor of a megabyte would take
@@ -59,7 +60,12 @@ const MAX_HEAD_BYTES: u32 = 16 << 10;
 const MAX_RESET_STREAMS: usize = 1024;
 
 /// Serves a connection until it ends, by the client, by itself, or by an order.
-pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry: &Entry) {
+pub(super) async fn serve(
+    stream: ConnectionStream,
+    exchange: Exchange,
+    port: &ListenerContext,
+    entry: &ConnectionEntry,
+) {
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW_BYTES)
@@ -69,16 +75,16 @@ pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_local_error_reset_streams(Some(MAX_RESET_STREAMS));
-    let mut handshake = builder.handshake::<_, Piece>(stream);
-    let connection = super::connection::unless_told(entry, |cx| Pin::new(&mut handshake).poll(cx));
+    let mut handshake = builder.handshake::<_, AnswerPiece>(stream);
+    let connection = entry.unless_told(|cx| Pin::new(&mut handshake).poll(cx));
     let Some(mut connection) = connection.await else {
         return;
     };
     entry.activity.multiplexed();
     let mut life = (port.protocol == Protocol::Grpc)
-        .then(|| Life::new(&mut connection, port))
+        .then(|| Keepalive::new(&mut connection, port))
         .flatten();
-    let settings = Settings {
+    let settings = ReplySettings {
         patience: port.limits.write,
         dated: port.protocol != Protocol::Grpc,
     };
@@ -110,14 +116,14 @@ pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry
                 Poll::Pending => {}
             }
             match entry.activity.order() {
-                Order::Finish if !told => {
+                ConnectionOrder::Finish if !told => {
                     told = true;
                     // An order uses the registration up.
                     entry.register(cx);
                     connection.graceful_shutdown();
                 }
-                Order::Abort => return Poll::Ready(Ok(())),
-                Order::Serve | Order::Finish => return Poll::Pending,
+                ConnectionOrder::Abort => return Poll::Ready(Ok(())),
+                ConnectionOrder::Serve | ConnectionOrder::Finish => return Poll::Pending,
             }
         }
     })
@@ -130,7 +136,7 @@ pub(super) async fn serve(stream: Stream, exchange: Exchange, port: &Port, entry
 
 /// What the answers of a connection have in common.
 #[derive(Clone, Copy)]
-struct Settings {
+struct ReplySettings {
     /// The limit on writing.
     patience: Duration,
     /// Whether answers say when they were made.
@@ -138,7 +144,10 @@ struct Settings {
 }
 
 /// A request's body, with the length that its head gives; and who takes it in, where there is any.
-fn source(request: Request<RecvStream>, port: &Port) -> (Request<Source>, Option<Taker>) {
+fn source(
+    request: Request<RecvStream>,
+    port: &ListenerContext,
+) -> (Request<BodySource>, Option<IntakeTaker>) {
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
     let is_over = request.body().is_end_stream();
@@ -146,17 +155,17 @@ fn source(request: Request<RecvStream>, port: &Port) -> (Request<Source>, Option
     let request = request.map(|stream| {
         let (reader, side) = intake(stream, port.limits.request_memory.charge());
         taker = (!is_over).then_some(side);
-        Source::Http2 { reader, length }
+        BodySource::Http2 { reader, length }
     });
     (request, taker)
 }
 
 /// Answers one request, to the end or until the client resets it.
 async fn answer(
-    answering: Answering,
-    mut reply: SendResponse<Piece>,
-    taker: Option<Taker>,
-    settings: Settings,
+    answering: ExchangeFuture,
+    mut reply: SendResponse<AnswerPiece>,
+    taker: Option<IntakeTaker>,
+    settings: ReplySettings,
 ) {
     let response = {
         let mut answering = pin!(answering);
@@ -193,7 +202,7 @@ async fn answer(
         let mut sending = Sending {
             body,
             stream,
-            left: Piece::default(),
+            left: AnswerPiece::default(),
             patience: settings.patience,
             wait: None,
             fresh_bytes: 0,
@@ -208,7 +217,7 @@ async fn answer(
 }
 
 /// Takes in what has come of a request and is not read.
-fn take(taker: Option<&Taker>, cx: &mut Context<'_>) {
+fn take(taker: Option<&IntakeTaker>, cx: &mut Context<'_>) {
     if let Some(taker) = taker {
         taker.take(cx);
     }
@@ -217,9 +226,9 @@ fn take(taker: Option<&Taker>, cx: &mut Context<'_>) {
 /// The body of an answer on its way out.
 struct Sending<'a> {
     body: Pin<&'a mut Outflow>,
-    stream: SendStream<Piece>,
+    stream: SendStream<AnswerPiece>,
     /// What the body gave and the client has no room for yet.
-    left: Piece,
+    left: AnswerPiece,
     patience: Duration,
     /// The limit on writing, while there is something left.
     wait: Option<Pin<Box<Sleep>>>,
@@ -283,7 +292,7 @@ impl Sending<'_> {
             }
             None => {
                 // Fails where the client is gone.
-                drop(self.stream.send_data(Piece::default(), true));
+                drop(self.stream.send_data(AnswerPiece::default(), true));
                 return Poll::Ready(None);
             }
         };
@@ -292,7 +301,7 @@ impl Sending<'_> {
                 self.left = data;
                 let is_over = !self.left.has_remaining() && self.body.is_end_stream();
                 if is_over {
-                    drop(self.stream.send_data(Piece::default(), true));
+                    drop(self.stream.send_data(AnswerPiece::default(), true));
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Some(()))
@@ -325,7 +334,7 @@ impl Sending<'_> {
 }
 
 /// Asks a silent client for a sign of life.
-struct Life {
+struct Keepalive {
     pings: PingPong,
     /// How long it may be silent.
     interval: Duration,
@@ -335,9 +344,12 @@ struct Life {
     asked: bool,
 }
 
-impl Life {
+impl Keepalive {
     /// `None` where clients are not asked.
-    fn new(connection: &mut Connection<Stream, Piece>, port: &Port) -> Option<Self> {
+    fn new(
+        connection: &mut Connection<ConnectionStream, AnswerPiece>,
+        port: &ListenerContext,
+    ) -> Option<Self> {
         let interval = port.grpc.keepalive_time?;
         Some(Self {
             pings: connection.ping_pong()?,

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{activity::Activity, intake::Reader};
+use super::{activity::Activity, intake::IntakeReader};
 use crate::error::{ApiError, BodyError, MIN_PROGRESS_BYTES};
 
 /// How long a call's messages may be, and what they may become.
@@ -30,16 +30,16 @@ pub(crate) struct MessageBounds {
 }
 
 /// Where a body comes from.
-pub(super) enum Source {
+pub(super) enum BodySource {
     Http1(Incoming),
     Http2 {
-        reader: Reader,
+        reader: IntakeReader,
         /// What the client says of its length, as far as it has not come.
         length: Option<u64>,
     },
 }
 
-impl Source {
+impl BodySource {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -73,9 +73,9 @@ impl Source {
 pin_project! {
     /// A request's body: it must keep coming and fit into the memory.
     pub(super) struct Inflow {
-        source: Source,
+        source: BodySource,
         // Where gRPC's messages begin and end; `None` for HTTP.
-        messages: Option<Messages>,
+        messages: Option<MessageFraming>,
         charge: Arc<Charge>,
         patience: Duration,
         #[pin]
@@ -98,7 +98,7 @@ pin_project! {
 impl Inflow {
     /// `unread` is told when the body is given up before its end.
     pub(super) const fn new(
-        source: Source,
+        source: BodySource,
         messages: Option<MessageBounds>,
         charge: Arc<Charge>,
         patience: Duration,
@@ -107,7 +107,7 @@ impl Inflow {
         Self {
             source,
             messages: match messages {
-                Some(bounds) => Some(Messages::new(bounds)),
+                Some(bounds) => Some(MessageFraming::new(bounds)),
                 None => None,
             },
             charge,
@@ -158,7 +158,12 @@ impl Body for Inflow {
                 Poll::Ready(None)
             }
             // A stream of messages may pause for as long as it likes between two of them.
-            Poll::Pending if this.messages.as_ref().is_some_and(Messages::may_pause) => {
+            Poll::Pending
+                if this
+                    .messages
+                    .as_ref()
+                    .is_some_and(MessageFraming::may_pause) =>
+            {
                 this.wait.set(None);
                 Poll::Pending
             }
@@ -205,7 +210,7 @@ fn boxed(error: BodyError, is_grpc: bool) -> BoxError {
 ///
 /// Source: gRPC over HTTP/2, "Length-Prefixed-Message".
 #[derive(Debug)]
-struct Messages {
+struct MessageFraming {
     bounds: MessageBounds,
     /// How much of a message's prefix has come, and the length in it so far.
     prefix_bytes: usize,
@@ -219,7 +224,7 @@ struct Messages {
 /// A flag and a length.
 const PREFIX_BYTES: usize = 5;
 
-impl Messages {
+impl MessageFraming {
     const fn new(bounds: MessageBounds) -> Self {
         Self {
             bounds,
@@ -301,7 +306,7 @@ mod tests {
         .concat();
         let free = Charge::unbounded();
         for cut in 1..call.len() {
-            let mut messages = Messages::new(BOUNDS);
+            let mut messages = MessageFraming::new(BOUNDS);
             let (first, second) = call.split_at(cut);
             messages.pass(first, &free).expect("short enough");
             assert_eq!(
@@ -318,7 +323,7 @@ mod tests {
     fn what_a_message_becomes_is_charged_until_the_next_one_begins() {
         let budget = MemoryBudget::new(10_000);
         let charge = budget.charge();
-        let mut messages = Messages::new(MessageBounds {
+        let mut messages = MessageFraming::new(MessageBounds {
             weight: 32,
             ..BOUNDS
         });
@@ -338,7 +343,7 @@ mod tests {
     #[test]
     fn a_message_is_refused_by_the_length_that_it_says_it_has() {
         let prefix = [0, 0, 0, 1, 1];
-        let mut messages = Messages::new(BOUNDS);
+        let mut messages = MessageFraming::new(BOUNDS);
         let free = Charge::unbounded();
         messages.pass(&prefix[..4], &free).expect("no length yet");
         let refused = messages.pass(&prefix[4..], &free);
@@ -353,7 +358,7 @@ mod tests {
 
         let budget = MemoryBudget::new(100);
         let prefix = [0, 0, 0, 0, 101];
-        let refused = Messages::new(BOUNDS).pass(&prefix, &budget.charge());
+        let refused = MessageFraming::new(BOUNDS).pass(&prefix, &budget.charge());
         assert!(
             matches!(refused, Err(BodyError::NoMemory(_))),
             "{refused:?}"

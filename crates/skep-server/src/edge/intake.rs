@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
@@ -62,17 +62,17 @@ impl Intake {
 
 fn lock(intake: &Mutex<Intake>) -> MutexGuard<'_, Intake> {
     // Each change is one step: a panic leaves nothing half done.
-    intake.lock().unwrap_or_else(PoisonError::into_inner)
+    skep_host::lock(intake)
 }
 
 /// The handler's side. Dropping it ends the request's body.
-pub(super) struct Reader(Arc<Mutex<Intake>>);
+pub(super) struct IntakeReader(Arc<Mutex<Intake>>);
 
 /// The side of the request's task.
-pub(super) struct Taker(Arc<Mutex<Intake>>);
+pub(super) struct IntakeTaker(Arc<Mutex<Intake>>);
 
 /// Both sides of a request's body; what nobody has read yet is added to `charge`.
-pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
+pub(super) fn intake(stream: RecvStream, charge: Charge) -> (IntakeReader, IntakeTaker) {
     let intake = Arc::new(Mutex::new(Intake {
         stream: Some(stream),
         unread: VecDeque::new(),
@@ -81,10 +81,10 @@ pub(super) fn intake(stream: RecvStream, charge: Charge) -> (Reader, Taker) {
         ended: false,
         waiting: None,
     }));
-    (Reader(Arc::clone(&intake)), Taker(intake))
+    (IntakeReader(Arc::clone(&intake)), IntakeTaker(intake))
 }
 
-impl Reader {
+impl IntakeReader {
     pub(super) fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let mut intake = lock(&self.0);
         intake.waiting = None;
@@ -115,7 +115,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for IntakeReader {
     fn drop(&mut self) {
         let mut intake = lock(&self.0);
         intake.unread.clear();
@@ -124,7 +124,7 @@ impl Drop for Reader {
     }
 }
 
-impl Taker {
+impl IntakeTaker {
     /// Takes in and charges what nobody reads now, and wakes the handler where it waits for that. To be called whenever the
     /// request's task has nothing else to do.
     pub(super) fn take(&self, cx: &mut Context<'_>) {

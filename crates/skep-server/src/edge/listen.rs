@@ -12,7 +12,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{Port, Tls, activity::Times, connection};
+use super::{activity::ActivityLimits, connection, listener::ListenerContext, tls::Tls};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1024;
@@ -69,8 +69,8 @@ pub(crate) fn listen(endpoint: &Endpoint, what: &'static str) -> Result<TcpListe
 }
 
 /// Takes connections for ever. One for which none of `slots` is free waits for it, and those after it in the backlog.
-pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semaphore>) {
-    let times = Times::new(&port.limits, port.grpc.max_age, port.grpc.max_age_grace);
+pub(crate) async fn accept(listener: TcpListener, port: ListenerContext, slots: Arc<Semaphore>) {
+    let times = ActivityLimits::new(&port.limits, port.grpc.max_age, port.grpc.max_age_grace);
     let port = Arc::new(port);
     let mut warned: Option<Instant> = None;
     loop {
@@ -98,7 +98,7 @@ pub(crate) async fn accept(listener: TcpListener, port: Port, slots: Arc<Semapho
 }
 
 /// A place for one more connection; `None` when there will be none any more.
-async fn slot(slots: &Arc<Semaphore>, port: &Port) -> Option<OwnedSemaphorePermit> {
+async fn slot(slots: &Arc<Semaphore>, port: &ListenerContext) -> Option<OwnedSemaphorePermit> {
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
         return Some(slot);
     }

@@ -14,17 +14,17 @@ use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 
 use super::activity::Activity;
-use crate::access::Visit;
+use crate::access::AccessVisit;
 
 /// A request under way, as long as it lives.
-pub(super) struct Running {
+pub(super) struct RequestInFlight {
     activity: Arc<Activity>,
     /// For the access log.
-    visit: Option<Visit>,
+    visit: Option<AccessVisit>,
 }
 
-impl Running {
-    pub(super) fn new(activity: Arc<Activity>, visit: Option<Visit>) -> Self {
+impl RequestInFlight {
+    pub(super) fn new(activity: Arc<Activity>, visit: Option<AccessVisit>) -> Self {
         activity.request_begins();
         Self { activity, visit }
     }
@@ -49,7 +49,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.activity.request_ends();
     }
@@ -58,12 +58,12 @@ impl Drop for Running {
 /// A piece of an answer. The protocol drops it when it is written: what it holds of the memory goes with it, however long
 /// before that the answer's body was read to its end.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
+pub(super) struct AnswerPiece {
     data: Bytes,
     charge: Option<Arc<Charge>>,
 }
 
-impl Piece {
+impl AnswerPiece {
     /// Takes the first `bytes` of it off.
     pub(super) fn split_to(&mut self, bytes: usize) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Piece {
     }
 }
 
-impl Buf for Piece {
+impl Buf for AnswerPiece {
     fn remaining(&self) -> usize {
         self.data.remaining()
     }
@@ -123,12 +123,16 @@ pin_project! {
         #[pin]
         body: Body,
         holding: Holding,
-        running: Option<Running>,
+        running: Option<RequestInFlight>,
     }
 }
 
 impl Outflow {
-    pub(super) const fn new(body: Body, holding: Holding, running: Option<Running>) -> Self {
+    pub(super) const fn new(
+        body: Body,
+        holding: Holding,
+        running: Option<RequestInFlight>,
+    ) -> Self {
         Self {
             body,
             holding,
@@ -138,13 +142,13 @@ impl Outflow {
 }
 
 impl http_body::Body for Outflow {
-    type Data = Piece;
+    type Data = AnswerPiece;
     type Error = axum::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<AnswerPiece>, axum::Error>>> {
         let this = self.project();
         let frame = ready!(this.body.poll_frame(cx)?);
         if let (Some(running), Some(Some(trailers))) =
@@ -152,7 +156,7 @@ impl http_body::Body for Outflow {
         {
             running.ended(trailers);
         }
-        let piece = |data| Piece {
+        let piece = |data| AnswerPiece {
             data,
             charge: this.holding.of_piece(),
         };
@@ -174,7 +178,7 @@ mod tests {
     use http_body::Body as _;
     use skep_tensor::MemoryBudget;
 
-    fn piece(body: &mut Outflow) -> Piece {
+    fn piece(body: &mut Outflow) -> AnswerPiece {
         let mut context = Context::from_waker(std::task::Waker::noop());
         match Pin::new(body).poll_frame(&mut context) {
             Poll::Ready(Some(Ok(frame))) => frame.into_data().expect("data"),

@@ -18,7 +18,7 @@ use tower::Service;
 pub(crate) struct Leaving(pub(crate) Arc<Charge>);
 
 /// An answer in the making.
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Takes the requests that need no router, and gives the others back.
 ///
@@ -34,17 +34,21 @@ pub(crate) trait Shortcut: Send + Sync {
         clippy::result_large_err,
         reason = "a request that is not taken moves once more"
     )]
-    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>>;
+    fn take(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+    ) -> Result<AnswerFuture, Request<Body>>;
 }
 
 /// What answers the requests of a port.
 #[derive(Clone)]
-pub(crate) struct Routes {
+pub(crate) struct PortRoutes {
     router: Router,
     shortcut: Option<Arc<dyn Shortcut>>,
 }
 
-impl From<Router> for Routes {
+impl From<Router> for PortRoutes {
     fn from(router: Router) -> Self {
         Self {
             router,
@@ -53,7 +57,7 @@ impl From<Router> for Routes {
     }
 }
 
-impl Routes {
+impl PortRoutes {
     /// The same with a shortcut before the router.
     pub(crate) fn with_shortcut(self, shortcut: Arc<dyn Shortcut>) -> Self {
         Self {
@@ -69,13 +73,13 @@ impl Routes {
         request: Request<Body>,
         charge: &Arc<Charge>,
         is_encoded: bool,
-    ) -> (Answering, Option<Arc<Charge>>) {
+    ) -> (RoutedAnswer, Option<Arc<Charge>>) {
         let taken = match &self.shortcut {
             Some(shortcut) => shortcut.take(request, charge),
             None => Err(request),
         };
         match taken {
-            Ok(answer) => (Answering::Shortcut { answer }, None),
+            Ok(answer) => (RoutedAnswer::Shortcut { answer }, None),
             Err(mut request) => {
                 request.extensions_mut().insert(Arc::clone(charge));
                 let leaving = is_encoded.then(|| Arc::new(charge.sibling()));
@@ -84,7 +88,7 @@ impl Routes {
                     request.extensions_mut().insert(leaving);
                 }
                 let answer = self.router.clone().call(request);
-                (Answering::Router { answer }, leaving)
+                (RoutedAnswer::Router { answer }, leaving)
             }
         }
     }
@@ -92,15 +96,15 @@ impl Routes {
 
 pin_project! {
     /// An answer in the making, wherever.
-    #[project = AnsweringProjection]
-    pub(super) enum Answering {
-        Shortcut { answer: Answer },
+    #[project = RoutedAnswerProjection]
+    pub(super) enum RoutedAnswer {
+        Shortcut { answer: AnswerFuture },
         Router { #[pin] answer: RouteFuture<Infallible> },
         Ready { answer: Option<Response<Body>> },
     }
 }
 
-impl From<Response<Body>> for Answering {
+impl From<Response<Body>> for RoutedAnswer {
     fn from(answer: Response<Body>) -> Self {
         Self::Ready {
             answer: Some(answer),
@@ -108,16 +112,16 @@ impl From<Response<Body>> for Answering {
     }
 }
 
-impl Future for Answering {
+impl Future for RoutedAnswer {
     type Output = Response<Body>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
         match self.project() {
-            AnsweringProjection::Shortcut { answer } => answer.as_mut().poll(cx),
-            AnsweringProjection::Router { answer } => answer
+            RoutedAnswerProjection::Shortcut { answer } => answer.as_mut().poll(cx),
+            RoutedAnswerProjection::Router { answer } => answer
                 .poll(cx)
                 .map(|Ok(response): Result<_, Infallible>| response),
-            AnsweringProjection::Ready { answer } => {
+            RoutedAnswerProjection::Ready { answer } => {
                 Poll::Ready(answer.take().expect("polled once"))
             }
         }

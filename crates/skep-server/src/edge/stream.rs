@@ -25,15 +25,15 @@ const DISCARDED_BYTES: usize = 16 << 10;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How bytes travel.
-enum Transport {
+enum SocketTransport {
     Plain(TcpStream),
     // Boxed: a plain connection does not pay for the state of a session.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A connection's bytes.
-pub(super) struct Stream {
-    transport: Transport,
+pub(super) struct ConnectionStream {
+    transport: SocketTransport,
     activity: Arc<Activity>,
     closing: Closing,
     /// What was read ahead.
@@ -51,10 +51,10 @@ enum Closing {
     Lingering,
 }
 
-impl Stream {
+impl ConnectionStream {
     pub(super) fn plain(stream: TcpStream, activity: Arc<Activity>) -> Self {
         Self {
-            transport: Transport::Plain(stream),
+            transport: SocketTransport::Plain(stream),
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
@@ -64,7 +64,7 @@ impl Stream {
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, activity: Arc<Activity>) -> Self {
         Self {
-            transport: Transport::Tls(Box::new(stream)),
+            transport: SocketTransport::Tls(Box::new(stream)),
             activity,
             closing: Closing::Open,
             ahead: Bytes::new(),
@@ -108,7 +108,7 @@ impl Stream {
             Poll::Ready(Ok(bytes @ 1..)) => {
                 self.activity.written(*bytes);
                 // A socket that takes all is not waited for; encryption may have taken it instead, and says so later.
-                if *bytes == offered && matches!(self.transport, Transport::Plain(_)) {
+                if *bytes == offered && matches!(self.transport, SocketTransport::Plain(_)) {
                     self.activity.flushed();
                 }
             }
@@ -118,7 +118,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Transport {
+impl AsyncRead for SocketTransport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -131,7 +131,7 @@ impl AsyncRead for Transport {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ConnectionStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -160,7 +160,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ConnectionStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -168,8 +168,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            SocketTransport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            SocketTransport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         this.note_write(&outcome, bytes.len());
         outcome
@@ -182,8 +182,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            SocketTransport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            SocketTransport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
         };
         this.note_write(&outcome, pieces.iter().map(|piece| piece.len()).sum());
         outcome
@@ -191,16 +191,16 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match &self.transport {
-            Transport::Plain(stream) => stream.is_write_vectored(),
-            Transport::Tls(stream) => stream.is_write_vectored(),
+            SocketTransport::Plain(stream) => stream.is_write_vectored(),
+            SocketTransport::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Tls(stream) => {
+            SocketTransport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            SocketTransport::Tls(stream) => {
                 let outcome = Pin::new(stream).poll_flush(cx);
                 match outcome {
                     Poll::Pending => this.activity.blocked(),
@@ -215,8 +215,8 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         if this.closing == Closing::Open {
             ready!(match &mut this.transport {
-                Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-                Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+                SocketTransport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+                SocketTransport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             })?;
             if !this.activity.left_unread() {
                 return Poll::Ready(Ok(()));
@@ -247,15 +247,12 @@ mod tests {
     };
 
     use super::{
-        super::{
-            Limits,
-            activity::{Connections, Times},
-        },
+        super::{activity::ActivityLimits, connections::Connections, limits::Limits},
         *,
     };
 
     /// Both ends of a connection, the server's first.
-    async fn pair() -> (Stream, TcpStream, Arc<Activity>) {
+    async fn pair() -> (ConnectionStream, TcpStream, Arc<Activity>) {
         let patience = Duration::from_secs(60);
         let limits = Limits {
             connections: 1,
@@ -268,14 +265,14 @@ mod tests {
             header_fields: 100,
         };
         let connections = Arc::new(Connections::new(&limits));
-        let entry = connections.enter(Times::new(&limits, None, None));
+        let entry = connections.enter(ActivityLimits::new(&limits, None, None));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("a connection");
         let (server, _) = listener.accept().await.expect("a connection");
         let activity = Arc::clone(&entry.activity);
         (
-            Stream::plain(server, Arc::clone(&activity)),
+            ConnectionStream::plain(server, Arc::clone(&activity)),
             client,
             activity,
         )

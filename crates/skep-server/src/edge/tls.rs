@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -22,7 +22,7 @@ use tokio_rustls::{
 
 use super::{
     client_certificates::ClientCertificates,
-    watched::{Stamp, Watched},
+    watched::{FileStamp, WatchedFiles},
 };
 
 /// How often files are looked at: new certificates are there hours before old ones end.
@@ -49,8 +49,8 @@ impl TlsFiles {
     }
 
     /// What the system says of each of them now.
-    fn stamps(&self) -> Vec<Option<Stamp>> {
-        self.all().map(Stamp::of).collect()
+    fn stamps(&self) -> Vec<Option<FileStamp>> {
+        self.all().map(FileStamp::of).collect()
     }
 
     /// One that is not a regular file: reading it again could wait for ever.
@@ -71,16 +71,16 @@ impl TlsFiles {
 
 /// What a port needs to encrypt: TLS 1.2 and 1.3, over `ring`. Its files are read again when they change.
 #[derive(Clone)]
-pub struct Tls(Arc<Port>);
+pub struct Tls(Arc<WatchedTls>);
 
-struct Port {
+struct WatchedTls {
     /// As the log calls it.
     name: &'static str,
     files: TlsFiles,
     protocols: &'static [&'static [u8]],
     /// What new connections get.
     config: ArcSwap<ServerConfig>,
-    watched: Mutex<Watched>,
+    watched: Mutex<WatchedFiles>,
 }
 
 impl Tls {
@@ -107,12 +107,12 @@ impl Tls {
     ) -> Result<Self, TlsError> {
         // Looked at before they are read: a change in between is seen later.
         let stamps = files.stamps();
-        Ok(Self(Arc::new(Port {
+        Ok(Self(Arc::new(WatchedTls {
             name,
             files: files.clone(),
             protocols,
             config: ArcSwap::from_pointee(config(files, protocols)?),
-            watched: Mutex::new(Watched::new(stamps)),
+            watched: Mutex::new(WatchedFiles::new(stamps)),
         })))
     }
 
@@ -143,10 +143,10 @@ impl Tls {
     }
 }
 
-impl Port {
-    fn lock(&self) -> MutexGuard<'_, Watched> {
+impl WatchedTls {
+    fn lock(&self) -> MutexGuard<'_, WatchedFiles> {
         // Each change is an assignment of a whole value.
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.watched)
     }
 
     /// Reads the files again if they have changed, and not since the last look.
@@ -160,7 +160,12 @@ impl Port {
     }
 
     /// `is_asked` by somebody, who gets an answer each time.
-    fn read_again(&self, watched: &mut Watched, stamps: Vec<Option<Stamp>>, is_asked: bool) {
+    fn read_again(
+        &self,
+        watched: &mut WatchedFiles,
+        stamps: Vec<Option<FileStamp>>,
+        is_asked: bool,
+    ) {
         let (name, files) = (self.name, self.files.names());
         if let Some(path) = self.files.pipe() {
             let news = watched.failed(stamps, PIPE.to_owned(), Instant::now());

@@ -27,44 +27,44 @@ use tonic::{
 use tower::{Service, service_fn};
 
 use super::{MAX_MESSAGE_BYTES, infer, repository, stream};
-use crate::{access::Note, edge::Leaving, state::ServerState};
+use crate::{access::AccessNote, edge::Leaving, state::ServerState};
 
 /// The generated service behind the calls that are answered here.
 #[derive(Clone)]
-pub(super) struct Calls<S> {
+pub(super) struct LargeCalls<S> {
     service: S,
     state: Arc<ServerState>,
 }
 
-impl<S> Calls<S> {
+impl<S> LargeCalls<S> {
     pub(super) const fn new(service: S, state: Arc<ServerState>) -> Self {
         Self { service, state }
     }
 }
 
-impl<S: NamedService> NamedService for Calls<S> {
+impl<S: NamedService> NamedService for LargeCalls<S> {
     const NAME: &'static str = S::NAME;
 }
 
-type Answer = http::Response<tonic::body::Body>;
+type GrpcResponse = http::Response<tonic::body::Body>;
 
-impl<S, B> Service<http::Request<B>> for Calls<S>
+impl<S, B> Service<http::Request<B>> for LargeCalls<S>
 where
-    S: Service<http::Request<B>, Response = Answer, Error = Infallible>,
+    S: Service<http::Request<B>, Response = GrpcResponse, Error = Infallible>,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
-    type Response = Answer;
+    type Response = GrpcResponse;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<GrpcResponse, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let call = Call::new(&self.state, &request);
+        let call = LargeCall::new(&self.state, &request);
         match super::method(request.uri().path()) {
             Some("ModelInfer") => Box::pin(async move { Ok(call.infer(request).await) }),
             Some("ModelStreamInfer") => Box::pin(async move { Ok(call.stream(request).await) }),
@@ -75,15 +75,15 @@ where
 }
 
 /// One call.
-struct Call {
+struct LargeCall {
     state: Arc<ServerState>,
     /// What has come of the call and belongs to no message yet.
     incoming: Arc<Charge>,
     leaving: Arc<Charge>,
-    note: Note,
+    note: AccessNote,
 }
 
-impl Call {
+impl LargeCall {
     fn new<B>(state: &Arc<ServerState>, request: &http::Request<B>) -> Self {
         let extensions = request.extensions();
         let free = || Arc::new(Charge::unbounded());
@@ -93,12 +93,12 @@ impl Call {
             leaving: extensions
                 .get()
                 .map_or_else(free, |Leaving(leaving)| Arc::clone(leaving)),
-            note: Note::of(extensions),
+            note: AccessNote::of(extensions),
         }
     }
 
-    fn grpc<M: Message + 'static>(&self) -> Grpc<Plain<M>> {
-        let grpc = Grpc::new(Plain {
+    fn grpc<M: Message + 'static>(&self) -> Grpc<RawCodec<M>> {
+        let grpc = Grpc::new(RawCodec {
             leaving: Arc::clone(&self.leaving),
             message: PhantomData,
         })
@@ -114,7 +114,7 @@ impl Call {
         }
     }
 
-    async fn infer<B>(self, request: http::Request<B>) -> Answer
+    async fn infer<B>(self, request: http::Request<B>) -> GrpcResponse
     where
         B: Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -127,7 +127,7 @@ impl Call {
             let answer = infer::infer(&self.state, &metadata, received, &charge, &self.note).await;
             let message = answer.map_err(|failure| failure.error)?;
             infer::charge_encoding(&message, self.encodings(), &charge)?;
-            Ok(Response::new(Encoded {
+            Ok(Response::new(EncodedMessage {
                 message,
                 charge: Some(charge),
             }))
@@ -135,7 +135,7 @@ impl Call {
         grpc.unary(service_fn(handle), request).await
     }
 
-    async fn stream<B>(self, request: http::Request<B>) -> Answer
+    async fn stream<B>(self, request: http::Request<B>) -> GrpcResponse
     where
         B: Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -153,7 +153,7 @@ impl Call {
         grpc.streaming(service_fn(handle), request).await
     }
 
-    async fn load<B>(self, request: http::Request<B>) -> Answer
+    async fn load<B>(self, request: http::Request<B>) -> GrpcResponse
     where
         B: Body + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -161,7 +161,7 @@ impl Call {
         let mut grpc = self.grpc();
         let handle = |request: Request<Bytes>| async {
             let answer = repository::load(&self.state, request.into_inner(), &self.incoming);
-            Ok(Response::new(Encoded {
+            Ok(Response::new(EncodedMessage {
                 message: answer.await?,
                 charge: None,
             }))
@@ -181,18 +181,18 @@ pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
 }
 
 /// A message on its way out, and what it holds of the memory.
-pub(super) struct Encoded<M> {
+pub(super) struct EncodedMessage<M> {
     pub(super) message: M,
     pub(super) charge: Option<Arc<Charge>>,
 }
 
 /// Gives messages as they came, and encodes those that go.
-struct Plain<M> {
+struct RawCodec<M> {
     leaving: Arc<Charge>,
     message: PhantomData<fn(M)>,
 }
 
-impl<M> Plain<M> {
+impl<M> RawCodec<M> {
     fn of_same_call(&self) -> Self {
         Self {
             leaving: Arc::clone(&self.leaving),
@@ -201,8 +201,8 @@ impl<M> Plain<M> {
     }
 }
 
-impl<M: Message + 'static> Codec for Plain<M> {
-    type Encode = Encoded<M>;
+impl<M: Message + 'static> Codec for RawCodec<M> {
+    type Encode = EncodedMessage<M>;
     type Decode = Bytes;
     type Encoder = Self;
     type Decoder = Self;
@@ -216,11 +216,15 @@ impl<M: Message + 'static> Codec for Plain<M> {
     }
 }
 
-impl<M: Message> Encoder for Plain<M> {
-    type Item = Encoded<M>;
+impl<M: Message> Encoder for RawCodec<M> {
+    type Item = EncodedMessage<M>;
     type Error = Status;
 
-    fn encode(&mut self, item: Encoded<M>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(
+        &mut self,
+        item: EncodedMessage<M>,
+        buffer: &mut EncodeBuf<'_>,
+    ) -> Result<(), Status> {
         let written = item.message.encode(buffer);
         if let Some(charge) = &item.charge {
             self.leaving.absorb(charge);
@@ -229,7 +233,7 @@ impl<M: Message> Encoder for Plain<M> {
     }
 }
 
-impl<M> Decoder for Plain<M> {
+impl<M> Decoder for RawCodec<M> {
     type Item = Bytes;
     type Error = Status;
 

@@ -20,27 +20,15 @@ use tonic::{
 
 use super::{
     parameters,
-    scan::{self, Fault, Needs},
+    scan::{self, DecodingNeeds, ScanFault},
 };
 use crate::{
-    access::Note, error::ApiError, inference, off_reactor::off_reactor, state::ServerState,
+    access::AccessNote,
+    error::ApiError,
+    inference::{self, InferenceFailure},
+    off_reactor::off_reactor,
+    state::ServerState,
 };
-
-/// Why a request has no answer.
-pub(super) struct Failure {
-    pub(super) error: ApiError,
-    /// Whether it came as far as the model.
-    pub(super) ran: bool,
-}
-
-impl<E: Into<ApiError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self {
-            error: error.into(),
-            ran: false,
-        }
-    }
-}
 
 /// Fields and elements of a message that are scanned and decoded where its call is handled: some tens of microseconds.
 /// More goes to another thread, so that no other call waits for it.
@@ -54,13 +42,13 @@ pub(super) struct Received {
     pub(super) id: String,
     pub(super) model: String,
     version: String,
-    decoded: Result<Decoded, ApiError>,
+    decoded: Result<DecodedMessage, ApiError>,
 }
 
 /// Takes a message apart, once it is known that what it becomes fits into the memory; all of that is added to `charge`.
 pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Received, Status> {
     match scan::infer_request(&message, INLINE_STEPS) {
-        Err(Fault::Long) => {
+        Err(ScanFault::Long) => {
             let charge = Arc::clone(charge);
             let work = move || {
                 let needs = scan::infer_request(&message, usize::MAX);
@@ -74,7 +62,7 @@ pub(super) async fn receive(message: Bytes, charge: &Arc<Charge>) -> Result<Rece
 
 fn take_apart(
     message: Bytes,
-    needs: Result<Needs, Fault>,
+    needs: Result<DecodingNeeds, ScanFault>,
     charge: &Charge,
 ) -> Result<Received, Status> {
     let needs = needs.map_err(|fault| refused(fault, &message))?;
@@ -88,7 +76,7 @@ fn take_apart(
         id: message.id.clone(),
         model: std::mem::take(&mut message.model_name),
         version: std::mem::take(&mut message.model_version),
-        decoded: Ok(Decoded::default()),
+        decoded: Ok(DecodedMessage::default()),
     };
     let decoded = decode(message, &received.model);
     if is_charged {
@@ -101,10 +89,10 @@ fn take_apart(
 }
 
 /// Why a message is not decoded.
-fn refused(fault: Fault, message: &Bytes) -> Status {
+fn refused(fault: ScanFault, message: &Bytes) -> Status {
     match fault {
-        Fault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
-        Fault::Long | Fault::Malformed => {
+        ScanFault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
+        ScanFault::Long | ScanFault::Malformed => {
             // The decoder says more; it allocates nothing to speak of for a short message.
             let short = message.slice(..message.len().min(UNCHARGED_BYTES));
             match ModelInferRequest::decode(short) {
@@ -123,8 +111,8 @@ pub(super) async fn infer(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<ModelInferResponse, Failure> {
+    note: &AccessNote,
+) -> Result<ModelInferResponse, InferenceFailure> {
     let loaded = resolve(state, &received)?;
     inference::refuse_decoupled(&loaded, "ModelInfer RPC")?;
     run(state, &loaded, metadata, received, charge, note).await
@@ -136,8 +124,8 @@ pub(super) async fn infer_on_stream(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<ModelInferResponse, Failure> {
+    note: &AccessNote,
+) -> Result<ModelInferResponse, InferenceFailure> {
     let loaded = resolve(state, &received)?;
     run(state, &loaded, metadata, received, charge, note).await
 }
@@ -153,9 +141,9 @@ async fn run(
     metadata: &MetadataMap,
     received: Received,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<ModelInferResponse, Failure> {
-    let Decoded {
+    note: &AccessNote,
+) -> Result<ModelInferResponse, InferenceFailure> {
+    let DecodedMessage {
         mut request,
         classes,
     } = received.decoded?;
@@ -172,7 +160,7 @@ async fn run(
     let answer = loaded.infer(request).await;
     let mut answer = answer.map_err(|error| {
         inference::log_failure(&id, &error);
-        Failure {
+        InferenceFailure {
             ran: error.kind() != ErrorKind::InvalidArgument,
             error: error.into(),
         }
@@ -194,14 +182,14 @@ pub(super) fn charge_encoding(
 
 /// A decoded request, and how its outputs are to be sent.
 #[derive(Default)]
-pub(super) struct Decoded {
+pub(super) struct DecodedMessage {
     pub(super) request: InferRequest,
     /// The outputs in whose place classes travel, and how many of them.
     pub(super) classes: Vec<(String, u64)>,
 }
 
 /// Decodes a message; raw tensor data is not copied.
-pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<Decoded, ApiError> {
+pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<DecodedMessage, ApiError> {
     let raw = !message.raw_input_contents.is_empty();
     if raw && message.raw_input_contents.len() != message.inputs.len() {
         return Err(ApiError::invalid(format!(
@@ -228,7 +216,7 @@ pub(super) fn decode(message: ModelInferRequest, model: &str) -> Result<Decoded,
         }
         request.outputs.push(output.name);
     }
-    Ok(Decoded { request, classes })
+    Ok(DecodedMessage { request, classes })
 }
 
 /// How many classes travel in the place of an output; 0 for the output as it is.

@@ -26,7 +26,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::{
     bounds::{MANAGEMENT_WEIGHT, MAX_MANAGEMENT_BYTES},
     edge,
-    restrict::Group,
+    restrict::CallGroup,
     state::ServerState,
 };
 
@@ -78,21 +78,22 @@ fn is_stream(path: &str) -> bool {
 /// A descriptor that reflection cannot read, which would be a mistake in the build.
 pub(crate) fn routes(
     state: &Arc<ServerState>,
-) -> Result<edge::Routes, tonic_reflection::server::Error> {
-    let all = edge::Routes::from(router(Arc::clone(state))?);
+) -> Result<edge::PortRoutes, tonic_reflection::server::Error> {
+    let all = edge::PortRoutes::from(router(Arc::clone(state))?);
     // What asks for more than a message in and a message out is the services' business.
-    if state.grpc_restrictions.restricts(Group::Inference) || state.inference.grpc_compression {
+    if state.grpc_restrictions.restricts(CallGroup::Inference) || state.inference.grpc_compression {
         return Ok(all);
     }
-    Ok(all.with_shortcut(Arc::new(unary::Direct(Arc::clone(state)))))
+    Ok(all.with_shortcut(Arc::new(unary::DirectCall(Arc::clone(state)))))
 }
 
 fn router(state: Arc<ServerState>) -> Result<Router, tonic_reflection::server::Error> {
-    let inference = GrpcInferenceServiceServer::new(service::Service::new(Arc::clone(&state)))
-        .max_decoding_message_size(MAX_MANAGEMENT_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Deflate);
+    let inference =
+        GrpcInferenceServiceServer::new(service::InferenceService::new(Arc::clone(&state)))
+            .max_decoding_message_size(MAX_MANAGEMENT_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate);
     let inference = if state.inference.grpc_compression {
         inference
             .send_compressed(CompressionEncoding::Gzip)
@@ -102,7 +103,7 @@ fn router(state: Arc<ServerState>) -> Result<Router, tonic_reflection::server::E
     };
     let restrictions = &state.grpc_restrictions;
     let health = HealthServer::new(health::Health::new(Arc::clone(&state)));
-    let inference = calls::Calls::new(inference, Arc::clone(&state));
+    let inference = calls::LargeCalls::new(inference, Arc::clone(&state));
     let inference = inflate::Inflated::new(inference, state.max_json_bytes);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

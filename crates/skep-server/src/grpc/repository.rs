@@ -14,7 +14,7 @@ use skep_runtime::LoadOverrides;
 use skep_tensor::Charge;
 use tonic::Status;
 
-use super::scan::{self, Fault};
+use super::scan::{self, ScanFault};
 use crate::{
     error::ApiError,
     management::repository::{self as management, FILE_PREFIX},
@@ -28,8 +28,8 @@ pub(super) async fn load(
     charge: &Arc<Charge>,
 ) -> Result<RepositoryModelLoadResponse, Status> {
     let needs = scan::load_request(&message).map_err(|fault| match fault {
-        Fault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
-        Fault::Long | Fault::Malformed => Status::internal(fault.to_string()),
+        ScanFault::TooMany { .. } => Status::invalid_argument(fault.to_string()),
+        ScanFault::Long | ScanFault::Malformed => Status::internal(fault.to_string()),
     })?;
     charge.add(needs.bytes()).map_err(ApiError::from)?;
     let request = RepositoryModelLoadRequest::decode(message)

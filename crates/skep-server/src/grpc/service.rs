@@ -16,11 +16,11 @@ use crate::{
 
 type GrpcReply<T> = Result<Response<T>, Status>;
 
-pub(super) struct Service {
+pub(super) struct InferenceService {
     state: Arc<ServerState>,
 }
 
-impl Service {
+impl InferenceService {
     pub(super) const fn new(state: Arc<ServerState>) -> Self {
         Self { state }
     }
@@ -43,7 +43,7 @@ fn answered_elsewhere() -> Status {
 }
 
 #[tonic::async_trait]
-impl GrpcInferenceService for Service {
+impl GrpcInferenceService for InferenceService {
     async fn server_live(
         &self,
         _: Request<pb::ServerLiveRequest>,

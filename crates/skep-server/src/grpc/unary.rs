@@ -24,8 +24,8 @@ use tonic::{Code, Status, metadata::MetadataMap};
 
 use super::{MAX_MESSAGE_BYTES, PREFIX_BYTES, infer};
 use crate::{
-    access::Note,
-    edge::{self, Answer, Shortcut, Unread},
+    access::AccessNote,
+    edge::{self, AnswerFuture, Shortcut, UnreadBody},
     state::ServerState,
     verbose,
 };
@@ -35,10 +35,14 @@ const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 const CONTENT_TYPE: &str = "application/grpc";
 
 /// Answers plain `ModelInfer` calls.
-pub(super) struct Direct(pub(super) Arc<ServerState>);
+pub(super) struct DirectCall(pub(super) Arc<ServerState>);
 
-impl Shortcut for Direct {
-    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
+impl Shortcut for DirectCall {
+    fn take(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+    ) -> Result<AnswerFuture, Request<Body>> {
         if !is_plain(&request) {
             return Err(request);
         }
@@ -48,7 +52,7 @@ impl Shortcut for Direct {
         let (parts, body) = request.into_parts();
         Ok(Box::pin(async move {
             let metadata = MetadataMap::from_headers(parts.headers);
-            let note = Note::of(&parts.extensions);
+            let note = AccessNote::of(&parts.extensions);
             let answer = answer(&state, &metadata, body, &charge, &note).await;
             answer.unwrap_or_else(Status::into_http)
         }))
@@ -60,7 +64,7 @@ async fn answer(
     metadata: &MetadataMap,
     body: Body,
     charge: &Arc<Charge>,
-    note: &Note,
+    note: &AccessNote,
 ) -> Result<Response<Body>, Status> {
     let received = infer::receive(message(body).await?, charge).await?;
     let answer = infer::infer(state, metadata, received, charge, note).await;
@@ -88,13 +92,13 @@ async fn message(body: Body) -> Result<Bytes, Status> {
     let end = |first: &[u8]| Some(PREFIX_BYTES + length(first)?);
     let whole = edge::read_body(body, PREFIX_BYTES + MAX_MESSAGE_BYTES, end);
     let mut whole = whole.await.map_err(|unread| match unread {
-        Unread::TooLong => Status::out_of_range(format!(
+        UnreadBody::TooLong => Status::out_of_range(format!(
             "the message is longer than {MAX_MESSAGE_BYTES} bytes"
         )),
-        Unread::NoMemory => {
+        UnreadBody::NoMemory => {
             Status::resource_exhausted("the system has no memory for the message, try again later")
         }
-        Unread::Failed(error) => match error.into_inner().downcast::<Status>() {
+        UnreadBody::Failed(error) => match error.into_inner().downcast::<Status>() {
             Ok(status) => *status,
             Err(error) => Status::new(Code::Unknown, error.to_string()),
         },

@@ -14,9 +14,9 @@ use skep_runtime::ErrorKind;
 use skep_tensor::Charge;
 
 use crate::{
-    access::Note,
+    access::AccessNote,
     bounds::MAX_MANAGEMENT_BYTES,
-    edge::{self, Unread},
+    edge::{self, UnreadBody},
     error::{self, ApiError, BodyError},
     state::ServerState,
 };
@@ -48,7 +48,7 @@ impl FromRequestParts<Arc<ServerState>> for ModelPath {
     }
 }
 
-impl FromRequestParts<Arc<ServerState>> for Note {
+impl FromRequestParts<Arc<ServerState>> for AccessNote {
     type Rejection = Infallible;
 
     async fn from_request_parts(
@@ -72,14 +72,14 @@ pub(super) async fn read_split_body(
 ) -> Result<Bytes, ApiError> {
     let whole = edge::read_body(body, limit, |_| split).await;
     whole.map_err(|unread| match unread {
-        Unread::TooLong => ApiError::invalid(error::unreadable(format_args!(
+        UnreadBody::TooLong => ApiError::invalid(error::unreadable(format_args!(
             "it is longer than {limit} bytes"
         ))),
-        Unread::NoMemory => ApiError::new(
+        UnreadBody::NoMemory => ApiError::new(
             ErrorKind::Unavailable,
             error::unreadable("the system has no memory for it, try again later"),
         ),
-        Unread::Failed(error) => body_error(error),
+        UnreadBody::Failed(error) => body_error(error),
     })
 }
 
@@ -93,9 +93,9 @@ fn body_error(error: axum::Error) -> ApiError {
 }
 
 /// What a request holds of the memory.
-pub(super) struct Held(pub(super) Arc<Charge>);
+pub(super) struct HeldMemory(pub(super) Arc<Charge>);
 
-impl<S: Sync> FromRequestParts<S> for Held {
+impl<S: Sync> FromRequestParts<S> for HeldMemory {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {

@@ -27,7 +27,7 @@ use skep_wire::json::Document;
 
 use super::{
     compression,
-    extract::{Held, JsonBody, ModelPath},
+    extract::{HeldMemory, JsonBody, ModelPath},
     fault,
     infer::MAX_INLINE_JSON_BYTES,
     lean::{self, Leaf, Name},
@@ -36,8 +36,13 @@ use super::{
     response,
 };
 use crate::{
-    access::Note, bounds::MAX_PARAMETERS, error::ApiError, growth::make_room, inference,
-    off_reactor::off_reactor, state::ServerState,
+    access::AccessNote,
+    bounds::MAX_PARAMETERS,
+    error::ApiError,
+    growth::make_room,
+    inference::{self, InferenceFailure},
+    off_reactor::off_reactor,
+    state::ServerState,
 };
 
 /// The type of a stream of events.
@@ -47,8 +52,8 @@ pub(super) async fn generate(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
-    Held(charge): Held,
-    note: Note,
+    HeldMemory(charge): HeldMemory,
+    note: AccessNote,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
@@ -62,8 +67,8 @@ pub(super) async fn generate_stream(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
-    Held(charge): Held,
-    note: Note,
+    HeldMemory(charge): HeldMemory,
+    note: AccessNote,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     refuse_compressed(&headers)?;
@@ -74,12 +79,12 @@ pub(super) async fn generate_stream(
             Ok(event(StatusCode::OK, &answer))
         }
         // The first event decides on the status, as on Triton.
-        Err(Failure { error, ran: true }) => {
+        Err(InferenceFailure { error, ran: true }) => {
             let mut response = event(error.http_status(), error.body().as_bytes());
             response.extensions_mut().insert(error.into_refusal());
             Ok(response)
         }
-        Err(Failure { error, .. }) => Err(error),
+        Err(InferenceFailure { error, .. }) => Err(error),
     }
 }
 
@@ -99,29 +104,13 @@ fn event(status: StatusCode, json: &[u8]) -> Response {
     (status, [(header::CONTENT_TYPE, EVENTS)], body).into_response()
 }
 
-/// Why there is no answer.
-struct Failure {
-    error: ApiError,
-    /// Whether the request came as far as the model.
-    ran: bool,
-}
-
-impl<E: Into<ApiError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self {
-            error: error.into(),
-            ran: false,
-        }
-    }
-}
-
 async fn run(
     state: &ServerState,
     path: &ModelPath,
     body: Bytes,
     charge: &Arc<Charge>,
-    note: &Note,
-) -> Result<Vec<u8>, Failure> {
+    note: &AccessNote,
+) -> Result<Vec<u8>, InferenceFailure> {
     let loaded = state
         .runtime
         .resolve(&path.model, path.version.as_deref())?;
@@ -137,7 +126,7 @@ async fn run(
     note.sent_to(&loaded, &id);
     let mut answer = loaded.infer(request).await.map_err(|error| {
         inference::log_failure(&id, &error);
-        Failure {
+        InferenceFailure {
             // A request that does not fit the model does not reach it.
             ran: error.kind() != ErrorKind::InvalidArgument,
             error: error.into(),

@@ -14,12 +14,12 @@ use skep_tensor::Charge;
 
 use super::{
     compression,
-    extract::{Held, ModelPath, read_split_body},
+    extract::{HeldMemory, ModelPath, read_split_body},
     raw, request, response,
 };
 use crate::{
-    access::Note,
-    edge::{Answer, Shortcut},
+    access::AccessNote,
+    edge::{AnswerFuture, Shortcut},
     error::ApiError,
     inference,
     off_reactor::off_reactor,
@@ -37,10 +37,14 @@ pub(super) const MAX_INLINE_JSON_BYTES: usize = 128 << 10;
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// Answers plain requests for inference without the router.
-pub(super) struct Direct(pub(super) Arc<ServerState>);
+pub(super) struct DirectInference(pub(super) Arc<ServerState>);
 
-impl Shortcut for Direct {
-    fn take(&self, request: Request<Body>, charge: &Arc<Charge>) -> Result<Answer, Request<Body>> {
+impl Shortcut for DirectInference {
+    fn take(
+        &self,
+        request: Request<Body>,
+        charge: &Arc<Charge>,
+    ) -> Result<AnswerFuture, Request<Body>> {
         if request.method() != Method::POST {
             return Err(request);
         }
@@ -49,8 +53,8 @@ impl Shortcut for Direct {
         };
         let state = State(Arc::clone(&self.0));
         let (parts, body) = request.into_parts();
-        let held = Held(Arc::clone(charge));
-        let note = Note::of(&parts.extensions);
+        let held = HeldMemory(Arc::clone(charge));
+        let note = AccessNote::of(&parts.extensions);
         Ok(Box::pin(async move {
             let answer = infer(state, path, parts.headers, held, note, body).await;
             answer.unwrap_or_else(IntoResponse::into_response)
@@ -78,8 +82,8 @@ pub(super) async fn infer(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
     headers: HeaderMap,
-    Held(charge): Held,
-    note: Note,
+    HeldMemory(charge): HeldMemory,
+    note: AccessNote,
     body: Body,
 ) -> Result<Response, ApiError> {
     let coding = match compression::of_request(&headers) {

@@ -7,14 +7,14 @@ use skep_config::ModelConfig;
 use skep_runtime::InferRequest;
 use skep_types::Shape;
 
-use super::request::{Decoded, Wanted};
+use super::request::{DecodedRequest, OutputEncoding};
 use crate::{error::ApiError, inference};
 
 /// The name that Triton's texts give the input, which has none in the request.
 const INPUT_NAME: &str = "raw_input";
 
 /// Makes a request out of a body that is tensor data as a whole; its outputs travel as binary data.
-pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<Decoded, ApiError> {
+pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<DecodedRequest, ApiError> {
     let model = config.name().as_str();
     let error = |text: String| inference::invalid_request("", &text);
     let [input] = config.inputs() else {
@@ -55,12 +55,12 @@ pub(super) fn decode(body: Bytes, config: &ModelConfig) -> Result<Decoded, ApiEr
     let dims: Vec<usize> = batch.into_iter().chain(dims).collect();
     let shape = Shape::new(&dims).map_err(|e| error(e.to_string()))?;
     let tensor = inference::input_tensor("", INPUT_NAME, model, input.datatype, shape, data)?;
-    Ok(Decoded {
+    Ok(DecodedRequest {
         request: InferRequest {
             inputs: vec![(name.clone(), tensor)],
             ..Default::default()
         },
-        wanted: Wanted {
+        wanted: OutputEncoding {
             all_binary: true,
             ..Default::default()
         },

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use skep_runtime::{ErrorKind, LoadOverrides};
 
 use super::{
-    extract::{Held, JsonBody, ModelPath, SmallJsonBody},
+    extract::{HeldMemory, JsonBody, ModelPath, SmallJsonBody},
     lean,
     reply::{document, json},
 };
@@ -70,7 +70,7 @@ pub(super) async fn index(
 pub(super) async fn load(
     State(state): State<Arc<ServerState>>,
     path: ModelPath,
-    Held(charge): Held,
+    HeldMemory(charge): HeldMemory,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     // Its texts, and the files in them.

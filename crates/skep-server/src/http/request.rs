@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use super::{
     fault,
     lean::Leaves,
-    members::Members,
+    members::TensorMembers,
     object::Object,
     parameters,
     sequence::{AtMost, Id},
@@ -34,14 +34,14 @@ use crate::{
 const UNCHARGED_BYTES: usize = 4 << 10;
 
 /// A decoded request, and how its outputs are to be sent.
-pub(super) struct Decoded {
+pub(super) struct DecodedRequest {
     pub(super) request: InferRequest,
-    pub(super) wanted: Wanted,
+    pub(super) wanted: OutputEncoding,
 }
 
 /// How outputs travel.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct OutputEncoding {
     /// All as binary data; only where the request names no output.
     pub(super) all_binary: bool,
     /// The outputs that travel as binary data.
@@ -50,7 +50,7 @@ pub(super) struct Wanted {
     pub(super) classes: Vec<(String, u64)>,
 }
 
-impl Wanted {
+impl OutputEncoding {
     /// Whether an output travels as binary data.
     pub(super) fn is_binary(&self, output: &NamedTensor) -> bool {
         self.all_binary || self.binary.iter().any(|name| **name == *output.name)
@@ -78,7 +78,7 @@ struct InputJson<'a> {
     #[serde(borrow)]
     datatype: Cow<'a, str>,
     #[serde(default)]
-    parameters: Option<Members>,
+    parameters: Option<TensorMembers>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
@@ -88,7 +88,7 @@ struct OutputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(default)]
-    parameters: Option<Members>,
+    parameters: Option<TensorMembers>,
 }
 
 /// Decodes a body whose JSON part has `header_length` bytes (`None`: all of it). Binary data is not copied; data in JSON is
@@ -98,7 +98,7 @@ pub(super) fn decode(
     header_length: Option<usize>,
     model: &str,
     charge: &Charge,
-) -> Result<Decoded, ApiError> {
+) -> Result<DecodedRequest, ApiError> {
     let json_bytes = header_length.unwrap_or(body.len());
     let json = body.get(..json_bytes).ok_or_else(|| {
         ApiError::invalid(format!(
@@ -127,7 +127,7 @@ pub(super) fn decode(
     if texts > UNCHARGED_BYTES {
         charge.add(texts)?;
     }
-    let mut binary = Binary {
+    let mut binary = BinaryPart {
         rest: body.slice(json_bytes..),
         announced: header_length.is_some(),
         model,
@@ -154,7 +154,7 @@ pub(super) fn decode(
             "unexpected additional input data for model '{model}'"
         )));
     }
-    let mut wanted = Wanted::default();
+    let mut wanted = OutputEncoding::default();
     let mut binary_output = false;
     if let Some(given) = parsed.parameters {
         let Leaves(given) = serde_json::from_str(document.text(given))
@@ -168,7 +168,7 @@ pub(super) fn decode(
     // What an output says of itself goes before; one that says nothing travels as JSON.
     wanted.all_binary = binary_output && request.outputs.is_empty();
     charge.give_back(copied_bytes.get());
-    Ok(Decoded { request, wanted })
+    Ok(DecodedRequest { request, wanted })
 }
 
 /// Bytes of the texts that a request keeps of its JSON: names, and parameters in both of their forms.
@@ -203,13 +203,13 @@ pub(super) fn data_error(input: &str, error: &WireError) -> ApiError {
 }
 
 /// The binary part of a body, taken from front to back.
-struct Binary<'a> {
+struct BinaryPart<'a> {
     rest: Bytes,
     announced: bool,
     model: &'a str,
 }
 
-impl Binary<'_> {
+impl BinaryPart<'_> {
     fn take(&mut self, input: &str, size: usize) -> Result<Bytes, ApiError> {
         if !self.announced {
             return Err(ApiError::invalid(
@@ -233,7 +233,7 @@ fn tensor(
     id: &str,
     input: &InputJson<'_>,
     document: &Document<'_>,
-    binary: &mut Binary<'_>,
+    binary: &mut BinaryPart<'_>,
     charge: &Charge,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
@@ -292,7 +292,7 @@ fn one_field_only(but: &str) -> ApiError {
 /// The size of an input's binary data, if its parameters announce any.
 fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
     let mut binary_size = None;
-    for (key, value) in input.parameters.iter().flat_map(Members::iter) {
+    for (key, value) in input.parameters.iter().flat_map(TensorMembers::iter) {
         match key {
             "binary_data_size" => {
                 // What cannot be addressed is more than any body holds.
@@ -308,8 +308,8 @@ fn input_parameters(input: &InputJson<'_>) -> Result<Option<usize>, ApiError> {
     Ok(binary_size)
 }
 
-fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(), ApiError> {
-    for (key, value) in output.parameters.iter().flat_map(Members::iter) {
+fn output_parameters(output: &OutputJson<'_>, wanted: &mut OutputEncoding) -> Result<(), ApiError> {
+    for (key, value) in output.parameters.iter().flat_map(TensorMembers::iter) {
         match key {
             "binary_data" if parameters::boolean(key, value)? => {
                 wanted.binary.push(output.name.clone().into_owned());
@@ -340,7 +340,7 @@ fn output_parameters(output: &OutputJson<'_>, wanted: &mut Wanted) -> Result<(),
 mod tests {
     use super::*;
 
-    fn decode_json(json: &str) -> Result<Decoded, ApiError> {
+    fn decode_json(json: &str) -> Result<DecodedRequest, ApiError> {
         decode(
             &Bytes::copy_from_slice(json.as_bytes()),
             None,
@@ -349,7 +349,7 @@ mod tests {
         )
     }
 
-    fn message(result: Result<Decoded, ApiError>) -> String {
+    fn message(result: Result<DecodedRequest, ApiError>) -> String {
         match result {
             Ok(_) => "ok".to_owned(),
             Err(error) => tonic::Status::from(error).message().to_owned(),

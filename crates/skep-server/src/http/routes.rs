@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     edge,
-    restrict::{Group, Restrictions},
+    restrict::{CallGroup, Restrictions},
     state::ServerState,
 };
 
@@ -36,12 +36,12 @@ impl RouteTable<'_> {
 }
 
 /// What answers on the port.
-pub(crate) fn routes(state: &Arc<ServerState>) -> edge::Routes {
-    let all = edge::Routes::from(router(Arc::clone(state)));
-    if state.http_restrictions.restricts(Group::Inference) {
+pub(crate) fn routes(state: &Arc<ServerState>) -> edge::PortRoutes {
+    let all = edge::PortRoutes::from(router(Arc::clone(state)));
+    if state.http_restrictions.restricts(CallGroup::Inference) {
         return all;
     }
-    all.with_shortcut(Arc::new(infer::Direct(Arc::clone(state))))
+    all.with_shortcut(Arc::new(infer::DirectInference(Arc::clone(state))))
 }
 
 fn router(state: Arc<ServerState>) -> Router {
@@ -153,7 +153,7 @@ mod tests {
         for path in paths {
             // The page is no call of the protocol.
             let is_page = path == "/" || path.starts_with("/docs");
-            assert_eq!(Group::of_route(&path).is_some(), !is_page, "{path}");
+            assert_eq!(CallGroup::of_route(&path).is_some(), !is_page, "{path}");
         }
     }
 }

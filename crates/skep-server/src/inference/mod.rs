@@ -19,6 +19,22 @@ pub use self::options::{HeaderPattern, InferenceOptions};
 pub(crate) use self::{classification::classify, tensor::input_tensor};
 use crate::error::ApiError;
 
+/// Why a request has no answer.
+pub(crate) struct InferenceFailure {
+    pub(crate) error: ApiError,
+    /// Whether the request came as far as the model.
+    pub(crate) ran: bool,
+}
+
+impl<E: Into<ApiError>> From<E> for InferenceFailure {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            ran: false,
+        }
+    }
+}
+
 /// The id that errors and log lines give a request without one.
 const UNKNOWN_ID: &str = "<id_unknown>";
 

@@ -10,9 +10,9 @@ use skep_runtime::{
 use skep_tensor::MemoryBudget;
 
 use super::{
-    MetricsOptions,
-    sampler::Sample,
-    text::{Labels, Text},
+    MetricsPortOptions,
+    sampler::MetricsSample,
+    text::{MetricLabels, MetricsText},
 };
 
 /// Nanoseconds in a microsecond.
@@ -29,10 +29,10 @@ const PINNED_POOL_BYTES: u64 = 256 << 20;
 const BATCH_BOUNDS: [usize; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
 
 /// A metric's figure out of a version's statistics.
-type Figure = fn(&StatisticsSnapshot) -> u64;
+type StatisticsFigure = fn(&StatisticsSnapshot) -> u64;
 
 /// Triton's counters of requests: name, help, figure.
-const COUNTERS: [(&str, &str, Figure); 2] = [
+const COUNTERS: [(&str, &str, StatisticsFigure); 2] = [
     (
         "nv_inference_count",
         "Number of inferences performed (does not include cached requests)",
@@ -79,8 +79,8 @@ struct PhaseFamily {
     name: &'static str,
     help: &'static str,
     summary_help: &'static str,
-    ns: Figure,
-    count: Figure,
+    ns: StatisticsFigure,
+    count: StatisticsFigure,
 }
 
 const PHASES: [PhaseFamily; 5] = [
@@ -133,17 +133,17 @@ const COMPUTE_INFER_HELP: &str =
 const COMPUTE_OUTPUT_HELP: &str = "Cumulative inference compute output duration in microseconds (does not include cached requests)";
 
 /// A version and its figures, read once so that all metrics of one answer agree.
-pub(super) struct Row {
+pub(super) struct VersionFigures {
     loaded: Arc<LoadedVersion>,
     pub(super) figures: StatisticsSnapshot,
     latencies: Option<Latencies>,
     policy: PolicySnapshot,
-    pub(super) labels: Labels,
+    pub(super) labels: MetricLabels,
 }
 
-impl Row {
+impl VersionFigures {
     fn new(loaded: Arc<LoadedVersion>) -> Self {
-        let mut labels = Labels::default()
+        let mut labels = MetricLabels::default()
             .with("model", loaded.name().as_str())
             .with("version", &loaded.version().to_string());
         if let Some(namespace) = loaded.namespace() {
@@ -165,12 +165,16 @@ impl Row {
 /// All metrics of a node, Triton's in Triton's order.
 pub(super) fn render(
     runtime: &Runtime,
-    options: &MetricsOptions,
-    sample: &Sample,
+    options: &MetricsPortOptions,
+    sample: &MetricsSample,
     request_memory: &MemoryBudget,
 ) -> String {
-    let rows: Vec<Row> = runtime.loaded().into_iter().map(Row::new).collect();
-    let mut text = Text::default();
+    let rows: Vec<VersionFigures> = runtime
+        .loaded()
+        .into_iter()
+        .map(VersionFigures::new)
+        .collect();
+    let mut text = MetricsText::default();
     requests(&mut text, &rows);
     if options.counters {
         durations(&mut text, &rows);
@@ -192,20 +196,20 @@ pub(super) fn render(
 }
 
 /// Whether the node is ready, and how many loads of its models failed.
-fn loads(text: &mut Text, runtime: &Runtime) {
+fn loads(text: &mut MetricsText, runtime: &Runtime) {
     text.family(
         "skep_ready",
         "Whether the server is ready, as /v2/health/ready says: 1 or 0",
         "gauge",
     )
-    .line(&Labels::default(), u8::from(runtime.is_ready()));
+    .line(&MetricLabels::default(), u8::from(runtime.is_ready()));
     let mut family = text.family(
         "skep_model_load_failures_total",
         "Loads of the model that failed, first ones and later ones; a model may serve on with what it had before",
         "counter",
     );
     for (namespace, name, failures) in runtime.load_failures() {
-        let mut labels = Labels::default().with("model", name.as_str());
+        let mut labels = MetricLabels::default().with("model", name.as_str());
         if let Some(namespace) = namespace {
             labels = labels.with("namespace", &namespace);
         }
@@ -213,7 +217,7 @@ fn loads(text: &mut Text, runtime: &Runtime) {
     }
 }
 
-fn requests(text: &mut Text, rows: &[Row]) {
+fn requests(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "nv_inference_request_success",
         "Number of successful inference requests, all batch sizes",
@@ -240,7 +244,7 @@ fn requests(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn durations(text: &mut Text, rows: &[Row]) {
+fn durations(text: &mut MetricsText, rows: &[VersionFigures]) {
     for phase in &PHASES {
         let name = format!("nv_inference_{}_duration_us", phase.name);
         let mut family = text.family(&name, phase.help, "counter");
@@ -250,7 +254,7 @@ fn durations(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn state(text: &mut Text, rows: &[Row]) {
+fn state(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "nv_inference_pending_request_count",
         "Instantaneous number of pending requests awaiting execution per-model.",
@@ -269,10 +273,10 @@ fn state(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn machine(text: &mut Text, sample: &Sample) {
+fn machine(text: &mut MetricsText, sample: &MetricsSample) {
     let mut gauge = |name, help, value: f64| {
         text.family(name, help, "gauge")
-            .line(&Labels::default(), value);
+            .line(&MetricLabels::default(), value);
     };
     gauge(
         "nv_pinned_memory_pool_total_bytes",
@@ -303,7 +307,7 @@ fn machine(text: &mut Text, sample: &Sample) {
     }
 }
 
-fn summaries(text: &mut Text, rows: &[Row], quantiles: &[f64]) {
+fn summaries(text: &mut MetricsText, rows: &[VersionFigures], quantiles: &[f64]) {
     if quantiles.is_empty() {
         return;
     }
@@ -344,7 +348,7 @@ const fn histogram_family(phase: Phase) -> Option<(HistogramFamily, &'static str
     }
 }
 
-fn histograms(text: &mut Text, rows: &[Row]) {
+fn histograms(text: &mut MetricsText, rows: &[VersionFigures]) {
     for of in &PHASES {
         let Some((kind, help)) = histogram_family(of.phase) else {
             continue;
@@ -389,7 +393,7 @@ fn histograms(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn batch_ends(text: &mut Text, rows: &[Row]) {
+fn batch_ends(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "skep_batch_end_total",
         "Executions by the reason why their batch was not larger",
@@ -403,7 +407,7 @@ fn batch_ends(text: &mut Text, rows: &[Row]) {
 }
 
 /// What the batching policies are doing, and why.
-fn policies(text: &mut Text, rows: &[Row]) {
+fn policies(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "skep_batching_policy_info",
         "The policy that forms batches; always 1",
@@ -474,24 +478,24 @@ const RUNS: [(&str, MemoryFigure); 4] = [
     ("unplanned", |memory| memory.unplanned_runs),
 ];
 
-fn requests_memory(text: &mut Text, memory: &MemoryBudget) {
+fn requests_memory(text: &mut MetricsText, memory: &MemoryBudget) {
     let mut family = text.family(
         "skep_request_memory_bytes",
         "Memory of all requests and answers, in bytes: what is charged now, and the bound",
         "gauge",
     );
     for (kind, bytes) in [("used", memory.used()), ("limit", memory.limit())] {
-        family.line(&Labels::default().with("kind", kind), bytes);
+        family.line(&MetricLabels::default().with("kind", kind), bytes);
     }
 }
 
-fn memory(text: &mut Text, rows: &[Row]) {
+fn memory(text: &mut MetricsText, rows: &[VersionFigures]) {
     text.family(
         "skep_run_memory_reserved_bytes",
         "Address space that is held for the planned intermediate tensors of all models' runs",
         "gauge",
     )
-    .line(&Labels::default(), skep_alloc::reserved_bytes());
+    .line(&MetricLabels::default(), skep_alloc::reserved_bytes());
     let families = [
         (
             "skep_run_memory_bytes",
@@ -524,7 +528,7 @@ fn memory(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn busy(text: &mut Text, rows: &[Row], sample: &Sample) {
+fn busy(text: &mut MetricsText, rows: &[VersionFigures], sample: &MetricsSample) {
     let mut family = text.family(
         "skep_instance_busy_us",
         "Cumulative time in which an instance held a batch, in microseconds",
@@ -563,5 +567,8 @@ fn busy(text: &mut Text, rows: &[Row], sample: &Sample) {
         "Share of the last interval in which the device's slots held a batch [0.0 - 1.0]",
         "gauge",
     )
-    .line(&Labels::default().with("device", "cpu"), sample.device_busy);
+    .line(
+        &MetricLabels::default().with("device", "cpu"),
+        sample.device_busy,
+    );
 }

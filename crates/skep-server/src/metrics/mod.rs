@@ -33,7 +33,7 @@ const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=
 
 /// Which metrics are shown.
 #[derive(Debug, Clone)]
-pub struct MetricsOptions {
+pub struct MetricsPortOptions {
     /// Cumulative durations, `nv_inference_*_duration_us`.
     pub counters: bool,
     /// The quantiles of `nv_inference_*_summary_us`; none: no summaries. The runtime must record quantiles.
@@ -50,7 +50,7 @@ pub const DEFAULT_QUANTILES: [f64; 5] = [0.5, 0.9, 0.95, 0.99, 0.999];
 /// Triton's `--metrics-interval-ms`.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_millis(2000);
 
-impl Default for MetricsOptions {
+impl Default for MetricsPortOptions {
     fn default() -> Self {
         Self {
             counters: true,
@@ -65,7 +65,7 @@ impl Default for MetricsOptions {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     runtime: Arc<Runtime>,
-    options: MetricsOptions,
+    options: MetricsPortOptions,
     sampler: Sampler,
     /// The memory of requests.
     memory: Arc<MemoryBudget>,
@@ -74,7 +74,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new(
         runtime: Arc<Runtime>,
-        options: MetricsOptions,
+        options: MetricsPortOptions,
         memory: Arc<MemoryBudget>,
     ) -> Arc<Self> {
         let sampler = Sampler::new(options.cpu);

@@ -2,18 +2,18 @@
 
 use skep_runtime::SloStatistics;
 
-use super::{families::Row, text::Text};
+use super::{families::VersionFigures, text::MetricsText};
 
 /// What became of a request, and how many it became of.
-type Outcome = (&'static str, fn(&SloStatistics) -> u64);
+type ObjectiveOutcome = (&'static str, fn(&SloStatistics) -> u64);
 
-const OUTCOMES: [Outcome; 3] = [
+const OUTCOMES: [ObjectiveOutcome; 3] = [
     ("in_time", |slo| slo.in_time),
     ("late", |slo| slo.late),
     ("given_up", |slo| slo.given_up),
 ];
 
-pub(super) fn render(text: &mut Text, rows: &[Row]) {
+pub(super) fn render(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "skep_slo_objective_us",
         "How long an answer may take by the model's `slo_latency_ms`, in microseconds",
@@ -34,6 +34,8 @@ pub(super) fn render(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn with_objective(rows: &[Row]) -> impl Iterator<Item = (&Row, SloStatistics)> {
+fn with_objective(
+    rows: &[VersionFigures],
+) -> impl Iterator<Item = (&VersionFigures, SloStatistics)> {
     rows.iter().filter_map(|row| Some((row, row.figures.slo?)))
 }

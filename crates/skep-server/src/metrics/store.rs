@@ -3,10 +3,10 @@
 use skep_runtime::Runtime;
 use skep_store::Stat;
 
-use super::text::{Labels, Text};
+use super::text::{MetricLabels, MetricsText};
 
 /// A metric's figure out of a store's.
-type Figure = fn(&Stat) -> u64;
+type StoreFigure = fn(&Stat) -> u64;
 
 /// Families: name, help, kind, label, figures by its value.
 type Families = [(
@@ -14,7 +14,7 @@ type Families = [(
     &'static str,
     &'static str,
     &'static str,
-    &'static [(&'static str, Figure)],
+    &'static [(&'static str, StoreFigure)],
 ); 5];
 
 const FAMILIES: Families = [
@@ -69,23 +69,23 @@ const FAMILIES: Families = [
 ];
 
 /// Writes how many polls of each repository failed; nothing where nobody polls.
-pub(super) fn render_polls(text: &mut Text, runtime: &Runtime) {
+pub(super) fn render_polls(text: &mut MetricsText, runtime: &Runtime) {
     let name = "skep_repository_poll_failures_total";
     let help = "Polls that could not read the repository, or something in it; its models stayed as they were";
     let mut family = text.family(name, help, "counter");
     for (repository, failures) in runtime.poll_failures() {
-        let labels = Labels::default().with("repository", &repository);
+        let labels = MetricLabels::default().with("repository", &repository);
         family.line(&labels, failures);
     }
 }
 
 /// Writes the figures of this process's store; nothing where it has none.
-pub(super) fn render(text: &mut Text, runtime: &Runtime) {
+pub(super) fn render(text: &mut MetricsText, runtime: &Runtime) {
     let stores = runtime.stores();
     for (name, help, kind, label, figures) in FAMILIES {
         let mut family = text.family(name, help, kind);
         for (tenant, stat) in &stores {
-            let tenant = Labels::default().with("tenant", tenant.name().unwrap_or_default());
+            let tenant = MetricLabels::default().with("tenant", tenant.name().unwrap_or_default());
             for (value, figure) in figures {
                 family.line(&tenant.with(label, value), figure(stat));
             }

@@ -33,7 +33,7 @@ use crate::{
 
 /// What may be restricted, by Triton's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Group {
+pub(crate) enum CallGroup {
     Health,
     Metadata,
     Inference,
@@ -45,7 +45,7 @@ pub(crate) enum Group {
     Logging,
 }
 
-impl Group {
+impl CallGroup {
     const NAMES: [(&str, Self); 9] = [
         ("health", Self::Health),
         ("metadata", Self::Metadata),
@@ -124,19 +124,19 @@ impl Group {
 }
 
 /// A header that must be there, and its value, which may change.
-struct Rule {
+struct HeaderRule {
     header: HeaderName,
     value: ArcSwap<Box<[u8]>>,
 }
 
-impl fmt::Debug for Rule {
+impl fmt::Debug for HeaderRule {
     /// Without the value: it is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Rule").field(&self.header).finish()
     }
 }
 
-impl Rule {
+impl HeaderRule {
     fn admits(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(&self.header);
         // How long the comparison takes tells nothing of the value but its length.
@@ -146,7 +146,7 @@ impl Rule {
 
 /// The restricted groups of one protocol.
 #[derive(Debug, Clone, Default)]
-pub struct Restrictions(BTreeMap<Group, Arc<Rule>>);
+pub struct Restrictions(BTreeMap<CallGroup, Arc<HeaderRule>>);
 
 /// Why a restriction cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -176,7 +176,7 @@ pub enum RestrictionError {
 }
 
 fn names() -> String {
-    Group::NAMES.map(|(name, _)| name).join(", ")
+    CallGroup::NAMES.map(|(name, _)| name).join(", ")
 }
 
 impl Restrictions {
@@ -211,10 +211,10 @@ impl Restrictions {
             })?;
             for name in groups.split(',') {
                 let name = || name.to_owned();
-                let group = Group::named(&name())
+                let group = CallGroup::named(&name())
                     .ok_or_else(|| RestrictionError::UnknownGroup { name: name() })?;
                 // One each: values may change group by group.
-                let rule = Arc::new(Rule {
+                let rule = Arc::new(HeaderRule {
                     header: header.clone(),
                     value: ArcSwap::from_pointee(value.as_bytes().into()),
                 });
@@ -244,7 +244,7 @@ impl Restrictions {
     /// other groups or asks for other headers: what is before which call is decided when a server starts.
     #[must_use]
     pub fn take_values(&self, new: &Self) -> bool {
-        let headers = |all: &Self| -> Vec<(Group, HeaderName)> {
+        let headers = |all: &Self| -> Vec<(CallGroup, HeaderName)> {
             let all = all.0.iter();
             all.map(|(group, rule)| (*group, rule.header.clone()))
                 .collect()
@@ -280,7 +280,7 @@ impl Restrictions {
         H: Handler<T, S>,
         T: 'static,
     {
-        match Group::of_route(path).and_then(|group| self.0.get(&group)) {
+        match CallGroup::of_route(path).and_then(|group| self.0.get(&group)) {
             None => route,
             Some(rule) => route
                 .fallback(otherwise)
@@ -289,7 +289,7 @@ impl Restrictions {
     }
 
     /// Whether a group is restricted.
-    pub(crate) fn restricts(&self, group: Group) -> bool {
+    pub(crate) fn restricts(&self, group: CallGroup) -> bool {
         self.0.contains_key(&group)
     }
 
@@ -302,7 +302,7 @@ impl Restrictions {
     }
 }
 
-async fn check(State(rule): State<Arc<Rule>>, request: Request, next: Next) -> Response {
+async fn check(State(rule): State<Arc<HeaderRule>>, request: Request, next: Next) -> Response {
     if rule.admits(request.headers()) {
         return next.run(request).await;
     }
@@ -339,7 +339,7 @@ where
     fn call(&mut self, request: GrpcRequest) -> Self::Future {
         verbose::log_call(&request);
         let rule = self.restrictions.as_ref().and_then(|restrictions| {
-            let group = Group::of_call(request.uri().path())?;
+            let group = CallGroup::of_call(request.uri().path())?;
             restrictions.0.get(&group)
         });
         match rule {
@@ -374,12 +374,15 @@ mod tests {
                 .get(&group)
                 .map(|rule| (rule.header.as_str(), rule.value.load().to_vec()))
         };
-        assert_eq!(rule(Group::Health), Some(("admin-key", b"a=b".to_vec())));
-        assert_eq!(rule(Group::ModelRepository), rule(Group::Health));
-        assert_eq!(rule(Group::Logging), Some(("k", b"v".to_vec())));
-        assert_eq!(rule(Group::Inference), None);
+        assert_eq!(
+            rule(CallGroup::Health),
+            Some(("admin-key", b"a=b".to_vec()))
+        );
+        assert_eq!(rule(CallGroup::ModelRepository), rule(CallGroup::Health));
+        assert_eq!(rule(CallGroup::Logging), Some(("k", b"v".to_vec())));
+        assert_eq!(rule(CallGroup::Inference), None);
         let grpc = Restrictions::grpc(&["trace:K=v".to_owned()]).expect("valid");
-        let header = grpc.0[&Group::Trace].header.as_str();
+        let header = grpc.0[&CallGroup::Trace].header.as_str();
         assert_eq!(header, "triton-grpc-protocol-k");
     }
 
@@ -425,11 +428,11 @@ mod tests {
             let headers = [(name, HeaderValue::from_static(value))];
             all.0[&group].admits(&headers.into_iter().collect())
         };
-        assert!(admits(Group::Health, "old") && admits(Group::Trace, "old"));
+        assert!(admits(CallGroup::Health, "old") && admits(CallGroup::Trace, "old"));
         let changed = http(&["health:k=new", "trace:k=newer"]).expect("valid");
         assert!(from_file.take_values(&changed));
-        assert!(admits(Group::Health, "new") && admits(Group::Trace, "newer"));
-        assert!(!admits(Group::Health, "old"));
+        assert!(admits(CallGroup::Health, "new") && admits(CallGroup::Trace, "newer"));
+        assert!(!admits(CallGroup::Health, "old"));
         for other in [
             &["health:k=x"][..],
             &["health,trace,logging:k=x"],
@@ -440,7 +443,7 @@ mod tests {
                 "{other:?}"
             );
         }
-        assert!(admits(Group::Health, "new"), "nothing has changed");
+        assert!(admits(CallGroup::Health, "new"), "nothing has changed");
     }
 
     #[test]
@@ -460,7 +463,7 @@ mod tests {
     #[test]
     fn only_the_very_value_admits() {
         let restrictions = http(&["health:k=secret"]).expect("valid");
-        let rule = &restrictions.0[&Group::Health];
+        let rule = &restrictions.0[&CallGroup::Health];
         let admits = |value: Option<&'static str>| {
             let value = value.map(|value| {
                 (
@@ -485,35 +488,38 @@ mod tests {
     #[test]
     fn routes_have_the_groups_of_triton() {
         for (path, group) in [
-            ("/v2", Group::Metadata),
-            ("/v2/", Group::Metadata),
-            ("/v2/health/live", Group::Health),
-            ("/v2/models/stats", Group::Statistics),
-            ("/v2/models/{model}", Group::Metadata),
-            ("/v2/models/{model}/versions/{version}", Group::Metadata),
-            ("/v2/models/{model}/ready", Group::Health),
-            ("/v2/models/{model}/versions/{version}/ready", Group::Health),
-            ("/v2/models/{model}/infer", Group::Inference),
+            ("/v2", CallGroup::Metadata),
+            ("/v2/", CallGroup::Metadata),
+            ("/v2/health/live", CallGroup::Health),
+            ("/v2/models/stats", CallGroup::Statistics),
+            ("/v2/models/{model}", CallGroup::Metadata),
+            ("/v2/models/{model}/versions/{version}", CallGroup::Metadata),
+            ("/v2/models/{model}/ready", CallGroup::Health),
+            (
+                "/v2/models/{model}/versions/{version}/ready",
+                CallGroup::Health,
+            ),
+            ("/v2/models/{model}/infer", CallGroup::Inference),
             (
                 "/v2/models/{model}/versions/{version}/generate_stream",
-                Group::Inference,
+                CallGroup::Inference,
             ),
-            ("/v2/models/{model}/config", Group::ModelConfig),
-            ("/v2/models/{model}/stats", Group::Statistics),
-            ("/v2/models/{model}/trace/setting", Group::Trace),
-            ("/v2/trace/setting", Group::Trace),
-            ("/v2/logging", Group::Logging),
-            ("/v2/repository/index", Group::ModelRepository),
-            ("/v2/systemsharedmemory/status", Group::SharedMemory),
+            ("/v2/models/{model}/config", CallGroup::ModelConfig),
+            ("/v2/models/{model}/stats", CallGroup::Statistics),
+            ("/v2/models/{model}/trace/setting", CallGroup::Trace),
+            ("/v2/trace/setting", CallGroup::Trace),
+            ("/v2/logging", CallGroup::Logging),
+            ("/v2/repository/index", CallGroup::ModelRepository),
+            ("/v2/systemsharedmemory/status", CallGroup::SharedMemory),
             (
                 "/v2/cudasharedmemory/region/{region}/status",
-                Group::SharedMemory,
+                CallGroup::SharedMemory,
             ),
         ] {
-            assert_eq!(Group::of_route(path), Some(group), "{path}");
+            assert_eq!(CallGroup::of_route(path), Some(group), "{path}");
         }
         for path in ["/", "/v2/nosuch", "/v2/models", "/v2/models/{model}/nosuch"] {
-            assert_eq!(Group::of_route(path), None, "{path}");
+            assert_eq!(CallGroup::of_route(path), None, "{path}");
         }
     }
 
@@ -526,18 +532,18 @@ mod tests {
             .collect();
         assert!(calls.len() >= 19, "{calls:?}");
         for call in &calls {
-            assert!(Group::of_call(call).is_some(), "{call}");
+            assert!(CallGroup::of_call(call).is_some(), "{call}");
         }
         assert_eq!(
-            Group::of_call("/grpc.health.v1.Health/Check"),
-            Some(Group::Health)
+            CallGroup::of_call("/grpc.health.v1.Health/Check"),
+            Some(CallGroup::Health)
         );
         assert_eq!(
-            Group::of_call("/inference.GRPCInferenceService/ModelConfig"),
-            Some(Group::ModelConfig)
+            CallGroup::of_call("/inference.GRPCInferenceService/ModelConfig"),
+            Some(CallGroup::ModelConfig)
         );
         assert_eq!(
-            Group::of_call("/inference.GRPCInferenceService/Nosuch"),
+            CallGroup::of_call("/inference.GRPCInferenceService/Nosuch"),
             None
         );
     }
