@@ -1,7 +1,7 @@
 //! The calls whose messages may be large: inference, streams of it, loads with files. Their messages come undecoded, are
 //! scanned and charged, and decoded where that takes no other call's time.
 //!
-//! All other calls are the generated service's; their messages are short ([`super::message_bounds`]).
+//! All other calls are the generated service's; their messages are short ([`message::message_bounds`]).
 
 use std::{
     convert::Infallible,
@@ -26,7 +26,11 @@ use tonic::{
 };
 use tower::{Service, service_fn};
 
-use super::{MAX_MESSAGE_BYTES, infer, repository, stream};
+use super::{
+    infer,
+    message::{self, MAX_MESSAGE_BYTES, PREFIX_BYTES},
+    repository, stream,
+};
 use crate::{access::AccessNote, edge::Leaving, state::ServerState};
 
 /// The generated service behind the calls that are answered here.
@@ -65,7 +69,7 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let call = LargeCall::new(&self.state, &request);
-        match super::method(request.uri().path()) {
+        match message::method(request.uri().path()) {
             Some("ModelInfer") => Box::pin(async move { Ok(call.infer(request).await) }),
             Some("ModelStreamInfer") => Box::pin(async move { Ok(call.stream(request).await) }),
             Some("RepositoryModelLoad") => Box::pin(async move { Ok(call.load(request).await) }),
@@ -177,7 +181,7 @@ impl LargeCall {
 
 /// What a message holds of the memory, of all that has come in of its call.
 pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
-    Arc::new(incoming.split(super::PREFIX_BYTES + message.len()))
+    Arc::new(incoming.split(PREFIX_BYTES + message.len()))
 }
 
 /// A message on its way out, and what it holds of the memory.

@@ -16,7 +16,7 @@ use skep_tensor::Charge;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tonic::{Status, codegen::Service, server::NamedService};
 
-use super::{PREFIX_BYTES, is_large};
+use super::message::{PREFIX_BYTES, is_large};
 use crate::{
     bounds::MAX_MANAGEMENT_BYTES,
     error::ApiError,

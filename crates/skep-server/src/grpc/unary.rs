@@ -22,7 +22,10 @@ use skep_proto::inference::ModelInferResponse;
 use skep_tensor::Charge;
 use tonic::{Code, Status, metadata::MetadataMap};
 
-use super::{MAX_MESSAGE_BYTES, PREFIX_BYTES, infer};
+use super::{
+    infer,
+    message::{MAX_MESSAGE_BYTES, PREFIX_BYTES},
+};
 use crate::{
     access::AccessNote,
     edge::{self, AnswerFuture, Shortcut, UnreadBody},

@@ -30,9 +30,10 @@ use super::{
     extract::{HeldMemory, JsonBody, ModelPath},
     fault,
     infer::MAX_INLINE_JSON_BYTES,
+    input,
     lean::{self, Leaf, Name},
     parameters, reply,
-    request::{self, Unparsed},
+    request::Unparsed,
     response,
 };
 use crate::{
@@ -282,7 +283,7 @@ impl<'a> Mapping<'a> {
             ))
         })?;
         let (datatype, count) = (input.datatype, shape.element_count());
-        let data = request::data(key, text, datatype, count, self.charge)?;
+        let data = input::data(key, text, datatype, count, self.charge)?;
         let id = &self.request.id;
         let tensor = inference::input_tensor(id, key, self.model, input.datatype, shape, data)?;
         self.request.inputs.push((key.to_owned(), tensor));

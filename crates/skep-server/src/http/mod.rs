@@ -8,6 +8,7 @@ mod fault;
 pub(crate) mod fuzzing;
 mod generate;
 mod infer;
+mod input;
 mod lean;
 mod logging;
 mod management;

@@ -2,126 +2,22 @@
 //!
 //! The check is put before the routes of a restricted group when the server starts; any other route, and a server
 //! without restrictions, does not know of it. Source: Triton, "Limit Endpoint Access", and answers of a Triton 2.51.
+//!
+//! ```text
+//! group  which calls may be restricted together
+//! guard  the check before a call
+//! ```
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    fmt,
-    future::{Ready, ready},
-    sync::Arc,
-    task::{Context, Poll},
-};
+mod group;
+mod guard;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
-use axum::{
-    extract::{Request, State},
-    handler::Handler,
-    middleware::{self, Next},
-    response::Response,
-    routing::MethodRouter,
-};
 use constant_time_eq::constant_time_eq;
-use futures_util::future::Either;
-use http::{HeaderMap, HeaderName, StatusCode};
-use tonic::{Status, server::NamedService};
-use tower::Service;
+use http::{HeaderMap, HeaderName};
 
-use crate::{
-    error::{PLAIN, error_response},
-    verbose,
-};
-
-/// What may be restricted, by Triton's names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum CallGroup {
-    Health,
-    Metadata,
-    Inference,
-    SharedMemory,
-    ModelConfig,
-    ModelRepository,
-    Statistics,
-    Trace,
-    Logging,
-}
-
-impl CallGroup {
-    const NAMES: [(&str, Self); 9] = [
-        ("health", Self::Health),
-        ("metadata", Self::Metadata),
-        ("inference", Self::Inference),
-        ("state-memory", Self::SharedMemory),
-        ("model-config", Self::ModelConfig),
-        ("model-repository", Self::ModelRepository),
-        ("statistics", Self::Statistics),
-        ("trace", Self::Trace),
-        ("logging", Self::Logging),
-    ];
-
-    fn named(name: &str) -> Option<Self> {
-        let mut names = Self::NAMES.iter();
-        names
-            .find(|(known, _)| *known == name)
-            .map(|(_, group)| *group)
-    }
-
-    fn name(self) -> &'static str {
-        let mut names = Self::NAMES.iter();
-        names
-            .find(|(_, group)| *group == self)
-            .map_or("", |(name, _)| name)
-    }
-
-    /// The group of an HTTP route; `None` for what is no call of the protocol.
-    pub(crate) fn of_route(path: &str) -> Option<Self> {
-        let mut segments = path.strip_prefix("/v2")?.split('/').skip(1);
-        match segments.next() {
-            None | Some("") => Some(Self::Metadata),
-            Some("health") => Some(Self::Health),
-            Some("repository") => Some(Self::ModelRepository),
-            Some("logging") => Some(Self::Logging),
-            Some("trace") => Some(Self::Trace),
-            Some("systemsharedmemory" | "cudasharedmemory") => Some(Self::SharedMemory),
-            Some("models") => match (segments.next()?, segments.next(), segments.nth(1)) {
-                ("stats", None, _) => Some(Self::Statistics),
-                (_, Some("versions"), action) | (_, action, _) => Self::of_model_action(action),
-            },
-            Some(_) => None,
-        }
-    }
-
-    fn of_model_action(action: Option<&str>) -> Option<Self> {
-        match action {
-            None => Some(Self::Metadata),
-            Some("ready") => Some(Self::Health),
-            Some("infer" | "generate" | "generate_stream") => Some(Self::Inference),
-            Some("config") => Some(Self::ModelConfig),
-            Some("stats") => Some(Self::Statistics),
-            Some("trace") => Some(Self::Trace),
-            Some(_) => None,
-        }
-    }
-
-    /// The group of a gRPC call, by its path; `None` for reflection.
-    pub(crate) fn of_call(path: &str) -> Option<Self> {
-        let (service, call) = path.strip_prefix('/')?.split_once('/')?;
-        if service == "grpc.health.v1.Health" {
-            return Some(Self::Health);
-        }
-        match call {
-            "ServerLive" | "ServerReady" | "ModelReady" => Some(Self::Health),
-            "ServerMetadata" | "ModelMetadata" => Some(Self::Metadata),
-            "ModelInfer" | "ModelStreamInfer" => Some(Self::Inference),
-            "ModelConfig" => Some(Self::ModelConfig),
-            "ModelStatistics" => Some(Self::Statistics),
-            "TraceSetting" => Some(Self::Trace),
-            "LogSettings" => Some(Self::Logging),
-            call if call.starts_with("Repository") => Some(Self::ModelRepository),
-            call if call.contains("SharedMemory") => Some(Self::SharedMemory),
-            _ => None,
-        }
-    }
-}
+pub(crate) use self::group::CallGroup;
 
 /// A header that must be there, and its value, which may change.
 struct HeaderRule {
@@ -267,91 +163,9 @@ impl Restrictions {
             .collect()
     }
 
-    /// A route behind its group's restriction, if it has one. `otherwise` answers the methods that it does not have: which
-    /// ones it has is for those who know the value.
-    pub(crate) fn guard<S, H, T>(
-        &self,
-        path: &str,
-        route: MethodRouter<S>,
-        otherwise: H,
-    ) -> MethodRouter<S>
-    where
-        S: Clone + Send + Sync + 'static,
-        H: Handler<T, S>,
-        T: 'static,
-    {
-        match CallGroup::of_route(path).and_then(|group| self.0.get(&group)) {
-            None => route,
-            Some(rule) => route
-                .fallback(otherwise)
-                .layer(middleware::from_fn_with_state(Arc::clone(rule), check)),
-        }
-    }
-
     /// Whether a group is restricted.
     pub(crate) fn restricts(&self, group: CallGroup) -> bool {
         self.0.contains_key(&group)
-    }
-
-    /// A gRPC service behind the restrictions.
-    pub(crate) fn guard_service<S>(&self, service: S) -> Guarded<S> {
-        Guarded {
-            service,
-            restrictions: (!self.0.is_empty()).then(|| Arc::new(self.clone())),
-        }
-    }
-}
-
-async fn check(State(rule): State<Arc<HeaderRule>>, request: Request, next: Next) -> Response {
-    if rule.admits(request.headers()) {
-        return next.run(request).await;
-    }
-    let text = format!("This API is restricted, expecting header '{}'", rule.header);
-    error_response(StatusCode::FORBIDDEN, PLAIN, text)
-}
-
-/// A gRPC service whose restricted calls are refused without the right header.
-#[derive(Debug, Clone)]
-pub(crate) struct Guarded<S> {
-    service: S,
-    restrictions: Option<Arc<Restrictions>>,
-}
-
-impl<S: NamedService> NamedService for Guarded<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-type GrpcRequest = http::Request<tonic::body::Body>;
-type GrpcResponse = http::Response<tonic::body::Body>;
-
-impl<S> Service<GrpcRequest> for Guarded<S>
-where
-    S: Service<GrpcRequest, Response = GrpcResponse, Error = Infallible>,
-{
-    type Response = GrpcResponse;
-    type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<GrpcResponse, Infallible>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: GrpcRequest) -> Self::Future {
-        verbose::log_call(&request);
-        let rule = self.restrictions.as_ref().and_then(|restrictions| {
-            let group = CallGroup::of_call(request.uri().path())?;
-            restrictions.0.get(&group)
-        });
-        match rule {
-            Some(rule) if !rule.admits(request.headers()) => {
-                let text = format!(
-                    "This protocol is restricted, expecting header '{}'",
-                    rule.header
-                );
-                Either::Right(ready(Ok(Status::unavailable(text).into_http())))
-            }
-            _ => Either::Left(self.service.call(request)),
-        }
     }
 }
 
@@ -483,68 +297,5 @@ mod tests {
         ] {
             assert!(!admits(value), "{value:?}");
         }
-    }
-
-    #[test]
-    fn routes_have_the_groups_of_triton() {
-        for (path, group) in [
-            ("/v2", CallGroup::Metadata),
-            ("/v2/", CallGroup::Metadata),
-            ("/v2/health/live", CallGroup::Health),
-            ("/v2/models/stats", CallGroup::Statistics),
-            ("/v2/models/{model}", CallGroup::Metadata),
-            ("/v2/models/{model}/versions/{version}", CallGroup::Metadata),
-            ("/v2/models/{model}/ready", CallGroup::Health),
-            (
-                "/v2/models/{model}/versions/{version}/ready",
-                CallGroup::Health,
-            ),
-            ("/v2/models/{model}/infer", CallGroup::Inference),
-            (
-                "/v2/models/{model}/versions/{version}/generate_stream",
-                CallGroup::Inference,
-            ),
-            ("/v2/models/{model}/config", CallGroup::ModelConfig),
-            ("/v2/models/{model}/stats", CallGroup::Statistics),
-            ("/v2/models/{model}/trace/setting", CallGroup::Trace),
-            ("/v2/trace/setting", CallGroup::Trace),
-            ("/v2/logging", CallGroup::Logging),
-            ("/v2/repository/index", CallGroup::ModelRepository),
-            ("/v2/systemsharedmemory/status", CallGroup::SharedMemory),
-            (
-                "/v2/cudasharedmemory/region/{region}/status",
-                CallGroup::SharedMemory,
-            ),
-        ] {
-            assert_eq!(CallGroup::of_route(path), Some(group), "{path}");
-        }
-        for path in ["/", "/v2/nosuch", "/v2/models", "/v2/models/{model}/nosuch"] {
-            assert_eq!(CallGroup::of_route(path), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn every_call_can_be_restricted() {
-        let services = skep_proto::descriptors().services();
-        let calls: Vec<String> = services
-            .flat_map(|service| service.methods().collect::<Vec<_>>())
-            .map(|call| format!("/{}/{}", call.parent_service().full_name(), call.name()))
-            .collect();
-        assert!(calls.len() >= 19, "{calls:?}");
-        for call in &calls {
-            assert!(CallGroup::of_call(call).is_some(), "{call}");
-        }
-        assert_eq!(
-            CallGroup::of_call("/grpc.health.v1.Health/Check"),
-            Some(CallGroup::Health)
-        );
-        assert_eq!(
-            CallGroup::of_call("/inference.GRPCInferenceService/ModelConfig"),
-            Some(CallGroup::ModelConfig)
-        );
-        assert_eq!(
-            CallGroup::of_call("/inference.GRPCInferenceService/Nosuch"),
-            None
-        );
     }
 }

@@ -1,9 +1,9 @@
-//! The metrics of the tensor store, and of the repositories.
+//! The tensor store.
 
 use skep_runtime::Runtime;
 use skep_store::Stat;
 
-use super::text::{MetricLabels, MetricsText};
+use crate::metrics::text::{MetricLabels, MetricsText};
 
 /// A metric's figure out of a store's.
 type StoreFigure = fn(&Stat) -> u64;
@@ -67,17 +67,6 @@ const FAMILIES: Families = [
         &[("idle", |stat| stat.reclaimed)],
     ),
 ];
-
-/// Writes how many polls of each repository failed; nothing where nobody polls.
-pub(super) fn render_polls(text: &mut MetricsText, runtime: &Runtime) {
-    let name = "skep_repository_poll_failures_total";
-    let help = "Polls that could not read the repository, or something in it; its models stayed as they were";
-    let mut family = text.family(name, help, "counter");
-    for (repository, failures) in runtime.poll_failures() {
-        let labels = MetricLabels::default().with("repository", &repository);
-        family.line(&labels, failures);
-    }
-}
 
 /// Writes the figures of this process's store; nothing where it has none.
 pub(super) fn render(text: &mut MetricsText, runtime: &Runtime) {

@@ -2,7 +2,8 @@
 
 use skep_runtime::SloStatistics;
 
-use super::{families::VersionFigures, text::MetricsText};
+use super::version::VersionFigures;
+use crate::metrics::text::MetricsText;
 
 /// What became of a request, and how many it became of.
 type ObjectiveOutcome = (&'static str, fn(&SloStatistics) -> u64);
