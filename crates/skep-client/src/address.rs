@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use http::Uri;
 use skep_types::ModelName;
 
-use crate::{Error, Headers, Tls};
+use crate::{error::Error, headers::Headers, tls::ClientTls};
 
 /// Limits of a client, what it sends with each call, and how it encrypts.
 #[derive(Debug, Clone)]
@@ -16,8 +16,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Headers of each call.
     pub headers: Headers,
-    /// How connections are encrypted where the URL says that they are; as [`Tls::of_system`] by default.
-    pub tls: Option<Tls>,
+    /// How connections are encrypted where the URL says that they are; as [`ClientTls::of_system`] by default.
+    pub tls: Option<ClientTls>,
 }
 
 impl Default for ClientOptions {

@@ -32,14 +32,14 @@ mod tls;
 
 pub use address::ClientOptions;
 pub use client::Client;
-pub use error::{Code, Error, ErrorKind, Meaning};
+pub use error::{AnswerCode, Error, ErrorKind, StatusMeaning};
 pub use grpc::GrpcClient;
 pub use headers::Headers;
 pub use http::HttpClient;
-pub use infer::{Encoding, InferRequest, InferResponse, Parameter, WantedOutput};
+pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOutput};
 pub use skep_wire::documents::{
     BatchSizeStatistics, CountedDuration, DeviceMemory, IndexEntry, InferenceStatistics,
     ModelMetadata, ModelStatistics, ObjectiveStatistics, ResponseStatistics, ServerMetadata,
     TensorMetadata,
 };
-pub use tls::Tls;
+pub use tls::ClientTls;

@@ -27,7 +27,7 @@ mod state;
 mod verbose;
 
 pub use access::{AccessLog, AccessRecord, AccessStatus, InferenceRecord};
-pub use edge::{BindError, Endpoint, GrpcConnections, Limits, Tls, TlsFiles};
+pub use edge::{BindError, Endpoint, GrpcConnections, Limits, ServerTls, TlsFiles};
 pub use inference::{HeaderPattern, InferenceOptions};
 pub use management::{LogChange, LogControl, LogSettings, UnknownLogFormat};
 pub use metrics::{DEFAULT_INTERVAL, DEFAULT_QUANTILES, MetricsPortOptions};

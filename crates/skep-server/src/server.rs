@@ -20,7 +20,7 @@ use crate::{
     access::AccessLog,
     edge::{
         self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext, Protocol,
-        Tls,
+        ServerTls,
     },
     grpc, http,
     inference::InferenceOptions,
@@ -89,7 +89,7 @@ pub struct StopOutcome {
 /// An open port, before anything is served on it.
 struct OpenPort {
     listener: TcpListener,
-    tls: Option<Tls>,
+    tls: Option<ServerTls>,
 }
 
 /// A server whose ports are open.

@@ -2,7 +2,8 @@
 
 use skep_types::DataType;
 
-use crate::json::MAX_DEPTH;
+/// How deep arrays may nest, as on Triton.
+pub const MAX_DEPTH: usize = 100;
 
 /// Why tensor data cannot be read or written in a form.
 ///

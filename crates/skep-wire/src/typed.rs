@@ -5,7 +5,7 @@ use skep_proto::inference::InferTensorContents;
 use skep_tensor::{TensorView, encode_strings};
 use skep_types::DataType;
 
-use crate::WireError;
+use crate::error::WireError;
 
 /// A tensor's elements in the field of its datatype.
 ///

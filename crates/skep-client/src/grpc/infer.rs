@@ -13,7 +13,10 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::typed;
 
-use crate::{Encoding, Error, InferRequest, InferResponse, Parameter};
+use crate::{
+    error::Error,
+    infer::{Encoding, InferRequest, InferResponse, ParameterValue},
+};
 
 /// Encodes a request; raw data is not copied.
 pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error> {
@@ -49,7 +52,7 @@ pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error>
     for output in &request.outputs {
         let mut parameters = BTreeMap::new();
         if let Some(classes) = output.classes {
-            let classes = Parameter::Int64(classes.get().into());
+            let classes = ParameterValue::Int64(classes.get().into());
             parameters.insert("classification".to_owned(), parameter(&classes));
         }
         message.outputs.push(InferRequestedOutputTensor {
@@ -60,13 +63,13 @@ pub(super) fn encode(request: &InferRequest) -> Result<ModelInferRequest, Error>
     Ok(message)
 }
 
-fn parameter(value: &Parameter) -> InferParameter {
+fn parameter(value: &ParameterValue) -> InferParameter {
     let choice = match value {
-        Parameter::Bool(value) => ParameterChoice::BoolParam(*value),
-        Parameter::Int64(value) => ParameterChoice::Int64Param(*value),
-        Parameter::Uint64(value) => ParameterChoice::Uint64Param(*value),
-        Parameter::Double(value) => ParameterChoice::DoubleParam(*value),
-        Parameter::String(value) => ParameterChoice::StringParam(value.clone()),
+        ParameterValue::Bool(value) => ParameterChoice::BoolParam(*value),
+        ParameterValue::Int64(value) => ParameterChoice::Int64Param(*value),
+        ParameterValue::Uint64(value) => ParameterChoice::Uint64Param(*value),
+        ParameterValue::Double(value) => ParameterChoice::DoubleParam(*value),
+        ParameterValue::String(value) => ParameterChoice::StringParam(value.clone()),
     };
     InferParameter {
         parameter_choice: Some(choice),
@@ -139,7 +142,7 @@ mod tests {
         request.outputs.push(wanted);
         request
             .parameters
-            .insert("timeout".to_owned(), Parameter::Int64(-1));
+            .insert("timeout".to_owned(), ParameterValue::Int64(-1));
         request
     }
 

@@ -9,7 +9,9 @@ use skep_proto::inference::{
     self as pb, grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use skep_types::ModelVersion;
-use skep_wire::documents::StatisticsReport;
+use skep_wire::documents::{
+    IndexEntry, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
+};
 use tonic::{
     Response, Status,
     service::interceptor::InterceptedService,
@@ -17,11 +19,11 @@ use tonic::{
 };
 
 use crate::{
-    ClientOptions, Code, Error, Headers, IndexEntry, InferRequest, InferResponse, Meaning,
-    ModelMetadata, ModelStatistics, ServerMetadata,
-    address::{Address, Scheme, check_model},
+    address::{Address, ClientOptions, Scheme, check_model},
     connect::Connector,
-    error::{chain, root_cause},
+    error::{AnswerCode, Error, StatusMeaning, chain, root_cause},
+    headers::Headers,
+    infer::{InferRequest, InferResponse},
 };
 
 /// How the library's own words begin where an answer could not be read; it gives them the form of a server's status.
@@ -41,12 +43,12 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// The calls, each with the client's headers.
-type Service = GrpcInferenceServiceClient<InterceptedService<Channel, Headers>>;
+type GrpcService = GrpcInferenceServiceClient<InterceptedService<Channel, Headers>>;
 
 /// A client over gRPC.
 #[derive(Debug, Clone)]
 pub struct GrpcClient {
-    service: Service,
+    service: GrpcService,
     authority: Arc<str>,
     max_answer_bytes: usize,
 }
@@ -131,7 +133,10 @@ impl GrpcClient {
         match self.answer(self.service().model_ready(request).await) {
             Ok(answer) => Ok(answer.ready),
             Err(Error::Status { code, .. })
-                if matches!(code.meaning(), Meaning::NotFound | Meaning::Unavailable) =>
+                if matches!(
+                    code.meaning(),
+                    StatusMeaning::NotFound | StatusMeaning::Unavailable
+                ) =>
             {
                 Ok(false)
             }
@@ -245,7 +250,7 @@ impl GrpcClient {
     }
 
     /// A handle for one call; handles share the connection.
-    fn service(&self) -> Service {
+    fn service(&self) -> GrpcService {
         self.service.clone()
     }
 
@@ -275,7 +280,7 @@ impl GrpcClient {
             return self.malformed(status.message());
         }
         Error::Status {
-            code: Code::Grpc(status.code().into()),
+            code: AnswerCode::Grpc(status.code().into()),
             message: status.message().to_owned(),
         }
     }

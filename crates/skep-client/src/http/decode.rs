@@ -8,7 +8,7 @@ use skep_tensor::Tensor;
 use skep_types::{DataType, Shape};
 use skep_wire::json::{self, Document};
 
-use crate::InferResponse;
+use crate::infer::InferResponse;
 
 #[derive(Deserialize)]
 struct AnswerJson<'a> {
@@ -18,11 +18,11 @@ struct AnswerJson<'a> {
     #[serde(default)]
     model_version: Option<String>,
     #[serde(borrow)]
-    outputs: Vec<OutputJson<'a>>,
+    outputs: Vec<AnswerOutputJson<'a>>,
 }
 
 #[derive(Deserialize)]
-struct OutputJson<'a> {
+struct AnswerOutputJson<'a> {
     name: String,
     datatype: String,
     shape: Vec<i64>,
@@ -83,7 +83,7 @@ pub(super) fn decode(
 }
 
 fn tensor(
-    output: &OutputJson<'_>,
+    output: &AnswerOutputJson<'_>,
     document: &Document<'_>,
     binary: &mut Bytes,
 ) -> Result<Tensor, String> {

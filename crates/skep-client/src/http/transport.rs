@@ -15,12 +15,12 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use skep_wire::error_body;
 
-use super::{HEADER_LENGTH, encode::Encoded};
+use super::encode::EncodedRequest;
 use crate::{
-    ClientOptions, Code, Error, Headers,
-    address::Address,
+    address::{Address, ClientOptions},
     connect::Connector,
-    error::{chain, root_cause},
+    error::{AnswerCode, Error, chain, root_cause},
+    headers::{HEADER_LENGTH, Headers},
 };
 
 /// The memory that an answer may claim by its announced length, before its bytes are there.
@@ -31,7 +31,7 @@ const MAX_ERROR_TEXT_BYTES: usize = 512;
 
 /// A pool of connections to one server.
 #[derive(Debug, Clone)]
-pub(super) struct Transport {
+pub(super) struct HttpTransport {
     client: legacy::Client<Connector, Chunks>,
     authority: Arc<str>,
     /// What paths are appended to.
@@ -47,7 +47,7 @@ pub(super) struct HttpReply {
     body: Bytes,
 }
 
-impl Transport {
+impl HttpTransport {
     pub(super) fn new(address: &Address, options: &ClientOptions) -> Result<Self, Error> {
         let connector = Connector::new(address, options, b"http/1.1")?;
         Ok(Self {
@@ -68,7 +68,7 @@ impl Transport {
         &self,
         method: Method,
         path: &str,
-        body: Encoded,
+        body: EncodedRequest,
     ) -> Result<HttpReply, Error> {
         let mut request = Request::builder()
             .method(method)
@@ -150,7 +150,7 @@ impl HttpReply {
             return Ok(self.body);
         }
         Err(Error::Status {
-            code: Code::Http(self.status.as_u16()),
+            code: AnswerCode::Http(self.status.as_u16()),
             message: error_text(self.status, &self.body),
         })
     }

@@ -12,7 +12,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::{activity::ActivityLimits, connection, listener::ListenerContext, tls::Tls};
+use super::{activity::ActivityLimits, connection, listener::ListenerContext, tls::ServerTls};
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: u32 = 1024;
@@ -34,7 +34,7 @@ pub struct Endpoint {
     /// Whether other processes may open the same port (`SO_REUSEPORT`).
     pub reuse: bool,
     /// Encryption, if connections are encrypted.
-    pub tls: Option<Tls>,
+    pub tls: Option<ServerTls>,
 }
 
 /// A port that could not be opened.

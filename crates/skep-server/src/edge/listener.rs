@@ -7,7 +7,7 @@ use super::{
     inflow::MessageBounds,
     limits::{GrpcConnections, Limits},
     routes::PortRoutes,
-    tls::Tls,
+    tls::ServerTls,
 };
 use crate::access::AccessLog;
 
@@ -26,7 +26,7 @@ pub(crate) enum Protocol {
 pub(crate) struct ListenerContext {
     pub(crate) protocol: Protocol,
     pub(crate) routes: PortRoutes,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<ServerTls>,
     pub(crate) limits: Limits,
     pub(crate) grpc: GrpcConnections,
     /// What bounds the messages of a call, by its path; `None` for HTTP.

@@ -55,5 +55,5 @@ pub(crate) use self::{
 pub use self::{
     limits::{GrpcConnections, Limits},
     listen::{BindError, Endpoint},
-    tls::{Tls, TlsFiles},
+    tls::{ServerTls, TlsFiles},
 };

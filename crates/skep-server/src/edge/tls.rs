@@ -71,7 +71,7 @@ impl TlsFiles {
 
 /// What a port needs to encrypt: TLS 1.2 and 1.3, over `ring`. Its files are read again when they change.
 #[derive(Clone)]
-pub struct Tls(Arc<WatchedTls>);
+pub struct ServerTls(Arc<WatchedTls>);
 
 struct WatchedTls {
     /// As the log calls it.
@@ -83,7 +83,7 @@ struct WatchedTls {
     watched: Mutex<WatchedFiles>,
 }
 
-impl Tls {
+impl ServerTls {
     /// Reads the files of a port that serves HTTP/1.1 and HTTP/2.
     ///
     /// # Errors
@@ -251,7 +251,7 @@ fn config(files: &TlsFiles, protocols: &[&[u8]]) -> Result<ServerConfig, TlsErro
     Ok(config)
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Tls").field(&self.0.name).finish()
     }

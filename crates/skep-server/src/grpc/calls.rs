@@ -6,29 +6,26 @@
 use std::{
     convert::Infallible,
     future::Future,
-    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::Body;
 use prost::Message;
 use skep_tensor::Charge;
 use tonic::{
     Request, Response, Status, Streaming,
-    codec::{
-        Codec, CompressionEncoding, DecodeBuf, Decoder, EnabledCompressionEncodings, EncodeBuf,
-        Encoder,
-    },
+    codec::{CompressionEncoding, EnabledCompressionEncodings},
     server::{Grpc, NamedService},
 };
 use tower::{Service, service_fn};
 
 use super::{
+    codec::{EncodedMessage, RawCodec, of_message},
     infer,
-    message::{self, MAX_MESSAGE_BYTES, PREFIX_BYTES},
+    message::{self, MAX_MESSAGE_BYTES},
     repository, stream,
 };
 use crate::{access::AccessNote, edge::Leaving, state::ServerState};
@@ -102,12 +99,9 @@ impl LargeCall {
     }
 
     fn grpc<M: Message + 'static>(&self) -> Grpc<RawCodec<M>> {
-        let grpc = Grpc::new(RawCodec {
-            leaving: Arc::clone(&self.leaving),
-            message: PhantomData,
-        })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let grpc = Grpc::new(RawCodec::new(&self.leaving))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         if self.state.inference.grpc_compression {
             let mut codings = EnabledCompressionEncodings::default();
             codings.enable(CompressionEncoding::Gzip);
@@ -176,72 +170,5 @@ impl LargeCall {
     /// How often an answer is written before it leaves.
     fn encodings(&self) -> usize {
         1 + usize::from(self.state.inference.grpc_compression)
-    }
-}
-
-/// What a message holds of the memory, of all that has come in of its call.
-pub(super) fn of_message(incoming: &Charge, message: &[u8]) -> Arc<Charge> {
-    Arc::new(incoming.split(PREFIX_BYTES + message.len()))
-}
-
-/// A message on its way out, and what it holds of the memory.
-pub(super) struct EncodedMessage<M> {
-    pub(super) message: M,
-    pub(super) charge: Option<Arc<Charge>>,
-}
-
-/// Gives messages as they came, and encodes those that go.
-struct RawCodec<M> {
-    leaving: Arc<Charge>,
-    message: PhantomData<fn(M)>,
-}
-
-impl<M> RawCodec<M> {
-    fn of_same_call(&self) -> Self {
-        Self {
-            leaving: Arc::clone(&self.leaving),
-            message: PhantomData,
-        }
-    }
-}
-
-impl<M: Message + 'static> Codec for RawCodec<M> {
-    type Encode = EncodedMessage<M>;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        self.of_same_call()
-    }
-
-    fn decoder(&mut self) -> Self {
-        self.of_same_call()
-    }
-}
-
-impl<M: Message> Encoder for RawCodec<M> {
-    type Item = EncodedMessage<M>;
-    type Error = Status;
-
-    fn encode(
-        &mut self,
-        item: EncodedMessage<M>,
-        buffer: &mut EncodeBuf<'_>,
-    ) -> Result<(), Status> {
-        let written = item.message.encode(buffer);
-        if let Some(charge) = &item.charge {
-            self.leaving.absorb(charge);
-        }
-        written.map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl<M> Decoder for RawCodec<M> {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }

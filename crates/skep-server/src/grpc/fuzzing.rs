@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     bounds::{MAX_DIMS, MAX_PARAMETERS, MAX_TENSORS},
-    fuzzing::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
+    fuzzing::checks::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
 };
 
 /// A `ModelInferRequest` as it travels. Whatever the scan lets through has no more entries than it may, and takes no more

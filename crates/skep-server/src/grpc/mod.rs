@@ -1,6 +1,7 @@
 //! gRPC: `inference.GRPCInferenceService`, the health service, reflection.
 
 mod calls;
+mod codec;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod health;

@@ -17,7 +17,7 @@ use skep_tensor::Charge;
 use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    calls::{EncodedMessage, of_message},
+    codec::{EncodedMessage, of_message},
     infer::{self, Received},
 };
 use crate::{

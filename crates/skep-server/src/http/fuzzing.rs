@@ -23,7 +23,7 @@ use super::{
     response,
 };
 use crate::{
-    fuzzing::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
+    fuzzing::checks::{MODEL, assert_consistent, assert_same_inputs, assert_same_parameters, echo},
     inflate::{InflateError, inflate},
 };
 

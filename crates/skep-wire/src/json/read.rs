@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use skep_types::DataType;
 
-use super::{MAX_DEPTH, special, tokens::Tokens};
-use crate::WireError;
+use super::{special::special, tokens::Tokens};
+use crate::error::{MAX_DEPTH, WireError};
 
 /// Reads `count` elements out of arrays, flat or nested in row-major order, or out of one bare value.
 ///
@@ -46,7 +46,7 @@ pub fn read(text: &str, datatype: DataType, count: usize) -> Result<Bytes, WireE
 
 /// What reading takes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Needs {
+pub struct ReadingNeeds {
     /// What the result takes, at most.
     pub kept_bytes: usize,
     /// What is taken besides, while it is read.
@@ -55,15 +55,15 @@ pub struct Needs {
 
 /// What [`read()`] takes at most for the same text.
 #[must_use]
-pub fn needs(text: &str, datatype: DataType, count: usize) -> Needs {
+pub fn needs(text: &str, datatype: DataType, count: usize) -> ReadingNeeds {
     // An element takes two bytes of text at least: more than that are not there, whatever the shape says.
     let expected = count.min(text.len() / 2 + 1);
     match datatype.element_size() {
-        Some(size) => Needs {
+        Some(size) => ReadingNeeds {
             kept_bytes: expected.saturating_mul(size),
             passing_bytes: 0,
         },
-        None => Needs {
+        None => ReadingNeeds {
             // A string is no longer than its text, quotes included, but for the length in front of it.
             kept_bytes: text
                 .len()
