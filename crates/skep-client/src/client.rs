@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use skep_types::ModelVersion;
-use skep_wire::documents::{IndexEntry, ModelMetadata, ModelStatistics, ServerMetadata};
+use skep_wire::documents::{IndexRow, ModelMetadata, ModelStatistics, ServerMetadata};
 
 use crate::{
     address::{Address, ClientOptions, Scheme},
@@ -130,7 +130,7 @@ impl Client {
     ///
     /// # Errors
     /// Any kind.
-    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>, Error> {
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
         either!(self, client => client.index(ready_only))
     }
 

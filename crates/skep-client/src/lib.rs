@@ -38,7 +38,7 @@ pub use headers::Headers;
 pub use http::HttpClient;
 pub use infer::{Encoding, InferRequest, InferResponse, ParameterValue, WantedOutput};
 pub use skep_wire::documents::{
-    BatchSizeStatistics, CountedDuration, DeviceMemory, IndexEntry, InferenceStatistics,
+    BatchSizeStatistics, CountedDuration, DeviceMemory, IndexRow, InferenceStatistics,
     ModelMetadata, ModelStatistics, ObjectiveStatistics, ResponseStatistics, ServerMetadata,
     TensorMetadata,
 };

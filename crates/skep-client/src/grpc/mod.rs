@@ -10,7 +10,7 @@ use skep_proto::inference::{
 };
 use skep_types::ModelVersion;
 use skep_wire::documents::{
-    IndexEntry, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
+    IndexRow, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
 };
 use tonic::{
     Response, Status,
@@ -201,13 +201,13 @@ impl GrpcClient {
     ///
     /// # Errors
     /// Any kind.
-    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>, Error> {
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
         let request = pb::RepositoryIndexRequest {
             ready: ready_only,
             ..Default::default()
         };
         let answer = self.answer(self.service().repository_index(request).await)?;
-        Ok(answer.models.into_iter().map(IndexEntry::from).collect())
+        Ok(answer.models.into_iter().map(IndexRow::from).collect())
     }
 
     /// Loads a model, or loads it again.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skep_types::ModelVersion;
 use skep_wire::documents::{
-    IndexEntry, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
+    IndexRow, ModelMetadata, ModelStatistics, ServerMetadata, StatisticsReport,
 };
 
 use self::{
@@ -150,7 +150,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Any kind.
-    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexEntry>, Error> {
+    pub async fn index(&self, ready_only: bool) -> Result<Vec<IndexRow>, Error> {
         let body = format!("{{\"ready\":{ready_only}}}");
         self.json(self.post("/v2/repository/index", body).await?)
     }

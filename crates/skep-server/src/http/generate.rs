@@ -145,12 +145,12 @@ async fn run(
 }
 
 /// The members of an object, in order; a key may come again.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+struct GenerateMembers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for GenerateMembers<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
+        struct GenerateReader;
+        impl<'de> Visitor<'de> for GenerateReader {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,7 +168,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                 Ok(members)
             }
         }
-        deserializer.deserialize_map(Reader).map(Members)
+        deserializer
+            .deserialize_map(GenerateReader)
+            .map(GenerateMembers)
     }
 }
 
@@ -208,11 +210,11 @@ pub(super) fn decode(
         copied_bytes.set(bytes);
         charge.add(bytes).map_err(Unparsed::NoMemory)
     });
-    let Members(members) = parsed.map_err(|unparsed| match unparsed {
+    let GenerateMembers(members) = parsed.map_err(|unparsed| match unparsed {
         Unparsed::Json(error) => fault::json_error(&error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
-    let mut mapping = Mapping {
+    let mut mapping = MemberMapping {
         document: &document,
         model: config.name().as_str(),
         inputs: config.inputs(),
@@ -222,7 +224,7 @@ pub(super) fn decode(
     for (key, value) in members {
         match &*key {
             "parameters" if mapping.input(&key).is_none() => {
-                let Members(members) = serde_json::from_str(value.get()).map_err(|_| {
+                let GenerateMembers(members) = serde_json::from_str(value.get()).map_err(|_| {
                     ApiError::invalid(
                         "Expected JSON object for keyword: 'parameters': attempt to access JSON non-object as object",
                     )
@@ -248,7 +250,7 @@ pub(super) fn decode(
 }
 
 /// Members on their way to inputs and parameters.
-struct Mapping<'a> {
+struct MemberMapping<'a> {
     document: &'a Document<'a>,
     model: &'a str,
     inputs: &'a [InputConfig],
@@ -256,7 +258,7 @@ struct Mapping<'a> {
     charge: &'a Charge,
 }
 
-impl<'a> Mapping<'a> {
+impl<'a> MemberMapping<'a> {
     fn input(&self, name: &str) -> Option<&'a InputConfig> {
         self.inputs.iter().find(|input| input.name == name)
     }

@@ -16,7 +16,7 @@ use super::{
     fault, input,
     lean::Leaves,
     members::TensorMembers,
-    object::Object,
+    object::ObjectOnly,
     parameters,
     sequence::{AtMost, Id},
 };
@@ -54,9 +54,9 @@ struct RequestJson<'a> {
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
     #[serde(borrow)]
-    inputs: AtMost<[Object<input::InputJson<'a>>; 0], MAX_TENSORS>,
+    inputs: AtMost<[ObjectOnly<input::InputJson<'a>>; 0], MAX_TENSORS>,
     #[serde(borrow, default)]
-    outputs: Option<AtMost<[Object<OutputJson<'a>>; 0], MAX_TENSORS>>,
+    outputs: Option<AtMost<[ObjectOnly<OutputJson<'a>>; 0], MAX_TENSORS>>,
 }
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ pub(super) fn decode(
     })?;
     let document = Document::new(json);
     let copied_bytes = Cell::new(0);
-    let parsed: Result<Object<RequestJson<'_>>, Unparsed> = document.parse_within(
+    let parsed: Result<ObjectOnly<RequestJson<'_>>, Unparsed> = document.parse_within(
         |json| match str::from_utf8(json) {
             // Checked once, instead of string by string.
             Ok(text) => serde_json::from_str(text),
@@ -95,7 +95,7 @@ pub(super) fn decode(
             charge.add(bytes).map_err(Unparsed::NoMemory)
         },
     );
-    let Object(parsed) = parsed.map_err(|unparsed| match unparsed {
+    let ObjectOnly(parsed) = parsed.map_err(|unparsed| match unparsed {
         Unparsed::Json(error) => fault::find(&document, &error),
         Unparsed::NoMemory(over) => over.into(),
     })?;
@@ -121,7 +121,7 @@ pub(super) fn decode(
             "the request has {tensors} inputs and outputs, at most {MAX_TENSORS} are taken"
         )));
     }
-    for Object(input) in parsed.inputs.0 {
+    for ObjectOnly(input) in parsed.inputs.0 {
         let tensor = input::tensor(&request.id, &input, &document, &mut binary, charge)?;
         request.inputs.push((input.name.into_owned(), tensor));
     }
@@ -137,7 +137,7 @@ pub(super) fn decode(
             .map_err(|error| fault::json_error(&error))?;
         binary_output = parameters::of_request(&given, &mut request)?;
     }
-    for Object(output) in outputs {
+    for ObjectOnly(output) in outputs {
         output_parameters(&output, &mut wanted)?;
         request.outputs.push(output.name.into_owned());
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use skep_tensor::{Tensor, TensorError};
 use skep_types::{DataType, Shape};
 
-use super::invalid_request;
+use super::request::invalid_request;
 use crate::error::ApiError;
 
 /// Says what there is in place of the element of a `BYTES` tensor with which its last `rest` bytes begin, if any are left.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skep_runtime::{ErrorKind, Runtime};
-use skep_wire::documents::IndexEntry;
+use skep_wire::documents::IndexRow;
 
 use crate::error::ApiError;
 
@@ -11,9 +11,9 @@ use crate::error::ApiError;
 pub(crate) async fn index(
     runtime: &Arc<Runtime>,
     ready_only: bool,
-) -> Result<Vec<IndexEntry>, ApiError> {
+) -> Result<Vec<IndexRow>, ApiError> {
     let rows = runtime.request_index(ready_only).await?;
-    let entries = rows.iter().map(|row| IndexEntry {
+    let entries = rows.iter().map(|row| IndexRow {
         name: row.name.to_string(),
         version: row.version.map_or_else(String::new, |v| v.to_string()),
         state: row.state.map_or_else(String::new, |s| s.name().to_owned()),

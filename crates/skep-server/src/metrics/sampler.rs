@@ -54,14 +54,14 @@ fn key(loaded: &LoadedVersion, instance: &str) -> InstanceKey {
 /// Takes samples; each is about the time since the one before.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    state: Mutex<State>,
+    state: Mutex<SamplerState>,
     with_host: bool,
     began: Instant,
     cores: usize,
 }
 
 #[derive(Debug)]
-struct State {
+struct SamplerState {
     at: Instant,
     reading: HostReading,
     busy_ns: HashMap<InstanceKey, u64>,
@@ -77,7 +77,7 @@ impl Sampler {
             memory_total: reading.memory_total,
             memory_used: reading.memory_used,
         };
-        let state = State {
+        let state = SamplerState {
             at: began,
             reading,
             busy_ns: HashMap::new(),
@@ -126,7 +126,7 @@ impl Sampler {
         (state.at, state.busy_ns) = (now, busy_ns);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SamplerState> {
         // Replaced as a whole, or not at all.
         skep_host::lock(&self.state)
     }

@@ -6,7 +6,7 @@ use skep_proto::inference::repository_index_response::ModelIndex;
 /// A model version in the repository's index. In JSON an index is an array of these, without the members that are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct IndexEntry {
+pub struct IndexRow {
     /// The model's name.
     pub name: String,
     /// The version, as the server writes it; empty for a model that was never loaded.
@@ -20,8 +20,8 @@ pub struct IndexEntry {
     pub reason: String,
 }
 
-impl From<IndexEntry> for ModelIndex {
-    fn from(entry: IndexEntry) -> Self {
+impl From<IndexRow> for ModelIndex {
+    fn from(entry: IndexRow) -> Self {
         Self {
             name: entry.name,
             version: entry.version,
@@ -31,7 +31,7 @@ impl From<IndexEntry> for ModelIndex {
     }
 }
 
-impl From<ModelIndex> for IndexEntry {
+impl From<ModelIndex> for IndexRow {
     fn from(message: ModelIndex) -> Self {
         Self {
             name: message.name,
@@ -48,9 +48,9 @@ mod tests {
 
     #[test]
     fn json_leaves_empty_members_out() {
-        let never_loaded = IndexEntry {
+        let never_loaded = IndexRow {
             name: "m".to_owned(),
-            ..IndexEntry::default()
+            ..IndexRow::default()
         };
         let json = serde_json::to_string(&never_loaded).expect("JSON");
         assert_eq!(json, r#"{"name":"m"}"#);

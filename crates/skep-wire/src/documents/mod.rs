@@ -8,7 +8,7 @@ mod index;
 mod metadata;
 mod statistics;
 
-pub use index::IndexEntry;
+pub use index::IndexRow;
 pub use metadata::{MetadataError, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use statistics::{
     BatchSizeStatistics, CountedDuration, DeviceMemory, InferenceStatistics, ModelStatistics,
