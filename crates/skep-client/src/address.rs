@@ -72,7 +72,7 @@ impl Address {
                 "invalid server URL `{url}`: {why}, expected `http://host:8000` or `grpc://host:8001`, encrypted `https://` or `grpcs://`"
             ))
         };
-        let uri: Uri = url.parse().map_err(|_| invalid("it is no URL"))?;
+        let uri: Uri = url.parse().map_err(|_| invalid("it is not a URL"))?;
         let (scheme, is_encrypted) = match uri.scheme_str() {
             Some("http") => (Scheme::Http, false),
             Some("https") => (Scheme::Http, true),
@@ -90,7 +90,7 @@ impl Address {
             Some("") => scheme.default_port(),
             rest => rest
                 .and_then(|rest| rest.strip_prefix(':')?.parse().ok())
-                .ok_or_else(|| invalid("the port is no number up to 65535"))?,
+                .ok_or_else(|| invalid("the port is not a number up to 65535"))?,
         };
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(invalid("it has a path"));
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn what_is_no_server_is_refused() {
         for (url, why) in [
-            ("", "no URL"),
+            ("", "not a URL"),
             ("localhost", "no scheme"),
             ("localhost:8000", "no scheme"),
             ("ftp://h", "unknown"),

@@ -39,7 +39,7 @@ pub enum Error {
         message: String,
     },
     /// The answer breaks the protocol.
-    #[error("malformed answer of `{address}`: {reason}")]
+    #[error("malformed answer from `{address}`: {reason}")]
     Protocol {
         /// `host:port`.
         address: String,

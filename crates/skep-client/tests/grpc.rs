@@ -206,7 +206,7 @@ async fn unreadable_and_contradictory_answers_are_protocol_errors() {
                 .infer(&InferRequest::new("m"))
                 .await
                 .expect_err("counts"),
-            "0 outputs and raw contents of 1",
+            "0 outputs, but raw contents for 1",
         ),
         (
             client.server_metadata().await.expect_err("large"),

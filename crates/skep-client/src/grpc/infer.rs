@@ -81,7 +81,7 @@ pub(super) fn decode(message: ModelInferResponse) -> Result<InferResponse, Strin
     let raw_count = message.raw_output_contents.len();
     if raw_count != 0 && raw_count != message.outputs.len() {
         return Err(format!(
-            "it has {} outputs and raw contents of {raw_count}",
+            "it has {} outputs, but raw contents for {raw_count}",
             message.outputs.len()
         ));
     }
@@ -225,11 +225,14 @@ mod tests {
         for (message, part) in [
             (
                 answer(vec![bytes(2); 2], None),
-                "1 outputs and raw contents of 2",
+                "1 outputs, but raw contents for 2",
             ),
             (answer(vec![bytes(3)], None), "3 bytes of data, expected 2"),
             (answer(vec![bytes(2)], Some(ints(&[]))), "both"),
-            (answer(vec![], Some(ints(&[1, 128]))), "128 is no INT8"),
+            (
+                answer(vec![], Some(ints(&[1, 128]))),
+                "128 is not a valid INT8",
+            ),
             (answer(vec![], None), "0 bytes of data"),
             (negative, "negative"),
             (huge, "more elements"),

@@ -140,7 +140,9 @@ fn parameters(request: &InferRequest) -> Result<Map<String, Value>, Error> {
             ParameterValue::String(value) => json!(value),
             ParameterValue::Double(value) => {
                 Number::from_f64(*value).map(Value::Number).ok_or_else(|| {
-                    Error::invalid(format!("parameter `{key}` is {value}, no JSON number"))
+                    Error::invalid(format!(
+                        "parameter `{key}` is {value}, which is not a JSON number"
+                    ))
                 })?
             }
         };

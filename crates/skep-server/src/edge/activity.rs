@@ -1,4 +1,4 @@
-//! What a connection is doing, and what becomes of it where that takes too long.
+//! What a connection is doing, and when that has taken too long.
 //!
 //! A connection notes what happens to it with a few relaxed stores; the time is that of the last sweep, so it reads no
 //! clock. A limit is therefore kept to within one sweep, and never cut short.
@@ -17,14 +17,14 @@ use futures_util::task::AtomicWaker;
 use super::limits::Limits;
 
 /// How long a connection without a request may be silent once it has been told to finish: time for the last packets of
-/// an answer and for a client to close, nothing that a stop would be felt by.
+/// an answer and for the client to close, and too short to delay a stop noticeably.
 const FINISH_GRACE_MS: u64 = 2_000;
 
-/// What a client must take of an answer, or of all answers of its connection, while the limit on writing passes: far below
-/// any line that is of use, so that it only ends those who hold answers on purpose.
+/// Bytes that a client must read of an answer, or of all answers of its connection, within the limit on writing: far
+/// less than any usable line carries, so it only ends clients that hold answers on purpose.
 pub(super) const MIN_PROGRESS_BYTES: usize = 16 << 10;
 
-/// "Not now" in place of a time.
+/// Stands for "never" or "not now" where a time is expected.
 const NEVER: u64 = u64::MAX;
 
 /// What a connection has been told.
@@ -74,23 +74,23 @@ pub(super) struct Activity {
     opened: u64,
     /// Requests whose answer is not done.
     requests: AtomicU32,
-    /// Since when a request's head, or the handshake, is awaited.
+    /// When the wait for a request's head, or for the handshake, began.
     head: AtomicU64,
     /// When bytes moved last, in either direction.
     moved: AtomicU64,
     /// When bytes came in last.
     received: AtomicU64,
-    /// Since when the socket takes less than [`MIN_PROGRESS_BYTES`] of what is to be written.
+    /// When the socket began to take less than [`MIN_PROGRESS_BYTES`] of the bytes to write.
     blocked: AtomicU64,
-    /// What it took since then.
+    /// Bytes that it took since then.
     taken_bytes: AtomicUsize,
     /// When it was told to finish.
     finishing: AtomicU64,
-    /// Whether several requests may be under way at once, with frames between them that belong to none.
+    /// Whether several requests may be under way at once, with frames between them that belong to no request.
     multiplexed: AtomicBool,
     /// Whether a request was answered before its body was read.
     unread: AtomicBool,
-    /// Over HTTP/1.1, since when the client sends nothing more although a request is under way.
+    /// Over HTTP/1.1, when the client closed its sending side while a request was under way.
     sent_all: AtomicU64,
     /// Whether the last request's answer has begun.
     answering: AtomicBool,
@@ -121,7 +121,7 @@ impl Activity {
         }
     }
 
-    /// Whom to wake when there is an order.
+    /// Sets the task to wake when there is an order.
     pub(super) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
@@ -134,7 +134,7 @@ impl Activity {
         }
     }
 
-    /// Gives an order; an earlier one that says as much or more stays. Whether it is news.
+    /// Gives an order, unless an earlier one is as strict. Returns whether the order is new.
     pub(super) fn give(&self, order: ConnectionOrder) -> bool {
         let is_news = self.order.fetch_max(order as u8, Ordering::AcqRel) < order as u8;
         if is_news {
@@ -146,8 +146,8 @@ impl Activity {
         is_news
     }
 
-    /// The connection speaks HTTP/2, and the client has said so: its requests' heads are not told apart from other frames,
-    /// and it may be without a request for as long as any idle connection.
+    /// The client speaks HTTP/2. Heads of requests cannot be told from other frames then, so the limit on heads ends
+    /// here; the limit on idle connections remains.
     pub(super) fn multiplexed(&self) {
         self.multiplexed.store(true, Ordering::Relaxed);
         self.head.store(NEVER, Ordering::Relaxed);
@@ -166,7 +166,8 @@ impl Activity {
         }
     }
 
-    /// Bytes have gone out. Few of them are no progress: a client that takes one at a time holds an answer for ever.
+    /// Bytes have gone out. A few bytes do not count as progress: a client that reads one at a time would hold an
+    /// answer forever.
     pub(super) fn written(&self, bytes: usize) {
         self.moved.store(self.clock.now(), Ordering::Relaxed);
         if self.blocked.load(Ordering::Relaxed) == NEVER {
@@ -178,11 +179,11 @@ impl Activity {
         }
     }
 
-    /// All that was to go out has gone.
+    /// All pending bytes have gone out.
     pub(super) fn flushed(&self) {
         self.blocked.store(NEVER, Ordering::Relaxed);
         if self.has_ended_sending() {
-            // The end that was kept from the protocol may be read now.
+            // The protocol may now read the end of the input, which was withheld from it.
             self.task.wake();
         }
     }
@@ -195,12 +196,12 @@ impl Activity {
         }
     }
 
-    /// Whether the socket has not taken yet what is to be written.
+    /// Whether the socket still has bytes to take.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed) != NEVER
     }
 
-    /// For how long nothing has come in, as far as the sweep knows.
+    /// How long nothing has come in, as of the last sweep.
     pub(super) fn silence(&self) -> Duration {
         let received = self.received.load(Ordering::Relaxed);
         Duration::from_millis(self.clock.now().saturating_sub(received))
@@ -215,8 +216,8 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// The client has ended its sending side. Whether a request under way, or the writing of its answer, goes on; otherwise
-    /// the connection is over.
+    /// The client has closed its sending side. Returns whether a request, or the writing of its answer, is still under
+    /// way; if not, the connection is over.
     pub(super) fn ends_sending(&self) -> bool {
         let is_done = self.requests.load(Ordering::Relaxed) == 0 && !self.is_blocked();
         if self.times.half_closed == 0 || is_done {
@@ -228,12 +229,12 @@ impl Activity {
         true
     }
 
-    /// Whether the client has ended its sending side under a request.
+    /// Whether the client closed its sending side during a request.
     pub(super) fn has_ended_sending(&self) -> bool {
         self.sent_all.load(Ordering::Relaxed) != NEVER
     }
 
-    /// The client still sends what nobody wants; it has as long as for a head.
+    /// The client is still sending bytes that will be discarded; it gets the time of a head to stop.
     pub(super) fn lingers(&self) {
         self.head.store(self.clock.now(), Ordering::Relaxed);
     }
@@ -255,12 +256,12 @@ impl Activity {
         self.moved.store(self.clock.now(), Ordering::Relaxed);
         self.requests.fetch_sub(1, Ordering::Relaxed);
         if self.has_ended_sending() {
-            // The end that was kept from the protocol is to be read now.
+            // The protocol has to read the end of the input now, which was withheld from it.
             self.task.wake();
         }
     }
 
-    /// When bytes moved last, where the connection has no request and may serve one; for choosing the idlest.
+    /// When bytes moved last, if the connection is idle and has no order; `None` otherwise.
     pub(super) fn idle_since(&self) -> Option<u64> {
         let is_idle =
             self.requests.load(Ordering::Relaxed) == 0 && self.order() == ConnectionOrder::Serve;
@@ -272,7 +273,7 @@ impl Activity {
         self.requests.load(Ordering::Relaxed) > 1
     }
 
-    /// What is to become of the connection at `now`, if it must not go on as it is, and why; `slack` is the time between
+    /// The order that the connection must get at `now`, and why; `None` if it may go on. `slack` is the time between
     /// two sweeps.
     pub(super) fn verdict(&self, now: u64, slack: u64) -> Option<(ConnectionOrder, &'static str)> {
         let over = |since: u64, limit: u64| {
@@ -294,47 +295,47 @@ impl Activity {
         if over(load(&self.blocked), write) {
             return Some((
                 ConnectionOrder::Abort,
-                "the client takes too little of its answers",
+                "the client reads its answers too slowly",
             ));
         }
         if over(self.opened, max_age.saturating_add(max_age_grace)) {
             return Some((
                 ConnectionOrder::Abort,
-                "its age and the grace after it are over",
+                "its maximum age and the grace period after it are over",
             ));
         }
         if over(load(&self.sent_all), half_closed) && !self.answering.load(Ordering::Relaxed) {
             return Some((
                 ConnectionOrder::Abort,
-                "the client sends nothing more, and may be gone; its request had no answer in time",
+                "the client has closed its sending side, and its request had no answer in time",
             ));
         }
         if self.requests.load(Ordering::Relaxed) == 0 {
             if over(load(&self.head), head) {
                 return Some((
                     ConnectionOrder::Abort,
-                    "a request's head did not come in time",
+                    "a request's head did not arrive in time",
                 ));
             }
             if self.order() == ConnectionOrder::Finish
                 && !is_blocked
                 && over(load(&self.finishing).max(moved), FINISH_GRACE_MS)
             {
-                return Some((ConnectionOrder::Abort, "the client does not close it"));
+                return Some((ConnectionOrder::Abort, "the client did not close it"));
             }
             if over(moved, idle) {
-                return Some((ConnectionOrder::Finish, "it was idle for long"));
+                return Some((ConnectionOrder::Finish, "it was idle for too long"));
             }
         }
         if over(self.opened, max_age) {
-            return Some((ConnectionOrder::Finish, "its age is over"));
+            return Some((ConnectionOrder::Finish, "its maximum age is reached"));
         }
         None
     }
 }
 
-/// The time of the last sweep. Time in which the server itself did not run is not counted: clients could not be served
-/// in it, whatever they did.
+/// The time of the last sweep. Time in which the server itself did not run does not count: no client could be served
+/// then.
 #[derive(Debug, Default)]
 pub(super) struct SweepClock {
     now: AtomicU64,
@@ -345,7 +346,7 @@ impl SweepClock {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Goes on by `elapsed` milliseconds; the time then.
+    /// Advances by `elapsed` milliseconds and returns the new time.
     pub(super) fn advance(&self, elapsed: u64) -> u64 {
         self.now.fetch_add(elapsed, Ordering::Relaxed) + elapsed
     }

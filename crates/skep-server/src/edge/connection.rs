@@ -20,10 +20,10 @@ use super::{
     stream::ConnectionStream,
 };
 
-/// Fields of a head for which HTTP/1.1's library has room without memory of their own.
+/// Header fields that hyper parses without an allocation.
 const HYPERS_HEADER_FIELDS: usize = 100;
 
-/// The largest head of a request: what the library's buffer holds in any case.
+/// The largest head of a request; hyper's buffer holds this much anyway.
 const MAX_HEAD_BYTES: usize = 400 << 10;
 
 /// Serves a connection until it ends, by the client, by itself, or by an order.
@@ -37,7 +37,7 @@ pub(super) async fn serve(
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!("cannot set TCP_NODELAY: {error}");
     }
-    // A peer that is gone without a word is found out in the end.
+    // Detects a peer that vanished without closing.
     if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&socket, true) {
         tracing::debug!("cannot set SO_KEEPALIVE: {error}");
     }
@@ -54,7 +54,7 @@ pub(super) async fn serve(
         return;
     };
     let is_http2 = match port.protocol {
-        // A client that begins otherwise is told by the protocol.
+        // A client that does not speak HTTP/2 gets an error from the protocol.
         Protocol::Grpc => Some(true),
         Protocol::Http | Protocol::Metrics => {
             entry.unless_told(|cx| stream.poll_is_http2(cx)).await
@@ -79,7 +79,7 @@ async fn http1(
     entry: &ConnectionEntry,
 ) {
     let mut builder = http1::Builder::new();
-    // The sweep over all connections does it, without a timer a request.
+    // The sweep enforces this limit, without a timer for each request.
     builder.header_read_timeout(None);
     builder.max_header_size(MAX_HEAD_BYTES);
     if port.limits.header_fields != HYPERS_HEADER_FIELDS {
@@ -91,7 +91,7 @@ async fn http1(
     let mut told = false;
     let outcome = poll_fn(|cx| {
         if entry.activity.has_ended_sending() {
-            // The end of a request uses the registration up.
+            // The end of a request consumes the registered waker.
             entry.register(cx);
         }
         loop {
@@ -101,7 +101,7 @@ async fn http1(
             match entry.activity.order() {
                 ConnectionOrder::Finish if !told => {
                     told = true;
-                    // An order uses the registration up.
+                    // An order consumes the registered waker.
                     entry.register(cx);
                     connection.as_mut().graceful_shutdown();
                 }
@@ -112,13 +112,13 @@ async fn http1(
     })
     .await;
     if let Err(error) = outcome {
-        // The client's doing: it left, or sent what is no HTTP.
+        // The client's fault: it left, or sent something other than HTTP.
         tracing::debug!("a connection ended with an error: {error}");
     }
 }
 
-/// The connection's bytes, once encryption has been agreed on where the port has it; `None` if that failed, or took
-/// too long, or the server stops.
+/// The connection's bytes, after the TLS handshake if the port has TLS; `None` if the handshake failed or timed out, or
+/// the server stops.
 async fn handshake(
     socket: TcpStream,
     port: &ListenerContext,

@@ -1,4 +1,4 @@
-//! All open connections, and the sweep over them that ends those that take too long.
+//! All open connections, and the sweep that ends those that take too long.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ pub(crate) struct Connections {
     clock: Arc<SweepClock>,
     sweep: Duration,
     open: Mutex<OpenConnections>,
-    /// Its receivers are the open connections.
+    /// Each open connection holds a receiver.
     alive: watch::Sender<()>,
 }
 
@@ -53,7 +53,7 @@ impl Connections {
         }
     }
 
-    /// Enters a connection; the entry lasts as long as what is returned.
+    /// Registers a connection until the returned entry is dropped.
     pub(super) fn enter(self: &Arc<Self>, times: ActivityLimits) -> ConnectionEntry {
         let activity = Arc::new(Activity::new(Arc::clone(&self.clock), times));
         let mut open = self.lock();
@@ -91,7 +91,7 @@ impl Connections {
         }
     }
 
-    /// Makes room for a new connection: the one that has been without a request for the longest is closed.
+    /// Makes room for a new connection: closes the one that has been idle for the longest.
     pub(super) fn close_idlest(&self) {
         let open = self.lock();
         let idle = open.connections.values();
@@ -101,7 +101,7 @@ impl Connections {
         }
     }
 
-    /// Tells all connections, those to come included, to finish.
+    /// Orders all connections, including later ones, to finish.
     pub(crate) fn finish(&self) {
         let mut open = self.lock();
         open.stopping = true;
@@ -110,7 +110,7 @@ impl Connections {
         }
     }
 
-    /// Done when no connection is open.
+    /// Waits until no connection is open.
     pub(crate) async fn all_closed(&self) {
         self.alive.closed().await;
     }
@@ -127,7 +127,7 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// A connection's place among the open ones.
+/// The registration of an open connection.
 pub(super) struct ConnectionEntry {
     id: u64,
     pub(super) activity: Arc<Activity>,

@@ -1,6 +1,6 @@
 //! A request and its answer: the body comes in at the client's pace and is counted, the answer goes out.
 //!
-//! Nothing here costs a task, and nothing a box beyond those of the router.
+//! Nothing here spawns a task or allocates a box, apart from the router's own.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ use crate::{
     verbose,
 };
 
-/// What answers the requests of a connection.
+/// Answers the requests of a connection.
 pub(super) struct Exchange {
     port: Arc<ListenerContext>,
     activity: Arc<Activity>,
@@ -118,10 +118,10 @@ impl Exchange {
 }
 
 impl Exchange {
-    /// The answer to a request whose head has too many fields. Over HTTP/1.1 the library refuses it before.
+    /// The answer to a request with too many header fields. Over HTTP/1.1 hyper refuses it earlier.
     fn refuse_head(&self, fields: usize, limit: usize) -> Response<Body> {
         let text = format!(
-            "the request's head has {fields} fields, at most {limit} are taken (`--max-header-fields`)"
+            "the request has {fields} header fields, the limit is {limit} (`--max-header-fields`)"
         );
         if self.port.protocol == Protocol::Grpc {
             return tonic::Status::resource_exhausted(text)
@@ -143,7 +143,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
 }
 
 pin_project! {
-    /// An answer in the making.
+    /// The future of an answer.
     pub(super) struct ExchangeFuture {
         #[pin]
         answer: routes::RoutedAnswer,
@@ -167,7 +167,7 @@ impl Future for ExchangeFuture {
                 }
                 let size = response.body().size_hint().exact();
                 if let (Holding::Whole(charge), Some(size)) = (&holding, size) {
-                    // The request is gone, its answer is left.
+                    // The request has been freed; only its answer remains.
                     charge.shrink_to(usize::try_from(size).unwrap_or(usize::MAX));
                 }
                 response
@@ -178,7 +178,7 @@ impl Future for ExchangeFuture {
                     return Poll::Pending;
                 };
                 ready!(deadline.poll(cx));
-                // The request may still run: what it holds is its own from here on.
+                // The request may still be running; it keeps its own charge from here on.
                 holding = Holding::Nothing;
                 deadline::exceeded()
             }

@@ -1,4 +1,4 @@
-//! A request's body: it comes in at the client's pace, and is counted before anybody gets it.
+//! A request's body: it arrives at the client's pace and is charged before a handler gets it.
 
 use std::{
     pin::Pin,
@@ -18,14 +18,14 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{activity::Activity, intake::IntakeReader};
 use crate::error::{ApiError, BodyError, MIN_PROGRESS_BYTES};
 
-/// How long a call's messages may be, and what they may become.
+/// How long a call's messages may be, and how much memory they may become.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MessageBounds {
     /// The largest message, in bytes.
     pub(crate) bytes: usize,
-    /// What is charged for each byte of a message; above 1 until the next message begins.
+    /// Bytes charged for each byte of a message; a charge above 1 lasts until the next message begins.
     pub(crate) weight: usize,
-    /// Whether the client may send as many as it likes, and when it likes.
+    /// Whether the client may send any number of messages, at any time.
     pub(crate) many: bool,
 }
 
@@ -34,7 +34,7 @@ pub(super) enum BodySource {
     Http1(Incoming),
     Http2 {
         reader: IntakeReader,
-        /// What the client says of its length, as far as it has not come.
+        /// The rest of the declared length, which has not arrived yet.
         length: Option<u64>,
     },
 }
@@ -80,9 +80,9 @@ pin_project! {
         patience: Duration,
         #[pin]
         wait: Option<Sleep>,
-        // What has come since the wait began.
+        // Bytes that have arrived since the wait began.
         fresh_bytes: usize,
-        // Who is to know when the body is given up before its end.
+        // Is told when the body is dropped before its end.
         unread: Option<Arc<Activity>>,
     }
 
@@ -96,7 +96,7 @@ pin_project! {
 }
 
 impl Inflow {
-    /// `unread` is told when the body is given up before its end.
+    /// `unread` is told when the body is dropped before its end.
     pub(super) const fn new(
         source: BodySource,
         messages: Option<MessageBounds>,
@@ -157,7 +157,7 @@ impl Body for Inflow {
                 *this.unread = None;
                 Poll::Ready(None)
             }
-            // A stream of messages may pause for as long as it likes between two of them.
+            // A stream may pause for any time between two messages.
             Poll::Pending
                 if this
                     .messages
@@ -182,7 +182,7 @@ impl Body for Inflow {
                 }
                 *this.fresh_bytes = 0;
                 wait.as_mut().reset(Instant::now() + *this.patience);
-                // Registers the task with the new end.
+                // Registers the task for the new deadline.
                 wait.poll(cx).map(|()| None)
             }
         }
@@ -197,7 +197,7 @@ impl Body for Inflow {
     }
 }
 
-/// An error as the handlers of a protocol look for it.
+/// An error of the type that a protocol's handlers expect.
 fn boxed(error: BodyError, is_grpc: bool) -> BoxError {
     match error {
         BodyError::TooLong { .. } => Box::new(tonic::Status::out_of_range(error.to_string())),
@@ -212,12 +212,12 @@ fn boxed(error: BodyError, is_grpc: bool) -> BoxError {
 #[derive(Debug)]
 struct MessageFraming {
     bounds: MessageBounds,
-    /// How much of a message's prefix has come, and the length in it so far.
+    /// Bytes of a message's prefix that have arrived, and the length in them so far.
     prefix_bytes: usize,
     length: u32,
-    /// What is to come of a message.
+    /// Bytes of a message that are still to come.
     left: usize,
-    /// What was charged since the last message began.
+    /// Bytes charged since the last message began.
     charged: usize,
 }
 
@@ -243,8 +243,8 @@ impl MessageFraming {
         self.prefix_bytes == 0 && self.left == 0
     }
 
-    /// Takes note of data. Refuses a message by the length that it says it has, before anybody reserves memory for it:
-    /// one that is longer than the call's may be, or could never fit into the memory.
+    /// Accounts for data. Refuses a message by its declared length, before memory is reserved for it, if it is longer
+    /// than the call allows or could never fit into the memory.
     fn pass(&mut self, mut data: &[u8], charge: &Charge) -> Result<(), BodyError> {
         while let Some(&byte) = data.first() {
             if self.left > 0 {
@@ -256,7 +256,8 @@ impl MessageFraming {
             if self.prefix_bytes == 0 {
                 self.length = 0;
                 if self.bounds.weight > 1 {
-                    // What is charged for what it becomes is over with the message; others charge for that by themselves.
+                    // The surcharge for the decoded form ends with the message; large calls charge for that form
+                    // themselves.
                     charge.give_back(std::mem::take(&mut self.charged));
                 }
             } else {

@@ -4,24 +4,24 @@ use std::{sync::Arc, time::Duration};
 
 use skep_tensor::MemoryBudget;
 
-/// What clients may take of a server, each in time and in memory.
+/// How much time and memory clients may use.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Open connections over HTTP and gRPC together.
     pub connections: usize,
-    /// The memory of all requests: what comes in, what it becomes, and answers until they are written.
+    /// The memory of all requests: incoming bytes, their decoded form, and answers until they are written.
     pub request_memory: Arc<MemoryBudget>,
     /// From the opening of a connection, or the first byte of a further request, to the end of the request's head; the
     /// TLS handshake is part of it.
     pub head: Duration,
     /// Between two pieces of a request's body.
     pub body: Duration,
-    /// How long a client over HTTP/1.1 that has ended its sending side waits for the beginning of its answer. It may as well
-    /// have closed the connection: TCP shows no difference.
+    /// How long an HTTP/1.1 client that has closed its sending side may wait for its answer to begin. TCP does not show
+    /// whether the client closed the whole connection.
     pub half_closed: Duration,
     /// Fields of a request's head.
     pub header_fields: usize,
-    /// In which a client takes 16 KiB of an answer, or all that is left of it.
+    /// The time in which a client must read 16 KiB of an answer, or the rest of it.
     pub write: Duration,
     /// How long a connection without a request stays open.
     pub idle: Duration,
@@ -30,12 +30,12 @@ pub struct Limits {
 /// gRPC's settings of connections.
 #[derive(Debug, Clone, Default)]
 pub struct GrpcConnections {
-    /// How long a connection must be silent before it is asked for a sign of life; `None` for never.
+    /// How long a connection must be silent before it is pinged; `None` for never.
     pub keepalive_time: Option<Duration>,
-    /// How long that sign may take.
+    /// How long the answer to a ping may take.
     pub keepalive_timeout: Duration,
-    /// When a connection takes no more calls.
+    /// The age at which a connection stops accepting calls; `None` for no limit.
     pub max_age: Option<Duration>,
-    /// How long the calls in flight may then go on; `None` for as long as they take.
+    /// How long calls in flight may go on after that; `None` for no limit.
     pub max_age_grace: Option<Duration>,
 }

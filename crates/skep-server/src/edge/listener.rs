@@ -18,7 +18,7 @@ pub(crate) enum Protocol {
     Http,
     /// HTTP/2 only, with gRPC's deadlines and statuses.
     Grpc,
-    /// As `Http`, for those who look at the server rather than use it.
+    /// As `Http`, for monitoring.
     Metrics,
 }
 
@@ -29,9 +29,9 @@ pub(crate) struct ListenerContext {
     pub(crate) tls: Option<ServerTls>,
     pub(crate) limits: Limits,
     pub(crate) grpc: GrpcConnections,
-    /// What bounds the messages of a call, by its path; `None` for HTTP.
+    /// The bounds on a call's messages, by its path; `None` for HTTP.
     pub(crate) message_bounds: Option<fn(&str) -> MessageBounds>,
     pub(crate) connections: Arc<Connections>,
-    /// Who writes down what requests came to.
+    /// The access log, if there is one.
     pub(crate) access: Option<Arc<dyn AccessLog>>,
 }

@@ -2,27 +2,27 @@
 //!
 //! ```text
 //! listen      the port; accepts while there is room, backs off when the system is out of descriptors
-//! tls         certificates and keys into what a handshake needs; `client_certificates`: who may connect;
+//! tls         the certificate and key of a port; `client_certificates`: who may connect;
 //!             `version_1`: how certificates of X.509 version 1 are verified
 //! watched     files that are read again when they change
 //! stream      a connection's bytes, plain or encrypted; notes when bytes move and when they do not
 //! connection  handshake, protocol, then hyper's connection over HTTP/1.1
-//! http2       a connection over HTTP/2: a task a request, each answer at the pace of its own window
+//! http2       a connection over HTTP/2: a task for each request, each answer at the pace of its own window
 //! exchange    a request and its answer, with a deadline
 //! inflow      a request's body: patience, memory charged
-//! intake      what has come of a request over HTTP/2 before anybody reads it
-//! outflow     an answer's body: what it holds of the memory until it is written
-//! activity    what a connection is doing, and for how long it may
-//! connections all of them, and the sweep that finds those that are over a limit
-//! limits      what clients may take
+//! intake      the part of an HTTP/2 request that has arrived and is not read yet
+//! outflow     an answer's body, which holds its charge until it is written
+//! activity    what a connection is doing, and when that has taken too long
+//! connections all open connections, and the sweep that finds those over a limit
+//! limits      how much time and memory clients may use
 //! listener    what the connections of a port share
-//! routes      who answers: the port's router, and a shortcut before it
+//! routes      the port's router, and a shortcut past it
 //! deadline    how long a gRPC client waits
 //! body        a whole body in one piece
 //! ```
 //!
-//! Limits on connections have no timers: a connection writes down what it does, and the sweep ends it when that takes too
-//! long. Timers belong to single bodies and answers, and to gRPC's keepalive.
+//! Limits on connections use no timers: a connection notes what it does, and the sweep ends it when that takes too
+//! long. Single bodies and answers have timers, and so has gRPC's keepalive.
 
 mod activity;
 mod body;

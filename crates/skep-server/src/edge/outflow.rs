@@ -1,4 +1,4 @@
-//! An answer's body: what leaves keeps what it holds of the memory until it has left.
+//! An answer's body: each piece keeps its charge until it is written.
 
 use std::{
     pin::Pin,
@@ -16,7 +16,7 @@ use skep_tensor::Charge;
 use super::activity::Activity;
 use crate::access::AccessVisit;
 
-/// A request under way, as long as it lives.
+/// A request under way; it ends when this is dropped.
 pub(super) struct RequestInFlight {
     activity: Arc<Activity>,
     /// For the access log.
@@ -29,7 +29,7 @@ impl RequestInFlight {
         Self { activity, visit }
     }
 
-    /// The answer's head is there.
+    /// The head of the answer is ready.
     pub(super) fn answered<B>(&mut self, response: &Response<B>) {
         if let Some(visit) = &mut self.visit {
             visit.answered(response);
@@ -55,8 +55,8 @@ impl Drop for RequestInFlight {
     }
 }
 
-/// A piece of an answer. The protocol drops it when it is written: what it holds of the memory goes with it, however long
-/// before that the answer's body was read to its end.
+/// A piece of an answer. The protocol drops it once it is written, and its charge with it, however long before the
+/// answer's body was read to its end.
 #[derive(Debug, Default)]
 pub(super) struct AnswerPiece {
     data: Bytes,
@@ -64,7 +64,7 @@ pub(super) struct AnswerPiece {
 }
 
 impl AnswerPiece {
-    /// Takes the first `bytes` of it off.
+    /// Splits off the first `bytes`.
     pub(super) fn split_to(&mut self, bytes: usize) -> Self {
         Self {
             data: self.data.split_to(bytes),
@@ -91,14 +91,14 @@ impl Buf for AnswerPiece {
     }
 }
 
-/// What an answer holds of the memory.
+/// The charge that an answer holds.
 #[derive(Debug)]
 pub(super) enum Holding {
     /// Nothing.
     Nothing,
-    /// One charge for the whole of it.
+    /// One charge for the whole answer.
     Whole(Arc<Charge>),
-    /// What was added for the messages that have been encoded since the last piece left; and what the call holds besides.
+    /// The charge for the messages encoded since the last piece left, and the rest of the call's charge.
     Messages {
         leaving: Arc<Charge>,
         _call: Arc<Charge>,
@@ -106,7 +106,7 @@ pub(super) enum Holding {
 }
 
 impl Holding {
-    /// What the next piece holds.
+    /// The charge of the next piece.
     fn of_piece(&self) -> Option<Arc<Charge>> {
         match self {
             Self::Nothing => None,

@@ -1,4 +1,4 @@
-//! Who answers the requests of a port: its router, and before it a shortcut for the call that is made by the thousand.
+//! What answers the requests of a port: its router, and a shortcut past it for inference.
 
 use std::{
     convert::Infallible,
@@ -13,23 +13,22 @@ use pin_project_lite::pin_project;
 use skep_tensor::Charge;
 use tower::Service;
 
-/// What the encoded messages of a call hold of the memory until they leave.
+/// The charge of a call's encoded messages until they leave.
 #[derive(Debug, Clone)]
 pub(crate) struct Leaving(pub(crate) Arc<Charge>);
 
-/// An answer in the making.
+/// The future of an answer.
 pub(crate) type AnswerFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// Takes the requests that need no router, and gives the others back.
+/// Answers the requests that need no router, and returns the others.
 ///
-/// A router costs a request some ten allocations (the path's parameters, a box a layer): as much as all that an
-/// inference needs besides.
+/// A router costs a request about ten allocations (path parameters, a box for each layer): as many as the rest of an
+/// inference.
 pub(crate) trait Shortcut: Send + Sync {
-    /// The answer, or the request where the router has to see it. What the request comes to hold of the memory is added to
-    /// `charge`.
+    /// The answer, or the request if the router has to see it. The memory that the request uses is added to `charge`.
     ///
     /// # Errors
-    /// The request itself.
+    /// The request itself, for the router.
     #[expect(
         clippy::result_large_err,
         reason = "a request that is not taken moves once more"
@@ -58,7 +57,7 @@ impl From<Router> for PortRoutes {
 }
 
 impl PortRoutes {
-    /// The same with a shortcut before the router.
+    /// These routes, with a shortcut past the router.
     pub(crate) fn with_shortcut(self, shortcut: Arc<dyn Shortcut>) -> Self {
         Self {
             shortcut: Some(shortcut),
@@ -66,8 +65,8 @@ impl PortRoutes {
         }
     }
 
-    /// Begins to answer a request, which `charge` counts. Where the router sees it, the charge is among its extensions; so is
-    /// [`Leaving`], which is returned, where an answer `is_encoded` message by message.
+    /// Begins to answer a request, whose memory `charge` counts. If the router sees the request, the charge is among
+    /// its extensions; so is [`Leaving`], which is also returned, if the answer `is_encoded` message by message.
     pub(super) fn call(
         &self,
         request: Request<Body>,
@@ -95,7 +94,7 @@ impl PortRoutes {
 }
 
 pin_project! {
-    /// An answer in the making, wherever.
+    /// The future of an answer, from either of them.
     #[project = RoutedAnswerProjection]
     pub(super) enum RoutedAnswer {
         Shortcut { answer: AnswerFuture },

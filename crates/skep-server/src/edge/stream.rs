@@ -1,4 +1,4 @@
-//! A connection's bytes, plain or encrypted, with a note of when they move.
+//! A connection's bytes, plain or encrypted; it notes when they move.
 
 use std::{
     io,
@@ -16,10 +16,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::activity::Activity;
 
-/// What is read at once of what nobody wants.
+/// Bytes read at once of input that is discarded.
 const DISCARDED_BYTES: usize = 16 << 10;
 
-/// What a client that speaks HTTP/2 begins with.
+/// The first bytes of a client that speaks HTTP/2.
 ///
 /// Source: RFC 9113, "HTTP/2 Connection Preface".
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -27,7 +27,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How bytes travel.
 enum SocketTransport {
     Plain(TcpStream),
-    // Boxed: a plain connection does not pay for the state of a session.
+    // Boxed: a plain connection does not pay for the state of a TLS session.
     ServerTls(Box<TlsStream<TcpStream>>),
 }
 
@@ -36,18 +36,18 @@ pub(super) struct ConnectionStream {
     transport: SocketTransport,
     activity: Arc<Activity>,
     closing: Closing,
-    /// What was read ahead.
+    /// Bytes read ahead.
     ahead: Bytes,
-    /// Whether the end of what the client sends is kept from the protocol while a request is under way.
+    /// Whether the end of the input is withheld from the protocol while a request is under way.
     half_closes: bool,
 }
 
-/// How far the end of a connection is.
+/// How far closing has got.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Closing {
     Open,
-    /// Our side is shut; what the client still sends is thrown away, since a close with unread bytes would reset the
-    /// connection before the client has read the answer.
+    /// The server's side is closed; input is discarded, since closing with unread bytes would reset the connection
+    /// before the client has read the answer.
     Lingering,
 }
 
@@ -72,16 +72,16 @@ impl ConnectionStream {
         }
     }
 
-    /// Lets a client end its sending side and still get its answer.
+    /// Lets a client close its sending side and still get its answer.
     ///
-    /// HTTP/1.1's library gives a request up when it reads the end. It reads that only when no request is under way; until
-    /// then [`Activity`] knows of it, and the sweep ends what takes too long.
+    /// hyper drops a request when it reads the end of the input. So the end is withheld while a request is under way;
+    /// [`Activity`] records it, and the sweep ends what takes too long.
     pub(super) const fn half_closes(mut self) -> Self {
         self.half_closes = true;
         self
     }
 
-    /// Whether the client begins with HTTP/2; what is read to find out is read again by the protocol.
+    /// Whether the client speaks HTTP/2. The bytes read to find out are kept for the protocol.
     pub(super) fn poll_is_http2(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             let known = self.ahead.len();
@@ -102,12 +102,13 @@ impl ConnectionStream {
         }
     }
 
-    /// Takes note of a write of `offered` bytes.
+    /// Notes the outcome of a write of `offered` bytes.
     fn note_write(&self, outcome: &Poll<io::Result<usize>>, offered: usize) {
         match outcome {
             Poll::Ready(Ok(bytes @ 1..)) => {
                 self.activity.written(*bytes);
-                // A socket that takes all is not waited for; encryption may have taken it instead, and says so later.
+                // A socket that took everything is not blocked; with TLS the session may only have buffered it, and a
+                // flush tells.
                 if *bytes == offered && matches!(self.transport, SocketTransport::Plain(_)) {
                     self.activity.flushed();
                 }
@@ -152,8 +153,8 @@ impl AsyncRead for ConnectionStream {
             && buffer.remaining() > 0
             && this.activity.ends_sending()
         {
-            // Nothing wakes the reader again but the end of the request. A body that waits for more is looked at behind
-            // this, and sees that nothing comes.
+            // Only the end of the request wakes the reader again. A body that waits for more is polled after this, and
+            // sees that the input has ended.
             return Poll::Pending;
         }
         outcome
@@ -229,7 +230,7 @@ impl AsyncWrite for ConnectionStream {
             let mut buffer = ReadBuf::new(&mut buffer);
             match ready!(Pin::new(&mut this.transport).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {}
-                // The end, or a client that is gone: nothing is left to be told.
+                // The end, or a client that is gone: nothing is left to do.
                 _ => return Poll::Ready(Ok(())),
             }
         }

@@ -1,4 +1,4 @@
-//! Files that are looked at now and then, and read again when they have changed.
+//! When files that are checked now and then have to be read again.
 
 use std::{
     fs,
@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// How long after a failure unchanged files are tried again. Some reasons pass by themselves: too many open files, a network
-/// file system that is away.
+/// How long after a failure unchanged files are tried again. Some failures are temporary: too many open files, an
+/// unreachable network file system.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What the system says of a file, whatever links lead to it. A change of its content changes this, as does another file in
-/// its place.
+/// A file's identity and times, links resolved. It changes with the file's content, and when another file takes its
+/// place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileStamp {
     device: u64,
@@ -23,7 +23,7 @@ pub(super) struct FileStamp {
 }
 
 impl FileStamp {
-    /// `None` where there is no file, or nothing is said of it.
+    /// `None` if the file does not exist or cannot be examined.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
@@ -39,9 +39,9 @@ impl FileStamp {
 /// Files that belong together.
 #[derive(Debug)]
 pub(super) struct WatchedFiles {
-    /// As they were when they were last read with success.
+    /// Their stamps when they were last read successfully.
     read: Vec<Option<FileStamp>>,
-    /// As they were at the last look.
+    /// Their stamps at the last look.
     seen: Vec<Option<FileStamp>>,
     /// The last attempt to read them, if it failed.
     failed: Option<FailedRead>,
@@ -51,7 +51,7 @@ pub(super) struct WatchedFiles {
 struct FailedRead {
     stamps: Vec<Option<FileStamp>>,
     reason: String,
-    /// When to try again, though the files are still the same: the reason may have passed.
+    /// When to try again although the files are unchanged: the failure may have been temporary.
     again: Instant,
 }
 
@@ -64,13 +64,13 @@ impl WatchedFiles {
         }
     }
 
-    /// The files have been read with success.
+    /// The files have been read successfully.
     pub(super) fn settled(&mut self, now: Vec<Option<FileStamp>>) {
         *self = Self::new(now);
     }
 
-    /// The files could not be read. Returns whether this is news: they have changed since the last failure, or the reason
-    /// has.
+    /// The files could not be read. Returns whether this is news: the files or the reason have changed since the last
+    /// failure.
     pub(super) fn failed(
         &mut self,
         now: Vec<Option<FileStamp>>,
@@ -87,8 +87,8 @@ impl WatchedFiles {
         is_news
     }
 
-    /// Whether the files are to be read: they differ from what was read, and are the same as at the last look, since between
-    /// two looks somebody may have written one file of two. Files that could not be read are due again after a while.
+    /// Whether the files have to be read: they differ from what was read, and are unchanged since the last look, so
+    /// that a half-finished update of two files is not read. Files that could not be read are due again after a while.
     pub(super) fn look(&mut self, now: &[Option<FileStamp>], at: Instant) -> bool {
         let is_steady = now == self.seen;
         self.seen = now.to_vec();

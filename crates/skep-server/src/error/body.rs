@@ -12,13 +12,13 @@ pub(crate) const MIN_PROGRESS_BYTES: usize = 1 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     /// The client does not send.
-    #[error("less than {MIN_PROGRESS_BYTES} bytes of it came within {} s", .0.as_secs_f32())]
+    #[error("less than {MIN_PROGRESS_BYTES} bytes of it arrived within {} s", .0.as_secs_f32())]
     Stalled(Duration),
     /// Other requests fill the memory.
     #[error("the memory of requests is full, try again later: {0}")]
     NoMemory(OverBudget),
     /// A message is longer than this call's may be.
-    #[error("a message of {length} bytes is longer than the {limit} bytes that this call takes")]
+    #[error("a message has {length} bytes, this call accepts at most {limit}")]
     TooLong {
         /// What the message says of itself.
         length: usize,
@@ -26,7 +26,7 @@ pub(crate) enum BodyError {
         limit: usize,
     },
     /// The client has ended its sending side too early.
-    #[error("the client stopped sending before its end")]
+    #[error("the client stopped sending before the end of the body")]
     CutShort,
     /// The connection ended, or what came is no HTTP.
     #[error(transparent)]

@@ -381,7 +381,7 @@ mod tests {
         );
         assert_eq!(
             outcome(message("INT8", ints(&[0, 128]), vec![])),
-            Err("input 'x': 128 is no INT8".to_owned())
+            Err("input 'x': 128 is not a valid INT8".to_owned())
         );
     }
 

@@ -39,7 +39,7 @@ fn status(error: RuntimeError) -> Status {
 
 /// Of calls that [`super::calls`] answers before they come here.
 fn answered_elsewhere() -> Status {
-    Status::internal("this call was to be answered before it came to the service")
+    Status::internal("this call must be answered before it reaches the service")
 }
 
 #[tonic::async_trait]

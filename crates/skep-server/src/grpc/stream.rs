@@ -107,7 +107,7 @@ fn until_stop(
                     Some((request, Some(requests)))
                 }
                 () = state.runtime.stop_begun() => {
-                    let text = "the server is stopping, it takes no further requests from this stream";
+                    let text = "the server is stopping and takes no more requests from this stream";
                     Some((Err(Status::unavailable(text)), None))
                 }
             }

@@ -98,9 +98,9 @@ async fn message(body: Body) -> Result<Bytes, Status> {
         UnreadBody::TooLong => Status::out_of_range(format!(
             "the message is longer than {MAX_MESSAGE_BYTES} bytes"
         )),
-        UnreadBody::NoMemory => {
-            Status::resource_exhausted("the system has no memory for the message, try again later")
-        }
+        UnreadBody::NoMemory => Status::resource_exhausted(
+            "the system is out of memory for the message, try again later",
+        ),
         UnreadBody::Failed(error) => match error.into_inner().downcast::<Status>() {
             Ok(status) => *status,
             Err(error) => Status::new(Code::Unknown, error.to_string()),
@@ -110,7 +110,7 @@ async fn message(body: Body) -> Result<Bytes, Status> {
         (Some(0), Some(length)) if length == whole.len() - PREFIX_BYTES => {}
         (Some(1), _) => {
             return Err(Status::internal(
-                "the message is said to be compressed, and the call names no encoding",
+                "the message is flagged as compressed, but the call names no encoding",
             ));
         }
         (first, length) => {
@@ -135,7 +135,7 @@ fn success(answer: &ModelInferResponse) -> Result<Response<Body>, Status> {
     let length = answer.encoded_len();
     let Ok(prefix) = u32::try_from(length) else {
         return Err(Status::out_of_range(format!(
-            "the answer has {length} bytes, more than a message can have"
+            "the answer has {length} bytes, more than a message can hold"
         )));
     };
     let mut message = Vec::new();

@@ -77,7 +77,7 @@ pub(super) async fn read_split_body(
         ))),
         UnreadBody::NoMemory => ApiError::new(
             ErrorKind::Unavailable,
-            error::unreadable("the system has no memory for it, try again later"),
+            error::unreadable("the system is out of memory, try again later"),
         ),
         UnreadBody::Failed(error) => body_error(error),
     })

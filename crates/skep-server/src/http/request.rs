@@ -325,12 +325,12 @@ mod tests {
                 "[1,2]",
                 "Shape does not match true shape of 'data' field: expected 1 elements, got 2",
             ),
-            ("FP32", "[1e39]", "1e39 is no FP32"),
-            ("FP64", "[-1e400]", "-1e400 is no FP64"),
-            ("FP32", "[\"NaN\"]", "\"NaN\" is no FP32"),
-            ("FP32", "[NaN,\"NaN\"]", "\"NaN\" is no FP32"),
-            ("INT32", "[NaN]", "NaN is no INT32"),
-            ("BYTES", "[NaN]", "NaN is no BYTES"),
+            ("FP32", "[1e39]", "1e39 is not a valid FP32"),
+            ("FP64", "[-1e400]", "-1e400 is not a valid FP64"),
+            ("FP32", "[\"NaN\"]", "\"NaN\" is not a valid FP32"),
+            ("FP32", "[NaN,\"NaN\"]", "\"NaN\" is not a valid FP32"),
+            ("INT32", "[NaN]", "NaN is not a valid INT32"),
+            ("BYTES", "[NaN]", "NaN is not a valid BYTES"),
         ] {
             let json = format!(
                 r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"{datatype}","data":{data}}}]}}"#

@@ -12,7 +12,7 @@ fn cut_element(encoded: &[u8], rest: usize) -> String {
     let at = encoded.len().saturating_sub(rest);
     let found = match encoded[at..].split_first_chunk::<4>() {
         _ if rest == 0 => return String::new(),
-        None => format!("{rest} bytes that are left at byte {at} are too few for one"),
+        None => format!("{rest} bytes at byte {at} are too few for a length"),
         Some((prefix, tail)) => {
             let length = u32::from_le_bytes(*prefix);
             let is_text = prefix.iter().all(|byte| matches!(byte, b' '..=b'~'));
@@ -82,7 +82,7 @@ mod tests {
             (
                 b"\x01\0\0\0abc",
                 2,
-                ": each element begins with its length as 4 bytes, little-endian; 2 bytes that are left at byte 5 are too few for one",
+                ": each element begins with its length as 4 bytes, little-endian; 2 bytes at byte 5 are too few for a length",
             ),
         ] {
             assert_eq!(cut_element(encoded, rest), expected, "{encoded:?}");

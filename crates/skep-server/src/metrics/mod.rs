@@ -65,7 +65,7 @@ impl Metrics {
             let sample = move || metrics.sampler.sample(&metrics.runtime);
             // Reads files of the kernel's: some tens of microseconds, but not on the reactor.
             if tokio::task::spawn_blocking(sample).await.is_err() {
-                tracing::error!("sampling for metrics panicked; it is tried again");
+                tracing::error!("sampling for metrics panicked, the server will try again");
             }
         }
     }

@@ -71,8 +71,12 @@ pub(super) fn render() -> String {
         .with("version", SKEP_VERSION)
         .with("protocol", PROTOCOL_VERSION)
         .with("target", &format!("{}-{}", consts::ARCH, consts::OS));
-    text.family("skep_build_info", "Which Skep this is; always 1", "gauge")
-        .line(&labels, 1);
+    text.family(
+        "skep_build_info",
+        "Version and platform of this Skep; always 1",
+        "gauge",
+    )
+    .line(&labels, 1);
     let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
     for (name, help, kind, value) in [
         (

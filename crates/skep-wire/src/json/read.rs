@@ -254,14 +254,19 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (text, datatype, count, expected) in [
-            ("[1.5]", D::Int32, 1, "1.5 is no INT32"),
-            ("[1e2]", D::Int32, 1, "1e2 is no INT32"),
-            ("[\"1\"]", D::Fp32, 1, "\"1\" is no FP32"),
-            ("[null]", D::Fp32, 1, "null is no FP32"),
-            ("[true]", D::Fp64, 1, "true is no FP64"),
-            ("[1]", D::Bytes, 1, "1 is no BYTES"),
-            (r#"["\ud800"]"#, D::Bytes, 1, r#""\ud800" is no BYTES"#),
-            ("[2]", D::Bool, 1, "2 is no BOOL"),
+            ("[1.5]", D::Int32, 1, "1.5 is not a valid INT32"),
+            ("[1e2]", D::Int32, 1, "1e2 is not a valid INT32"),
+            ("[\"1\"]", D::Fp32, 1, "\"1\" is not a valid FP32"),
+            ("[null]", D::Fp32, 1, "null is not a valid FP32"),
+            ("[true]", D::Fp64, 1, "true is not a valid FP64"),
+            ("[1]", D::Bytes, 1, "1 is not a valid BYTES"),
+            (
+                r#"["\ud800"]"#,
+                D::Bytes,
+                1,
+                r#""\ud800" is not a valid BYTES"#,
+            ),
+            ("[2]", D::Bool, 1, "2 is not a valid BOOL"),
             ("[1]", D::Fp16, 1, "FP16 has no JSON form"),
             ("[]", D::Bf16, 0, "BF16 has no JSON form"),
             (

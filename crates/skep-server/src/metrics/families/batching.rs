@@ -17,7 +17,7 @@ const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
     ),
     (
         "skep_batching_target",
-        "Inferences up to which an idle instance waits for more now; 1 where it does not wait",
+        "Inferences that an idle instance now waits for before it starts a batch; 1 if it does not wait",
         |policy| Some(policy.target as f64),
     ),
     (
@@ -27,7 +27,7 @@ const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
     ),
     (
         "skep_batching_arrival_rate",
-        "Inferences that arrive a second, as the policy has measured",
+        "Arrival rate that the policy has measured, in inferences per second",
         |policy| policy.arrivals_per_s,
     ),
 ];
@@ -35,7 +35,7 @@ const POLICY_GAUGES: [(&str, &str, PolicyFigure); 4] = [
 pub(super) fn batch_ends(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "skep_batch_end_total",
-        "Executions by the reason why their batch was not larger",
+        "Executions by the reason their batch was not larger",
         "counter",
     );
     for row in rows {
@@ -57,7 +57,7 @@ pub(super) fn policies(text: &mut MetricsText, rows: &[VersionFigures]) {
     }
     let mut family = text.family(
         "skep_batching_last_batch_size",
-        "Inferences in the last batch, by the reason why it was not larger",
+        "Inferences in the last batch, by the reason it was not larger",
         "gauge",
     );
     for row in rows {
@@ -67,7 +67,7 @@ pub(super) fn policies(text: &mut MetricsText, rows: &[VersionFigures]) {
     }
     let mut family = text.family(
         "skep_batching_given_up_total",
-        "Requests that waited too long or would have been late, by what was done with them",
+        "Requests that waited too long or would have been late, by the action taken",
         "counter",
     );
     for row in rows {

@@ -20,7 +20,7 @@ pub(super) fn busy(text: &mut MetricsText, rows: &[VersionFigures], sample: &Met
     }
     let mut family = text.family(
         "skep_instance_restarts_total",
-        "Number of times an instance was made again, after a panic or the end of its process",
+        "Number of times an instance was restarted after a panic or the end of its process",
         "counter",
     );
     for row in rows {

@@ -27,7 +27,7 @@ const RUNS: [(&str, MemoryFigure); 4] = [
 pub(super) fn of_requests(text: &mut MetricsText, memory: &MemoryBudget) {
     let mut family = text.family(
         "skep_request_memory_bytes",
-        "Memory of all requests and answers, in bytes: what is charged now, and the bound",
+        "Memory of all requests and answers, in bytes: used now, and the limit",
         "gauge",
     );
     for (kind, bytes) in [("used", memory.used()), ("limit", memory.limit())] {
@@ -38,21 +38,21 @@ pub(super) fn of_requests(text: &mut MetricsText, memory: &MemoryBudget) {
 pub(super) fn of_runs(text: &mut MetricsText, rows: &[VersionFigures]) {
     text.family(
         "skep_run_memory_reserved_bytes",
-        "Address space that is held for the planned intermediate tensors of all models' runs",
+        "Address space reserved for the planned intermediate tensors of all models' runs, in bytes",
         "gauge",
     )
     .line(&MetricLabels::default(), skep_alloc::reserved_bytes());
     let families = [
         (
             "skep_run_memory_bytes",
-            "Intermediate tensors of an instance's last run, in bytes: what its plan needs, what the plan saves, the most that was in use",
+            "Intermediate tensors of an instance's last run, in bytes: needed by its plan, saved by the plan, used at most",
             "gauge",
             "kind",
             &RUN_MEMORY[..],
         ),
         (
             "skep_runs_total",
-            "Runs of an instance by where their intermediate tensors came from",
+            "Runs of an instance by the source of their intermediate tensors",
             "counter",
             "memory",
             &RUNS[..],

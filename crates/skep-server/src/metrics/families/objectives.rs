@@ -17,7 +17,7 @@ const OUTCOMES: [ObjectiveOutcome; 3] = [
 pub(super) fn render(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "skep_slo_objective_us",
-        "How long an answer may take by the model's `slo_latency_ms`, in microseconds",
+        "The latency objective that the model sets by `slo_latency_ms`, in microseconds",
         "gauge",
     );
     for (row, slo) in with_objective(rows) {
@@ -25,7 +25,7 @@ pub(super) fn render(text: &mut MetricsText, rows: &[VersionFigures]) {
     }
     let mut family = text.family(
         "skep_slo_requests_total",
-        "Requests of models with a latency objective: answered in time, answered late, given up",
+        "Requests to models with a latency objective: answered in time, answered late, given up",
         "counter",
     );
     for (row, slo) in with_objective(rows) {

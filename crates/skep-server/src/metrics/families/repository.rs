@@ -14,7 +14,7 @@ pub(super) fn loads(text: &mut MetricsText, runtime: &Runtime) {
     .line(&MetricLabels::default(), u8::from(runtime.is_ready()));
     let mut family = text.family(
         "skep_model_load_failures_total",
-        "Loads of the model that failed, first ones and later ones; a model may serve on with what it had before",
+        "Failed loads of the model, initial ones and reloads; after a failed reload the model keeps serving what it had",
         "counter",
     );
     for (namespace, name, failures) in runtime.load_failures() {
@@ -29,7 +29,8 @@ pub(super) fn loads(text: &mut MetricsText, runtime: &Runtime) {
 /// Writes how many polls of each repository failed; nothing where nobody polls.
 pub(super) fn polls(text: &mut MetricsText, runtime: &Runtime) {
     let name = "skep_repository_poll_failures_total";
-    let help = "Polls that could not read the repository, or something in it; its models stayed as they were";
+    let help =
+        "Polls that could not read the repository or something in it; its models stayed unchanged";
     let mut family = text.family(name, help, "counter");
     for (repository, failures) in runtime.poll_failures() {
         let labels = MetricLabels::default().with("repository", &repository);

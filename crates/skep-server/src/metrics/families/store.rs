@@ -20,7 +20,7 @@ type Families = [(
 const FAMILIES: Families = [
     (
         "skep_store_bytes",
-        "Weights in the tensor store, in bytes: stored, padding behind them, summed over leases",
+        "Weights in the tensor store, in bytes: stored, padding after them, total over leases",
         "gauge",
         "kind",
         &[
@@ -31,7 +31,7 @@ const FAMILIES: Families = [
     ),
     (
         "skep_store_entries",
-        "What the tensor store holds: segments, tensors in them, leases to these, holders of leases",
+        "Entries of the tensor store: segments, tensors in them, leases on tensors, holders of leases",
         "gauge",
         "kind",
         &[
@@ -43,7 +43,7 @@ const FAMILIES: Families = [
     ),
     (
         "skep_store_asked_total",
-        "Tensors that loads asked the tensor store for: those that were there, those that the load had to fill, those that another load was filling",
+        "Tensors that loads requested from the tensor store: present, filled by the load itself, or being filled by another load",
         "counter",
         "outcome",
         &[
@@ -54,14 +54,14 @@ const FAMILIES: Families = [
     ),
     (
         "skep_store_wait_us",
-        "Cumulative time in which loads did nothing but wait for weights that another load was bringing, in microseconds",
+        "Cumulative time in which loads only waited for weights that another load was filling, in microseconds",
         "counter",
         "reason",
         &[("filling", |stat| stat.wait_ns / 1000)],
     ),
     (
         "skep_store_reclaimed_total",
-        "Tensors that left the tensor store since nobody had a lease to them",
+        "Tensors that left the tensor store because no lease held them",
         "counter",
         "reason",
         &[("idle", |stat| stat.reclaimed)],
