@@ -7,11 +7,14 @@ use http::{HeaderValue, StatusCode, header};
 use skep_runtime::{ErrorKind, RuntimeError};
 use skep_tensor::OverBudget;
 
-use crate::{access::Refusal, edge::BodyError};
+mod body;
+
+pub(crate) use self::body::{BodyError, MIN_PROGRESS_BYTES};
+use crate::access::RefusalText;
 
 /// What kind of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum FailureKind {
     /// One that the runtime knows.
     Runtime(ErrorKind),
     /// The client did not send its request in time.
@@ -23,7 +26,7 @@ enum Kind {
 /// A failure at the edge: what the client is told.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
-    kind: Kind,
+    kind: FailureKind,
     message: String,
     /// Whether its body is labelled plain text instead of JSON, which it is either way.
     plain: bool,
@@ -32,7 +35,7 @@ pub(crate) struct ApiError {
 impl ApiError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
-            kind: Kind::Runtime(kind),
+            kind: FailureKind::Runtime(kind),
             message: message.into(),
             plain: false,
         }
@@ -41,7 +44,7 @@ impl ApiError {
     /// A request does not fit into the memory of requests.
     fn no_memory(over: OverBudget) -> Self {
         Self {
-            kind: Kind::NoMemory,
+            kind: FailureKind::NoMemory,
             ..Self::invalid(BodyError::NoMemory(over).to_string())
         }
     }
@@ -80,19 +83,19 @@ impl ApiError {
 
     /// `{"error":"..."}`, as Triton answers.
     pub(crate) fn body(&self) -> String {
-        error_body(&self.message)
+        skep_wire::error_body::write(&self.message)
     }
 
     /// Its words, for the access log.
-    pub(crate) fn into_refusal(self) -> Refusal {
-        Refusal(self.message)
+    pub(crate) fn into_refusal(self) -> RefusalText {
+        RefusalText(self.message)
     }
 
     pub(crate) fn http_status(&self) -> StatusCode {
         let kind = match self.kind {
-            Kind::Runtime(kind) => kind,
-            Kind::TooSlow => return StatusCode::REQUEST_TIMEOUT,
-            Kind::NoMemory => return StatusCode::SERVICE_UNAVAILABLE,
+            FailureKind::Runtime(kind) => kind,
+            FailureKind::TooSlow => return StatusCode::REQUEST_TIMEOUT,
+            FailureKind::NoMemory => return StatusCode::SERVICE_UNAVAILABLE,
         };
         match kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
@@ -114,12 +117,12 @@ impl From<RuntimeError> for ApiError {
 impl From<&BodyError> for ApiError {
     fn from(error: &BodyError) -> Self {
         let kind = match error {
-            BodyError::NoMemory(_) => Kind::NoMemory,
-            BodyError::Stalled(_) => Kind::TooSlow,
+            BodyError::NoMemory(_) => FailureKind::NoMemory,
+            BodyError::Stalled(_) => FailureKind::TooSlow,
             BodyError::TooLong { .. }
             | BodyError::CutShort
             | BodyError::Broken(_)
-            | BodyError::Reset(_) => Kind::Runtime(ErrorKind::InvalidArgument),
+            | BodyError::Reset(_) => FailureKind::Runtime(ErrorKind::InvalidArgument),
         };
         Self {
             kind,
@@ -140,10 +143,6 @@ pub(crate) const PLAIN: &str = "text/plain";
 /// The label of an error that Triton itself gives.
 pub(crate) const JSON: &str = "application/json";
 
-fn error_body(text: &str) -> String {
-    serde_json::json!({ "error": text }).to_string()
-}
-
 /// `{"error":"..."}` under a label, with its words for the access log.
 pub(crate) fn error_response(
     status: StatusCode,
@@ -151,9 +150,9 @@ pub(crate) fn error_response(
     text: impl Into<String>,
 ) -> Response {
     let text = text.into();
-    let body = error_body(&text);
+    let body = skep_wire::error_body::write(&text);
     let mut response = (status, [(header::CONTENT_TYPE, label)], body).into_response();
-    response.extensions_mut().insert(Refusal(text));
+    response.extensions_mut().insert(RefusalText(text));
     response
 }
 
@@ -180,9 +179,9 @@ impl IntoResponse for ApiError {
 impl From<ApiError> for tonic::Status {
     fn from(error: ApiError) -> Self {
         let code = match error.kind {
-            Kind::TooSlow => tonic::Code::DeadlineExceeded,
-            Kind::NoMemory => tonic::Code::ResourceExhausted,
-            Kind::Runtime(kind) => match kind {
+            FailureKind::TooSlow => tonic::Code::DeadlineExceeded,
+            FailureKind::NoMemory => tonic::Code::ResourceExhausted,
+            FailureKind::Runtime(kind) => match kind {
                 ErrorKind::NotFound => tonic::Code::NotFound,
                 ErrorKind::Unavailable => tonic::Code::Unavailable,
                 ErrorKind::Unsupported => tonic::Code::Unimplemented,

@@ -1,12 +1,12 @@
-//! The metrics of the tensor store, and of the repositories.
+//! The tensor store.
 
 use skep_runtime::Runtime;
 use skep_store::Stat;
 
-use super::text::{Labels, Text};
+use crate::metrics::text::{MetricLabels, MetricsText};
 
 /// A metric's figure out of a store's.
-type Figure = fn(&Stat) -> u64;
+type StoreFigure = fn(&Stat) -> u64;
 
 /// Families: name, help, kind, label, figures by its value.
 type Families = [(
@@ -14,13 +14,13 @@ type Families = [(
     &'static str,
     &'static str,
     &'static str,
-    &'static [(&'static str, Figure)],
+    &'static [(&'static str, StoreFigure)],
 ); 5];
 
 const FAMILIES: Families = [
     (
         "skep_store_bytes",
-        "Weights in the tensor store, in bytes: stored, padding behind them, summed over leases",
+        "Weights in the tensor store, in bytes: stored, padding after them, total over leases",
         "gauge",
         "kind",
         &[
@@ -31,7 +31,7 @@ const FAMILIES: Families = [
     ),
     (
         "skep_store_entries",
-        "What the tensor store holds: segments, tensors in them, leases to these, holders of leases",
+        "Entries of the tensor store: segments, tensors in them, leases on tensors, holders of leases",
         "gauge",
         "kind",
         &[
@@ -43,7 +43,7 @@ const FAMILIES: Families = [
     ),
     (
         "skep_store_asked_total",
-        "Tensors that loads asked the tensor store for: those that were there, those that the load had to fill, those that another load was filling",
+        "Tensors that loads requested from the tensor store: present, filled by the load itself, or being filled by another load",
         "counter",
         "outcome",
         &[
@@ -54,38 +54,27 @@ const FAMILIES: Families = [
     ),
     (
         "skep_store_wait_us",
-        "Cumulative time in which loads did nothing but wait for weights that another load was bringing, in microseconds",
+        "Cumulative time in which loads only waited for weights that another load was filling, in microseconds",
         "counter",
         "reason",
         &[("filling", |stat| stat.wait_ns / 1000)],
     ),
     (
         "skep_store_reclaimed_total",
-        "Tensors that left the tensor store since nobody had a lease to them",
+        "Tensors that left the tensor store because no lease held them",
         "counter",
         "reason",
         &[("idle", |stat| stat.reclaimed)],
     ),
 ];
 
-/// Writes how many polls of each repository failed; nothing where nobody polls.
-pub(super) fn render_polls(text: &mut Text, runtime: &Runtime) {
-    let name = "skep_repository_poll_failures_total";
-    let help = "Polls that could not read the repository, or something in it; its models stayed as they were";
-    let mut family = text.family(name, help, "counter");
-    for (repository, failures) in runtime.poll_failures() {
-        let labels = Labels::default().with("repository", &repository);
-        family.line(&labels, failures);
-    }
-}
-
 /// Writes the figures of this process's store; nothing where it has none.
-pub(super) fn render(text: &mut Text, runtime: &Runtime) {
+pub(super) fn render(text: &mut MetricsText, runtime: &Runtime) {
     let stores = runtime.stores();
     for (name, help, kind, label, figures) in FAMILIES {
         let mut family = text.family(name, help, kind);
         for (tenant, stat) in &stores {
-            let tenant = Labels::default().with("tenant", tenant.name().unwrap_or_default());
+            let tenant = MetricLabels::default().with("tenant", tenant.name().unwrap_or_default());
             for (value, figure) in figures {
                 family.line(&tenant.with(label, value), figure(stat));
             }

@@ -55,7 +55,7 @@ pub trait LogControl: Debug + Send + Sync {
 }
 
 /// Where the value of a setting goes, which says of what type it is.
-pub(crate) enum Slot<'a> {
+pub(crate) enum SettingSlot<'a> {
     Flag(&'a mut Option<bool>),
     Level(&'a mut Option<u32>),
     Text(&'a mut Option<String>),
@@ -66,7 +66,7 @@ impl LogChange {
     ///
     /// # Errors
     /// The file cannot be changed by request: clients must not choose what the server writes to.
-    pub(crate) fn slot(&mut self, name: &str) -> Result<Option<Slot<'_>>, ApiError> {
+    pub(crate) fn slot(&mut self, name: &str) -> Result<Option<SettingSlot<'_>>, ApiError> {
         Ok(Some(match name {
             "log_file" => {
                 return Err(ApiError::new(
@@ -74,11 +74,11 @@ impl LogChange {
                     "log file location can not be updated through network protocol",
                 ));
             }
-            "log_info" => Slot::Flag(&mut self.info),
-            "log_warning" => Slot::Flag(&mut self.warning),
-            "log_error" => Slot::Flag(&mut self.error),
-            "log_verbose_level" => Slot::Level(&mut self.verbose_level),
-            "log_format" => Slot::Text(&mut self.format),
+            "log_info" => SettingSlot::Flag(&mut self.info),
+            "log_warning" => SettingSlot::Flag(&mut self.warning),
+            "log_error" => SettingSlot::Flag(&mut self.error),
+            "log_verbose_level" => SettingSlot::Level(&mut self.verbose_level),
+            "log_format" => SettingSlot::Text(&mut self.format),
             _ => return Ok(None),
         }))
     }
@@ -97,18 +97,4 @@ impl LogChange {
         }
         Ok(logs.settings())
     }
-}
-
-/// A line for each gRPC call, if details are logged.
-pub(crate) fn log_call<B>(request: &http::Request<B>) {
-    tracing::debug!("gRPC request: {}", request.uri().path());
-}
-
-/// A line for each HTTP request, if details are logged.
-pub(crate) fn log_request<B>(request: &http::Request<B>) {
-    tracing::debug!(
-        "HTTP request: {} {}",
-        request.method(),
-        request.uri().path()
-    );
 }

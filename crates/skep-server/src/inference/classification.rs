@@ -12,7 +12,7 @@ use skep_types::{DataType, Shape};
 use crate::error::ApiError;
 
 /// Puts the best classes in the place of each output that is named in `wanted`, with how many are wanted.
-pub(crate) fn apply(
+pub(crate) fn classify(
     answer: &mut InferResponse,
     wanted: &[(String, u64)],
     loaded: &LoadedVersion,
@@ -24,18 +24,18 @@ pub(crate) fn apply(
         let Some((name, count)) = wanted.iter().find(|(name, _)| **name == *output.name) else {
             continue;
         };
-        let request = Request {
+        let request = ClassRequest {
             count: usize::try_from(*count).unwrap_or(usize::MAX),
             batched: loaded.config().max_batch_size() > 0,
             labels: loaded.labels(name),
         };
-        output.tensor = request.classify(&output.tensor)?;
+        output.tensor = request.best_classes(&output.tensor)?;
     }
     Ok(())
 }
 
 /// What is wanted of one output.
-struct Request<'a> {
+struct ClassRequest<'a> {
     count: usize,
     /// Whether the first dimension counts items, each with classes of its own.
     batched: bool,
@@ -43,21 +43,21 @@ struct Request<'a> {
 }
 
 /// How the values of a datatype are read, which are better, and how they are written.
-struct Values<T, const SIZE: usize> {
+struct ClassValues<T, const SIZE: usize> {
     read: fn([u8; SIZE]) -> T,
     /// The better value is the lesser.
     order: fn(&T, &T) -> Ordering,
     text: fn(T) -> String,
 }
 
-impl Request<'_> {
+impl ClassRequest<'_> {
     /// The best classes: shape `[batch, k]`, or `[k]` without a batch dimension, with `k` at most the number of classes.
-    fn classify(&self, tensor: &Tensor) -> Result<Tensor, ApiError> {
+    fn best_classes(&self, tensor: &Tensor) -> Result<Tensor, ApiError> {
         macro_rules! whole {
             ($type:ty) => {
                 self.best(
                     tensor,
-                    &Values {
+                    &ClassValues {
                         read: <$type>::from_le_bytes,
                         order: |a, b| b.cmp(a),
                         text: |value| value.to_string(),
@@ -69,7 +69,7 @@ impl Request<'_> {
             ($type:ty) => {
                 self.best(
                     tensor,
-                    &Values {
+                    &ClassValues {
                         read: <$type>::from_le_bytes,
                         // Not-a-number is nobody's best class.
                         order: |a, b| {
@@ -109,7 +109,7 @@ impl Request<'_> {
     fn best<T: Copy, const SIZE: usize>(
         &self,
         tensor: &Tensor,
-        values: &Values<T, SIZE>,
+        values: &ClassValues<T, SIZE>,
     ) -> Result<Tensor, ApiError> {
         let all: Vec<T> = tensor
             .data()
@@ -184,13 +184,13 @@ mod tests {
     ) -> (Vec<usize>, Vec<String>) {
         let shape = Shape::new(shape).expect("shape");
         let tensor = Tensor::new(datatype, shape, data.into()).expect("tensor");
-        let request = Request {
+        let request = ClassRequest {
             count,
             batched,
             labels: None,
         };
         let best = request
-            .classify(&tensor)
+            .best_classes(&tensor)
             .unwrap_or_else(|e| panic!("{e:?}"));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let texts = best.view().strings().map(text).collect();

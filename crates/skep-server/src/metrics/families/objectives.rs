@@ -2,21 +2,22 @@
 
 use skep_runtime::SloStatistics;
 
-use super::{families::Row, text::Text};
+use super::version::VersionFigures;
+use crate::metrics::text::MetricsText;
 
 /// What became of a request, and how many it became of.
-type Outcome = (&'static str, fn(&SloStatistics) -> u64);
+type ObjectiveOutcome = (&'static str, fn(&SloStatistics) -> u64);
 
-const OUTCOMES: [Outcome; 3] = [
+const OUTCOMES: [ObjectiveOutcome; 3] = [
     ("in_time", |slo| slo.in_time),
     ("late", |slo| slo.late),
     ("given_up", |slo| slo.given_up),
 ];
 
-pub(super) fn render(text: &mut Text, rows: &[Row]) {
+pub(super) fn render(text: &mut MetricsText, rows: &[VersionFigures]) {
     let mut family = text.family(
         "skep_slo_objective_us",
-        "How long an answer may take by the model's `slo_latency_ms`, in microseconds",
+        "The latency objective that the model sets by `slo_latency_ms`, in microseconds",
         "gauge",
     );
     for (row, slo) in with_objective(rows) {
@@ -24,7 +25,7 @@ pub(super) fn render(text: &mut Text, rows: &[Row]) {
     }
     let mut family = text.family(
         "skep_slo_requests_total",
-        "Requests of models with a latency objective: answered in time, answered late, given up",
+        "Requests to models with a latency objective: answered in time, answered late, given up",
         "counter",
     );
     for (row, slo) in with_objective(rows) {
@@ -34,6 +35,8 @@ pub(super) fn render(text: &mut Text, rows: &[Row]) {
     }
 }
 
-fn with_objective(rows: &[Row]) -> impl Iterator<Item = (&Row, SloStatistics)> {
+fn with_objective(
+    rows: &[VersionFigures],
+) -> impl Iterator<Item = (&VersionFigures, SloStatistics)> {
     rows.iter().filter_map(|row| Some((row, row.figures.slo?)))
 }

@@ -1,12 +1,12 @@
-//! Forms of requests and answers that the node's operator chooses: which headers become parameters, whether answers over
-//! gRPC are compressed.
+//! What the node's operator chooses about inference calls: which headers become parameters, whether answers over gRPC are
+//! compressed.
 
 use regex::{Regex, RegexBuilder};
 use skep_runtime::{InferRequest, Parameter};
 
-/// What an operator says about the forms of inference.
+/// What the node's operator chooses about inference calls.
 #[derive(Debug, Clone, Default)]
-pub struct Forms {
+pub struct InferenceOptions {
     /// The HTTP headers that become parameters of their request.
     pub http_headers: HeaderPattern,
     /// The gRPC metadata that becomes parameters of its request.
