@@ -40,8 +40,7 @@ use crate::{
     serving::{
         device::{Device, DeviceSeat, OccupiedSlots, SlotHolder},
         driver::{parallelism::Parallelism, scheduling::Scheduling},
-        instances::watch::Waiters,
-        job::{InferOutcome, InferWaiter, Job},
+        job::{InferOutcome, InferWaiter, Job, Waiters},
     },
     statistics::recorder::Statistics,
     timer::{Appointment, Timer},
