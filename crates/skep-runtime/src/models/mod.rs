@@ -30,7 +30,7 @@ use crate::{
         poll::{PollFailures, StopSignal},
         records::ModelRecord,
     },
-    repository::{ModelId, snapshot::RepositoryScan, source::ModelSource},
+    repository::{ModelId, scan::RepositoryScan, source::ModelSource},
 };
 
 /// How long a stop waits for what baking left to be removed: files of some GiB at most.

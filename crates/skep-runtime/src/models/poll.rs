@@ -15,7 +15,10 @@ use std::{
 
 use crate::{
     Control, LoadOverrides, Repository, Runtime, RuntimeError,
-    repository::snapshot::{RepositoryScan, UnreadModels, changes},
+    repository::{
+        model_files::UnreadPaths,
+        scan::{RepositoryScan, changes},
+    },
 };
 
 /// Wakes the poller for a stop.
@@ -78,7 +81,7 @@ fn poll(runtime: &Weak<Runtime>, stop: &StopSignal, interval: Duration, mut know
 }
 
 /// Warns of what cannot be read from now on, and says what can be read again.
-fn say_what_changed(before: &UnreadModels, now: &UnreadModels) {
+fn say_what_changed(before: &UnreadPaths, now: &UnreadPaths) {
     for (path, why) in now.iter().filter(|(path, _)| !before.contains_key(*path)) {
         tracing::warn!(
             "cannot read `{}`, its models stay as they are until it can be read: {why}",
@@ -97,7 +100,7 @@ fn say_what_changed(before: &UnreadModels, now: &UnreadModels) {
 pub(crate) struct PollFailures(Mutex<BTreeMap<PathBuf, u64>>);
 
 impl PollFailures {
-    fn count(&self, repository: &Repository, unread: &UnreadModels) {
+    fn count(&self, repository: &Repository, unread: &UnreadPaths) {
         let mut failures = lock(&self.0);
         for root in repository.roots() {
             if unread.keys().any(|path| path.starts_with(root)) {
