@@ -25,7 +25,7 @@ use crate::{
         interface::Interface,
         job::{Job, PreparedRequest, Waiters},
     },
-    statistics::recorder::{Execution, Recorder},
+    statistics::recorder::{ExecutionTimes, Recorder},
 };
 
 /// Makes the executable copy of one instance, and runs batches on it.
@@ -45,7 +45,7 @@ pub(crate) struct InstanceRunner {
 /// A batch that was executed.
 pub(super) struct ExecutedBatch {
     pub(super) outputs: BatchOutputs,
-    pub(super) at: Execution,
+    pub(super) at: ExecutionTimes,
 }
 
 impl InstanceRunner {
@@ -97,7 +97,7 @@ impl InstanceRunner {
             jobs,
         };
         let outputs = splitter.split(slots, &wanted)?;
-        let at = Execution {
+        let at = ExecutionTimes {
             taken,
             gathered,
             ran,
