@@ -1,9 +1,12 @@
 //! `--backend-config=<backend>,<key>=<value>` and `--backend-config=<key>=<value>`.
 
 use crate::{
-    error::{ConfigError, did_you_mean},
-    model::{BACKENDS, Notice, backends},
-    suggest,
+    error::ConfigError,
+    hints::suggest::{did_you_mean, nearest},
+    vocabulary::{
+        backends::{self, BACKENDS},
+        notice::Notice,
+    },
 };
 
 /// What one `--backend-config` argument sets.
@@ -43,7 +46,7 @@ const MAX_THREADS: u32 = 4096;
 /// [`ConfigError::BackendFlag`] for an argument of another form, an unknown key of one of our backends, a value that the
 /// key does not allow, or a setting that is not supported yet.
 pub fn parse_backend_config(arg: &str) -> Result<BackendSetting, ConfigError> {
-    let flag = Flag(arg);
+    let flag = BackendFlag(arg);
     let form = "expected `<backend>,<key>=<value>` or `<key>=<value>`";
     let (name, value) = arg.split_once('=').ok_or_else(|| flag.error(form))?;
     let (backend, key) = match name.split_once(',') {
@@ -70,9 +73,9 @@ pub fn parse_backend_config(arg: &str) -> Result<BackendSetting, ConfigError> {
     }
 }
 
-struct Flag<'a>(&'a str);
+struct BackendFlag<'a>(&'a str);
 
-impl Flag<'_> {
+impl BackendFlag<'_> {
     fn onnxruntime(&self, key: &str, value: &str) -> Result<BackendSetting, ConfigError> {
         match key {
             INTRA_OP => self
@@ -105,7 +108,7 @@ impl Flag<'_> {
         if KEYS.contains(&key) {
             return self.error(&format!("key `{key}` belongs to backend `onnxruntime`"));
         }
-        let hint = did_you_mean(suggest::nearest(key, KEYS.iter().copied()));
+        let hint = did_you_mean(nearest(key, KEYS.iter().copied()));
         ConfigError::BackendFlag {
             argument: self.0.to_owned(),
             reason: format!("unknown key `{key}`"),

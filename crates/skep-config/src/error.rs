@@ -133,7 +133,7 @@ pub enum ConfigError {
 /// The kind of a [`ConfigError`], for callers that map errors to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ErrorKind {
+pub enum ConfigErrorKind {
     /// The text cannot be read: syntax, unknown or repeated fields.
     Syntax,
     /// It can be read but is wrong.
@@ -147,17 +147,17 @@ pub enum ErrorKind {
 impl ConfigError {
     /// The kind of error.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub const fn kind(&self) -> ConfigErrorKind {
         match self {
             Self::Syntax { .. }
             | Self::UnknownField { .. }
             | Self::Repeated { .. }
-            | Self::Json { .. } => ErrorKind::Syntax,
+            | Self::Json { .. } => ConfigErrorKind::Syntax,
             Self::Invalid { .. } | Self::Parameter { .. } | Self::BackendFlag { .. } => {
-                ErrorKind::Invalid
+                ConfigErrorKind::Invalid
             }
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Signature { .. } => ErrorKind::Mismatch,
+            Self::Unsupported { .. } => ConfigErrorKind::Unsupported,
+            Self::Signature { .. } => ConfigErrorKind::Mismatch,
         }
     }
 
@@ -238,9 +238,4 @@ fn in_field(field: &str) -> String {
 
 fn hint_line(hint: Option<&String>) -> String {
     hint.map_or_else(String::new, |hint| format!("\n{hint}"))
-}
-
-/// The hint that a misspelt name gets.
-pub(crate) fn did_you_mean(name: Option<String>) -> Option<String> {
-    name.map(|name| format!("did you mean `{name}`?"))
 }

@@ -7,7 +7,7 @@ use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::Value;
 use skep_proto::inference;
 
-use crate::{error::ConfigError, near_miss, parameters::PARAMETERS};
+use crate::{error::ConfigError, hints::near_miss, parameters::table::parameter};
 
 /// A hint is one line: what is longer stands in it as three dots.
 const SHOWN_BYTES: usize = 64;
@@ -53,11 +53,10 @@ pub fn parse_json(text: &str, source: &str) -> Result<inference::ModelConfig, Co
 fn parameter_hint(reason: &str, text: &str) -> Option<String> {
     let (_, name) = reason.split_once("unrecognized field name '")?;
     let (name, _) = name.split_once('\'')?;
-    let exact = PARAMETERS
-        .iter()
-        .map(|spec| spec.key)
-        .find(|key| *key == name);
-    let key = exact.or_else(|| near_miss::meant(name))?;
+    let key = match parameter(name) {
+        Some(spec) => spec.key,
+        None => near_miss::meant(name)?,
+    };
     let value = || match serde_json::from_str::<Value>(text).ok()?.get(name)? {
         Value::String(value) if value.len() <= SHOWN_BYTES => Some(value.clone()),
         value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),

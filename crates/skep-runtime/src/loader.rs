@@ -9,7 +9,7 @@ use std::{
 };
 
 use skep_backend::{Backend, Baked, LoadRequest, Model, ModelFile, Weights};
-use skep_config::{BackendSetting, Completion, Context, Isolation, ModelConfig, Notice};
+use skep_config::{BackendSetting, Completion, ConfigContext, Isolation, ModelConfig, Notice};
 use skep_heap::give_back_freed_memory;
 use skep_proto::inference;
 use skep_store::Tenant;
@@ -91,8 +91,8 @@ impl LoadOptions {
             .unwrap_or(DEFAULT_MAX_BATCH_SIZE)
     }
 
-    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
-        let mut context = Context::new(model);
+    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> ConfigContext<'a> {
+        let mut context = ConfigContext::new(model);
         context.gpu_as_cpu = self.gpu_as_cpu;
         for setting in &self.backend_settings {
             match setting {

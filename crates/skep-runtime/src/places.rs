@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use skep_config::{ConfigError, FieldPlaces, ModelConfig, Notice, Position, TensorConfig};
+use skep_config::{ConfigError, FieldPositions, ModelConfig, Notice, Position, TensorConfig};
 
 use crate::{LoadOptions, RuntimeError, source::Source};
 
@@ -27,8 +27,8 @@ impl ConfigText {
         }
     }
 
-    pub(crate) fn places(&self) -> FieldPlaces<'_> {
-        FieldPlaces::read(&self.text, &self.file)
+    pub(crate) fn places(&self) -> FieldPositions<'_> {
+        FieldPositions::read(&self.text, &self.file)
     }
 
     /// The error with its place, if it has one.
@@ -40,7 +40,7 @@ impl ConfigText {
 }
 
 /// A notice for the log, with its place.
-pub(crate) fn notice(places: &FieldPlaces<'_>, notice: &Notice) -> String {
+pub(crate) fn notice(places: &FieldPositions<'_>, notice: &Notice) -> String {
     let place = places.find(&notice.field);
     place.map_or_else(|| notice.to_string(), |place| format!("{place}: {notice}"))
 }
@@ -48,7 +48,7 @@ pub(crate) fn notice(places: &FieldPlaces<'_>, notice: &Notice) -> String {
 /// Where an error is: its own place, or that of the field that it is about.
 pub(crate) fn place(
     error: &RuntimeError,
-    places: Option<&FieldPlaces<'_>>,
+    places: Option<&FieldPositions<'_>>,
     config: Option<&ModelConfig>,
 ) -> Option<Position> {
     let fault = error.config_error()?;

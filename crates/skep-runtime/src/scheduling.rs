@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use skep_config::{ModelConfig, Scheduler};
-use skep_scheduler::{
-    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
-};
+use skep_config::{LatencyObjective, ModelConfig, SchedulerConfig};
+use skep_scheduler::{Objective, Policy, SchedulerOptions, TritonPolicy};
 
 /// What passes between a request's arrival and its answer besides its wait and its execution: two threads wake up, two
 /// hand it over. Some 20 us where a processor is free, a time slice or two where none is.
@@ -27,21 +25,15 @@ pub(crate) struct Scheduling {
 impl Scheduling {
     pub(crate) fn new(config: &ModelConfig, hold_until: usize) -> Self {
         let one_by_one = SchedulerOptions::one_by_one(config.max_queue_size());
-        let Scheduler::Dynamic(batching) = config.scheduler() else {
+        let SchedulerConfig::Dynamic(batching) = config.scheduler() else {
             return Self {
                 options: one_by_one,
                 preserve_ordering: false,
                 needs_timer: false,
             };
         };
-        let level = |policy: &skep_config::QueuePolicy| QueuePolicy {
-            max_queue_size: policy.max_queue_size,
-            timeout: policy.default_timeout,
-            allow_timeout_override: policy.allow_timeout_override,
-            timeout_action: action(policy.timeout_action),
-        };
         let policy = match &batching.objective {
-            Some(wanted) => Policy::Objective(objective(wanted)),
+            Some(configured) => Policy::Objective(objective(configured)),
             None => Policy::Triton(TritonPolicy {
                 preferred_batch_sizes: batching.preferred_batch_sizes.clone(),
                 max_queue_delay: batching.max_queue_delay,
@@ -52,7 +44,7 @@ impl Scheduling {
                 // Without a batch dimension nothing can be joined.
                 max_batch_size: config.max_batch_size().max(1),
                 policy,
-                levels: batching.levels.iter().map(level).collect(),
+                levels: batching.levels.clone(),
                 default_level: batching.default_level,
                 hold_until,
                 ..one_by_one
@@ -60,15 +52,8 @@ impl Scheduling {
             preserve_ordering: batching.preserve_ordering,
             needs_timer: batching.objective.is_some()
                 || !batching.max_queue_delay.is_zero()
-                || batching.levels.iter().any(|l| l.default_timeout.is_some()),
+                || batching.levels.iter().any(|l| l.timeout.is_some()),
         }
-    }
-}
-
-const fn action(action: skep_config::TimeoutAction) -> TimeoutAction {
-    match action {
-        skep_config::TimeoutAction::Reject => TimeoutAction::Reject,
-        skep_config::TimeoutAction::Delay => TimeoutAction::Delay,
     }
 }
 
@@ -77,19 +62,12 @@ pub(crate) fn margin(objective: Duration) -> Duration {
     MARGIN.min(objective / MARGIN_SHARE)
 }
 
-fn objective(wanted: &skep_config::Objective) -> Objective {
-    use skep_config::ObjectivePolicy as Wanted;
+fn objective(configured: &LatencyObjective) -> Objective {
     Objective {
-        latency: wanted.latency,
-        policy: match wanted.policy {
-            Wanted::Aimd => ObjectivePolicy::Aimd,
-            Wanted::Quantile => ObjectivePolicy::Quantile,
-            Wanted::Edf => ObjectivePolicy::Edf,
-            Wanted::Deferred => ObjectivePolicy::Deferred,
-            Wanted::Auto => ObjectivePolicy::Auto,
-        },
-        miss_action: action(wanted.miss_action),
-        margin: margin(wanted.latency),
+        latency: configured.latency,
+        policy: configured.policy,
+        miss_action: configured.miss_action,
+        margin: margin(configured.latency),
         profile: Vec::new(),
     }
 }

@@ -3,7 +3,13 @@
 use prost_reflect::{Kind, MessageDescriptor};
 
 use super::lexer::{Lexer, Token};
-use crate::{error::did_you_mean, near_miss, parameters::PARAMETERS, suggest};
+use crate::{
+    hints::{
+        near_miss,
+        suggest::{did_you_mean, nearest},
+    },
+    parameters::table,
+};
 
 /// A hint is one line: what is longer stands in it as three dots.
 const SHOWN_BYTES: usize = 64;
@@ -17,13 +23,13 @@ pub(super) fn unknown_field<'a>(
     fields: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
     let dotted = dotted(text);
-    if let Some(spec) = PARAMETERS.iter().find(|spec| spec.key == dotted) {
+    if let Some(spec) = table::parameter(dotted) {
         let form = parameter(spec.key, value_behind(dotted, text));
         return Some(format!(
             "`{dotted}` is a parameter of the model, not a field: write `{form}`"
         ));
     }
-    did_you_mean(suggest::nearest(name, fields)).or_else(|| {
+    did_you_mean(nearest(name, fields)).or_else(|| {
         let key = near_miss::meant(dotted)?;
         let value = value_behind(dotted, text).filter(|_| !near_miss::changes_unit(dotted, key));
         let form = parameter(key, value);

@@ -29,13 +29,13 @@ pub fn parse_pbtxt(text: &[u8], file: &str) -> Result<inference::ModelConfig, Co
 
 /// Where the fields of a configuration file are: for errors about what a valid text says.
 #[derive(Debug)]
-pub struct FieldPlaces<'a> {
+pub struct FieldPositions<'a> {
     text: &'a str,
     file: &'a str,
     offsets: BTreeMap<String, usize>,
 }
 
-impl<'a> FieldPlaces<'a> {
+impl<'a> FieldPositions<'a> {
     /// Reads a text; knows no places in one that cannot be read.
     #[must_use]
     pub fn read(text: &'a [u8], file: &'a str) -> Self {

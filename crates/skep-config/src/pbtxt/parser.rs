@@ -11,7 +11,7 @@ use super::{
     lexer::{LexError, Lexer, Token, position},
     scalar,
 };
-use crate::error::{ConfigError, did_you_mean};
+use crate::{error::ConfigError, hints::suggest::did_you_mean};
 
 /// Messages within messages. The deepest path of a model configuration has 6; the limit keeps any schema off the end
 /// of the stack.

@@ -3,7 +3,7 @@
 use prost_reflect::{EnumDescriptor, Kind, Value};
 
 use super::lexer::Token;
-use crate::suggest;
+use crate::hints::suggest;
 
 /// A value that its field cannot hold.
 #[derive(Debug)]
