@@ -76,7 +76,7 @@ pub fn check_backend_name(
             .or_else(|| did_you_mean(nearest(backend, BACKENDS.iter().copied())))
             .or_else(|| {
                 Some(format!(
-                    "Skep loads no backends of others: export the model to ONNX, then {TO_ONNX}"
+                    "Skep cannot load other backends: export the model to ONNX, then {TO_ONNX}"
                 ))
             }),
     })
@@ -86,7 +86,7 @@ fn expected_platform(platform: &str) -> String {
     match nearest(platform, [ONNXRUNTIME_PLATFORM]) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!(
-            "expected `platform: \"{ONNXRUNTIME_PLATFORM}\"` or none: export the model to ONNX, then {TO_ONNX}"
+            "expected `platform: \"{ONNXRUNTIME_PLATFORM}\"` or no platform: export the model to ONNX, then {TO_ONNX}"
         ),
     }
 }

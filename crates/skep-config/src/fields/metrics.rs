@@ -59,7 +59,7 @@ pub(crate) fn read(
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if key.is_empty() || key.starts_with('_') || !valid {
             let reason = format!(
-                "metric tag '{key}' of model {} cannot name a label: expected letters, digits and underscores, not beginning with an underscore",
+                "metric tag '{key}' of model {} cannot be a label: expected letters, digits and underscores, not starting with an underscore",
                 proto.name
             );
             return Err(ConfigError::invalid(&proto.name, "metric_tags", reason));
@@ -80,7 +80,10 @@ pub(crate) fn read(
         };
         let Some(MetricOptions::HistogramOptions(HistogramOptions { buckets })) = metric_options
         else {
-            notices.push(Notice::new(field, "no effect: it sets nothing".to_owned()));
+            notices.push(Notice::new(
+                field,
+                "no effect: it has no options".to_owned(),
+            ));
             continue;
         };
         check(&proto.name, &field, buckets)?;
@@ -117,14 +120,14 @@ fn check(model: &str, field: &str, buckets: &[f64]) -> Result<(), ConfigError> {
 
 fn without_effect(family: &str) -> String {
     if family == FIRST_RESPONSE {
-        return "no effect: it is for decoupled models, and no backend answers a request more than once".to_owned();
+        return "no effect: it is for decoupled models, and every backend answers a request exactly once".to_owned();
     }
     let known: Vec<String> = HistogramFamily::ALL
         .into_iter()
         .map(|family| format!("`{}`", family.metric_name()))
         .collect();
     format!(
-        "no effect: no histogram is called `{family}`, expected one of {}",
+        "no effect: unknown histogram `{family}`, expected one of {}",
         known.join(", ")
     )
 }

@@ -69,7 +69,7 @@ pub(crate) fn review(
     review.no_effect(
         !runtime.is_empty(),
         "runtime",
-        "no effect: backends are built in, no library is loaded by name",
+        "no effect: backends are built in, and Skep loads no library by name",
     );
     tensors::review_inputs(&mut review, input)?;
     tensors::review_outputs(&review, output)?;

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{error::ConfigError, vocabulary::notice::Notice};
 
-const WITHOUT_ACCELERATOR: &str = "remove it, or start with `--gpu-as-cpu`, which ignores accelerators: ONNX Runtime then runs \
-                                   the model on the CPU by itself";
+const WITHOUT_ACCELERATOR: &str = "remove it, or start with `--gpu-as-cpu`, which ignores accelerators; ONNX Runtime then runs \
+                                   the model on the CPU";
 
 pub(super) fn review(
     review: &mut Review<'_>,
@@ -97,7 +97,7 @@ pub(crate) fn graph_optimization(
         2 => GraphOptimization::Disable,
         other => {
             let text = format!(
-                "level {other} is none of -1, 0, 1, 2; it is taken as 0, all optimizations"
+                "unknown level {other}, expected -1, 0, 1 or 2; all optimizations run, as with 0"
             );
             notices.push(Notice::new("optimization.graph.level", text));
             GraphOptimization::All

@@ -73,7 +73,7 @@ fn overruled_by_planner(map: &BTreeMap<String, String>, chosen: MemoryPlanner) -
             Some(written) => vec![Notice::new(
                 "parameters.memory_planner",
                 format!(
-                    "no effect of `{written}` with `execution_mode` 1, in which allocations have no order"
+                    "`{written}` has no effect with `execution_mode` 1, where allocations have no fixed order"
                 ),
             )],
         };

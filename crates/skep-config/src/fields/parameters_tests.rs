@@ -334,7 +334,7 @@ fn the_memory_planner_is_chosen_by_all_its_keys() {
     assert_eq!(
         notices,
         [
-            "`parameters.memory_planner`: no effect of `malloc` with `execution_mode` 1, in which allocations have no order"
+            "`parameters.memory_planner`: `malloc` has no effect with `execution_mode` 1, where allocations have no fixed order"
         ]
     );
 }

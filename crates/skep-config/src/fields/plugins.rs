@@ -19,7 +19,7 @@ pub(super) fn review_operations(
     review.unsupported(
         !op_library_filename.is_empty(),
         "model_operations.op_library_filename",
-        "export the model with the operators of ONNX itself; libraries of custom operators are not loaded",
+        "export the model with ONNX's own operators; Skep loads no libraries of custom operators",
     )
 }
 
@@ -34,6 +34,6 @@ pub(super) fn review_agents(
     review.unsupported(
         !agents.is_empty(),
         "model_repository_agents",
-        "remove it, and do what the agent does (a checksum, a decryption) before the files are put in the repository",
+        "remove it, and do the agent's work (a checksum, a decryption) before you put the files into the repository",
     )
 }

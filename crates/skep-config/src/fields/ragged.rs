@@ -86,7 +86,7 @@ pub(crate) fn read(
     for (index, (input, tensor)) in proto.input.iter().zip(inputs.iter_mut()).enumerate() {
         let field = format!("input[{index}].allow_ragged_batch");
         if input.allow_ragged_batch && !tensor.batched {
-            let why = "no effect: `max_batch_size` is 0, nothing is joined";
+            let why = "no effect: `max_batch_size` is 0, so requests are never joined";
             notices.push(Notice::new(field, why));
         } else if input.allow_ragged_batch && tensor.optional {
             let reason = format!(
@@ -193,7 +193,7 @@ impl RaggedReader<'_> {
                     || last_variable.is_some_and(|last| last >= source.model_dims().rank())
                 {
                     let rule = format!(
-                        "target output '{name}' has dims {} that cannot be taken from those of input '{}', {}, or a reshape",
+                        "target output '{name}' with dims {} must have no reshape, and no variable dimension beyond the rank of input '{}' with dims {}",
                         output.dims,
                         source.name,
                         source.model_dims()

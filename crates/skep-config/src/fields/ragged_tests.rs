@@ -107,7 +107,7 @@ fn what_cannot_be_meant_is_refused_and_the_field_is_named() {
              output { name: 'y' data_type: TYPE_FP32 dims: [ 1, -1 ] } batch_output { target_name: 'y' source_input: 'x' }"
                 .to_owned(),
             "batch_output[0].target_name",
-            "target output 'y' has dims [1,-1] that cannot be taken from those of input 'x', [1], or a reshape for m",
+            "target output 'y' with dims [1,-1] must have no reshape, and no variable dimension beyond the rank of input 'x' with dims [1] for m",
         ),
         (
             "max_batch_size: 4
@@ -128,7 +128,7 @@ fn without_a_batch_nothing_is_ragged() {
     let config = config(IO).expect("valid");
     assert_eq!(
         config.notices()[0].to_string(),
-        "`input[0].allow_ragged_batch`: no effect: `max_batch_size` is 0, nothing is joined"
+        "`input[0].allow_ragged_batch`: no effect: `max_batch_size` is 0, so requests are never joined"
     );
     assert_eq!(config.inputs()[0].full_dims().as_slice(), [-1, 2]);
 }

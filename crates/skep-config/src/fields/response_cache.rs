@@ -1,4 +1,4 @@
-//! `response_cache`: answers that are kept for equal requests. Not supported yet.
+//! `response_cache`: answers kept for equal requests. Not supported yet.
 
 use skep_proto::inference;
 
@@ -15,6 +15,6 @@ pub(super) fn review(
     review.unsupported(
         *enable,
         "response_cache.enable",
-        "remove it: every request is then computed, and the answers are the same",
+        "remove it: Skep then computes every request, with the same answers",
     )
 }

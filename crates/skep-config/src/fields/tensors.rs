@@ -95,7 +95,7 @@ pub(super) fn review_inputs(
         review.no_effect(
             *format != 0,
             format!("{path}.format"),
-            "informative: data is passed on as it is",
+            "informative only: data is passed on unchanged",
         );
     }
     Ok(())

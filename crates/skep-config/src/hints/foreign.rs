@@ -20,8 +20,8 @@ const FOREIGN: &[ForeignBackend] = &[
     ForeignBackend {
         names: &["python"],
         what: "Python code",
-        instead: "export the network that `model.py` runs to ONNX; what `model.py` does before and after it belongs in the \
-                  client or in the graph",
+        instead: "export the network that `model.py` runs to ONNX; its pre- and postprocessing belongs in the client or \
+                  in the graph",
         files: &["model.py"],
     },
     ForeignBackend {
@@ -68,13 +68,13 @@ const FOREIGN: &[ForeignBackend] = &[
     },
     ForeignBackend {
         names: &["identity", "square", "repeat"],
-        what: "one of Triton's backends for tests",
+        what: "one of Triton's test backends",
         instead: "`backend: \"mock\"` answers without a model; a graph can also be exported to ONNX",
         files: &[],
     },
     ForeignBackend {
         names: &["caffe2_netdef", "custom"],
-        what: "of a kind that Triton itself no longer serves",
+        what: "a kind of model that Triton itself no longer serves",
         instead: "export the model to ONNX",
         files: &[],
     },

@@ -49,8 +49,8 @@ impl ModelConfig {
                 model: self.name.to_string(),
                 tensor: tensor.name.clone(),
                 reason: format!(
-                    "unable to load model '{}', configuration says that input '{}' is optional, the model needs it: its \
-                     file has no default for it",
+                    "unable to load model '{}', configuration says that input '{}' is optional, but the model requires \
+                     it: its file has no default for it",
                     self.name, tensor.name
                 ),
                 hint: Some(

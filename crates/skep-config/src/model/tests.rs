@@ -268,8 +268,8 @@ fn what_has_no_effect_is_told() {
           output_pinned_memory { enable: true } gather_kernel_buffer_threshold: 1 eager_batching: true }";
     let config = config(text).expect("valid");
     let expected = [
-        "`runtime`: no effect: backends are built in, no library is loaded by name",
-        "`input[0].format`: informative: data is passed on as it is",
+        "`runtime`: no effect: backends are built in, and Skep loads no library by name",
+        "`input[0].format`: informative only: data is passed on unchanged",
         "`optimization.priority`: no effect: it is for TensorRT models",
         "`optimization.cuda`: no effect: GPUs are not used",
         "`optimization.input_pinned_memory`: no effect: GPUs are not used",
@@ -330,7 +330,7 @@ fn metric_tags_name_labels() {
     assert_eq!(named.metric_tags().collect::<Vec<_>>(), [("a_1", "v")]);
     for key in ["", "_a", "a-b", "ä"] {
         let error = tags(key).expect_err(key).to_string();
-        assert!(error.contains("cannot name a label"), "{error}");
+        assert!(error.contains("cannot be a label"), "{error}");
     }
 }
 
@@ -366,7 +366,7 @@ fn histogram_buckets_are_checked_and_told_if_nothing_has_them() {
             "nv_inference_first_response_histogram_ms",
             "it is for decoupled models",
         ),
-        ("nosuch", "no histogram is called `nosuch`"),
+        ("nosuch", "unknown histogram `nosuch`"),
     ] {
         let notices = notices(&metrics(family, "1, 2").expect("valid"));
         assert!(

@@ -16,8 +16,9 @@ pub fn parameters_markdown() -> String {
          parameters { key: \"max_queue_size\" value { string_value: \"100\" } }\n\
          ```\n\n\
          A value that its key does not allow fails the load. A key that is nearly one of these (`slo_latency`,\n\
-         `SLO_LATENCY_MS`, `max_latency_ms`) is warned about, with the right one; any other key is yours, and is only kept.\n\
-         A key that stands in `config.pbtxt` as a field is an unknown field, and the error shows the form above.\n\n\
+         `SLO_LATENCY_MS`, `max_latency_ms`) gets a warning that names the right one. Any other key is yours: Skep keeps\n\
+         it and does nothing else with it. A key written as a field of `config.pbtxt` is an unknown field; the error shows\n\
+         the form above.\n\n\
          | key | value | default | meaning | effect |\n|---|---|---|---|---|\n",
     );
     for spec in PARAMETERS {

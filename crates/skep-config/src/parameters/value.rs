@@ -1,4 +1,4 @@
-//! What a value in the `parameters` map looks like. Values are always strings.
+//! The forms that values in the `parameters` map take.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ pub enum ParameterType {
     Bool,
     /// A decimal integer within bounds.
     Integer {
-        /// Smallest.
+        /// The smallest value.
         min: u64,
-        /// Largest.
+        /// The largest value.
         max: u64,
     },
     /// One of these words.
@@ -24,17 +24,18 @@ pub enum ParameterType {
     Devices,
     /// 1 to 64 letters, digits, `.`, `_` and `-`.
     Name,
-    /// Anything.
+    /// Any text.
     Text,
 }
 
-/// An [`ParameterType::Integer`] without an upper limit.
+/// The `max` of an integer without an upper limit.
 pub(crate) const ANY: u64 = u64::MAX;
 
 /// The longest latency objective, an hour in milliseconds: a longer one is a mistake in units.
 pub(crate) const MAX_LATENCY_MS: f64 = 3_600_000.0;
 
 impl ParameterType {
+    /// Whether a value has this form.
     pub(crate) fn accepts(self, value: &str) -> bool {
         match self {
             Self::Bool => boolean(value).is_some(),
@@ -57,17 +58,16 @@ impl ParameterType {
         }
     }
 
-    /// What it takes, for errors and the documentation.
+    /// What it accepts, for errors and the documentation.
     pub(crate) fn describe(self) -> String {
         match self {
             Self::Bool => "`1`, `0`, `true` or `false`".to_owned(),
             Self::Integer { min, max: ANY } => format!("an integer of at least {min}"),
             Self::Integer { min, max } => format!("an integer from {min} to {max}"),
             Self::OneOf(words) => format!("one of `{}`", words.join("`, `")),
-            Self::Milliseconds => format!(
-                "a number of milliseconds above 0 and up to {}",
-                MAX_LATENCY_MS
-            ),
+            Self::Milliseconds => {
+                format!("a number of milliseconds above 0 and up to {MAX_LATENCY_MS}")
+            }
             Self::Bytes => {
                 "a number of bytes above 0 such as `268435456`, `512KiB`, `256MiB` or `2GiB`"
                     .to_owned()
@@ -79,10 +79,12 @@ impl ParameterType {
     }
 }
 
-/// Whether a tenant may be called so: the name is a part of a file's name as well.
+/// Whether a tenant may have this name: it becomes part of a file's name.
 fn is_name(value: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=64).contains(&value.len()) && value.bytes().all(plain)
+    (1..=64).contains(&value.len())
+        && value
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 /// A boolean as Triton's backends read one.
@@ -94,7 +96,7 @@ pub(crate) fn boolean(value: &str) -> Option<bool> {
     }
 }
 
-/// A size as users write it.
+/// A size in bytes, as users write it: plain or with a unit.
 pub(crate) fn bytes(value: &str) -> Option<u64> {
     let value = value.trim();
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];

@@ -269,7 +269,7 @@ fn nesting_is_bounded() {
     assert!(parse(16).is_ok());
     let error = parse(100_000).expect_err("too deep");
     assert!(
-        error.ends_with("expected messages nested less deeply, got `{`"),
+        error.ends_with("expected at most 32 nested messages, got `{`"),
         "{}",
         &error[error.len() - 80..]
     );

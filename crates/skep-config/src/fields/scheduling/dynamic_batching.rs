@@ -79,7 +79,7 @@ impl DynamicBatchingReader<'_> {
         if max_batch_size == 0 {
             self.note(
                 "",
-                "requests are queued by its rules, each is executed on its own: `max_batch_size` is 0",
+                "its queue rules apply, but each request runs alone: `max_batch_size` is 0",
             );
         }
         let default_level = self.default_level(*priority_levels)?;
@@ -204,7 +204,7 @@ impl DynamicBatchingReader<'_> {
             self.note(
                 &format!("{field}.allow_timeout_override"),
                 "no effect: a request's own time-out counts only where it is below `default_timeout_microseconds`, which \
-                 is 0, for no end",
+                 is 0 (no limit)",
             );
         }
         Ok(typed(policy))
@@ -254,7 +254,7 @@ impl DynamicBatchingReader<'_> {
     /// What an objective decides in the place of these settings.
     fn note_overruled(&mut self, objective: LatencyObjective, preferred: bool) {
         let name = objective.policy.name();
-        let why = format!("no effect: batches are formed by `batching_policy` `{name}`");
+        let why = format!("no effect: `batching_policy` `{name}` forms the batches");
         if preferred {
             self.note("preferred_batch_size", &why);
         }

@@ -2,8 +2,8 @@
 
 use crate::{error::ConfigError, fields::review::Review};
 
-const INSTEAD: &str = "serve each step as a model of its own and let the client call one after the other, or merge the steps \
-                       into one ONNX graph (`onnx.compose.merge_models`)";
+const INSTEAD: &str = "serve each step as its own model and let the client call them in turn, or merge the steps into one ONNX \
+                       graph (`onnx.compose.merge_models`)";
 
 pub(super) fn review(review: &Review<'_>) -> Result<(), ConfigError> {
     Err(unsupported(review.model, "ensemble_scheduling"))

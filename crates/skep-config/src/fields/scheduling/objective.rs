@@ -48,7 +48,7 @@ pub(crate) fn read(
         note(
             parameters,
             "slo_latency_ms",
-            "answers are counted against it, and it forms no batches: `batching_policy` is `triton`",
+            "answers are counted against it, but it forms no batches: `batching_policy` is `triton`",
             notices,
         );
         note(
@@ -87,7 +87,7 @@ fn no_latency(model: &str, policy: &str) -> ConfigError {
         model: model.to_owned(),
         field: "parameters.batching_policy".to_owned(),
         reason: format!(
-            "parameter `batching_policy` of model `{model}` is `{policy}`, which keeps a latency objective, and there is none"
+            "parameter `batching_policy` of model `{model}` is `{policy}`, which needs a latency objective"
         ),
         hint: Some(
             "write `parameters { key: \"slo_latency_ms\" value { string_value: \"50\" } }` with the milliseconds that an \

@@ -174,7 +174,7 @@ fn what_has_no_effect_is_named_once() {
             "priority_levels: 3 default_priority_level: 1 default_queue_policy { allow_timeout_override: true }",
             &[
                 "`dynamic_batching.default_queue_policy.allow_timeout_override`: no effect: a request's own time-out \
-               counts only where it is below `default_timeout_microseconds`, which is 0, for no end",
+               counts only where it is below `default_timeout_microseconds`, which is 0 (no limit)",
             ][..],
         ),
         (
@@ -199,7 +199,7 @@ fn what_has_no_effect_is_named_once() {
     let unbatched = config(0, "").expect("valid");
     assert_eq!(
         unbatched.notices()[0].to_string(),
-        "`dynamic_batching`: requests are queued by its rules, each is executed on its own: `max_batch_size` is 0"
+        "`dynamic_batching`: its queue rules apply, but each request runs alone: `max_batch_size` is 0"
     );
 }
 
@@ -279,7 +279,7 @@ fn objectives_that_cannot_be_meant_are_refused() {
         (
             "max_queue_delay_microseconds: 1",
             &[("batching_policy", "aimd")],
-            "parameter `batching_policy` of model `m` is `aimd`, which keeps a latency objective, and there is none\n\
+            "parameter `batching_policy` of model `m` is `aimd`, which needs a latency objective\n\
              write `parameters { key: \"slo_latency_ms\" value { string_value: \"50\" } }` with the milliseconds that an \
              answer may take",
         ),
@@ -297,7 +297,7 @@ fn objectives_that_cannot_be_meant_are_refused() {
 
 #[test]
 fn what_an_objective_overrules_is_named() {
-    let by_auto = "no effect: batches are formed by `batching_policy` `auto`";
+    let by_auto = "no effect: `batching_policy` `auto` forms the batches";
     let (_, notices) = with_parameters(
         "preferred_batch_size: 4 max_queue_delay_microseconds: 1
          default_queue_policy { timeout_action: DELAY allow_timeout_override: true }",
@@ -316,7 +316,7 @@ fn what_an_objective_overrules_is_named() {
     for (parameters, expected) in [
         (
             &[("batching_policy", "triton"), ("slo_latency_ms", "1")][..],
-            "`parameters.slo_latency_ms`: answers are counted against it, and it forms no batches: `batching_policy` is `triton`",
+            "`parameters.slo_latency_ms`: answers are counted against it, but it forms no batches: `batching_policy` is `triton`",
         ),
         (
             &[("slo_miss_action", "REJECT")],
