@@ -118,7 +118,7 @@ pub(crate) fn signature(
     config: &ModelConfig,
 ) -> Result<ModelSignature, RuntimeError> {
     refuse_left_out(file, onnx, &|name| config.output(name).is_some())?;
-    onnx.signature_with(config.fed_inputs(), &|name| config.told_output(name))
+    onnx.signature_with(config.fed_inputs(), &|name| config.undeclared_output(name))
         .map_err(|error| in_file(file, &error.to_string()))
 }
 

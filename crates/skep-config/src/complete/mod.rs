@@ -1,6 +1,6 @@
-//! Auto-completion: what a configuration leaves out and the model's file tells.
+//! Auto-completion: fills in what a configuration leaves out and the model's file declares.
 //!
-//! The rules are those of Triton's server and of its ONNX Runtime backend, for every backend here.
+//! The rules are those of Triton's server and of its ONNX Runtime backend; here they hold for every backend.
 
 mod tensors;
 
@@ -16,42 +16,42 @@ use crate::{
     },
 };
 
-/// What completion knows.
+/// What completion takes into account besides the configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Completion<'a> {
-    /// The model's directory's name.
+    /// The name of the model's directory.
     pub model: &'a ModelName,
-    /// The backend for a configuration that names none.
+    /// The backend for a configuration without one.
     pub backend: &'a str,
-    /// The model file's name for a configuration that says none; empty for `model.onnx`.
+    /// The name of the model's file for a configuration without one; empty for `model.onnx`.
     pub model_filename: &'a str,
-    /// The `max_batch_size` for a model that can batch and whose configuration says none.
+    /// The `max_batch_size` for a model that can batch and whose configuration does not set it.
     pub default_max_batch_size: u32,
-    /// What the model's file declares; `None` leaves inputs, outputs and batching alone.
+    /// What the model's file declares; `None` leaves inputs, outputs and batching unchanged.
     pub signature: Option<&'a ModelSignature>,
-    /// Whether a model of this signature is not made to batch although it [looks](looks_batched) as if it could.
+    /// Whether the model must not batch although its signature [looks](looks_batched) batched.
     pub is_unbatched: bool,
 }
 
-/// Whether every input and output has a variable first dimension, which makes a model one that can batch.
+/// Whether every input and output has a variable first dimension, as in a model that can batch.
 #[must_use]
 pub fn looks_batched(signature: &ModelSignature) -> bool {
     let mut tensors = signature.inputs.iter().chain(&signature.outputs);
     !signature.inputs.is_empty() && tensors.all(|spec| first(spec) == Some(Some(-1)))
 }
 
-/// A tensor's first dimension, where it has one; `None` where its rank is unknown.
+/// A tensor's first dimension, if it has one; the outer `None` means an unknown rank.
 fn first(spec: &TensorSpec) -> Option<Option<i64>> {
     let dims = spec.dims.as_ref()?;
     Some(dims.as_slice().first().copied())
 }
 
-/// Fills in name, backend, platform and file name; and, unless inputs and outputs are both given, what is missing of
-/// them, `max_batch_size` and `dynamic_batching`.
+/// Fills in name, backend, platform and file name. Unless inputs and outputs are both given, also fills in what they lack,
+/// `max_batch_size` and `dynamic_batching`.
 ///
 /// # Errors
-/// [`ConfigError::Signature`] when the configuration wants batches that the model cannot take, names a tensor that the
-/// model lacks, or leaves out dims that the model's file does not tell.
+/// [`ConfigError::Signature`] if the configuration asks for batches that the model cannot take, names a tensor that the
+/// model lacks, or leaves out dims that the model's file does not declare.
 pub fn complete(
     config: &mut inference::ModelConfig,
     c: &Completion<'_>,
@@ -100,7 +100,7 @@ fn request_inputs(config: &inference::ModelConfig, signature: &ModelSignature) -
 
 fn complete_identity(config: &mut inference::ModelConfig, c: &Completion<'_>) {
     fill(&mut config.name, c.model.as_str());
-    // A platform of somebody else's is left to be refused under its own name.
+    // Validation refuses a foreign platform under its own name.
     let backend = match configured_backend(config) {
         Some(backend) => backend.to_owned(),
         None if config.platform.is_empty() => c.backend.to_owned(),

@@ -5,7 +5,7 @@ use skep_types::TensorSpec;
 
 use crate::{error::ConfigError, vocabulary::datatypes::datatype_number};
 
-/// An input or output in the wire's form.
+/// An input or output message.
 pub(super) trait TensorMessage: Default {
     fn name(&mut self) -> &mut String;
     fn data_type(&mut self) -> &mut i32;
@@ -43,7 +43,7 @@ pub(super) struct TensorCompletion<'a> {
 }
 
 impl TensorCompletion<'_> {
-    /// Lists every tensor where none is given; else fills in what the given ones lack.
+    /// Lists every tensor if the configuration lists none. Otherwise fills in what the listed ones lack.
     pub(super) fn complete<T: TensorMessage>(
         &self,
         tensors: &mut Vec<T>,
@@ -58,7 +58,7 @@ impl TensorCompletion<'_> {
             return Ok(());
         }
         for tensor in tensors {
-            // Without a name there is nothing to go by; validation says so.
+            // Validation refuses a tensor without a name.
             if tensor.name().is_empty() || (*tensor.data_type() != 0 && !tensor.dims().is_empty()) {
                 continue;
             }
@@ -91,7 +91,7 @@ impl TensorCompletion<'_> {
         tensor.dims().extend_from_slice(dims);
         if dims.is_empty() {
             tensor.dims().push(1);
-            // Without batching an empty reshape is no valid configuration; `ModelConfig::with_signature` knows scalars.
+            // Without batching an empty reshape is invalid; `ModelConfig::with_signature` recognises scalars.
             if self.batched {
                 tensor.reshape().get_or_insert_default();
             }

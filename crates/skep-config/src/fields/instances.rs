@@ -1,4 +1,4 @@
-//! Instance groups: how many instances of a model there are, and on what.
+//! `instance_group`: how many instances a model has, and where they run.
 
 use skep_proto::inference::{self, model_instance_group::Kind};
 
@@ -8,7 +8,7 @@ use crate::{
     vocabulary::{backends, notice::Notice},
 };
 
-/// Most instances of a model: each has a thread, so a larger number is a mistake.
+/// The most instances of a model. Each has a thread, so a larger number is a mistake.
 const MAX_INSTANCES: i32 = 1024;
 
 /// Where the instances of a group run.
@@ -17,7 +17,7 @@ const MAX_INSTANCES: i32 = 1024;
 pub enum InstanceKind {
     /// On the CPU.
     Cpu,
-    /// Where the backend decides; every backend decides for the CPU today.
+    /// Where the backend decides. Today every backend chooses the CPU.
     Model,
 }
 
@@ -26,13 +26,13 @@ pub enum InstanceKind {
 pub struct InstanceGroup {
     /// The group's name.
     pub name: String,
-    /// How many instances; at least 1.
+    /// The number of instances; at least 1.
     pub count: u32,
     /// Where they run.
     pub kind: InstanceKind,
-    /// Whether they are loaded and get no requests.
+    /// Whether they are loaded but get no requests.
     pub passive: bool,
-    /// `rate_limiter.priority`, at least 1: with 2 they get half as much of a contended device as with 1.
+    /// `rate_limiter.priority`, at least 1. With 2 they get half as much of a contended device as with 1.
     pub priority: u32,
 }
 
@@ -99,10 +99,10 @@ fn review_group(
     Ok(())
 }
 
-/// Fills in what a configuration leaves open, as Triton does on a machine without GPUs, and refuses what it refuses; with
-/// `gpu_as_cpu` groups of GPUs become groups of the CPU instead, and each such setting gets a notice.
+/// Fills in defaults and refuses what Triton refuses on a machine without GPUs. With `gpu_as_cpu`, groups on GPUs become
+/// groups on the CPU instead, and each such setting gets a notice.
 ///
-/// `proto.name` and `proto.backend` are already set: the default count follows the configured backend's name.
+/// The default count depends on the backend, so `proto.name` and `proto.backend` must be set before.
 pub(crate) fn read(
     proto: &mut inference::ModelConfig,
     gpu_as_cpu: bool,
@@ -142,19 +142,14 @@ pub(crate) fn read(
     Ok(typed)
 }
 
-/// Takes GPUs out of a group.
+/// Moves a group from GPUs to the CPU.
 fn put_on_cpu(index: usize, group: &mut inference::ModelInstanceGroup, notices: &mut Vec<Notice>) {
-    let mut note = |field: &str| {
-        notices.push(Notice::about_gpus(format!(
-            "instance_group[{index}].{field}"
-        )));
-    };
     if group.kind == Kind::Gpu as i32 {
-        note("kind");
+        notices.push(Notice::about_gpus(format!("instance_group[{index}].kind")));
         group.set_kind(Kind::Cpu);
     }
     if !group.gpus.is_empty() {
-        note("gpus");
+        notices.push(Notice::about_gpus(format!("instance_group[{index}].gpus")));
         group.gpus.clear();
     }
 }
@@ -165,66 +160,47 @@ fn read_group(
     index: usize,
     group: &mut inference::ModelInstanceGroup,
 ) -> Result<InstanceGroup, ConfigError> {
-    let error = |field: &str, name: &str, text: &str| {
-        let reason = format!("instance group {name} of model {model} {text}");
-        Err(ConfigError::invalid(
-            model,
-            format!("instance_group[{index}].{field}"),
-            reason,
-        ))
-    };
-    let kind = match Kind::try_from(group.kind) {
-        Ok(Kind::Auto | Kind::Cpu) => InstanceKind::Cpu,
-        Ok(Kind::Model) => InstanceKind::Model,
+    let (kind, proto_kind) = match Kind::try_from(group.kind) {
+        Ok(Kind::Auto | Kind::Cpu) => (InstanceKind::Cpu, Kind::Cpu),
+        Ok(Kind::Model) => (InstanceKind::Model, Kind::Model),
         Ok(Kind::Gpu) => {
             let text = format!(
                 "has kind KIND_GPU but no GPUs are available\n{}",
                 on_cpu("write `kind: KIND_CPU`")
             );
-            return error("kind", &group.name, &text);
+            return Err(refusal(model, index, group, "kind", &text));
         }
         Err(_) => {
-            return error(
-                "kind",
-                &group.name,
-                &format!("has unknown kind {}", group.kind),
-            );
+            let text = format!("has unknown kind {}", group.kind);
+            return Err(refusal(model, index, group, "kind", &text));
         }
-    };
-    let kind_name = if kind == InstanceKind::Cpu {
-        Kind::Cpu
-    } else {
-        Kind::Model
     };
     if !group.gpus.is_empty() {
         let text = format!(
             "has kind {} but specifies one or more GPUs\n{}",
-            kind_name.as_str_name(),
+            proto_kind.as_str_name(),
             on_cpu("remove `gpus`")
         );
-        return error("gpus", &group.name, &text);
+        return Err(refusal(model, index, group, "gpus", &text));
     }
     if !(0..=MAX_INSTANCES).contains(&group.count) {
         let text = format!(
             "has count {}, expected an integer from 0 (default) to {MAX_INSTANCES}",
             group.count
         );
-        return error("count", &group.name, &text);
+        return Err(refusal(model, index, group, "count", &text));
     }
     if group.count == 0 {
-        group.count = if kind == InstanceKind::Cpu && backend == backends::ONNXRUNTIME {
-            2
-        } else {
-            1
-        };
+        let runs_on_ort = kind == InstanceKind::Cpu && backend == backends::ONNXRUNTIME;
+        group.count = if runs_on_ort { 2 } else { 1 };
     }
-    group.set_kind(kind_name);
+    group.set_kind(proto_kind);
     Ok(InstanceGroup {
         name: group.name.clone(),
         count: group.count.unsigned_abs(),
         kind,
         passive: group.passive,
-        // 0 is 1, as on Triton.
+        // As in Triton, 0 means 1.
         priority: group
             .rate_limiter
             .as_ref()
@@ -232,7 +208,22 @@ fn read_group(
     })
 }
 
-/// How a group of GPUs gets onto the CPU.
+/// `instance group <name> of model <model> <text>`, as Triton says it.
+fn refusal(
+    model: &str,
+    index: usize,
+    group: &inference::ModelInstanceGroup,
+    field: &str,
+    text: &str,
+) -> ConfigError {
+    ConfigError::invalid(
+        model,
+        format!("instance_group[{index}].{field}"),
+        format!("instance group {} of model {model} {text}", group.name),
+    )
+}
+
+/// The hint that says how to serve a group of GPUs on the CPU.
 fn on_cpu(edit: &str) -> String {
     format!(
         "{edit}, or start with `--gpu-as-cpu`, which serves the groups of every model on the CPU"
@@ -283,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_triton_refuses_is_refused_in_its_words() {
+    fn refusals_use_tritons_words() {
         for (text, expected) in [
             (
                 "kind: KIND_GPU",
@@ -322,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_gpus_are_served_on_the_cpu_where_that_is_asked_for() {
+    fn gpu_as_cpu_moves_groups_of_gpus_to_the_cpu() {
         let text = "name: 'm' backend: 'onnxruntime' instance_group [
             { kind: KIND_GPU gpus: [ 0, 1 ] }, { count: 3 kind: KIND_GPU }, { kind: KIND_MODEL gpus: 0 }, { gpus: 0 }, {} ]";
         let mut config = parse_pbtxt(text.as_bytes(), "c").expect("parses");
@@ -347,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_bounded_together() {
+    fn the_instances_of_all_groups_together_are_limited() {
         assert!(groups("mock", &"instance_group { count: 512 } ".repeat(2)).is_ok());
         assert_eq!(
             groups("mock", &"instance_group { count: 512 } ".repeat(3)),

@@ -1,4 +1,4 @@
-//! What a configuration says of its model's metrics: extra labels, and the buckets of its latency histograms.
+//! `metric_tags` and `model_metrics`: extra labels of a model's metrics, and the buckets of its latency histograms.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use crate::{error::ConfigError, vocabulary::notice::Notice};
 /// The latency histograms that a configuration may set buckets for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HistogramFamily {
-    /// From arrival to the answer.
+    /// The time from arrival to answer.
     Request,
-    /// Waiting for an instance.
+    /// The time in the queue.
     Queue,
-    /// Running the model.
+    /// The time that the model runs.
     ComputeInfer,
 }
 
@@ -38,13 +38,13 @@ impl HistogramFamily {
     }
 }
 
-/// Triton's own latency histogram, which it has for decoupled models alone.
+/// Triton's own latency histogram, for decoupled models only.
 const FIRST_RESPONSE: &str = "nv_inference_first_response_histogram_ms";
 
-/// The most buckets of a histogram: each is a time series a model version, and looked through for every request.
+/// The most buckets of a histogram. Each is a time series per model version, and every request searches them.
 const MAX_BUCKETS: usize = 100;
 
-/// Checked `model_metrics`.
+/// The ascending bounds of histograms in milliseconds.
 pub(crate) type HistogramBounds = BTreeMap<HistogramFamily, Vec<f64>>;
 
 /// Checks `metric_tags` and reads `model_metrics`.
@@ -53,7 +53,7 @@ pub(crate) fn read(
     notices: &mut Vec<Notice>,
 ) -> Result<HistogramBounds, ConfigError> {
     for key in proto.metric_tags.keys() {
-        // A label is `_<key>`; two underscores at the start are Prometheus's own.
+        // A label is `_<key>`. Prometheus reserves names with two leading underscores.
         let valid = key
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -106,7 +106,7 @@ fn check(model: &str, field: &str, buckets: &[f64]) -> Result<(), ConfigError> {
     if !buckets.is_empty() && buckets.len() <= MAX_BUCKETS && ascending && usable {
         return Ok(());
     }
-    // As many as there may be: an error is no copy of the file.
+    // An error does not repeat the whole file.
     let (shown, more) = match buckets.split_at_checked(MAX_BUCKETS) {
         Some((shown, more)) if !more.is_empty() => (shown, format!(" and {} more", more.len())),
         _ => (buckets, String::new()),

@@ -1,4 +1,5 @@
-//! Ragged batches: inputs that differ in shape and are joined flat, and what the model is told of their sizes.
+//! Ragged batches: `allow_ragged_batch` joins inputs of different shapes flat, `batch_input` tells the model their sizes,
+//! `batch_output` splits outputs again.
 //!
 //! Refusals are Triton's (`ValidateBatchIO`) where it has them.
 //!
@@ -17,38 +18,38 @@ use crate::{
     vocabulary::{datatypes::datatype, notice::Notice},
 };
 
-/// An input that the server computes of a batch.
+/// An input that the server computes from a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchInput {
     /// The model's input.
     pub name: String,
-    /// What it tells.
+    /// What it contains.
     pub kind: BatchInputKind,
     /// INT32 or FP32.
     pub datatype: DataType,
-    /// The input whose shapes it tells of.
+    /// The input whose shapes it describes.
     pub source: String,
 }
 
-/// What a batch's computed input holds. A request's *element count* is that of its tensor, the batch dimension included.
+/// What a computed input contains. A request's *element count* is that of its tensor, including the batch dimension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BatchInputKind {
     /// The element count of each request: `[requests]`.
     ElementCount,
-    /// The sum of the element counts up to and with each request: `[requests]`.
+    /// The sum of the element counts up to and including each request: `[requests]`.
     AccumulatedElementCount,
-    /// The same behind a zero: `[requests + 1]`.
+    /// The same after a zero: `[requests + 1]`.
     AccumulatedElementCountWithZero,
-    /// Nothing, in the shape `[the largest element count]`.
+    /// No meaningful data; its shape is `[the largest element count]`.
     MaxElementCountAsShape,
     /// The shape of each inference, without the batch dimension: `[inferences, rank]`.
     ItemShape,
-    /// The same flat: `[inferences * rank]`.
+    /// The same, flat: `[inferences * rank]`.
     ItemShapeFlatten,
 }
 
 impl BatchInputKind {
-    /// The dims of such an input as the model sees them.
+    /// The dims of such an input, as the model sees them.
     #[must_use]
     pub fn dims(self) -> Dims {
         let flat = Dims::default().with_batch();
@@ -59,16 +60,16 @@ impl BatchInputKind {
     }
 }
 
-/// An output that is given back to requests by the shapes of an input.
+/// An output that is split among requests by the shapes of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchOutput {
-    /// The model's output, whose elements are those of all requests in order.
+    /// The model's output. It holds the elements of all requests in order.
     pub name: String,
-    /// The input from which its variable dimensions are taken, request by request.
+    /// The input whose shape in each request gives the output's variable dimensions.
     pub source: String,
 }
 
-/// What a configuration says about ragged batches, apart from the inputs' own flags.
+/// The computed inputs and split outputs of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct RaggedBatching {
     pub(crate) inputs: Vec<BatchInput>,
@@ -116,6 +117,7 @@ struct RaggedReader<'a> {
 }
 
 impl RaggedReader<'_> {
+    /// `<reason> for <model>`, as Triton says it.
     fn refuse(&self, field: String, reason: &str) -> ConfigError {
         let model = &*self.proto.name;
         ConfigError::invalid(model, field, format!("{reason} for {model}"))
@@ -131,25 +133,25 @@ impl RaggedReader<'_> {
                 data_type,
                 source_input,
             } = batch_input;
-            let field = |name: &str| format!("batch_input[{index}].{name}");
+            let path = format!("batch_input[{index}]");
             self.check_batched("batch_input")?;
             let Ok(proto_kind) = ProtoKind::try_from(*kind) else {
-                return Err(self.refuse(field("kind"), "unknown batch input kind"));
+                return Err(self.refuse(format!("{path}.kind"), "unknown batch input kind"));
             };
             let kind = typed(proto_kind);
             let what = format!("batch input kind '{}'", proto_kind.as_str_name());
-            let source = self.source(&field("source_input"), &what, source_input)?;
+            let source = self.source(&format!("{path}.source_input"), &what, source_input)?;
             let Some(datatype) = datatype(*data_type)
                 .filter(|datatype| matches!(datatype, DataType::Int32 | DataType::Fp32))
             else {
                 let rule = "batch input data type must be TYPE_INT32 or TYPE_FP32";
-                return Err(self.refuse(field("data_type"), rule));
+                return Err(self.refuse(format!("{path}.data_type"), rule));
             };
-            self.check_targets(&field("target_name"), target_name)?;
+            self.check_targets(&format!("{path}.target_name"), target_name)?;
             for name in target_name {
                 if !taken.insert(name) {
                     let rule = format!("target input name '{name}' can only be specified once");
-                    return Err(self.refuse(field("target_name"), &rule));
+                    return Err(self.refuse(format!("{path}.target_name"), &rule));
                 }
                 all.push(BatchInput {
                     name: name.clone(),
@@ -170,35 +172,31 @@ impl RaggedReader<'_> {
                 kind,
                 source_input,
             } = batch_output;
-            let field = |name: &str| format!("batch_output[{index}].{name}");
+            let path = format!("batch_output[{index}]");
             self.check_batched("batch_output")?;
             let Ok(kind) = ProtoOutputKind::try_from(*kind) else {
-                return Err(self.refuse(field("kind"), "unknown batch output kind"));
+                return Err(self.refuse(format!("{path}.kind"), "unknown batch output kind"));
             };
             let what = format!("batch output kind '{}'", kind.as_str_name());
-            let source = self.source(&field("source_input"), &what, source_input)?;
-            self.check_targets(&field("target_name"), target_name)?;
+            let source = self.source(&format!("{path}.source_input"), &what, source_input)?;
+            self.check_targets(&format!("{path}.target_name"), target_name)?;
             for name in target_name {
                 let Some(output) = self.outputs.iter().find(|output| output.name == *name) else {
                     let rule = format!("unknown target output name '{name}'");
-                    return Err(self.refuse(field("target_name"), &rule));
+                    return Err(self.refuse(format!("{path}.target_name"), &rule));
                 };
                 if all.iter().any(|other| other.name == *name) {
                     let rule = format!("target output name '{name}' can only be specified once");
-                    return Err(self.refuse(field("target_name"), &rule));
+                    return Err(self.refuse(format!("{path}.target_name"), &rule));
                 }
-                let dims = output.dims.as_slice();
-                let last_variable = dims.iter().rposition(|dim| *dim == -1);
-                if output.reshape.is_some()
-                    || last_variable.is_some_and(|last| last >= source.model_dims().rank())
-                {
+                if !can_split(output, source) {
                     let rule = format!(
                         "target output '{name}' with dims {} must have no reshape, and no variable dimension beyond the rank of input '{}' with dims {}",
                         output.dims,
                         source.name,
                         source.model_dims()
                     );
-                    return Err(self.refuse(field("target_name"), &rule));
+                    return Err(self.refuse(format!("{path}.target_name"), &rule));
                 }
                 all.push(BatchOutput {
                     name: name.clone(),
@@ -224,7 +222,7 @@ impl RaggedReader<'_> {
         Ok(())
     }
 
-    /// The one input that a kind looks at.
+    /// The input that a kind refers to.
     fn source(
         &self,
         field: &str,
@@ -243,6 +241,13 @@ impl RaggedReader<'_> {
             )
         })
     }
+}
+
+/// Whether the shape of `source` in a request gives all variable dimensions of `output`.
+fn can_split(output: &OutputConfig, source: &InputConfig) -> bool {
+    let dims = output.dims.as_slice();
+    let last_variable = dims.iter().rposition(|dim| *dim == -1);
+    output.reshape.is_none() && last_variable.is_none_or(|last| last < source.model_dims().rank())
 }
 
 const fn typed(kind: ProtoKind) -> BatchInputKind {

@@ -14,16 +14,16 @@ use crate::{
     },
 };
 
-/// An input or output as clients and the model see it.
+/// An input or output, as clients and as the model see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorConfig {
     /// The tensor's name.
     pub name: String,
     /// The datatype of its elements.
     pub datatype: DataType,
-    /// What a client sends or gets, without the batch dimension; never empty.
+    /// The dims that a client sends or gets, without the batch dimension; never empty.
     pub dims: Dims,
-    /// What the model sees instead of `dims`, without the batch dimension; the caller reshapes.
+    /// The dims that the model sees instead of `dims`, without the batch dimension. The caller reshapes.
     pub reshape: Option<Dims>,
     /// Whether a request may leave it out.
     pub optional: bool,
@@ -31,8 +31,8 @@ pub struct TensorConfig {
     pub label_filename: Option<String>,
     /// Whether a batch dimension precedes `dims` and `reshape`.
     pub batched: bool,
-    /// Whether requests of a batch may differ in its shape (`allow_ragged_batch`): the model sees their elements flat, one
-    /// request behind the other.
+    /// Whether its shape may differ between requests of a batch (`allow_ragged_batch`). The model then sees the elements of
+    /// all requests in one flat row.
     pub ragged: bool,
 }
 
@@ -48,7 +48,7 @@ impl TensorConfig {
         self.reshape.as_ref().unwrap_or(&self.dims)
     }
 
-    /// The dims that the model sees, behind the batch dimension if there is one; `[-1]` for a ragged input.
+    /// The dims that the model sees, after the batch dimension if there is one; `[-1]` for a ragged input.
     #[must_use]
     pub fn full_dims(&self) -> Dims {
         if self.ragged {
@@ -60,7 +60,7 @@ impl TensorConfig {
         }
     }
 
-    /// The dims that a client sees, behind the batch dimension if there is one: what model metadata shows.
+    /// The dims that a client sees in the model's metadata, after the batch dimension if there is one.
     #[must_use]
     pub fn client_dims(&self) -> Dims {
         if self.batched {
@@ -182,7 +182,7 @@ pub(crate) fn read_inputs(proto: &inference::ModelConfig) -> Result<Vec<InputCon
             return Err(fields.error("format", "model input NHWC/NCHW require 3 dims".to_owned()));
         }
         tensor.optional = input.optional;
-        fields.refuse_second(&mut names)?;
+        fields.refuse_duplicate(&mut names)?;
         typed.push(tensor);
     }
     Ok(typed)
@@ -215,7 +215,7 @@ pub(crate) fn read_outputs(
             }
             tensor.label_filename = Some(output.label_filename.clone());
         }
-        fields.refuse_second(&mut names)?;
+        fields.refuse_duplicate(&mut names)?;
         typed.push(tensor);
     }
     Ok(typed)
@@ -243,7 +243,7 @@ pub(crate) fn check_has_tensors(proto: &inference::ModelConfig) -> Result<(), Co
 }
 
 impl<'a> TensorFields<'a> {
-    /// `model input 'x' `, as Triton's texts begin.
+    /// `model input 'x' `, the start of Triton's texts.
     fn prefix(&self) -> String {
         if self.name.is_empty() {
             format!("model {} ", self.side)
@@ -295,16 +295,14 @@ impl<'a> TensorFields<'a> {
     }
 
     fn checked_dims(&self, field: &str, words: &str, dims: &[i64]) -> Result<Dims, ConfigError> {
-        let refuse = |rule: &str| {
-            self.error(
-                field,
-                format!("{}{words} must be integer {rule}", self.prefix()),
-            )
-        };
         if dims.iter().any(|&d| d < 1 && d != -1) {
-            return Err(refuse(">= 1, or -1 to indicate a variable-size dimension"));
+            let text = format!(
+                "{}{words} must be integer >= 1, or -1 to indicate a variable-size dimension",
+                self.prefix()
+            );
+            return Err(self.error(field, text));
         }
-        // Elements in fixed dimensions: a tensor of more cannot be addressed.
+        // A tensor with more elements in its fixed dimensions cannot be addressed.
         let fixed = dims
             .iter()
             .filter(|&&d| d != -1)
@@ -318,15 +316,12 @@ impl<'a> TensorFields<'a> {
         Dims::new(dims).map_err(|error| self.error(field, format!("{}{error}", self.prefix())))
     }
 
-    /// Variable dimensions correspond in order, and the fixed products between them are equal.
+    /// Checks that variable dimensions correspond in order, and that the fixed products between them are equal.
     fn check_reshape(&self, shape: &[i64]) -> Result<(), ConfigError> {
-        let (dims, reshape) = (
-            runs_between_variables(self.dims),
-            runs_between_variables(shape),
-        );
+        let (dims, reshape) = (fixed_products(self.dims), fixed_products(shape));
         let text = match (dims.len(), reshape.len()) {
             _ if dims == reshape => return Ok(()),
-            // One run on one side is a fixed size against a variable one.
+            // One side has a fixed size, the other a variable one.
             (1, _) | (_, 1) => "has different size for dims and reshape",
             (d, r) if d != r => {
                 "has different number of variable-size dimensions for dims and reshape"
@@ -336,7 +331,7 @@ impl<'a> TensorFields<'a> {
         Err(self.error("reshape.shape", format!("{}{text}", self.prefix())))
     }
 
-    fn refuse_second(&self, names: &mut BTreeSet<&'a str>) -> Result<(), ConfigError> {
+    fn refuse_duplicate(&self, names: &mut BTreeSet<&'a str>) -> Result<(), ConfigError> {
         if names.insert(self.name) {
             return Ok(());
         }
@@ -344,11 +339,11 @@ impl<'a> TensorFields<'a> {
     }
 }
 
-/// The products of the fixed dimensions before, between and after the variable ones. They cannot overflow: the product
-/// of all fixed dimensions was checked.
-fn runs_between_variables(dims: &[i64]) -> Vec<i64> {
+/// The products of the fixed dimensions before, between and after the variable ones. They cannot overflow, because the
+/// product of all fixed dimensions was checked.
+fn fixed_products(dims: &[i64]) -> Vec<i64> {
     dims.split(|&d| d == -1)
-        .map(|run| run.iter().product())
+        .map(|fixed| fixed.iter().product())
         .collect()
 }
 

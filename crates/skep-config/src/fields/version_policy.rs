@@ -1,4 +1,4 @@
-//! Which versions of a model are served.
+//! `version_policy`: which versions of a model are served.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use crate::error::ConfigError;
 /// Which of the versions in a model's directory are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VersionPolicy {
-    /// The greatest so many.
+    /// This many of the greatest.
     Latest(u32),
-    /// Every one.
+    /// All versions.
     All,
-    /// These.
+    /// These versions, as far as they exist.
     Specific(BTreeSet<ModelVersion>),
 }
 
@@ -30,16 +30,16 @@ impl VersionPolicy {
                 .copied()
                 .collect(),
             Self::All => available.clone(),
-            Self::Specific(wanted) => available.intersection(wanted).copied().collect(),
+            Self::Specific(versions) => available.intersection(versions).copied().collect(),
         }
     }
 }
 
-/// The policy of a configuration, for callers that select versions before
+/// The policy of a configuration. Callers use it to select versions before
 /// [`ModelConfig::from_proto`](crate::ModelConfig::from_proto) has checked the rest.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`] for a list of versions that is empty or holds what is no version.
+/// [`ConfigError::Invalid`] for a list of versions that is empty or contains an invalid version.
 pub fn version_policy(
     config: &inference::ModelConfig,
     model: &ModelName,
@@ -47,7 +47,7 @@ pub fn version_policy(
     read(model.as_str(), config.version_policy.as_ref()).map(|(typed, _)| typed)
 }
 
-/// The policy of a configuration, and its normal form: `latest { num_versions: 1 }` where nothing is said.
+/// The policy of a configuration and its normal form, which is `latest { num_versions: 1 }` by default.
 pub(crate) fn read(
     model: &str,
     policy: Option<&inference::ModelVersionPolicy>,
@@ -60,7 +60,7 @@ pub(crate) fn read(
         PolicyChoice::Latest(inference::model_version_policy::Latest { num_versions: 1 });
     let choice = match choice {
         None => latest_one,
-        // Unset reads as 0, and the field's documented default is 1.
+        // An unset field reads as 0; its documented default is 1.
         Some(PolicyChoice::Latest(inference::model_version_policy::Latest { num_versions: 0 })) => {
             latest_one
         }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn selection() {
+    fn versions_are_selected_among_the_available() {
         let available = versions(&[1, 2, 10]);
         assert_eq!(VersionPolicy::Latest(1).select(&available), versions(&[10]));
         assert_eq!(

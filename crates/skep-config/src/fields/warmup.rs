@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Most elements of one input of a sample, its batch included: a warm-up must not take the machine's memory.
+/// The most elements of one input of a sample, including its batch: a warm-up must not exhaust the machine's memory.
 const MAX_ELEMENTS: usize = 1 << 30;
 
 /// One sample.
@@ -23,22 +23,22 @@ const MAX_ELEMENTS: usize = 1 << 30;
 pub struct Warmup {
     /// Its name, for logs.
     pub name: String,
-    /// The batch size to run it at; at least 1.
+    /// The batch size; at least 1.
     pub batch_size: usize,
-    /// How often it is run; at least 1.
+    /// How often it runs; at least 1.
     pub count: u32,
-    /// What to run it with, by input; every input of the model is here.
+    /// The data by input; every required input of the model is here.
     pub inputs: BTreeMap<String, WarmupInput>,
 }
 
-/// What one input of a sample holds.
+/// The data of one input of a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WarmupInput {
-    /// The datatype, that of the model's input.
+    /// The datatype of the model's input.
     pub datatype: DataType,
     /// The shape as a client would send it, without the batch dimension.
     pub dims: Shape,
-    /// The data of one inference; each inference of the batch gets the same.
+    /// The data of one inference. All inferences of the batch get the same.
     pub data: WarmupData,
 }
 
@@ -49,7 +49,7 @@ pub enum WarmupData {
     Zero,
     /// Random bytes; empty strings for BYTES.
     Random,
-    /// A file of the model's `warmup` folder: raw data as in a binary request.
+    /// A file in the model's `warmup` folder with raw data, as in a binary request.
     File(String),
 }
 

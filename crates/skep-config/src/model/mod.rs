@@ -50,7 +50,7 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// This configuration with the instances and the version policy of `other`, which differs in nothing else.
+    /// This configuration with the instances and the version policy of `other`, which must be equal otherwise.
     #[must_use]
     pub fn with_instances_of(&self, other: &Self) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl ModelConfig {
         }
     }
 
-    /// The normalised message: what a client that asks for the configuration is shown.
+    /// The normalised message, which clients are shown.
     #[must_use]
     pub const fn proto(&self) -> &inference::ModelConfig {
         &self.proto
@@ -73,7 +73,7 @@ impl ModelConfig {
         &self.name
     }
 
-    /// The configured backend's name, one of [`BACKENDS`].
+    /// The configured backend's name, one of [`BACKENDS`](crate::BACKENDS).
     #[must_use]
     pub fn backend(&self) -> &str {
         &self.proto.backend
@@ -103,19 +103,19 @@ impl ModelConfig {
         &self.outputs
     }
 
-    /// The model's inputs that are computed of a batch; requests do not have them.
+    /// The model's inputs that the server computes from a batch. Requests do not have them.
     #[must_use]
     pub fn batch_inputs(&self) -> &[BatchInput] {
         &self.ragged.inputs
     }
 
-    /// The outputs that are given back to requests by the shapes of an input.
+    /// The outputs that are split among requests by the shapes of an input.
     #[must_use]
     pub fn batch_outputs(&self) -> &[BatchOutput] {
         &self.ragged.outputs
     }
 
-    /// The names of all inputs that the model is fed with, those of requests first.
+    /// The names of all inputs of a run: first those of requests, then those that the server computes.
     pub fn fed_inputs(&self) -> impl Iterator<Item = &str> {
         let computed = self.ragged.inputs.iter().map(|input| &*input.name);
         self.inputs.iter().map(|input| &*input.name).chain(computed)
@@ -145,7 +145,7 @@ impl ModelConfig {
         &self.version_policy
     }
 
-    /// The model file's (or folder's) name in a version's directory; a relative path that stays inside.
+    /// The name of the model's file or folder in a version's directory: a relative path that stays inside.
     #[must_use]
     pub fn model_filename(&self) -> &str {
         &self.proto.default_model_filename
@@ -175,13 +175,13 @@ impl ModelConfig {
         self.isolation
     }
 
-    /// What one execution may take.
+    /// The limits of one execution.
     #[must_use]
     pub const fn run_limits(&self) -> RunLimits {
         self.run_limits
     }
 
-    /// Whose tensor store the weights lie in; `None` for the general one.
+    /// The tenant whose tensor store holds the weights; `None` for the general store.
     #[must_use]
     pub fn tenant(&self) -> Option<&str> {
         self.parameters.get("tenant").map(|name| name.trim())
@@ -199,39 +199,39 @@ impl ModelConfig {
         self.max_queue_size
     }
 
-    /// Every parameter, the user's own included.
+    /// All parameters, including the user's own.
     #[must_use]
     pub const fn parameters(&self) -> &BTreeMap<String, String> {
         &self.parameters
     }
 
-    /// Extra labels of the model's metrics: names, without the underscore that comes before each, and values.
+    /// The names and values of extra labels of the model's metrics. The metrics put an underscore before each name.
     pub fn metric_tags(&self) -> impl Iterator<Item = (&str, &str)> {
         let tags = self.proto.metric_tags.iter();
         tags.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Whether a request may have any number of answers (`model_transaction_policy.decoupled`): calls that have one answer
-    /// refuse the model's requests.
+    /// Whether a request may have any number of responses (`model_transaction_policy.decoupled`). Calls with exactly one
+    /// response refuse such a model.
     #[must_use]
     pub fn is_decoupled(&self) -> bool {
         let policy = self.proto.model_transaction_policy;
         policy.is_some_and(|inference::ModelTransactionPolicy { decoupled }| decoupled)
     }
 
-    /// How long an answer may take, if the configuration says so; whatever policy forms the batches.
+    /// The latency objective, if there is one, whatever policy forms the batches.
     #[must_use]
     pub fn latency_objective(&self) -> Option<Duration> {
         objective::latency(&self.parameters)
     }
 
-    /// Ascending bounds of a latency histogram in milliseconds, if the configuration sets any.
+    /// The ascending bounds of a latency histogram in milliseconds, if the configuration sets them.
     #[must_use]
     pub fn histogram_bounds_ms(&self, family: HistogramFamily) -> Option<&[f64]> {
         self.histogram_bounds_ms.get(&family).map(Vec::as_slice)
     }
 
-    /// What has no effect or looks odd.
+    /// Settings without effect, and warnings.
     #[must_use]
     pub fn notices(&self) -> &[Notice] {
         &self.notices

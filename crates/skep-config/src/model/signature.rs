@@ -1,4 +1,4 @@
-//! The configuration against the model itself: names, datatypes, ranks, dims.
+//! The configuration compared with the model's file: names, datatypes, ranks, dims.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,17 @@ use skep_types::{DataType, Dims, ModelSignature, TensorSpec};
 use super::ModelConfig;
 use crate::{
     error::ConfigError,
-    fields::{
-        ragged::{BatchInput, BatchOutput},
-        tensors::{InputConfig, TensorConfig},
-    },
+    fields::{ragged::BatchInput, tensors::TensorConfig},
 };
 
 impl ModelConfig {
-    /// Holds the configuration against the model itself ([`check_signature`]) and learns which tensors are scalars
-    /// there: those have dims `[1]` for clients and an empty `reshape` here (the message keeps Triton's form, which has
-    /// none without batching).
+    /// Compares the configuration with the model's file, and learns which tensors are scalars in the file. Clients see
+    /// scalars with dims `[1]`, and the model with an empty `reshape`. The message keeps Triton's form, which has no
+    /// `reshape` without batching.
     ///
     /// # Errors
-    /// [`ConfigError::Signature`], as [`check_signature`].
+    /// [`ConfigError::Signature`] for a missing input, an unknown input or output, or another datatype, rank or fixed
+    /// dimension. Its text says what each side has.
     pub fn with_signature(mut self, signature: &ModelSignature) -> Result<Self, ConfigError> {
         check_signature(&self, signature)?;
         for (tensors, specs) in [
@@ -37,13 +35,16 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// Refuses an optional input that the model cannot do without; `has_default` says which it can.
+    /// Refuses an optional input that the model requires. `has_default` says whether the model has a default for an input.
     ///
     /// # Errors
     /// [`ConfigError::Signature`] with the first such input.
     pub fn check_optional(&self, has_default: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
-        let required = |tensor: &&InputConfig| tensor.optional && !has_default(&tensor.name);
-        match self.inputs.iter().find(required) {
+        let required = self
+            .inputs
+            .iter()
+            .find(|tensor| tensor.optional && !has_default(&tensor.name));
+        match required {
             None => Ok(()),
             Some(tensor) => Err(ConfigError::Signature {
                 model: self.name.to_string(),
@@ -60,10 +61,9 @@ impl ModelConfig {
         }
     }
 
-    /// An output as the configuration tells it, for a file that does not declare it: without the dims, which are the
-    /// configuration's to say.
+    /// The configuration's name and datatype for an output that the model's file does not declare; the dims stay unknown.
     #[must_use]
-    pub fn told_output(&self, name: &str) -> Option<TensorSpec> {
+    pub fn undeclared_output(&self, name: &str) -> Option<TensorSpec> {
         let output = self.output(name)?;
         Some(TensorSpec {
             name: name.to_owned(),
@@ -72,28 +72,24 @@ impl ModelConfig {
         })
     }
 
-    /// Holds an output as the runtime tells it against the one of the configuration, where there is one.
+    /// Compares an output that the runtime reports with the configured one, if there is one.
     ///
     /// # Errors
-    /// A text with both datatypes.
-    pub fn check_told_output(&self, told: &TensorSpec) -> Result<(), String> {
-        match self.output(&told.name) {
-            Some(output) if output.datatype != told.datatype => Err(other_datatype(
+    /// A text with both datatypes, if they differ.
+    pub fn check_reported_output(&self, reported: &TensorSpec) -> Result<(), String> {
+        match self.output(&reported.name) {
+            Some(output) if output.datatype != reported.datatype => Err(other_datatype(
                 self.name().as_str(),
                 "output",
                 output.datatype,
-                told,
+                reported,
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// Refuses a configuration that contradicts the model's file: an unknown or missing input, an unknown output, another
-/// datatype, rank or fixed dimension. `reshape`, where there is one, is what the model sees.
-///
-/// # Errors
-/// [`ConfigError::Signature`] with both sides in its text.
+/// Refuses a configuration that contradicts the model's file. Where a tensor has a `reshape`, that is compared.
 fn check_signature(config: &ModelConfig, signature: &ModelSignature) -> Result<(), ConfigError> {
     let model = config.name().as_str();
     check_input_count(config, signature)?;
@@ -110,9 +106,10 @@ fn check_signature(config: &ModelConfig, signature: &ModelSignature) -> Result<(
         check_batch_input(model, input, &signature.inputs)?;
     }
     for tensor in config.outputs() {
-        // The elements of all requests, one behind the other in whatever shape.
-        let scattered = |output: &BatchOutput| output.name == tensor.name;
-        let scattered = config.batch_outputs().iter().any(scattered);
+        let scattered = config
+            .batch_outputs()
+            .iter()
+            .any(|output| output.name == tensor.name);
         TensorCheck {
             model,
             side: "output",
@@ -124,7 +121,7 @@ fn check_signature(config: &ModelConfig, signature: &ModelSignature) -> Result<(
     Ok(())
 }
 
-/// Says that a tensor of the model has another datatype than the configuration.
+/// The text for a tensor whose datatype differs between configuration and model.
 fn other_datatype(model: &str, side: &str, expected: DataType, spec: &TensorSpec) -> String {
     let (name, expected) = (&spec.name, expected.config_name());
     let provided = spec.datatype.config_name();
@@ -138,7 +135,7 @@ fn is_scalar(spec: &TensorSpec) -> bool {
     spec.dims.as_ref().is_some_and(|dims| dims.rank() == 0)
 }
 
-/// Every input of the model is needed for a run, so the configuration must list each.
+/// Checks that the configuration lists every input: a run needs all of them.
 fn check_input_count(config: &ModelConfig, signature: &ModelSignature) -> Result<(), ConfigError> {
     let (expected, provided) = (config.fed_inputs().count(), signature.inputs.len());
     if expected == provided {
@@ -168,36 +165,29 @@ fn check_input_count(config: &ModelConfig, signature: &ModelSignature) -> Result
     })
 }
 
-/// A computed input must be the model's, of its datatype and rank.
+/// Checks that the model has a computed input, with its datatype and rank.
 fn check_batch_input(
     model: &str,
     input: &BatchInput,
     specs: &[TensorSpec],
 ) -> Result<(), ConfigError> {
     let name = &input.name;
-    let error = |reason: String| ConfigError::Signature {
-        model: model.to_owned(),
-        tensor: name.clone(),
-        reason,
-        hint: None,
-    };
     let Some(spec) = specs.iter().find(|spec| spec.name == *name) else {
         let text = format!("unable to load model '{model}', it has no batch input '{name}'");
-        return Err(error(text));
+        return Err(contradiction(model, name, text));
     };
     if spec.datatype != input.datatype {
-        return Err(error(other_datatype(
-            model,
-            "batch input",
-            input.datatype,
-            spec,
-        )));
+        let text = other_datatype(model, "batch input", input.datatype, spec);
+        return Err(contradiction(model, name, text));
     }
     let given = input.kind.dims();
     match &spec.dims {
-        Some(dims) if dims.rank() != given.rank() => Err(error(format!(
-            "model '{model}', batch input '{name}': the model expects shape {dims}, its kind has {given}"
-        ))),
+        Some(dims) if dims.rank() != given.rank() => {
+            let text = format!(
+                "model '{model}', batch input '{name}': the model expects shape {dims}, its kind has {given}"
+            );
+            Err(contradiction(model, name, text))
+        }
         _ => Ok(()),
     }
 }
@@ -207,7 +197,7 @@ struct TensorCheck<'a> {
     model: &'a str,
     side: &'static str,
     tensor: &'a TensorConfig,
-    /// An output whose shape is that of no request.
+    /// Whether it is an output of `batch_output`: it holds the elements of all requests, in a shape of its own.
     scattered: bool,
 }
 
@@ -228,25 +218,19 @@ impl TensorCheck<'_> {
             let text = other_datatype(self.model, self.side, self.tensor.datatype, spec);
             return Err(self.error(text));
         }
-        // A file that says nothing about the shape contradicts nothing.
+        // A file without a shape cannot contradict one.
         spec.dims.as_ref().map_or(Ok(()), |dims| self.shape(dims))
     }
 
+    /// Compares the dims, those of the model's file first.
     fn shape(&self, model: &Dims) -> Result<(), ConfigError> {
+        let tensor = self.tensor;
         if self.scattered {
             return Ok(());
         }
-        if self.tensor.ragged {
-            if *model == self.tensor.full_dims() {
-                return Ok(());
-            }
-            return Err(self.error(format!(
-                "unable to load model '{}', configuration expects model provides input with shape [-1]  for ragged input \
-                 '{}', model provides {model}",
-                self.model, self.tensor.name
-            )));
+        if tensor.ragged {
+            return self.ragged(model);
         }
-        let (tensor, full) = (self.tensor, self.tensor.full_dims());
         if tensor.batched && model.as_slice().first() != Some(&-1) {
             return Err(self.error(format!(
                 "model '{}', tensor '{}': for the model to support batching the shape should have at least 1 dimension \
@@ -254,22 +238,12 @@ impl TensorCheck<'_> {
                 self.model, tensor.name
             )));
         }
-        let is_output = self.side == "output";
+        let full = tensor.full_dims();
         if model.rank() == 0 {
-            let is_open = |&d: &i64| d == -1 && is_output;
-            if full.as_slice().iter().all(|d| *d == 1 || is_open(d)) {
-                return Ok(());
-            }
-            return Err(self.error(format!(
-                "unable to load model '{}', scalar tensor '{}', should only provide 1 in the model configuration when the \
-                 model doesn't support batching. Model configuration provided: {full}.",
-                self.model, tensor.name
-            )));
+            return self.scalar(&full);
         }
-        // An input of variable size takes what the configuration narrows it to. An output's configuration may leave open (-1)
-        // what the file fixes, because files are often wrong about it. It may not fix what the file leaves open.
-        let fits = |(&m, &c): (&i64, &i64)| m == c || if is_output { c == -1 } else { m == -1 };
-        if model.rank() == full.rank() && model.as_slice().iter().zip(full.as_slice()).all(fits) {
+        let mut pairs = model.as_slice().iter().zip(full.as_slice());
+        if model.rank() == full.rank() && pairs.all(|(&m, &c)| self.may_be(m, c)) {
             return Ok(());
         }
         let how = if tensor.batched {
@@ -290,168 +264,66 @@ impl TensorCheck<'_> {
         )))
     }
 
-    fn error(&self, reason: String) -> ConfigError {
-        ConfigError::Signature {
-            model: self.model.to_owned(),
-            tensor: self.tensor.name.clone(),
-            reason,
-            hint: None,
+    /// The model sees a ragged input flat.
+    fn ragged(&self, model: &Dims) -> Result<(), ConfigError> {
+        if *model == self.tensor.full_dims() {
+            return Ok(());
         }
+        Err(self.error(format!(
+            "unable to load model '{}', configuration expects model provides input with shape [-1]  for ragged input \
+             '{}', model provides {model}",
+            self.model, self.tensor.name
+        )))
+    }
+
+    /// A scalar of the model has one element in the configuration; an output may leave it open.
+    fn scalar(&self, full: &Dims) -> Result<(), ConfigError> {
+        let is_output = self.is_output();
+        if full
+            .as_slice()
+            .iter()
+            .all(|&d| d == 1 || d == -1 && is_output)
+        {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "unable to load model '{}', scalar tensor '{}', should only provide 1 in the model configuration when the \
+             model doesn't support batching. Model configuration provided: {full}.",
+            self.model, self.tensor.name
+        )))
+    }
+
+    /// Whether the configuration may say `configured` for a dimension that is `declared` in the file.
+    ///
+    /// It may fix a variable dimension of an input. It may leave open (-1) a dimension of an output that the file fixes,
+    /// because files are often wrong about these; it may not fix one that the file leaves open.
+    fn may_be(&self, declared: i64, configured: i64) -> bool {
+        let open = if self.is_output() {
+            configured
+        } else {
+            declared
+        };
+        declared == configured || open == -1
+    }
+
+    fn is_output(&self) -> bool {
+        self.side == "output"
+    }
+
+    fn error(&self, reason: String) -> ConfigError {
+        contradiction(self.model, &self.tensor.name, reason)
+    }
+}
+
+fn contradiction(model: &str, tensor: &str, reason: String) -> ConfigError {
+    ConfigError::Signature {
+        model: model.to_owned(),
+        tensor: tensor.to_owned(),
+        reason,
+        hint: None,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use skep_types::{DataType, Dims, ModelName, ModelSignature, TensorSpec};
-
-    use crate::{ConfigContext, ModelConfig, parse_pbtxt};
-
-    fn spec(name: &str, datatype: DataType, dims: Option<&[i64]>) -> TensorSpec {
-        TensorSpec {
-            name: name.to_owned(),
-            datatype,
-            dims: dims.map(|d| Dims::new(d).expect("dims")),
-        }
-    }
-
-    fn signature() -> ModelSignature {
-        ModelSignature {
-            inputs: vec![
-                spec("a", DataType::Fp32, Some(&[-1, 3])),
-                spec("b", DataType::Int64, Some(&[-1, -1])),
-            ],
-            outputs: vec![
-                spec("y", DataType::Fp32, Some(&[-1, 5])),
-                spec("z", DataType::Bytes, None),
-            ],
-        }
-    }
-
-    fn check(text: &str, signature: &ModelSignature) -> Result<ModelConfig, String> {
-        let name = ModelName::new("m").expect("name");
-        let proto = parse_pbtxt(format!("backend: 'mock' {text}").as_bytes(), "c").expect("parses");
-        let config = ModelConfig::from_proto(proto, &ConfigContext::new(&name)).expect("valid");
-        config
-            .with_signature(signature)
-            .map_err(|error| error.to_string())
-    }
-
-    const A: &str = "input { name: 'a' data_type: TYPE_FP32 dims: 3 }";
-    const B: &str = "input { name: 'b' data_type: TYPE_INT64 dims: -1 }";
-    const Y: &str = "output { name: 'y' data_type: TYPE_FP32 dims: 5 }";
-
-    #[test]
-    fn what_fits_is_accepted() {
-        for text in [
-            format!("max_batch_size: 8 {A} {B} {Y}"),
-            // Inputs may be narrower than the model, outputs fewer, and a tensor of unknown shape is anything.
-            format!("max_batch_size: 8 {A} input {{ name: 'b' data_type: TYPE_INT64 dims: 7 }} output {{ name: 'z' data_type: TYPE_STRING dims: [1,2,3] }}"),
-            format!("max_batch_size: 8 {B} {Y} input {{ name: 'a' data_type: TYPE_FP32 dims: [1,3,1] reshape {{ shape: 3 }} }}"),
-            "input [{ name: 'a' data_type: TYPE_FP32 dims: [2,3] }, { name: 'b' data_type: TYPE_INT64 dims: [-1,1] }] output { name: 'y' data_type: TYPE_FP32 dims: [-1,5] }".to_owned(),
-        ] {
-            assert!(check(&text, &signature()).is_ok(), "{text}: {:?}", check(&text, &signature()));
-        }
-    }
-
-    #[test]
-    fn what_contradicts_the_model_is_refused_with_both_sides() {
-        for (text, expected) in [
-            (
-                format!("max_batch_size: 8 {A} {Y}"),
-                "unable to load model 'm', configuration expects 1 inputs, model provides 2\nthe configuration lacks input `b`",
-            ),
-            (
-                format!("max_batch_size: 8 {A} {B} {Y} input {{ name: 'c' data_type: TYPE_FP32 dims: 3 }}"),
-                "unable to load model 'm', configuration expects 3 inputs, model provides 2\nthe model has no input `c`",
-            ),
-            (
-                format!("max_batch_size: 8 {A} {Y} input {{ name: 'c' data_type: TYPE_FP32 dims: 3 }}"),
-                "unexpected inference input 'c', allowed inputs are: a, b",
-            ),
-            (
-                format!("max_batch_size: 8 {A} {B} output {{ name: 'q' data_type: TYPE_FP32 dims: 3 }}"),
-                "unexpected inference output 'q', allowed outputs are: y, z",
-            ),
-            (
-                format!("max_batch_size: 8 {B} {Y} input {{ name: 'a' data_type: TYPE_FP16 dims: 3 }}"),
-                "unable to load model 'm', configuration expects datatype TYPE_FP16 for input 'a', model provides TYPE_FP32",
-            ),
-            (
-                format!("max_batch_size: 8 {B} {Y} input {{ name: 'a' data_type: TYPE_FP32 dims: 4 }}"),
-                "model 'm', tensor 'a': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,4])",
-            ),
-            (
-                format!("max_batch_size: 8 {B} {Y} input {{ name: 'a' data_type: TYPE_FP32 dims: -1 }}"),
-                "model 'm', tensor 'a': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,-1])",
-            ),
-            (
-                "input [{ name: 'a' data_type: TYPE_FP32 dims: 3 }, { name: 'b' data_type: TYPE_INT64 dims: [1,1] }] output { name: 'y' data_type: TYPE_FP32 dims: [-1,5] }".to_owned(),
-                "model 'm', tensor 'a': the model expects 2 dimensions (shape [-1,3]) but the model configuration specifies 1 dimensions (shape [3])",
-            ),
-            (
-                format!("max_batch_size: 8 {A} {B} output {{ name: 'y' data_type: TYPE_FP32 dims: 6 }}"),
-                "model 'm', tensor 'y': the model expects 2 dimensions (shape [-1,5]) but the model configuration specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, making complete shape [-1,6])",
-            ),
-        ] {
-            assert_eq!(check(&text, &signature()).map(|_| ()), Err(expected.to_owned()), "{text}");
-        }
-    }
-
-    /// What a model leaves variable an input may narrow, but an output may not promise; what it fixes an output may leave open.
-    #[test]
-    fn outputs_promise_no_more_than_the_file() {
-        let variable = ModelSignature {
-            inputs: vec![spec("a", DataType::Fp32, Some(&[-1]))],
-            outputs: vec![spec("y", DataType::Fp32, Some(&[-1]))],
-        };
-        let text = |a: i64, y: i64| {
-            format!(
-                "input {{ name: 'a' data_type: TYPE_FP32 dims: {a} }} output {{ name: 'y' data_type: TYPE_FP32 dims: {y} }}"
-            )
-        };
-        assert!(check(&text(7, -1), &variable).is_ok());
-        assert_eq!(
-            check(&text(-1, 7), &variable).map(|_| ()),
-            Err("model 'm', tensor 'y': the model expects 1 dimensions (shape [-1]) but the model configuration specifies 1 dimensions (shape [7])".to_owned())
-        );
-        let fixed = |dims: &[i64]| ModelSignature {
-            outputs: vec![spec("y", DataType::Fp32, Some(dims))],
-            ..variable.clone()
-        };
-        assert!(check(&text(-1, -1), &fixed(&[7])).is_ok());
-        let open =
-            check(&text(-1, -1), &fixed(&[])).expect("an output that the file calls a scalar");
-        assert_eq!(open.outputs()[0].full_dims(), Dims::default().with_batch());
-    }
-
-    #[test]
-    fn scalars_and_models_without_a_batch_dimension() {
-        let scalar = ModelSignature {
-            inputs: vec![spec("a", DataType::Fp32, Some(&[]))],
-            outputs: vec![spec("y", DataType::Fp32, Some(&[2]))],
-        };
-        let io = |dims: &str| {
-            format!(
-                "input {{ name: 'a' data_type: TYPE_FP32 dims: {dims} }} output {{ name: 'y' data_type: TYPE_FP32 dims: 2 }}"
-            )
-        };
-        let config = check(&io("1"), &scalar).expect("fits");
-        assert_eq!(
-            (
-                config.inputs()[0].full_dims().rank(),
-                config.inputs()[0].client_dims().rank()
-            ),
-            (0, 1)
-        );
-        assert_eq!(config.proto().input[0].reshape, None);
-        assert_eq!(config.outputs()[0].reshape, None);
-        assert_eq!(
-            check(&io("2"), &scalar).map(|_| ()),
-            Err("unable to load model 'm', scalar tensor 'a', should only provide 1 in the model configuration when the model doesn't support batching. Model configuration provided: [2].".to_owned())
-        );
-        assert_eq!(
-            check(&format!("max_batch_size: 1 {}", io("1")), &scalar).map(|_| ()),
-            Err("model 'm', tensor 'a': for the model to support batching the shape should have at least 1 dimension and the first dimension must be -1; but shape expected by the model is []".to_owned())
-        );
-    }
-}
+#[path = "signature_tests.rs"]
+mod tests;

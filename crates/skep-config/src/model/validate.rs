@@ -85,7 +85,7 @@ impl ModelConfig {
     }
 }
 
-/// The `parameters` map; each value is a message that holds one string.
+/// The `parameters` map. Each value is a message with one string.
 fn parameter_texts(proto: &inference::ModelConfig) -> BTreeMap<String, String> {
     proto
         .parameters

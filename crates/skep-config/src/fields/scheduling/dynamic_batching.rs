@@ -13,17 +13,17 @@ use crate::{error::ConfigError, vocabulary::notice::Notice};
 /// The dynamic batcher's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DynamicBatching {
-    /// Batch sizes that leave at once, ascending, each from 1 to the maximum; empty means the maximum.
+    /// Batch sizes that run at once, ascending, each from 1 to the maximum; empty means the maximum.
     pub preferred_batch_sizes: Vec<usize>,
     /// How long the oldest request of a batch waits for others.
     pub max_queue_delay: Duration,
-    /// Whether answers leave in the order of their requests.
+    /// Whether responses leave in the order of their requests.
     pub preserve_ordering: bool,
-    /// The queue of each priority level, the one that is served first first; at least one.
+    /// The queues of the priority levels in the order in which they are served; at least one.
     pub levels: Vec<QueuePolicy>,
-    /// Index of the level of requests that name none, or one that is not there.
+    /// The index of the level for requests that name no level or an unknown one.
     pub default_level: usize,
-    /// What decides instead of preferred sizes, delay and time-out actions.
+    /// The objective that replaces preferred sizes, delay and time-out actions.
     pub objective: Option<LatencyObjective>,
 }
 
@@ -35,13 +35,13 @@ impl DynamicBatching {
     }
 }
 
-/// More priority levels than anybody tells apart; each has a queue.
+/// The most priority levels. Each has a queue, and nobody distinguishes more.
 const MAX_LEVELS: u64 = 4096;
 
 const ORDER_AND_DELAY: &str =
     "Queue policy can not have DELAY as timeout action when 'preserve_ordering' is true";
 
-/// Reads `batching`; with an objective, this decides some of its settings instead.
+/// Reads `batching`. An `objective` overrules some of its settings.
 pub(super) fn read(
     proto: &inference::ModelConfig,
     batching: &inference::ModelDynamicBatching,
@@ -103,24 +103,23 @@ impl DynamicBatchingReader<'_> {
     fn preferred(&self, sizes: &[i32], max_batch_size: i32) -> Result<Vec<usize>, ConfigError> {
         let mut preferred = Vec::new();
         for (index, &size) in sizes.iter().enumerate() {
-            let refuse = |rule: &str| {
-                let field = format!("preferred_batch_size[{index}]");
-                let hint = format!("it is {size}, `max_batch_size` is {max_batch_size}");
-                Err(self.refusal(
-                    &field,
-                    &format!("dynamic batching preferred size must be {rule}"),
-                    &hint,
-                ))
+            let rule = match usize::try_from(size) {
+                Err(_) | Ok(0) => "positive",
+                Ok(_) if size > max_batch_size => "<= max batch size",
+                Ok(size) => {
+                    preferred.push(size);
+                    continue;
+                }
             };
-            match usize::try_from(size) {
-                Err(_) | Ok(0) => return refuse("positive"),
-                Ok(_) if size > max_batch_size => return refuse("<= max batch size"),
-                Ok(size) => preferred.push(size),
-            }
+            return Err(self.refusal(
+                &format!("preferred_batch_size[{index}]"),
+                &format!("dynamic batching preferred size must be {rule}"),
+                &format!("it is {size}, `max_batch_size` is {max_batch_size}"),
+            ));
         }
         preferred.sort_unstable();
         preferred.dedup();
-        // What a server shows for an empty list.
+        // A server shows this for an empty list.
         if preferred.first() == usize::try_from(max_batch_size).ok().as_ref() {
             preferred.clear();
         }
@@ -172,7 +171,7 @@ impl DynamicBatchingReader<'_> {
         let mut policies = Vec::new();
         let all_have_their_own = levels > 0 && (1..=levels).all(|level| own.contains_key(&level));
         if !all_have_their_own {
-            // Warns about it once, not level by level.
+            // Warns about the default once, not for each level.
             self.policy("default_queue_policy", default)?;
         }
         for level in 1..=levels.max(1) {
@@ -185,7 +184,7 @@ impl DynamicBatchingReader<'_> {
         Ok(policies)
     }
 
-    /// One queue's policy, with a warning about what of it has no effect.
+    /// Types one queue's policy, and warns about a setting without effect.
     fn policy(
         &mut self,
         field: &str,
@@ -196,10 +195,9 @@ impl DynamicBatchingReader<'_> {
             let hint = "expected REJECT or DELAY";
             return Err(self.refusal(&format!("{field}.timeout_action"), &rule, hint));
         }
-        let has_objective = self.objective.is_some();
         if policy.allow_timeout_override
             && policy.default_timeout_microseconds == 0
-            && !has_objective
+            && self.objective.is_none()
         {
             self.note(
                 &format!("{field}.allow_timeout_override"),
@@ -210,7 +208,7 @@ impl DynamicBatchingReader<'_> {
         Ok(typed(policy))
     }
 
-    /// Answers in order leave nothing to priorities and to requests that wait behind others.
+    /// Refuses priorities and delayed requests, which contradict ordered responses.
     fn check_order(&self, levels: u64) -> Result<(), ConfigError> {
         if levels > 1 {
             let rule = "Only one priority level is allowed when 'preserve_ordering' is true";
@@ -251,7 +249,7 @@ impl DynamicBatchingReader<'_> {
         }
     }
 
-    /// What an objective decides in the place of these settings.
+    /// Notes the settings that an objective overrules.
     fn note_overruled(&mut self, objective: LatencyObjective, preferred: bool) {
         let name = objective.policy.name();
         let why = format!("no effect: `batching_policy` `{name}` forms the batches");
@@ -277,7 +275,7 @@ impl DynamicBatchingReader<'_> {
             .push(Notice::new(format!("dynamic_batching{dot}{field}"), text));
     }
 
-    /// `<rule> for <model>`, as Triton says it, and the field with what is there.
+    /// `<rule> for <model>`, as Triton says it, and a line with the field and its value.
     fn refusal(&self, field: &str, rule: &str, hint: &str) -> ConfigError {
         let field = format!("dynamic_batching.{field}");
         ConfigError::Invalid {
@@ -289,6 +287,7 @@ impl DynamicBatchingReader<'_> {
     }
 }
 
+/// 0 means no limit in the message.
 fn typed(policy: inference::ModelQueuePolicy) -> QueuePolicy {
     let inference::ModelQueuePolicy {
         timeout_action,
@@ -296,16 +295,16 @@ fn typed(policy: inference::ModelQueuePolicy) -> QueuePolicy {
         allow_timeout_override,
         max_queue_size,
     } = policy;
-    let nonzero = |number: u64| Some(number).filter(|number| *number > 0);
     QueuePolicy {
         timeout_action: if timeout_action == ProtoAction::Delay as i32 {
             TimeoutAction::Delay
         } else {
             TimeoutAction::Reject
         },
-        timeout: nonzero(default_timeout_microseconds).map(Duration::from_micros),
+        timeout: (default_timeout_microseconds > 0)
+            .then(|| Duration::from_micros(default_timeout_microseconds)),
         allow_timeout_override,
-        max_queue_size: nonzero(u64::from(max_queue_size))
-            .map(|size| usize::try_from(size).unwrap_or(usize::MAX)),
+        max_queue_size: (max_queue_size > 0)
+            .then(|| usize::try_from(max_queue_size).unwrap_or(usize::MAX)),
     }
 }
