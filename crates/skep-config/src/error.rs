@@ -184,8 +184,8 @@ impl ConfigError {
         }
     }
 
-    /// The path of the field that the error is about, such as `input[1].dims`. If the configuration contradicts the model's
-    /// file, the tensor's name. Empty if no single field is wrong.
+    /// The path of the field that the error is about, such as `input[1].dims`. If the configuration contradicts the
+    /// model's file, the tensor's name. Empty if no single field is wrong.
     #[must_use]
     pub fn field(&self) -> &str {
         match self {

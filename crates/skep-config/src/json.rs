@@ -1,7 +1,7 @@
 //! A model configuration as JSON, which a client sends with a load request.
 //!
-//! The format is protobuf's JSON mapping over the same descriptors as `config.pbtxt`: member names as in the `.proto` file
-//! or in camel case, enums by name or number, 64-bit integers as numbers or strings.
+//! The format is protobuf's JSON mapping over the same descriptors as `config.pbtxt`: member names as in the `.proto`
+//! file or in camel case, enums by name or number, 64-bit integers as numbers or strings.
 
 use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::Value;

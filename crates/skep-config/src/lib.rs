@@ -1,14 +1,15 @@
 //! Model configurations: read from `config.pbtxt`, completed from the model's file, validated, typed.
 //!
 //! Layer 0: no I/O and no clock. The caller reads files and model signatures, and this crate interprets them. Each
-//! rejection names the file or model, the field, what was expected and what was found. A configuration passes three steps:
+//! rejection names the file or model, the field, what was expected and what was found. A configuration passes three
+//! steps:
 //!
-//! 1. [`parse_pbtxt`] reads protobuf text format into the wire's `inference::ModelConfig`, with file, line and column in
-//!    every error; [`parse_json`] reads what a client sends.
+//! 1. [`parse_pbtxt`] reads protobuf text format into the wire's `inference::ModelConfig`, with file, line and column
+//!    in every error; [`parse_json`] reads what a client sends.
 //! 2. [`complete`] fills in what the model's file declares: name, backend, tensors, batching.
-//! 3. [`ModelConfig::from_proto`] refuses what is invalid or not supported yet, collects [`Notice`]s about settings without
-//!    effect, and fills in defaults. It keeps the normalised message, which clients are shown, and a typed view, which the
-//!    server reads. [`ModelConfig::with_signature`] then compares the view with the model itself.
+//! 3. [`ModelConfig::from_proto`] refuses what is invalid or not supported yet, collects [`Notice`]s about settings
+//!    without effect, and fills in defaults. It keeps the normalised message, which clients are shown, and a typed
+//!    view, which the server reads. [`ModelConfig::with_signature`] then compares the view with the model itself.
 //!
 //! ```text
 //!     model           the typed view, and how it is made and compared with the model's file
@@ -25,8 +26,8 @@
 //! batcher: `ensemble.rs` and `sequence_batching.rs` hold today's refusals. The response cache goes to
 //! `fields/response_cache.rs`.
 //!
-//! `docs/model-parameters.md` is written from [`PARAMETERS`]. `docs/model-configuration.md` says of every field whether it
-//! is honoured.
+//! `docs/model-parameters.md` is written from [`PARAMETERS`]. `docs/model-configuration.md` says of every field whether
+//! it is honoured.
 
 mod backend_flag;
 mod complete;

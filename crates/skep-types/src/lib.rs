@@ -1,7 +1,7 @@
 //! The vocabulary of Skep: names and versions of models, datatypes, shapes, signatures, policies, time.
 //!
-//! Layer 0. Constructors keep the invariants, so that the layers above never check them again; there is no logic, no
-//! I/O and no clock here. The words are those of `docs/glossary.md`.
+//! Layer 0: no logic, no I/O and no clock. Constructors keep the invariants, so that the layers above never check them
+//! again. The words are those of `docs/glossary.md`.
 
 mod datatype;
 mod name;

@@ -30,8 +30,8 @@ pub enum TimeoutAction {
 /// How batches are formed under a latency objective. `docs/batching.md` describes the rules under these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ObjectivePolicy {
-    /// A cap on the size. It grows by one with each full batch that kept the objective, and shrinks by a tenth with each
-    /// that did not (Crankshaw et al., Clipper, NSDI 2017).
+    /// A cap on the size. It grows by one with each full batch that kept the objective, and shrinks by a tenth with
+    /// each that did not (Crankshaw et al., Clipper, NSDI 2017).
     Aimd,
     /// The cap is the largest size whose 99th percentile keeps the objective, by linear quantile regression over the
     /// last executions (Clipper's alternative).

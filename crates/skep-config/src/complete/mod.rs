@@ -46,8 +46,8 @@ fn first(spec: &TensorSpec) -> Option<Option<i64>> {
     Some(dims.as_slice().first().copied())
 }
 
-/// Fills in name, backend, platform and file name. Unless inputs and outputs are both given, also fills in what they lack,
-/// `max_batch_size` and `dynamic_batching`.
+/// Fills in name, backend, platform and file name. Unless inputs and outputs are both given, also fills in what they
+/// lack, `max_batch_size` and `dynamic_batching`.
 ///
 /// # Errors
 /// [`ConfigError::Signature`] if the configuration asks for batches that the model cannot take, names a tensor that the

@@ -99,8 +99,8 @@ fn review_group(
     Ok(())
 }
 
-/// Fills in defaults and refuses what Triton refuses on a machine without GPUs. With `gpu_as_cpu`, groups on GPUs become
-/// groups on the CPU instead, and each such setting gets a notice.
+/// Fills in defaults and refuses what Triton refuses on a machine without GPUs. With `gpu_as_cpu`, groups on GPUs
+/// become groups on the CPU instead, and each such setting gets a notice.
 ///
 /// The default count depends on the backend, so `proto.name` and `proto.backend` must be set before.
 pub(crate) fn read(

@@ -36,7 +36,8 @@ pub enum GraphOptimization {
 /// Where the intermediate tensors of a run lie (`memory_planner`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MemoryPlanner {
-    /// In arenas that the runs of all models share in turn. A plan lays them out from a recorded run with the same shapes.
+    /// In arenas that the runs of all models share in turn. A plan lays them out from a recorded run with the same
+    /// shapes.
     #[default]
     Planned,
     /// Each in its own allocation on the process's heap.
@@ -167,7 +168,8 @@ pub(crate) const RUNTIME_MEMORY: [&str; 3] = [
 pub(crate) struct ParameterValues<'a>(pub(crate) &'a BTreeMap<String, String>);
 
 impl ParameterValues<'_> {
-    /// The value of a key of the table, or its default. A key that the table lacks reads as empty; a test reads every key.
+    /// The value of a key of the table, or its default. A key that the table lacks reads as empty; a test reads every
+    /// key.
     fn get(&self, key: &str) -> &str {
         match self.0.get(key) {
             Some(value) => value.trim(),
@@ -215,8 +217,8 @@ impl ParameterValues<'_> {
         }
     }
 
-    /// The planner that the map names. Without one, keys about the runtime's arena choose the runtime. Operators that run
-    /// in parallel always do, because their allocations have no order.
+    /// The planner that the map names. Without one, keys about the runtime's arena choose the runtime. Operators that
+    /// run in parallel always do, because their allocations have no order.
     pub(crate) fn memory_planner(&self) -> MemoryPlanner {
         if self.get("execution_mode") == "1" {
             return MemoryPlanner::Runtime;

@@ -1,4 +1,5 @@
-//! Code that a configuration would load into the server: operator libraries and repository agents. Neither is supported.
+//! Code that a configuration would load into the server: operator libraries and repository agents. Neither is
+//! supported.
 
 use skep_proto::inference;
 

@@ -1,5 +1,5 @@
-//! Ragged batches: `allow_ragged_batch` joins inputs of different shapes flat, `batch_input` tells the model their sizes,
-//! `batch_output` splits outputs again.
+//! Ragged batches: `allow_ragged_batch` joins inputs of different shapes flat, `batch_input` tells the model their
+//! sizes, `batch_output` splits outputs again.
 //!
 //! Refusals are Triton's (`ValidateBatchIO`) where it has them.
 //!

@@ -31,8 +31,8 @@ pub struct TensorConfig {
     pub label_filename: Option<String>,
     /// Whether a batch dimension precedes `dims` and `reshape`.
     pub batched: bool,
-    /// Whether its shape may differ between requests of a batch (`allow_ragged_batch`). The model then sees the elements of
-    /// all requests in one flat row.
+    /// Whether its shape may differ between requests of a batch (`allow_ragged_batch`). The model then sees the
+    /// elements of all requests in one flat row.
     pub ragged: bool,
 }
 

@@ -9,7 +9,8 @@ use crate::parameters::PARAMETERS;
 /// The key of the latency objective, which has other names elsewhere.
 const OBJECTIVE: &str = "slo_latency_ms";
 
-/// Keys of Triton's PyTorch backend, which a model keeps when it moves to ONNX; they differ from ONNX Runtime's only in case.
+/// Keys of Triton's PyTorch backend, which a model keeps when it moves to ONNX; they differ from ONNX Runtime's only in
+/// case.
 const OF_OTHER_BACKENDS: &[&str] = &["INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"];
 
 /// Words for units of measurement.
@@ -93,7 +94,8 @@ pub(crate) fn changes_unit(key: &str, known: &str) -> bool {
         .any(|word| UNITS.contains(&word.as_str()) && !known.contains(word))
 }
 
-/// The words of a key in lower case. They end at `_`, `-`, `.`, `/`, `:` and spaces, and between a small and a capital letter.
+/// The words of a key in lower case. They end at `_`, `-`, `.`, `/`, `:` and spaces, and between a small and a capital
+/// letter.
 fn words(key: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut after_small = false;

@@ -1,7 +1,7 @@
 //! The nearest name, for misspelt fields, values and keys.
 
-/// The candidate nearest to `name`, if it is so near that the user probably meant it: few edits away, or the only candidate
-/// of which `name` is a part.
+/// The candidate nearest to `name`, if it is so near that the user probably meant it: few edits away, or the only
+/// candidate of which `name` is a part.
 #[must_use]
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();

@@ -211,8 +211,8 @@ impl ModelConfig {
         tags.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// Whether a request may have any number of responses (`model_transaction_policy.decoupled`). Calls with exactly one
-    /// response refuse such a model.
+    /// Whether a request may have any number of responses (`model_transaction_policy.decoupled`). Calls with exactly
+    /// one response refuse such a model.
     #[must_use]
     pub fn is_decoupled(&self) -> bool {
         let policy = self.proto.model_transaction_policy;

@@ -35,7 +35,8 @@ impl ModelConfig {
         Ok(self)
     }
 
-    /// Refuses an optional input that the model requires. `has_default` says whether the model has a default for an input.
+    /// Refuses an optional input that the model requires. `has_default` says whether the model has a default for an
+    /// input.
     ///
     /// # Errors
     /// [`ConfigError::Signature`] with the first such input.
@@ -61,7 +62,8 @@ impl ModelConfig {
         }
     }
 
-    /// The configuration's name and datatype for an output that the model's file does not declare; the dims stay unknown.
+    /// The configuration's name and datatype for an output that the model's file does not declare; the dims stay
+    /// unknown.
     #[must_use]
     pub fn undeclared_output(&self, name: &str) -> Option<TensorSpec> {
         let output = self.output(name)?;
@@ -295,8 +297,8 @@ impl TensorCheck<'_> {
 
     /// Whether the configuration may say `configured` for a dimension that is `declared` in the file.
     ///
-    /// It may fix a variable dimension of an input. It may leave open (-1) a dimension of an output that the file fixes,
-    /// because files are often wrong about these; it may not fix one that the file leaves open.
+    /// It may fix a variable dimension of an input. It may leave open (-1) a dimension of an output that the file
+    /// fixes, because files are often wrong about these; it may not fix one that the file leaves open.
     fn may_be(&self, declared: i64, configured: i64) -> bool {
         let open = if self.is_output() {
             configured

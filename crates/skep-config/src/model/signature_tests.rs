@@ -95,7 +95,8 @@ fn contradictions_are_refused_with_both_sides() {
     }
 }
 
-/// The configuration of an input may narrow a variable dimension. That of an output may not, but may leave a fixed one open.
+/// The configuration of an input may narrow a variable dimension. That of an output may not, but may leave a fixed one
+/// open.
 #[test]
 fn outputs_promise_no_more_than_the_file() {
     let variable = ModelSignature {

@@ -21,8 +21,8 @@ impl ModelConfig {
     /// Validates a configuration and fills in its defaults. Call [`complete`](crate::complete()) before it.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`], [`ConfigError::Parameter`], or [`ConfigError::Unsupported`] for a setting that cannot be
-    /// honoured.
+    /// [`ConfigError::Invalid`], [`ConfigError::Parameter`], or [`ConfigError::Unsupported`] for a setting that cannot
+    /// be honoured.
     pub fn from_proto(
         mut proto: inference::ModelConfig,
         context: &ConfigContext<'_>,

@@ -1,7 +1,7 @@
 //! `config.pbtxt`: from protobuf text format to the wire's model configuration.
 //!
-//! prost-reflect's own parser refuses lists without a colon (`input [ {..} ]`, the usual spelling), a byte-order mark and
-//! `TRUE`, and gives no positions. The parser here therefore works on its descriptors only.
+//! prost-reflect's own parser refuses lists without a colon (`input [ {..} ]`, the usual spelling), a byte-order mark
+//! and `TRUE`, and gives no positions. The parser here therefore works on its descriptors only.
 
 mod hint;
 mod lexer;
@@ -46,8 +46,8 @@ impl<'a> FieldPositions<'a> {
         }
     }
 
-    /// The position of a field by its path, such as `input[1].dims`. An absent field has the position of the nearest field
-    /// around it.
+    /// The position of a field by its path, such as `input[1].dims`. An absent field has the position of the nearest
+    /// field around it.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Position> {
         let mut path = path;

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{error::ConfigError, hints::suggest::did_you_mean};
 
-/// The most messages within messages. The deepest path of a model configuration has 6; the limit protects the stack from
-/// any schema.
+/// The most messages within messages. The deepest path of a model configuration has 6; the limit protects the stack
+/// from any schema.
 const MAX_DEPTH: usize = 32;
 
 /// Reads one message from a text.

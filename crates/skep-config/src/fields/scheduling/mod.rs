@@ -24,7 +24,8 @@ pub enum SchedulerConfig {
     Dynamic(DynamicBatching),
 }
 
-/// Requests that may wait for a model that sets no limit: minutes of work for most models, some megabytes of small tensors.
+/// Requests that may wait for a model that sets no limit: minutes of work for most models, some megabytes of small
+/// tensors.
 const DEFAULT_MAX_QUEUE_SIZE: usize = 16_384;
 
 impl SchedulerConfig {
