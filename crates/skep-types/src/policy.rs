@@ -23,7 +23,7 @@ pub enum TimeoutAction {
     /// It is answered with an error.
     #[default]
     Reject,
-    /// It keeps waiting, behind all others of its level.
+    /// It keeps waiting, after all others of its level.
     Delay,
 }
 

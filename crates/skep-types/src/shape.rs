@@ -115,7 +115,7 @@ pub struct Dims(SmallVec<[i64; INLINE_RANK]>);
 
 /// Dimensions below -1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("dims {0} hold a number below -1, expected sizes of at least 0, or -1 for variable")]
+#[error("dims {0} contain a number below -1, expected sizes of at least 0, or -1 for variable")]
 pub struct InvalidDims(pub String);
 
 impl Dims {

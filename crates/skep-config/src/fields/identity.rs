@@ -91,7 +91,7 @@ fn expected_platform(platform: &str) -> String {
     }
 }
 
-/// Checks that platform and backend fit each other and that Skep has the backend; fills in what one says of the other.
+/// Checks that platform and backend fit each other and that Skep has the backend. An absent one follows from the other.
 pub(crate) fn check_backend(
     proto: &mut inference::ModelConfig,
     name: &ModelName,

@@ -3,8 +3,8 @@
 //! A file has up to two functions. `review` sees the message as the user wrote it: it refuses what is not supported yet
 //! and notes what has no effect. `read` runs later: it checks the message, fills in defaults and types it.
 //!
-//! Each message is taken apart without `..`. A field added to the `.proto` does not compile until somebody has decided
-//! about it here. `docs/model-configuration.md` says the same to users, and a test compares the two.
+//! Each message is destructured without `..`, so a field added to the `.proto` does not compile until its file decides
+//! about it. `docs/model-configuration.md` documents the decisions, and a test checks that it has every field.
 
 pub(crate) mod identity;
 pub(crate) mod instances;
@@ -42,6 +42,7 @@ pub(crate) fn review(
         backend: _,
         max_batch_size: _,
         default_model_filename: _,
+        // version_policy.rs
         version_policy: _,
         runtime,
         input,
@@ -56,8 +57,9 @@ pub(crate) fn review(
         // metrics.rs
         metric_tags: _,
         model_metrics: _,
-        // parameters.rs; each value is a string, see `optimization.rs` and `ModelConfig::from_proto`
+        // parameters.rs
         parameters: _,
+        // warmup.rs
         model_warmup: _,
         model_operations,
         // read by `ModelConfig::is_decoupled`

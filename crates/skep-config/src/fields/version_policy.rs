@@ -96,7 +96,7 @@ fn specific(model: &str, versions: &[i64]) -> Result<BTreeSet<ModelVersion>, Con
             .and_then(|v| ModelVersion::new(v).ok())
             .ok_or_else(|| {
                 let reason = format!(
-                    "`{FIELD}` of model `{model}` holds {version}, expected integers of at least 1"
+                    "`{FIELD}` of model `{model}` contains {version}, expected integers of at least 1"
                 );
                 ConfigError::invalid(model, FIELD, reason)
             })
@@ -162,7 +162,7 @@ mod tests {
         );
         assert_eq!(
             policy("version_policy { specific { versions: 0 } }"),
-            Err("`version_policy.specific.versions` of model `m` holds 0, expected integers of at least 1".to_owned())
+            Err("`version_policy.specific.versions` of model `m` contains 0, expected integers of at least 1".to_owned())
         );
     }
 

@@ -74,7 +74,7 @@ mod tests {
             ("batch_size", Some("max_batch_size")),
             ("version", Some("version_policy")),
             ("policy", Some("version_policy")),
-            // Part of several, part of none, in the middle of a word, too short.
+            // Part of several names, of none, in the middle of a word, too short.
             ("batch", None),
             ("batches", None),
             ("atch_siz", None),

@@ -199,7 +199,7 @@ struct TensorCheck<'a> {
     model: &'a str,
     side: &'static str,
     tensor: &'a TensorConfig,
-    /// Whether it is an output of `batch_output`: it holds the elements of all requests, in a shape of its own.
+    /// Whether it is an output of `batch_output`, which has the elements of all requests in its own shape.
     scattered: bool,
 }
 

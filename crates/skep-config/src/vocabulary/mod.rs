@@ -1,5 +1,4 @@
-//! What every other module may use: names of backends, notices, the wire's datatypes, rules for paths. It uses none of
-//! them.
+//! The vocabulary of all other modules: names of backends, notices, the wire's datatypes, rules for paths.
 
 pub(crate) mod backends;
 pub(crate) mod context;

@@ -35,7 +35,7 @@ impl DynamicBatching {
     }
 }
 
-/// The most priority levels. Each has a queue, and nobody distinguishes more.
+/// The most priority levels. Each has a queue; a larger number is a mistake.
 const MAX_LEVELS: u64 = 4096;
 
 const ORDER_AND_DELAY: &str =
@@ -133,7 +133,7 @@ impl DynamicBatchingReader<'_> {
             if level != 0 {
                 self.note(
                     "default_priority_level",
-                    "no effect: there are no priority levels",
+                    "no effect: `priority_levels` is 0",
                 );
             }
             return Ok(0);
@@ -153,10 +153,7 @@ impl DynamicBatchingReader<'_> {
     fn levels(&mut self, levels: u64) -> Result<Vec<QueuePolicy>, ConfigError> {
         let own = &self.batching.priority_queue_policy;
         if levels == 0 && !own.is_empty() {
-            self.note(
-                "priority_queue_policy",
-                "no effect: there are no priority levels",
-            );
+            self.note("priority_queue_policy", "no effect: `priority_levels` is 0");
         }
         let stray = own
             .keys()

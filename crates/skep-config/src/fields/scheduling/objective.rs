@@ -39,7 +39,7 @@ pub(crate) fn read(
         note(
             parameters,
             "slo_miss_action",
-            "no effect: there is no `slo_latency_ms`",
+            "no effect: `slo_latency_ms` is not set",
             notices,
         );
         return Ok(None);

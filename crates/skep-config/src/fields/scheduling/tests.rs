@@ -180,8 +180,8 @@ fn settings_without_effect_get_one_notice() {
         (
             "default_priority_level: 1 priority_queue_policy { key: 1 value { allow_timeout_override: true } }",
             &[
-                "`dynamic_batching.default_priority_level`: no effect: there are no priority levels",
-                "`dynamic_batching.priority_queue_policy`: no effect: there are no priority levels",
+                "`dynamic_batching.default_priority_level`: no effect: `priority_levels` is 0",
+                "`dynamic_batching.priority_queue_policy`: no effect: `priority_levels` is 0",
             ],
         ),
         (
@@ -320,7 +320,7 @@ fn settings_that_an_objective_overrules_get_a_notice() {
         ),
         (
             &[("slo_miss_action", "REJECT")],
-            "`parameters.slo_miss_action`: no effect: there is no `slo_latency_ms`",
+            "`parameters.slo_miss_action`: no effect: `slo_latency_ms` is not set",
         ),
     ] {
         let (scheduler, notices) = with_parameters("", parameters).expect("valid");
