@@ -1,5 +1,7 @@
 //! The keys of the `parameters` map: one table. Values are read, checked and documented from it.
 
+use skep_types::ObjectivePolicy;
+
 use super::value::{ANY, ParameterType};
 use crate::vocabulary::{backends, notice::NO_GPU};
 
@@ -113,7 +115,17 @@ pub const PARAMETERS: &[ParameterSpec] = parameters! {
 };
 
 /// The values of `batching_policy`, in the order in which they are documented.
-pub(crate) const POLICIES: &[&str] = &["auto", "triton", "aimd", "quantile", "edf", "deferred"];
+const POLICIES: &[&str] = &[
+    ObjectivePolicy::Auto.name(),
+    TRITON_POLICY,
+    ObjectivePolicy::Aimd.name(),
+    ObjectivePolicy::Quantile.name(),
+    ObjectivePolicy::Edf.name(),
+    ObjectivePolicy::Deferred.name(),
+];
+
+/// The value of `batching_policy` for Triton's batcher, which ignores the objective.
+pub(crate) const TRITON_POLICY: &str = "triton";
 
 /// The row of a key; `None` for a key of the user's own.
 pub(crate) fn parameter(key: &str) -> Option<&'static ParameterSpec> {

@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use skep_types::{ObjectivePolicy, TimeoutAction};
 
-use crate::{error::ConfigError, parameters::value::milliseconds, vocabulary::notice::Notice};
+use crate::{
+    error::ConfigError,
+    parameters::{table::TRITON_POLICY, value::milliseconds},
+    vocabulary::notice::Notice,
+};
 
 /// How long requests may take, and how batches keep to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub(crate) fn read(
     notices: &mut Vec<Notice>,
 ) -> Result<Option<LatencyObjective>, ConfigError> {
     let policy = value(parameters, "batching_policy");
-    let is_triton = policy == Some("triton");
+    let is_triton = policy == Some(TRITON_POLICY);
     let Some(latency) = latency(parameters) else {
         if let Some(policy) = policy.filter(|_| !is_triton) {
             return Err(no_latency(model, policy));
