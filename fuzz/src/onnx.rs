@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use skep_config::{Completion, Context, ModelConfig, complete, looks_batched};
+use skep_config::{Completion, ConfigContext, ModelConfig, complete, looks_batched};
 use skep_onnx::{
     OnnxModel, ShapeRules,
     infer::{Given, Inferred},
@@ -58,7 +58,7 @@ pub fn file(data: &[u8]) {
     };
     let mut config = inference::ModelConfig::default();
     if complete(&mut config, &completion).is_ok()
-        && let Ok(config) = ModelConfig::from_proto(config, &Context::new(&name))
+        && let Ok(config) = ModelConfig::from_proto(config, &ConfigContext::new(&name))
     {
         let fitted = config.with_signature(&signature);
         fitted.expect("a configuration made for the model");

@@ -191,7 +191,9 @@ fn source(
     let is_test = file
         .components()
         .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "examples")
-        || shown.to_string().ends_with("_tests.rs");
+        || ["_tests.rs", "/tests.rs"]
+            .iter()
+            .any(|end| shown.to_string().ends_with(end));
     if (layer <= 1 || PURE_EDGES.contains(&crate_name)) && !is_test {
         for word in IMPURE.iter().filter(|word| code.contains(**word)) {
             findings.push(format!(

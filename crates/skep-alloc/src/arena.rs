@@ -68,8 +68,9 @@ impl Arena {
         }
     }
 
-    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there is no
-    /// memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another has none.
+    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there
+    /// is no memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another
+    /// has none.
     pub fn run<T>(
         &mut self,
         how: Use<'_>,

@@ -11,10 +11,11 @@
 //!    the caller keeps what they hold       s: the same scratch pages, everywhere
 //! ```
 //!
-//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is allocated,
-//! and what is written stays in the processor's cache. When the load is over the caller maps what it kept over each block.
-//! That is right only if the runtime allocates in the same order, and keeps the same blocks, as when it was recorded;
-//! otherwise [`Loaded::went_as_expected`] is false, the blocks hold nothing of use, and what was loaded must be let go.
+//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is
+//! allocated, and what is written stays in the processor's cache. When the load is over the caller maps what it kept
+//! over each block. That is right only if the runtime allocates in the same order, and keeps the same blocks, as when
+//! it was recorded; otherwise [`Loaded::went_as_expected`] is false, the blocks hold nothing of use, and what was
+//! loaded must be let go.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"
@@ -43,7 +44,8 @@ use rustix::{
 
 use crate::OVERRUN;
 
-/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed order.
+/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed
+/// order.
 pub const LOADED_BYTES: usize = 64 << 10;
 
 /// Scratch pages: small enough for a processor's own cache, so that writing them over and over costs no memory traffic;
@@ -68,8 +70,8 @@ pub struct LoadedBlock {
 pub enum LoadUse<'a> {
     /// Pages of their own.
     Record,
-    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that the
-    /// system could not write to the disk. A file has whole pages; the block is the first bytes of it.
+    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that
+    /// the system could not write to the disk. A file has whole pages; the block is the first bytes of it.
     Files(&'a Path),
     /// The kept ones of this sequence: scratch pages, until the caller replaces them.
     Replay(&'a [LoadedBlock]),
@@ -359,8 +361,8 @@ impl Loaded {
         &self.sequence
     }
 
-    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a recorded
-    /// load that found memory for all of its blocks.
+    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a
+    /// recorded load that found memory for all of its blocks.
     #[must_use]
     pub const fn went_as_expected(&self) -> bool {
         self.went_as_expected
@@ -382,21 +384,21 @@ impl Loaded {
     #[must_use]
     pub unsafe fn bytes(&self, index: usize) -> &[u8] {
         let block = &self.blocks[index];
-        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as the
-        // caller promises.
+        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as
+        // the caller promises.
         unsafe { slice::from_raw_parts(block.base.as_ptr(), block.size) }
     }
 
-    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the page
-    /// size; the file has the block's size from there on.
+    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the
+    /// page size; the file has the block's size from there on.
     ///
     /// # Errors
     /// The system's, such as too many mappings; the block then holds what it held.
     ///
     /// # Safety
-    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written. They do
-    /// not change while the block lives. If the runtime reads the block during the call, it reads what that held before or
-    /// what it holds afterwards: both must be right.
+    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written.
+    /// They do not change while the block lives. If the runtime reads the block during the call, it reads what that
+    /// held before or what it holds afterwards: both must be right.
     ///
     /// # Panics
     /// When the sequence has no such block.
@@ -407,11 +409,11 @@ impl Loaded {
         offset: u64,
     ) -> io::Result<()> {
         let block = &self.blocks[index];
-        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by kernels
-        // before 6.7, and only after they have taken the old pages away, under whoever reads them.
+        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by
+        // kernels before 6.7, and only after they have taken the old pages away, under whoever reads them.
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without a
-        // moment in which there are none; the caller promises the rest.
+        // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without
+        // a moment in which there are none; the caller promises the rest.
         unsafe {
             mmap(
                 block.base.as_ptr().cast(),

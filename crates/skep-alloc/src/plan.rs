@@ -69,8 +69,8 @@ struct Place {
 }
 
 impl RunPlan {
-    /// The plan that puts block n of `recording` at `places[n]`, bytes from the arena's beginning, or on the heap where that
-    /// is `None`.
+    /// The plan that puts block n of `recording` at `places[n]`, bytes from the arena's beginning, or on the heap where
+    /// that is `None`.
     ///
     /// # Errors
     /// The places are not one a block, not aligned, or two blocks would share bytes while both are live.

@@ -170,7 +170,8 @@ impl Region {
             Layout::Dynamic(best_fit) => best_fit.malloc(size).map_or(Place::Heap, Place::Offset),
         };
         match place {
-            // SAFETY: the plan's size, and with it each of its blocks, fits the mapping; the other layout knows its length.
+            // SAFETY: the plan's size, and with it each of its blocks, fits the mapping; the other layout knows its
+            // length.
             Place::Offset(offset) => Ok(unsafe { self.base.add(offset as usize) }),
             elsewhere => Err(elsewhere),
         }

@@ -37,8 +37,8 @@ pub(crate) struct Recorded {
     regions: Vec<Arc<Region>>,
 }
 
-/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block, and
-/// what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
+/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block,
+/// and what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
 const BLOCK_BYTES: u64 = 256;
 
 /// So many blocks of a run are counted as their bytes alone: a model has hundreds of tensors, a hostile loop millions.
@@ -155,8 +155,8 @@ impl Run {
     }
 }
 
-/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none. Null for
-/// 0 bytes, when there is no memory, and when the run may not take so much. Never panics.
+/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none.
+/// Null for 0 bytes, when there is no memory, and when the run may not take so much. Never panics.
 #[must_use]
 pub fn malloc(size: usize) -> *mut u8 {
     if size == 0 {

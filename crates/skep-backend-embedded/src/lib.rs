@@ -192,9 +192,9 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
 /// not tell otherwise.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
     for spec in onnx.computed_outputs() {
-        config.check_told_output(&spec)?;
+        config.check_reported_output(&spec)?;
     }
-    let signature = onnx.signature_with([], &|name| config.told_output(name));
+    let signature = onnx.signature_with([], &|name| config.undeclared_output(name));
     signature.map_err(|error| error.to_string())
 }
 

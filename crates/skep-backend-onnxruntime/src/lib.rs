@@ -431,7 +431,7 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
             continue;
         };
         match told.output(name) {
-            Some(spec) => config.check_told_output(spec)?,
+            Some(spec) => config.check_reported_output(spec)?,
             None => {
                 return Err(format!(
                     "output `{name}` is not a tensor that the protocol can carry, the configuration says {}",

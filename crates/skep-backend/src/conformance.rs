@@ -17,7 +17,7 @@ mod graph;
 use std::{num::NonZeroUsize, sync::Arc, thread};
 
 pub use graph::{Attribute, Graph, initializer};
-use skep_config::{Completion, Context, ModelConfig};
+use skep_config::{Completion, ConfigContext, ModelConfig};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
 use skep_types::{DataType, DeviceId, MemoryKind, ModelName, Shape};
 
@@ -426,7 +426,7 @@ pub fn config(backend: &str, pbtxt: &str) -> ModelConfig {
         signature: None,
     };
     skep_config::complete(&mut proto, &completion).expect("a complete configuration");
-    ModelConfig::from_proto(proto, &Context::new(&name)).expect("a valid configuration")
+    ModelConfig::from_proto(proto, &ConfigContext::new(&name)).expect("a valid configuration")
 }
 
 /// A tensor of FP32 elements.

@@ -1,13 +1,14 @@
 //! Whether a model's first dimensions are a batch, by their names and by what the graph computes.
 //!
 //! A model whose inputs and outputs all begin with an open dimension looks as if it could batch. The names of these
-//! dimensions tell more: recurrent networks often have time first, and detectors give as many rows as they find boxes. But
-//! converters also give every tensor names of its own, or none, so where names differ or are missing the graph must tell.
+//! dimensions tell more: recurrent networks often have time first, and detectors give as many rows as they find boxes.
+//! But converters also give every tensor names of its own, or none, so where names differ or are missing the graph must
+//! tell.
 //!
-//! Nothing tells later. A batch's output of which the first dimension happens to be the batch is split among requests, and
-//! where the model's data decided its rows, each client gets another one's. So doubt is enough for a model not to batch. One that
-//! batches without proof has tensors whose names do not speak against it, a graph that fits none of the sizes that are tried, and no
-//! operator that could give any number of rows.
+//! Nothing tells later. A batch's output of which the first dimension happens to be the batch is split among requests,
+//! and where the model's data decided its rows, each client gets another one's. So doubt is enough for a model not to
+//! batch. One that batches without proof has tensors whose names do not speak against it, a graph that fits none of the
+//! sizes that are tried, and no operator that could give any number of rows.
 
 use std::collections::BTreeSet;
 
@@ -72,8 +73,8 @@ fn shared<'a>(tensors: &[Names<'a>]) -> Option<&'a str> {
     tensors.iter().all(is_same).then_some(first)
 }
 
-/// Why a model of which every input and output begins with an open dimension does not batch, by these names alone; `None` where
-/// they say that it does: all inputs and all outputs that `is_served` knows begin with one.
+/// Why a model of which every input and output begins with an open dimension does not batch, by these names alone;
+/// `None` where they say that it does: all inputs and all outputs that `is_served` knows begin with one.
 #[must_use]
 pub fn why_names_do_not_batch(
     signature: &ModelSignature,
@@ -101,8 +102,8 @@ pub fn why_names_do_not_batch(
 }
 
 impl OnnxModel {
-    /// Why a model of which every input and output begins with an open dimension does not batch; `None` where its file tells
-    /// that it does, and where nothing speaks against it. Outputs that `is_served` does not know have no say.
+    /// Why a model of which every input and output begins with an open dimension does not batch; `None` where its file
+    /// tells that it does, and where nothing speaks against it. Outputs that `is_served` does not know have no say.
     #[must_use]
     pub fn why_not_batched(&self, is_served: &dyn Fn(&str) -> bool) -> Option<String> {
         let inputs = self.given_inputs().into_iter();

@@ -1,4 +1,5 @@
-//! What a graph computes, tried with a few sizes: outputs that a file does not declare, and which outputs begin with the batch.
+//! What a graph computes, tried with a few sizes: outputs that a file does not declare, and which outputs begin with
+//! the batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -73,8 +74,8 @@ impl OnnxModel {
         names.iter().filter_map(spec).collect()
     }
 
-    /// What the graph tells of the first dimensions of these outputs, where the first dimension of each input is the batch,
-    /// and every other one that is called as one of these.
+    /// What the graph tells of the first dimensions of these outputs, where the first dimension of each input is the
+    /// batch, and every other one that is called as one of these.
     pub(crate) fn first_dimensions(&self, outputs: &[&str], batch: &BTreeSet<&str>) -> Vec<First> {
         if let Ok(computed) = self.batches(&self.bare(outputs), batch) {
             return outputs.iter().map(|name| first(&computed, name)).collect();
@@ -92,8 +93,8 @@ impl OnnxModel {
         outputs.iter().map(alone).collect()
     }
 
-    /// The shapes with each of the batches that are tried. An error that says what is open comes before one that says that a
-    /// size does not fit.
+    /// The shapes with each of the batches that are tried. An error that says what is open comes before one that says
+    /// that a size does not fit.
     fn batches(&self, bare: &Self, symbols: &BTreeSet<&str>) -> Result<Vec<Inferred>, InferError> {
         let mut error = None;
         for size in SIZES {
@@ -113,7 +114,8 @@ impl OnnxModel {
         Err(error.expect("a size was tried"))
     }
 
-    /// The shapes of this model's bare form with inputs whose open dimensions are as `open` says of their axes and names.
+    /// The shapes of this model's bare form with inputs whose open dimensions are as `open` says of their axes and
+    /// names.
     fn with_sizes(
         &self,
         bare: &Self,
@@ -137,8 +139,8 @@ impl OnnxModel {
         })
     }
 
-    /// The model without the names of dimensions and the shapes of outputs, which files are often wrong about, and without
-    /// all that these outputs do not depend on.
+    /// The model without the names of dimensions and the shapes of outputs, which files are often wrong about, and
+    /// without all that these outputs do not depend on.
     fn bare(&self, outputs: &[&str]) -> Self {
         let mut bare = self.clone();
         let Some(graph) = &mut bare.proto_mut().graph else {

@@ -24,8 +24,8 @@ pub struct DefaultValue {
 }
 
 impl OnnxModel {
-    /// The signature with those inputs among `names` that have a default, behind the ones that have none, and with those
-    /// undeclared outputs that `told` knows.
+    /// The signature with those inputs among `names` that have a default, behind the ones that have none, and with
+    /// those undeclared outputs that `told` knows.
     ///
     /// # Errors
     /// As [`OnnxModel::signature`].

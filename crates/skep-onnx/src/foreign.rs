@@ -6,8 +6,8 @@ pub fn is_ort(bytes: &[u8]) -> bool {
     is_flat_buffer(bytes, b"ORTM")
 }
 
-/// Where the root of a FlatBuffers file lies at most: right behind its header. In an ONNX file these four bytes are a far
-/// larger number, also in one whose producer is called as the format is marked.
+/// Where the root of a FlatBuffers file lies at most: right behind its header. In an ONNX file these four bytes are a
+/// far larger number, also in one whose producer is called as the format is marked.
 const MAX_ROOT: u32 = 1 << 16;
 
 /// Whether it is a FlatBuffers file of this mark.

@@ -2,10 +2,10 @@
 //!
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
-//! datatypes ([`Outputs`] are those of them that can be served), and the graphs within graphs. [`foreign`] tells what a file is that is no ONNX
-//! model, [`OnnxModel::why_not_batched`] why a model cannot batch although its file looks so. [`ShapeRules`] says which output shapes follow from input
-//! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. [`ExternalData`] is where the
-//! data of a tensor lies in another file. No I/O.
+//! datatypes ([`Outputs`] are those of them that can be served), and the graphs within graphs. [`foreign`] tells what a
+//! file is that is no ONNX model, [`OnnxModel::why_not_batched`] why a model cannot batch although its file looks so.
+//! [`ShapeRules`] says which output shapes follow from input shapes by declaration, [`OnnxModel::infer`] those of all
+//! tensors by what the operators do. [`ExternalData`] is where the data of a tensor lies in another file. No I/O.
 
 mod batching;
 mod computed;
@@ -153,8 +153,8 @@ impl OnnxModel {
         self.proto.graph.as_ref().expect("checked when decoded")
     }
 
-    /// Calls `look` for every tensor that the file holds: initializers, attributes of nodes, in the main graph, in graphs
-    /// within graphs and in functions.
+    /// Calls `look` for every tensor that the file holds: initializers, attributes of nodes, in the main graph, in
+    /// graphs within graphs and in functions.
     pub fn for_each_tensor(&self, look: &mut dyn FnMut(&TensorProto)) {
         for_each_tensor(self.graph(), look);
         for function in &self.proto.functions {
@@ -162,8 +162,8 @@ impl OnnxModel {
         }
     }
 
-    /// The files beside the model's that hold data of its tensors, as the file names them; those of subgraphs and functions
-    /// included.
+    /// The files beside the model's that hold data of its tensors, as the file names them; those of subgraphs and
+    /// functions included.
     #[must_use]
     pub fn external_files(&self) -> BTreeSet<String> {
         let mut files = BTreeSet::new();

@@ -1,8 +1,9 @@
 //! A file's outputs: those that can be served, those whose type it does not declare, and those that are left out.
 //!
 //! A graph's output may be anything that ONNX knows; the protocol carries tensors. What it cannot carry is no reason to
-//! refuse a model whose other outputs it can: scikit-learn's classifiers give labels as a tensor, and probabilities as a
-//! sequence of maps. And a file need not declare the type of an output: exposing an inner tensor takes no more than its name.
+//! refuse a model whose other outputs it can: scikit-learn's classifiers give labels as a tensor, and probabilities as
+//! a sequence of maps. And a file need not declare the type of an output: exposing an inner tensor takes no more than
+//! its name.
 
 use skep_proto::onnx::{TypeProto, ValueInfoProto, tensor_proto, type_proto};
 use skep_types::TensorSpec;

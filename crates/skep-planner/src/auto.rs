@@ -1,6 +1,7 @@
 //! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
 //!
-//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems, which have time for few
+//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems,
+//! which have time for few
 //!    orders, also objects of equal size.
 //! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
 //!    that fit under the largest bound of all need nothing further.
@@ -74,8 +75,8 @@ pub fn auto(problem: &Problem, budget: &Budget<'_>) -> Answer {
 
 /// Plans with the help of `workers`. The same budget of nodes gives the same plan, whoever they are.
 ///
-/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs of which both are
-/// fixed, at one offset, are planned around but not searched.)
+/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs
+/// of which both are fixed, at one offset, are planned around but not searched.)
 pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn Workers) -> Answer {
     let Some(joined) = in_place::join(problem) else {
         return plan(problem, budget, workers);

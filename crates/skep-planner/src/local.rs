@@ -1,5 +1,5 @@
-//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them; then
-//! what lies too high is placed earlier next time.
+//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them;
+//! then what lies too high is placed earlier next time.
 
 use crate::{
     auto::LARGE,

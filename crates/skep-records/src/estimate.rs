@@ -1,7 +1,7 @@
 //! The memory of a server with one model, before anything runs.
 //!
-//! In the classes of DNNMem (Gao and others, "Estimating GPU Memory Consumption of Deep Learning Models", ESEC/FSE 2020),
-//! as they are for the ONNX Runtime backend on a CPU:
+//! In the classes of DNNMem (Gao and others, "Estimating GPU Memory Consumption of Deep Learning Models", ESEC/FSE
+//! 2020), as they are for the ONNX Runtime backend on a CPU:
 //!
 //! | class | once a model | once an instance |
 //! |---|---|---|
@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// What a server holds that has a model of no size: measured, as PSS, with a release build and ONNX Runtime 1.31.1 on
-/// Linux x86-64, after it has answered. Pages of the library 17.8 MiB and of the binary 14.1 MiB, those of the C and C++
-/// libraries 1.1 MiB; on the heap 8 MiB, most of it the library's table of operators; stacks, and the heap of small blocks,
-/// 3.5 MiB.
+/// Linux x86-64, after it has answered. Pages of the library 17.8 MiB and of the binary 14.1 MiB, those of the C and
+/// C++ libraries 1.1 MiB; on the heap 8 MiB, most of it the library's table of operators; stacks, and the heap of small
+/// blocks, 3.5 MiB.
 const PROCESS_BYTES: u64 = 89 << 19;
 
 /// What a session keeps for a node of the file, from its name to its kernel, with the gaps that rewriting leaves:

@@ -55,9 +55,8 @@ pub use instances::InstanceId;
 pub use message::{
     Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,
 };
-pub use options::{
-    Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
-};
+pub use options::{Objective, Policy, SchedulerOptions, TritonPolicy};
 pub use ordering::Ordering;
 pub use scheduler::Scheduler;
+pub use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
 pub use snapshot::{PolicySnapshot, profile_sizes};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
+
 /// What a scheduler is made with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerOptions {
@@ -63,48 +65,6 @@ pub struct Objective {
     pub profile: Vec<(usize, Duration)>,
 }
 
-/// How batches are formed under an objective. Names and rules are those of `docs/batching.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ObjectivePolicy {
-    /// A cap on the size that grows by one with each full batch that took no longer than the objective, and shrinks by
-    /// a tenth with each that did (Crankshaw et al., Clipper, NSDI 2017).
-    Aimd,
-    /// The cap is the largest size whose 99th percentile, by linear quantile regression over the last executions, keeps
-    /// the objective (Clipper's alternative).
-    Quantile,
-    /// Earliest deadline first: at once, the largest batch with which the head keeps its deadline; heads that cost more
-    /// others are dropped (early drop, after Shen et al., Nexus, SOSP 2019).
-    Edf,
-    /// As late as the head's deadline allows, so that batches are as large as can be (Chen et al., Symphony,
-    /// arXiv:2308.07470).
-    Deferred,
-    /// Whichever of these the load asks for.
-    Auto,
-}
-
-impl ObjectivePolicy {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Aimd,
-        Self::Quantile,
-        Self::Edf,
-        Self::Deferred,
-        Self::Auto,
-    ];
-
-    /// Its name in configurations.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aimd => "aimd",
-            Self::Quantile => "quantile",
-            Self::Edf => "edf",
-            Self::Deferred => "deferred",
-            Self::Auto => "auto",
-        }
-    }
-}
-
 /// Settings of Triton's dynamic batcher.
 ///
 /// Source: Triton Inference Server, user guide, "Batchers" (dynamic batcher); `ModelDynamicBatching` in
@@ -115,29 +75,4 @@ pub struct TritonPolicy {
     pub preferred_batch_sizes: Vec<usize>,
     /// How long the oldest request of a batch waits for others.
     pub max_queue_delay: Duration,
-}
-
-/// What a priority level's queue does with requests that are too many or wait too long.
-///
-/// Source: `ModelQueuePolicy` in Triton's `model_config.proto`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct QueuePolicy {
-    /// How many requests may wait in this level, at least 1; none for no bound of its own.
-    pub max_queue_size: Option<usize>,
-    /// How long a request may wait; none for no end.
-    pub timeout: Option<Duration>,
-    /// Whether a request's own time-out counts where it is below `timeout`; without effect where that is none.
-    pub allow_timeout_override: bool,
-    /// What happens to a request that has waited too long.
-    pub timeout_action: TimeoutAction,
-}
-
-/// What happens to a request that has waited too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TimeoutAction {
-    /// It is answered with an error.
-    #[default]
-    Reject,
-    /// It waits on, behind all others of its level.
-    Delay,
 }

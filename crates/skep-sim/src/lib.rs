@@ -18,8 +18,8 @@
 //! [`Point::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of Triton's
 //! batcher on the way.
 //!
-//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the others. A crate
-//! with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
+//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the
+//! others. A crate with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
 
 mod arrivals;
 mod bound;

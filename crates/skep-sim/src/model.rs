@@ -164,8 +164,8 @@ pub enum Jitter {
     None,
     /// Uniform within one less and one more this share, which is above 0 and below 1.
     Uniform(f64),
-    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers have
-    /// it, seldom much faster and now and then much slower. Cut at three standard deviations.
+    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers
+    /// have it, seldom much faster and now and then much slower. Cut at three standard deviations.
     LogNormal(f64),
 }
 

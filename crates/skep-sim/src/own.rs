@@ -7,11 +7,12 @@ use skep_types::Time;
 
 use crate::{Model, simulation::Decides};
 
-/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made with,
-/// so that equal seeds give equal outcomes.
+/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made
+/// with, so that equal seeds give equal outcomes.
 pub trait BatchPolicy {
-    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at the ends
-    /// of executions, at the moment until which it waits, and again after each batch and each request given up.
+    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at
+    /// the ends of executions, at the moment until which it waits, and again after each batch and each request given
+    /// up.
     fn decide(&mut self, waiting: &Waiting<'_>) -> Decision;
 
     /// An execution of so many inferences took so long.

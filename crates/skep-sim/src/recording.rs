@@ -10,8 +10,8 @@
 //! | none | a request a line, whose moment is in the first column |
 //!
 //! A moment is a number, of any unit, since it is brought to a rate; or a date and time, `2023-11-16 18:17:03.9799600`.
-//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their own,
-//! [`Recording::rates`].
+//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their
+//! own, [`Recording::rates`].
 
 use thiserror::Error;
 
@@ -129,7 +129,8 @@ impl Recording {
         }
     }
 
-    /// Reads rates, one a line in requests a second, each of which holds for so many seconds. A heading of letters is left out.
+    /// Reads rates, one a line in requests a second, each of which holds for so many seconds. A heading of letters is
+    /// left out.
     ///
     /// # Errors
     ///
@@ -254,8 +255,8 @@ impl Recording {
     }
 }
 
-/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling brings to
-/// a rate: as little later as it takes.
+/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling
+/// brings to a rate: as little later as it takes.
 fn start_with_span(recorded: &[f64], start: usize, count: usize) -> usize {
     // The first that comes later; behind the last it is the next round's.
     let later = recorded.partition_point(|at| *at <= recorded[start]);

@@ -12,8 +12,8 @@ use crate::{BatchPolicy, Model, Outcome, Random, Stream, own::Queue};
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub struct Setup<'a, S = SchedulerOptions> {
-    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's table, and
-    /// it needs no slots.
+    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's
+    /// table, and it needs no slots.
     pub scheduler: S,
     /// What it schedules.
     pub model: &'a Model,
@@ -39,8 +39,8 @@ pub enum Load<'a> {
 pub struct Clients {
     /// How many.
     pub count: usize,
-    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do that
-    /// do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
+    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do
+    /// that do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
     pub together: bool,
     /// How many requests they send in all.
     pub requests: usize,
@@ -77,8 +77,8 @@ enum Source<'a> {
 ///
 /// # Panics
 ///
-/// If the scheduler does not keep its word: a batch on an instance that is busy, a request that never leaves, a time-out
-/// that changes nothing.
+/// If the scheduler does not keep its word: a batch on an instance that is busy, a request that never leaves, a
+/// time-out that changes nothing.
 #[must_use]
 pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
     assert!(
@@ -89,8 +89,8 @@ pub fn simulate(setup: Setup<'_>, load: Load<'_>) -> Outcome {
     run(&setup, scheduler, load)
 }
 
-/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their arrival,
-/// and the policy says what of them runs whenever an instance is free.
+/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their
+/// arrival, and the policy says what of them runs whenever an instance is free.
 ///
 /// # Panics
 ///

@@ -246,8 +246,8 @@ impl Batch {
     }
 }
 
-/// What to pass for an input of these sizes: an example. An open dimension that looks like the batch has its size, the others
-/// have usual ones.
+/// What to pass for an input of these sizes: an example. An open dimension that looks like the batch has its size, the
+/// others have usual ones.
 fn hint(input: &str, shape: &TensorShapeProto, sizes: &[Option<usize>], batch: usize) -> String {
     let name = |at: usize| name(shape.dim.get(at).and_then(|dim| dim.value.as_ref()));
     let others = if sizes.len() == 4 { 224 } else { 128 };

@@ -1,9 +1,9 @@
 //! Static shape inference: the element type and shape of each tensor of a graph, before anything runs.
 //!
 //! [`OnnxModel::infer`] walks the main graph in an order in which each node follows what it reads. Each operator has a
-//! rule in [`table`]: what types its outputs have, what shapes, and for operators of shape arithmetic what values, since
-//! exporters compute the shapes that they hand to `Reshape`, `Expand` and others from `Shape`. Model-local functions and
-//! the graphs of `If`, `Loop` and `Scan` are walked as well.
+//! rule in [`table`]: what types its outputs have, what shapes, and for operators of shape arithmetic what values,
+//! since exporters compute the shapes that they hand to `Reshape`, `Expand` and others from `Shape`. Model-local
+//! functions and the graphs of `If`, `Loop` and `Scan` are walked as well.
 //!
 //! What only a run can tell is an error that says what to state instead, unless the caller stated it ([`Given`]) or the
 //! file declares it. Time and memory are bounded whatever the file holds.
@@ -56,8 +56,8 @@ pub struct Given {
     pub dims: BTreeMap<String, usize>,
     /// Shapes of inputs; each must be one that the file allows.
     pub inputs: BTreeMap<String, Vec<usize>>,
-    /// Shapes of other tensors, such as those that only a run tells. Where neither the operator nor the file says the type
-    /// of such a tensor, it is taken to be that of what its node reads.
+    /// Shapes of other tensors, such as those that only a run tells. Where neither the operator nor the file says the
+    /// type of such a tensor, it is taken to be that of what its node reads.
     pub tensors: BTreeMap<String, Vec<usize>>,
 }
 
@@ -84,7 +84,8 @@ pub struct InferredTensor {
 }
 
 impl InferredTensor {
-    /// The bytes of its elements, packed ones to the next full byte; strings count as the handles that ONNX Runtime keeps.
+    /// The bytes of its elements, packed ones to the next full byte; strings count as the handles that ONNX Runtime
+    /// keeps.
     ///
     /// # Panics
     /// Never for a tensor that inference gave: it refuses those whose bytes do not fit.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use skep_backend::{Backend, Instance, LoadRequest, Model, ModelFile, OutputSlot};
 use skep_backend_onnxruntime::OnnxRuntime;
-use skep_config::{Completion, Context, ModelConfig};
+use skep_config::{Completion, ConfigContext, ModelConfig};
 use skep_onnx::OnnxModel;
 use skep_tensor::{Tensor, TensorView};
 use skep_testkit::{InputTensor, Inputs, Kind};
@@ -41,8 +41,8 @@ impl Bare {
             signature: Some(&signature),
         };
         skep_config::complete(&mut proto, &completion)?;
-        let config =
-            ModelConfig::from_proto(proto, &Context::new(&name))?.with_signature(&signature)?;
+        let config = ModelConfig::from_proto(proto, &ConfigContext::new(&name))?
+            .with_signature(&signature)?;
         let model = runtime.load(&LoadRequest {
             file: &file,
             config: &config,

@@ -31,7 +31,8 @@ pub(crate) struct Known {
     pub(crate) order: Option<Order>,
 }
 
-/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is spent.
+/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is
+/// spent.
 ///
 /// Returns the nodes that it took.
 pub(crate) fn improve(

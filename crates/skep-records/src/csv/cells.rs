@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::error::{RecordsError, shortened};
 
-/// Calls `take` with the number and the text of each cell, without the white space around it, and returns how many there
-/// are.
+/// Calls `take` with the number and the text of each cell, without the white space around it, and returns how many
+/// there are.
 pub(super) fn cells<'a>(
     line: &'a str,
     number: usize,
@@ -56,8 +56,8 @@ fn unquoted(text: &str) -> Option<(String, Option<&str>)> {
     }
 }
 
-/// A cell as it is written: in quotes where it could be taken for something else. A line break, which would end the line,
-/// becomes a space.
+/// A cell as it is written: in quotes where it could be taken for something else. A line break, which would end the
+/// line, becomes a space.
 pub(super) fn quoted(text: &str) -> Cow<'_, str> {
     let breaks = text.contains(['\n', '\r']);
     let plain = !text.is_empty()

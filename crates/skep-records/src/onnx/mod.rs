@@ -11,8 +11,8 @@
 //! # What is left out
 //!
 //! Tensors within the graphs of `If`, `Loop` and `Scan`, and within model-local functions: their nodes are steps of the
-//! main graph, with what they read and make. [`Usage::left_out`] names them. Elements of sequences count where they were
-//! made. Scratch memory is known of convolutions and of fused Gelu alone.
+//! main graph, with what they read and make. [`Usage::left_out`] names them. Elements of sequences count where they
+//! were made. Scratch memory is known of convolutions and of fused Gelu alone.
 
 mod build;
 mod extents;

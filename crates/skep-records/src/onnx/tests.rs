@@ -256,7 +256,8 @@ fn first_of(value: &mut ValueInfoProto) -> &mut Option<Dimension> {
     }
 }
 
-/// A chain of operators that write over nothing, on `x` of the given first dimension; with declared shapes in between or not.
+/// A chain of operators that write over nothing, on `x` of the given first dimension; with declared shapes in between
+/// or not.
 fn chain(first: Dim, declared: Option<&str>) -> Vec<(u64, u64, u64)> {
     let mut builder = GraphBuilder::new("chain");
     let dims = [first, Dim::Fixed(1024)];
@@ -480,8 +481,8 @@ fn gelu_and_layer_normalisation_are_found_in_their_formulas() {
     );
 }
 
-/// ONNX Runtime 1.31.1 makes a `Gemm` of each product and its bias, and shares, behind `Binarizer`; behind `Scaler` it does
-/// neither, for it knows no shapes there.
+/// ONNX Runtime 1.31.1 makes a `Gemm` of each product and its bias, and shares, behind `Binarizer`; behind `Scaler` it
+/// does neither, for it knows no shapes there.
 #[test]
 fn nothing_is_shared_behind_operators_that_tell_no_shape() {
     let weight = |name: &str, dims: &[i64]| TensorProto {

@@ -55,8 +55,8 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> Weights {
     sum
 }
 
-/// The weights of classical models, which lie in attributes of their operators: bytes, and how many of them are nodes and
-/// leaves of trees.
+/// The weights of classical models, which lie in attributes of their operators: bytes, and how many of them are nodes
+/// and leaves of trees.
 fn attributes(model: &OnnxModel) -> (u64, u64) {
     let nodes = model.graph().node.iter();
     let attributes = nodes

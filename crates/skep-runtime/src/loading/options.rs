@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use skep_config::{BackendSetting, Context};
+use skep_config::{BackendSetting, ConfigContext};
 use skep_tensor::MemoryBudget;
 use skep_types::{DeviceId, ModelName};
 use skep_weights::WeightSource;
@@ -79,8 +79,8 @@ impl LoadOptions {
     }
 
     /// How a model's configuration is validated under these options.
-    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> Context<'a> {
-        let mut context = Context::new(model);
+    pub(crate) fn context<'a>(&self, model: &'a ModelName) -> ConfigContext<'a> {
+        let mut context = ConfigContext::new(model);
         context.gpu_as_cpu = self.gpu_as_cpu;
         for setting in &self.backend_settings {
             match setting {

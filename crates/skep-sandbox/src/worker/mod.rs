@@ -30,7 +30,7 @@ use skep_backend::{
     panic_text,
 };
 use skep_cache::{Cache, Key, Making};
-use skep_config::{Context, ModelConfig};
+use skep_config::{ConfigContext, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
@@ -228,7 +228,7 @@ fn with_request<T>(
     let weights = weights.transpose()?.flatten();
     let backend = open(opening(load))?;
     let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
-    let mut context = Context::new(&name);
+    let mut context = ConfigContext::new(&name);
     context.intra_op_threads = load.intra_op_threads;
     context.inter_op_threads = load.inter_op_threads;
     let proto =

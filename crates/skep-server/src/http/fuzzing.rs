@@ -10,7 +10,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde_json::value::RawValue;
-use skep_config::{Context, ModelConfig, parse_pbtxt};
+use skep_config::{ConfigContext, ModelConfig, parse_pbtxt};
 use skep_runtime::InferResponse;
 use skep_tensor::Charge;
 use skep_types::ModelName;
@@ -49,7 +49,7 @@ fn configs() -> &'static [ModelConfig] {
             let output = r#"output { name: "y" data_type: TYPE_FP32 dims: [1] }"#;
             let text = format!("name: \"{MODEL}\" backend: \"mock\" {inputs} {output}");
             let proto = parse_pbtxt(text.as_bytes(), "config.pbtxt").expect("parses");
-            ModelConfig::from_proto(proto, &Context::new(&name)).expect("valid")
+            ModelConfig::from_proto(proto, &ConfigContext::new(&name)).expect("valid")
         });
         made.into()
     })
