@@ -56,6 +56,7 @@ mod plan;
 mod problem;
 mod strategy;
 mod timeline;
+mod usage_records;
 mod validate;
 
 pub use auto::{Answer, Proof, auto, auto_with};
@@ -64,4 +65,5 @@ pub use plan::{ObjectPlan, OffsetPlan, Plan};
 pub use problem::{Buffer, Problem, ProblemError};
 pub use strategy::{Strategy, Unavailable};
 pub use timeline::{Span, Timeline};
+pub use usage_records::{UsageRecords, UsageRecordsError, shortened_name};
 pub use validate::{InvalidPlan, validate, validate_objects, validate_offsets};

@@ -1,6 +1,6 @@
 //! What is wrong with a file of usage records.
 
-use skep_planner::ProblemError;
+use skep_planner::UsageRecordsError;
 use thiserror::Error;
 
 /// Why bytes are no usage records.
@@ -170,33 +170,9 @@ pub enum RecordsError {
         /// How many may be.
         limit: usize,
     },
-    /// Two buffers of one name: a plan by name could not tell them apart.
-    #[error("buffers {first} and {second} are both called `{name}`, expected names that differ")]
-    Duplicate {
-        /// The name, shortened where it is long.
-        name: String,
-        /// Position of the first, from 0.
-        first: usize,
-        /// Position of the second, from 0.
-        second: usize,
-    },
     /// Buffers that cannot be planned.
-    #[error("{text}")]
-    Problem {
-        /// The invariant that a buffer breaks; it names buffers, shortened where their names are long.
-        text: String,
-        /// The same; it numbers buffers from 0.
-        reason: ProblemError,
-    },
-}
-
-/// So much of a text that a line can hold it.
-pub(crate) fn shortened(text: &str) -> String {
-    const MOST: usize = 80;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
+    #[error(transparent)]
+    Buffers(#[from] UsageRecordsError),
 }
 
 /// The text of a file.

@@ -1,8 +1,8 @@
 //! Tables: what is read, what is refused and in which words, and that what is written is read.
 
 use proptest::prelude::*;
-use skep_planner::Buffer;
-use skep_records::{Records, csv};
+use skep_planner::{Buffer, UsageRecords};
+use skep_records::csv;
 
 fn read(text: &str) -> Result<csv::Table, String> {
     csv::read(text.as_bytes()).map_err(|error| error.to_string())
@@ -179,7 +179,7 @@ prop_compose! {
 proptest! {
     #[test]
     fn what_is_written_is_read(list in prop::collection::vec(named(), 1..40)) {
-        if let Ok(records) = Records::new(list) {
+        if let Ok(records) = UsageRecords::new(list) {
             let table = csv::read(csv::write(&records, None).as_bytes());
             // White space around a name has no meaning, and two may differ in nothing else.
             if let Ok(table) = table {

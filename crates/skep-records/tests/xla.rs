@@ -1,8 +1,8 @@
 //! XLA's dumps, as text and as a message of the same run.
 
 use proptest::prelude::*;
-use skep_planner::Buffer;
-use skep_records::{Format, Records, RecordsError, csv, unpack, xla};
+use skep_planner::{Buffer, UsageRecords};
+use skep_records::{Format, RecordsError, csv, unpack, xla};
 
 const ASSIGNMENT: &str = "\
 BufferAssignment:
@@ -100,7 +100,7 @@ fn message() -> Vec<u8> {
     [field(1, &[0x0a, 1, b'm']), long(3, assignment)].concat()
 }
 
-fn only(heaps: Result<Vec<(String, Records)>, RecordsError>) -> (String, Records) {
+fn only(heaps: Result<Vec<(String, UsageRecords)>, RecordsError>) -> (String, UsageRecords) {
     let mut heaps = heaps.expect("valid");
     assert_eq!(heaps.len(), 1);
     heaps.remove(0)

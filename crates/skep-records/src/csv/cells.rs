@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::error::{RecordsError, shortened};
+use skep_planner::shortened_name;
+
+use crate::error::RecordsError;
 
 /// Calls `take` with the number and the text of each cell, without the white space around it, and returns how many there
 /// are.
@@ -24,7 +26,7 @@ pub(super) fn cells<'a>(
                 let (cell, after) = unquoted(inner).ok_or_else(|| RecordsError::Line {
                     line: number,
                     expected: "a quoted cell to end with a quote and a comma",
-                    got: shortened(line.trim()),
+                    got: shortened_name(line.trim()),
                 })?;
                 (Cow::Owned(cell), after)
             }

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use skep_planner::Buffer;
+use skep_planner::{Buffer, shortened_name};
 
 use super::cells;
-use crate::error::{RecordsError, shortened};
+use crate::error::RecordsError;
 
 /// What a column says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Columns {
                     what: meaning.words(),
                 });
             }
-            meanings.push((meaning, shortened(&name)));
+            meanings.push((meaning, shortened_name(&name)));
             Ok(())
         })?;
         for needed in [
@@ -124,7 +124,7 @@ impl Columns {
                     line,
                     what: needed.words(),
                     names: names.join(", "),
-                    got: shortened(heading.trim()),
+                    got: shortened_name(heading.trim()),
                 });
             }
         }
@@ -195,7 +195,7 @@ impl Columns {
         }
         let Buffer { start, end, .. } = buffer;
         if start >= end {
-            let name = shortened(&name);
+            let name = shortened_name(&name);
             return Err(RecordsError::Range {
                 line: number,
                 name,
@@ -234,7 +234,7 @@ impl Cell<'_> {
             line: self.line,
             column: self.column.to_owned(),
             expected,
-            got: shortened(&self.text),
+            got: shortened_name(&self.text),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Buffers that several values have in turn, while they are found.
 
-use skep_planner::Buffer;
+use skep_planner::{Buffer, UsageRecords};
 
-use crate::{MAX_BUFFERS, error::RecordsError, records::Records};
+use crate::{MAX_BUFFERS, error::RecordsError};
 
 /// A buffer and its live range, half-open.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Groups {
         self.0[group].end = self.0[group].end.max(step);
     }
 
-    pub(super) fn records(self) -> Result<Records, RecordsError> {
+    pub(super) fn records(self) -> Result<UsageRecords, RecordsError> {
         let named = self.0.into_iter();
         let named = named.map(
             |Group {
@@ -47,6 +47,6 @@ impl Groups {
                  end,
              }| (name, Buffer::new(size, start, end)),
         );
-        Records::new(named.collect())
+        Ok(UsageRecords::new(named.collect())?)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use skep_planner::UsageRecords;
+
 use super::{
     sorted,
     wire::{self, Field, Fields, Value},
@@ -9,7 +11,6 @@ use super::{
 use crate::{
     MAX_BUFFERS,
     error::RecordsError,
-    records::Records,
     xla::groups::{Group, Groups},
 };
 
@@ -38,7 +39,7 @@ const SHARE_WITH: u64 = 2;
 ///
 /// # Errors
 /// The message is broken, says something that cannot be, or has no trace.
-pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, Records)>, RecordsError> {
+pub fn read_proto(bytes: &[u8]) -> Result<Vec<(String, UsageRecords)>, RecordsError> {
     let mut logical_buffers = HashMap::new();
     let mut traces = Vec::new();
     for (message, at) in messages(bytes, 0, field::PROTO_BUFFER_ASSIGNMENT)? {
@@ -161,7 +162,7 @@ fn trace(
     message: &[u8],
     at: usize,
     logical_buffers: &HashMap<u64, LogicalBuffer>,
-) -> Result<Records, RecordsError> {
+) -> Result<UsageRecords, RecordsError> {
     let mut groups = Groups::default();
     // Each value's buffer, and whether the value is live.
     let mut values: HashMap<u64, (usize, bool)> = HashMap::new();

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use skep_planner::{UsageRecords, shortened_name};
+
 use super::{
     ASSIGNMENT_HEADING,
     groups::{Group, Groups},
@@ -9,8 +11,7 @@ use super::{
 };
 use crate::{
     MAX_BUFFERS,
-    error::{RecordsError, shortened, text},
-    records::Records,
+    error::{RecordsError, text},
 };
 
 /// A value of an allocation, as it is written.
@@ -40,7 +41,7 @@ struct Placed {
 pub fn read_text(
     assignment: &[u8],
     live_ranges: &[u8],
-) -> Result<Vec<(String, Records)>, RecordsError> {
+) -> Result<Vec<(String, UsageRecords)>, RecordsError> {
     let ranges = live_range::read(live_ranges)?;
     let mut heaps: Vec<(String, Vec<Placed>)> = Vec::new();
     let mut in_heap = false;
@@ -50,7 +51,7 @@ pub fn read_text(
         let wrong = |expected| RecordsError::Line {
             line: number,
             expected,
-            got: shortened(line.trim()),
+            got: shortened_name(line.trim()),
         };
         if index == 0 && !line.starts_with(ASSIGNMENT_HEADING) {
             return Err(wrong("`BufferAssignment:`, as a buffer assignment begins"));
@@ -136,13 +137,13 @@ fn placed(
         }),
         None => Err(RecordsError::NoLiveRange {
             line,
-            name: shortened(name),
+            name: shortened_name(name),
         }),
     }
 }
 
 /// One buffer for values that lie at one offset while they are live.
-fn grouped(mut values: Vec<Placed>) -> Result<Records, RecordsError> {
+fn grouped(mut values: Vec<Placed>) -> Result<UsageRecords, RecordsError> {
     values.sort_by(|a, b| {
         (a.offset, a.start, a.end, &a.name).cmp(&(b.offset, b.start, b.end, &b.name))
     });

@@ -8,9 +8,8 @@ use std::{
 use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use skep_planner::{
-    Answer, Budget, InTurn, Plan, Proof, Strategy, Unavailable, auto_with, validate,
+    Answer, Budget, InTurn, Plan, Proof, Strategy, Unavailable, UsageRecords, auto_with, validate,
 };
-use skep_records::Records;
 
 use crate::cores::{AllCores, on_all_cores};
 
@@ -20,7 +19,7 @@ pub(super) const AUTO: &str = "auto";
 /// Plans of some records, and what is known about all plans of them.
 pub(super) struct Study {
     pub(super) title: String,
-    pub(super) records: Records,
+    pub(super) records: UsageRecords,
     /// Bytes that no plan can do without.
     pub(super) lower_bound: u64,
     pub(super) proof: Proof,
@@ -51,7 +50,7 @@ impl Study {
     /// A plan is invalid, which is nobody's fault but Skep's.
     pub(super) fn new(
         title: String,
-        records: Records,
+        records: UsageRecords,
         strategies: &[&'static Strategy],
         budget: Duration,
     ) -> anyhow::Result<Self> {

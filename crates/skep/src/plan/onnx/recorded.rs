@@ -6,8 +6,7 @@ use skep_alloc::Recording;
 use skep_backend::ModelFile;
 use skep_backend_onnxruntime::{OnnxRuntime, Search, buffer};
 use skep_onnx::{OnnxModel, infer::Inferred};
-use skep_planner::Buffer;
-use skep_records::Records;
+use skep_planner::{Buffer, UsageRecords};
 use skep_types::Shape;
 
 use crate::units::human;
@@ -23,7 +22,7 @@ pub(super) fn records(
     inferred: &Inferred,
     needed: u64,
     search: &Search,
-) -> Result<Records, String> {
+) -> Result<UsageRecords, String> {
     let available = skep_host::memory().available;
     if needed > available {
         return Err(format!(
@@ -51,7 +50,7 @@ pub(super) fn records(
     let recording = runtime
         .record(&file, &shapes)
         .map_err(|error| error.to_string())?;
-    Records::new(buffers(&recording)).map_err(|error| error.to_string())
+    UsageRecords::new(buffers(&recording)).map_err(|error| error.to_string())
 }
 
 /// What the server's arena is planned by, block by block.

@@ -23,7 +23,7 @@ mod columns;
 
 use std::{collections::HashMap, fmt::Write};
 
-use skep_planner::{Buffer, Problem};
+use skep_planner::{Buffer, Problem, UsageRecords, UsageRecordsError, shortened_name};
 
 use self::{
     cells::{cells, quoted},
@@ -31,15 +31,14 @@ use self::{
 };
 use crate::{
     MAX_BUFFERS,
-    error::{RecordsError, shortened, text},
-    records::{Records, named_by},
+    error::{RecordsError, text},
 };
 
 /// What a table says.
 #[derive(Clone, Debug)]
 pub struct Table {
     /// A buffer a line.
-    pub records: Records,
+    pub records: UsageRecords,
     /// Columns that have no effect, as the heading calls them.
     pub ignored: Vec<String>,
 }
@@ -81,7 +80,7 @@ pub fn read(bytes: &[u8]) -> Result<Table, RecordsError> {
         });
     }
     resolve(&mut named, &inputs, &numbers)?;
-    let records = Records::new(named).map_err(|error| at_line(error, &numbers))?;
+    let records = UsageRecords::new(named).map_err(|error| at_line(error, &numbers))?;
     Ok(Table { records, ignored })
 }
 
@@ -107,8 +106,8 @@ fn resolve(
                 .copied()
                 .ok_or_else(|| RecordsError::UnknownInput {
                     line: numbers[*buffer],
-                    name: shortened(&named[*buffer].0),
-                    input: shortened(input),
+                    name: shortened_name(&named[*buffer].0),
+                    input: shortened_name(input),
                 })
         })
         .collect::<Result<_, _>>()?;
@@ -119,9 +118,9 @@ fn resolve(
 }
 
 /// The error in terms of lines.
-fn at_line(error: RecordsError, numbers: &[usize]) -> RecordsError {
+fn at_line(error: UsageRecordsError, numbers: &[usize]) -> RecordsError {
     match error {
-        RecordsError::Duplicate {
+        UsageRecordsError::Duplicate {
             name,
             first,
             second,
@@ -130,14 +129,13 @@ fn at_line(error: RecordsError, numbers: &[usize]) -> RecordsError {
             name,
             first: numbers[first],
         },
-        RecordsError::Problem { ref reason, .. } => match named_by(reason) {
+        error => match error.buffer() {
             Some(buffer) => RecordsError::AtLine {
                 line: numbers[buffer],
-                reason: Box::new(error),
+                reason: Box::new(error.into()),
             },
-            None => error,
+            None => error.into(),
         },
-        other => other,
     }
 }
 
@@ -145,7 +143,7 @@ fn at_line(error: RecordsError, numbers: &[usize]) -> RecordsError {
 ///
 /// Columns `alignment` and `in_place` are there if a buffer needs them; `offset` if there are offsets, or else if a buffer
 /// is fixed.
-pub fn write(records: &Records, offsets: Option<&[u64]>) -> String {
+pub fn write(records: &UsageRecords, offsets: Option<&[u64]>) -> String {
     let problem: &Problem = records.problem();
     let buffers = problem.buffers();
     let aligned = buffers.iter().any(|buffer| buffer.alignment != 1);

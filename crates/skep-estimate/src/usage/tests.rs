@@ -10,14 +10,16 @@ use skep_proto::onnx::{
 use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate};
 use skep_types::DataType;
 
-use super::{Machine, Usage, Variant, graph::Origin, runtime_graph, runtime_weights, usage};
+use super::{
+    CpuTraits, GraphUsage, RewriteLevel, graph::Origin, graph_usage, runtime_graph, runtime_weights,
+};
 
-const AVX_512: Machine = Machine {
+const AVX_512: CpuTraits = CpuTraits {
     channel_block: 16,
     cores: 2,
 };
 
-fn records(model: &OnnxModel, batch: usize, variant: Variant) -> Usage {
+fn records(model: &OnnxModel, batch: usize, level: RewriteLevel) -> GraphUsage {
     let given = Given {
         batch: Some(batch),
         dims: [("sequence".to_owned(), 64)]
@@ -27,7 +29,7 @@ fn records(model: &OnnxModel, batch: usize, variant: Variant) -> Usage {
         ..Given::default()
     };
     let inferred = model.infer(&given).expect("shapes");
-    usage(model, &inferred, variant, AVX_512).expect("records")
+    graph_usage(model, &inferred, level, AVX_512).expect("records")
 }
 
 fn is_bert(model: &OnnxModel) -> bool {
@@ -39,7 +41,7 @@ fn is_bert(model: &OnnxModel) -> bool {
 }
 
 /// Bytes of the best plan, which is checked.
-fn planned(usage: &Usage) -> u64 {
+fn planned(usage: &GraphUsage) -> u64 {
     let problem = usage.records.problem();
     let answer = auto(problem, &Budget::nodes(10_000));
     validate_offsets(problem, &answer.plan).expect("a valid plan");
@@ -52,9 +54,9 @@ fn planned(usage: &Usage) -> u64 {
     answer.plan.size
 }
 
-/// The best plan of each variant, in KiB.
+/// The best plan of each level, in KiB.
 fn kib(model: &OnnxModel, batch: usize) -> [u64; 3] {
-    Variant::ALL.map(|variant| planned(&records(model, batch, variant)).div_ceil(1024))
+    RewriteLevel::ALL.map(|level| planned(&records(model, batch, level)).div_ceil(1024))
 }
 
 /// The third figure is the peak of the runtime's allocations in one run, observed; the first two follow from the file.
@@ -170,7 +172,7 @@ fn groups_that_are_no_whole_blocks_stay_in_the_files_layout() {
     let y = g.conv(&c, 16, 40, 1);
     let model = g.finish(&y, 16);
     assert_eq!(fused_kib(&model), 1024);
-    let usage = records(&model, 2, Variant::Fused);
+    let usage = records(&model, 2, RewriteLevel::Fused);
     let workspace = usage
         .records
         .names()
@@ -214,7 +216,7 @@ fn a_transposed_convolution_unfolds_its_input() {
 
 /// Sizes in KiB and steps of the blocks after fusion at batch 2; each list was observed.
 fn blocks(model: &OnnxModel) -> Vec<(u64, u64, u64)> {
-    let usage = records(model, 2, Variant::Fused);
+    let usage = records(model, 2, RewriteLevel::Fused);
     let buffers = usage.records.problem().buffers().iter();
     buffers.map(|b| (b.size >> 10, b.start, b.end)).collect()
 }
@@ -285,7 +287,7 @@ fn chain(first: Dim, declared: Option<&str>) -> Vec<(u64, u64, u64)> {
         ..Given::default()
     };
     let inferred = model.infer(&given).expect("shapes");
-    let usage = usage(&model, &inferred, Variant::Fused, AVX_512).expect("records");
+    let usage = graph_usage(&model, &inferred, RewriteLevel::Fused, AVX_512).expect("records");
     let buffers = usage.records.problem().buffers().iter();
     buffers.map(|b| (b.size >> 10, b.start, b.end)).collect()
 }
@@ -313,11 +315,11 @@ fn a_machine_without_blocks_keeps_the_files_layout() {
         ..Given::default()
     };
     let inferred = model.infer(&given).expect("shapes");
-    let usage = usage(
+    let usage = graph_usage(
         &model,
         &inferred,
-        Variant::Fused,
-        Machine {
+        RewriteLevel::Fused,
+        CpuTraits {
             channel_block: 1,
             cores: 1,
         },
@@ -360,9 +362,9 @@ fn model(nodes: Vec<NodeProto>, initializers: Vec<TensorProto>) -> OnnxModel {
 }
 
 /// Name, size and live range of each record, and what it may lie over.
-fn lines(model: &OnnxModel, variant: Variant) -> Vec<String> {
+fn lines(model: &OnnxModel, level: RewriteLevel) -> Vec<String> {
     let inferred = model.infer(&Given::default()).expect("shapes");
-    let usage = usage(model, &inferred, variant, AVX_512).expect("records");
+    let usage = graph_usage(model, &inferred, level, AVX_512).expect("records");
     let names = usage.records.names();
     let line = |(name, b): (&String, &skep_planner::Buffer)| {
         let over = b
@@ -391,7 +393,7 @@ fn buffers_live_from_their_node_to_their_last_reader() {
         vec![],
     );
     assert_eq!(
-        lines(&model, Variant::Graph),
+        lines(&model, RewriteLevel::AsWritten),
         [
             "a 1024 0..5",
             "b 1024 1..3",
@@ -402,7 +404,7 @@ fn buffers_live_from_their_node_to_their_last_reader() {
     );
     // A view is no buffer; a sum may lie over whichever of its inputs ends there first in the list.
     assert_eq!(
-        lines(&model, Variant::InPlace),
+        lines(&model, RewriteLevel::InPlace),
         [
             "a 1024 0..5",
             "b 1024 1..5",
@@ -412,7 +414,7 @@ fn buffers_live_from_their_node_to_their_last_reader() {
     );
     // What nothing reads is not run.
     assert_eq!(
-        lines(&model, Variant::Fused),
+        lines(&model, RewriteLevel::Fused),
         ["a 1024 0..4", "b 1024 1..4", "s 1024 3..5"]
     );
 }
@@ -448,7 +450,7 @@ fn gelu_and_layer_normalisation_are_found_in_their_formulas() {
         node("Sin", &["g"], &["y"]),
     ];
     assert_eq!(
-        lines(&model(gelu, numbers.clone()), Variant::Fused),
+        lines(&model(gelu, numbers.clone()), RewriteLevel::Fused),
         ["e 1024 0..2", "g 1024 1..3", "g (workspace) 1024 1..2"]
     );
     let mut mean = node("ReduceMean", &["e"], &["m"]);
@@ -475,7 +477,7 @@ fn gelu_and_layer_normalisation_are_found_in_their_formulas() {
         node("Sin", &["n"], &["y"]),
     ];
     assert_eq!(
-        lines(&model(norm, numbers), Variant::Fused),
+        lines(&model(norm, numbers), RewriteLevel::Fused),
         ["e 1024 0..2", "n 1024 1..3"]
     );
 }
@@ -517,7 +519,7 @@ fn nothing_is_shared_behind_operators_that_tell_no_shape() {
                 dim.value = Some(Dimension::DimValue(3));
             }
         }
-        lines(&model, Variant::Fused).len()
+        lines(&model, RewriteLevel::Fused).len()
     };
     assert_eq!(buffers("Binarizer"), 2);
     assert_eq!(buffers("Scaler"), 6);
@@ -544,7 +546,7 @@ fn calls_of_the_files_own_functions_are_named() {
     opset.version = Some(1);
     proto.opset_import.push(opset);
     let inferred = model.infer(&Given::default()).expect("shapes");
-    let usage = usage(&model, &inferred, Variant::Graph, AVX_512).expect("records");
+    let usage = graph_usage(&model, &inferred, RewriteLevel::AsWritten, AVX_512).expect("records");
     assert_eq!(usage.left_out, ["Twice `y`"]);
 }
 
@@ -579,11 +581,11 @@ fn inner_graphs_keep_what_they_read_and_are_named() {
     ];
     let model = model(nodes, vec![]);
     assert_eq!(
-        lines(&model, Variant::Graph),
+        lines(&model, RewriteLevel::AsWritten),
         ["a 1024 0..3", "d 1024 1..4", "k 1024 2..4"]
     );
     let inferred = model.infer(&Given::default()).expect("shapes");
-    let usage = usage(&model, &inferred, Variant::Fused, AVX_512).expect("records");
+    let usage = graph_usage(&model, &inferred, RewriteLevel::Fused, AVX_512).expect("records");
     assert_eq!(usage.left_out, ["If `choice`"]);
 }
 
@@ -639,8 +641,8 @@ proptest! {
         protos.push(node("Exp", &[&name(nodes.len())], &["y"]));
         let model = model(protos, vec![]);
         let inferred = model.infer(&Given::default()).expect("shapes");
-        let sizes = Variant::ALL.map(|variant| {
-            let usage = usage(&model, &inferred, variant, AVX_512).expect("records");
+        let sizes = RewriteLevel::ALL.map(|level| {
+            let usage = graph_usage(&model, &inferred, level, AVX_512).expect("records");
             let problem = usage.records.problem();
             let plan = auto(problem, &Budget::nodes(1_000)).plan;
             validate_offsets(problem, &plan).expect("a valid plan");
@@ -695,8 +697,8 @@ proptest! {
         let model = image_graph(&steps);
         let given = Given { batch: Some(2), ..Given::default() };
         let inferred = model.infer(&given).expect("shapes");
-        let machine = Machine { channel_block, cores: 1 };
-        let built = runtime_graph(&model, &inferred, machine);
+        let cpu = CpuTraits { channel_block, cores: 1 };
+        let built = runtime_graph(&model, &inferred, cpu);
         let tensors = &built.graph.tensors;
         let mut is_there: Vec<bool> = tensors.iter().map(|tensor| tensor.origin != Origin::Run).collect();
         prop_assert_eq!(built.order.len(), built.graph.alive().count());
@@ -710,7 +712,7 @@ proptest! {
         for (tensor, there) in tensors.iter().zip(&is_there) {
             prop_assert!(!tensor.is_output || *there, "`{}` is not made", tensor.name);
         }
-        let usage = usage(&model, &inferred, Variant::Fused, machine).expect("records");
+        let usage = graph_usage(&model, &inferred, RewriteLevel::Fused, cpu).expect("records");
         let problem = usage.records.problem();
         let plan = auto(problem, &Budget::nodes(1_000)).plan;
         validate_offsets(problem, &plan).expect("a valid plan");

@@ -17,7 +17,7 @@ const TREE_NODE_BYTES: u64 = 56;
 
 /// Bytes of weights in a loaded model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Weights {
+pub(crate) struct WeightBytes {
     /// As they are in the file, without those that became part of others.
     pub(crate) plain: u64,
     /// What their layouts take beyond that: whole blocks, and copies where one is needed in two layouts.
@@ -25,7 +25,7 @@ pub(crate) struct Weights {
 }
 
 /// The weights of a graph as ONNX Runtime holds them.
-pub(crate) fn weights(model: &OnnxModel, built: &Built) -> Weights {
+pub(crate) fn weights(model: &OnnxModel, built: &Built) -> WeightBytes {
     let graph = &built.graph;
     let mut packed: HashMap<TensorId, (usize, u64)> = HashMap::new();
     for node in graph.alive() {
@@ -36,7 +36,7 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> Weights {
         }
     }
     let (numbers, tree_nodes) = attributes(model);
-    let mut sum = Weights {
+    let mut sum = WeightBytes {
         plain: inner_weights(model).saturating_add(numbers),
         layouts: tree_nodes.saturating_mul(TREE_NODE_BYTES),
     };

@@ -2,48 +2,89 @@
 
 use std::collections::HashMap;
 
-use skep_planner::{Buffer, Problem, ProblemError};
+use crate::{Buffer, Problem, ProblemError};
 
-use crate::error::{RecordsError, shortened};
-
-/// Usage records: what is to be planned, and what each buffer is called.
+/// A problem, and the name of each of its buffers. Names differ.
 #[derive(Clone, Debug)]
-pub struct Records {
+pub struct UsageRecords {
     names: Vec<String>,
     problem: Problem,
 }
 
-impl Records {
+/// Why named buffers cannot be planned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageRecordsError {
+    /// Two buffers have the same name: a plan by name could not tell them apart.
+    #[error("buffers {first} and {second} are both called `{name}`, expected names that differ")]
+    Duplicate {
+        /// The name, shortened where it is long.
+        name: String,
+        /// Position of the first, from 0.
+        first: usize,
+        /// Position of the second, from 0.
+        second: usize,
+    },
+    /// A buffer breaks an invariant of [`Problem`].
+    #[error("{text}")]
+    Problem {
+        /// The invariant, with names in place of numbers, shortened where they are long.
+        text: String,
+        /// The same; it numbers buffers from 0.
+        reason: ProblemError,
+    },
+}
+
+impl UsageRecordsError {
+    /// Position of the buffer that the error is about, if it is about one.
+    pub fn buffer(&self) -> Option<usize> {
+        match *self {
+            Self::Duplicate { second, .. } => Some(second),
+            Self::Problem { ref reason, .. } => position(reason),
+        }
+    }
+}
+
+impl UsageRecords {
     /// Checks names and buffers.
     ///
     /// # Errors
     /// Two buffers have one name, or [`Problem::new`] refuses the buffers.
-    pub fn new(named: Vec<(String, Buffer)>) -> Result<Self, RecordsError> {
+    pub fn new(named: Vec<(String, Buffer)>) -> Result<Self, UsageRecordsError> {
         let (names, buffers): (Vec<String>, Vec<Buffer>) = named.into_iter().unzip();
         if let Some((first, second)) = duplicate(&names) {
-            return Err(RecordsError::Duplicate {
-                name: shortened(&names[second]),
+            return Err(UsageRecordsError::Duplicate {
+                name: shortened_name(&names[second]),
                 first,
                 second,
             });
         }
         match Problem::new(buffers) {
             Ok(problem) => Ok(Self { names, problem }),
-            Err(reason) => Err(RecordsError::Problem {
+            Err(reason) => Err(UsageRecordsError::Problem {
                 text: in_words(&reason, &names),
                 reason,
             }),
         }
     }
 
-    /// Names, one a buffer, in the order of the problem's.
+    /// One name for each buffer, in the problem's order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// What is to be planned.
+    /// The buffers to plan.
     pub fn problem(&self) -> &Problem {
         &self.problem
+    }
+}
+
+/// The beginning of a buffer's name, as much as fits a line of an error.
+pub fn shortened_name(name: &str) -> String {
+    const MAX_CHARS: usize = 80;
+    match name.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_owned(),
     }
 }
 
@@ -58,7 +99,7 @@ fn duplicate(names: &[String]) -> Option<(usize, usize)> {
 
 /// What is wrong, with names in place of numbers.
 fn in_words(error: &ProblemError, names: &[String]) -> String {
-    let name = |buffer: usize| format!("`{}`", shortened(&names[buffer]));
+    let name = |buffer: usize| format!("`{}`", shortened_name(&names[buffer]));
     match *error {
         ProblemError::EmptyRange { buffer, at } => format!(
             "buffer {} has the empty live range {at}..{at}, expected at least one step",
@@ -105,7 +146,7 @@ fn in_words(error: &ProblemError, names: &[String]) -> String {
 }
 
 /// The buffer that an error is about.
-pub(crate) fn named_by(error: &ProblemError) -> Option<usize> {
+fn position(error: &ProblemError) -> Option<usize> {
     match *error {
         ProblemError::EmptyRange { buffer, .. }
         | ProblemError::InvertedRange { buffer, .. }
@@ -122,11 +163,11 @@ pub(crate) fn named_by(error: &ProblemError) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn records(named: &[(&str, Buffer)]) -> Result<Records, String> {
+    fn records(named: &[(&str, Buffer)]) -> Result<UsageRecords, String> {
         let named = named
             .iter()
             .map(|(name, buffer)| ((*name).to_owned(), *buffer));
-        Records::new(named.collect()).map_err(|error| error.to_string())
+        UsageRecords::new(named.collect()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -136,7 +177,7 @@ mod tests {
         assert_eq!(records.names(), ["b1", "b2"]);
         assert_eq!(records.problem().buffers(), [first, second]);
         assert!(
-            Records::new(Vec::new())
+            UsageRecords::new(Vec::new())
                 .expect("valid")
                 .problem()
                 .is_empty()

@@ -11,7 +11,7 @@
 //! # What is left out
 //!
 //! Tensors within the graphs of `If`, `Loop` and `Scan`, and within model-local functions: their nodes are steps of the
-//! main graph, with what they read and make. [`Usage::left_out`] names them. Elements of sequences count where they were
+//! main graph, with what they read and make. [`GraphUsage::left_out`] names them. Elements of sequences count where they were
 //! made. Scratch memory is known of convolutions and of fused Gelu alone.
 
 mod build;
@@ -23,26 +23,24 @@ mod nchwc;
 mod reuse;
 #[cfg(test)]
 mod tests;
-
 mod weights;
 mod workspace;
 
 use skep_onnx::{OnnxModel, infer::Inferred};
-use skep_planner::Buffer;
-pub(crate) use weights::Weights;
+use skep_planner::{Buffer, UsageRecords, UsageRecordsError};
+pub(crate) use weights::WeightBytes;
 
 use std::collections::HashSet;
 
-use crate::{Records, RecordsError};
 use build::{Built, Constants, build};
 use graph::Origin;
 use lives::Sharing;
 
-/// How a graph is taken.
+/// How far a graph is rewritten before its tensors are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    /// As it is in the file: each output of each node has its own memory.
-    Graph,
+pub enum RewriteLevel {
+    /// Not at all: each output of each node has its own memory.
+    AsWritten,
     /// Views share the memory of what they view, and element-wise operators may write over an input that nothing else
     /// needs any more. What a runtime without fused operators could do.
     InPlace,
@@ -51,71 +49,71 @@ pub enum Variant {
     Fused,
 }
 
-impl Variant {
-    /// All of them, from what is in the file to what runs.
-    pub const ALL: [Self; 3] = [Self::Graph, Self::InPlace, Self::Fused];
+impl RewriteLevel {
+    /// All of them, from the file's graph to the one that runs.
+    pub const ALL: [Self; 3] = [Self::AsWritten, Self::InPlace, Self::Fused];
 
-    /// What tables and reports call it.
+    /// Its name in tables and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Graph => "graph",
+            Self::AsWritten => "graph",
             Self::InPlace => "graph, in place",
             Self::Fused => "fused (predicted)",
         }
     }
 }
 
-/// What of the machine decides memory.
+/// The properties of a CPU that decide how much memory a model takes on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
+pub struct CpuTraits {
     /// Channels in a block of ONNX Runtime's layout of images: 16 with AVX-512, 8 with AVX, 1 where it has no such
     /// layout.
     pub channel_block: usize,
-    /// Cores, and so runs at once.
+    /// Cores, which bound how many instances run at once.
     pub cores: usize,
 }
 
-/// Usage records of a graph.
+/// What a run of a graph allocates.
 #[derive(Debug, Clone)]
-pub struct Usage {
-    /// What is to be planned.
-    pub records: Records,
+pub struct GraphUsage {
+    /// The tensors that a run makes.
+    pub records: UsageRecords,
     /// Bytes of the inputs, which lie in the caller's memory.
     pub input_bytes: u64,
-    /// Bytes of the outputs, which do as well.
+    /// Bytes of the outputs, which lie in the caller's memory as well.
     pub output_bytes: u64,
-    /// Nodes whose inner tensors are no part of the records.
+    /// Nodes whose inner tensors the records leave out.
     pub left_out: Vec<String>,
 }
 
-/// The usage records of `model` with the shapes of `inferred`.
+/// The usage records of `model` with the shapes of `inferred`, at a level of rewriting.
 ///
 /// # Errors
-/// [`RecordsError::Problem`] where sizes add up to more than can be counted.
-pub fn usage(
+/// [`UsageRecordsError::Problem`] where sizes add up to more than can be counted.
+pub fn graph_usage(
     model: &OnnxModel,
     inferred: &Inferred,
-    variant: Variant,
-    machine: Machine,
-) -> Result<Usage, RecordsError> {
-    let sharing = match variant {
-        Variant::Graph => Sharing::Nothing,
-        Variant::InPlace => Sharing::Possible,
-        Variant::Fused => return runtime_records(runtime_graph(model, inferred, machine)),
+    level: RewriteLevel,
+    cpu: CpuTraits,
+) -> Result<GraphUsage, UsageRecordsError> {
+    let sharing = match level {
+        RewriteLevel::AsWritten => Sharing::Nothing,
+        RewriteLevel::InPlace => Sharing::Possible,
+        RewriteLevel::Fused => return runtime_records(runtime_graph(model, inferred, cpu)),
     };
     let built = build(model, inferred, Constants::Run);
     let named = lives::buffers(&built.graph, &built.order, sharing);
     records_of(built, named)
 }
 
-/// The records of [`Variant::Fused`] without operators' scratch memory.
+/// The records of [`RewriteLevel::Fused`] without operators' scratch memory.
 pub(crate) fn usage_without_workspace(
     model: &OnnxModel,
     inferred: &Inferred,
-    machine: Machine,
-) -> Result<Usage, RecordsError> {
-    let mut built = runtime_graph(model, inferred, machine);
+    cpu: CpuTraits,
+) -> Result<GraphUsage, UsageRecordsError> {
+    let mut built = runtime_graph(model, inferred, cpu);
     for node in &mut built.graph.nodes {
         node.scratch = 0;
     }
@@ -123,29 +121,36 @@ pub(crate) fn usage_without_workspace(
 }
 
 /// What the weights take once the model is loaded.
-pub(crate) fn runtime_weights(model: &OnnxModel, inferred: &Inferred, machine: Machine) -> Weights {
-    weights::weights(model, &runtime_graph(model, inferred, machine))
+pub(crate) fn runtime_weights(
+    model: &OnnxModel,
+    inferred: &Inferred,
+    cpu: CpuTraits,
+) -> WeightBytes {
+    weights::weights(model, &runtime_graph(model, inferred, cpu))
 }
 
 /// The graph that ONNX Runtime makes of a file, and the order in which it runs it.
-fn runtime_graph(model: &OnnxModel, inferred: &Inferred, machine: Machine) -> Built {
+fn runtime_graph(model: &OnnxModel, inferred: &Inferred, cpu: CpuTraits) -> Built {
     let mut built = build(model, inferred, Constants::Folded);
     built.graph.remove_unread();
     fuse::fuse(&mut built.graph);
-    nchwc::block(&mut built.graph, machine.channel_block);
+    nchwc::block(&mut built.graph, cpu.channel_block);
     workspace::assign(&mut built.graph);
     built.order = built.graph.order();
     built
 }
 
 /// The records of what ONNX Runtime made of a graph.
-fn runtime_records(built: Built) -> Result<Usage, RecordsError> {
+fn runtime_records(built: Built) -> Result<GraphUsage, UsageRecordsError> {
     let named = reuse::buffers(&built.graph, &built.order);
     records_of(built, named)
 }
 
 /// These buffers, and what is said beside them.
-fn records_of(built: Built, mut named: Vec<(String, Buffer)>) -> Result<Usage, RecordsError> {
+fn records_of(
+    built: Built,
+    mut named: Vec<(String, Buffer)>,
+) -> Result<GraphUsage, UsageRecordsError> {
     let Built {
         graph, left_out, ..
     } = built;
@@ -156,8 +161,8 @@ fn records_of(built: Built, mut named: Vec<(String, Buffer)>) -> Result<Usage, R
             .fold(0, u64::saturating_add)
     };
     make_unique(&mut named);
-    Ok(Usage {
-        records: Records::new(named)?,
+    Ok(GraphUsage {
+        records: UsageRecords::new(named)?,
         input_bytes: sum(&|tensor| tensor.origin == Origin::Caller),
         output_bytes: sum(&|tensor| tensor.is_output),
         left_out,

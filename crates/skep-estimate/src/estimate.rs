@@ -16,11 +16,10 @@
 //! more in between: right after a load, and where several instances run for the first time at once.
 
 use skep_onnx::{OnnxModel, infer::Inferred};
-use skep_planner::{Budget, auto};
+use skep_planner::{Budget, UsageRecordsError, auto};
 
-use crate::{
-    RecordsError,
-    onnx::{Machine, Usage, Variant, runtime_weights, usage, usage_without_workspace},
+use crate::usage::{
+    CpuTraits, GraphUsage, RewriteLevel, graph_usage, runtime_weights, usage_without_workspace,
 };
 
 /// What a server holds that has a model of no size: measured, as PSS, with a release build and ONNX Runtime 1.31.1 on
@@ -41,7 +40,7 @@ const PLAN_NODES: u64 = 20_000;
 
 /// What a model takes, with the shapes of one batch size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Estimate {
+pub struct MemoryEstimate {
     /// Weights, once.
     weights: u64,
     /// What their layouts take beyond that.
@@ -60,7 +59,7 @@ pub struct Estimate {
 
 /// Bytes by class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Classes {
+pub struct MemoryClasses {
     /// Weights of the model.
     pub weights: u64,
     /// Tensors of a run, and of the request that it answers.
@@ -71,7 +70,7 @@ pub struct Classes {
     pub runtime: u64,
 }
 
-impl Classes {
+impl MemoryClasses {
     /// All of it.
     #[must_use]
     pub const fn total(&self) -> u64 {
@@ -82,20 +81,20 @@ impl Classes {
     }
 }
 
-impl Estimate {
+impl MemoryEstimate {
     /// For `model` served by the ONNX Runtime backend with a planned arena, each instance answering requests of the
     /// shapes of `inferred`.
     ///
     /// # Errors
-    /// [`RecordsError::Problem`] where sizes add up to more than can be counted.
+    /// [`UsageRecordsError::Problem`] where sizes add up to more than can be counted.
     pub fn new(
         model: &OnnxModel,
         inferred: &Inferred,
-        machine: Machine,
-    ) -> Result<Self, RecordsError> {
-        let weights = runtime_weights(model, inferred, machine);
-        let usage = usage(model, inferred, Variant::Fused, machine)?;
-        let block = planned(&usage_without_workspace(model, inferred, machine)?);
+        cpu: CpuTraits,
+    ) -> Result<Self, UsageRecordsError> {
+        let weights = runtime_weights(model, inferred, cpu);
+        let usage = graph_usage(model, inferred, RewriteLevel::Fused, cpu)?;
+        let block = planned(&usage_without_workspace(model, inferred, cpu)?);
         let nodes = model.graph().node.iter();
         let nodes = nodes.filter(|node| node.op_type() != "Constant").count() as u64;
         Ok(Self {
@@ -105,18 +104,18 @@ impl Estimate {
             block,
             scratch: planned(&usage).saturating_sub(block),
             request: usage.input_bytes.saturating_add(usage.output_bytes),
-            cores: machine.cores.max(1) as u64,
+            cores: cpu.cores.max(1) as u64,
         })
     }
 
     /// With this many instances.
     #[must_use]
-    pub fn with_instances(&self, instances: u64) -> Classes {
+    pub fn with_instances(&self, instances: u64) -> MemoryClasses {
         let running = instances.min(self.cores);
         let requests = self.request.saturating_mul(instances);
         let scratch = self.scratch.saturating_mul(running);
         let threads = INSTANCE_BYTES.saturating_mul(instances);
-        Classes {
+        MemoryClasses {
             weights: self.weights,
             intermediates: self.block.saturating_mul(running).saturating_add(requests),
             workspace: self.layouts.saturating_add(scratch),
@@ -128,7 +127,7 @@ impl Estimate {
 }
 
 /// The bytes of a plan.
-fn planned(usage: &Usage) -> u64 {
+fn planned(usage: &GraphUsage) -> u64 {
     auto(usage.records.problem(), &Budget::nodes(PLAN_NODES))
         .plan
         .size
@@ -145,12 +144,12 @@ mod tests {
 
     use super::*;
 
-    const MACHINE: Machine = Machine {
+    const AVX_512: CpuTraits = CpuTraits {
         channel_block: 16,
         cores: 2,
     };
 
-    fn estimate(kind: &str, batch: usize) -> Estimate {
+    fn estimate(kind: &str, batch: usize) -> MemoryEstimate {
         let kind = kind.parse().expect("a kind");
         let model = generate(&kind, &Options::default()).expect("a model");
         let model = OnnxModel::decode(model.to_bytes().expect("bytes").into()).expect("decodes");
@@ -159,7 +158,7 @@ mod tests {
             ..Given::default()
         };
         let inferred = model.infer(&given).expect("shapes");
-        Estimate::new(&model, &inferred, MACHINE).expect("an estimate")
+        MemoryEstimate::new(&model, &inferred, AVX_512).expect("an estimate")
     }
 
     #[test]
@@ -214,7 +213,7 @@ mod tests {
                 ..Given::default()
             };
             let inferred = model.infer(&given).expect("shapes");
-            let estimate = Estimate::new(&model, &inferred, MACHINE).expect("an estimate");
+            let estimate = MemoryEstimate::new(&model, &inferred, AVX_512).expect("an estimate");
             estimate.with_instances(1)
         };
         let without = estimate(&proto);
@@ -256,7 +255,7 @@ mod tests {
             ..Given::default()
         };
         let inferred = model.infer(&given).expect("shapes");
-        let beside = Estimate::new(&model, &inferred, MACHINE).expect("an estimate");
+        let beside = MemoryEstimate::new(&model, &inferred, AVX_512).expect("an estimate");
         assert_eq!(beside, estimate("cnn", 2));
     }
 }

@@ -9,6 +9,7 @@ use skep_onnx::{
     OnnxModel,
     infer::{Inferred, InferredTensor, Known},
 };
+use skep_planner::shortened_name;
 use skep_proto::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto};
 
 use super::{
@@ -203,7 +204,7 @@ fn holds_graph(node: &NodeProto) -> bool {
 fn shown(node: &NodeProto) -> String {
     let name = Some(node.name()).filter(|name| !name.is_empty());
     let output = || node.output.first().map_or("", String::as_str);
-    crate::error::shortened(name.unwrap_or_else(output))
+    shortened_name(name.unwrap_or_else(output))
 }
 
 fn attributes(node: &NodeProto) -> Attributes {

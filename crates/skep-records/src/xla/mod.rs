@@ -11,9 +11,9 @@ mod proto;
 mod text;
 pub(crate) mod wire;
 
-use skep_planner::bounds;
+use skep_planner::{UsageRecords, bounds};
 
-use crate::{error::RecordsError, records::Records};
+use crate::error::RecordsError;
 
 pub use proto::read_proto;
 pub use text::read_text;
@@ -26,9 +26,9 @@ pub(crate) const LIVE_RANGE_HEADING: &str = "HloLiveRange";
 
 /// Allocations with a title each, the one with the largest load first.
 fn sorted(
-    mut heaps: Vec<(String, Records)>,
+    mut heaps: Vec<(String, UsageRecords)>,
     expected: &'static str,
-) -> Result<Vec<(String, Records)>, RecordsError> {
+) -> Result<Vec<(String, UsageRecords)>, RecordsError> {
     heaps.retain(|(_, records)| !records.problem().is_empty());
     if heaps.is_empty() {
         return Err(RecordsError::NothingToPlan { expected });
