@@ -15,8 +15,9 @@
 //! holds. What a heap keeps of memory that was freed is not counted; it keeps 8 MiB at most behind what is in use, and
 //! more in between: right after a load, and where several instances run for the first time at once.
 
-use skep_onnx::{OnnxModel, infer::Inferred};
+use skep_onnx::OnnxModel;
 use skep_planner::{Budget, UsageRecordsError, auto};
+use skep_shapes::InferredShapes;
 
 use crate::usage::{
     CpuTraits, GraphUsage, RewriteLevel, graph_usage, runtime_weights, usage_without_workspace,
@@ -89,7 +90,7 @@ impl MemoryEstimate {
     /// [`UsageRecordsError::Problem`] where sizes add up to more than can be counted.
     pub fn new(
         model: &OnnxModel,
-        inferred: &Inferred,
+        inferred: &InferredShapes,
         cpu: CpuTraits,
     ) -> Result<Self, UsageRecordsError> {
         let weights = runtime_weights(model, inferred, cpu);
@@ -136,10 +137,10 @@ fn planned(usage: &GraphUsage) -> u64 {
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use skep_onnx::infer::Given;
     use skep_proto::onnx::{
         AttributeProto, ModelProto, NodeProto, ValueInfoProto, tensor_proto::DataLocation,
     };
+    use skep_shapes::{GivenShapes, infer_shapes};
     use skep_testkit::{Options, generate};
 
     use super::*;
@@ -153,11 +154,11 @@ mod tests {
         let kind = kind.parse().expect("a kind");
         let model = generate(&kind, &Options::default()).expect("a model");
         let model = OnnxModel::decode(model.to_bytes().expect("bytes").into()).expect("decodes");
-        let given = Given {
+        let given = GivenShapes {
             batch: Some(batch),
-            ..Given::default()
+            ..GivenShapes::default()
         };
-        let inferred = model.infer(&given).expect("shapes");
+        let inferred = infer_shapes(&model, &given).expect("shapes");
         MemoryEstimate::new(&model, &inferred, AVX_512).expect("an estimate")
     }
 
@@ -208,11 +209,11 @@ mod tests {
         graph.node = vec![trees];
         let estimate = |proto: &ModelProto| {
             let model = OnnxModel::decode(proto.encode_to_vec().into()).expect("decodes");
-            let given = Given {
+            let given = GivenShapes {
                 batch: Some(1),
-                ..Given::default()
+                ..GivenShapes::default()
             };
-            let inferred = model.infer(&given).expect("shapes");
+            let inferred = infer_shapes(&model, &given).expect("shapes");
             let estimate = MemoryEstimate::new(&model, &inferred, AVX_512).expect("an estimate");
             estimate.with_instances(1)
         };
@@ -250,11 +251,11 @@ mod tests {
             }
         }
         let model = OnnxModel::decode(proto.encode_to_vec().into()).expect("decodes");
-        let given = Given {
+        let given = GivenShapes {
             batch: Some(2),
-            ..Given::default()
+            ..GivenShapes::default()
         };
-        let inferred = model.infer(&given).expect("shapes");
+        let inferred = infer_shapes(&model, &given).expect("shapes");
         let beside = MemoryEstimate::new(&model, &inferred, AVX_512).expect("an estimate");
         assert_eq!(beside, estimate("cnn", 2));
     }

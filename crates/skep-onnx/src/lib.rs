@@ -2,32 +2,27 @@
 //!
 //! [`OnnxModel`] decodes a file from bytes, keeping weights as slices of them (so a mapped file is not read, only
 //! walked), and answers what backends and the repository ask before anything is loaded: the signature with its true
-//! datatypes ([`Outputs`] are those of them that can be served), and the graphs within graphs. [`foreign`] tells what a file is that is no ONNX
-//! model, [`OnnxModel::why_not_batched`] why a model cannot batch although its file looks so. [`ShapeRules`] says which output shapes follow from input
-//! shapes by declaration, [`OnnxModel::infer`] those of all tensors by what the operators do. [`ExternalData`] is where the
-//! data of a tensor lies in another file. No I/O.
+//! datatypes ([`LeftOut`] are the outputs that cannot be served), and the graphs within graphs. [`recognize`] tells what a file is that
+//! is not an ONNX model. [`ShapeRules`] says which output shapes follow from input shapes by declaration; `skep-shapes`
+//! infers the shapes of all tensors. [`ExternalData`] says where in another file a tensor's data lies. No I/O.
 
-mod batching;
-mod computed;
-#[cfg(test)]
-mod declared;
 mod defaults;
 mod external;
 mod foreign;
-pub mod infer;
 mod outputs;
 mod shapes;
+#[cfg(test)]
+mod test_values;
 
 use std::collections::BTreeSet;
 
-pub use batching::why_names_do_not_batch;
 use bytes::Bytes;
 pub use defaults::DefaultValue;
 pub use external::{ExternalData, is_external};
 pub use foreign::{is_ort, recognize};
-pub use outputs::LeftOut;
+pub use outputs::{LeftOut, is_undeclared};
 use prost::Message;
-pub use shapes::ShapeRules;
+pub use shapes::{ShapeRules, dimension_name, dimensions, known_dimension_name};
 use skep_proto::onnx::{
     GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_proto, tensor_shape_proto, type_proto,
@@ -191,7 +186,8 @@ impl OnnxModel {
     }
 
     /// The inputs that a run needs: those without initializers.
-    pub(crate) fn given_inputs(&self) -> Vec<&ValueInfoProto> {
+    #[must_use]
+    pub fn given_inputs(&self) -> Vec<&ValueInfoProto> {
         let graph = self.graph();
         let initializers: BTreeSet<&str> =
             graph.initializer.iter().map(TensorProto::name).collect();

@@ -93,7 +93,9 @@ fn element(value: &ValueInfoProto) -> Option<i32> {
     }
 }
 
-pub(crate) fn is_undeclared(value: &ValueInfoProto) -> bool {
+/// Whether a file does not declare the datatype of an output.
+#[must_use]
+pub fn is_undeclared(value: &ValueInfoProto) -> bool {
     let has_type = value.r#type.as_ref().is_some_and(|t| t.value.is_some());
     !has_type || element(value) == Some(tensor_proto::DataType::Undefined as i32)
 }

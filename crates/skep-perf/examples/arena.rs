@@ -25,9 +25,10 @@ use serde_json::{Value, json};
 use skep_backend::RunMemory;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_estimate::{CpuTraits, RewriteLevel, graph_usage};
-use skep_onnx::{OnnxModel, infer::Given};
+use skep_onnx::OnnxModel;
 use skep_perf::median;
 use skep_planner::{Budget, auto};
+use skep_shapes::{GivenShapes, infer_shapes};
 use skep_testkit::{Inputs, Kind, Options};
 
 /// Kinds, and of how many runs at batch 1 latency is taken; of fewer where several run at once, or larger ones.
@@ -329,13 +330,13 @@ fn timed(run: impl FnOnce() -> Result<()>) -> Result<(f64, f64)> {
 fn graph_plans(file: &Path, kind: &Kind, batch: usize) -> Result<Vec<(&'static str, u64)>> {
     let model = OnnxModel::decode(fs::read(file)?.into())?;
     let inputs = skep_testkit::inputs(kind, wanted(batch)).into_iter();
-    let given = Given {
+    let given = GivenShapes {
         inputs: inputs
             .map(|input| (input.name, input.shape.dims().to_vec()))
             .collect(),
-        ..Given::default()
+        ..GivenShapes::default()
     };
-    let inferred = model.infer(&given)?;
+    let inferred = infer_shapes(&model, &given)?;
     let machine = CpuTraits {
         channel_block: skep_backend_onnxruntime::channel_block(),
         cores: 1,

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use skep_backend::{Backend, FileInterface, ModelFile};
 use skep_config::{Isolation, Notice, configured_isolation, looks_batched};
-use skep_onnx::{OnnxModel, why_names_do_not_batch};
+use skep_onnx::OnnxModel;
 use skep_proto::inference;
+use skep_shapes::{computed_outputs, why_names_do_not_batch, why_not_batched};
 use skep_types::{DataType, ModelName, ModelSignature, TensorSpec};
 
 use crate::{
@@ -82,7 +83,7 @@ impl Asked<'_> {
             ));
         }
         let is_served = |name: &str| is_served(name) && signature.output(name).is_some();
-        let why = || onnx.why_not_batched(&is_served);
+        let why = || why_not_batched(&onnx, &is_served);
         let why = looks_batched(&signature).then(why).flatten();
         Ok(Told::new(signature, why, notices, config))
     }
@@ -105,7 +106,7 @@ impl Asked<'_> {
             true => self.ask(file, config)?.signature,
             false => ModelSignature::default(),
         };
-        let computed = onnx.computed_outputs();
+        let computed = computed_outputs(&onnx);
         let told = |name: &str| {
             configured(config, name).or_else(|| {
                 let mut spec = asked.output(name)?.clone();

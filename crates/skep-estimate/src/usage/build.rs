@@ -5,12 +5,10 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-use skep_onnx::{
-    OnnxModel,
-    infer::{Inferred, InferredTensor, Known},
-};
+use skep_onnx::OnnxModel;
 use skep_planner::shortened_name;
 use skep_proto::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto};
+use skep_shapes::{InferredShapes, InferredTensor, KnownFrom};
 
 use super::{
     extents::Extents,
@@ -37,7 +35,7 @@ pub(super) enum Constants {
 }
 
 /// The main graph of `model`.
-pub(super) fn build(model: &OnnxModel, inferred: &Inferred, constants: Constants) -> Built {
+pub(super) fn build(model: &OnnxModel, inferred: &InferredShapes, constants: Constants) -> Built {
     let proto = model.graph();
     let mut builder = Builder {
         inferred,
@@ -91,7 +89,7 @@ pub(super) fn build(model: &OnnxModel, inferred: &Inferred, constants: Constants
 }
 
 struct Builder<'a> {
-    inferred: &'a Inferred,
+    inferred: &'a InferredShapes,
     outputs: HashSet<&'a str>,
     /// For the runtime's graph alone.
     extents: Option<Extents<'a>>,
@@ -132,7 +130,7 @@ impl<'a> Builder<'a> {
                 .tensors
                 .get(name)
                 .map(|fact: &InferredTensor| fact.known);
-            known == Some(Known::File)
+            known == Some(KnownFrom::File)
         };
         let mut outputs = node
             .output
@@ -249,7 +247,7 @@ pub(super) fn inner_weights(model: &OnnxModel) -> u64 {
 
 /// Bytes of a tensor in the file, 0 for one that is none.
 pub(super) fn bytes(tensor: &TensorProto) -> u64 {
-    let bits = skep_onnx::infer::ElementType(tensor.data_type())
+    let bits = skep_shapes::ElementType(tensor.data_type())
         .bits()
         .unwrap_or(0) as u64;
     let elements = tensor.dims.iter().try_fold(1_u64, |product, &size| {

@@ -7,13 +7,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use skep_onnx::{
-    OnnxModel,
-    infer::{Given, Inferred, Known},
-};
+use skep_onnx::OnnxModel;
 use skep_proto::onnx::{
     TensorProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Dimension, type_proto,
 };
+use skep_shapes::{GivenShapes, InferredShapes, KnownFrom, infer_shapes};
 
 use super::graph::{Extent, Graph, Node, NodeId, TensorId};
 
@@ -64,9 +62,9 @@ const BROADCASTS: [&str; 20] = [
 /// Extents of tensors by name.
 #[derive(Debug)]
 pub(super) struct Extents<'a> {
-    inferred: &'a Inferred,
+    inferred: &'a InferredShapes,
     /// Sizes with what is open in inputs at other sizes; `None` where the model takes no others.
-    other: Option<Inferred>,
+    other: Option<InferredShapes>,
     /// Open dimensions of inputs that have a name: the sizes in both inferences.
     named: HashMap<(usize, usize), u32>,
     /// Numbers of names.
@@ -80,7 +78,7 @@ pub(super) struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     /// For `model` with the shapes of `inferred`.
-    pub(super) fn of(model: &'a OnnxModel, inferred: &'a Inferred) -> Self {
+    pub(super) fn of(model: &'a OnnxModel, inferred: &'a InferredShapes) -> Self {
         let graph = model.graph();
         let declared = graph.value_info.iter().chain(&graph.output);
         let constants = graph
@@ -116,7 +114,7 @@ impl<'a> Extents<'a> {
         // The batch alone where a model takes no other picture or sequence.
         for only_first in [false, true] {
             let (given, named) = extents.probe(model, only_first);
-            if let Ok(other) = model.infer(&given) {
+            if let Ok(other) = infer_shapes(model, &given) {
                 extents.other = Some(other);
                 extents.named = named;
                 break;
@@ -130,7 +128,7 @@ impl<'a> Extents<'a> {
         &mut self,
         model: &'a OnnxModel,
         only_first: bool,
-    ) -> (Given, HashMap<(usize, usize), u32>) {
+    ) -> (GivenShapes, HashMap<(usize, usize), u32>) {
         let (mut inputs, mut named) = (BTreeMap::new(), HashMap::new());
         let mut names: HashMap<&str, usize> = HashMap::new();
         let mut steps = 0;
@@ -139,7 +137,7 @@ impl<'a> Extents<'a> {
             // Initializers may stand among the inputs.
             let (Some(dims), Some(fact)) = (
                 dimensions(value),
-                fact.filter(|fact| fact.known == Known::Run),
+                fact.filter(|fact| fact.known == KnownFrom::Run),
             ) else {
                 continue;
             };
@@ -168,9 +166,9 @@ impl<'a> Extents<'a> {
             }
             inputs.insert(value.name().to_owned(), sizes);
         }
-        let given = Given {
+        let given = GivenShapes {
             inputs,
-            ..Given::default()
+            ..GivenShapes::default()
         };
         (given, named)
     }
@@ -256,7 +254,7 @@ impl<'a> Extents<'a> {
         let tensor = &graph.tensors[made];
         let is_computed = node.reads().any(|input| {
             let fact = self.inferred.tensors.get(&graph.tensors[input].name);
-            fact.is_some_and(|fact| fact.known == Known::Shapes)
+            fact.is_some_and(|fact| fact.known == KnownFrom::Shapes)
         });
         let mut extents = tensor.extents.clone();
         for (axis, extent) in extents.iter_mut().enumerate() {

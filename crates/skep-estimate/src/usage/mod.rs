@@ -26,8 +26,9 @@ mod tests;
 mod weights;
 mod workspace;
 
-use skep_onnx::{OnnxModel, infer::Inferred};
+use skep_onnx::OnnxModel;
 use skep_planner::{Buffer, UsageRecords, UsageRecordsError};
+use skep_shapes::InferredShapes;
 pub(crate) use weights::WeightBytes;
 
 use std::collections::HashSet;
@@ -93,7 +94,7 @@ pub struct GraphUsage {
 /// [`UsageRecordsError::Problem`] where sizes add up to more than can be counted.
 pub fn graph_usage(
     model: &OnnxModel,
-    inferred: &Inferred,
+    inferred: &InferredShapes,
     level: RewriteLevel,
     cpu: CpuTraits,
 ) -> Result<GraphUsage, UsageRecordsError> {
@@ -110,7 +111,7 @@ pub fn graph_usage(
 /// The records of [`RewriteLevel::Fused`] without operators' scratch memory.
 pub(crate) fn usage_without_workspace(
     model: &OnnxModel,
-    inferred: &Inferred,
+    inferred: &InferredShapes,
     cpu: CpuTraits,
 ) -> Result<GraphUsage, UsageRecordsError> {
     let mut built = runtime_graph(model, inferred, cpu);
@@ -123,14 +124,14 @@ pub(crate) fn usage_without_workspace(
 /// What the weights take once the model is loaded.
 pub(crate) fn runtime_weights(
     model: &OnnxModel,
-    inferred: &Inferred,
+    inferred: &InferredShapes,
     cpu: CpuTraits,
 ) -> WeightBytes {
     weights::weights(model, &runtime_graph(model, inferred, cpu))
 }
 
 /// The graph that ONNX Runtime makes of a file, and the order in which it runs it.
-fn runtime_graph(model: &OnnxModel, inferred: &Inferred, cpu: CpuTraits) -> Built {
+fn runtime_graph(model: &OnnxModel, inferred: &InferredShapes, cpu: CpuTraits) -> Built {
     let mut built = build(model, inferred, Constants::Folded);
     built.graph.remove_unread();
     fuse::fuse(&mut built.graph);

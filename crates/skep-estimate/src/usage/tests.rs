@@ -1,12 +1,13 @@
 //! Records of generated networks beside what ONNX Runtime 1.31.1 was seen to allocate, and small graphs, one a rule.
 
 use proptest::prelude::*;
-use skep_onnx::{OnnxModel, infer::Given};
+use skep_onnx::OnnxModel;
 use skep_planner::{Budget, auto, validate_offsets};
 use skep_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_shape_proto::dimension::Value as Dimension, type_proto,
 };
+use skep_shapes::{GivenShapes, infer_shapes};
 use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate};
 use skep_types::DataType;
 
@@ -20,15 +21,15 @@ const AVX_512: CpuTraits = CpuTraits {
 };
 
 fn records(model: &OnnxModel, batch: usize, level: RewriteLevel) -> GraphUsage {
-    let given = Given {
+    let given = GivenShapes {
         batch: Some(batch),
         dims: [("sequence".to_owned(), 64)]
             .into_iter()
             .filter(|_| is_bert(model))
             .collect(),
-        ..Given::default()
+        ..GivenShapes::default()
     };
-    let inferred = model.infer(&given).expect("shapes");
+    let inferred = infer_shapes(&model, &given).expect("shapes");
     graph_usage(model, &inferred, level, AVX_512).expect("records")
 }
 
@@ -150,11 +151,15 @@ fn channels_are_padded_to_whole_blocks() {
     let model = g.finish(&y, 24);
     // 32 channels and 48; the output is 32 until it is turned back.
     assert_eq!(fused_kib(&model), (32 + 48) * 8);
-    let given = Given {
+    let given = GivenShapes {
         batch: Some(2),
-        ..Given::default()
+        ..GivenShapes::default()
     };
-    let weights = runtime_weights(&model, &model.infer(&given).expect("shapes"), AVX_512);
+    let weights = runtime_weights(
+        &model,
+        &infer_shapes(&model, &given).expect("shapes"),
+        AVX_512,
+    );
     let plain = (24 * 3 + 40 * 24 + 24 * 40) * 9 * 4;
     assert_eq!(weights.plain, plain);
     assert_eq!(
@@ -282,11 +287,11 @@ fn chain(first: Dim, declared: Option<&str>) -> Vec<(u64, u64, u64)> {
     }
     let bytes = prost::Message::encode_to_vec(&proto);
     let model = OnnxModel::decode(bytes.into()).expect("decodes");
-    let given = Given {
+    let given = GivenShapes {
         batch: Some(2),
-        ..Given::default()
+        ..GivenShapes::default()
     };
-    let inferred = model.infer(&given).expect("shapes");
+    let inferred = infer_shapes(&model, &given).expect("shapes");
     let usage = graph_usage(&model, &inferred, RewriteLevel::Fused, AVX_512).expect("records");
     let buffers = usage.records.problem().buffers().iter();
     buffers.map(|b| (b.size >> 10, b.start, b.end)).collect()
@@ -310,11 +315,11 @@ fn a_machine_without_blocks_keeps_the_files_layout() {
     let a = g.conv(&x, 24, 3, 1);
     let y = g.conv(&a, 24, 24, 1);
     let model = g.finish(&y, 24);
-    let given = Given {
+    let given = GivenShapes {
         batch: Some(1),
-        ..Given::default()
+        ..GivenShapes::default()
     };
-    let inferred = model.infer(&given).expect("shapes");
+    let inferred = infer_shapes(&model, &given).expect("shapes");
     let usage = graph_usage(
         &model,
         &inferred,
@@ -363,7 +368,7 @@ fn model(nodes: Vec<NodeProto>, initializers: Vec<TensorProto>) -> OnnxModel {
 
 /// Name, size and live range of each record, and what it may lie over.
 fn lines(model: &OnnxModel, level: RewriteLevel) -> Vec<String> {
-    let inferred = model.infer(&Given::default()).expect("shapes");
+    let inferred = infer_shapes(&model, &GivenShapes::default()).expect("shapes");
     let usage = graph_usage(model, &inferred, level, AVX_512).expect("records");
     let names = usage.records.names();
     let line = |(name, b): (&String, &skep_planner::Buffer)| {
@@ -545,7 +550,7 @@ fn calls_of_the_files_own_functions_are_named() {
     opset.domain = Some("own".to_owned());
     opset.version = Some(1);
     proto.opset_import.push(opset);
-    let inferred = model.infer(&Given::default()).expect("shapes");
+    let inferred = infer_shapes(&model, &GivenShapes::default()).expect("shapes");
     let usage = graph_usage(&model, &inferred, RewriteLevel::AsWritten, AVX_512).expect("records");
     assert_eq!(usage.left_out, ["Twice `y`"]);
 }
@@ -584,7 +589,7 @@ fn inner_graphs_keep_what_they_read_and_are_named() {
         lines(&model, RewriteLevel::AsWritten),
         ["a 1024 0..3", "d 1024 1..4", "k 1024 2..4"]
     );
-    let inferred = model.infer(&Given::default()).expect("shapes");
+    let inferred = infer_shapes(&model, &GivenShapes::default()).expect("shapes");
     let usage = graph_usage(&model, &inferred, RewriteLevel::Fused, AVX_512).expect("records");
     assert_eq!(usage.left_out, ["If `choice`"]);
 }
@@ -640,7 +645,7 @@ proptest! {
             .collect();
         protos.push(node("Exp", &[&name(nodes.len())], &["y"]));
         let model = model(protos, vec![]);
-        let inferred = model.infer(&Given::default()).expect("shapes");
+        let inferred = infer_shapes(&model, &GivenShapes::default()).expect("shapes");
         let sizes = RewriteLevel::ALL.map(|level| {
             let usage = graph_usage(&model, &inferred, level, AVX_512).expect("records");
             let problem = usage.records.problem();
@@ -695,8 +700,8 @@ proptest! {
         channel_block in prop::sample::select(vec![1_usize, 8, 16]),
     ) {
         let model = image_graph(&steps);
-        let given = Given { batch: Some(2), ..Given::default() };
-        let inferred = model.infer(&given).expect("shapes");
+        let given = GivenShapes { batch: Some(2), ..GivenShapes::default() };
+        let inferred = infer_shapes(&model, &given).expect("shapes");
         let cpu = CpuTraits { channel_block, cores: 1 };
         let built = runtime_graph(&model, &inferred, cpu);
         let tensors = &built.graph.tensors;

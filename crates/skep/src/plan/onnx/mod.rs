@@ -10,11 +10,9 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use skep_backend_onnxruntime::channel_block;
 use skep_estimate::{CpuTraits, MemoryEstimate, RewriteLevel, graph_usage};
-use skep_onnx::{
-    OnnxModel,
-    infer::{InferError, Inferred},
-};
+use skep_onnx::OnnxModel;
 use skep_planner::UsageRecords;
+use skep_shapes::{InferError, InferredShapes, infer_shapes};
 
 use crate::backends;
 
@@ -99,8 +97,8 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
 fn shapes(
     model: &OnnxModel,
     args: &OnnxArgs,
-) -> Result<Vec<(Option<usize>, Inferred)>, InferError> {
-    let infer = |batch: Option<usize>| model.infer(&args.given(model, batch));
+) -> Result<Vec<(Option<usize>, InferredShapes)>, InferError> {
+    let infer = |batch: Option<usize>| infer_shapes(model, &args.given(model, batch));
     let each = |batches: &[usize]| {
         let batches = batches.iter();
         batches

@@ -5,8 +5,9 @@ use std::path::Path;
 use skep_alloc::Recording;
 use skep_backend::ModelFile;
 use skep_backend_onnxruntime::{OnnxRuntime, Search, buffer};
-use skep_onnx::{OnnxModel, infer::Inferred};
+use skep_onnx::OnnxModel;
 use skep_planner::{Buffer, UsageRecords};
+use skep_shapes::InferredShapes;
 use skep_types::Shape;
 
 use crate::units::human;
@@ -19,7 +20,7 @@ pub(super) const NAME: &str = "recorded";
 pub(super) fn records(
     path: &Path,
     model: &OnnxModel,
-    inferred: &Inferred,
+    inferred: &InferredShapes,
     needed: u64,
     search: &Search,
 ) -> Result<UsageRecords, String> {

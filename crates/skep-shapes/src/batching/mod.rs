@@ -1,0 +1,180 @@
+//! Whether a model's first dimensions are a batch, by their names and by what the graph computes.
+//!
+//! A model whose inputs and outputs all begin with an open dimension looks as if it could batch. The names of these
+//! dimensions tell more: recurrent networks often have time first, and detectors give as many rows as they find boxes. But
+//! converters also give every tensor names of its own, or none, so where names differ or are missing the graph must tell.
+//!
+//! Nothing tells later. A batch's output of which the first dimension happens to be the batch is split among requests, and
+//! where the model's data decided its rows, each client gets another one's. So doubt is enough for a model not to batch. One that
+//! batches without proof has tensors whose names do not speak against it, a graph that fits none of the sizes that are tried, and no
+//! operator that could give any number of rows.
+
+use std::collections::BTreeSet;
+
+use skep_onnx::{OnnxModel, dimension_name, dimensions, is_undeclared, known_dimension_name};
+use skep_proto::onnx::ValueInfoProto;
+use skep_types::{DimensionNames, ModelSignature, TensorSpec};
+
+use crate::trial::{First, first_dimensions};
+
+/// A tensor, and what the file calls its dimensions.
+struct Names<'a> {
+    tensor: &'a str,
+    dims: Vec<Option<&'a str>>,
+}
+
+impl<'a> Names<'a> {
+    fn of_value(value: &'a ValueInfoProto) -> Self {
+        let dims = dimensions(value).into_iter().flatten();
+        Self {
+            tensor: value.name(),
+            dims: dims.map(dimension_name).collect(),
+        }
+    }
+
+    fn of_spec(spec: &'a TensorSpec, names: &'a DimensionNames) -> Self {
+        let dims = names.get(&spec.name).into_iter().flatten();
+        Self {
+            tensor: &spec.name,
+            dims: dims.map(|name| known_dimension_name(name)).collect(),
+        }
+    }
+
+    fn first(&self) -> Option<&'a str> {
+        self.dims.first().copied().flatten()
+    }
+
+    /// Why an input does not begin with the batch: a later dimension is called that.
+    fn later_batch(&self) -> Option<String> {
+        let first = self.first();
+        if first.is_some_and(is_batch) {
+            return None;
+        }
+        let mut later = self.dims.iter().enumerate().skip(1);
+        let (axis, symbol) =
+            later.find_map(|(axis, name)| Some((axis, name.filter(|name| is_batch(name))?)))?;
+        let first = first.map_or_else(|| "has no name".to_owned(), |name| format!("is `{name}`"));
+        let input = self.tensor;
+        Some(format!(
+            "dimension {axis} of input `{input}` is `{symbol}`, its first one {first}"
+        ))
+    }
+}
+
+/// The name that all of these begin with.
+fn shared<'a>(tensors: &[Names<'a>]) -> Option<&'a str> {
+    let first = tensors.first()?.first()?;
+    let is_same = |tensor: &Names<'_>| tensor.first() == Some(first);
+    tensors.iter().all(is_same).then_some(first)
+}
+
+/// Why a model of which every input and output begins with an open dimension does not batch, by these names alone; `None` where
+/// they say that it does: all inputs and all outputs that `is_served` knows begin with one.
+#[must_use]
+pub fn why_names_do_not_batch(
+    signature: &ModelSignature,
+    names: &DimensionNames,
+    is_served: &dyn Fn(&str) -> bool,
+) -> Option<String> {
+    let of = |spec| Names::of_spec(spec, names);
+    let inputs: Vec<Names<'_>> = signature.inputs.iter().map(of).collect();
+    if let Some(why) = inputs.iter().find_map(Names::later_batch) {
+        return Some(why);
+    }
+    let Some(batch) = shared(&inputs) else {
+        return Some(
+            "the names of its dimensions do not tell whether its inputs begin with the same one"
+                .to_owned(),
+        );
+    };
+    let outputs = signature.outputs.iter();
+    let mut outputs = outputs.filter(|spec| is_served(&spec.name)).map(of);
+    let other = outputs.find(|output| output.first() != Some(batch))?;
+    Some(match other.first() {
+        Some(first) => begins_otherwise(batch, other.tensor, first),
+        None => begins_not(batch, other.tensor),
+    })
+}
+
+/// Why a model of which every input and output begins with an open dimension does not batch; `None` where its file tells
+/// that it does, and where nothing speaks against it. Outputs that `is_served` does not know have no say.
+#[must_use]
+pub fn why_not_batched(model: &OnnxModel, is_served: &dyn Fn(&str) -> bool) -> Option<String> {
+    let inputs = model.given_inputs().into_iter();
+    let inputs: Vec<Names<'_>> = inputs.map(Names::of_value).collect();
+    if let Some(why) = inputs.iter().find_map(Names::later_batch) {
+        return Some(why);
+    }
+    let rule = Rule {
+        batch: shared(&inputs),
+        are_named: inputs.iter().all(|input| input.first().is_some()),
+        symbols: inputs.iter().filter_map(Names::first).collect(),
+    };
+    let outputs = model.graph().output.iter();
+    let outputs = outputs.filter(|value| is_served(value.name()));
+    let named = outputs.map(|value| (Names::of_value(value), is_undeclared(value)));
+    let open =
+        |(names, _): &(Names<'_>, bool)| names.first().is_none() || names.first() != rule.batch;
+    let outputs: Vec<(Names<'_>, bool)> = named.filter(open).collect();
+    if outputs.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = outputs.iter().map(|(names, _)| names.tensor).collect();
+    let told = first_dimensions(model, &names, &rule.symbols);
+    let mut told = outputs.iter().zip(told);
+    told.find_map(|((output, is_undeclared), told)| rule.why_not(output, *is_undeclared, told))
+}
+
+/// What the names of the inputs' first dimensions say.
+struct Rule<'a> {
+    /// The one of all.
+    batch: Option<&'a str>,
+    /// Whether each has one.
+    are_named: bool,
+    symbols: BTreeSet<&'a str>,
+}
+
+impl Rule<'_> {
+    /// Why an output does not begin with the batch that does not begin with the name of all inputs.
+    fn why_not(&self, output: &Names<'_>, is_undeclared: bool, told: First) -> Option<String> {
+        let name = output.tensor;
+        let named = output.first();
+        match (told, self.batch, named) {
+            (First::Batch, ..) => None,
+            (_, Some(batch), Some(other)) => Some(begins_otherwise(batch, name, other)),
+            (First::Other, Some(batch), None) => Some(begins_not(batch, name)),
+            (First::Other, None, _) => Some(format!(
+                "its output `{name}` does not begin with the batch that its inputs begin with"
+            )),
+            // An input's own name.
+            (_, None, Some(named)) if self.symbols.contains(named) => None,
+            (First::Values(node), ..) => Some(format!(
+                "values that only a run tells decide the size of its output `{name}` ({node})"
+            )),
+            (First::Unknown(node), ..) => Some(format!(
+                "nothing tells whether its output `{name}` begins with the batch: the operator of {node} is not known"
+            )),
+            (First::Untold, None, Some(other)) if self.are_named => Some(format!(
+                "its output `{name}` begins with dimension `{other}`, none of its inputs does"
+            )),
+            (First::Untold, ..) => is_undeclared.then(|| {
+                format!("nothing tells whether its output `{name}` begins with the batch")
+            }),
+        }
+    }
+}
+
+fn begins_otherwise(batch: &str, output: &str, first: &str) -> String {
+    format!("its inputs begin with dimension `{batch}`, its output `{output}` with `{first}`")
+}
+
+fn begins_not(batch: &str, output: &str) -> String {
+    format!("its inputs begin with dimension `{batch}`, its output `{output}` does not")
+}
+
+fn is_batch(symbol: &str) -> bool {
+    symbol.to_ascii_lowercase().contains("batch")
+}
+
+#[cfg(test)]
+mod tests;
