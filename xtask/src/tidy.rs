@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 30] = [
+const ORDER: [(u8, &str); 31] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -18,6 +18,7 @@ const ORDER: [(u8, &str); 30] = [
     (1, "skep-scheduler"),
     (1, "skep-planner"),
     (1, "skep-shapes"),
+    (1, "skep-layout"),
     (1, "skep-estimate"),
     (1, "skep-records"),
     (1, "skep-sim"),

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
+
+use skep_host::lock;
 
 use crate::{Arena, OVERRUN};
 
@@ -15,7 +17,7 @@ use crate::{Arena, OVERRUN};
 /// arenas |######### |#########           two runs at once: two arenas, however many instances there are
 /// ```
 #[derive(Debug, Default)]
-pub struct Pool {
+pub struct ArenaPool {
     state: Mutex<State>,
 }
 
@@ -28,17 +30,17 @@ struct State {
 
 /// What one model needs for the largest of its plans; idle arenas that are larger than all needs are given back.
 #[derive(Debug)]
-pub struct Need {
-    pool: Arc<Pool>,
+pub struct ArenaNeed {
+    pool: Arc<ArenaPool>,
     bytes: Mutex<u64>,
 }
 
 /// An arena may be so much larger than its plan: a page of any usual size.
 const LARGEST_PAGE: u64 = 1 << 16;
 
-impl Pool {
+impl ArenaPool {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// An arena for a run that needs so many bytes: the smallest idle one that has them, else the largest, which
@@ -68,8 +70,8 @@ impl Pool {
 
     /// A model that has no plan yet.
     #[must_use]
-    pub fn need(self: &Arc<Self>) -> Need {
-        Need {
+    pub fn need(self: &Arc<Self>) -> ArenaNeed {
+        ArenaNeed {
             pool: Arc::clone(self),
             bytes: Mutex::new(0),
         }
@@ -99,10 +101,10 @@ impl State {
     }
 }
 
-impl Need {
+impl ArenaNeed {
     /// The largest plan needs so many bytes from now on.
     pub fn set(&self, bytes: u64) {
-        let mut known = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.bytes);
         let before = std::mem::replace(&mut *known, bytes);
         if before != bytes {
             self.pool.state().count(before, bytes);
@@ -110,7 +112,7 @@ impl Need {
     }
 }
 
-impl Drop for Need {
+impl Drop for ArenaNeed {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -121,14 +123,18 @@ mod tests {
     use skep_tensor::RunBound;
 
     use super::*;
-    use crate::{Event, Recording, RunPlan, Use};
+    use crate::{BlockEvent, Recording, RunMode, RunPlan};
 
     /// An arena that a run by a plan of so many bytes made.
     fn grown(mut arena: Arena, bytes: u64) -> Arena {
-        let recording = Recording::new(vec![Event::Malloc(bytes), Event::Free(0)]);
+        let recording = Recording::new(vec![BlockEvent::Malloc(bytes), BlockEvent::Free(0)]);
         let recording = recording.expect("a recording");
         let plan = Arc::new(RunPlan::new(&recording, &[Some(0)]).expect("a plan"));
-        arena.run(Use::Replay(&plan), &mut RunBound::default().begin(0), || ());
+        arena.run(
+            RunMode::Replay(&plan),
+            &mut RunBound::default().begin(0),
+            || (),
+        );
         arena
     }
 
@@ -141,7 +147,7 @@ mod tests {
 
     #[test]
     fn runs_take_the_smallest_arena_that_fits_and_else_the_largest() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(ArenaPool::default());
         let need = pool.need();
         need.set(plan(10));
         for units in [2, 9, 4] {
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn an_arena_of_the_largest_plan_is_kept() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(ArenaPool::default());
         let need = pool.need();
         for bytes in [1, plan(3), 3 * KIB_64] {
             need.set(bytes);
@@ -167,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_nobody_needs_any_more_is_given_back() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(ArenaPool::default());
         let (a, b) = (pool.need(), pool.need());
         a.set(plan(4));
         b.set(plan(2));

@@ -18,7 +18,7 @@
 use std::{path::Path, sync::Arc};
 
 use ort_sys::GraphOptimizationLevel;
-use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
+use skep_alloc::{LoadMode, LoadedBlock, LoadedBlocks, load};
 use skep_backend::{Weights as Shared, baking::Failure, check_graph};
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
@@ -176,7 +176,7 @@ pub(crate) fn packed_session(
     places: &[Place<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
     check: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(Session, Option<Loaded>), Failure> {
+) -> Result<(Session, Option<LoadedBlocks>), Failure> {
     let memory = |error: std::io::Error| Failure::Unusable(format!("mapping weights: {error}"));
     let kept = || blocks.iter().enumerate().filter(|(_, block)| block.kept);
     let sizes = kept().map(|(_, block)| block.size);
@@ -186,7 +186,7 @@ pub(crate) fn packed_session(
     }
     // What lies on scratch pages is never run. Weights that differ nowhere but in what the next one overwrites are taken for
     // one by the library there: they are packed once more, on pages of their own.
-    for how in [LoadUse::Replay(blocks), LoadUse::Record] {
+    for how in [LoadMode::Replay(blocks), LoadMode::Record] {
         let (made, loaded) = load(how, &make).map_err(memory)?;
         let mut session = made?;
         if loaded.went_as_expected() && loaded.sequence() == blocks {

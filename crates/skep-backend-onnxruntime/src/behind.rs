@@ -25,7 +25,7 @@ use std::{
     time::Instant,
 };
 
-use skep_alloc::Loaded;
+use skep_alloc::LoadedBlocks;
 use skep_backend::Weights as Shared;
 use skep_cache::{Form, Mapped};
 use skep_store::{ErrorKind, Lease, StoreError, Wanted};
@@ -41,7 +41,7 @@ pub(crate) struct Move {
     /// What is to move.
     pub(crate) cached: Vec<Cached>,
     /// What the library packed, where `cached` refers to it.
-    pub(crate) loaded: Option<Loaded>,
+    pub(crate) loaded: Option<LoadedBlocks>,
     /// Those of the session; gone when that is.
     pub(crate) weights: Weak<Weights>,
 }

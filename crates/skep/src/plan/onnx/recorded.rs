@@ -56,7 +56,7 @@ pub(super) fn records(
 
 /// What the server's arena is planned by, block by block.
 fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
-    let usages = recording.usages().into_iter().enumerate();
+    let usages = recording.blocks().into_iter().enumerate();
     usages
         .filter_map(|(number, usage)| Some((format!("allocation {number}"), buffer(&usage)?)))
         .collect()
@@ -64,18 +64,18 @@ fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
 
 #[cfg(test)]
 mod tests {
-    use skep_alloc::Event;
+    use skep_alloc::BlockEvent;
 
     use super::*;
 
     #[test]
     fn what_a_run_frees_is_a_buffer() {
         let events = vec![
-            Event::Malloc(100),
-            Event::Malloc(50),
-            Event::Free(0),
-            Event::Malloc(7),
-            Event::Free(2),
+            BlockEvent::Malloc(100),
+            BlockEvent::Malloc(50),
+            BlockEvent::Free(0),
+            BlockEvent::Malloc(7),
+            BlockEvent::Free(2),
         ];
         let recording = Recording::new(events).expect("a recording");
         let expected = [("allocation 0", 100, 0, 2), ("allocation 2", 7, 3, 4)];

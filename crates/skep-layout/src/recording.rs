@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 /// A step of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum BlockEvent {
     /// A block of so many bytes; the n-th of these is block n.
     Malloc(u64),
     /// Block so-and-so is free.
@@ -14,12 +14,12 @@ pub enum Event {
 /// The allocations of one run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
-    events: Vec<Event>,
+    events: Vec<BlockEvent>,
 }
 
 /// A block's part of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
+pub struct RecordedBlock {
     /// Bytes.
     pub size: u64,
     /// The step that allocates it.
@@ -31,12 +31,12 @@ pub struct Usage {
 impl Recording {
     /// A recording of these events, `None` where a block is freed before it is allocated, or twice.
     #[must_use]
-    pub fn new(events: Vec<Event>) -> Option<Self> {
+    pub fn new(events: Vec<BlockEvent>) -> Option<Self> {
         let mut live = Vec::new();
         for event in &events {
             match *event {
-                Event::Malloc(_) => live.push(true),
-                Event::Free(block) => {
+                BlockEvent::Malloc(_) => live.push(true),
+                BlockEvent::Free(block) => {
                     let block = live.get_mut(usize::try_from(block).ok()?)?;
                     if !std::mem::replace(block, false) {
                         return None;
@@ -49,25 +49,25 @@ impl Recording {
 
     /// The events, in their order.
     #[must_use]
-    pub fn events(&self) -> &[Event] {
+    pub fn events(&self) -> &[BlockEvent] {
         &self.events
     }
 
     /// Each block's size and live range, in steps of the run.
     #[must_use]
-    pub fn usages(&self) -> Vec<Usage> {
-        let mut usages: Vec<Usage> = Vec::new();
+    pub fn blocks(&self) -> Vec<RecordedBlock> {
+        let mut blocks: Vec<RecordedBlock> = Vec::new();
         for (step, event) in (0..).zip(&self.events) {
             match *event {
-                Event::Malloc(size) => usages.push(Usage {
+                BlockEvent::Malloc(size) => blocks.push(RecordedBlock {
                     size,
                     start: step,
                     end: None,
                 }),
-                Event::Free(block) => usages[block as usize].end = Some(step),
+                BlockEvent::Free(block) => blocks[block as usize].end = Some(step),
             }
         }
-        usages
+        blocks
     }
 
     /// The most bytes in use at once.
@@ -77,12 +77,12 @@ impl Recording {
         let (mut live, mut peak) = (0_u64, 0);
         for event in &self.events {
             match *event {
-                Event::Malloc(size) => {
+                BlockEvent::Malloc(size) => {
                     sizes.push(size);
                     live = live.saturating_add(size);
                     peak = peak.max(live);
                 }
-                Event::Free(block) => live = live.saturating_sub(sizes[block as usize]),
+                BlockEvent::Free(block) => live = live.saturating_sub(sizes[block as usize]),
             }
         }
         peak
@@ -91,7 +91,7 @@ impl Recording {
 
 /// A recording in the making: blocks are known by their addresses.
 #[derive(Debug, Default)]
-pub(crate) struct Recorder {
+pub struct Recorder {
     recording: Recording,
     blocks: u32,
     live: HashMap<usize, u32>,
@@ -103,7 +103,8 @@ pub(crate) struct Recorder {
 const MAX_BLOCKS: u32 = 1 << 17;
 
 impl Recorder {
-    pub(crate) fn malloc(&mut self, block: usize, size: u64) {
+    /// Writes down that the block of `size` bytes at address `block` was allocated.
+    pub fn malloc(&mut self, block: usize, size: u64) {
         if self.blocks == MAX_BLOCKS {
             // Nothing of it can be used: it takes no memory for the rest of the run either.
             *self = Self {
@@ -113,18 +114,21 @@ impl Recorder {
             };
             return;
         }
-        self.recording.events.push(Event::Malloc(size));
+        self.recording.events.push(BlockEvent::Malloc(size));
         self.live.insert(block, self.blocks);
         self.blocks += 1;
     }
 
-    pub(crate) fn free(&mut self, block: usize) {
+    /// Writes down that the block at address `block` was freed; one of an earlier run is left out.
+    pub fn free(&mut self, block: usize) {
         if let Some(block) = self.live.remove(&block) {
-            self.recording.events.push(Event::Free(block));
+            self.recording.events.push(BlockEvent::Free(block));
         }
     }
 
-    pub(crate) fn finish(self) -> Option<Recording> {
+    /// The recording; `None` of a run with more blocks than are counted.
+    #[must_use]
+    pub fn finish(self) -> Option<Recording> {
         (!self.overflowed).then_some(self.recording)
     }
 }

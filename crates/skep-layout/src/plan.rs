@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use crate::{ALIGNMENT, Recording, recording::Usage};
+use crate::{ALIGNMENT, RecordedBlock, Recording};
 
 /// Why offsets do not fit a recording.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum InvalidPlan {
+pub enum InvalidRunPlan {
     /// Not one place for each block.
     #[error("{places} places for {blocks} blocks, expected one each")]
     Count {
@@ -47,22 +47,22 @@ pub enum InvalidPlan {
 /// Where each block of a run lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunPlan {
-    blocks: Vec<Block>,
+    blocks: Vec<PlannedBlock>,
     predecessors: Vec<u32>,
     size: u64,
     sum: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Block {
+struct PlannedBlock {
     size: u64,
     /// `None`: on the heap.
-    place: Option<Place>,
+    place: Option<PlannedPlace>,
 }
 
 /// A block's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct PlannedPlace {
     offset: u64,
     /// Where in the list of predecessors those of this block are.
     predecessors: Range<u32>,
@@ -74,30 +74,30 @@ impl RunPlan {
     ///
     /// # Errors
     /// The places are not one a block, not aligned, or two blocks would share bytes while both are live.
-    pub fn new(recording: &Recording, places: &[Option<u64>]) -> Result<Self, InvalidPlan> {
-        let usages = recording.usages();
-        if usages.len() != places.len() {
-            return Err(InvalidPlan::Count {
-                blocks: usages.len(),
+    pub fn new(recording: &Recording, places: &[Option<u64>]) -> Result<Self, InvalidRunPlan> {
+        let recorded = recording.blocks();
+        if recorded.len() != places.len() {
+            return Err(InvalidRunPlan::Count {
+                blocks: recorded.len(),
                 places: places.len(),
             });
         }
         let mut plan = Self {
-            blocks: Vec::with_capacity(usages.len()),
+            blocks: Vec::with_capacity(recorded.len()),
             predecessors: Vec::new(),
             size: 0,
             sum: 0,
         };
         let mut occupants = Occupants::default();
-        for (number, (usage, place)) in usages.iter().zip(places).enumerate() {
+        for (number, (block, place)) in recorded.iter().zip(places).enumerate() {
             let place = match place {
-                Some(offset) if usage.size > 0 => {
-                    Some(plan.place(&usages, number, *offset, &mut occupants)?)
+                Some(offset) if block.size > 0 => {
+                    Some(plan.place(&recorded, number, *offset, &mut occupants)?)
                 }
                 _ => None,
             };
-            plan.blocks.push(Block {
-                size: usage.size,
+            plan.blocks.push(PlannedBlock {
+                size: block.size,
                 place,
             });
         }
@@ -106,19 +106,19 @@ impl RunPlan {
 
     fn place(
         &mut self,
-        usages: &[Usage],
+        recorded: &[RecordedBlock],
         number: usize,
         offset: u64,
         occupants: &mut Occupants,
-    ) -> Result<Place, InvalidPlan> {
-        let Usage { size, start, end } = usages[number];
+    ) -> Result<PlannedPlace, InvalidRunPlan> {
+        let RecordedBlock { size, start, end } = recorded[number];
         if end.is_none() {
-            return Err(InvalidPlan::Outlives { block: number });
+            return Err(InvalidRunPlan::Outlives { block: number });
         }
         let end_of_block = offset
             .checked_add(size)
             .filter(|end| offset.is_multiple_of(ALIGNMENT) && *end < i64::MAX as u64)
-            .ok_or(InvalidPlan::Offset {
+            .ok_or(InvalidRunPlan::Offset {
                 block: number,
                 size,
                 offset,
@@ -126,8 +126,8 @@ impl RunPlan {
         let first = self.predecessors.len();
         let block = u32::try_from(number).expect("recordings are bounded");
         for last in occupants.replace(offset..end_of_block, block) {
-            if usages[last as usize].end.is_none_or(|end| end > start) {
-                return Err(InvalidPlan::Overlap {
+            if recorded[last as usize].end.is_none_or(|end| end > start) {
+                return Err(InvalidRunPlan::Overlap {
                     first: last as usize,
                     second: number,
                 });
@@ -137,7 +137,7 @@ impl RunPlan {
         self.size = self.size.max(end_of_block);
         self.sum = self.sum.saturating_add(size);
         let index = |position| u32::try_from(position).expect("at most two a block");
-        Ok(Place {
+        Ok(PlannedPlace {
             offset,
             predecessors: index(first)..index(self.predecessors.len()),
         })
