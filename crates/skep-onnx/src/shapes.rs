@@ -13,11 +13,11 @@ use crate::{OnnxModel, outputs::is_servable};
 pub struct ShapeRules {
     /// Dimensions of inputs that carry a name which outputs use: all of them must agree.
     names: Vec<Vec<(usize, usize)>>,
-    outputs: Vec<Vec<Rule>>,
+    outputs: Vec<Vec<DimensionRule>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
+enum DimensionRule {
     Fixed(usize),
     Named(usize),
 }
@@ -41,11 +41,11 @@ impl ShapeRules {
             for dimension in dimensions(output)? {
                 rules.push(match (dimension, dimension_name(dimension)) {
                     (Some(dimension::Value::DimValue(size)), _) if *size > 0 => {
-                        Rule::Fixed(usize::try_from(*size).ok()?)
+                        DimensionRule::Fixed(usize::try_from(*size).ok()?)
                     }
                     (_, Some(name)) => {
                         let known = names.iter().position(|n| *n == name);
-                        Rule::Named(known.unwrap_or_else(|| {
+                        DimensionRule::Named(known.unwrap_or_else(|| {
                             names.push(name);
                             names.len() - 1
                         }))
@@ -76,10 +76,10 @@ impl ShapeRules {
             }
             sizes.push(size?);
         }
-        let shape = |rules: &Vec<Rule>| {
+        let shape = |rules: &Vec<DimensionRule>| {
             let dims = rules.iter().map(|rule| match *rule {
-                Rule::Fixed(size) => size,
-                Rule::Named(name) => sizes[name],
+                DimensionRule::Fixed(size) => size,
+                DimensionRule::Named(name) => sizes[name],
             });
             Shape::new(&dims.collect::<Vec<_>>()).ok()
         };

@@ -24,7 +24,7 @@ impl Budget<'_> {
 }
 
 /// Who carries out pieces of work that do not depend on each other.
-pub trait Workers: Sync {
+pub trait JobRunner: Sync {
     /// Calls `job` once with each number below `jobs`, in any order and on any thread, and returns when all are done.
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync));
 }
@@ -33,7 +33,7 @@ pub trait Workers: Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InTurn;
 
-impl Workers for InTurn {
+impl JobRunner for InTurn {
     fn run(&self, jobs: usize, job: &(dyn Fn(usize) + Sync)) {
         (0..jobs).for_each(job);
     }

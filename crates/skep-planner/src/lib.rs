@@ -35,7 +35,7 @@
 //! # Pure
 //!
 //! No clock, no threads, no I/O: how long to search is the caller's to say ([`Budget`]), and who computes as well
-//! ([`Workers`]). The same nodes give the same plan, on however many threads.
+//! ([`JobRunner`]). The same nodes give the same plan, on however many threads.
 //!
 //! # Cost
 //!
@@ -59,8 +59,8 @@ mod timeline;
 mod usage_records;
 mod validate;
 
-pub use auto::{Answer, Proof, auto, auto_with};
-pub use budget::{Budget, InTurn, Workers};
+pub use auto::{BoundedPlan, Proof, auto, auto_with};
+pub use budget::{Budget, InTurn, JobRunner};
 pub use plan::{ObjectPlan, OffsetPlan, Plan};
 pub use problem::{Buffer, Problem, ProblemError};
 pub use strategy::{Strategy, Unavailable};

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_planner::{Buffer, UsageRecords};
 use skep_records::csv;
 
-fn read(text: &str) -> Result<csv::Table, String> {
+fn read(text: &str) -> Result<csv::BufferTable, String> {
     csv::read(text.as_bytes()).map_err(|error| error.to_string())
 }
 

@@ -6,16 +6,16 @@ use skep_proto::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 use crate::{
     element::ElementType,
-    error::{Refusal, list},
+    error::{RuleRefusal, list},
     fact::{Fact, KnownFrom},
     limits::MAX_RANK,
 };
 
 /// Attributes that a function's caller gives, by name.
-pub(super) type Attributes<'a> = HashMap<&'a str, &'a AttributeProto>;
+pub(super) type CallerAttributes<'a> = HashMap<&'a str, &'a AttributeProto>;
 
 /// Dimensions of one output.
-pub(super) type Dims = Vec<usize>;
+pub(super) type OutputDims = Vec<usize>;
 
 /// What a name stands for.
 #[derive(Debug, Clone)]
@@ -39,17 +39,17 @@ impl Datum<'_> {
 }
 
 /// A node with what it reads.
-pub(super) struct Call<'a, 's> {
+pub(super) struct OperatorCall<'a, 's> {
     pub(super) node: &'a NodeProto,
     /// `None` for an input that is left out.
     pub(super) inputs: Vec<Option<&'s Datum<'a>>>,
     /// The version of the operator set of the node's domain.
     pub(super) version: i64,
     /// What attributes that refer to a function's stand for.
-    pub(super) frame: Option<&'s Attributes<'a>>,
+    pub(super) frame: Option<&'s CallerAttributes<'a>>,
 }
 
-impl<'a, 's> Call<'a, 's> {
+impl<'a, 's> OperatorCall<'a, 's> {
     /// An input that may be left out; `None` as well when it is no tensor.
     pub(super) fn optional(&self, at: usize) -> Option<&'s Fact<'a>> {
         match self.inputs.get(at).copied().flatten()? {
@@ -59,14 +59,14 @@ impl<'a, 's> Call<'a, 's> {
     }
 
     /// An input that must be there.
-    pub(super) fn input(&self, at: usize) -> Result<&'s Fact<'a>, Refusal> {
+    pub(super) fn input(&self, at: usize) -> Result<&'s Fact<'a>, RuleRefusal> {
         match self.inputs.get(at).copied().flatten() {
             Some(Datum::Tensor(fact)) => Ok(fact),
-            Some(Datum::Sequence(_)) => Err(Refusal::Invalid(format!(
+            Some(Datum::Sequence(_)) => Err(RuleRefusal::Invalid(format!(
                 "reads sequence {}, expected a tensor",
                 self.name(at)
             ))),
-            None => Err(Refusal::Invalid(format!(
+            None => Err(RuleRefusal::Invalid(format!(
                 "has no input {}, expected one",
                 at + 1
             ))),
@@ -74,17 +74,17 @@ impl<'a, 's> Call<'a, 's> {
     }
 
     /// The dimensions of an input that must be there.
-    pub(super) fn dims(&self, at: usize) -> Result<&'s [usize], Refusal> {
+    pub(super) fn dims(&self, at: usize) -> Result<&'s [usize], RuleRefusal> {
         self.input(at).map(|fact| fact.dims())
     }
 
     /// The dimensions of an input that must have this many.
-    pub(super) fn ranked(&self, at: usize, rank: usize) -> Result<&'s [usize], Refusal> {
+    pub(super) fn ranked(&self, at: usize, rank: usize) -> Result<&'s [usize], RuleRefusal> {
         let dims = self.dims(at)?;
         if dims.len() == rank {
             return Ok(dims);
         }
-        Err(Refusal::Invalid(format!(
+        Err(RuleRefusal::Invalid(format!(
             "reads {} of shape {}, expected {rank} dimensions",
             self.name(at),
             list(dims)
@@ -92,12 +92,12 @@ impl<'a, 's> Call<'a, 's> {
     }
 
     /// The dimensions of an input that must have at least this many.
-    pub(super) fn at_least(&self, at: usize, rank: usize) -> Result<&'s [usize], Refusal> {
+    pub(super) fn at_least(&self, at: usize, rank: usize) -> Result<&'s [usize], RuleRefusal> {
         let dims = self.dims(at)?;
         if dims.len() >= rank {
             return Ok(dims);
         }
-        Err(Refusal::Invalid(format!(
+        Err(RuleRefusal::Invalid(format!(
             "reads {} of shape {}, expected at least {rank} dimensions",
             self.name(at),
             list(dims)
@@ -112,11 +112,11 @@ impl<'a, 's> Call<'a, 's> {
     /// The whole numbers that an input holds, at most two a dimension of the largest rank.
     ///
     /// # Errors
-    /// [`Refusal::Open`] when only a run tells them.
-    pub(super) fn numbers(&self, at: usize) -> Result<Vec<i64>, Refusal> {
+    /// [`RuleRefusal::Open`] when only a run tells them.
+    pub(super) fn numbers(&self, at: usize) -> Result<Vec<i64>, RuleRefusal> {
         let fact = self.input(at)?;
         if fact.shape.element_count() > 2 * MAX_RANK {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "reads {} of shape {}, expected at most {} values",
                 self.name(at),
                 fact.shape,
@@ -127,10 +127,10 @@ impl<'a, 's> Call<'a, 's> {
     }
 
     /// The one whole number that an input holds.
-    pub(super) fn number(&self, at: usize) -> Result<i64, Refusal> {
+    pub(super) fn number(&self, at: usize) -> Result<i64, RuleRefusal> {
         match self.numbers(at)?[..] {
             [number] => Ok(number),
-            ref other => Err(Refusal::Invalid(format!(
+            ref other => Err(RuleRefusal::Invalid(format!(
                 "reads {} of {} values, expected one",
                 self.name(at),
                 other.len()
@@ -139,8 +139,8 @@ impl<'a, 's> Call<'a, 's> {
     }
 
     /// The answer where an input's values decide and only a run tells them.
-    pub(super) fn open(&self, at: usize) -> Refusal {
-        Refusal::Open(format!("those of {}", self.name(at)))
+    pub(super) fn open(&self, at: usize) -> RuleRefusal {
+        RuleRefusal::Open(format!("those of {}", self.name(at)))
     }
 
     /// An attribute, the function caller's where the node refers to one.
@@ -176,18 +176,20 @@ impl<'a, 's> Call<'a, 's> {
         self.attribute(name)?.t.as_ref()
     }
 
-    pub(super) fn graph(&self, name: &str) -> Result<&'a GraphProto, Refusal> {
+    pub(super) fn graph(&self, name: &str) -> Result<&'a GraphProto, RuleRefusal> {
         let graph = self.attribute(name).and_then(|a| a.g.as_ref());
-        graph.ok_or_else(|| Refusal::Invalid(format!("has no attribute `{name}` that is a graph")))
+        graph.ok_or_else(|| {
+            RuleRefusal::Invalid(format!("has no attribute `{name}` that is a graph"))
+        })
     }
 
     /// An axis of a tensor with `rank` dimensions, as the attribute `name` has it.
-    pub(super) fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Refusal> {
+    pub(super) fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, RuleRefusal> {
         axis(self.int(name, default), rank)
     }
 
     /// Axes, from an attribute or, in later operator sets, from the input at `at`; `None` where neither is there.
-    pub(super) fn axes(&self, at: usize) -> Result<Option<Vec<i64>>, Refusal> {
+    pub(super) fn axes(&self, at: usize) -> Result<Option<Vec<i64>>, RuleRefusal> {
         match self.ints("axes") {
             Some(axes) => Ok(Some(axes.to_vec())),
             None if self.optional(at).is_some() => self.numbers(at).map(Some),
@@ -203,7 +205,7 @@ impl<'a, 's> Call<'a, 's> {
 }
 
 /// An axis counted from either end of `rank` dimensions.
-pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Refusal> {
+pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, RuleRefusal> {
     let signed = i64::try_from(rank).unwrap_or(i64::MAX);
     let from_start = if axis < 0 {
         axis.saturating_add(signed)
@@ -212,22 +214,22 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Refusal> {
     };
     match usize::try_from(from_start) {
         Ok(at) if at < rank => Ok(at),
-        _ => Err(Refusal::Invalid(format!(
+        _ => Err(RuleRefusal::Invalid(format!(
             "names axis {axis} of a tensor of {rank} dimensions"
         ))),
     }
 }
 
 /// A dimension out of a computation that neither overflowed nor went below zero.
-pub(super) fn size(number: i128) -> Result<usize, Refusal> {
+pub(super) fn size(number: i128) -> Result<usize, RuleRefusal> {
     usize::try_from(number)
-        .map_err(|_| Refusal::Invalid(format!("would give a dimension of {number}")))
+        .map_err(|_| RuleRefusal::Invalid(format!("would give a dimension of {number}")))
 }
 
 /// The product of dimensions.
-pub(super) fn product(dims: &[usize]) -> Result<usize, Refusal> {
+pub(super) fn product(dims: &[usize]) -> Result<usize, RuleRefusal> {
     let product = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    product.ok_or_else(|| Refusal::Invalid(format!("reads {}, too large a shape", list(dims))))
+    product.ok_or_else(|| RuleRefusal::Invalid(format!("reads {}, too large a shape", list(dims))))
 }
 
 /// A size as a signed number wide enough for any arithmetic here.

@@ -197,14 +197,14 @@ impl fmt::Display for NodeName {
 
 /// What a rule answers when it cannot give shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum RuleRefusal {
     /// They depend on values that only a run tells; says which.
     Open(String),
     /// The node is wrong; says how, to be read behind its name.
     Invalid(String),
 }
 
-impl Refusal {
+impl RuleRefusal {
     pub(super) fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid(reason.into())
     }

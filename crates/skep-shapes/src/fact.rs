@@ -6,7 +6,7 @@ use skep_onnx::is_external;
 use skep_proto::onnx::{TensorProto, tensor_proto::DataType as Onnx};
 use skep_types::Shape;
 
-use crate::{element::ElementType, error::Refusal};
+use crate::{element::ElementType, error::RuleRefusal};
 
 /// Whole numbers beyond this many are not followed: shapes, indices and masks of exported models are far below.
 pub(super) const MAX_INTS: usize = 64 << 10;
@@ -26,14 +26,14 @@ pub enum KnownFrom {
 
 /// Values in row-major order.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Elements {
+pub(super) enum ElementValues {
     /// Of an integer type; truths are 0 and 1, UINT64 above `i64::MAX` is not followed.
     Ints(Vec<i64>),
     /// Of FP32, rounded to it, or of FP64.
     Floats(Vec<f64>),
 }
 
-impl Elements {
+impl ElementValues {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Ints(values) => values.len(),
@@ -60,11 +60,11 @@ impl Elements {
 
 /// Where a tensor's values are.
 #[derive(Debug, Clone)]
-pub(super) enum Value<'a> {
+pub(super) enum FactValue<'a> {
     Unknown,
     /// In the file, read when somebody asks.
     File(&'a TensorProto),
-    Held(Rc<Elements>),
+    Held(Rc<ElementValues>),
 }
 
 /// A tensor.
@@ -72,7 +72,7 @@ pub(super) enum Value<'a> {
 pub(super) struct Fact<'a> {
     pub(super) element: ElementType,
     pub(super) shape: Shape,
-    pub(super) value: Value<'a>,
+    pub(super) value: FactValue<'a>,
     pub(super) known: KnownFrom,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Fact<'a> {
         Self {
             element,
             shape,
-            value: Value::Unknown,
+            value: FactValue::Unknown,
             known: KnownFrom::Run,
         }
     }
@@ -92,22 +92,22 @@ impl<'a> Fact<'a> {
         Self {
             element,
             shape,
-            value: Value::Unknown,
+            value: FactValue::Unknown,
             known: KnownFrom::File,
         }
     }
 
     /// A tensor of the file.
-    pub(super) fn of_file(tensor: &'a TensorProto) -> Result<Self, Refusal> {
+    pub(super) fn of_file(tensor: &'a TensorProto) -> Result<Self, RuleRefusal> {
         let shape = Shape::from_wire(&tensor.dims)
-            .map_err(|error| Refusal::Invalid(format!("holds a tensor whose {error}")))?;
+            .map_err(|error| RuleRefusal::Invalid(format!("holds a tensor whose {error}")))?;
         let element = ElementType(tensor.data_type());
         Ok(Self {
             element,
             value: if followed(element, &shape) {
-                Value::File(tensor)
+                FactValue::File(tensor)
             } else {
-                Value::Unknown
+                FactValue::Unknown
             },
             shape,
             known: KnownFrom::File,
@@ -115,11 +115,11 @@ impl<'a> Fact<'a> {
     }
 
     /// A tensor of these values.
-    pub(super) fn of_values(element: ElementType, shape: Shape, values: Elements) -> Self {
+    pub(super) fn of_values(element: ElementType, shape: Shape, values: ElementValues) -> Self {
         Self {
             element,
             shape,
-            value: Value::Held(Rc::new(values)),
+            value: FactValue::Held(Rc::new(values)),
             known: KnownFrom::File,
         }
     }
@@ -130,15 +130,15 @@ impl<'a> Fact<'a> {
 
     /// Whether its values are known.
     pub(super) const fn has_value(&self) -> bool {
-        !matches!(self.value, Value::Unknown)
+        !matches!(self.value, FactValue::Unknown)
     }
 
     /// Its values, if they are known and well-formed.
-    pub(super) fn elements(&self) -> Option<Rc<Elements>> {
+    pub(super) fn elements(&self) -> Option<Rc<ElementValues>> {
         match &self.value {
-            Value::Unknown => None,
-            Value::Held(values) => Some(Rc::clone(values)),
-            Value::File(tensor) => {
+            FactValue::Unknown => None,
+            FactValue::Held(values) => Some(Rc::clone(values)),
+            FactValue::File(tensor) => {
                 read(tensor, self.element, self.shape.element_count()).map(Rc::new)
             }
         }
@@ -147,16 +147,16 @@ impl<'a> Fact<'a> {
     /// Its values as whole numbers.
     pub(super) fn ints(&self) -> Option<Vec<i64>> {
         match &*self.elements()? {
-            Elements::Ints(values) => Some(values.clone()),
-            Elements::Floats(_) => None,
+            ElementValues::Ints(values) => Some(values.clone()),
+            ElementValues::Floats(_) => None,
         }
     }
 
     /// Its values as floats.
     pub(super) fn floats(&self) -> Option<Vec<f64>> {
         match &*self.elements()? {
-            Elements::Floats(values) => Some(values.clone()),
-            Elements::Ints(_) => None,
+            ElementValues::Floats(values) => Some(values.clone()),
+            ElementValues::Ints(_) => None,
         }
     }
 
@@ -189,7 +189,7 @@ pub(super) fn followed(element: ElementType, shape: &Shape) -> bool {
 }
 
 /// The values of a tensor in the file; `None` when they lie elsewhere or are not as many as its shape says.
-fn read(tensor: &TensorProto, element: ElementType, count: usize) -> Option<Elements> {
+fn read(tensor: &TensorProto, element: ElementType, count: usize) -> Option<ElementValues> {
     if is_external(tensor) {
         return None;
     }
@@ -200,7 +200,7 @@ fn read(tensor: &TensorProto, element: ElementType, count: usize) -> Option<Elem
     (values.len() == count).then_some(values)
 }
 
-fn raw_values(raw: &[u8], element: ElementType) -> Option<Elements> {
+fn raw_values(raw: &[u8], element: ElementType) -> Option<ElementValues> {
     /// Little-endian numbers of `N` bytes.
     fn numbers<const N: usize, T>(raw: &[u8], number: impl Fn([u8; N]) -> T) -> Option<Vec<T>> {
         let (chunks, []) = raw.as_chunks::<N>() else {
@@ -210,9 +210,9 @@ fn raw_values(raw: &[u8], element: ElementType) -> Option<Elements> {
     }
     let ints = match Onnx::try_from(element.0).ok()? {
         Onnx::Float => {
-            return numbers(raw, |b| f64::from(f32::from_le_bytes(b))).map(Elements::Floats);
+            return numbers(raw, |b| f64::from(f32::from_le_bytes(b))).map(ElementValues::Floats);
         }
-        Onnx::Double => return numbers(raw, f64::from_le_bytes).map(Elements::Floats),
+        Onnx::Double => return numbers(raw, f64::from_le_bytes).map(ElementValues::Floats),
         Onnx::Bool => numbers(raw, |[b]| i64::from(b != 0)),
         Onnx::Uint8 => numbers(raw, |[b]| i64::from(b)),
         Onnx::Int8 => numbers(raw, |b| i64::from(i8::from_le_bytes(b))),
@@ -227,19 +227,21 @@ fn raw_values(raw: &[u8], element: ElementType) -> Option<Elements> {
         }
         _ => None,
     };
-    ints.map(Elements::Ints)
+    ints.map(ElementValues::Ints)
 }
 
-fn typed_values(tensor: &TensorProto, element: ElementType) -> Option<Elements> {
+fn typed_values(tensor: &TensorProto, element: ElementType) -> Option<ElementValues> {
     Some(match Onnx::try_from(element.0).ok()? {
-        Onnx::Float => Elements::Floats(tensor.float_data.iter().map(|&v| f64::from(v)).collect()),
-        Onnx::Double => Elements::Floats(tensor.double_data.clone()),
-        Onnx::Int64 => Elements::Ints(tensor.int64_data.clone()),
+        Onnx::Float => {
+            ElementValues::Floats(tensor.float_data.iter().map(|&v| f64::from(v)).collect())
+        }
+        Onnx::Double => ElementValues::Floats(tensor.double_data.clone()),
+        Onnx::Int64 => ElementValues::Ints(tensor.int64_data.clone()),
         Onnx::Uint32 | Onnx::Uint64 => {
             let values = tensor.uint64_data.iter().map(|&v| i64::try_from(v));
-            Elements::Ints(values.collect::<Result<_, _>>().ok()?)
+            ElementValues::Ints(values.collect::<Result<_, _>>().ok()?)
         }
-        Onnx::Bool => Elements::Ints(
+        Onnx::Bool => ElementValues::Ints(
             tensor
                 .int32_data
                 .iter()
@@ -247,7 +249,7 @@ fn typed_values(tensor: &TensorProto, element: ElementType) -> Option<Elements> 
                 .collect(),
         ),
         Onnx::Uint8 | Onnx::Int8 | Onnx::Uint16 | Onnx::Int16 | Onnx::Int32 => {
-            Elements::Ints(tensor.int32_data.iter().map(|&v| i64::from(v)).collect())
+            ElementValues::Ints(tensor.int32_data.iter().map(|&v| i64::from(v)).collect())
         }
         _ => return None,
     })

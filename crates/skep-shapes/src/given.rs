@@ -43,7 +43,7 @@ pub(super) fn inputs<'a>(
             stated(value, dims, &mut named)?;
         }
     }
-    let mut batch = Batch {
+    let mut batch = BatchSize {
         size: given.batch,
         is_open: false,
     };
@@ -73,7 +73,7 @@ pub(super) fn inputs<'a>(
         facts.push(Fact::of_run(ElementType(tensor.elem_type()), shape));
     }
     match batch {
-        Batch {
+        BatchSize {
             size: Some(batch),
             is_open: false,
         } => Err(InferError::NoBatch { batch }),
@@ -131,13 +131,13 @@ fn stated<'a>(
 }
 
 /// The batch size, for leading dimensions that nothing else fixes.
-struct Batch {
+struct BatchSize {
     size: Option<usize>,
     /// Whether there is a leading dimension that it can be the size of.
     is_open: bool,
 }
 
-impl Batch {
+impl BatchSize {
     /// Gives the name of an input's leading dimension the batch size, unless the name has another one.
     fn name<'a>(
         &mut self,

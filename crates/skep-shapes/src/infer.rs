@@ -17,8 +17,8 @@ use crate::{
     fact::KnownFrom,
     given::{self, GivenShapes},
     limits, order,
-    scope::{self, Scope},
-    walk::Walk,
+    scope::{self, NameScope},
+    walk::GraphWalk,
 };
 
 /// A tensor of the main graph.
@@ -70,7 +70,7 @@ pub struct InferredShapes {
 /// contradict each other, graphs that are none.
 pub fn infer_shapes(model: &OnnxModel, given: &GivenShapes) -> Result<InferredShapes, InferError> {
     let graph = model.graph();
-    let mut scope = Scope {
+    let mut scope = NameScope {
         data: HashMap::new(),
         outer: None,
         versions: Rc::new(scope::versions(&model.proto().opset_import)),
@@ -111,7 +111,7 @@ pub fn infer_shapes(model: &OnnxModel, given: &GivenShapes) -> Result<InferredSh
         scope.data.insert(value.name(), Datum::Tensor(fact));
     }
     let order = order::order(&graph.node, &|name| scope.is_readable(name))?;
-    let mut walk = Walk::new(&model.proto().functions, &given.tensors, named);
+    let mut walk = GraphWalk::new(&model.proto().functions, &given.tensors, named);
     walk.nodes(&mut scope, &graph.node, &order)?;
     if let Some(name) = walk.not_met() {
         return Err(InferError::NoSuch {
@@ -132,7 +132,7 @@ pub fn infer_shapes(model: &OnnxModel, given: &GivenShapes) -> Result<InferredSh
 
 /// An output must be there. How its shape differs from the declared one, where the file fixes that.
 fn check_output(
-    scope: &Scope<'_, '_>,
+    scope: &NameScope<'_, '_>,
     output: &ValueInfoProto,
 ) -> Result<Option<InferError>, InferError> {
     match scope.data.get(output.name()) {
@@ -153,7 +153,7 @@ fn check_output(
     }
 }
 
-fn tensors(scope: &Scope<'_, '_>) -> BTreeMap<String, InferredTensor> {
+fn tensors(scope: &NameScope<'_, '_>) -> BTreeMap<String, InferredTensor> {
     let tensor = |(name, datum): (&&str, &Datum<'_>)| match datum {
         Datum::Tensor(fact) => {
             let tensor = InferredTensor {

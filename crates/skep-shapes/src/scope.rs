@@ -13,24 +13,24 @@ use skep_proto::onnx::{
 use skep_types::Shape;
 
 use crate::{
-    call::{Attributes, Datum},
+    call::{CallerAttributes, Datum},
     declaration::{NamedDims, tensor_type},
     element::ElementType,
-    error::{InferError, Refusal},
+    error::{InferError, RuleRefusal},
     fact::Fact,
     limits::addressable,
 };
 
 /// Versions of operator sets by domain, the default one's under "".
-pub(super) type Versions<'a> = HashMap<&'a str, i64>;
+pub(super) type OpsetVersions<'a> = HashMap<&'a str, i64>;
 
 /// The names of one graph or function, over those of the graphs around it.
-pub(super) struct Scope<'a, 's> {
+pub(super) struct NameScope<'a, 's> {
     pub(super) data: HashMap<&'a str, Datum<'a>>,
     pub(super) outer: Option<&'s Self>,
-    pub(super) versions: Rc<Versions<'a>>,
+    pub(super) versions: Rc<OpsetVersions<'a>>,
     /// What a function's caller gives as attributes.
-    pub(super) frame: Option<Rc<Attributes<'a>>>,
+    pub(super) frame: Option<Rc<CallerAttributes<'a>>>,
     /// Declared types of tensors in between.
     pub(super) declared: HashMap<&'a str, &'a ValueInfoProto>,
     /// Whether the names are the file's own, which a caller can state shapes of; those of functions are not.
@@ -41,7 +41,7 @@ pub(super) struct Scope<'a, 's> {
     pub(super) depth: usize,
 }
 
-impl<'a> Scope<'a, '_> {
+impl<'a> NameScope<'a, '_> {
     pub(super) fn find(&self, name: &str) -> Option<&Datum<'a>> {
         let own = self.data.get(name);
         own.or_else(|| self.outer?.find(name))
@@ -84,7 +84,7 @@ impl<'a> Scope<'a, '_> {
         };
         let fact = if std::ptr::eq(tensor.dims.as_slice(), dims) {
             Fact::of_file(tensor).map_err(|error| match error {
-                Refusal::Invalid(why) | Refusal::Open(why) => too_large(why),
+                RuleRefusal::Invalid(why) | RuleRefusal::Open(why) => too_large(why),
             })?
         } else {
             let shape = Shape::from_wire(dims).map_err(|error| too_large(error.to_string()))?;
@@ -142,7 +142,7 @@ pub(crate) fn domain_name(name: &str) -> &str {
 }
 
 /// The versions that a model or a function imports.
-pub(super) fn versions(imports: &[OperatorSetIdProto]) -> Versions<'_> {
+pub(super) fn versions(imports: &[OperatorSetIdProto]) -> OpsetVersions<'_> {
     let named = imports.iter().map(|import| match import.domain() {
         "ai.onnx" => ("", import.version()),
         other => (other, import.version()),

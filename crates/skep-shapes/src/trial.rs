@@ -28,7 +28,7 @@ const FINDERS: [&str; 4] = ["Compress", "NonMaxSuppression", "NonZero", "Unique"
 
 /// What a graph tells of an output's first dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum First {
+pub(crate) enum FirstDimension {
     /// It is the batch.
     Batch,
     /// It is not.
@@ -82,7 +82,7 @@ pub(crate) fn first_dimensions(
     model: &OnnxModel,
     outputs: &[&str],
     batch: &BTreeSet<&str>,
-) -> Vec<First> {
+) -> Vec<FirstDimension> {
     if let Ok(computed) = batches(model, &stripped(model, outputs), batch) {
         return outputs.iter().map(|name| first(&computed, name)).collect();
     }
@@ -91,9 +91,9 @@ pub(crate) fn first_dimensions(
         let bare = stripped(model, &[*name]);
         match batches(model, &bare, batch) {
             Ok(computed) => first(&computed, name),
-            Err(InferError::Undetermined { node, .. }) => First::Values(node),
-            Err(InferError::UnknownOperator { node, .. }) => First::Unknown(node),
-            Err(_) => undecided(&bare).unwrap_or(First::Untold),
+            Err(InferError::Undetermined { node, .. }) => FirstDimension::Values(node),
+            Err(InferError::UnknownOperator { node, .. }) => FirstDimension::Unknown(node),
+            Err(_) => undecided(&bare).unwrap_or(FirstDimension::Untold),
         }
     };
     outputs.iter().map(alone).collect()
@@ -180,7 +180,7 @@ fn stripped(model: &OnnxModel, outputs: &[&str]) -> OnnxModel {
 }
 
 /// A node that may give any number of rows, whatever the shapes of what it reads.
-fn undecided(model: &OnnxModel) -> Option<First> {
+fn undecided(model: &OnnxModel) -> Option<FirstDimension> {
     let key = |function| {
         (
             domain_name(FunctionProto::domain(function)),
@@ -198,9 +198,9 @@ fn undecided(model: &OnnxModel) -> Option<First> {
                 pending.extend(&function.node);
             }
         } else if !walk::is_known(node) {
-            return Some(First::Unknown(NodeName::of(node)));
+            return Some(FirstDimension::Unknown(NodeName::of(node)));
         } else if FINDERS.contains(&node.op_type()) {
-            return Some(First::Values(NodeName::of(node)));
+            return Some(FirstDimension::Values(NodeName::of(node)));
         }
         pending.extend(order::graphs(node).flat_map(|graph| &graph.node));
     }
@@ -208,14 +208,14 @@ fn undecided(model: &OnnxModel) -> Option<First> {
 }
 
 /// What the shapes with the batches that were tried tell of an output.
-fn first(computed: &[InferredShapes], output: &str) -> First {
+fn first(computed: &[InferredShapes], output: &str) -> FirstDimension {
     let firsts = computed.iter().map(|inferred| {
         let shape = &inferred.tensors.get(output)?.shape;
         shape.dims().first().copied()
     });
     match firsts.eq(BATCHES.map(Some)) {
-        true => First::Batch,
-        false => First::Other,
+        true => FirstDimension::Batch,
+        false => FirstDimension::Other,
     }
 }
 

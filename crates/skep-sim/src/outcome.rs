@@ -7,7 +7,7 @@ use skep_scheduler::BatchEnd;
 /// What became of the requests of a simulation, and of what batches they were part. Requests of the warm-up are not in
 /// it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outcome {
+pub struct TraceOutcome {
     /// How many were sent.
     pub sent: usize,
     /// Within what time.
@@ -28,7 +28,7 @@ pub struct Outcome {
     request_size: usize,
 }
 
-impl Outcome {
+impl TraceOutcome {
     pub(crate) fn new(request_size: usize) -> Self {
         Self {
             request_size,

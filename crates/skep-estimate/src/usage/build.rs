@@ -1,4 +1,4 @@
-//! From an ONNX file and its shapes to a [`Graph`].
+//! From an ONNX file and its shapes to a [`MemoryGraph`].
 
 use std::{
     borrow::Cow,
@@ -12,13 +12,13 @@ use skep_shapes::{InferredShapes, InferredTensor, KnownFrom};
 
 use super::{
     extents::Extents,
-    graph::{Attributes, Graph, Node, NodeId, Origin, Tensor, TensorId},
+    graph::{GraphNode, GraphTensor, MemoryGraph, NodeAttributes, NodeId, TensorId, TensorOrigin},
 };
 
 /// A graph, and what is said of it beside its tensors.
 #[derive(Debug)]
 pub(super) struct Built {
-    pub(super) graph: Graph,
+    pub(super) graph: MemoryGraph,
     /// Its nodes in the order of inference.
     pub(super) order: Vec<NodeId>,
     /// Nodes that hold graphs of their own, or call a function of the model.
@@ -45,18 +45,18 @@ pub(super) fn build(model: &OnnxModel, inferred: &InferredShapes, constants: Con
             Constants::Folded => Some(Extents::of(model, inferred)),
         },
         ids: HashMap::new(),
-        graph: Graph::default(),
+        graph: MemoryGraph::default(),
     };
     let sparse = proto
         .sparse_initializer
         .iter()
         .filter_map(|sparse| sparse.values.as_ref());
     for tensor in proto.initializer.iter().chain(sparse) {
-        builder.tensor(tensor.name(), Origin::File);
+        builder.tensor(tensor.name(), TensorOrigin::File);
     }
     for value in &proto.input {
         if !builder.ids.contains_key(value.name()) {
-            builder.tensor(value.name(), Origin::Caller);
+            builder.tensor(value.name(), TensorOrigin::Caller);
         }
     }
     let functions = model.proto().functions.iter();
@@ -72,7 +72,7 @@ pub(super) fn build(model: &OnnxModel, inferred: &InferredShapes, constants: Con
         }
         if builder.is_constant(node, constants) {
             for name in node.output.iter().filter(|name| !name.is_empty()) {
-                builder.tensor(name, Origin::File);
+                builder.tensor(name, TensorOrigin::File);
             }
             continue;
         }
@@ -94,15 +94,15 @@ struct Builder<'a> {
     /// For the runtime's graph alone.
     extents: Option<Extents<'a>>,
     ids: HashMap<&'a str, TensorId>,
-    graph: Graph,
+    graph: MemoryGraph,
 }
 
 impl<'a> Builder<'a> {
-    fn tensor(&mut self, name: &'a str, origin: Origin) -> TensorId {
+    fn tensor(&mut self, name: &'a str, origin: TensorOrigin) -> TensorId {
         let fact = self.inferred.tensors.get(name);
         let dims = fact.map_or_else(Vec::new, |fact| fact.shape.dims().to_vec());
         let extents = self.extents.as_ref();
-        let tensor = Tensor {
+        let tensor = GraphTensor {
             name: name.to_owned(),
             extents: extents.map_or_else(Vec::new, |extents| extents.tensor(name, &dims)),
             dims,
@@ -152,9 +152,9 @@ impl<'a> Builder<'a> {
         let inputs = inputs.collect();
         let outputs = proto.output.iter();
         let outputs =
-            outputs.map(|name| (!name.is_empty()).then(|| self.tensor(name, Origin::Run)));
+            outputs.map(|name| (!name.is_empty()).then(|| self.tensor(name, TensorOrigin::Run)));
         let outputs = outputs.collect();
-        self.graph.add_node(Node {
+        self.graph.add_node(GraphNode {
             op,
             inputs,
             captured,
@@ -205,7 +205,7 @@ fn shown(node: &NodeProto) -> String {
     shortened_name(name.unwrap_or_else(output))
 }
 
-fn attributes(node: &NodeProto) -> Attributes {
+fn attributes(node: &NodeProto) -> NodeAttributes {
     let number = |name: &str| {
         let attribute = node
             .attribute
@@ -213,7 +213,7 @@ fn attributes(node: &NodeProto) -> Attributes {
             .find(|attribute| attribute.name() == name);
         attribute.and_then(|attribute| attribute.i)
     };
-    Attributes {
+    NodeAttributes {
         group: number("group")
             .and_then(|group| usize::try_from(group).ok())
             .unwrap_or(1),

@@ -13,7 +13,7 @@ use skep_proto::onnx::{
 };
 use skep_shapes::{GivenShapes, InferredShapes, KnownFrom, infer_shapes};
 
-use super::graph::{Extent, Graph, Node, NodeId, TensorId};
+use super::graph::{Extent, GraphNode, MemoryGraph, NodeId, TensorId};
 
 /// Other sizes differ by multiples of this: networks of images halve theirs five times and more.
 const STEP: usize = 64;
@@ -199,7 +199,7 @@ impl<'a> Extents<'a> {
     }
 
     /// Takes from the tensors of `graph`, whose nodes run in `order`, the names that ONNX Runtime loses on the way.
-    pub(super) fn settle(&mut self, graph: &mut Graph, order: &[NodeId]) {
+    pub(super) fn settle(&mut self, graph: &mut MemoryGraph, order: &[NodeId]) {
         for &node in order {
             let outputs: Vec<TensorId> = graph.nodes[node]
                 .outputs
@@ -223,7 +223,7 @@ impl<'a> Extents<'a> {
     }
 
     /// Whether the shapes of what a node makes follow from what it reads.
-    fn is_shaped(&self, graph: &Graph, node: &Node) -> bool {
+    fn is_shaped(&self, graph: &MemoryGraph, node: &GraphNode) -> bool {
         let is_shapeless = match &*node.op {
             "ai.onnx.ml:LabelEncoder" => self.ml_version < 2,
             "ai.onnx.ml:TreeEnsembleClassifier" | "ai.onnx.ml:TreeEnsembleRegressor" => {
@@ -235,7 +235,12 @@ impl<'a> Extents<'a> {
     }
 
     /// What is known of a tensor whose node's input or operator has no shape: what the file says.
-    fn without_shape(&mut self, graph: &Graph, node: &Node, made: TensorId) -> Vec<Extent> {
+    fn without_shape(
+        &mut self,
+        graph: &MemoryGraph,
+        node: &GraphNode,
+        made: TensorId,
+    ) -> Vec<Extent> {
         let tensor = &graph.tensors[made];
         let shape = node.input(1).filter(|_| node.op == "Reshape");
         let shape = shape.map(|shape| graph.tensors[shape].name.as_str());
@@ -250,7 +255,7 @@ impl<'a> Extents<'a> {
         extents.collect()
     }
 
-    fn settled(&mut self, graph: &Graph, node: &Node, made: TensorId) -> Vec<Extent> {
+    fn settled(&mut self, graph: &MemoryGraph, node: &GraphNode, made: TensorId) -> Vec<Extent> {
         let tensor = &graph.tensors[made];
         let is_computed = node.reads().any(|input| {
             let fact = self.inferred.tensors.get(&graph.tensors[input].name);
@@ -273,8 +278,8 @@ impl<'a> Extents<'a> {
     /// Whether a node passes the name of a dimension on.
     fn is_kept(
         &self,
-        graph: &Graph,
-        node: &Node,
+        graph: &MemoryGraph,
+        node: &GraphNode,
         made: TensorId,
         axis: usize,
         name: Extent,

@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::graph::{Attributes, Graph, Node, NodeId, Origin, TensorId};
+use super::graph::{GraphNode, MemoryGraph, NodeAttributes, NodeId, TensorId, TensorOrigin};
 
 /// Activations that become part of the convolution or matrix product before them; `HardSwish` of a convolution alone.
 const ACTIVATIONS: [&str; 6] = [
@@ -23,7 +23,7 @@ const ACTIVATIONS: [&str; 6] = [
 ];
 
 /// Rewrites `graph`.
-pub(super) fn fuse(graph: &mut Graph) {
+pub(super) fn fuse(graph: &mut MemoryGraph) {
     for node in 0..graph.nodes.len() {
         if graph.nodes[node].is_removed {
             continue;
@@ -40,20 +40,20 @@ pub(super) fn fuse(graph: &mut Graph) {
     }
 }
 
-fn op(graph: &Graph, node: NodeId) -> &str {
+fn op(graph: &MemoryGraph, node: NodeId) -> &str {
     &graph.nodes[node].op
 }
 
-fn is_file(graph: &Graph, tensor: TensorId) -> bool {
-    graph.tensors[tensor].origin == Origin::File
+fn is_file(graph: &MemoryGraph, tensor: TensorId) -> bool {
+    graph.tensors[tensor].origin == TensorOrigin::File
 }
 
-fn elements(graph: &Graph, tensor: TensorId) -> usize {
+fn elements(graph: &MemoryGraph, tensor: TensorId) -> usize {
     graph.tensors[tensor].dims.iter().product()
 }
 
 /// Of a node's two inputs, the one out of the file and the other.
-fn constant_and_other(graph: &Graph, node: NodeId) -> Option<(TensorId, TensorId)> {
+fn constant_and_other(graph: &MemoryGraph, node: NodeId) -> Option<(TensorId, TensorId)> {
     let [Some(first), Some(second)] = graph.nodes[node].inputs[..] else {
         return None;
     };
@@ -65,13 +65,13 @@ fn constant_and_other(graph: &Graph, node: NodeId) -> Option<(TensorId, TensorId
 }
 
 /// What a node computes out of a tensor with a single number of the file, such as `x / 2`.
-fn scaled(graph: &Graph, node: NodeId, ops: &[&str]) -> Option<TensorId> {
+fn scaled(graph: &MemoryGraph, node: NodeId, ops: &[&str]) -> Option<TensorId> {
     let (number, other) = constant_and_other(graph, node)?;
     (ops.contains(&op(graph, node)) && elements(graph, number) == 1).then_some(other)
 }
 
 /// The activation that follows becomes part of the node.
-fn activation(graph: &mut Graph, node: NodeId) {
+fn activation(graph: &mut MemoryGraph, node: NodeId) {
     let Some(next) = graph.follower(node) else {
         return;
     };
@@ -85,7 +85,7 @@ fn activation(graph: &mut Graph, node: NodeId) {
 }
 
 /// Normalisation, scale and bias of each channel become weights of the convolution; an activation its last step.
-fn convolution(graph: &mut Graph, conv: NodeId) {
+fn convolution(graph: &mut MemoryGraph, conv: NodeId) {
     let Some(channels) = graph.nodes[conv]
         .input(1)
         .filter(|&weight| is_file(graph, weight))
@@ -134,7 +134,7 @@ fn of_channels(dims: &[usize], channels: usize) -> bool {
 }
 
 /// A scale of a product becomes a factor of it; bias and activation of one of matrices make it a `Gemm`.
-fn product(graph: &mut Graph, node: NodeId) {
+fn product(graph: &mut MemoryGraph, node: NodeId) {
     let is_fp32 = graph.nodes[node]
         .output()
         .is_some_and(|made| graph.tensors[made].is_fp32);
@@ -165,7 +165,7 @@ fn product(graph: &mut Graph, node: NodeId) {
 
 /// Puts a node of this operator in the place of `members`, of which `last` makes the result.
 fn replace(
-    graph: &mut Graph,
+    graph: &mut MemoryGraph,
     op: &'static str,
     inputs: Vec<TensorId>,
     members: &[NodeId],
@@ -175,12 +175,12 @@ fn replace(
     for &member in members {
         graph.remove(member);
     }
-    graph.add_node(Node {
+    graph.add_node(GraphNode {
         op: Cow::Borrowed(op),
         inputs: inputs.into_iter().map(Some).collect(),
         captured: Vec::new(),
         outputs: vec![made],
-        attributes: Attributes::default(),
+        attributes: NodeAttributes::default(),
         rank: 0,
         scratch: 0,
         is_removed: false,
@@ -188,7 +188,7 @@ fn replace(
 }
 
 /// `x * (1 + erf(x / sqrt(2))) / 2` in any order of its factors.
-fn gelu(graph: &mut Graph, erf: NodeId) {
+fn gelu(graph: &mut MemoryGraph, erf: NodeId) {
     let Some((x, members, last)) = gelu_members(graph, erf) else {
         return;
     };
@@ -221,7 +221,7 @@ fn gelu(graph: &mut Graph, erf: NodeId) {
 }
 
 /// The argument of the formula around an `Erf`, its nodes, and the one that makes the result.
-fn gelu_members(graph: &Graph, erf: NodeId) -> Option<(TensorId, Vec<NodeId>, NodeId)> {
+fn gelu_members(graph: &MemoryGraph, erf: NodeId) -> Option<(TensorId, Vec<NodeId>, NodeId)> {
     let argument = graph.nodes[erf]
         .input(0)
         .filter(|&argument| graph.uses(argument) == 1)?;
@@ -251,7 +251,7 @@ fn gelu_members(graph: &Graph, erf: NodeId) -> Option<(TensorId, Vec<NodeId>, No
 }
 
 /// `x * sigmoid(x)`.
-fn weighted_sigmoid(graph: &mut Graph, sigmoid: NodeId) {
+fn weighted_sigmoid(graph: &mut MemoryGraph, sigmoid: NodeId) {
     let Some(x) = graph.nodes[sigmoid].input(0) else {
         return;
     };
@@ -273,13 +273,16 @@ fn weighted_sigmoid(graph: &mut Graph, sigmoid: NodeId) {
 }
 
 /// `(x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * scale + bias`, from the square root.
-fn layer_norm(graph: &mut Graph, root: NodeId) {
+fn layer_norm(graph: &mut MemoryGraph, root: NodeId) {
     if let Some((inputs, members, last)) = layer_norm_members(graph, root) {
         replace(graph, "LayerNormalization", inputs, &members, last);
     }
 }
 
-fn layer_norm_members(graph: &Graph, root: NodeId) -> Option<(Vec<TensorId>, Vec<NodeId>, NodeId)> {
+fn layer_norm_members(
+    graph: &MemoryGraph,
+    root: NodeId,
+) -> Option<(Vec<TensorId>, Vec<NodeId>, NodeId)> {
     let maker = |tensor: TensorId, wanted: &str| {
         graph
             .maker(tensor)

@@ -9,7 +9,7 @@ pub(super) type NodeId = usize;
 
 /// Where a tensor comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum TensorOrigin {
     /// It is in the file, or follows from it: a weight.
     File,
     /// The caller hands it in.
@@ -31,7 +31,7 @@ pub(super) enum Extent {
 
 /// A tensor.
 #[derive(Debug, Clone)]
-pub(super) struct Tensor {
+pub(super) struct GraphTensor {
     pub(super) name: String,
     pub(super) dims: Vec<usize>,
     /// What of its dimensions ONNX Runtime knows when it loads the model; empty where that decides nothing.
@@ -43,20 +43,20 @@ pub(super) struct Tensor {
     pub(super) padding: u64,
     /// Whether it is FP32, which the rewrites of convolutions and matrix products are for.
     pub(super) is_fp32: bool,
-    pub(super) origin: Origin,
+    pub(super) origin: TensorOrigin,
     /// Whether it is an output of the graph, which lies in the caller's memory.
     pub(super) is_output: bool,
 }
 
 /// A node. Operators of other domains than ONNX's own carry theirs: `com.microsoft:BiasGelu`.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub(super) struct GraphNode {
     pub(super) op: Cow<'static, str>,
     pub(super) inputs: Vec<Option<TensorId>>,
     /// What graphs in its attributes read of this one.
     pub(super) captured: Vec<TensorId>,
     pub(super) outputs: Vec<Option<TensorId>>,
-    pub(super) attributes: Attributes,
+    pub(super) attributes: NodeAttributes,
     /// Orders nodes that may run in any order: ONNX Runtime's index of a node.
     pub(super) rank: usize,
     /// Bytes that it needs for itself while it runs.
@@ -66,7 +66,7 @@ pub(super) struct Node {
 
 /// The attributes that matter to memory.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Attributes {
+pub(super) struct NodeAttributes {
     pub(super) group: usize,
     pub(super) axis: Option<i64>,
     pub(super) trans_b: bool,
@@ -74,7 +74,7 @@ pub(super) struct Attributes {
     pub(super) is_activated: bool,
 }
 
-impl Node {
+impl GraphNode {
     /// An input that is there.
     pub(super) fn input(&self, at: usize) -> Option<TensorId> {
         self.inputs.get(at).copied().flatten()
@@ -102,17 +102,17 @@ struct Readers {
 
 /// Tensors and nodes, with who makes and who reads what.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Graph {
-    pub(super) tensors: Vec<Tensor>,
-    pub(super) nodes: Vec<Node>,
+pub(super) struct MemoryGraph {
+    pub(super) tensors: Vec<GraphTensor>,
+    pub(super) nodes: Vec<GraphNode>,
     makers: Vec<Option<NodeId>>,
     readers: Vec<Readers>,
     next_rank: usize,
 }
 
-impl Graph {
+impl MemoryGraph {
     /// A further tensor.
-    pub(super) fn add_tensor(&mut self, tensor: Tensor) -> TensorId {
+    pub(super) fn add_tensor(&mut self, tensor: GraphTensor) -> TensorId {
         self.tensors.push(tensor);
         self.makers.push(None);
         self.readers.push(Readers::default());
@@ -120,7 +120,7 @@ impl Graph {
     }
 
     /// A further node, ranked behind all others.
-    pub(super) fn add_node(&mut self, node: Node) -> NodeId {
+    pub(super) fn add_node(&mut self, node: GraphNode) -> NodeId {
         let id = self.nodes.len();
         for tensor in node.reads() {
             self.readers[tensor].count += 1;
@@ -240,7 +240,7 @@ impl Graph {
     /// The nodes in the order in which ONNX Runtime runs them: depth first from the nodes that nothing follows, the
     /// highest rank first (`Graph::ReverseDFSFrom` with `NodeCompare`). A graph has no cycles.
     pub(super) fn order(&self) -> Vec<NodeId> {
-        enum Visit {
+        enum OrderVisit {
             Enter(NodeId),
             Leave(NodeId),
         }
@@ -252,26 +252,26 @@ impl Graph {
         };
         let mut leaves: Vec<NodeId> = self.alive().filter(is_leaf).collect();
         leaves.sort_by_key(|&node| self.nodes[node].rank);
-        let mut stack: Vec<Visit> = leaves.into_iter().map(Visit::Enter).collect();
+        let mut stack: Vec<OrderVisit> = leaves.into_iter().map(OrderVisit::Enter).collect();
         let mut is_visited = vec![false; self.nodes.len()];
         let mut order = Vec::with_capacity(self.nodes.len());
         while let Some(visit) = stack.pop() {
             let node = match visit {
-                Visit::Leave(node) => {
+                OrderVisit::Leave(node) => {
                     order.push(node);
                     continue;
                 }
-                Visit::Enter(node) if is_visited[node] => continue,
-                Visit::Enter(node) => node,
+                OrderVisit::Enter(node) if is_visited[node] => continue,
+                OrderVisit::Enter(node) => node,
             };
             is_visited[node] = true;
-            stack.push(Visit::Leave(node));
+            stack.push(OrderVisit::Leave(node));
             let makers = self.nodes[node]
                 .reads()
                 .filter_map(|tensor| self.maker(tensor));
             let mut feeds: Vec<NodeId> = makers.filter(|&feed| !is_visited[feed]).collect();
             feeds.sort_by_key(|&feed| self.nodes[feed].rank);
-            stack.extend(feeds.into_iter().map(Visit::Enter));
+            stack.extend(feeds.into_iter().map(OrderVisit::Enter));
         }
         order
     }

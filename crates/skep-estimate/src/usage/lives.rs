@@ -2,14 +2,14 @@
 
 use skep_planner::Buffer;
 
-use super::graph::{Graph, Node, NodeId, TensorId};
+use super::graph::{GraphNode, MemoryGraph, NodeId, TensorId};
 
 /// What ONNX Runtime's tensors and those of its planned arena lie at multiples of.
 pub(super) const ALIGNMENT: u64 = 64;
 
 /// How far outputs share memory with inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sharing {
+pub(super) enum InputSharing {
     /// Not at all.
     Nothing,
     /// Views lie where they view; element-wise operators may write over an input of their output's size that nothing
@@ -19,7 +19,7 @@ pub(super) enum Sharing {
 
 /// Where a tensor's bytes are.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum TensorPlace {
     /// In no buffer of the plan: in weights, or in the caller's memory.
     Outside,
     Buffer(usize),
@@ -87,12 +87,16 @@ const ELEMENT_WISE: [&str; 47] = [
 ];
 
 /// The buffers that the nodes of `graph` need when they run in `order`: names and records.
-pub(super) fn buffers(graph: &Graph, order: &[NodeId], sharing: Sharing) -> Vec<(String, Buffer)> {
+pub(super) fn buffers(
+    graph: &MemoryGraph,
+    order: &[NodeId],
+    sharing: InputSharing,
+) -> Vec<(String, Buffer)> {
     let mut lives = Lives {
         graph,
         sharing,
         last: last_steps(graph, order),
-        places: vec![Place::Outside; graph.tensors.len()],
+        places: vec![TensorPlace::Outside; graph.tensors.len()],
         named: Vec::new(),
     };
     for (step, &node) in order.iter().enumerate() {
@@ -102,7 +106,7 @@ pub(super) fn buffers(graph: &Graph, order: &[NodeId], sharing: Sharing) -> Vec<
 }
 
 /// For each tensor the step after the last one that reads it; 0 where none does.
-fn last_steps(graph: &Graph, order: &[NodeId]) -> Vec<u64> {
+fn last_steps(graph: &MemoryGraph, order: &[NodeId]) -> Vec<u64> {
     let mut last = vec![0; graph.tensors.len()];
     for (step, &node) in order.iter().enumerate() {
         for tensor in graph.nodes[node].reads() {
@@ -113,16 +117,16 @@ fn last_steps(graph: &Graph, order: &[NodeId]) -> Vec<u64> {
 }
 
 struct Lives<'a> {
-    graph: &'a Graph,
-    sharing: Sharing,
+    graph: &'a MemoryGraph,
+    sharing: InputSharing,
     last: Vec<u64>,
-    places: Vec<Place>,
+    places: Vec<TensorPlace>,
     named: Vec<(String, Buffer)>,
 }
 
 impl Lives<'_> {
     /// What a node makes and needs for itself.
-    fn add(&mut self, step: u64, node: &Node) {
+    fn add(&mut self, step: u64, node: &GraphNode) {
         for (position, tensor) in node.outputs.iter().enumerate() {
             if let Some(tensor) = *tensor {
                 self.make(step, node, tensor, position == 0);
@@ -135,7 +139,7 @@ impl Lives<'_> {
         }
     }
 
-    fn make(&mut self, step: u64, node: &Node, tensor: TensorId, is_first: bool) {
+    fn make(&mut self, step: u64, node: &GraphNode, tensor: TensorId, is_first: bool) {
         let made = &self.graph.tensors[tensor];
         // The caller's memory is never an input's: what is a view elsewhere is a copy here.
         if made.is_output {
@@ -154,40 +158,40 @@ impl Lives<'_> {
         {
             buffer = buffer.in_place_of(input);
         }
-        self.places[tensor] = Place::Buffer(self.named.len());
+        self.places[tensor] = TensorPlace::Buffer(self.named.len());
         self.named.push((made.name.clone(), buffer));
     }
 
-    fn extend(&mut self, place: Place, end: u64) {
-        if let Place::Buffer(number) = place {
+    fn extend(&mut self, place: TensorPlace, end: u64) {
+        if let TensorPlace::Buffer(number) = place {
             let buffer = &mut self.named[number].1;
             buffer.end = buffer.end.max(end);
         }
     }
 
     /// Where a view's bytes are.
-    fn view(&self, node: &Node) -> Option<Place> {
-        let is_view = self.sharing != Sharing::Nothing && VIEWS.contains(&&*node.op);
+    fn view(&self, node: &GraphNode) -> Option<TensorPlace> {
+        let is_view = self.sharing != InputSharing::Nothing && VIEWS.contains(&&*node.op);
         Some(self.places[node.input(0).filter(|_| is_view)?])
     }
 
     /// The buffer that a node's first output of this size can be written over: nothing reads it any more.
-    fn written_over(&self, step: u64, node: &Node, bytes: u64) -> Option<usize> {
+    fn written_over(&self, step: u64, node: &GraphNode, bytes: u64) -> Option<usize> {
         let op = &*node.op;
         let inputs = match self.sharing {
-            Sharing::Nothing => return None,
-            Sharing::Possible if ELEMENT_WISE.contains(&op) => 0..node.inputs.len(),
-            Sharing::Possible => return None,
+            InputSharing::Nothing => return None,
+            InputSharing::Possible if ELEMENT_WISE.contains(&op) => 0..node.inputs.len(),
+            InputSharing::Possible => return None,
         };
         inputs
             .into_iter()
             .find_map(|at| match self.places[node.input(at)?] {
-                Place::Buffer(number) => {
+                TensorPlace::Buffer(number) => {
                     let buffer = self.named[number].1;
                     let dies = buffer.end == step + 1 && buffer.start < step;
                     (dies && buffer.size == bytes).then_some(number)
                 }
-                Place::Outside => None,
+                TensorPlace::Outside => None,
             })
     }
 }

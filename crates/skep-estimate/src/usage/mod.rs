@@ -34,8 +34,8 @@ pub(crate) use weights::WeightBytes;
 use std::collections::HashSet;
 
 use build::{Built, Constants, build};
-use graph::Origin;
-use lives::Sharing;
+use graph::TensorOrigin;
+use lives::InputSharing;
 
 /// How far a graph is rewritten before its tensors are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +99,8 @@ pub fn graph_usage(
     cpu: CpuTraits,
 ) -> Result<GraphUsage, UsageRecordsError> {
     let sharing = match level {
-        RewriteLevel::AsWritten => Sharing::Nothing,
-        RewriteLevel::InPlace => Sharing::Possible,
+        RewriteLevel::AsWritten => InputSharing::Nothing,
+        RewriteLevel::InPlace => InputSharing::Possible,
         RewriteLevel::Fused => return runtime_records(runtime_graph(model, inferred, cpu)),
     };
     let built = build(model, inferred, Constants::Run);
@@ -155,7 +155,7 @@ fn records_of(
     let Built {
         graph, left_out, ..
     } = built;
-    let sum = |wanted: &dyn Fn(&graph::Tensor) -> bool| {
+    let sum = |wanted: &dyn Fn(&graph::GraphTensor) -> bool| {
         let wanted = graph.tensors.iter().filter(|tensor| wanted(tensor));
         wanted
             .map(|tensor| tensor.bytes)
@@ -164,7 +164,7 @@ fn records_of(
     make_unique(&mut named);
     Ok(GraphUsage {
         records: UsageRecords::new(named)?,
-        input_bytes: sum(&|tensor| tensor.origin == Origin::Caller),
+        input_bytes: sum(&|tensor| tensor.origin == TensorOrigin::Caller),
         output_bytes: sum(&|tensor| tensor.is_output),
         left_out,
     })

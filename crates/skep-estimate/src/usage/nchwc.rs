@@ -9,7 +9,9 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use super::graph::{Attributes, Extent, Graph, Node, NodeId, Origin, Tensor, TensorId};
+use super::graph::{
+    Extent, GraphNode, GraphTensor, MemoryGraph, NodeAttributes, NodeId, TensorId, TensorOrigin,
+};
 
 /// A convolution in the blocked layout.
 pub(super) const CONV: &str = "com.microsoft.nchwc:Conv";
@@ -37,11 +39,11 @@ const POOLING: [&str; 4] = [
 ];
 
 /// Rewrites `graph` for blocks of `block` channels; 1 means that there is no such layout.
-pub(super) fn block(graph: &mut Graph, block: usize) {
+pub(super) fn block(graph: &mut MemoryGraph, block: usize) {
     if block <= 1 {
         return;
     }
-    let mut layout = Layout {
+    let mut layout = BlockedLayout {
         graph,
         block,
         blocked: HashMap::new(),
@@ -53,8 +55,8 @@ pub(super) fn block(graph: &mut Graph, block: usize) {
     layout.turn_back();
 }
 
-struct Layout<'a> {
-    graph: &'a mut Graph,
+struct BlockedLayout<'a> {
+    graph: &'a mut MemoryGraph,
     block: usize,
     /// Tensors that operators make in the blocked layout, by what they are in the file.
     blocked: HashMap<TensorId, TensorId>,
@@ -62,7 +64,7 @@ struct Layout<'a> {
     reordered: HashMap<TensorId, TensorId>,
 }
 
-impl Layout<'_> {
+impl BlockedLayout<'_> {
     fn visit(&mut self, node: NodeId) {
         let op = self.graph.nodes[node].op.clone();
         match &*op {
@@ -154,13 +156,13 @@ impl Layout<'_> {
         else {
             return;
         };
-        let Tensor {
+        let GraphTensor {
             dims,
             is_fp32,
             origin,
             ..
         } = &self.graph.tensors[weight];
-        let ([outputs, per_group, _, _], true, Origin::File) = (&dims[..], *is_fp32, *origin)
+        let ([outputs, per_group, _, _], true, TensorOrigin::File) = (&dims[..], *is_fp32, *origin)
         else {
             return;
         };
@@ -194,19 +196,19 @@ impl Layout<'_> {
             return blocked;
         }
         let blocked = self.add_padded(tensor, 1, "blocked");
-        self.graph.tensors[blocked].origin = Origin::Run;
+        self.graph.tensors[blocked].origin = TensorOrigin::Run;
         self.reorder("com.microsoft.nchwc:ReorderInput", tensor, blocked);
         self.reordered.insert(tensor, blocked);
         blocked
     }
 
     fn reorder(&mut self, op: &'static str, from: TensorId, to: TensorId) {
-        self.graph.add_node(Node {
+        self.graph.add_node(GraphNode {
             op: Cow::Borrowed(op),
             inputs: vec![Some(from)],
             captured: Vec::new(),
             outputs: vec![Some(to)],
-            attributes: Attributes::default(),
+            attributes: NodeAttributes::default(),
             rank: 0,
             scratch: 0,
             is_removed: false,
@@ -261,7 +263,8 @@ impl Layout<'_> {
     /// An image made larger by whole factors that the file has.
     fn upsampling(&mut self, node: NodeId) {
         let mut sizes = self.graph.nodes[node].inputs.iter().skip(1).flatten();
-        let are_in_file = sizes.all(|&tensor| self.graph.tensors[tensor].origin == Origin::File);
+        let are_in_file =
+            sizes.all(|&tensor| self.graph.tensors[tensor].origin == TensorOrigin::File);
         let dims = |tensor: Option<TensorId>| tensor.map(|tensor| &self.graph.tensors[tensor].dims);
         let read_and_made =
             dims(self.graph.nodes[node].input(0)).zip(dims(self.graph.nodes[node].output()));
@@ -369,7 +372,7 @@ impl Layout<'_> {
             let is_made = self.graph.maker(tensor).is_some();
             if self.graph.uses(tensor) > 0
                 && !is_made
-                && self.graph.tensors[tensor].origin == Origin::Run
+                && self.graph.tensors[tensor].origin == TensorOrigin::Run
             {
                 self.reorder("com.microsoft.nchwc:ReorderOutput", blocked, tensor);
             }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use skep_planner::Buffer;
 
 use super::{
-    graph::{Extent, Graph, Node, NodeId, TensorId},
+    graph::{Extent, GraphNode, MemoryGraph, NodeId, TensorId},
     lives::{ALIGNMENT, VIEWS},
     nchwc,
 };
@@ -41,7 +41,7 @@ const RESIDUAL: usize = 3;
 
 /// A block, from the first tensor in it to the last.
 #[derive(Debug)]
-struct Block {
+struct ReusedBlock {
     name: String,
     buffer: Buffer,
     /// The tensor that it was allocated for, whose shape it has.
@@ -52,26 +52,26 @@ struct Block {
 
 #[derive(Debug)]
 struct Reuse<'a> {
-    graph: &'a Graph,
+    graph: &'a MemoryGraph,
     /// The block of each tensor; `None` for weights and what lies in the caller's memory.
     places: Vec<Option<usize>>,
-    blocks: Vec<Block>,
+    blocks: Vec<ReusedBlock>,
     /// Blocks that nothing needs, by bytes and shape; the one given up last at the end.
-    free: HashMap<Form<'a>, Vec<usize>>,
+    free: HashMap<BlockForm<'a>, Vec<usize>>,
 }
 
 /// What two tensors have in common of which one can take over the other's block.
-type Form<'a> = (u64, &'a [Extent]);
+type BlockForm<'a> = (u64, &'a [Extent]);
 
 /// The form of a tensor; `None` where its shape is not known when the model is loaded.
-fn form(graph: &Graph, tensor: TensorId) -> Option<Form<'_>> {
+fn form(graph: &MemoryGraph, tensor: TensorId) -> Option<BlockForm<'_>> {
     let tensor = &graph.tensors[tensor];
     let is_known = tensor.is_shaped && !tensor.extents.contains(&Extent::Unknown);
     is_known.then_some((tensor.bytes, &tensor.extents))
 }
 
 /// The blocks and scratch memory that the nodes of `graph` need when they run in `order`: names and records.
-pub(super) fn buffers(graph: &Graph, order: &[NodeId]) -> Vec<(String, Buffer)> {
+pub(super) fn buffers(graph: &MemoryGraph, order: &[NodeId]) -> Vec<(String, Buffer)> {
     let mut reuse = Reuse {
         graph,
         places: vec![None; graph.tensors.len()],
@@ -86,7 +86,7 @@ pub(super) fn buffers(graph: &Graph, order: &[NodeId]) -> Vec<(String, Buffer)> 
 }
 
 impl Reuse<'_> {
-    fn run(&mut self, step: u64, node: &Node) {
+    fn run(&mut self, step: u64, node: &GraphNode) {
         let outputs = node.outputs.iter().enumerate();
         for (position, tensor) in outputs.filter_map(|(at, tensor)| Some((at, (*tensor)?))) {
             // The caller's memory is never an input's: what is a view elsewhere is a copy here.
@@ -107,7 +107,13 @@ impl Reuse<'_> {
     }
 
     /// The block of what a node makes; a view of what is in none is in none.
-    fn place(&mut self, step: u64, node: &Node, tensor: TensorId, is_first: bool) -> Option<usize> {
+    fn place(
+        &mut self,
+        step: u64,
+        node: &GraphNode,
+        tensor: TensorId,
+        is_first: bool,
+    ) -> Option<usize> {
         let uses = self.graph.uses(tensor) + 1;
         let view = node
             .input(0)
@@ -128,7 +134,7 @@ impl Reuse<'_> {
     }
 
     fn allocate(&mut self, name: String, bytes: u64, tensor: TensorId, step: u64) -> usize {
-        self.blocks.push(Block {
+        self.blocks.push(ReusedBlock {
             name,
             buffer: Buffer::new(bytes, step, step + 1).aligned(ALIGNMENT),
             tensor,
@@ -138,7 +144,7 @@ impl Reuse<'_> {
     }
 
     /// The block of an input that only this node still reads, and whose kernel may write over it.
-    fn written_over(&self, node: &Node, tensor: TensorId) -> Option<usize> {
+    fn written_over(&self, node: &GraphNode, tensor: TensorId) -> Option<usize> {
         let at = match &*node.op {
             op if WRITES_OVER_FIRST.contains(&op) => 0,
             nchwc::CONV => RESIDUAL,

@@ -12,7 +12,8 @@ use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate}
 use skep_types::DataType;
 
 use super::{
-    CpuTraits, GraphUsage, RewriteLevel, graph::Origin, graph_usage, runtime_graph, runtime_weights,
+    CpuTraits, GraphUsage, RewriteLevel, graph::TensorOrigin, graph_usage, runtime_graph,
+    runtime_weights,
 };
 
 const AVX_512: CpuTraits = CpuTraits {
@@ -705,7 +706,7 @@ proptest! {
         let cpu = CpuTraits { channel_block, cores: 1 };
         let built = runtime_graph(&model, &inferred, cpu);
         let tensors = &built.graph.tensors;
-        let mut is_there: Vec<bool> = tensors.iter().map(|tensor| tensor.origin != Origin::Run).collect();
+        let mut is_there: Vec<bool> = tensors.iter().map(|tensor| tensor.origin != TensorOrigin::Run).collect();
         prop_assert_eq!(built.order.len(), built.graph.alive().count());
         for &node in &built.order {
             let node = &built.graph.nodes[node];

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     build::{Built, inner_weights},
-    graph::{Graph, Node, Origin, TensorId},
+    graph::{GraphNode, MemoryGraph, TensorId, TensorOrigin},
 };
 use skep_onnx::OnnxModel;
 
@@ -42,7 +42,7 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> WeightBytes {
     };
     for (id, tensor) in graph.tensors.iter().enumerate() {
         let uses = graph.uses(id);
-        if tensor.origin != Origin::File || uses == 0 {
+        if tensor.origin != TensorOrigin::File || uses == 0 {
             continue;
         }
         let (times, in_packs) = packed.get(&id).copied().unwrap_or_default();
@@ -77,13 +77,14 @@ fn attributes(model: &OnnxModel) -> (u64, u64) {
 }
 
 /// The matrix that a node packs when it is loaded, and what the pack takes.
-fn packed_bytes(graph: &Graph, node: &Node) -> Option<(TensorId, u64)> {
+fn packed_bytes(graph: &MemoryGraph, node: &GraphNode) -> Option<(TensorId, u64)> {
     if !["MatMul", "com.microsoft:FusedMatMul", "Gemm"].contains(&&*node.op) {
         return None;
     }
     let weight = node.input(1)?;
     let tensor = &graph.tensors[weight];
-    let ([rows, columns], true, Origin::File) = (&tensor.dims[..], tensor.is_fp32, tensor.origin)
+    let ([rows, columns], true, TensorOrigin::File) =
+        (&tensor.dims[..], tensor.is_fp32, tensor.origin)
     else {
         return None;
     };

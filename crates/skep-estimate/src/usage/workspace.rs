@@ -3,14 +3,14 @@
 //! It comes from the same allocator as tensors, so it is part of the plan. Convolutions in the blocked layout and matrix
 //! products on packed weights need none.
 
-use super::graph::{Graph, Node};
+use super::graph::{GraphNode, MemoryGraph};
 
 /// What a convolution in the file's layout unfolds its input into, a part at a time and a thread, however little there is
 /// to unfold (`MLAS_CONV_WORKING_BUFFER_SIZE_PER_THREAD`, 16,384 numbers).
 const UNFOLDED_BYTES: u64 = 64 << 10;
 
 /// Sets the scratch memory of nodes whose operator needs some. That of fused operators was set when they were made.
-pub(super) fn assign(graph: &mut Graph) {
+pub(super) fn assign(graph: &mut MemoryGraph) {
     for node in 0..graph.nodes.len() {
         let scratch = match &*graph.nodes[node].op {
             "Conv" => convolution(graph, &graph.nodes[node]),
@@ -40,7 +40,7 @@ fn behind_first(dims: &[usize]) -> u64 {
 }
 
 /// The whole input unfolded where there are more filters than positions, else a part of it (`MlasConvPrepare`).
-fn convolution(graph: &Graph, node: &Node) -> Option<u64> {
+fn convolution(graph: &MemoryGraph, node: &GraphNode) -> Option<u64> {
     let weight = &graph.tensors[node.input(1)?].dims;
     let made = &graph.tensors[node.output()?];
     if !made.is_fp32 || positions(weight) == 1 {
@@ -58,7 +58,7 @@ fn convolution(graph: &Graph, node: &Node) -> Option<u64> {
 }
 
 /// Each position of one image's input times each filter, before they are summed up.
-fn transposed(graph: &Graph, node: &Node) -> Option<u64> {
+fn transposed(graph: &MemoryGraph, node: &GraphNode) -> Option<u64> {
     let image = &graph.tensors[node.input(0)?].dims;
     let weight = &graph.tensors[node.input(1)?].dims;
     let numbers = positions(image).saturating_mul(behind_first(weight));

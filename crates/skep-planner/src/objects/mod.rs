@@ -107,7 +107,7 @@ impl<'p> Live<'p> {
 pub(crate) struct Filling<'p> {
     problem: &'p Problem,
     plan: ObjectPlan,
-    tenants: Vec<Tenants>,
+    tenants: Vec<ObjectOccupancy>,
 }
 
 impl<'p> Filling<'p> {
@@ -128,7 +128,7 @@ impl<'p> Filling<'p> {
     }
 
     /// Who lives in each object.
-    pub(crate) fn tenants(&self) -> &[Tenants] {
+    pub(crate) fn tenants(&self) -> &[ObjectOccupancy] {
         &self.tenants
     }
 
@@ -136,7 +136,7 @@ impl<'p> Filling<'p> {
     pub(crate) fn join(&mut self, buffer: usize, object: Option<usize>) -> usize {
         let object = object.unwrap_or_else(|| {
             self.plan.sizes.push(0);
-            self.tenants.push(Tenants::default());
+            self.tenants.push(ObjectOccupancy::default());
             self.tenants.len() - 1
         });
         let size = self.problem.buffers()[buffer].size;
@@ -153,9 +153,9 @@ impl<'p> Filling<'p> {
 
 /// Live ranges of one object's tenants, which never overlap.
 #[derive(Default)]
-pub(crate) struct Tenants(BTreeMap<u32, u32>);
+pub(crate) struct ObjectOccupancy(BTreeMap<u32, u32>);
 
-impl Tenants {
+impl ObjectOccupancy {
     pub(crate) fn insert(&mut self, span: Span) {
         self.0.insert(span.start, span.end);
     }

@@ -16,7 +16,7 @@
 //! | `is_output` | | optional: a line with `1` is left out, for outputs lie in memory of the caller's |
 //! | `gaps` | | must be empty: a buffer's memory is its own from the first step to the last |
 //!
-//! Any other column, MiniMalloc's `hint` among them, has no effect ([`Table::ignored`]).
+//! Any other column, MiniMalloc's `hint` among them, has no effect ([`BufferTable::ignored`]).
 
 mod cells;
 mod columns;
@@ -27,7 +27,7 @@ use skep_planner::{Buffer, Problem, UsageRecords, UsageRecordsError, shortened_n
 
 use self::{
     cells::{cells, quoted},
-    columns::{Columns, Row},
+    columns::{Columns, TableRow},
 };
 use crate::{
     MAX_BUFFERS,
@@ -36,7 +36,7 @@ use crate::{
 
 /// What a table says.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct BufferTable {
     /// A buffer a line.
     pub records: UsageRecords,
     /// Columns that have no effect, as the heading calls them.
@@ -47,7 +47,7 @@ pub struct Table {
 ///
 /// # Errors
 /// Names the line, and the column where there is one.
-pub fn read(bytes: &[u8]) -> Result<Table, RecordsError> {
+pub fn read(bytes: &[u8]) -> Result<BufferTable, RecordsError> {
     let mut lines = text(bytes)?.lines().enumerate();
     let heading = lines.find(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     let (index, heading) = heading.ok_or(RecordsError::Empty)?;
@@ -57,7 +57,7 @@ pub fn read(bytes: &[u8]) -> Result<Table, RecordsError> {
         if line.trim().is_empty() {
             continue;
         }
-        let Row {
+        let TableRow {
             name,
             buffer,
             input,
@@ -81,7 +81,7 @@ pub fn read(bytes: &[u8]) -> Result<Table, RecordsError> {
     }
     resolve(&mut named, &inputs, &numbers)?;
     let records = UsageRecords::new(named).map_err(|error| at_line(error, &numbers))?;
-    Ok(Table { records, ignored })
+    Ok(BufferTable { records, ignored })
 }
 
 /// Turns names of inputs into their positions.

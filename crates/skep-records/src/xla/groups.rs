@@ -6,7 +6,7 @@ use crate::{MAX_BUFFERS, error::RecordsError};
 
 /// A buffer and its live range, half-open.
 #[derive(Clone, Debug)]
-pub(super) struct Group {
+pub(super) struct ValueGroup {
     pub(super) name: String,
     pub(super) size: u64,
     pub(super) start: u64,
@@ -15,11 +15,11 @@ pub(super) struct Group {
 
 /// Buffers in the order in which they were found.
 #[derive(Default)]
-pub(super) struct Groups(Vec<Group>);
+pub(super) struct ValueGroups(Vec<ValueGroup>);
 
-impl Groups {
+impl ValueGroups {
     /// Adds a buffer, and gives its number.
-    pub(super) fn push(&mut self, group: Group) -> Result<usize, RecordsError> {
+    pub(super) fn push(&mut self, group: ValueGroup) -> Result<usize, RecordsError> {
         if self.0.len() == MAX_BUFFERS {
             return Err(RecordsError::TooMany { limit: MAX_BUFFERS });
         }
@@ -40,7 +40,7 @@ impl Groups {
     pub(super) fn records(self) -> Result<UsageRecords, RecordsError> {
         let named = self.0.into_iter();
         let named = named.map(
-            |Group {
+            |ValueGroup {
                  name,
                  size,
                  start,

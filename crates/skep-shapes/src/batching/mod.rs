@@ -15,15 +15,15 @@ use skep_onnx::{OnnxModel, dimension_name, dimensions, is_undeclared, known_dime
 use skep_proto::onnx::ValueInfoProto;
 use skep_types::{DimensionNames, ModelSignature, TensorSpec};
 
-use crate::trial::{First, first_dimensions};
+use crate::trial::{FirstDimension, first_dimensions};
 
 /// A tensor, and what the file calls its dimensions.
-struct Names<'a> {
+struct DimNames<'a> {
     tensor: &'a str,
     dims: Vec<Option<&'a str>>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> DimNames<'a> {
     fn of_value(value: &'a ValueInfoProto) -> Self {
         let dims = dimensions(value).into_iter().flatten();
         Self {
@@ -62,9 +62,9 @@ impl<'a> Names<'a> {
 }
 
 /// The name that all of these begin with.
-fn shared<'a>(tensors: &[Names<'a>]) -> Option<&'a str> {
+fn shared<'a>(tensors: &[DimNames<'a>]) -> Option<&'a str> {
     let first = tensors.first()?.first()?;
-    let is_same = |tensor: &Names<'_>| tensor.first() == Some(first);
+    let is_same = |tensor: &DimNames<'_>| tensor.first() == Some(first);
     tensors.iter().all(is_same).then_some(first)
 }
 
@@ -76,9 +76,9 @@ pub fn why_names_do_not_batch(
     names: &DimensionNames,
     is_served: &dyn Fn(&str) -> bool,
 ) -> Option<String> {
-    let of = |spec| Names::of_spec(spec, names);
-    let inputs: Vec<Names<'_>> = signature.inputs.iter().map(of).collect();
-    if let Some(why) = inputs.iter().find_map(Names::later_batch) {
+    let of = |spec| DimNames::of_spec(spec, names);
+    let inputs: Vec<DimNames<'_>> = signature.inputs.iter().map(of).collect();
+    if let Some(why) = inputs.iter().find_map(DimNames::later_batch) {
         return Some(why);
     }
     let Some(batch) = shared(&inputs) else {
@@ -101,21 +101,21 @@ pub fn why_names_do_not_batch(
 #[must_use]
 pub fn why_not_batched(model: &OnnxModel, is_served: &dyn Fn(&str) -> bool) -> Option<String> {
     let inputs = model.given_inputs().into_iter();
-    let inputs: Vec<Names<'_>> = inputs.map(Names::of_value).collect();
-    if let Some(why) = inputs.iter().find_map(Names::later_batch) {
+    let inputs: Vec<DimNames<'_>> = inputs.map(DimNames::of_value).collect();
+    if let Some(why) = inputs.iter().find_map(DimNames::later_batch) {
         return Some(why);
     }
-    let rule = Rule {
+    let rule = BatchRule {
         batch: shared(&inputs),
         are_named: inputs.iter().all(|input| input.first().is_some()),
-        symbols: inputs.iter().filter_map(Names::first).collect(),
+        symbols: inputs.iter().filter_map(DimNames::first).collect(),
     };
     let outputs = model.graph().output.iter();
     let outputs = outputs.filter(|value| is_served(value.name()));
-    let named = outputs.map(|value| (Names::of_value(value), is_undeclared(value)));
+    let named = outputs.map(|value| (DimNames::of_value(value), is_undeclared(value)));
     let open =
-        |(names, _): &(Names<'_>, bool)| names.first().is_none() || names.first() != rule.batch;
-    let outputs: Vec<(Names<'_>, bool)> = named.filter(open).collect();
+        |(names, _): &(DimNames<'_>, bool)| names.first().is_none() || names.first() != rule.batch;
+    let outputs: Vec<(DimNames<'_>, bool)> = named.filter(open).collect();
     if outputs.is_empty() {
         return None;
     }
@@ -126,7 +126,7 @@ pub fn why_not_batched(model: &OnnxModel, is_served: &dyn Fn(&str) -> bool) -> O
 }
 
 /// What the names of the inputs' first dimensions say.
-struct Rule<'a> {
+struct BatchRule<'a> {
     /// The one of all.
     batch: Option<&'a str>,
     /// Whether each has one.
@@ -134,30 +134,35 @@ struct Rule<'a> {
     symbols: BTreeSet<&'a str>,
 }
 
-impl Rule<'_> {
+impl BatchRule<'_> {
     /// Why an output does not begin with the batch that does not begin with the name of all inputs.
-    fn why_not(&self, output: &Names<'_>, is_undeclared: bool, told: First) -> Option<String> {
+    fn why_not(
+        &self,
+        output: &DimNames<'_>,
+        is_undeclared: bool,
+        told: FirstDimension,
+    ) -> Option<String> {
         let name = output.tensor;
         let named = output.first();
         match (told, self.batch, named) {
-            (First::Batch, ..) => None,
+            (FirstDimension::Batch, ..) => None,
             (_, Some(batch), Some(other)) => Some(begins_otherwise(batch, name, other)),
-            (First::Other, Some(batch), None) => Some(begins_not(batch, name)),
-            (First::Other, None, _) => Some(format!(
+            (FirstDimension::Other, Some(batch), None) => Some(begins_not(batch, name)),
+            (FirstDimension::Other, None, _) => Some(format!(
                 "its output `{name}` does not begin with the batch that its inputs begin with"
             )),
             // An input's own name.
             (_, None, Some(named)) if self.symbols.contains(named) => None,
-            (First::Values(node), ..) => Some(format!(
+            (FirstDimension::Values(node), ..) => Some(format!(
                 "values that only a run tells decide the size of its output `{name}` ({node})"
             )),
-            (First::Unknown(node), ..) => Some(format!(
+            (FirstDimension::Unknown(node), ..) => Some(format!(
                 "nothing tells whether its output `{name}` begins with the batch: the operator of {node} is not known"
             )),
-            (First::Untold, None, Some(other)) if self.are_named => Some(format!(
+            (FirstDimension::Untold, None, Some(other)) if self.are_named => Some(format!(
                 "its output `{name}` begins with dimension `{other}`, none of its inputs does"
             )),
-            (First::Untold, ..) => is_undeclared.then(|| {
+            (FirstDimension::Untold, ..) => is_undeclared.then(|| {
                 format!("nothing tells whether its output `{name}` begins with the batch")
             }),
         }

@@ -1,39 +1,39 @@
 //! Attention and what comes with it, of ONNX and of ONNX Runtime's optimised transformers.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, Dims, size, wide},
-    error::{Refusal, list},
+    call::{OperatorCall, OutputDims, size, wide},
+    error::{RuleRefusal, list},
 };
 
-fn heads(call: &Call<'_, '_>, name: &str) -> Result<usize, Refusal> {
+fn heads(call: &OperatorCall<'_, '_>, name: &str) -> Result<usize, RuleRefusal> {
     let heads = size(i128::from(call.int(name, 0)))?;
     if heads == 0 {
-        return Err(Refusal::Invalid(format!("has no `{name}` above 0")));
+        return Err(RuleRefusal::Invalid(format!("has no `{name}` above 0")));
     }
     Ok(heads)
 }
 
 /// A hidden size cut into heads.
-fn head(hidden: usize, heads: usize) -> Result<usize, Refusal> {
+fn head(hidden: usize, heads: usize) -> Result<usize, RuleRefusal> {
     if hidden.is_multiple_of(heads) {
         return Ok(hidden / heads);
     }
-    Err(Refusal::Invalid(format!(
+    Err(RuleRefusal::Invalid(format!(
         "cuts {hidden} into {heads} heads"
     )))
 }
 
-fn sum(one: usize, other: usize) -> Result<usize, Refusal> {
+fn sum(one: usize, other: usize) -> Result<usize, RuleRefusal> {
     size(wide(one) + wide(other))
 }
 
-fn product(one: usize, other: usize) -> Result<usize, Refusal> {
+fn product(one: usize, other: usize) -> Result<usize, RuleRefusal> {
     size(wide(one) * wide(other))
 }
 
 /// ONNX Runtime's `Attention` and `QAttention`: projections included; output and the keys and values so far.
-fn projected(call: &Call<'_, '_>, past_at: usize) -> Shapes {
+fn projected(call: &OperatorCall<'_, '_>, past_at: usize) -> OutputShapes {
     let (input, weight) = (call.ranked(0, 3)?, call.ranked(1, 2)?);
     let heads = heads(call, "num_heads")?;
     let hidden = match call.ints("qkv_hidden_sizes") {
@@ -55,17 +55,17 @@ fn projected(call: &Call<'_, '_>, past_at: usize) -> Shapes {
 }
 
 /// ONNX Runtime's `Attention`.
-pub(crate) fn attention_ms(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn attention_ms(call: &OperatorCall<'_, '_>) -> OutputShapes {
     projected(call, 4)
 }
 
 /// ONNX Runtime's `QAttention`.
-pub(crate) fn quantised_attention(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised_attention(call: &OperatorCall<'_, '_>) -> OutputShapes {
     projected(call, 8)
 }
 
 /// ONNX Runtime's `MultiHeadAttention`: query, key and value apart, or packed in fours or fives of dimensions.
-pub(crate) fn multi_head(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn multi_head(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let query = call.dims(0)?;
     let heads = heads(call, "num_heads")?;
     let (batch, length, total, hidden) = match (query, call.optional(1), call.optional(2)) {
@@ -82,7 +82,7 @@ pub(crate) fn multi_head(call: &Call<'_, '_>) -> Shapes {
             _ => return Err(unfit(call, hidden)),
         },
         _ => {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "has a query of shape {}",
                 list(query)
             )));
@@ -96,9 +96,9 @@ pub(crate) fn multi_head(call: &Call<'_, '_>) -> Shapes {
     Ok(vec![vec![batch, length, hidden], present.clone(), present])
 }
 
-fn unfit(call: &Call<'_, '_>, hidden: usize) -> Refusal {
+fn unfit(call: &OperatorCall<'_, '_>, hidden: usize) -> RuleRefusal {
     let shape = |at: usize| call.dims(at).map(list).unwrap_or_default();
-    Refusal::Invalid(format!(
+    RuleRefusal::Invalid(format!(
         "has a query of {hidden}, a key of shape {} and a value of shape {}",
         shape(1),
         shape(2)
@@ -106,7 +106,7 @@ fn unfit(call: &Call<'_, '_>, hidden: usize) -> Refusal {
 }
 
 /// ONNX Runtime's `GroupQueryAttention`: output and the caches of keys and values, as long as the longest sequence.
-pub(crate) fn group_query(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn group_query(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let query = call.ranked(0, 3)?;
     let (queries, keys) = (heads(call, "num_heads")?, heads(call, "kv_num_heads")?);
     // Without a key, query, key and value are packed in one.
@@ -128,15 +128,15 @@ pub(crate) fn group_query(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// ONNX's `Attention` (operator set 23): 3 dimensions with heads in attributes, or 4.
-pub(crate) fn attention(call: &Call<'_, '_>) -> Shapes {
-    let heads_of = |dims: &[usize], name: &str| -> Result<[usize; 4], Refusal> {
+pub(crate) fn attention(call: &OperatorCall<'_, '_>) -> OutputShapes {
+    let heads_of = |dims: &[usize], name: &str| -> Result<[usize; 4], RuleRefusal> {
         match *dims {
             [batch, heads, length, head] => Ok([batch, heads, length, head]),
             [batch, length, hidden] => {
                 let heads = heads(call, name)?;
                 Ok([batch, heads, length, head(hidden, heads)?])
             }
-            _ => Err(Refusal::Invalid(format!(
+            _ => Err(RuleRefusal::Invalid(format!(
                 "has an input of shape {}",
                 list(dims)
             ))),
@@ -150,7 +150,7 @@ pub(crate) fn attention(call: &Call<'_, '_>) -> Shapes {
         None => 0,
     };
     let total = sum(key[2], past)?;
-    let output: Dims = if call.dims(0)?.len() == 4 {
+    let output: OutputDims = if call.dims(0)?.len() == 4 {
         vec![query[0], query[1], query[2], value[3]]
     } else {
         vec![query[0], query[2], product(query[1], value[3])?]

@@ -1,20 +1,20 @@
 //! Operators that work element by element: as the first input, or with broadcasting.
 
-use super::{Shapes, ml::mapped_type, one};
+use super::{OutputShapes, ml::mapped_type, one};
 use crate::{
-    call::{Call, Dims},
+    call::{OperatorCall, OutputDims},
     element::ElementType,
-    error::{Refusal, list},
+    error::{RuleRefusal, list},
 };
 use skep_proto::onnx::tensor_proto::DataType as Onnx;
 
 /// One output, as the first input.
-pub(crate) fn same(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn same(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(call.dims(0)?)
 }
 
 /// Two shapes as one, NumPy's way: aligned at the last dimension, ones stretched.
-pub(crate) fn broadcast(one: &[usize], other: &[usize]) -> Result<Dims, Refusal> {
+pub(crate) fn broadcast(one: &[usize], other: &[usize]) -> Result<OutputDims, RuleRefusal> {
     let rank = one.len().max(other.len());
     let dim = |dims: &[usize], at: usize| {
         let missing = rank - dims.len();
@@ -26,7 +26,7 @@ pub(crate) fn broadcast(one: &[usize], other: &[usize]) -> Result<Dims, Refusal>
         _ => None,
     });
     both.collect::<Option<_>>().ok_or_else(|| {
-        Refusal::Invalid(format!(
+        RuleRefusal::Invalid(format!(
             "combines shapes {} and {}, which do not broadcast",
             list(one),
             list(other)
@@ -35,21 +35,21 @@ pub(crate) fn broadcast(one: &[usize], other: &[usize]) -> Result<Dims, Refusal>
 }
 
 /// All inputs broadcast together.
-pub(crate) fn all(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn all(call: &OperatorCall<'_, '_>) -> OutputShapes {
     inputs(call, 0..call.inputs.len().max(1))
 }
 
 /// The first two inputs broadcast together.
-pub(crate) fn two(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn two(call: &OperatorCall<'_, '_>) -> OutputShapes {
     inputs(call, 0..2)
 }
 
 /// The inputs at 0 and 3 broadcast together: quantised operators hold scale and zero point behind each tensor.
-pub(crate) fn quantised_two(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised_two(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(broadcast(call.dims(0)?, call.dims(3)?)?)
 }
 
-fn inputs(call: &Call<'_, '_>, which: std::ops::Range<usize>) -> Shapes {
+fn inputs(call: &OperatorCall<'_, '_>, which: std::ops::Range<usize>) -> OutputShapes {
     let mut dims = Vec::new();
     for at in which {
         dims = broadcast(&dims, call.dims(at)?)?;
@@ -58,13 +58,13 @@ fn inputs(call: &Call<'_, '_>, which: std::ops::Range<usize>) -> Shapes {
 }
 
 /// `Dropout`: output and mask, both as the input.
-pub(crate) fn dropout(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn dropout(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?.to_vec();
     Ok(vec![dims.clone(), dims])
 }
 
 /// `StringNormalizer`: what it drops, if anything, only a run tells.
-pub(crate) fn string_normalizer(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn string_normalizer(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let drops = call
         .attribute("stopwords")
         .is_some_and(|a| !a.strings.is_empty());
@@ -75,7 +75,7 @@ pub(crate) fn string_normalizer(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// The values of `LabelEncoder`: whichever attribute lists them says their type.
-pub(crate) fn label_type(call: &Call<'_, '_>) -> Option<ElementType> {
+pub(crate) fn label_type(call: &OperatorCall<'_, '_>) -> Option<ElementType> {
     let listed = [
         ("values_strings", Onnx::String),
         ("values_int64s", Onnx::Int64),

@@ -1,13 +1,13 @@
 //! Operators on images: resizing, sampling, regions.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, Dims, axis, size},
-    error::{Refusal, list},
+    call::{OperatorCall, OutputDims, axis, size},
+    error::{RuleRefusal, list},
 };
 
 /// `Resize` and `Upsample`: by scales or to sizes, which are inputs or, in the first operator sets, attributes.
-pub(crate) fn resize(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn resize(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let is_resize = call.node.op_type() == "Resize";
     // Operator set 11 put a region of interest in front of the scales.
@@ -32,7 +32,7 @@ pub(crate) fn resize(call: &Call<'_, '_>) -> Shapes {
         let sizes = sizes
             .iter()
             .map(|&s| size(i128::from(s)))
-            .collect::<Result<Dims, _>>()?;
+            .collect::<Result<OutputDims, _>>()?;
         return one(to_sizes(call, dims, &axes, &sizes)?);
     }
     let scales: Vec<f64> = match call.attribute("scales") {
@@ -41,10 +41,10 @@ pub(crate) fn resize(call: &Call<'_, '_>) -> Shapes {
             .input(scales_at)?
             .floats()
             .ok_or_else(|| call.open(scales_at))?,
-        None => return Err(Refusal::invalid("has neither scales nor sizes")),
+        None => return Err(RuleRefusal::invalid("has neither scales nor sizes")),
     };
     if scales.len() != axes.len() {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has {} scales for {} axes",
             scales.len(),
             axes.len()
@@ -64,10 +64,10 @@ pub(crate) fn resize(call: &Call<'_, '_>) -> Shapes {
     clippy::cast_precision_loss,
     reason = "the range is checked, and FP32 is what the operator computes in"
 )]
-fn scaled(dim: usize, scale: f64) -> Result<usize, Refusal> {
+fn scaled(dim: usize, scale: f64) -> Result<usize, RuleRefusal> {
     let product = (dim as f32) * (scale as f32);
     if !(0.0..9e18).contains(&product) {
-        return Err(Refusal::Invalid(format!("scales {dim} by {scale}")));
+        return Err(RuleRefusal::Invalid(format!("scales {dim} by {scale}")));
     }
     Ok(product as usize)
 }
@@ -80,13 +80,13 @@ fn scaled(dim: usize, scale: f64) -> Result<usize, Refusal> {
     reason = "the range is checked, and FP32 is what the operator computes in"
 )]
 fn to_sizes(
-    call: &Call<'_, '_>,
+    call: &OperatorCall<'_, '_>,
     dims: &[usize],
     axes: &[usize],
     sizes: &[usize],
-) -> Result<Dims, Refusal> {
+) -> Result<OutputDims, RuleRefusal> {
     if sizes.len() != axes.len() {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has {} sizes for {} axes",
             sizes.len(),
             axes.len()
@@ -102,7 +102,7 @@ fn to_sizes(
         Some("not_larger") => Some(ratios.fold(f32::INFINITY, f32::min)),
         Some("not_smaller") => Some(ratios.fold(0.0, f32::max)),
         Some(other) => {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "keeps the aspect ratio by policy {other}"
             )));
         }
@@ -114,7 +114,7 @@ fn to_sizes(
                 // Half away from zero.
                 let rounded = (dims[axis] as f32 * ratio).round();
                 if !(0.0..9e18).contains(&rounded) {
-                    return Err(Refusal::Invalid(format!(
+                    return Err(RuleRefusal::Invalid(format!(
                         "scales {} by {ratio}",
                         dims[axis]
                     )));
@@ -127,23 +127,23 @@ fn to_sizes(
 }
 
 /// `GridSample`: batch and channels of the input, the rest of the grid.
-pub(crate) fn grid_sample(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn grid_sample(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.at_least(0, 3)?;
     let grid = call.ranked(1, input.len())?;
     one([&input[..2], &grid[1..grid.len() - 1]].concat())
 }
 
 /// `AffineGrid`: a grid for images of the given size, 2-D or 3-D.
-pub(crate) fn affine_grid(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn affine_grid(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.numbers(1)?;
     let dims = dims
         .iter()
         .map(|&d| size(i128::from(d)))
-        .collect::<Result<Dims, _>>()?;
+        .collect::<Result<OutputDims, _>>()?;
     match dims[..] {
         [batch, _, height, width] => one([batch, height, width, 2]),
         [batch, _, depth, height, width] => one([batch, depth, height, width, 3]),
-        _ => Err(Refusal::Invalid(format!(
+        _ => Err(RuleRefusal::Invalid(format!(
             "has size {}, expected 4 or 5 numbers",
             list(&dims)
         ))),
@@ -151,7 +151,7 @@ pub(crate) fn affine_grid(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `RoiAlign`: a patch a region.
-pub(crate) fn roi_align(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn roi_align(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (channels, regions) = (call.ranked(0, 4)?[1], call.ranked(1, 2)?[0]);
     let patch = |name: &str| size(i128::from(call.int(name, 1)));
     one([
@@ -163,7 +163,7 @@ pub(crate) fn roi_align(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `MaxRoiPool`: a patch a region.
-pub(crate) fn max_roi_pool(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn max_roi_pool(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (channels, regions) = (call.ranked(0, 4)?[1], call.ranked(1, 2)?[0]);
     match call.ints("pooled_shape") {
         Some([height, width]) => one([
@@ -172,26 +172,28 @@ pub(crate) fn max_roi_pool(call: &Call<'_, '_>) -> Shapes {
             size(i128::from(*height))?,
             size(i128::from(*width))?,
         ]),
-        _ => Err(Refusal::invalid("has no `pooled_shape` of two sizes")),
+        _ => Err(RuleRefusal::invalid("has no `pooled_shape` of two sizes")),
     }
 }
 
 /// `Col2Im`: blocks put together into an image of the given size.
-pub(crate) fn col_to_im(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn col_to_im(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.ranked(0, 3)?;
-    let sizes = |at: usize| -> Result<Dims, Refusal> {
+    let sizes = |at: usize| -> Result<OutputDims, RuleRefusal> {
         let numbers = call.numbers(at)?;
         numbers.iter().map(|&n| size(i128::from(n))).collect()
     };
     let (image, block) = (sizes(1)?, sizes(2)?);
     let elements = crate::call::product(&block)?;
     if elements == 0 || input[1] % elements != 0 {
-        return Err(Refusal::invalid("has blocks that do not fit its channels"));
+        return Err(RuleRefusal::invalid(
+            "has blocks that do not fit its channels",
+        ));
     }
     one([vec![input[0], input[1] / elements], image].concat())
 }
 
 /// `ImageDecoder`: an image says its size itself.
-pub(crate) fn image_decoder(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn image_decoder(call: &OperatorCall<'_, '_>) -> OutputShapes {
     Err(call.open(0))
 }

@@ -1,27 +1,27 @@
 //! Operators that pick elements by indices, or count those that hold something.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, size},
-    error::{Refusal, list},
+    call::{OperatorCall, size},
+    error::{RuleRefusal, list},
     values::truncated,
 };
 
 /// `Gather`: the indices' dimensions take the axis' place.
-pub(crate) fn gather(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn gather(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (data, indices) = (call.at_least(0, 1)?, call.dims(1)?);
     let axis = call.axis("axis", 0, data.len())?;
     one([&data[..axis], indices, &data[axis + 1..]].concat())
 }
 
 /// `GatherElements`: as the indices.
-pub(crate) fn gather_elements(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn gather_elements(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let rank = call.dims(0)?.len();
     one(call.ranked(1, rank)?)
 }
 
 /// `GatherND`: the indices' last dimension says how many of the data's an index covers, behind the batch's.
-pub(crate) fn gather_nd(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn gather_nd(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (data, indices) = (call.at_least(0, 1)?, call.at_least(1, 1)?);
     let batch = size(i128::from(call.int("batch_dims", 0)))?;
     let (outer, covered) = (&indices[..indices.len() - 1], indices[indices.len() - 1]);
@@ -29,7 +29,7 @@ pub(crate) fn gather_nd(call: &Call<'_, '_>) -> Shapes {
         .checked_add(covered)
         .filter(|&c| c <= data.len() && batch <= outer.len());
     let Some(covered) = covered else {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "picks from shape {} by indices of shape {}",
             list(data),
             list(indices)
@@ -39,10 +39,10 @@ pub(crate) fn gather_nd(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `ArrayFeatureExtractor`: of the last dimension.
-pub(crate) fn array_feature_extractor(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn array_feature_extractor(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (data, indices) = (call.at_least(0, 1)?, call.dims(1)?);
     let count = indices.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let count = count.ok_or_else(|| Refusal::invalid("has too many indices"))?;
+    let count = count.ok_or_else(|| RuleRefusal::invalid("has too many indices"))?;
     match data {
         [_] => one([1, count]),
         _ => one([&data[..data.len() - 1], &[count]].concat()),
@@ -50,7 +50,7 @@ pub(crate) fn array_feature_extractor(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `OneHot`: a new axis, of a depth that is an input.
-pub(crate) fn one_hot(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn one_hot(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let mut dims = call.dims(0)?.to_vec();
     let depth = match call.input(1)?.float() {
         // The depth may be a float.
@@ -63,7 +63,7 @@ pub(crate) fn one_hot(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `NonZero` of values that are known; else only a run tells how many there are.
-pub(crate) fn non_zero(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn non_zero(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.input(0)?;
     let ints = input
         .ints()
@@ -78,7 +78,7 @@ pub(crate) fn non_zero(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Compress` by conditions that are known.
-pub(crate) fn compress(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn compress(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let data = call.dims(0)?;
     let chosen = call.input(1)?.ints().ok_or_else(|| call.open(1))?;
     let count = chosen.iter().filter(|&&chosen| chosen != 0).count();
@@ -92,22 +92,22 @@ pub(crate) fn compress(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// Operators whose number of outputs' elements is what they compute: `NonMaxSuppression`, `Unique`.
-pub(crate) fn counted(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn counted(call: &OperatorCall<'_, '_>) -> OutputShapes {
     Err(call.open(0))
 }
 
 /// `TfIdfVectorizer`: as many numbers a row as the largest of its indices says.
-pub(crate) fn tf_idf(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn tf_idf(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let largest = call
         .ints("ngram_indexes")
         .and_then(|indices| indices.iter().max());
     let columns =
-        size(i128::from(*largest.ok_or_else(|| Refusal::invalid("has no indices"))?) + 1)?;
+        size(i128::from(*largest.ok_or_else(|| RuleRefusal::invalid("has no indices"))?) + 1)?;
     match dims {
         [_] => one([columns]),
         [rows, _] => one([*rows, columns]),
-        _ => Err(Refusal::Invalid(format!(
+        _ => Err(RuleRefusal::Invalid(format!(
             "reads shape {}, expected 1 or 2 dimensions",
             list(dims)
         ))),

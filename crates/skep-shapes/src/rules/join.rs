@@ -1,22 +1,26 @@
 //! Operators that put tensors together or take them apart along an axis: `Concat`, `Split`.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, axis, size, wide},
-    error::{Refusal, list},
+    call::{OperatorCall, axis, size, wide},
+    error::{RuleRefusal, list},
 };
 
 /// `Concat`.
-pub(crate) fn concat(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn concat(call: &OperatorCall<'_, '_>) -> OutputShapes {
     concat_of(call, (0..call.inputs.len().max(1)).step_by(1), "axis")
 }
 
 /// ONNX Runtime's `QLinearConcat`: behind the output's scale and zero point, three inputs a tensor.
-pub(crate) fn quantised_concat(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised_concat(call: &OperatorCall<'_, '_>) -> OutputShapes {
     concat_of(call, (2..call.inputs.len().max(3)).step_by(3), "axis")
 }
 
-fn concat_of(call: &Call<'_, '_>, mut which: impl Iterator<Item = usize>, name: &str) -> Shapes {
+fn concat_of(
+    call: &OperatorCall<'_, '_>,
+    mut which: impl Iterator<Item = usize>,
+    name: &str,
+) -> OutputShapes {
     let first = which.next().unwrap_or(0);
     let mut dims = call.dims(first)?.to_vec();
     let axis = call.axis(name, 1, dims.len())?;
@@ -25,7 +29,7 @@ fn concat_of(call: &Call<'_, '_>, mut which: impl Iterator<Item = usize>, name: 
         let fits = dims.len() == other.len()
             && (0..dims.len()).all(|at| at == axis || dims[at] == other[at]);
         if !fits {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "joins shapes {} and {} along axis {axis}",
                 list(&dims),
                 list(other)
@@ -37,7 +41,7 @@ fn concat_of(call: &Call<'_, '_>, mut which: impl Iterator<Item = usize>, name: 
 }
 
 /// The sizes of a split's parts along its axis.
-pub(crate) fn parts(call: &Call<'_, '_>, length: usize) -> Result<Vec<usize>, Refusal> {
+pub(crate) fn parts(call: &OperatorCall<'_, '_>, length: usize) -> Result<Vec<usize>, RuleRefusal> {
     let count = call.node.output.len();
     let sizes = match (call.ints("split"), call.optional(1)) {
         (Some(sizes), _) => sizes.to_vec(),
@@ -45,7 +49,7 @@ pub(crate) fn parts(call: &Call<'_, '_>, length: usize) -> Result<Vec<usize>, Re
             fact.ints().ok_or_else(|| call.open(1))?
         }
         (None, Some(fact)) => {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "has {count} outputs, but sizes of shape {}",
                 fact.shape
             )));
@@ -63,7 +67,7 @@ pub(crate) fn parts(call: &Call<'_, '_>, length: usize) -> Result<Vec<usize>, Re
         .collect::<Result<Vec<_>, _>>()?;
     let total: u128 = sizes.iter().map(|&s| s as u128).sum();
     if total != length as u128 || sizes.len() != count {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "splits {length} into {} parts of {total} in all, expected {count} parts",
             sizes.len()
         )));
@@ -72,7 +76,7 @@ pub(crate) fn parts(call: &Call<'_, '_>, length: usize) -> Result<Vec<usize>, Re
 }
 
 /// `Split`.
-pub(crate) fn split(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn split(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let axis = axis(call.int("axis", 0), dims.len())?;
     let part = |length: usize| {

@@ -2,23 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use super::{Shapes, elementwise::broadcast, one};
+use super::{OutputShapes, elementwise::broadcast, one};
 use crate::{
-    call::{Call, Dims, size},
-    error::{Refusal, list},
+    call::{OperatorCall, OutputDims, size},
+    error::{RuleRefusal, list},
 };
 
 /// NumPy's matmul: vectors are matrices of one row or column, leading dimensions broadcast.
-fn matmul(a: &[usize], b: &[usize]) -> Result<Dims, Refusal> {
+fn matmul(a: &[usize], b: &[usize]) -> Result<OutputDims, RuleRefusal> {
     let differ = || {
-        Refusal::Invalid(format!(
+        RuleRefusal::Invalid(format!(
             "multiplies shapes {} and {}, whose inner sizes differ",
             list(a),
             list(b)
         ))
     };
     let (Some(&inner), false) = (a.last(), b.is_empty()) else {
-        return Err(Refusal::invalid("multiplies a scalar, expected matrices"));
+        return Err(RuleRefusal::invalid(
+            "multiplies a scalar, expected matrices",
+        ));
     };
     let row = b.len().saturating_sub(2);
     if b[row] != inner {
@@ -35,18 +37,18 @@ fn matmul(a: &[usize], b: &[usize]) -> Result<Dims, Refusal> {
 }
 
 /// `MatMul`, `MatMulInteger`.
-pub(crate) fn plain(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn plain(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(matmul(call.dims(0)?, call.dims(1)?)?)
 }
 
 /// `QLinearMatMul`: scale and zero point behind each tensor.
-pub(crate) fn quantised(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(matmul(call.dims(0)?, call.dims(3)?)?)
 }
 
 /// ONNX Runtime's `FusedMatMul`: operands may be transposed, also with the first axis of the matrix moved.
-pub(crate) fn fused(call: &Call<'_, '_>) -> Shapes {
-    let turned = |at: usize, flag: &str, batch: &str| -> Result<Dims, Refusal> {
+pub(crate) fn fused(call: &OperatorCall<'_, '_>) -> OutputShapes {
+    let turned = |at: usize, flag: &str, batch: &str| -> Result<OutputDims, RuleRefusal> {
         let mut dims = call.dims(at)?.to_vec();
         let rank = dims.len();
         if call.flag(batch) && rank > 2 {
@@ -64,16 +66,16 @@ pub(crate) fn fused(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Gemm`.
-pub(crate) fn gemm(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn gemm(call: &OperatorCall<'_, '_>) -> OutputShapes {
     gemm_of(call, 0, 1)
 }
 
 /// ONNX Runtime's `QGemm`: scale and zero point behind each tensor.
-pub(crate) fn quantised_gemm(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised_gemm(call: &OperatorCall<'_, '_>) -> OutputShapes {
     gemm_of(call, 0, 3)
 }
 
-fn gemm_of(call: &Call<'_, '_>, a: usize, b: usize) -> Shapes {
+fn gemm_of(call: &OperatorCall<'_, '_>, a: usize, b: usize) -> OutputShapes {
     let (a, b) = (call.ranked(a, 2)?, call.ranked(b, 2)?);
     let turned = |dims: &[usize], flag: &str| {
         if call.flag(flag) {
@@ -84,7 +86,7 @@ fn gemm_of(call: &Call<'_, '_>, a: usize, b: usize) -> Shapes {
     };
     let ([rows, inner], [other, columns]) = (turned(a, "transA"), turned(b, "transB"));
     if inner != other {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "multiplies shapes {} and {}, whose inner sizes {inner} and {other} differ",
             list(a),
             list(b)
@@ -94,14 +96,14 @@ fn gemm_of(call: &Call<'_, '_>, a: usize, b: usize) -> Shapes {
 }
 
 /// ONNX Runtime's `MatMulNBits` and `MatMulBnb4`: the weight is packed, attributes hold its sizes.
-pub(crate) fn packed(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn packed(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let mut dims = call.at_least(0, 1)?.to_vec();
     let columns = size(i128::from(call.int("N", 0)))?;
     let inner = size(i128::from(call.int("K", 0)))?;
     match dims.last_mut() {
         Some(last) if *last == inner => *last = columns,
         _ => {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "multiplies shape {} with a weight of {inner} rows",
                 list(&dims)
             )));
@@ -111,7 +113,7 @@ pub(crate) fn packed(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Einsum`: letters name dimensions, an ellipsis those in front that broadcast.
-pub(crate) fn einsum(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn einsum(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let equation: String = call.text("equation").unwrap_or("").replace(' ', "");
     let (left, right) = match equation.split_once("->") {
         Some((left, right)) => (left, Some(right)),
@@ -119,13 +121,13 @@ pub(crate) fn einsum(call: &Call<'_, '_>) -> Shapes {
     };
     let terms: Vec<&str> = left.split(',').collect();
     if terms.len() != call.inputs.len() {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has {} inputs for equation `{equation}`",
             call.inputs.len()
         )));
     }
     let mut sizes: BTreeMap<u8, usize> = BTreeMap::new();
-    let mut ellipsis: Dims = Vec::new();
+    let mut ellipsis: OutputDims = Vec::new();
     for (at, term) in terms.iter().enumerate() {
         let dims = call.dims(at)?;
         let (front, back) = term.split_once("...").unwrap_or((term, ""));
@@ -133,7 +135,7 @@ pub(crate) fn einsum(call: &Call<'_, '_>) -> Shapes {
         let covered = dims.len().checked_sub(named);
         let covered = covered.filter(|&rest| rest == 0 || term.contains("..."));
         let Some(covered) = covered else {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "reads {} of shape {} as `{term}`",
                 call.name(at),
                 list(dims)
@@ -145,7 +147,7 @@ pub(crate) fn einsum(call: &Call<'_, '_>) -> Shapes {
         for (letter, &size) in letters.chain(back.bytes().zip(&dims[end..])) {
             let known = sizes.entry(letter).or_insert(size);
             if *known != size && *known != 1 && size != 1 {
-                return Err(Refusal::Invalid(format!(
+                return Err(RuleRefusal::Invalid(format!(
                     "gives `{}` of equation `{equation}` the sizes {known} and {size}",
                     char::from(letter)
                 )));
@@ -164,13 +166,13 @@ pub(crate) fn einsum(call: &Call<'_, '_>) -> Shapes {
     let (front, back) = right.split_once("...").unwrap_or((right, ""));
     let size = |letter: u8| {
         sizes.get(&letter).copied().ok_or_else(|| {
-            Refusal::Invalid(format!(
+            RuleRefusal::Invalid(format!(
                 "has `{}` in the output of `{equation}` alone",
                 char::from(letter)
             ))
         })
     };
-    let mut dims = front.bytes().map(size).collect::<Result<Dims, _>>()?;
+    let mut dims = front.bytes().map(size).collect::<Result<OutputDims, _>>()?;
     if right.contains("...") {
         dims.extend(&ellipsis);
     }

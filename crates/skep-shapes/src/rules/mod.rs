@@ -1,4 +1,4 @@
-//! Output shapes, a room a family of operators. Each rule reads a [`Call`](super::call::Call) and gives the dimensions
+//! Output shapes, a room a family of operators. Each rule reads an [`OperatorCall`](crate::call::OperatorCall) and gives the dimensions
 //! of its outputs in order.
 
 pub(super) mod attention;
@@ -19,12 +19,12 @@ pub(super) mod signal;
 pub(super) mod slice;
 pub(super) mod window;
 
-use crate::{call::Dims, error::Refusal};
+use crate::{call::OutputDims, error::RuleRefusal};
 
 /// What every rule of shapes gives.
-pub(super) type Shapes = Result<Vec<Dims>, Refusal>;
+pub(super) type OutputShapes = Result<Vec<OutputDims>, RuleRefusal>;
 
 /// One output of these dimensions.
-fn one(dims: impl Into<Dims>) -> Shapes {
+fn one(dims: impl Into<OutputDims>) -> OutputShapes {
     Ok(vec![dims.into()])
 }

@@ -1,18 +1,18 @@
 //! Normalisations, with the statistics that some of them give.
 
-use super::Shapes;
+use super::OutputShapes;
 use crate::{
-    call::{Call, Dims},
-    error::{Refusal, list},
+    call::{OperatorCall, OutputDims},
+    error::{RuleRefusal, list},
 };
 
 /// `BatchNormalization`: the output as the input, statistics as the fourth input.
-pub(crate) fn batch(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn batch(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.at_least(0, 1)?;
     let channels = *dims.get(1).unwrap_or(&1);
     for at in 1..5 {
         if call.dims(at)? != [channels] {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "normalises shape {} by {} of shape {}",
                 list(dims),
                 call.name(at),
@@ -27,28 +27,28 @@ pub(crate) fn batch(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// Dimensions from an axis on as ones: what is left of them after their mean.
-fn means(dims: &[usize], axis: usize) -> Dims {
+fn means(dims: &[usize], axis: usize) -> OutputDims {
     let mut means = dims.to_vec();
     means[axis..].fill(1);
     means
 }
 
 /// `LayerNormalization` and `RMSNormalization`: output, mean, inverse standard deviation.
-pub(crate) fn layer(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn layer(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let means = means(dims, call.axis("axis", -1, dims.len())?);
     Ok(vec![dims.to_vec(), means.clone(), means])
 }
 
 /// ONNX Runtime's `SkipLayerNormalization`: output, mean, inverse standard deviation, sum.
-pub(crate) fn skip_layer(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn skip_layer(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.at_least(0, 1)?;
     let means = means(dims, dims.len() - 1);
     Ok(vec![dims.to_vec(), means.clone(), means, dims.to_vec()])
 }
 
 /// ONNX Runtime's `EmbedLayerNormalization`: embeddings, length of each mask, sum.
-pub(crate) fn embed_layer(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn embed_layer(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (ids, table) = (call.ranked(0, 2)?, call.ranked(2, 2)?);
     let embedded = vec![ids[0], ids[1], table[1]];
     Ok(vec![embedded.clone(), vec![ids[0]], embedded])

@@ -1,13 +1,13 @@
 //! Recurrent layers: `RNN`, `GRU`, `LSTM`.
 
-use super::Shapes;
+use super::OutputShapes;
 use crate::{
-    call::{Call, size},
-    error::Refusal,
+    call::{OperatorCall, size},
+    error::RuleRefusal,
 };
 
 /// All outputs of the sequence, then the last state, and for `LSTM` the last cell state.
-pub(crate) fn recurrent(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn recurrent(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (input, weight) = (call.ranked(0, 3)?, call.ranked(2, 3)?);
     let hidden = match call.int("hidden_size", 0) {
         0 => weight[2],
@@ -17,7 +17,7 @@ pub(crate) fn recurrent(call: &Call<'_, '_>) -> Shapes {
         None | Some("" | "forward" | "reverse") => 1,
         Some("bidirectional") => 2,
         Some(other) => {
-            return Err(Refusal::Invalid(format!(
+            return Err(RuleRefusal::Invalid(format!(
                 "has direction {other}, which is none"
             )));
         }

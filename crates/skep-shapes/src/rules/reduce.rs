@@ -1,13 +1,13 @@
 //! Operators that sum up an axis or several: reductions, `ArgMax`, `TopK`.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, Dims, axis, size},
-    error::Refusal,
+    call::{OperatorCall, OutputDims, axis, size},
+    error::RuleRefusal,
 };
 
 /// Which of `rank` dimensions the axes name.
-pub(crate) fn marked(axes: &[i64], rank: usize) -> Result<Vec<bool>, Refusal> {
+pub(crate) fn marked(axes: &[i64], rank: usize) -> Result<Vec<bool>, RuleRefusal> {
     let mut marked = vec![false; rank];
     for &each in axes {
         marked[axis(each, rank)?] = true;
@@ -16,7 +16,7 @@ pub(crate) fn marked(axes: &[i64], rank: usize) -> Result<Vec<bool>, Refusal> {
 }
 
 /// Which dimensions a reduction goes over.
-pub(crate) fn reduced(call: &Call<'_, '_>) -> Result<Vec<bool>, Refusal> {
+pub(crate) fn reduced(call: &OperatorCall<'_, '_>) -> Result<Vec<bool>, RuleRefusal> {
     let rank = call.dims(0)?.len();
     match call.axes(1)? {
         Some(axes) if !axes.is_empty() => marked(&axes, rank),
@@ -24,7 +24,7 @@ pub(crate) fn reduced(call: &Call<'_, '_>) -> Result<Vec<bool>, Refusal> {
     }
 }
 
-fn without(dims: &[usize], marked: &[bool], keep: bool) -> Dims {
+fn without(dims: &[usize], marked: &[bool], keep: bool) -> OutputDims {
     let kept = dims
         .iter()
         .zip(marked)
@@ -37,20 +37,20 @@ fn without(dims: &[usize], marked: &[bool], keep: bool) -> Dims {
 }
 
 /// `ReduceSum` and its kin: axes as an attribute or, in later operator sets, as an input.
-pub(crate) fn reduce(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn reduce(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let keep = call.int("keepdims", 1) != 0;
     one(without(call.dims(0)?, &reduced(call)?, keep))
 }
 
 /// `ArgMax`, `ArgMin`.
-pub(crate) fn arg(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn arg(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let marked = marked(&[call.int("axis", 0)], dims.len())?;
     one(without(dims, &marked, call.int("keepdims", 1) != 0))
 }
 
 /// `TopK`: values and indices.
-pub(crate) fn top_k(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn top_k(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let mut dims = call.dims(0)?.to_vec();
     let axis = call.axis("axis", -1, dims.len())?;
     let count = match call.attribute("k") {
@@ -59,7 +59,7 @@ pub(crate) fn top_k(call: &Call<'_, '_>) -> Shapes {
     };
     let count = size(i128::from(count))?;
     if count > dims[axis] {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "takes the top {count} of {} values",
             dims[axis]
         )));
@@ -69,14 +69,14 @@ pub(crate) fn top_k(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Det`: of the matrices in the last two dimensions.
-pub(crate) fn determinant(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn determinant(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.at_least(0, 2)?;
     one(&dims[..dims.len() - 2])
 }
 
 /// `NegativeLogLikelihoodLoss`, `SoftmaxCrossEntropyLoss`: a number, or without reduction one a target; the latter's
 /// probabilities as its scores.
-pub(crate) fn loss(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn loss(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let loss = match call.text("reduction") {
         Some("none") => call.dims(1)?.to_vec(),
         _ => Vec::new(),

@@ -1,13 +1,13 @@
 //! Operators that keep the elements and change the dimensions, or repeat them along dimensions.
 
-use super::{Shapes, elementwise::broadcast, one, reduce::marked};
+use super::{OutputShapes, elementwise::broadcast, one, reduce::marked};
 use crate::{
-    call::{Call, axis, product, size, wide},
-    error::{Refusal, list},
+    call::{OperatorCall, axis, product, size, wide},
+    error::{RuleRefusal, list},
 };
 
 /// `Reshape`: 0 copies a dimension (unless `allowzero`), -1 stands for what is left.
-pub(crate) fn reshape(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn reshape(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.dims(0)?;
     let wanted = call.numbers(1)?;
     let copies = !call.flag("allowzero");
@@ -37,8 +37,8 @@ pub(crate) fn reshape(call: &Call<'_, '_>) -> Shapes {
     one(dims)
 }
 
-fn mismatch(call: &Call<'_, '_>, input: &[usize], wanted: &[i64]) -> Refusal {
-    Refusal::Invalid(format!(
+fn mismatch(call: &OperatorCall<'_, '_>, input: &[usize], wanted: &[i64]) -> RuleRefusal {
+    RuleRefusal::Invalid(format!(
         "reshapes {} of shape {} to {}, which does not hold as many elements",
         call.name(0),
         list(input),
@@ -47,7 +47,7 @@ fn mismatch(call: &Call<'_, '_>, input: &[usize], wanted: &[i64]) -> Refusal {
 }
 
 /// `Flatten`: a matrix, cut at an axis that may be the rank itself.
-pub(crate) fn flatten(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn flatten(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let cut = axis(call.int("axis", 1), dims.len() + 1);
     // From the end, an axis counts without the place behind the last.
@@ -59,7 +59,7 @@ pub(crate) fn flatten(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Squeeze`.
-pub(crate) fn squeeze(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn squeeze(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     // No axes at all are the same as none given, as ONNX Runtime has it.
     let Some(axes) = call.axes(1)?.filter(|axes| !axes.is_empty()) else {
@@ -72,7 +72,7 @@ pub(crate) fn squeeze(call: &Call<'_, '_>) -> Shapes {
             (false, _) => kept.push(dim),
             (true, 1) => {}
             (true, _) => {
-                return Err(Refusal::Invalid(format!(
+                return Err(RuleRefusal::Invalid(format!(
                     "squeezes a dimension of {dim} out of {} of shape {}",
                     call.name(0),
                     list(dims)
@@ -84,14 +84,14 @@ pub(crate) fn squeeze(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Unsqueeze`: axes count in the output.
-pub(crate) fn unsqueeze(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn unsqueeze(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let axes = call
         .axes(1)?
-        .ok_or_else(|| Refusal::invalid("has no axes"))?;
+        .ok_or_else(|| RuleRefusal::invalid("has no axes"))?;
     let marked = marked(&axes, dims.len() + axes.len())?;
     if marked.iter().filter(|&&marked| marked).count() != axes.len() {
-        return Err(Refusal::invalid("names an axis twice"));
+        return Err(RuleRefusal::invalid("names an axis twice"));
     }
     let mut rest = dims.iter().copied();
     let filled = marked
@@ -101,7 +101,10 @@ pub(crate) fn unsqueeze(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// Which dimension of the input each of the output is, for `Transpose`.
-pub(crate) fn permutation(call: &Call<'_, '_>, rank: usize) -> Result<Vec<usize>, Refusal> {
+pub(crate) fn permutation(
+    call: &OperatorCall<'_, '_>,
+    rank: usize,
+) -> Result<Vec<usize>, RuleRefusal> {
     let Some(order) = call.ints("perm").filter(|order| !order.is_empty()) else {
         return Ok((0..rank).rev().collect());
     };
@@ -112,7 +115,7 @@ pub(crate) fn permutation(call: &Call<'_, '_>, rank: usize) -> Result<Vec<usize>
     let mut seen = vec![false; rank];
     order.iter().for_each(|&at| seen[at] = true);
     if order.len() != rank || seen.contains(&false) {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has a permutation of {} axes for {rank} dimensions, expected each once",
             order.len()
         )));
@@ -121,14 +124,14 @@ pub(crate) fn permutation(call: &Call<'_, '_>, rank: usize) -> Result<Vec<usize>
 }
 
 /// `Transpose`.
-pub(crate) fn transpose(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn transpose(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = call.dims(0)?;
     let order = permutation(call, dims.len())?;
     one(order.into_iter().map(|at| dims[at]).collect::<Vec<_>>())
 }
 
 /// `Expand`: broadcasts with a shape.
-pub(crate) fn expand(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn expand(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let wanted = call.numbers(1)?;
     let wanted = wanted.iter().map(|&d| size(i128::from(d)));
     one(broadcast(
@@ -138,10 +141,10 @@ pub(crate) fn expand(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `Tile`.
-pub(crate) fn tile(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn tile(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (dims, repeats) = (call.dims(0)?, call.numbers(1)?);
     if dims.len() != repeats.len() {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "repeats {} dimensions, expected {}",
             repeats.len(),
             dims.len()
@@ -155,7 +158,7 @@ pub(crate) fn tile(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `DepthToSpace`.
-pub(crate) fn depth_to_space(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn depth_to_space(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (dims, block) = (call.ranked(0, 4)?, block(call)?);
     let depth = block
         .checked_mul(block)
@@ -166,7 +169,7 @@ pub(crate) fn depth_to_space(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `SpaceToDepth`.
-pub(crate) fn space_to_depth(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn space_to_depth(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (dims, block) = (call.ranked(0, 4)?, block(call)?);
     if !dims[2].is_multiple_of(block) || !dims[3].is_multiple_of(block) {
         return Err(uneven(call, block));
@@ -182,16 +185,16 @@ pub(crate) fn space_to_depth(call: &Call<'_, '_>) -> Shapes {
     ])
 }
 
-fn block(call: &Call<'_, '_>) -> Result<usize, Refusal> {
+fn block(call: &OperatorCall<'_, '_>) -> Result<usize, RuleRefusal> {
     let block = usize::try_from(call.int("blocksize", 0)).unwrap_or(0);
     if block == 0 {
-        return Err(Refusal::invalid("has no `blocksize` above 0"));
+        return Err(RuleRefusal::invalid("has no `blocksize` above 0"));
     }
     Ok(block)
 }
 
-fn uneven(call: &Call<'_, '_>, block: usize) -> Refusal {
-    Refusal::Invalid(format!(
+fn uneven(call: &OperatorCall<'_, '_>, block: usize) -> RuleRefusal {
+    RuleRefusal::Invalid(format!(
         "takes {} apart in blocks of {block}, which do not fit",
         call.name(0)
     ))

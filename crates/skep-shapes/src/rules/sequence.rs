@@ -5,20 +5,20 @@ use std::rc::Rc;
 use skep_types::Shape;
 
 use crate::{
-    call::{Call, Datum, axis, size, wide},
+    call::{Datum, OperatorCall, axis, size, wide},
     element::ElementType,
-    error::Refusal,
-    fact::{Elements, Fact, KnownFrom},
+    error::RuleRefusal,
+    fact::{ElementValues, Fact, KnownFrom},
 };
 
 /// The longest sequence that is followed.
 const MAX_LENGTH: usize = 128;
 
-type Data<'a> = Result<Vec<Datum<'a>>, Refusal>;
+type SequenceResult<'a> = Result<Vec<Datum<'a>>, RuleRefusal>;
 
-fn sequence<'a>(facts: Vec<Fact<'a>>) -> Data<'a> {
+fn sequence<'a>(facts: Vec<Fact<'a>>) -> SequenceResult<'a> {
     if facts.len() > MAX_LENGTH {
-        return Err(Refusal::Open(format!(
+        return Err(RuleRefusal::Open(format!(
             "a sequence of {} tensors, which is not followed",
             facts.len()
         )));
@@ -26,10 +26,10 @@ fn sequence<'a>(facts: Vec<Fact<'a>>) -> Data<'a> {
     Ok(vec![Datum::Sequence(Rc::new(facts))])
 }
 
-fn of<'c, 'a>(call: &'c Call<'a, '_>, at: usize) -> Result<&'c [Fact<'a>], Refusal> {
+fn of<'c, 'a>(call: &'c OperatorCall<'a, '_>, at: usize) -> Result<&'c [Fact<'a>], RuleRefusal> {
     match call.inputs.get(at).copied().flatten() {
         Some(Datum::Sequence(facts)) => Ok(facts),
-        _ => Err(Refusal::Invalid(format!(
+        _ => Err(RuleRefusal::Invalid(format!(
             "reads {}, expected a sequence",
             call.name(at)
         ))),
@@ -37,7 +37,11 @@ fn of<'c, 'a>(call: &'c Call<'a, '_>, at: usize) -> Result<&'c [Fact<'a>], Refus
 }
 
 /// A position in a sequence; the last one where it is left out.
-fn position(call: &Call<'_, '_>, at: usize, length: usize) -> Result<Option<usize>, Refusal> {
+fn position(
+    call: &OperatorCall<'_, '_>,
+    at: usize,
+    length: usize,
+) -> Result<Option<usize>, RuleRefusal> {
     match call.optional(at) {
         None => Ok(None),
         Some(_) => axis(call.number(at)?, length).map(Some),
@@ -45,18 +49,18 @@ fn position(call: &Call<'_, '_>, at: usize, length: usize) -> Result<Option<usiz
 }
 
 /// `SequenceEmpty`.
-pub(crate) fn empty<'a>(_: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn empty<'a>(_: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     sequence(Vec::new())
 }
 
 /// `SequenceConstruct`.
-pub(crate) fn construct<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn construct<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let facts = (0..call.inputs.len()).map(|at| call.input(at).cloned());
     sequence(facts.collect::<Result<_, _>>()?)
 }
 
 /// `SequenceInsert`.
-pub(crate) fn insert<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn insert<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let mut facts = of(call, 0)?.to_vec();
     let at = position(call, 2, facts.len() + 1)?.unwrap_or(facts.len());
     facts.insert(at, call.input(1)?.clone());
@@ -64,22 +68,26 @@ pub(crate) fn insert<'a>(call: &Call<'a, '_>) -> Data<'a> {
 }
 
 /// `SequenceErase`.
-pub(crate) fn erase<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn erase<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let mut facts = of(call, 0)?.to_vec();
     let last = facts.len().checked_sub(1);
     match position(call, 1, facts.len())?.or(last) {
         Some(at) => drop(facts.remove(at)),
-        None => return Err(Refusal::invalid("takes a tensor out of an empty sequence")),
+        None => {
+            return Err(RuleRefusal::invalid(
+                "takes a tensor out of an empty sequence",
+            ));
+        }
     }
     sequence(facts)
 }
 
 /// `SequenceAt`: also by a position that only a run tells, where all tensors are alike.
-pub(crate) fn at<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn at<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let facts = of(call, 0)?;
     let found = match position(call, 1, facts.len()) {
         Ok(at) => at.and_then(|at| facts.get(at)).cloned(),
-        Err(open @ Refusal::Open(_)) => {
+        Err(open @ RuleRefusal::Open(_)) => {
             let Some(first) = facts.first() else {
                 return Err(open);
             };
@@ -91,21 +99,21 @@ pub(crate) fn at<'a>(call: &Call<'a, '_>) -> Data<'a> {
         }
         Err(other) => return Err(other),
     };
-    let found = found.ok_or_else(|| Refusal::invalid("has no position"))?;
+    let found = found.ok_or_else(|| RuleRefusal::invalid("has no position"))?;
     Ok(vec![Datum::Tensor(found)])
 }
 
 /// `SequenceLength`.
-pub(crate) fn length<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn length<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let count = i64::try_from(of(call, 0)?.len()).unwrap_or(i64::MAX);
-    let values = Elements::Ints(vec![count]);
+    let values = ElementValues::Ints(vec![count]);
     let mut fact = Fact::of_values(ElementType::INT64, Shape::scalar(), values);
     fact.known = KnownFrom::Shapes;
     Ok(vec![Datum::Tensor(fact)])
 }
 
 /// `SplitToSequence`: single rows, chunks of one size, or of several.
-pub(crate) fn split<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn split<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let input = call.input(0)?;
     let axis = call.axis("axis", 0, input.shape.rank())?;
     let length = input.dims()[axis];
@@ -132,19 +140,19 @@ pub(crate) fn split<'a>(call: &Call<'a, '_>) -> Data<'a> {
         } else {
             dims.remove(axis);
         }
-        let shape = Shape::new(&dims).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let shape = Shape::new(&dims).map_err(|error| RuleRefusal::Invalid(error.to_string()))?;
         Ok(Fact::of_run(input.element, shape))
     };
     sequence(sizes.iter().map(part).collect::<Result<_, _>>()?)
 }
 
-fn chunks(length: usize, chunk: usize) -> Result<Vec<usize>, Refusal> {
+fn chunks(length: usize, chunk: usize) -> Result<Vec<usize>, RuleRefusal> {
     if chunk == 0 {
-        return Err(Refusal::invalid("splits into chunks of 0"));
+        return Err(RuleRefusal::invalid("splits into chunks of 0"));
     }
     let count = length.div_ceil(chunk);
     if count > MAX_LENGTH {
-        return Err(Refusal::Open(format!(
+        return Err(RuleRefusal::Open(format!(
             "a sequence of {count} tensors, which is not followed"
         )));
     }
@@ -154,10 +162,10 @@ fn chunks(length: usize, chunk: usize) -> Result<Vec<usize>, Refusal> {
 }
 
 /// `ConcatFromSequence`: along an axis, which may be a new one.
-pub(crate) fn concat<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn concat<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let facts = of(call, 0)?;
     let Some(first) = facts.first() else {
-        return Err(Refusal::invalid("joins an empty sequence"));
+        return Err(RuleRefusal::invalid("joins an empty sequence"));
     };
     let is_new = call.flag("new_axis");
     let mut dims = first.dims().to_vec();
@@ -174,19 +182,21 @@ pub(crate) fn concat<'a>(call: &Call<'a, '_>) -> Data<'a> {
         }
         let fits = other.len() == rank && (0..rank).all(|d| d == at || other[d] == dims[d]);
         if !fits {
-            return Err(Refusal::invalid("joins tensors of shapes that do not fit"));
+            return Err(RuleRefusal::invalid(
+                "joins tensors of shapes that do not fit",
+            ));
         }
         total += wide(other[at]);
     }
     dims[at] = size(total)?;
-    let shape = Shape::new(&dims).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let shape = Shape::new(&dims).map_err(|error| RuleRefusal::Invalid(error.to_string()))?;
     Ok(vec![Datum::Tensor(Fact::of_run(first.element, shape))])
 }
 
 /// `Identity`, also of a sequence.
-pub(crate) fn identity<'a>(call: &Call<'a, '_>) -> Data<'a> {
+pub(crate) fn identity<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     match call.inputs.first().copied().flatten() {
         Some(datum) => Ok(vec![datum.clone()]),
-        None => Err(Refusal::invalid("has no input")),
+        None => Err(RuleRefusal::invalid("has no input")),
     }
 }

@@ -1,9 +1,9 @@
 //! Operators on signals: Fourier transforms and windows.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, axis, size, wide},
-    error::Refusal,
+    call::{OperatorCall, axis, size, wide},
+    error::RuleRefusal,
 };
 
 /// The complex numbers of a one-sided spectrum are half as many, and the one in the middle.
@@ -12,7 +12,7 @@ const fn one_sided(length: usize) -> usize {
 }
 
 /// `DFT`: complex numbers in the last dimension; the axis is an attribute until operator set 20.
-pub(crate) fn dft(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn dft(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.at_least(0, 2)?;
     let mut dims = input.to_vec();
     let at = if call.version >= 20 {
@@ -26,7 +26,7 @@ pub(crate) fn dft(call: &Call<'_, '_>) -> Shapes {
     let axis = axis(at, dims.len())?;
     let last = dims.len() - 1;
     if axis == last {
-        return Err(Refusal::invalid(
+        return Err(RuleRefusal::invalid(
             "transforms the dimension that holds the complex numbers",
         ));
     }
@@ -45,17 +45,21 @@ pub(crate) fn dft(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `STFT`: frames of the signal, each a spectrum.
-pub(crate) fn stft(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn stft(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let signal = call.at_least(0, 2)?;
     let step = call.number(1)?;
     let frame = match (call.optional(3), call.optional(2)) {
         (Some(_), _) => call.number(3)?,
         (None, Some(window)) => i64::try_from(window.shape.element_count()).unwrap_or(i64::MAX),
-        (None, None) => return Err(Refusal::invalid("has neither a window nor a frame length")),
+        (None, None) => {
+            return Err(RuleRefusal::invalid(
+                "has neither a window nor a frame length",
+            ));
+        }
     };
     let room = wide(signal[1]) - i128::from(frame);
     if step < 1 || frame < 0 || room < 0 {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "takes frames of {frame} every {step} of {}",
             signal[1]
         )));
@@ -71,12 +75,12 @@ pub(crate) fn stft(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `HannWindow`, `HammingWindow`, `BlackmanWindow`: of a size that is an input.
-pub(crate) fn window(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn window(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one([size(i128::from(call.number(0)?))?])
 }
 
 /// `MelWeightMatrix`: bins of the spectrum by bins of the scale.
-pub(crate) fn mel(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn mel(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let bins = size(i128::from(call.number(0)?))?;
     let length = size(i128::from(call.number(1)?))?;
     one([one_sided(length), bins])

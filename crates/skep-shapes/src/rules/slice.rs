@@ -1,21 +1,21 @@
 //! Operators that cut a tensor out of a larger one, or put one in: `Slice`, `Pad`, `CenterCropPad`.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, axis, size, wide},
-    error::Refusal,
+    call::{OperatorCall, axis, size, wide},
+    error::RuleRefusal,
 };
 
 /// Which elements of one dimension a slice takes: from `start`, `count` of them, `step` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct SliceRange {
     pub(crate) start: i64,
     pub(crate) step: i64,
     pub(crate) count: usize,
 }
 
 /// What `Slice` takes of each dimension.
-pub(crate) fn cuts(call: &Call<'_, '_>) -> Result<Vec<Cut>, Refusal> {
+pub(crate) fn cuts(call: &OperatorCall<'_, '_>) -> Result<Vec<SliceRange>, RuleRefusal> {
     let dims = call.dims(0)?;
     let (starts, ends, axes, steps) = match (call.ints("starts"), call.ints("ends")) {
         (Some(starts), Some(ends)) => {
@@ -36,16 +36,16 @@ pub(crate) fn cuts(call: &Call<'_, '_>) -> Result<Vec<Cut>, Refusal> {
     let axes = axes.unwrap_or_else(|| (0..).take(count).collect());
     let steps = steps.unwrap_or_else(|| vec![1; count]);
     if ends.len() != count || axes.len() != count || steps.len() != count {
-        return Err(Refusal::invalid(
+        return Err(RuleRefusal::invalid(
             "has starts, ends, axes and steps of different numbers",
         ));
     }
-    let whole = |&count: &usize| Cut {
+    let whole = |&count: &usize| SliceRange {
         start: 0,
         step: 1,
         count,
     };
-    let mut cuts: Vec<Cut> = dims.iter().map(whole).collect();
+    let mut cuts: Vec<SliceRange> = dims.iter().map(whole).collect();
     for (at, &each) in axes.iter().enumerate() {
         let axis = axis(each, dims.len())?;
         cuts[axis] = cut(dims[axis], starts[at], ends[at], steps[at])?;
@@ -54,7 +54,7 @@ pub(crate) fn cuts(call: &Call<'_, '_>) -> Result<Vec<Cut>, Refusal> {
 }
 
 /// As NumPy slices: from either end, clamped.
-fn cut(length: usize, start: i64, end: i64, step: i64) -> Result<Cut, Refusal> {
+fn cut(length: usize, start: i64, end: i64, step: i64) -> Result<SliceRange, RuleRefusal> {
     let length = i64::try_from(length).unwrap_or(i64::MAX);
     let from_start = |at: i64| {
         if at < 0 {
@@ -65,7 +65,7 @@ fn cut(length: usize, start: i64, end: i64, step: i64) -> Result<Cut, Refusal> {
     };
     let (start, end) = (from_start(start), from_start(end));
     let (start, distance) = match step {
-        0 => return Err(Refusal::invalid("has a step of 0")),
+        0 => return Err(RuleRefusal::invalid("has a step of 0")),
         1.. => {
             let start = start.clamp(0, length);
             (start, i128::from(end.clamp(0, length)) - i128::from(start))
@@ -80,16 +80,16 @@ fn cut(length: usize, start: i64, end: i64, step: i64) -> Result<Cut, Refusal> {
     };
     let step_size = i128::from(step.unsigned_abs());
     let count = size(((distance + step_size - 1) / step_size).max(0))?;
-    Ok(Cut { start, step, count })
+    Ok(SliceRange { start, step, count })
 }
 
 /// `Slice`: attributes in operator sets before 10, then inputs.
-pub(crate) fn slice(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn slice(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(cuts(call)?.iter().map(|cut| cut.count).collect::<Vec<_>>())
 }
 
 /// `Pad`: paddings in front of all dimensions, then behind them; negative ones cut.
-pub(crate) fn pad(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn pad(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let mut dims = call.dims(0)?.to_vec();
     let pads = match call.ints("pads") {
         Some(pads) => pads.to_vec(),
@@ -105,7 +105,7 @@ pub(crate) fn pad(call: &Call<'_, '_>) -> Shapes {
         None => (0..dims.len()).collect(),
     };
     if pads.len() != 2 * axes.len() {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has {} paddings for {} axes, expected two an axis",
             pads.len(),
             axes.len()
@@ -119,13 +119,13 @@ pub(crate) fn pad(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `CenterCropPad`.
-pub(crate) fn center_crop_pad(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn center_crop_pad(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let mut dims = call.dims(0)?.to_vec();
     let wanted = call.numbers(1)?;
     let axes = call.ints("axes").map(<[i64]>::to_vec);
     let axes = axes.unwrap_or_else(|| (0..).take(dims.len()).collect());
     if axes.len() != wanted.len() {
-        return Err(Refusal::invalid("has more sizes than axes, or fewer"));
+        return Err(RuleRefusal::invalid("has more sizes than axes, or fewer"));
     }
     for (&each, &want) in axes.iter().zip(&wanted) {
         let axis = axis(each, dims.len())?;

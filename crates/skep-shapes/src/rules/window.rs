@@ -1,13 +1,13 @@
 //! Operators with a sliding window: convolutions and pools.
 
-use super::{Shapes, one};
+use super::{OutputShapes, one};
 use crate::{
-    call::{Call, Dims, size, wide},
-    error::{Refusal, list},
+    call::{OperatorCall, OutputDims, size, wide},
+    error::{RuleRefusal, list},
 };
 
 /// Window, stride and padding along one spatial dimension.
-struct Slide {
+struct WindowAxis {
     kernel: i128,
     stride: i128,
     dilation: i128,
@@ -16,7 +16,7 @@ struct Slide {
     output_padding: i128,
 }
 
-impl Slide {
+impl WindowAxis {
     /// What a window covers with its gaps.
     const fn reach(&self) -> i128 {
         (self.kernel - 1) * self.dilation + 1
@@ -25,46 +25,46 @@ impl Slide {
 
 /// How `auto_pad` says the padding.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Padding {
+enum AutoPad {
     Explicit,
     Same,
     Valid,
 }
 
-fn padding(call: &Call<'_, '_>) -> Result<Padding, Refusal> {
+fn padding(call: &OperatorCall<'_, '_>) -> Result<AutoPad, RuleRefusal> {
     match call.text("auto_pad") {
-        None | Some("" | "NOTSET") => Ok(Padding::Explicit),
-        Some("SAME_UPPER" | "SAME_LOWER") => Ok(Padding::Same),
-        Some("VALID") => Ok(Padding::Valid),
-        Some(other) => Err(Refusal::Invalid(format!(
+        None | Some("" | "NOTSET") => Ok(AutoPad::Explicit),
+        Some("SAME_UPPER" | "SAME_LOWER") => Ok(AutoPad::Same),
+        Some("VALID") => Ok(AutoPad::Valid),
+        Some(other) => Err(RuleRefusal::Invalid(format!(
             "has `auto_pad` {other}, which is none"
         ))),
     }
 }
 
 /// The windows of a node over as many spatial dimensions as its kernel has.
-fn slides(call: &Call<'_, '_>, kernel: &[usize]) -> Result<Vec<Slide>, Refusal> {
+fn slides(call: &OperatorCall<'_, '_>, kernel: &[usize]) -> Result<Vec<WindowAxis>, RuleRefusal> {
     let rank = kernel.len();
     let list = |name: &str, default: i64, count: usize| match call.ints(name) {
         None | Some([]) => Ok(vec![i128::from(default); count]),
         Some(values) if values.len() == count => {
             Ok(values.iter().map(|&v| i128::from(v)).collect())
         }
-        Some(values) => Err(Refusal::Invalid(format!(
+        Some(values) => Err(RuleRefusal::Invalid(format!(
             "has {} numbers in `{name}`, expected {count}",
             values.len()
         ))),
     };
     let (strides, dilations) = (list("strides", 1, rank)?, list("dilations", 1, rank)?);
     let pads = match padding(call)? {
-        Padding::Explicit => list("pads", 0, 2 * rank)?,
+        AutoPad::Explicit => list("pads", 0, 2 * rank)?,
         _ => vec![0; 2 * rank],
     };
     let more = list("output_padding", 0, rank)?;
     if strides.iter().chain(&dilations).any(|&step| step < 1) {
-        return Err(Refusal::invalid("has a stride or a dilation below 1"));
+        return Err(RuleRefusal::invalid("has a stride or a dilation below 1"));
     }
-    let slide = |at: usize| Slide {
+    let slide = |at: usize| WindowAxis {
         kernel: wide(kernel[at]),
         stride: strides[at],
         dilation: dilations[at],
@@ -76,14 +76,19 @@ fn slides(call: &Call<'_, '_>, kernel: &[usize]) -> Result<Vec<Slide>, Refusal> 
 }
 
 /// How often a window fits along a dimension.
-fn slid(input: usize, slide: &Slide, padding: Padding, ceil: bool) -> Result<usize, Refusal> {
+fn slid(
+    input: usize,
+    slide: &WindowAxis,
+    padding: AutoPad,
+    ceil: bool,
+) -> Result<usize, RuleRefusal> {
     let input = wide(input);
-    if padding == Padding::Same {
+    if padding == AutoPad::Same {
         return size(input.div_euclid(slide.stride) + i128::from(input % slide.stride != 0));
     }
     let room = input + slide.pad_start + slide.pad_end - slide.reach();
     if room < 0 {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "slides a window of {} over {input} padded by {}",
             slide.reach(),
             slide.pad_start + slide.pad_end
@@ -99,7 +104,7 @@ fn slid(input: usize, slide: &Slide, padding: Padding, ceil: bool) -> Result<usi
     size(count)
 }
 
-fn kernel(call: &Call<'_, '_>) -> Result<Option<Vec<usize>>, Refusal> {
+fn kernel(call: &OperatorCall<'_, '_>) -> Result<Option<Vec<usize>>, RuleRefusal> {
     let Some(kernel) = call
         .ints("kernel_shape")
         .filter(|kernel| !kernel.is_empty())
@@ -112,15 +117,15 @@ fn kernel(call: &Call<'_, '_>) -> Result<Option<Vec<usize>>, Refusal> {
     let sizes: Option<Vec<usize>> = sizes.collect();
     sizes
         .map(Some)
-        .ok_or_else(|| Refusal::invalid("has a kernel of a size below 1"))
+        .ok_or_else(|| RuleRefusal::invalid("has a kernel of a size below 1"))
 }
 
 /// The spatial sizes of a convolution.
-fn convolved(call: &Call<'_, '_>, x: usize, w: usize) -> Shapes {
+fn convolved(call: &OperatorCall<'_, '_>, x: usize, w: usize) -> OutputShapes {
     let (input, weight) = (call.at_least(x, 2)?, call.ranked(w, call.dims(x)?.len())?);
     let groups = usize::try_from(call.int("group", 1)).unwrap_or(0);
     if groups.checked_mul(weight[1]) != Some(input[1]) {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "convolves {} channels in {groups} groups with a weight of shape {}",
             input[1],
             list(weight)
@@ -128,7 +133,7 @@ fn convolved(call: &Call<'_, '_>, x: usize, w: usize) -> Shapes {
     }
     let kernel = kernel(call)?.unwrap_or_else(|| weight[2..].to_vec());
     if kernel != weight[2..] {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has kernel {}, but a weight of shape {}",
             list(&kernel),
             list(weight)
@@ -143,14 +148,14 @@ fn convolved(call: &Call<'_, '_>, x: usize, w: usize) -> Shapes {
 }
 
 /// `Conv`, `ConvInteger`, `FusedConv`.
-pub(crate) fn conv(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn conv(call: &OperatorCall<'_, '_>) -> OutputShapes {
     convolved(call, 0, 1)
 }
 
 /// `QLinearConv`: scale and zero point behind each tensor.
-pub(crate) fn quantised_conv(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised_conv(call: &OperatorCall<'_, '_>) -> OutputShapes {
     if call.flag("channels_last") {
-        return Err(Refusal::Open(
+        return Err(RuleRefusal::Open(
             "channels that lie last, which is not followed".to_owned(),
         ));
     }
@@ -158,10 +163,10 @@ pub(crate) fn quantised_conv(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `ConvTranspose`.
-pub(crate) fn conv_transpose(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn conv_transpose(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let (input, weight) = (call.at_least(0, 2)?, call.ranked(1, call.dims(0)?.len())?);
     if input[1] != weight[0] {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "takes {} channels with a weight of shape {}",
             input[1],
             list(weight)
@@ -169,12 +174,12 @@ pub(crate) fn conv_transpose(call: &Call<'_, '_>) -> Shapes {
     }
     let kernel = kernel(call)?.unwrap_or_else(|| weight[2..].to_vec());
     if kernel.len() != weight.len() - 2 {
-        return Err(Refusal::invalid(
+        return Err(RuleRefusal::invalid(
             "has a kernel of another rank than its weight",
         ));
     }
     let slides = slides(call, &kernel)?;
-    let same = padding(call)? == Padding::Same;
+    let same = padding(call)? == AutoPad::Same;
     let asked = call.ints("output_shape").filter(|asked| !asked.is_empty());
     let channels = wide(weight[1]) * i128::from(call.int("group", 1));
     let mut dims = vec![input[0], size(channels)?];
@@ -189,7 +194,7 @@ pub(crate) fn conv_transpose(call: &Call<'_, '_>) -> Shapes {
                     .checked_sub(from_end)
                     .and_then(|at| asked.get(at));
                 let asked =
-                    asked.ok_or_else(|| Refusal::invalid("has too short an `output_shape`"))?;
+                    asked.ok_or_else(|| RuleRefusal::invalid("has too short an `output_shape`"))?;
                 size(i128::from(*asked))?
             }
             None if same => size(input * slide.stride)?,
@@ -204,15 +209,15 @@ pub(crate) fn conv_transpose(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `DeformConv`.
-pub(crate) fn deform_conv(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn deform_conv(call: &OperatorCall<'_, '_>) -> OutputShapes {
     convolved(call, 0, 1)
 }
 
-fn pooled(call: &Call<'_, '_>) -> Result<Dims, Refusal> {
+fn pooled(call: &OperatorCall<'_, '_>) -> Result<OutputDims, RuleRefusal> {
     let input = call.at_least(0, 2)?;
-    let kernel = kernel(call)?.ok_or_else(|| Refusal::invalid("has no `kernel_shape`"))?;
+    let kernel = kernel(call)?.ok_or_else(|| RuleRefusal::invalid("has no `kernel_shape`"))?;
     if kernel.len() != input.len() - 2 {
-        return Err(Refusal::Invalid(format!(
+        return Err(RuleRefusal::Invalid(format!(
             "has kernel {} for an input of shape {}",
             list(&kernel),
             list(input)
@@ -227,13 +232,13 @@ fn pooled(call: &Call<'_, '_>) -> Result<Dims, Refusal> {
 }
 
 /// `AveragePool`, `LpPool`, and `MaxPool` with its indices.
-pub(crate) fn pool(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn pool(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let dims = pooled(call)?;
     Ok(vec![dims.clone(), dims])
 }
 
 /// Pools over all of the spatial dimensions.
-pub(crate) fn global_pool(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn global_pool(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.at_least(0, 2)?;
     let mut dims = vec![1; input.len()];
     dims[..2].copy_from_slice(&input[..2]);
@@ -241,7 +246,7 @@ pub(crate) fn global_pool(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `QLinearGlobalAveragePool`, with channels second or last.
-pub(crate) fn quantised_global_pool(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn quantised_global_pool(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.at_least(0, 2)?;
     let mut dims = vec![1; input.len()];
     let channels = if call.flag("channels_last") {
@@ -254,16 +259,16 @@ pub(crate) fn quantised_global_pool(call: &Call<'_, '_>) -> Shapes {
 }
 
 /// `MaxUnpool`: the size that a pool of these windows would have had, unless it is given.
-pub(crate) fn max_unpool(call: &Call<'_, '_>) -> Shapes {
+pub(crate) fn max_unpool(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.at_least(0, 2)?;
     if call.optional(2).is_some() {
         let dims = call.numbers(2)?;
         let dims = dims.iter().map(|&d| size(i128::from(d)));
         return one(dims.collect::<Result<Vec<_>, _>>()?);
     }
-    let kernel = kernel(call)?.ok_or_else(|| Refusal::invalid("has no `kernel_shape`"))?;
+    let kernel = kernel(call)?.ok_or_else(|| RuleRefusal::invalid("has no `kernel_shape`"))?;
     if kernel.len() != input.len() - 2 {
-        return Err(Refusal::invalid(
+        return Err(RuleRefusal::invalid(
             "has a kernel of another rank than its input",
         ));
     }

@@ -10,35 +10,35 @@ use self::{
     others::{MICROSOFT, ML},
 };
 use crate::{
-    call::{Call, Datum},
+    call::{Datum, OperatorCall},
     element::ElementType,
-    error::Refusal,
-    fact::{Elements, Fact},
-    rules::Shapes,
+    error::RuleRefusal,
+    fact::{ElementValues, Fact},
+    rules::OutputShapes,
 };
 
 /// How the outputs of an operator follow from its inputs.
-pub(super) enum Rule {
+pub(super) enum OperatorRule {
     /// The types of the outputs, their shapes, and for some operators the values of an output.
     Shaped {
-        types: &'static [Ty],
-        shapes: fn(&Call<'_, '_>) -> Shapes,
-        fold: Option<Fold>,
+        types: &'static [OutputType],
+        shapes: fn(&OperatorCall<'_, '_>) -> OutputShapes,
+        fold: Option<ValueFold>,
     },
     /// The outputs themselves.
-    Direct(for<'a> fn(&Call<'a, '_>) -> Result<Vec<Datum<'a>>, Refusal>),
+    Direct(for<'a> fn(&OperatorCall<'a, '_>) -> Result<Vec<Datum<'a>>, RuleRefusal>),
 }
 
 /// What gives the values of an output.
-pub(super) enum Fold {
+pub(super) enum ValueFold {
     /// The values of all inputs; the number is the output's.
-    Values(fn(&Call<'_, '_>, &Fact<'_>, usize) -> Option<Elements>),
+    Values(fn(&OperatorCall<'_, '_>, &Fact<'_>, usize) -> Option<ElementValues>),
     /// The shapes of the inputs.
-    Shapes(fn(&Call<'_, '_>, &Fact<'_>) -> Option<Elements>),
+    Shapes(fn(&OperatorCall<'_, '_>, &Fact<'_>) -> Option<ElementValues>),
 }
 
 /// The element type of an output; the last of a list is that of all further outputs.
-pub(super) enum Ty {
+pub(super) enum OutputType {
     /// An input's.
     In(usize),
     Is(Onnx),
@@ -46,11 +46,11 @@ pub(super) enum Ty {
     Attribute(&'static str),
     /// What an attribute says, else an input's.
     AttributeOr(&'static str, usize),
-    Special(fn(&Call<'_, '_>) -> Option<ElementType>),
+    Special(fn(&OperatorCall<'_, '_>) -> Option<ElementType>),
 }
 
 /// The rule of an operator.
-pub(super) fn rule(domain: &str, operator: &str) -> Option<&'static Rule> {
+pub(super) fn rule(domain: &str, operator: &str) -> Option<&'static OperatorRule> {
     let table = match domain {
         "" => ONNX,
         "com.microsoft" => MICROSOFT,
@@ -64,14 +64,18 @@ pub(super) fn rule(domain: &str, operator: &str) -> Option<&'static Rule> {
 }
 
 /// The element type of output `at`.
-pub(super) fn element(types: &[Ty], call: &Call<'_, '_>, at: usize) -> Option<ElementType> {
+pub(super) fn element(
+    types: &[OutputType],
+    call: &OperatorCall<'_, '_>,
+    at: usize,
+) -> Option<ElementType> {
     let input = |at: usize| call.optional(at).map(|fact| fact.element);
     let known = match types.get(at).or(types.last())? {
-        Ty::In(at) => input(*at),
-        Ty::Is(element) => Some(ElementType(*element as i32)),
-        Ty::Attribute(name) => Some(call.element(name).unwrap_or(ElementType::FLOAT)),
-        Ty::AttributeOr(name, at) => call.element(name).or_else(|| input(*at)),
-        Ty::Special(special) => special(call),
+        OutputType::In(at) => input(*at),
+        OutputType::Is(element) => Some(ElementType(*element as i32)),
+        OutputType::Attribute(name) => Some(call.element(name).unwrap_or(ElementType::FLOAT)),
+        OutputType::AttributeOr(name, at) => call.element(name).or_else(|| input(*at)),
+        OutputType::Special(special) => special(call),
     };
     known.filter(|element| element.bits().is_some())
 }
@@ -86,8 +90,11 @@ pub(super) fn counts_values(operator: &str) -> bool {
     matches!(operator, "NonZero" | "Compress")
 }
 
-const fn rule_of(types: &'static [Ty], shapes: fn(&Call<'_, '_>) -> Shapes) -> Rule {
-    Rule::Shaped {
+const fn rule_of(
+    types: &'static [OutputType],
+    shapes: fn(&OperatorCall<'_, '_>) -> OutputShapes,
+) -> OperatorRule {
+    OperatorRule::Shaped {
         types,
         shapes,
         fold: None,
@@ -95,26 +102,26 @@ const fn rule_of(types: &'static [Ty], shapes: fn(&Call<'_, '_>) -> Shapes) -> R
 }
 
 const fn folded(
-    types: &'static [Ty],
-    shapes: fn(&Call<'_, '_>) -> Shapes,
-    fold: fn(&Call<'_, '_>, &Fact<'_>, usize) -> Option<Elements>,
-) -> Rule {
-    Rule::Shaped {
+    types: &'static [OutputType],
+    shapes: fn(&OperatorCall<'_, '_>) -> OutputShapes,
+    fold: fn(&OperatorCall<'_, '_>, &Fact<'_>, usize) -> Option<ElementValues>,
+) -> OperatorRule {
+    OperatorRule::Shaped {
         types,
         shapes,
-        fold: Some(Fold::Values(fold)),
+        fold: Some(ValueFold::Values(fold)),
     }
 }
 
 const fn from_shapes(
-    types: &'static [Ty],
-    shapes: fn(&Call<'_, '_>) -> Shapes,
-    fold: fn(&Call<'_, '_>, &Fact<'_>) -> Option<Elements>,
-) -> Rule {
-    Rule::Shaped {
+    types: &'static [OutputType],
+    shapes: fn(&OperatorCall<'_, '_>) -> OutputShapes,
+    fold: fn(&OperatorCall<'_, '_>, &Fact<'_>) -> Option<ElementValues>,
+) -> OperatorRule {
+    OperatorRule::Shaped {
         types,
         shapes,
-        fold: Some(Fold::Shapes(fold)),
+        fold: Some(ValueFold::Shapes(fold)),
     }
 }
 

@@ -119,9 +119,9 @@ pub(super) fn weight(name: &str, dims: &[i64]) -> TensorProto {
 }
 
 /// A graph of FP32 inputs, nodes, and initializers.
-pub(super) struct Graph(pub(super) ModelProto);
+pub(super) struct TestGraph(pub(super) ModelProto);
 
-impl Graph {
+impl TestGraph {
     pub(super) fn new(inputs: &[(&str, &[&str])], lines: &str) -> Self {
         let nodes = nodes(lines);
         let last = nodes.last().map(|node| node.output[0].clone());

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::build::{Graph, Onnx, inner, ints};
+use super::build::{Onnx, TestGraph, inner, ints};
 use crate::given::GivenShapes;
 
 /// PyTorch's `squeeze` of a dimension that may be one: the shape decides the branch.
 #[test]
 fn a_known_condition_chooses() {
     let graph = |size: &str| {
-        Graph::new(
+        TestGraph::new(
             &[("x", &["2", size])],
             "s = Shape(x) start=1
              c = Equal(s, one)
@@ -31,7 +31,7 @@ fn a_known_condition_chooses() {
 #[test]
 fn branches_that_agree_need_no_condition() {
     let graph = |other: &str| {
-        Graph::new(&[("x", &["2", "3"]), ("c", &[])], "y = If(c)")
+        TestGraph::new(&[("x", &["2", "3"]), ("c", &[])], "y = If(c)")
             .typed("c", Onnx::Bool)
             .with([ints("one", &[1], &[1])])
             .inner("y", "then_branch", inner(&[], "a = Relu(x)", &["a"]))
@@ -49,8 +49,8 @@ fn branches_that_agree_need_no_condition() {
 }
 
 /// A loop that adds to what it carries, and stacks a row a round.
-fn counted(body: &str) -> Graph {
-    Graph::new(&[("x", &["2", "3"]), ("m", &[])], "y rows = Loop(m, , x)")
+fn counted(body: &str) -> TestGraph {
+    TestGraph::new(&[("x", &["2", "3"]), ("m", &[])], "y rows = Loop(m, , x)")
         .typed("m", Onnx::Int64)
         .inner(
             "y",
@@ -88,7 +88,7 @@ fn a_loop_that_grows_is_followed_round_by_round() {
 
 #[test]
 fn a_scan_takes_its_inputs_apart() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("s", &["3"]), ("x", &["4", "5", "3"])],
         "t rows = Scan(s, x) num_scan_inputs=1 scan_input_axes=1, scan_output_axes=-1,",
     )
@@ -109,7 +109,7 @@ fn a_scan_takes_its_inputs_apart() {
 
 #[test]
 fn what_inner_graphs_read_comes_first() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("x", &["2"]), ("c", &[])],
         "y = If(c)
          late = Concat(x, x) axis=0",
@@ -125,7 +125,7 @@ fn what_inner_graphs_read_comes_first() {
 #[test]
 fn inner_tensors_can_be_stated() {
     let graph = || {
-        Graph::new(&[("x", &["2", "3"]), ("c", &[])], "y = If(c)")
+        TestGraph::new(&[("x", &["2", "3"]), ("c", &[])], "y = If(c)")
             .typed("c", Onnx::Bool)
             .inner("y", "then_branch", inner(&[], "a = NonZero(x)", &["a"]))
             .inner("y", "else_branch", inner(&[], "b = NonZero(x)", &["b"]))

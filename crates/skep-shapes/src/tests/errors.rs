@@ -3,7 +3,7 @@
 use skep_proto::onnx::{tensor_shape_proto::dimension::Value as Dimension, type_proto::Value};
 use skep_types::DataType;
 
-use super::build::{Graph, Onnx, ints};
+use super::build::{Onnx, TestGraph, ints};
 use crate::{given::GivenShapes, test_values::tensor};
 
 fn tensors(name: &str, dims: &[usize]) -> GivenShapes {
@@ -22,7 +22,7 @@ fn inputs(name: &str, dims: &[usize]) -> GivenShapes {
 
 #[test]
 fn open_inputs_say_what_to_pass() {
-    let graph = |dims: &[&str]| Graph::new(&[("x", dims)], "y = Relu(x)");
+    let graph = |dims: &[&str]| TestGraph::new(&[("x", dims)], "y = Relu(x)");
     assert_eq!(
         graph(&["batch", "3", "_", "_"]).error(&GivenShapes::default()),
         "input `x` has shape [batch,3,?,?], whose size is not known; pass `--input x:1,3,224,224`"
@@ -62,7 +62,7 @@ fn an_example_has_the_batch_where_a_state_has_it() {
         // One text, whose length is open.
         (&["1", "_"], "pass `--input s:1,128`"),
     ] {
-        let graph = Graph::new(&[("x", &["_", "n", "_"]), ("s", dims)], "y = Relu(s)");
+        let graph = TestGraph::new(&[("x", &["_", "n", "_"]), ("s", dims)], "y = Relu(s)");
         let given = GivenShapes {
             batch: Some(3),
             ..inputs("x", &[3, 5, 7])
@@ -75,7 +75,7 @@ fn an_example_has_the_batch_where_a_state_has_it() {
 #[test]
 fn anonymous_dimensions_are_no_symbols() {
     let graph = |anonymous: &str| {
-        let mut graph = Graph::new(&[("x", &["_", "3", "a", "b"])], "y = Relu(x)");
+        let mut graph = TestGraph::new(&[("x", &["_", "3", "a", "b"])], "y = Relu(x)");
         let Some(Value::TensorType(tensor)) = graph.graph().input[0]
             .r#type
             .as_mut()
@@ -105,7 +105,7 @@ fn anonymous_dimensions_are_no_symbols() {
 #[test]
 fn what_is_stated_must_fit() {
     let graph = |dims: &[&str]| {
-        Graph::new(
+        TestGraph::new(
             &[("x", dims), ("z", &["n", "k"])],
             "w = Relu(x)\ny = NonZero(w)",
         )
@@ -184,13 +184,13 @@ fn what_is_stated_must_fit() {
 
 #[test]
 fn what_only_a_run_tells_is_named() {
-    let graph = Graph::new(&[("x", &["2", "3"])], "i = NonZero(x)\ny = Transpose(i)");
+    let graph = TestGraph::new(&[("x", &["2", "3"])], "i = NonZero(x)\ny = Transpose(i)");
     assert_eq!(
         graph.error(&GivenShapes::default()),
         "shape of tensor `i` (output of NonZero that gives `i`) depends on values that are known only in a run: those \
          of `x`; pass its shape with `--tensor i:1,2`"
     );
-    let mut graph = Graph::new(&[("x", &["2", "3"]), ("to", &["2"])], "y = Reshape(x, to)")
+    let mut graph = TestGraph::new(&[("x", &["2", "3"]), ("to", &["2"])], "y = Reshape(x, to)")
         .typed("to", Onnx::Int64);
     graph.graph().node[0].name = Some("view".to_owned());
     assert_eq!(
@@ -203,7 +203,7 @@ fn what_only_a_run_tells_is_named() {
 #[test]
 fn unknown_operators_are_named_and_can_be_stated() {
     let graph = || {
-        Graph::new(
+        TestGraph::new(
             &[("x", &["2", "3"])],
             "a = com.example::Frob(x)\ny = Relu(a)",
         )
@@ -235,7 +235,7 @@ fn unknown_operators_are_named_and_can_be_stated() {
 #[test]
 fn outputs_that_the_file_declares_otherwise_are_said() {
     let otherwise = |dims: &[&str]| {
-        let mut graph = Graph::new(&[("x", &["2", "3"])], "y = Relu(x)");
+        let mut graph = TestGraph::new(&[("x", &["2", "3"])], "y = Relu(x)");
         graph.graph().output = vec![tensor("y", Onnx::Float, dims)];
         let inferred = graph.infer(&GivenShapes::default()).expect("inferred");
         assert_eq!(inferred.tensors["y"].shape.dims(), [2, 3]);
@@ -255,7 +255,7 @@ fn outputs_that_the_file_declares_otherwise_are_said() {
 
 #[test]
 fn graphs_that_are_none() {
-    let graph = |lines: &str| Graph::new(&[("x", &["2"])], lines);
+    let graph = |lines: &str| TestGraph::new(&[("x", &["2"])], lines);
     assert_eq!(
         graph("a = Relu(c)\nb = Relu(a)\nc = Neg(b)\ny = Abs(c)").shape("y"),
         "Relu that gives `a` is on a cycle: it waits for a tensor that depends on its own output"
@@ -288,7 +288,7 @@ fn graphs_that_are_none() {
 #[test]
 fn nodes_whose_inputs_do_not_fit() {
     let graph =
-        |lines: &str| Graph::new(&[("x", &["2", "3"]), ("z", &["4", "5"])], lines).shape("y");
+        |lines: &str| TestGraph::new(&[("x", &["2", "3"]), ("z", &["4", "5"])], lines).shape("y");
     let cases = [
         (
             "y = Add(x, z)",

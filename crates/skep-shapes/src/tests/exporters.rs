@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::build::{Graph, Onnx, ints};
+use super::build::{Onnx, TestGraph, ints};
 use crate::{fact::KnownFrom, given::GivenShapes};
 
 fn given(batch: usize, dims: &[(&str, usize)]) -> GivenShapes {
@@ -19,7 +19,7 @@ fn given(batch: usize, dims: &[(&str, usize)]) -> GivenShapes {
 /// PyTorch: `x.view(x.size(0), -1)`.
 #[test]
 fn a_view_of_the_batch_and_the_rest() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("x", &["n", "64", "7", "7"])],
         "s = Shape(x)
          n = Gather(s, zero) axis=0
@@ -44,7 +44,7 @@ fn a_view_of_the_batch_and_the_rest() {
 /// PyTorch before operator set 13: axes as attributes, heads out of a hidden size by a division of floats.
 #[test]
 fn heads_cut_out_of_a_hidden_size() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("x", &["n", "s", "768"])],
         "shape = Shape(x)
          h = Gather(shape, two) axis=0
@@ -71,7 +71,7 @@ fn heads_cut_out_of_a_hidden_size() {
 /// BERT: a mask [n,s] expanded to [n,1,s,s] through `Where` on a shape that may hold -1.
 #[test]
 fn a_mask_that_is_expanded() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("mask", &["n", "s"])],
         "m3 = Unsqueeze(mask, one)
          m = Unsqueeze(m3, one)
@@ -119,7 +119,7 @@ fn a_mask_that_is_expanded() {
 /// GPT: a causal mask cut out of a constant one, by lengths of keys and queries.
 #[test]
 fn a_causal_mask_cut_by_lengths() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[
             ("q", &["n", "12", "s", "64"]),
             ("k", &["n", "12", "t", "64"]),
@@ -150,7 +150,7 @@ fn a_causal_mask_cut_by_lengths() {
 /// PyTorch's `interpolate` to a multiple of the size, and TensorFlow's flattening by `ReduceProd`.
 #[test]
 fn sizes_computed_in_floats() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("x", &["n", "8", "h", "w"])],
         "shape = Shape(x)
          hw = Slice(shape, two, four, zero)
@@ -186,7 +186,7 @@ fn sizes_computed_in_floats() {
 /// PyTorch's `arange` as `Range`, and as the places of ones in older exports.
 #[test]
 fn positions_counted() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("x", &["n", "s"])],
         "shape = Shape(x)
          s = Gather(shape, i1) axis=0
@@ -218,7 +218,7 @@ fn positions_counted() {
 #[test]
 fn functions_with_attributes() {
     use skep_proto::onnx::{AttributeProto, FunctionProto, OperatorSetIdProto};
-    let mut graph = Graph::new(&[("x", &["n", "3", "4"])], "y = pkg::flat(x) from=2");
+    let mut graph = TestGraph::new(&[("x", &["n", "3", "4"])], "y = pkg::flat(x) from=2");
     let mut nodes = super::build::nodes("a = Flatten(i)\nb = pkg::twice(a)");
     nodes[0].attribute.push(AttributeProto {
         name: Some("axis".to_owned()),
@@ -251,7 +251,7 @@ fn functions_with_attributes() {
 /// Names that inputs share have one size, which declarations in between use as well.
 #[test]
 fn declared_shapes_answer_where_a_run_would() {
-    let mut graph = Graph::new(
+    let mut graph = TestGraph::new(
         &[("x", &["n", "s"]), ("m", &["n", "s"])],
         "i = NonZero(x)
          y = Transpose(i)",

@@ -8,7 +8,7 @@ use skep_proto::onnx::{
     TensorProto,
 };
 
-use super::build::{Graph, Onnx, inner, ints, nodes, weight};
+use super::build::{Onnx, TestGraph, inner, ints, nodes, weight};
 use crate::{given::GivenShapes, infer::infer_shapes};
 
 fn function(name: &str, lines: &str) -> FunctionProto {
@@ -29,7 +29,7 @@ fn function(name: &str, lines: &str) -> FunctionProto {
 
 #[test]
 fn functions_that_call_themselves() {
-    let mut graph = Graph::new(&[("x", &["2"])], "y = f::a(x)");
+    let mut graph = TestGraph::new(&[("x", &["2"])], "y = f::a(x)");
     graph.0.functions = vec![function("a", "o = f::b(i)"), function("b", "o = f::a(i)")];
     let error = graph.shape("y");
     assert!(
@@ -40,7 +40,7 @@ fn functions_that_call_themselves() {
 
 #[test]
 fn functions_that_double() {
-    let mut graph = Graph::new(&[("x", &["2"])], "y = f::n0(x)");
+    let mut graph = TestGraph::new(&[("x", &["2"])], "y = f::n0(x)");
     let level = |at: usize| {
         let next = at + 1;
         function(
@@ -66,7 +66,7 @@ fn loops_in_loops() {
         });
         body = outer;
     }
-    let graph = Graph::new(&[("x", &["2"])], "y = Loop(m, , x)")
+    let graph = TestGraph::new(&[("x", &["2"])], "y = Loop(m, , x)")
         .inner("y", "body", body)
         .with([ints("m", &[], &[1000])]);
     let error = graph.shape("y");
@@ -76,7 +76,7 @@ fn loops_in_loops() {
 #[test]
 fn sizes_beyond_memory() {
     let huge = |lines: &str| {
-        Graph::new(&[("x", &["1"])], lines)
+        TestGraph::new(&[("x", &["1"])], lines)
             .with([
                 ints("s", &[3], &[1 << 40, 1 << 40, 1 << 40]),
                 ints("b", &[2], &[1 << 31, 1 << 31]),
@@ -95,22 +95,23 @@ fn sizes_beyond_memory() {
         );
     }
     let tile = "a = Tile(x, r)\nb = Tile(a, r)\ny = Tile(b, r)";
-    let graph = Graph::new(&[("x", &["1"])], tile).with([ints("r", &[1], &[i64::MAX])]);
+    let graph = TestGraph::new(&[("x", &["1"])], tile).with([ints("r", &[1], &[i64::MAX])]);
     assert!(graph.shape("y").contains("too large"));
-    let negative = Graph::new(&[("x", &["4"])], "y = Pad(x) pads=-3,-3").opset(7);
+    let negative = TestGraph::new(&[("x", &["4"])], "y = Pad(x) pads=-3,-3").opset(7);
     assert_eq!(
         negative.shape("y"),
         "Pad that gives `y` would give a dimension of -2"
     );
     let rank = vec![1; 100];
-    let graph = Graph::new(&[("x", &["1"])], "y = Expand(x, s)").with([ints("s", &[100], &rank)]);
+    let graph =
+        TestGraph::new(&[("x", &["1"])], "y = Expand(x, s)").with([ints("s", &[100], &rank)]);
     assert!(
         graph
             .shape("y")
             .contains("it has 100 dimensions, expected at most 64")
     );
     let graph =
-        Graph::new(&[("x", &["1"])], "y = Expand(x, s)").with([ints("s", &[1000], &[1; 1000])]);
+        TestGraph::new(&[("x", &["1"])], "y = Expand(x, s)").with([ints("s", &[1000], &[1; 1000])]);
     assert!(graph.shape("y").contains("expected at most 128 values"));
 }
 
@@ -133,9 +134,9 @@ fn tensors_that_have_no_bytes() {
         ),
         (long(), no_memory),
     ] {
-        let initializer = Graph::new(&[("x", &["1"])], "y = Relu(x)").with([tensor.clone()]);
+        let initializer = TestGraph::new(&[("x", &["1"])], "y = Relu(x)").with([tensor.clone()]);
         assert_eq!(initializer.shape("y"), format!("tensor `w` {text}"));
-        let mut constant = Graph::new(&[("x", &["1"])], "w = Constant()\ny = Relu(x)");
+        let mut constant = TestGraph::new(&[("x", &["1"])], "w = Constant()\ny = Relu(x)");
         constant.graph().node[0].attribute.push(AttributeProto {
             name: Some("value".to_owned()),
             t: Some(tensor),
@@ -143,7 +144,7 @@ fn tensors_that_have_no_bytes() {
         });
         assert_eq!(constant.shape("y"), format!("tensor `w` {text}"));
     }
-    let mut sparse = Graph::new(&[("x", &["1"])], "y = Relu(x)");
+    let mut sparse = TestGraph::new(&[("x", &["1"])], "y = Relu(x)");
     sparse.graph().sparse_initializer = vec![SparseTensorProto {
         values: Some(odd()),
         dims: vec![2, 2],
@@ -165,7 +166,7 @@ fn many_nodes_in_any_order() {
         op_type: Some("Relu".to_owned()),
         ..Default::default()
     };
-    let mut graph = Graph::new(&[("x", &["2"])], "");
+    let mut graph = TestGraph::new(&[("x", &["2"])], "");
     graph.graph().node = (0..count).rev().map(node).collect();
     graph.graph().output[0].name = Some(format!("t{}", count - 1));
     let inferred = graph.infer(&GivenShapes::default()).expect("inferred");
@@ -176,7 +177,7 @@ fn many_nodes_in_any_order() {
 /// Values are followed up to a bound of steps; what is beyond it is as if only a run told it.
 #[test]
 fn values_without_end() {
-    let mut graph = Graph::new(&[], "").with([ints("t0", &[1 << 15], &[1; 1 << 15])]);
+    let mut graph = TestGraph::new(&[], "").with([ints("t0", &[1 << 15], &[1; 1 << 15])]);
     let node = |at: usize| NodeProto {
         input: vec![format!("t{}", at - 1); 2],
         output: vec![format!("t{at}")],
@@ -191,7 +192,7 @@ fn values_without_end() {
 
 /// A file with something of most kinds in it.
 fn rich() -> Vec<u8> {
-    let mut graph = Graph::new(
+    let mut graph = TestGraph::new(
         &[("x", &["n", "3", "8", "8"]), ("c", &[])],
         "s = Shape(x)
          n = Slice(s, zero, one, zero)

@@ -1,6 +1,6 @@
 //! Operators whose node tests say little, or nothing.
 
-use super::build::{Graph, Onnx, ints, weight};
+use super::build::{Onnx, TestGraph, ints, weight};
 use crate::given::GivenShapes;
 
 /// Inputs, a line, and the shapes of what it gives.
@@ -115,7 +115,7 @@ fn shapes_follow() {
         ),
     ];
     for (inputs, lines, expected) in cases {
-        let graph = Graph::new(inputs, lines).with([
+        let graph = TestGraph::new(inputs, lines).with([
             scales("s", &[1.0, 1.0, 2.0, 0.5]),
             weight("g", &[24]),
             weight("b", &[72]),
@@ -169,7 +169,7 @@ fn classical_models() {
     ];
     for (lines, scores) in scores {
         for (dims, rows) in [(&["5", "4"][..], 5), (&["4"], 1)] {
-            let graph = Graph::new(&[("x", dims)], &lines);
+            let graph = TestGraph::new(&[("x", dims)], &lines);
             let tensors = graph
                 .infer(&GivenShapes::default())
                 .expect("inferred")
@@ -210,13 +210,13 @@ fn classical_models() {
              k = Cast(x) to=7
              y = ai.onnx.ml::{line}"
         );
-        let graph = Graph::new(&[("x", &["5", "4"])], &lines).with([ints("two", &[1], &[2])]);
+        let graph = TestGraph::new(&[("x", &["5", "4"])], &lines).with([ints("two", &[1], &[2])]);
         let tensors = graph.infer(&GivenShapes::default()).expect(line).tensors;
         assert_eq!(tensors["y"].shape.dims(), dims, "{line}");
         assert_eq!(tensors["y"].element.0, element as i32, "{line}");
     }
     // A map for each row is not a tensor.
-    let zipped = Graph::new(&[("x", &["5", "2"])], "y = ai.onnx.ml::ZipMap(x)");
+    let zipped = TestGraph::new(&[("x", &["5", "2"])], "y = ai.onnx.ml::ZipMap(x)");
     let tensors = zipped
         .infer(&GivenShapes::default())
         .expect("inferred")
@@ -236,7 +236,7 @@ fn scales(name: &str, values: &[f32]) -> skep_proto::onnx::TensorProto {
 
 #[test]
 fn types_follow() {
-    let graph = Graph::new(
+    let graph = TestGraph::new(
         &[("x", &["2", "3"])],
         "a = Cast(x) to=10
          b = Shape(a)
@@ -310,7 +310,7 @@ fn values_follow() {
     ];
     for (lines, expected) in cases {
         let lines = format!("{lines}\ny = ConstantOfShape(v)");
-        let graph = Graph::new(&[], &lines).with([
+        let graph = TestGraph::new(&[], &lines).with([
             ints("a", &[2], &[2, 2]),
             ints("b", &[2], &[3, 5]),
             ints("c", &[3], &[2, 3, 5]),

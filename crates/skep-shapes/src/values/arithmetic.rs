@@ -1,30 +1,34 @@
 //! Element-wise arithmetic, comparisons, logic and casts.
 
-use super::{Elements, as_floats, layout::stretched, truncated};
-use crate::{call::Call, element::ElementType, fact::Fact};
+use super::{ElementValues, as_floats, layout::stretched, truncated};
+use crate::{call::OperatorCall, element::ElementType, fact::Fact};
 
 /// What a function of two numbers is on whole numbers and on floats; `None` where it has no value.
-struct Binary {
+struct BinaryFunction {
     ints: fn(i64, i64) -> Option<i64>,
     floats: fn(f64, f64) -> f64,
 }
 
 /// A function of each pair of the inputs, broadcast, from left to right.
-fn combined(call: &Call<'_, '_>, output: &Fact<'_>, function: &Binary) -> Option<Elements> {
+fn combined(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    function: &BinaryFunction,
+) -> Option<ElementValues> {
     let mut result = spread(call, output, 0)?;
     for at in 1..call.inputs.len() {
         result = match (result, spread(call, output, at)?) {
-            (Elements::Ints(a), Elements::Ints(b)) => {
+            (ElementValues::Ints(a), ElementValues::Ints(b)) => {
                 let pairs = a.into_iter().zip(b);
-                Elements::Ints(
+                ElementValues::Ints(
                     pairs
                         .map(|(a, b)| (function.ints)(a, b))
                         .collect::<Option<_>>()?,
                 )
             }
-            (Elements::Floats(a), Elements::Floats(b)) => {
+            (ElementValues::Floats(a), ElementValues::Floats(b)) => {
                 let pairs = a.into_iter().zip(b);
-                Elements::Floats(pairs.map(|(a, b)| (function.floats)(a, b)).collect())
+                ElementValues::Floats(pairs.map(|(a, b)| (function.floats)(a, b)).collect())
             }
             _ => return None,
         };
@@ -33,39 +37,51 @@ fn combined(call: &Call<'_, '_>, output: &Fact<'_>, function: &Binary) -> Option
 }
 
 /// The values of an input, broadcast to the output.
-fn spread(call: &Call<'_, '_>, output: &Fact<'_>, at: usize) -> Option<Elements> {
+fn spread(call: &OperatorCall<'_, '_>, output: &Fact<'_>, at: usize) -> Option<ElementValues> {
     let fact = call.optional(at)?;
     let places = stretched(fact.dims(), output.dims())?;
     fact.elements()?.pick(places.into_iter())
 }
 
-pub(crate) fn add(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn add(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     combined(
         call,
         output,
-        &Binary {
+        &BinaryFunction {
             ints: |a, b| Some(a.wrapping_add(b)),
             floats: |a, b| a + b,
         },
     )
 }
 
-pub(crate) fn sub(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn sub(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     combined(
         call,
         output,
-        &Binary {
+        &BinaryFunction {
             ints: |a, b| Some(a.wrapping_sub(b)),
             floats: |a, b| a - b,
         },
     )
 }
 
-pub(crate) fn mul(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn mul(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     combined(
         call,
         output,
-        &Binary {
+        &BinaryFunction {
             ints: |a, b| Some(a.wrapping_mul(b)),
             floats: |a, b| a * b,
         },
@@ -73,33 +89,45 @@ pub(crate) fn mul(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<El
 }
 
 /// Whole numbers are divided towards zero, as every runtime does.
-pub(crate) fn div(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn div(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     combined(
         call,
         output,
-        &Binary {
+        &BinaryFunction {
             ints: i64::checked_div,
             floats: |a, b| a / b,
         },
     )
 }
 
-pub(crate) fn min(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn min(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     combined(
         call,
         output,
-        &Binary {
+        &BinaryFunction {
             ints: |a, b| Some(a.min(b)),
             floats: f64::min,
         },
     )
 }
 
-pub(crate) fn max(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn max(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     combined(
         call,
         output,
-        &Binary {
+        &BinaryFunction {
             ints: |a, b| Some(a.max(b)),
             floats: f64::max,
         },
@@ -107,14 +135,18 @@ pub(crate) fn max(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<El
 }
 
 /// `Mod`: with the divisor's sign, or with `fmod` the dividend's.
-pub(crate) fn modulo(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn modulo(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let function = if call.flag("fmod") {
-        Binary {
+        BinaryFunction {
             ints: i64::checked_rem,
             floats: |a, b| a % b,
         }
     } else {
-        Binary {
+        BinaryFunction {
             ints: |a, b| {
                 let rest = a.checked_rem(b)?;
                 let other_sign = rest != 0 && (rest < 0) != (b < 0);
@@ -127,15 +159,22 @@ pub(crate) fn modulo(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option
 }
 
 /// `Pow`: base and exponent may be of different types.
-pub(crate) fn pow(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn pow(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let (base, exponent) = (spread(call, output, 0)?, spread(call, output, 1)?);
-    if let (Elements::Ints(base), Elements::Ints(exponent)) = (&base, &exponent) {
+    if let (ElementValues::Ints(base), ElementValues::Ints(exponent)) = (&base, &exponent) {
         let pairs = base.iter().zip(exponent);
         let power =
             |(base, &exponent): (&i64, &i64)| base.checked_pow(u32::try_from(exponent).ok()?);
-        return pairs.map(power).collect::<Option<_>>().map(Elements::Ints);
+        return pairs
+            .map(power)
+            .collect::<Option<_>>()
+            .map(ElementValues::Ints);
     }
-    let is_int = matches!(base, Elements::Ints(_));
+    let is_int = matches!(base, ElementValues::Ints(_));
     let (base, exponent) = (as_floats(&base), as_floats(&exponent));
     let powers = base
         .iter()
@@ -145,104 +184,144 @@ pub(crate) fn pow(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<El
         return powers
             .map(truncated)
             .collect::<Option<_>>()
-            .map(Elements::Ints);
+            .map(ElementValues::Ints);
     }
-    Some(Elements::Floats(powers.collect()))
+    Some(ElementValues::Floats(powers.collect()))
 }
 
 /// A comparison of the first two inputs, broadcast.
 fn compared(
-    call: &Call<'_, '_>,
+    call: &OperatorCall<'_, '_>,
     output: &Fact<'_>,
     holds: fn(std::cmp::Ordering) -> bool,
-) -> Option<Elements> {
+) -> Option<ElementValues> {
     let truths = match (spread(call, output, 0)?, spread(call, output, 1)?) {
-        (Elements::Ints(a), Elements::Ints(b)) => a
+        (ElementValues::Ints(a), ElementValues::Ints(b)) => a
             .iter()
             .zip(&b)
             .map(|(a, b)| i64::from(holds(a.cmp(b))))
             .collect(),
-        (Elements::Floats(a), Elements::Floats(b)) => {
+        (ElementValues::Floats(a), ElementValues::Floats(b)) => {
             let truth = |(a, b): (&f64, &f64)| i64::from(a.partial_cmp(b).is_some_and(holds));
             a.iter().zip(&b).map(truth).collect()
         }
         _ => return None,
     };
-    Some(Elements::Ints(truths))
+    Some(ElementValues::Ints(truths))
 }
 
-pub(crate) fn equal(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn equal(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     compared(call, output, std::cmp::Ordering::is_eq)
 }
 
-pub(crate) fn less(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn less(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     compared(call, output, std::cmp::Ordering::is_lt)
 }
 
-pub(crate) fn less_or_equal(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn less_or_equal(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     compared(call, output, std::cmp::Ordering::is_le)
 }
 
-pub(crate) fn greater(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn greater(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     compared(call, output, std::cmp::Ordering::is_gt)
 }
 
 pub(crate) fn greater_or_equal(
-    call: &Call<'_, '_>,
+    call: &OperatorCall<'_, '_>,
     output: &Fact<'_>,
     _: usize,
-) -> Option<Elements> {
+) -> Option<ElementValues> {
     compared(call, output, std::cmp::Ordering::is_ge)
 }
 
 /// A function of two truths.
-fn logical(call: &Call<'_, '_>, output: &Fact<'_>, of: fn(bool, bool) -> bool) -> Option<Elements> {
+fn logical(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    of: fn(bool, bool) -> bool,
+) -> Option<ElementValues> {
     let function = |a: i64, b: i64| i64::from(of(a != 0, b != 0));
     match (spread(call, output, 0)?, spread(call, output, 1)?) {
-        (Elements::Ints(a), Elements::Ints(b)) => Some(Elements::Ints(
+        (ElementValues::Ints(a), ElementValues::Ints(b)) => Some(ElementValues::Ints(
             a.iter().zip(&b).map(|(&a, &b)| function(a, b)).collect(),
         )),
         _ => None,
     }
 }
 
-pub(crate) fn and(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn and(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     logical(call, output, |a, b| a && b)
 }
 
-pub(crate) fn or(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn or(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     logical(call, output, |a, b| a || b)
 }
 
-pub(crate) fn xor(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn xor(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     logical(call, output, |a, b| a != b)
 }
 
 /// A function of each number of the first input.
-fn mapped(call: &Call<'_, '_>, ints: fn(i64) -> i64, floats: fn(f64) -> f64) -> Option<Elements> {
+fn mapped(
+    call: &OperatorCall<'_, '_>,
+    ints: fn(i64) -> i64,
+    floats: fn(f64) -> f64,
+) -> Option<ElementValues> {
     Some(match &*call.optional(0)?.elements()? {
-        Elements::Ints(values) => Elements::Ints(values.iter().map(|&v| ints(v)).collect()),
-        Elements::Floats(values) => Elements::Floats(values.iter().map(|&v| floats(v)).collect()),
+        ElementValues::Ints(values) => {
+            ElementValues::Ints(values.iter().map(|&v| ints(v)).collect())
+        }
+        ElementValues::Floats(values) => {
+            ElementValues::Floats(values.iter().map(|&v| floats(v)).collect())
+        }
     })
 }
 
-pub(crate) fn not(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn not(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, |v| i64::from(v == 0), |v| v)
 }
 
-pub(crate) fn neg(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn neg(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, i64::wrapping_neg, |v| -v)
 }
 
-pub(crate) fn abs(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn abs(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, i64::wrapping_abs, f64::abs)
 }
 
-pub(crate) fn relu(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn relu(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, |v| v.max(0), |v| v.max(0.0))
 }
 
-pub(crate) fn sign(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn sign(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(
         call,
         i64::signum,
@@ -250,38 +329,42 @@ pub(crate) fn sign(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elemen
     )
 }
 
-pub(crate) fn floor(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn floor(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, |v| v, f64::floor)
 }
 
-pub(crate) fn ceil(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn ceil(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, |v| v, f64::ceil)
 }
 
-pub(crate) fn round(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn round(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     mapped(call, |v| v, f64::round_ties_even)
 }
 
-pub(crate) fn sqrt(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn sqrt(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     match &*call.optional(0)?.elements()? {
-        Elements::Floats(values) => {
-            Some(Elements::Floats(values.iter().map(|v| v.sqrt()).collect()))
-        }
-        Elements::Ints(_) => None,
+        ElementValues::Floats(values) => Some(ElementValues::Floats(
+            values.iter().map(|v| v.sqrt()).collect(),
+        )),
+        ElementValues::Ints(_) => None,
     }
 }
 
-pub(crate) fn reciprocal(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn reciprocal(
+    call: &OperatorCall<'_, '_>,
+    _: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     match &*call.optional(0)?.elements()? {
-        Elements::Floats(values) => {
-            Some(Elements::Floats(values.iter().map(|v| v.recip()).collect()))
-        }
-        Elements::Ints(_) => None,
+        ElementValues::Floats(values) => Some(ElementValues::Floats(
+            values.iter().map(|v| v.recip()).collect(),
+        )),
+        ElementValues::Ints(_) => None,
     }
 }
 
 /// `Clip` with bounds that are inputs.
-pub(crate) fn clip(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn clip(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     if call.attribute("min").or(call.attribute("max")).is_some() {
         return None;
     }
@@ -291,56 +374,68 @@ pub(crate) fn clip(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elemen
     };
     let (low, high) = (bound(1)?, bound(2)?);
     Some(match &*call.optional(0)?.elements()? {
-        Elements::Ints(values) => {
-            let one = |bound: Option<std::rc::Rc<Elements>>, default| match bound.as_deref() {
-                Some(Elements::Ints(bound)) => bound.first().copied(),
-                Some(Elements::Floats(_)) => None,
+        ElementValues::Ints(values) => {
+            let one = |bound: Option<std::rc::Rc<ElementValues>>, default| match bound.as_deref() {
+                Some(ElementValues::Ints(bound)) => bound.first().copied(),
+                Some(ElementValues::Floats(_)) => None,
                 None => Some(default),
             };
             let (low, high) = (one(low, i64::MIN)?, one(high, i64::MAX)?);
-            Elements::Ints(values.iter().map(|&v| v.max(low).min(high)).collect())
+            ElementValues::Ints(values.iter().map(|&v| v.max(low).min(high)).collect())
         }
-        Elements::Floats(values) => {
-            let one = |bound: Option<std::rc::Rc<Elements>>, default| match bound.as_deref() {
-                Some(Elements::Floats(bound)) => bound.first().copied(),
-                Some(Elements::Ints(_)) => None,
+        ElementValues::Floats(values) => {
+            let one = |bound: Option<std::rc::Rc<ElementValues>>, default| match bound.as_deref() {
+                Some(ElementValues::Floats(bound)) => bound.first().copied(),
+                Some(ElementValues::Ints(_)) => None,
                 None => Some(default),
             };
             let (low, high) = (one(low, f64::NEG_INFINITY)?, one(high, f64::INFINITY)?);
-            Elements::Floats(values.iter().map(|&v| v.max(low).min(high)).collect())
+            ElementValues::Floats(values.iter().map(|&v| v.max(low).min(high)).collect())
         }
     })
 }
 
 /// `Where`.
-pub(crate) fn choose(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn choose(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     fn pairs<T>(chosen: &[i64], yes: Vec<T>, no: Vec<T>) -> Vec<T> {
         let both = yes.into_iter().zip(no);
         let choose = |(&chosen, (yes, no))| if chosen == 0 { no } else { yes };
         chosen.iter().zip(both).map(choose).collect()
     }
-    let Elements::Ints(chosen) = spread(call, output, 0)? else {
+    let ElementValues::Ints(chosen) = spread(call, output, 0)? else {
         return None;
     };
     Some(match (spread(call, output, 1)?, spread(call, output, 2)?) {
-        (Elements::Ints(yes), Elements::Ints(no)) => Elements::Ints(pairs(&chosen, yes, no)),
-        (Elements::Floats(yes), Elements::Floats(no)) => Elements::Floats(pairs(&chosen, yes, no)),
+        (ElementValues::Ints(yes), ElementValues::Ints(no)) => {
+            ElementValues::Ints(pairs(&chosen, yes, no))
+        }
+        (ElementValues::Floats(yes), ElementValues::Floats(no)) => {
+            ElementValues::Floats(pairs(&chosen, yes, no))
+        }
         _ => return None,
     })
 }
 
 /// `Cast` and `CastLike`: floats lose what is behind the point, anything but zero is true.
-pub(crate) fn cast(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn cast(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let values = call.optional(0)?.elements()?;
     if output.element.is_float() {
-        return Some(Elements::Floats(as_floats(&values)));
+        return Some(ElementValues::Floats(as_floats(&values)));
     }
-    Some(Elements::Ints(match &*values {
-        Elements::Ints(values) => values.clone(),
-        Elements::Floats(values) if output.element == ElementType::BOOL => {
+    Some(ElementValues::Ints(match &*values {
+        ElementValues::Ints(values) => values.clone(),
+        ElementValues::Floats(values) if output.element == ElementType::BOOL => {
             values.iter().map(|&v| i64::from(v != 0.0)).collect()
         }
-        Elements::Floats(values) => values
+        ElementValues::Floats(values) => values
             .iter()
             .map(|&v| truncated(v))
             .collect::<Option<_>>()?,

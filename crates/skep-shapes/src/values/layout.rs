@@ -1,8 +1,8 @@
 //! Values in another order, some of them, or several times: what only moves elements.
 
-use super::Elements;
+use super::ElementValues;
 use crate::{
-    call::Call,
+    call::OperatorCall,
     fact::Fact,
     rules::{join::parts, reshape::permutation, slice::cuts},
 };
@@ -53,19 +53,27 @@ pub(super) fn stretched(from: &[usize], to: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// `Reshape`, `Squeeze`, `Unsqueeze`, `Flatten`, `Identity`: as the first input.
-pub(crate) fn keep(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn keep(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     Some((*call.optional(0)?.elements()?).clone())
 }
 
 /// `Expand`.
-pub(crate) fn expand(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn expand(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let fact = call.optional(0)?;
     fact.elements()?
         .pick(stretched(fact.dims(), output.dims())?.into_iter())
 }
 
 /// `Transpose`.
-pub(crate) fn transpose(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn transpose(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let fact = call.optional(0)?;
     let own = strides(fact.dims());
     let order = permutation(call, own.len()).ok()?;
@@ -75,7 +83,11 @@ pub(crate) fn transpose(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Opt
 }
 
 /// `Slice`.
-pub(crate) fn slice(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn slice(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let fact = call.optional(0)?;
     let own = strides(fact.dims());
     let cuts = cuts(call).ok()?;
@@ -92,7 +104,11 @@ pub(crate) fn slice(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<
 }
 
 /// `Tile`.
-pub(crate) fn tile(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn tile(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let fact = call.optional(0)?;
     let own = strides(fact.dims());
     let mut tiled = Vec::with_capacity(output.shape.element_count());
@@ -117,7 +133,7 @@ fn around(dims: &[usize], axis: usize) -> (usize, usize) {
 }
 
 /// `Gather`.
-pub(crate) fn gather(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn gather(call: &OperatorCall<'_, '_>, _: &Fact<'_>, _: usize) -> Option<ElementValues> {
     let (data, indices) = (call.optional(0)?, call.optional(1)?.ints()?);
     let dims = data.dims();
     let axis = call.axis("axis", 0, dims.len()).ok()?;
@@ -140,7 +156,11 @@ pub(crate) fn gather(call: &Call<'_, '_>, _: &Fact<'_>, _: usize) -> Option<Elem
 }
 
 /// `Concat`.
-pub(crate) fn concat(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn concat(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     let axis = call.axis("axis", 1, output.shape.rank()).ok()?;
     let (outer, inner) = around(output.dims(), axis);
     let mut parts = Vec::with_capacity(call.inputs.len());
@@ -153,20 +173,24 @@ pub(crate) fn concat(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option
         for (values, width) in &parts {
             let range = row * width..(row + 1) * width;
             match &**values {
-                Elements::Ints(values) => ints.extend(values.get(range)?),
-                Elements::Floats(values) => floats.extend(values.get(range)?),
+                ElementValues::Ints(values) => ints.extend(values.get(range)?),
+                ElementValues::Floats(values) => floats.extend(values.get(range)?),
             }
         }
     }
     match (ints.is_empty(), floats.is_empty()) {
-        (_, true) => Some(Elements::Ints(ints)),
-        (true, false) => Some(Elements::Floats(floats)),
+        (_, true) => Some(ElementValues::Ints(ints)),
+        (true, false) => Some(ElementValues::Floats(floats)),
         (false, false) => None,
     }
 }
 
 /// `Split`: part `at`.
-pub(crate) fn split(call: &Call<'_, '_>, output: &Fact<'_>, at: usize) -> Option<Elements> {
+pub(crate) fn split(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    at: usize,
+) -> Option<ElementValues> {
     let fact = call.optional(0)?;
     let axis = call.axis("axis", 0, fact.shape.rank()).ok()?;
     let before: usize = parts(call, fact.dims()[axis]).ok()?.iter().take(at).sum();

@@ -2,7 +2,7 @@
 //! `Reshape`, `Expand`, `Slice`, `Resize`.
 //!
 //! A function here gives the values of an output in row-major order, `None` where they do not follow. The walk has
-//! checked that every input has values ([`Fold::Values`](super::table::Fold)) and that they are few.
+//! checked that every input has values ([`ValueFold::Values`](super::table::ValueFold)) and that they are few.
 
 pub(super) mod arithmetic;
 pub(super) mod create;
@@ -11,18 +11,18 @@ pub(super) mod reduce;
 
 use skep_proto::onnx::tensor_proto::DataType as Onnx;
 
-pub(super) use super::fact::Elements;
+pub(super) use super::fact::ElementValues;
 use crate::element::ElementType;
 
 /// Values as a tensor of this type holds them: integers wrapped to their width, FP32 rounded.
-pub(super) fn fit(element: ElementType, values: Elements) -> Option<Elements> {
+pub(super) fn fit(element: ElementType, values: ElementValues) -> Option<ElementValues> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "integers of a narrower type keep their low bits, FP32 is rounded"
     )]
     Some(match values {
-        Elements::Ints(mut values) => {
+        ElementValues::Ints(mut values) => {
             let narrow: fn(i64) -> i64 = match Onnx::try_from(element.0).ok()? {
                 Onnx::Bool => |v| i64::from(v != 0),
                 Onnx::Uint8 => |v| i64::from(v as u8),
@@ -36,15 +36,15 @@ pub(super) fn fit(element: ElementType, values: Elements) -> Option<Elements> {
                 _ => return None,
             };
             values.iter_mut().for_each(|v| *v = narrow(*v));
-            Elements::Ints(values)
+            ElementValues::Ints(values)
         }
-        Elements::Floats(mut values) => {
+        ElementValues::Floats(mut values) => {
             match Onnx::try_from(element.0).ok()? {
                 Onnx::Float => values.iter_mut().for_each(|v| *v = f64::from(*v as f32)),
                 Onnx::Double => {}
                 _ => return None,
             }
-            Elements::Floats(values)
+            ElementValues::Floats(values)
         }
     })
 }
@@ -57,10 +57,10 @@ pub(super) fn truncated(value: f64) -> Option<i64> {
 }
 
 /// Values as floats, whatever they are.
-pub(super) fn as_floats(values: &Elements) -> Vec<f64> {
+pub(super) fn as_floats(values: &ElementValues) -> Vec<f64> {
     match values {
         #[expect(clippy::cast_precision_loss, reason = "as a cast to a float rounds")]
-        Elements::Ints(values) => values.iter().map(|&v| v as f64).collect(),
-        Elements::Floats(values) => values.clone(),
+        ElementValues::Ints(values) => values.iter().map(|&v| v as f64).collect(),
+        ElementValues::Floats(values) => values.clone(),
     }
 }

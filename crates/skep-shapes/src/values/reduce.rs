@@ -1,15 +1,15 @@
 //! Reductions of known values.
 
-use super::Elements;
-use crate::{call::Call, fact::Fact, rules::reduce::reduced};
+use super::ElementValues;
+use crate::{call::OperatorCall, fact::Fact, rules::reduce::reduced};
 
 /// The sums, products.. of the values that fall together; nothing for a reduction of no values but `start`.
 fn reduce(
-    call: &Call<'_, '_>,
+    call: &OperatorCall<'_, '_>,
     output: &Fact<'_>,
     ints: (Option<i64>, fn(i64, i64) -> i64),
     floats: (Option<f64>, fn(f64, f64) -> f64),
-) -> Option<Elements> {
+) -> Option<ElementValues> {
     let fact = call.optional(0)?;
     let marked = reduced(call).ok()?;
     // The strides of the output along the input's dimensions, zero along those that fall together.
@@ -31,8 +31,10 @@ fn reduce(
     };
     let count = output.shape.element_count();
     match &*fact.elements()? {
-        Elements::Ints(values) => fold(values, count, place, ints).map(Elements::Ints),
-        Elements::Floats(values) => fold(values, count, place, floats).map(Elements::Floats),
+        ElementValues::Ints(values) => fold(values, count, place, ints).map(ElementValues::Ints),
+        ElementValues::Floats(values) => {
+            fold(values, count, place, floats).map(ElementValues::Floats)
+        }
     }
 }
 
@@ -50,7 +52,11 @@ fn fold<T: Copy>(
     results.into_iter().collect()
 }
 
-pub(crate) fn sum(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn sum(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     reduce(
         call,
         output,
@@ -59,7 +65,11 @@ pub(crate) fn sum(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<El
     )
 }
 
-pub(crate) fn product(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn product(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     reduce(
         call,
         output,
@@ -68,10 +78,18 @@ pub(crate) fn product(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Optio
     )
 }
 
-pub(crate) fn min(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn min(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     reduce(call, output, (None, i64::min), (None, f64::min))
 }
 
-pub(crate) fn max(call: &Call<'_, '_>, output: &Fact<'_>, _: usize) -> Option<Elements> {
+pub(crate) fn max(
+    call: &OperatorCall<'_, '_>,
+    output: &Fact<'_>,
+    _: usize,
+) -> Option<ElementValues> {
     reduce(call, output, (None, i64::max), (None, f64::max))
 }

@@ -5,22 +5,25 @@ use std::rc::Rc;
 use skep_proto::onnx::GraphProto;
 use skep_types::Shape;
 
-use super::{Stop, Walk};
+use super::{GraphWalk, NodeStop};
 use crate::{
-    call::{Call, Datum, axis},
+    call::{Datum, OperatorCall, axis},
     element::ElementType,
-    error::{InferError, Refusal},
-    fact::{Elements, Fact, KnownFrom},
-    scope::Scope,
+    error::{InferError, RuleRefusal},
+    fact::{ElementValues, Fact, KnownFrom},
+    scope::NameScope,
 };
 
 /// A loop whose number of rounds is known is followed round by round up to this many, where its tensors change shape.
 const MAX_ROUNDS: i64 = 1024;
 
-pub(super) type Rule =
-    for<'a> fn(&mut Walk<'a>, &Scope<'a, '_>, &Call<'a, '_>) -> Result<Vec<Datum<'a>>, Stop>;
+pub(super) type ControlRule = for<'a> fn(
+    &mut GraphWalk<'a>,
+    &NameScope<'a, '_>,
+    &OperatorCall<'a, '_>,
+) -> Result<Vec<Datum<'a>>, NodeStop>;
 
-pub(super) fn rule(domain: &str, operator: &str) -> Option<Rule> {
+pub(super) fn rule(domain: &str, operator: &str) -> Option<ControlRule> {
     match (domain, operator) {
         ("", "If") => Some(branch),
         ("", "Loop") => Some(repeat),
@@ -31,12 +34,12 @@ pub(super) fn rule(domain: &str, operator: &str) -> Option<Rule> {
 
 /// The branch that the condition names, or, where only a run tells, what both give.
 fn branch<'a>(
-    walk: &mut Walk<'a>,
-    scope: &Scope<'a, '_>,
-    call: &Call<'a, '_>,
-) -> Result<Vec<Datum<'a>>, Stop> {
+    walk: &mut GraphWalk<'a>,
+    scope: &NameScope<'a, '_>,
+    call: &OperatorCall<'a, '_>,
+) -> Result<Vec<Datum<'a>>, NodeStop> {
     let condition = call.input(0)?.int();
-    let mut run = |name| -> Result<Vec<Datum<'a>>, Stop> {
+    let mut run = |name| -> Result<Vec<Datum<'a>>, NodeStop> {
         walk.graph(scope, call.node, call.graph(name)?, Vec::new())
     };
     if let Some(condition) = condition {
@@ -47,7 +50,7 @@ fn branch<'a>(
         });
     }
     // A branch that these shapes make impossible is one that no run takes.
-    let impossible = |stop: &Stop| matches!(stop, Stop::Within(InferError::Node { .. }));
+    let impossible = |stop: &NodeStop| matches!(stop, NodeStop::Within(InferError::Node { .. }));
     let (one, other) = match (run("then_branch"), run("else_branch")) {
         (Ok(one), Ok(other)) => (one, other),
         (Ok(only), Err(stop)) | (Err(stop), Ok(only)) if impossible(&stop) => {
@@ -56,7 +59,7 @@ fn branch<'a>(
         (Err(stop), _) | (_, Err(stop)) => return Err(stop),
     };
     if one.len() != other.len() {
-        return Err(Refusal::invalid("has branches with different numbers of outputs").into());
+        return Err(RuleRefusal::invalid("has branches with different numbers of outputs").into());
     }
     if one.iter().zip(&other).all(|(one, other)| alike(one, other)) {
         return Ok(one.into_iter().map(of_run).collect());
@@ -65,7 +68,7 @@ fn branch<'a>(
         "its branches give different shapes, and {} chooses",
         call.name(0)
     );
-    Err(Refusal::Open(why).into())
+    Err(RuleRefusal::Open(why).into())
 }
 
 /// A tensor or sequence whose values only a run tells.
@@ -94,7 +97,7 @@ fn alike(one: &Datum<'_>, other: &Datum<'_>) -> bool {
 fn scalar<'a>(element: ElementType, value: Option<i64>) -> Datum<'a> {
     let mut fact = Fact::of_run(element, Shape::scalar());
     if let Some(value) = value {
-        fact = Fact::of_values(element, Shape::scalar(), Elements::Ints(vec![value]));
+        fact = Fact::of_values(element, Shape::scalar(), ElementValues::Ints(vec![value]));
         fact.known = KnownFrom::Shapes;
     }
     Datum::Tensor(fact)
@@ -110,10 +113,10 @@ fn truth(datum: Option<&Datum<'_>>) -> Option<bool> {
 /// `Loop`: one round tells the shapes when it keeps those of what it carries along. Where it does not, or where outputs
 /// have a row a round, the number of rounds must be known.
 fn repeat<'a>(
-    walk: &mut Walk<'a>,
-    scope: &Scope<'a, '_>,
-    call: &Call<'a, '_>,
-) -> Result<Vec<Datum<'a>>, Stop> {
+    walk: &mut GraphWalk<'a>,
+    scope: &NameScope<'a, '_>,
+    call: &OperatorCall<'a, '_>,
+) -> Result<Vec<Datum<'a>>, NodeStop> {
     let body = call.graph("body")?;
     let carried: Vec<Datum<'a>> = carried(call, 2)?;
     let rounds = call.optional(0).and_then(Fact::int);
@@ -136,7 +139,8 @@ fn repeat<'a>(
         );
         match followed {
             Err(
-                Stop::Refused(Refusal::Open(_)) | Stop::Within(InferError::Undetermined { .. }),
+                NodeStop::Refused(RuleRefusal::Open(_))
+                | NodeStop::Within(InferError::Undetermined { .. }),
             ) => {}
             other => return other,
         }
@@ -154,14 +158,14 @@ fn repeat<'a>(
             "{} changes its shape from round to round",
             call.name(at + 2)
         );
-        return Err(Refusal::Open(why).into());
+        return Err(RuleRefusal::Open(why).into());
     }
     let mut results: Vec<Datum<'a>> = kept.iter().cloned().map(of_run).collect();
     let all_rounds =
         rounds.filter(|_| starts == Some(true) && truth(Some(condition)) == Some(true));
     for row in rows {
         let Some(rounds) = all_rounds else {
-            return Err(Refusal::Open("the number of its rounds".to_owned()).into());
+            return Err(RuleRefusal::Open("the number of its rounds".to_owned()).into());
         };
         results.push(stacked(row, rounds, 0)?);
     }
@@ -169,52 +173,53 @@ fn repeat<'a>(
 }
 
 /// What a loop or scan carries from round to round.
-fn carried<'a>(call: &Call<'a, '_>, from: usize) -> Result<Vec<Datum<'a>>, Refusal> {
+fn carried<'a>(call: &OperatorCall<'a, '_>, from: usize) -> Result<Vec<Datum<'a>>, RuleRefusal> {
     let inputs = call.inputs.iter().skip(from);
     let carried = inputs
         .map(|datum| datum.cloned())
         .collect::<Option<Vec<_>>>();
-    carried.ok_or_else(|| Refusal::invalid("leaves out a tensor that it carries along"))
+    carried.ok_or_else(|| RuleRefusal::invalid("leaves out a tensor that it carries along"))
 }
 
 /// What a loop's body gives: its condition, what it carries along, rows of outputs.
 fn parts<'d, 'a>(
     outputs: &'d [Datum<'a>],
     carried: usize,
-) -> Result<(&'d Datum<'a>, &'d [Datum<'a>], &'d [Datum<'a>]), Refusal> {
+) -> Result<(&'d Datum<'a>, &'d [Datum<'a>], &'d [Datum<'a>]), RuleRefusal> {
     match outputs.split_first() {
         Some((condition, rest)) if rest.len() >= carried => {
             let (kept, rows) = rest.split_at(carried);
             Ok((condition, kept, rows))
         }
-        _ => Err(Refusal::invalid("has a body with too few outputs")),
+        _ => Err(RuleRefusal::invalid("has a body with too few outputs")),
     }
 }
 
 /// Rows of one shape, one a round, as one tensor.
-fn stacked<'a>(row: &Datum<'a>, rounds: i64, axis: usize) -> Result<Datum<'a>, Refusal> {
+fn stacked<'a>(row: &Datum<'a>, rounds: i64, axis: usize) -> Result<Datum<'a>, RuleRefusal> {
     let Datum::Tensor(row) = row else {
-        return Err(Refusal::invalid(
+        return Err(RuleRefusal::invalid(
             "has a body that gives rows which are no tensors",
         ));
     };
     let rounds = usize::try_from(rounds.max(0)).unwrap_or(0);
     let mut dims = row.dims().to_vec();
     dims.insert(axis.min(dims.len()), rounds);
-    let shape = Shape::new(&dims).map_err(|error| Refusal::Invalid(format!("gives {error}")))?;
+    let shape =
+        Shape::new(&dims).map_err(|error| RuleRefusal::Invalid(format!("gives {error}")))?;
     Ok(Datum::Tensor(Fact::of_run(row.element, shape)))
 }
 
 /// A loop round by round, while its condition is known.
 fn follow<'a>(
-    walk: &mut Walk<'a>,
-    scope: &Scope<'a, '_>,
-    call: &Call<'a, '_>,
+    walk: &mut GraphWalk<'a>,
+    scope: &NameScope<'a, '_>,
+    call: &OperatorCall<'a, '_>,
     body: &'a GraphProto,
     mut carried: Vec<Datum<'a>>,
     rounds: i64,
     starts: bool,
-) -> Result<Vec<Datum<'a>>, Stop> {
+) -> Result<Vec<Datum<'a>>, NodeStop> {
     let mut rows: Option<Vec<Datum<'a>>> = None;
     let mut done = 0;
     let mut goes_on = starts;
@@ -229,17 +234,18 @@ fn follow<'a>(
         match &rows {
             None => rows = Some(row.to_vec()),
             Some(rows) if rows.iter().zip(row).all(|(a, b)| alike(a, b)) => {}
-            Some(_) => return Err(Refusal::invalid("gives rows of different shapes").into()),
+            Some(_) => return Err(RuleRefusal::invalid("gives rows of different shapes").into()),
         }
         goes_on = truth(Some(condition))
-            .ok_or_else(|| Refusal::Open("the number of its rounds".to_owned()))?;
+            .ok_or_else(|| RuleRefusal::Open("the number of its rounds".to_owned()))?;
         carried = kept.to_vec();
         done += 1;
     }
     if rows.is_none() && call.node.output.len() > carried.len() {
-        return Err(
-            Refusal::Open("it runs for no round, so its rows have no shape".to_owned()).into(),
-        );
+        return Err(RuleRefusal::Open(
+            "it runs for no round, so its rows have no shape".to_owned(),
+        )
+        .into());
     }
     for row in rows.iter().flatten() {
         carried.push(stacked(row, done, 0)?);
@@ -249,18 +255,18 @@ fn follow<'a>(
 
 /// `Scan`, from operator set 9 on: states that are carried along, and inputs that are taken apart along an axis.
 fn scan<'a>(
-    walk: &mut Walk<'a>,
-    scope: &Scope<'a, '_>,
-    call: &Call<'a, '_>,
-) -> Result<Vec<Datum<'a>>, Stop> {
+    walk: &mut GraphWalk<'a>,
+    scope: &NameScope<'a, '_>,
+    call: &OperatorCall<'a, '_>,
+) -> Result<Vec<Datum<'a>>, NodeStop> {
     if call.version < 9 {
         let why = "operator sets before 9 have another `Scan`, which is not followed";
-        return Err(Refusal::Open(why.to_owned()).into());
+        return Err(RuleRefusal::Open(why.to_owned()).into());
     }
     let body = call.graph("body")?;
     let scanned = usize::try_from(call.int("num_scan_inputs", 0)).unwrap_or(0);
     let Some(states) = call.inputs.len().checked_sub(scanned) else {
-        return Err(Refusal::invalid("has fewer inputs than `num_scan_inputs`").into());
+        return Err(RuleRefusal::invalid("has fewer inputs than `num_scan_inputs`").into());
     };
     let chosen = |name: &str, at: usize| call.ints(name).and_then(|axes| axes.get(at)).copied();
     let carried = carried(call, 0)?;
@@ -275,21 +281,21 @@ fn scan<'a>(
         let mut dims = fact.dims().to_vec();
         let length = dims.remove(axis);
         if *rounds.get_or_insert(length) != length {
-            return Err(Refusal::invalid("takes apart inputs of different lengths").into());
+            return Err(RuleRefusal::invalid("takes apart inputs of different lengths").into());
         }
-        let shape = Shape::new(&dims).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let shape = Shape::new(&dims).map_err(|error| RuleRefusal::Invalid(error.to_string()))?;
         inputs.push(Datum::Tensor(Fact::of_run(fact.element, shape)));
     }
     let rounds = rounds.and_then(|rounds| i64::try_from(rounds).ok());
-    let rounds = rounds.ok_or_else(|| Refusal::invalid("takes no input apart"))?;
+    let rounds = rounds.ok_or_else(|| RuleRefusal::invalid("takes no input apart"))?;
     let outputs = walk.graph(scope, call.node, body, inputs)?;
     if outputs.len() < states {
-        return Err(Refusal::invalid("has a body with too few outputs").into());
+        return Err(RuleRefusal::invalid("has a body with too few outputs").into());
     }
     let (kept, rows) = outputs.split_at(states);
     if let Some(at) = (0..states).find(|&at| !alike(&carried[at], &kept[at])) {
         let why = format!("{} changes its shape from round to round", call.name(at));
-        return Err(Refusal::Open(why).into());
+        return Err(RuleRefusal::Open(why).into());
     }
     let mut results: Vec<Datum<'a>> = kept.iter().cloned().map(of_run).collect();
     for (at, row) in rows.iter().enumerate() {

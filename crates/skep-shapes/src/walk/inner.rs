@@ -7,24 +7,24 @@ use std::{
 
 use skep_proto::onnx::{FunctionProto, GraphProto, NodeProto};
 
-use super::{Stop, Walk};
+use super::{GraphWalk, NodeStop};
 use crate::{
-    call::{Attributes, Call, Datum},
-    error::{InferError, NodeName, Refusal},
-    scope::{Scope, versions},
+    call::{CallerAttributes, Datum, OperatorCall},
+    error::{InferError, NodeName, RuleRefusal},
+    scope::{NameScope, versions},
 };
 
-impl<'a> Walk<'a> {
+impl<'a> GraphWalk<'a> {
     /// Evaluates a model-local function with the inputs and attributes of a call.
     pub(super) fn function(
         &mut self,
-        scope: &Scope<'a, '_>,
-        call: &Call<'a, '_>,
+        scope: &NameScope<'a, '_>,
+        call: &OperatorCall<'a, '_>,
         function: &'a FunctionProto,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
+    ) -> Result<Vec<Datum<'a>>, NodeStop> {
         let node = call.node;
         let depth = self.deeper(scope, node)?;
-        let mut frame: Attributes<'a> = HashMap::new();
+        let mut frame: CallerAttributes<'a> = HashMap::new();
         frame.extend(
             function
                 .attribute_proto
@@ -41,7 +41,7 @@ impl<'a> Walk<'a> {
             node,
             declared + function.input.len() + function.opset_import.len(),
         )?;
-        let mut inner = Scope {
+        let mut inner = NameScope {
             data: HashMap::new(),
             outer: None,
             versions: Rc::new(versions(&function.opset_import)),
@@ -66,16 +66,16 @@ impl<'a> Walk<'a> {
     /// Evaluates a graph in an attribute of `node` with these inputs.
     pub(crate) fn graph(
         &mut self,
-        scope: &Scope<'a, '_>,
+        scope: &NameScope<'a, '_>,
         node: &'a NodeProto,
         graph: &'a GraphProto,
         inputs: Vec<Datum<'a>>,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
+    ) -> Result<Vec<Datum<'a>>, NodeStop> {
         let depth = self.deeper(scope, node)?;
         let tensors = graph.initializer.len() + graph.sparse_initializer.len();
         let values = graph.value_info.len() + graph.input.len() + graph.output.len();
         self.visit(node, 1 + tensors + values)?;
-        let mut inner = Scope {
+        let mut inner = NameScope {
             data: HashMap::new(),
             outer: Some(scope),
             versions: Rc::clone(&scope.versions),
@@ -87,7 +87,7 @@ impl<'a> Walk<'a> {
         };
         inner.add_graph(graph)?;
         if graph.input.len() != inputs.len() {
-            return Err(Stop::Refused(Refusal::Invalid(format!(
+            return Err(NodeStop::Refused(RuleRefusal::Invalid(format!(
                 "holds a graph of {} inputs, expected {}",
                 graph.input.len(),
                 inputs.len()
@@ -107,7 +107,11 @@ impl<'a> Walk<'a> {
 }
 
 /// An output of a graph or a function.
-fn found<'a>(scope: &Scope<'a, '_>, name: &str, node: &NodeProto) -> Result<Datum<'a>, InferError> {
+fn found<'a>(
+    scope: &NameScope<'a, '_>,
+    name: &str,
+    node: &NodeProto,
+) -> Result<Datum<'a>, InferError> {
     scope
         .find(name)
         .cloned()

@@ -14,13 +14,13 @@ use std::{
 use skep_proto::onnx::{FunctionProto, NodeProto};
 
 use crate::{
-    call::{Call, Datum},
+    call::{Datum, OperatorCall},
     declaration::NamedDims,
-    error::{InferError, NodeName, Refusal},
+    error::{InferError, NodeName, RuleRefusal},
     limits::addressable,
     order::{MAX_DEPTH, order},
-    scope::{Scope, domain},
-    table::{self, Rule},
+    scope::{NameScope, domain},
+    table::{self, OperatorRule},
 };
 
 /// What functions and inner graphs hold may be looked at this often in all, however they repeat each other. The main
@@ -30,22 +30,22 @@ const MAX_VISITS: usize = 1_000_000;
 const MAX_VALUE_STEPS: usize = 16 << 20;
 
 /// Why a node has no outputs.
-pub(super) enum Stop {
+pub(super) enum NodeStop {
     /// Its rule says so.
-    Refused(Refusal),
+    Refused(RuleRefusal),
     /// No rule for its operator.
     Unknown,
     /// Something within a graph or function that it holds.
     Within(InferError),
 }
 
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
+impl From<RuleRefusal> for NodeStop {
+    fn from(refusal: RuleRefusal) -> Self {
         Self::Refused(refusal)
     }
 }
 
-impl From<InferError> for Stop {
+impl From<InferError> for NodeStop {
     fn from(error: InferError) -> Self {
         Self::Within(error)
     }
@@ -58,7 +58,7 @@ pub(super) fn is_known(node: &NodeProto) -> bool {
 }
 
 /// A walk through a graph and all that it holds.
-pub(super) struct Walk<'a> {
+pub(super) struct GraphWalk<'a> {
     functions: HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>,
     stated: &'a BTreeMap<String, Vec<usize>>,
     named: NamedDims<'a>,
@@ -70,7 +70,7 @@ pub(super) struct Walk<'a> {
     orders: HashMap<*const NodeProto, Rc<[usize]>>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> GraphWalk<'a> {
     pub(super) fn new(
         functions: &'a [FunctionProto],
         stated: &'a BTreeMap<String, Vec<usize>>,
@@ -106,7 +106,7 @@ impl<'a> Walk<'a> {
     /// Evaluates `nodes` in `order` within `scope`.
     pub(super) fn nodes(
         &mut self,
-        scope: &mut Scope<'a, '_>,
+        scope: &mut NameScope<'a, '_>,
         nodes: &'a [NodeProto],
         order: &[usize],
     ) -> Result<(), InferError> {
@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
     /// The outputs of a node: by its rule, or as they are stated or declared where that leaves them open.
     fn node(
         &mut self,
-        scope: &Scope<'a, '_>,
+        scope: &NameScope<'a, '_>,
         node: &'a NodeProto,
     ) -> Result<Vec<Datum<'a>>, InferError> {
         let find = |name: &'a String| {
@@ -155,7 +155,7 @@ impl<'a> Walk<'a> {
                 scope.find(name)
             }
         };
-        let call = Call {
+        let call = OperatorCall {
             node,
             inputs: node.input.iter().map(find).collect(),
             version: scope.version(node),
@@ -185,9 +185,9 @@ impl<'a> Walk<'a> {
 
     fn evaluate(
         &mut self,
-        scope: &Scope<'a, '_>,
-        call: &Call<'a, '_>,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
+        scope: &NameScope<'a, '_>,
+        call: &OperatorCall<'a, '_>,
+    ) -> Result<Vec<Datum<'a>>, NodeStop> {
         let node = call.node;
         let domain = domain(node);
         if let Some(function) = self
@@ -200,8 +200,8 @@ impl<'a> Walk<'a> {
             return control(self, scope, call);
         }
         match table::rule(domain, node.op_type()) {
-            Some(Rule::Direct(rule)) => Ok(rule(call)?),
-            Some(Rule::Shaped {
+            Some(OperatorRule::Direct(rule)) => Ok(rule(call)?),
+            Some(OperatorRule::Shaped {
                 types,
                 shapes,
                 fold,
@@ -211,7 +211,7 @@ impl<'a> Walk<'a> {
                 }
                 self.shaped(call, types, shapes(call)?, fold.as_ref())
             }
-            None => Err(Stop::Unknown),
+            None => Err(NodeStop::Unknown),
         }
     }
 
@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
         Ok(sorted)
     }
 
-    fn deeper(&self, scope: &Scope<'a, '_>, node: &NodeProto) -> Result<usize, InferError> {
+    fn deeper(&self, scope: &NameScope<'a, '_>, node: &NodeProto) -> Result<usize, InferError> {
         if scope.depth < MAX_DEPTH {
             return Ok(scope.depth + 1);
         }

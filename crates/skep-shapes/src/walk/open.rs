@@ -3,34 +3,34 @@
 use skep_proto::onnx::NodeProto;
 use skep_types::Shape;
 
-use super::{Stop, Walk, control};
+use super::{GraphWalk, NodeStop, control};
 use crate::{
-    call::{Call, Datum},
+    call::{Datum, OperatorCall},
     element::ElementType,
-    error::{InferError, NodeName, Refusal, list},
+    error::{InferError, NodeName, RuleRefusal, list},
     fact::Fact,
     limits::checked,
-    scope::{Scope, domain},
-    table::{self, Rule},
+    scope::{NameScope, domain},
+    table::{self, OperatorRule},
 };
 
-impl<'a> Walk<'a> {
+impl<'a> GraphWalk<'a> {
     /// Outputs as they are stated or declared, for a node whose rule leaves them open.
     pub(super) fn fall_back(
         &mut self,
-        scope: &Scope<'a, '_>,
-        call: &Call<'a, '_>,
-        stop: Stop,
+        scope: &NameScope<'a, '_>,
+        call: &OperatorCall<'a, '_>,
+        stop: NodeStop,
     ) -> Result<Vec<Datum<'a>>, InferError> {
         let node = call.node;
         let error = match stop {
-            Stop::Refused(Refusal::Invalid(reason)) => {
+            NodeStop::Refused(RuleRefusal::Invalid(reason)) => {
                 return Err(InferError::Node {
                     node: NodeName::of(node),
                     reason,
                 });
             }
-            Stop::Within(error)
+            NodeStop::Within(error)
                 if !matches!(
                     error,
                     InferError::Undetermined { .. } | InferError::UnknownOperator { .. }
@@ -38,9 +38,9 @@ impl<'a> Walk<'a> {
             {
                 return Err(error);
             }
-            Stop::Refused(Refusal::Open(why)) => Open::Values(why),
-            Stop::Unknown => Open::Operator,
-            Stop::Within(error) => Open::Within(error),
+            NodeStop::Refused(RuleRefusal::Open(why)) => OpenReason::Values(why),
+            NodeStop::Unknown => OpenReason::Operator,
+            NodeStop::Within(error) => OpenReason::Within(error),
         };
         let mut outputs = Vec::with_capacity(node.output.len());
         for (at, name) in node.output.iter().enumerate() {
@@ -55,7 +55,7 @@ impl<'a> Walk<'a> {
                 (None, None) => return Err(error.into_error(scope, node, name)),
             };
             let rule = match table::rule(domain(node), node.op_type()) {
-                Some(Rule::Shaped { types, .. }) => table::element(types, call, at),
+                Some(OperatorRule::Shaped { types, .. }) => table::element(types, call, at),
                 _ => None,
             };
             // An operator that nobody knows most likely gives what it reads.
@@ -104,14 +104,14 @@ impl<'a> Walk<'a> {
 }
 
 /// Why outputs that nobody states or declares are an error.
-enum Open {
+enum OpenReason {
     Values(String),
     Operator,
     Within(InferError),
 }
 
-impl Open {
-    fn into_error(self, scope: &Scope<'_, '_>, node: &NodeProto, tensor: &str) -> InferError {
+impl OpenReason {
+    fn into_error(self, scope: &NameScope<'_, '_>, node: &NodeProto, tensor: &str) -> InferError {
         let (tensor, name) = (tensor.to_owned(), NodeName::of(node));
         match self {
             Self::Values(why) => InferError::Undetermined {

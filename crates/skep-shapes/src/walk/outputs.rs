@@ -4,26 +4,26 @@ use std::rc::Rc;
 
 use skep_types::Shape;
 
-use super::{Stop, Walk, unknown_type};
+use super::{GraphWalk, NodeStop, unknown_type};
 use crate::{
-    call::{Call, Datum},
+    call::{Datum, OperatorCall},
     element::ElementType,
-    error::Refusal,
-    fact::{Fact, KnownFrom, Value, followed},
+    error::RuleRefusal,
+    fact::{Fact, FactValue, KnownFrom, followed},
     limits::checked,
-    table::{self, Fold, Ty},
+    table::{self, OutputType, ValueFold},
     values,
 };
 
-impl<'a> Walk<'a> {
+impl<'a> GraphWalk<'a> {
     /// Outputs of these shapes, with their values where they follow.
     pub(super) fn shaped(
         &mut self,
-        call: &Call<'a, '_>,
-        types: &[Ty],
+        call: &OperatorCall<'a, '_>,
+        types: &[OutputType],
         shapes: Vec<Vec<usize>>,
-        fold: Option<&Fold>,
-    ) -> Result<Vec<Datum<'a>>, Stop> {
+        fold: Option<&ValueFold>,
+    ) -> Result<Vec<Datum<'a>>, NodeStop> {
         let inputs = call.inputs.iter().flatten();
         let known = inputs
             .map(|datum| datum.known())
@@ -43,18 +43,18 @@ impl<'a> Walk<'a> {
                 continue;
             }
             let element = table::element(types, call, at)
-                .ok_or_else(|| Stop::Within(unknown_type(call.node, at)))?;
+                .ok_or_else(|| NodeStop::Within(unknown_type(call.node, at)))?;
             let shape = checked(&call.node.output[at], element, &dims)?;
             let mut fact = Fact {
                 element,
                 shape,
-                value: Value::Unknown,
+                value: FactValue::Unknown,
                 known,
             };
             if let Some(fold) = fold
                 && let Some(elements) = self.fold(call, fold, &fact, at)
             {
-                fact.value = Value::Held(Rc::new(elements));
+                fact.value = FactValue::Held(Rc::new(elements));
                 fact.known = known.min(KnownFrom::Shapes);
             }
             outputs.push(Datum::Tensor(fact));
@@ -65,28 +65,28 @@ impl<'a> Walk<'a> {
     /// The values of output `at`, when they follow from what is known and there are steps left to compute them.
     pub(super) fn fold(
         &mut self,
-        call: &Call<'a, '_>,
-        fold: &Fold,
+        call: &OperatorCall<'a, '_>,
+        fold: &ValueFold,
         output: &Fact<'a>,
         at: usize,
-    ) -> Option<values::Elements> {
+    ) -> Option<values::ElementValues> {
         if !followed(output.element, &output.shape) {
             return None;
         }
         let count = output.shape.element_count();
         if count == 0 {
             return Some(if output.element.is_integer() {
-                values::Elements::Ints(Vec::new())
+                values::ElementValues::Ints(Vec::new())
             } else {
-                values::Elements::Floats(Vec::new())
+                values::ElementValues::Floats(Vec::new())
             });
         }
         let values = match fold {
-            Fold::Shapes(fold) => {
+            ValueFold::Shapes(fold) => {
                 self.value_steps_left = self.value_steps_left.checked_sub(count)?;
                 fold(call, output)?
             }
-            Fold::Values(fold) => {
+            ValueFold::Values(fold) => {
                 let mut steps = count + call.inputs.len() + call.node.output.len();
                 for input in call.inputs.iter().flatten() {
                     match input {
@@ -105,7 +105,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Takes the values that a rule of shapes reads off those that may be followed.
-    pub(super) fn count_values(&mut self, call: &Call<'a, '_>) -> Result<(), Refusal> {
+    pub(super) fn count_values(&mut self, call: &OperatorCall<'a, '_>) -> Result<(), RuleRefusal> {
         for (at, fact) in (0..call.inputs.len()).filter_map(|at| Some((at, call.optional(at)?))) {
             if fact.has_value() {
                 let left = self

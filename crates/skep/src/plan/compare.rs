@@ -8,7 +8,8 @@ use std::{
 use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use skep_planner::{
-    Answer, Budget, InTurn, Plan, Proof, Strategy, Unavailable, UsageRecords, auto_with, validate,
+    BoundedPlan, Budget, InTurn, Plan, Proof, Strategy, Unavailable, UsageRecords, auto_with,
+    validate,
 };
 
 use crate::cores::{AllCores, on_all_cores};
@@ -64,7 +65,7 @@ impl Study {
             }
         }
         let own = strategies.iter().find(|strategy| strategy.name == AUTO);
-        let bounds: Answer = match own {
+        let bounds: BoundedPlan = match own {
             Some(strategy) => {
                 let (answer, time) = timed(budget, ClockId::ProcessCPUTime, |budget| {
                     auto_with(problem, budget, &AllCores::new())
@@ -111,7 +112,7 @@ impl Study {
             })?;
         }
         rows.sort_by_key(|row| (row.plan.size(), Reverse(row.strategy.name == AUTO)));
-        let Answer {
+        let BoundedPlan {
             lower_bound, proof, ..
         } = bounds;
         Ok(Self {
