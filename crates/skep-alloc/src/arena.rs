@@ -65,15 +65,16 @@ impl Arena {
             .map_or(0, |region| region.length() as u64)
     }
 
-    /// Lets go of the memory; the next planned run takes some anew.
+    /// Gives the memory back; the next planned run maps new memory.
     pub fn give_back(&mut self) {
         if let Some(region) = self.region.take() {
             region.retire();
         }
     }
 
-    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there is no
-    /// memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another has none.
+    /// Runs `run` on this thread with [`crate::malloc`] serving it as `how` says, as far as `charge` allows. If there
+    /// is no memory for the plan, the heap serves it, as a deviation at block 0. Runs do not nest: within one, another
+    /// has none.
     pub fn run<T>(
         &mut self,
         how: RunMode<'_>,

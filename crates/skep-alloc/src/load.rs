@@ -1,7 +1,7 @@
 //! Memory that a runtime takes while it loads a model: its weights in layouts of its own.
 //!
-//! A runtime packs weights again for its kernels, into private copies, and it does so at every load. Whoever has kept
-//! what an earlier load packed needs neither the copies nor most of the work:
+//! A runtime packs weights again for its kernels, into private copies, and it does so at every load. A caller
+//! that has kept what an earlier load packed saves the copies and most of the work:
 //!
 //! ```text
 //! LoadMode::Record                       LoadMode::Replay                   then LoadedBlocks::replace
@@ -11,10 +11,11 @@
 //!    the caller keeps what they hold       s: the same scratch pages, everywhere
 //! ```
 //!
-//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is allocated,
-//! and what is written stays in the processor's cache. When the load is over the caller maps what it kept over each block.
-//! That is right only if the runtime allocates in the same order, and keeps the same blocks, as when it was recorded;
-//! otherwise [`LoadedBlocks::went_as_expected`] is false, the blocks hold nothing of use, and what was loaded must be let go.
+//! In a replay the runtime packs into address space whose pages are all the same few scratch pages: nothing is
+//! allocated, and what is written stays in the processor's cache. When the load is over the caller maps what it kept
+//! over each block. That is right only if the runtime allocates in the same order, and keeps the same blocks, as when
+//! it was recorded; otherwise [`LoadedBlocks::went_as_expected`] is false, the blocks hold garbage, and the caller must
+//! drop what it loaded.
 #![allow(
     unsafe_code,
     reason = "an allocator is made of raw memory (invariant 5)"
@@ -43,7 +44,8 @@ use rustix::{
 
 use crate::OVERRUN;
 
-/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed order.
+/// Smaller blocks come from the heap: they are not worth pages of their own, and runtimes allocate them in no fixed
+/// order.
 pub const LOADED_BYTES: usize = 64 << 10;
 
 /// Scratch pages: small enough for a processor's own cache, so that writing them over and over costs no memory traffic;
@@ -68,8 +70,8 @@ pub struct LoadedBlock {
 pub enum LoadMode<'a> {
     /// Pages of their own.
     Record,
-    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that the
-    /// system could not write to the disk. A file has whole pages; the block is the first bytes of it.
+    /// Pages of files in this directory, each called by its place in the sequence: what is packed takes no memory that
+    /// the system could not write to the disk. A file has whole pages; the block is its first bytes.
     Files(&'a Path),
     /// The kept ones of this sequence: scratch pages, until the caller replaces them.
     Replay(&'a [LoadedBlock]),
@@ -95,7 +97,8 @@ static BLOCKS: LazyLock<ArcSwap<Vec<Arc<MappedBlock>>>> = LazyLock::new(ArcSwap:
 
 impl Drop for MappedBlock {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody has it any more: the runtime freed it, and the last `LoadedBlocks` is gone.
+        // SAFETY: the mapping is ours, and nobody has it any more: the runtime freed it, and the last `LoadedBlocks` is
+        // gone.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
     }
 }
@@ -301,7 +304,7 @@ pub struct LoadedBlocks {
 /// Carries out a load on the calling thread; its large blocks lie where `how` says.
 ///
 /// # Errors
-/// When there is no memory for scratch pages; `load` was not called then.
+/// There is no memory for scratch pages; `load` has not been called.
 pub fn load<T>(how: LoadMode<'_>, load: impl FnOnce() -> T) -> io::Result<(T, LoadedBlocks)> {
     let expected = match how {
         LoadMode::Record | LoadMode::Files(_) => None,
@@ -321,7 +324,7 @@ pub fn load<T>(how: LoadMode<'_>, load: impl FnOnce() -> T) -> io::Result<(T, Lo
     let _restore = OuterLoad(outer);
     let result = load();
     let ended = CURRENT.take();
-    // Nobody else takes it.
+    // Nothing else takes it.
     let Some(ended) = ended else {
         return Err(io::ErrorKind::Other.into());
     };
@@ -361,8 +364,8 @@ impl LoadedBlocks {
         &self.sequence
     }
 
-    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a recorded
-    /// load that found memory for all of its blocks.
+    /// Whether a replay took and kept the expected blocks, each of them with memory of its own address; true of a
+    /// recorded load that found memory for all of its blocks.
     #[must_use]
     pub const fn went_as_expected(&self) -> bool {
         self.went_as_expected
@@ -384,21 +387,21 @@ impl LoadedBlocks {
     #[must_use]
     pub unsafe fn bytes(&self, index: usize) -> &[u8] {
         let block = &self.blocks[index];
-        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as the
-        // caller promises.
+        // SAFETY: the mapping has that many bytes and lives as long as `self` holds the block; nobody writes to it, as
+        // the caller promises.
         unsafe { slice::from_raw_parts(block.base.as_ptr(), block.size) }
     }
 
-    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the page
-    /// size; the file has the block's size from there on.
+    /// Maps pages of a file over block `index` of the sequence, read-only. `offset` in the file is a multiple of the
+    /// page size; the file has the block's size from there on.
     ///
     /// # Errors
     /// The system's, such as too many mappings; the block then holds what it held.
     ///
     /// # Safety
-    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written. They do
-    /// not change while the block lives. If the runtime reads the block during the call, it reads what that held before or
-    /// what it holds afterwards: both must be right.
+    /// The runtime does not write into the block any more, and the file's bytes there are what it would have written.
+    /// They do not change while the block lives. If the runtime reads the block during the call, it reads what that
+    /// held before or what it holds afterwards: both must be right.
     ///
     /// # Panics
     /// When the sequence has no such block.
@@ -409,11 +412,11 @@ impl LoadedBlocks {
         offset: u64,
     ) -> io::Result<()> {
         let block = &self.blocks[index];
-        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by kernels
-        // before 6.7, and only after they have taken the old pages away, under whoever reads them.
+        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by
+        // kernels before 6.7, and only after they have taken the old pages away, under whoever reads them.
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without a
-        // moment in which there are none; the caller promises the rest.
+        // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without
+        // a moment in which there are none; the caller promises the rest.
         unsafe {
             mmap(
                 block.base.as_ptr().cast(),

@@ -116,7 +116,7 @@ fn replayed_blocks_lie_on_scratch_pages_until_they_are_replaced() {
 }
 
 #[test]
-fn a_load_that_goes_another_way_is_told() {
+fn a_deviating_load_is_detected() {
     let expected = recorded();
     let deviating = |sizes| {
         let (blocks, loaded) = load(LoadMode::Replay(&expected), || pack(sizes)).expect("memory");

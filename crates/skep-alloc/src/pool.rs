@@ -1,4 +1,4 @@
-//! Arenas for runs in flight: as many as runs meet, whatever number of models and instances takes turns in them.
+//! Arenas for runs in flight: as many as run at once, however many models and instances take turns in them.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ pub struct ArenaPool {
 #[derive(Debug, Default)]
 struct State {
     idle: Vec<Arena>,
-    /// How many models need so many bytes for their largest plan.
+    /// How many models need this many bytes for their largest plan.
     needs: BTreeMap<u64, usize>,
 }
 
@@ -35,7 +35,7 @@ pub struct ArenaNeed {
     bytes: Mutex<u64>,
 }
 
-/// An arena may be so much larger than its plan: a page of any usual size.
+/// How much larger than its plan an arena may be: a page of any usual size.
 const LARGEST_PAGE: u64 = 1 << 16;
 
 impl ArenaPool {
@@ -43,8 +43,8 @@ impl ArenaPool {
         lock(&self.state)
     }
 
-    /// An arena for a run that needs so many bytes: the smallest idle one that has them, else the largest, which
-    /// will grow, else a new one.
+    /// An arena for a run that needs this many bytes: the smallest idle one that is large enough, else the largest,
+    /// which will grow, else a new one.
     #[must_use]
     pub fn take(&self, bytes: u64) -> Arena {
         let mut state = self.state();
@@ -60,7 +60,7 @@ impl ArenaPool {
         }
     }
 
-    /// Keeps an arena for the next run, unless nobody needs so much any more.
+    /// Keeps an arena for the next run, unless it is larger than any model needs.
     pub fn put(&self, arena: Arena) {
         let mut state = self.state();
         if arena.reserved() > 0 && arena.reserved() <= state.bound() {
@@ -102,7 +102,7 @@ impl State {
 }
 
 impl ArenaNeed {
-    /// The largest plan needs so many bytes from now on.
+    /// The largest plan needs `bytes` bytes from now on.
     pub fn set(&self, bytes: u64) {
         let mut known = lock(&self.bytes);
         let before = std::mem::replace(&mut *known, bytes);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_needs_any_more_is_given_back() {
+    fn arenas_larger_than_any_need_are_given_back() {
         let pool = Arc::new(ArenaPool::default());
         let (a, b) = (pool.need(), pool.need());
         a.set(plan(4));

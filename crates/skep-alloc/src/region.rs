@@ -1,4 +1,4 @@
-//! The memory of runs: regions straight from the system, and the list of all of them by address.
+//! The memory of runs: regions straight from the system, and a list of all regions by address.
 #![allow(unsafe_code, reason = "memory straight from the system (invariant 5)")]
 
 use std::{
@@ -94,7 +94,7 @@ impl LayoutState {
 
 // SAFETY: the region owns its mapping, which is not bound to a thread; blocks in it are disjoint.
 unsafe impl Send for Region {}
-// SAFETY: what changes is behind a mutex; the memory itself belongs to whoever got blocks of it.
+// SAFETY: what changes is behind a mutex; the memory itself belongs to the holders of its blocks.
 unsafe impl Sync for Region {}
 
 /// Every region that is not free, in order of address: readers do not wait.
@@ -102,7 +102,7 @@ static REGIONS: LazyLock<ArcSwap<Vec<Arc<Region>>>> = LazyLock::new(ArcSwap::def
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody has a block of it: regions are let go when none is in use.
+        // SAFETY: the mapping is ours, and no block in it is in use: a region is dropped after its last block.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.length) };
     }
 }
@@ -117,7 +117,7 @@ impl Region {
         )
     }
 
-    /// Maps a region of at least so many bytes, lists it, and adds it to a layout.
+    /// Maps a region of at least `at_least` bytes, lists it, and adds it to a layout.
     fn map(state: &Arc<Mutex<LayoutState>>, at_least: u64) -> io::Result<Arc<Self>> {
         let length = at_least
             .checked_add(OVERRUN)
@@ -150,7 +150,7 @@ impl Region {
         Ok(region)
     }
 
-    /// Bytes of it.
+    /// Bytes of the mapping.
     pub(crate) const fn length(&self) -> usize {
         self.length
     }
@@ -260,8 +260,8 @@ impl Region {
     /// Gives back the memory of these pages, which no block lies on; they are zero when they are written again.
     fn release(&self, from: u64, until: u64) {
         if until > from {
-            // SAFETY: the pages are the region's, and nobody has a block on them: the caller knows, and holds the lock
-            // under which blocks are handed out.
+            // SAFETY: the pages are the region's, and no block lies on them: the caller has checked it, and holds the
+            // lock under which blocks are handed out.
             let _ = unsafe {
                 let start = self.base.add(from as usize).as_ptr().cast();
                 madvise(start, (until - from) as usize, Advice::LinuxDontNeed)
@@ -269,7 +269,7 @@ impl Region {
         }
     }
 
-    /// Takes the region off the list; whoever lets go of it last unmaps it.
+    /// Takes the region off the list; dropping its last reference unmaps it.
     fn forget(&self) {
         REGIONS.rcu(|regions| {
             let others = regions.iter().filter(|other| other.base != self.base);

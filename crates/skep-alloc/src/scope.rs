@@ -14,7 +14,7 @@ use crate::{
     region::{self, GrowingRegions, Region},
 };
 
-/// The run of a thread: one that has neither takes its blocks from the heap.
+/// The run of a thread. Without a region or a recording it takes its blocks from the heap.
 #[derive(Debug, Default)]
 pub(crate) struct CurrentRun {
     /// Of a planned run.
@@ -41,8 +41,8 @@ pub(crate) struct RecordedRun {
     regions: GrowingRegions,
 }
 
-/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block, and
-/// what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
+/// What a small block takes beside its bytes: the runtime's object for the tensor, the allocator's note of the block,
+/// and what is lost to alignment. As measured with a loop that keeps a row of 4 bytes of each round.
 const BLOCK_BYTES: u64 = 256;
 
 /// So many blocks of a run are counted as their bytes alone: a model has hundreds of tensors, a hostile loop millions.
@@ -86,7 +86,7 @@ impl CurrentRun {
         let bytes = size as u64;
         let beside = self.live.saturating_sub(UNCOUNTED_BLOCKS) * BLOCK_BYTES;
         let total = self.in_use.saturating_add(bytes).saturating_add(beside);
-        // Before a place is taken: address space is to be had for what no machine could fill.
+        // Check before taking a place: the system maps more address space than any machine has memory.
         if let Err(refused) = self.charge.admit(total) {
             self.refused.get_or_insert(refused);
             return ptr::null_mut();
@@ -130,8 +130,8 @@ impl CurrentRun {
     }
 }
 
-/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none. Null for
-/// 0 bytes, when there is no memory, and when the run may not take so much. Never panics.
+/// `size` bytes, aligned to [`crate::ALIGNMENT`]: out of the calling thread's run, or of the heap where it is in none.
+/// Null for 0 bytes, when there is no memory, and when the run's charge does not allow it. Never panics.
 #[must_use]
 pub fn malloc(size: usize) -> *mut u8 {
     if size == 0 {

@@ -1,7 +1,7 @@
 //! The memory of a server with one model, before anything runs.
 //!
-//! In the classes of DNNMem (Gao and others, "Estimating GPU Memory Consumption of Deep Learning Models", ESEC/FSE 2020),
-//! as they are for the ONNX Runtime backend on a CPU:
+//! In the classes of DNNMem (Gao and others, "Estimating GPU Memory Consumption of Deep Learning Models", ESEC/FSE
+//! 2020), as they are for the ONNX Runtime backend on a CPU:
 //!
 //! | class | once a model | once an instance |
 //! |---|---|---|
@@ -10,10 +10,10 @@
 //! | workspace | padding and copies that layouts of weights need | scratch memory of operators, within the planned block |
 //! | runtime | the process, the library, the session's structures | a thread |
 //!
-//! A planned block is an instance's that runs, and no more of them run at once than there are cores: those beyond wait,
-//! and take none. Nothing is fitted: weights and tensors are counted, and the constants are what a process without them
-//! holds. What a heap keeps of memory that was freed is not counted; it keeps 8 MiB at most behind what is in use, and
-//! more in between: right after a load, and where several instances run for the first time at once.
+//! Each running instance has a planned block. No more instances run at once than there are cores; the others wait
+//! without a block. Nothing is fitted: weights and tensors are counted, and the constants are what a process without
+//! them holds. What a heap keeps of memory that was freed is not counted; it keeps 8 MiB at most behind what is in use,
+//! and more in between: right after a load, and where several instances run for the first time at once.
 
 use skep_onnx::OnnxModel;
 use skep_planner::{Budget, UsageRecordsError, auto};
@@ -23,10 +23,10 @@ use crate::usage::{
     CpuTraits, GraphUsage, RewriteLevel, graph_usage, runtime_weights, usage_without_workspace,
 };
 
-/// What a server holds that has a model of no size: measured, as PSS, with a release build and ONNX Runtime 1.31.1 on
-/// Linux x86-64, after it has answered. Pages of the library 17.8 MiB and of the binary 14.1 MiB, those of the C and C++
-/// libraries 1.1 MiB; on the heap 8 MiB, most of it the library's table of operators; stacks, and the heap of small blocks,
-/// 3.5 MiB.
+/// What a server holds beside its models: measured, as PSS, with a release build and ONNX Runtime 1.31.1 on Linux
+/// x86-64, after it has answered. Pages of the library 17.8 MiB and of the binary 14.1 MiB, those of the C and C++
+/// libraries 1.1 MiB; on the heap 8 MiB, most of it the library's table of operators; stacks, and the heap of small
+/// blocks, 3.5 MiB.
 const PROCESS_BYTES: u64 = 89 << 19;
 
 /// What a session keeps for a node of the file, from its name to its kernel, with the gaps that rewriting leaves:
@@ -72,7 +72,7 @@ pub struct MemoryClasses {
 }
 
 impl MemoryClasses {
-    /// All of it.
+    /// The sum of all classes.
     #[must_use]
     pub const fn total(&self) -> u64 {
         self.weights
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn trees_are_weights_and_constants_no_nodes() {
+    fn trees_count_as_weights_and_constants_not_as_nodes() {
         let node = |op: &str, domain: &str, output: &str| NodeProto {
             op_type: Some(op.to_owned()),
             domain: Some(domain.to_owned()),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_blocks_than_cores() {
+    fn there_are_no_more_blocks_than_cores() {
         let estimate = estimate("cnn", 8);
         let [one, two, four] = [1, 2, 4].map(|n| estimate.with_instances(n));
         let request = 8 * (3 * 32 * 32 + 10) * 4;
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_in_files_beside_count_by_what_they_declare() {
+    fn external_weights_count_by_their_declared_size() {
         let model = generate(&"cnn".parse().expect("a kind"), &Options::default());
         let mut proto = model.expect("a model").to_proto().expect("a message");
         for tensor in &mut proto.graph.as_mut().expect("a graph").initializer {

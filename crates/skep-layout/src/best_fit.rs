@@ -1,16 +1,17 @@
 //! A dynamic layout: the smallest gap that is large enough, at its lowest offset, in the first chunk that has one.
 //!
-//! It serves runs that nobody has planned yet, whose memory goes back to the system as a whole when they end.
+//! It serves runs without a plan, whose memory goes back to the system as a whole when they end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{ALIGNMENT, BlockLayout, BlockPlace, FreedBlock, Placement};
 
-/// The least that a chunk is: address space comes in such pieces; only pages that are written take memory.
+/// The smallest chunk that is asked for: address space comes in such pieces; only pages that are written take memory.
 const CHUNK_BYTES: u64 = 64 << 20;
 
-/// Blocks of this size and more give their pages back when they are freed: a run then takes hardly more than its blocks in
-/// use, at the price of new pages for the next blocks. Gaps that no later block fits into would keep their pages otherwise.
+/// Blocks of this size and more give their pages back when they are freed: a run then takes hardly more than its blocks
+/// in use, at the price of new pages for the next blocks. Gaps that no later block fits into would keep their pages
+/// otherwise.
 const RELEASED_BYTES: u64 = 1 << 18;
 
 /// Best fit in chunks that are added as they are needed.
@@ -70,7 +71,7 @@ impl BlockLayout for BestFit {
 /// The gaps and blocks of one chunk.
 #[derive(Debug)]
 struct Chunk {
-    /// Gaps by offset, and by size; no two of them touch.
+    /// Gaps by offset, and by size; no two touch.
     gaps: BTreeMap<u64, u64>,
     by_size: BTreeSet<(u64, u64)>,
     /// The sizes of blocks in use, as users asked for them, by offset.

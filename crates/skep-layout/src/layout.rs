@@ -42,8 +42,8 @@ pub trait BlockLayout {
     /// Takes a chunk of `length` bytes over from the source, and gives it the next number, from 0 on.
     fn add_chunk(&mut self, length: u64) -> usize;
 
-    /// The source refused a chunk of `wanted` bytes for a block of `size` bytes: what to do instead. A layout may ask for
-    /// less; by default it leaves the block to another allocator.
+    /// The source refused a chunk of `wanted` bytes for a block of `size` bytes: what to do instead. A layout may ask
+    /// for less; by default it leaves the block to another allocator.
     fn refused(&mut self, size: u64, wanted: u64) -> Placement {
         let _ = (size, wanted);
         Placement::Elsewhere

@@ -9,9 +9,9 @@
 //!  free (0, 0) ------------->  300 bytes; pages to release
 //! ```
 //!
-//! A [`BlockLayout`] decides in offsets within numbered *chunks*. `skep-alloc` carries its decisions out over real memory; a
-//! trace can be replayed through the same object without any. [`BestFit`] grows by chunks and places blocks wherever they
-//! fit; [`Replay`] follows a [`RunPlan`] made from a [`Recording`].
+//! A [`BlockLayout`] decides in offsets within numbered *chunks*. `skep-alloc` carries its decisions out over real
+//! memory; a trace can be replayed through the same object without any. [`BestFit`] grows by chunks and places blocks
+//! wherever they fit; [`Replay`] follows a [`RunPlan`] made from a [`Recording`].
 
 mod best_fit;
 #[cfg(test)]
@@ -27,5 +27,5 @@ pub use plan::{InvalidRunPlan, RunPlan};
 pub use recording::{BlockEvent, RecordedBlock, Recorder, Recording};
 pub use replay::Replay;
 
-/// Every block lies at a multiple of it: a cache line, and the widest vector register.
+/// The alignment of every block: a cache line, and the widest vector register.
 pub const ALIGNMENT: u64 = 64;

@@ -1,4 +1,4 @@
-//! A plan that a run can be replayed by.
+//! A plan by which a run can be replayed.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -69,8 +69,8 @@ struct PlannedPlace {
 }
 
 impl RunPlan {
-    /// The plan that puts block n of `recording` at `places[n]`, bytes from the arena's beginning, or on the heap where that
-    /// is `None`.
+    /// The plan that puts block n of `recording` at `places[n]`, bytes from the arena's beginning, or on the heap where
+    /// that is `None`.
     ///
     /// # Errors
     /// The places are not one a block, not aligned, or two blocks would share bytes while both are live.
@@ -187,7 +187,7 @@ struct Occupants {
 }
 
 impl Occupants {
-    /// Puts `block` on `range`; who was there before, in order of address, each once.
+    /// Puts `block` on `range`; returns the blocks that were there before, in order of address, each once.
     fn replace(&mut self, range: Range<u64>, block: u32) -> Vec<u32> {
         let before = self.ranges.range(..range.start).next_back();
         let from = before

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-/// A step of a run.
+/// One step of a run's allocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockEvent {
-    /// A block of so many bytes; the n-th of these is block n.
+    /// Allocates a block of this many bytes; the n-th `Malloc` makes block n.
     Malloc(u64),
-    /// Block so-and-so is free.
+    /// Frees the block of this number.
     Free(u32),
 }
 
@@ -95,7 +95,7 @@ pub struct Recorder {
     recording: Recording,
     blocks: u32,
     live: HashMap<usize, u32>,
-    /// More blocks than a recording can count: nothing of it can be used.
+    /// The run has more blocks than a recording can count, so there is no recording.
     overflowed: bool,
 }
 
@@ -106,7 +106,7 @@ impl Recorder {
     /// Writes down that the block of `size` bytes at address `block` was allocated.
     pub fn malloc(&mut self, block: usize, size: u64) {
         if self.blocks == MAX_BLOCKS {
-            // Nothing of it can be used: it takes no memory for the rest of the run either.
+            // There will be no recording: take no memory for the rest of the run.
             *self = Self {
                 blocks: MAX_BLOCKS,
                 overflowed: true,

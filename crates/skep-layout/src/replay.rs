@@ -6,8 +6,8 @@ use crate::{BlockLayout, BlockPlace, FreedBlock, Placement, RunPlan};
 
 /// One run by a plan, in one chunk. Requests are matched with the plan by their number and size.
 ///
-/// From the first request that does not fit the plan on (another size, one too many, a place whose predecessor is still in
-/// use), every block of the run goes [elsewhere](Placement::Deviating).
+/// After the first request that does not fit the plan (another size, one too many, a place whose predecessor is still
+/// in use), every block of the run goes [elsewhere](Placement::Deviating).
 #[derive(Debug)]
 pub struct Replay {
     plan: Arc<RunPlan>,
@@ -36,8 +36,8 @@ impl Replay {
         }
     }
 
-    /// Starts another run, by this plan, in the chunk that is there. False, and no run starts, where the plan does not fit
-    /// the chunk or a block is in use.
+    /// Starts another run, by this plan, in the chunk that is there. False, and no run starts, where the plan does not
+    /// fit the chunk or a block is in use.
     #[must_use]
     pub fn restart(&mut self, plan: &Arc<RunPlan>) -> bool {
         if plan.size() > self.room || !self.open.is_empty() {
@@ -53,8 +53,8 @@ impl Replay {
         true
     }
 
-    /// The number of the first request that did not follow the plan, or of the first planned block that the run did not ask
-    /// for.
+    /// The number of the first request that did not follow the plan, or of the first planned block that the run did not
+    /// ask for.
     #[must_use]
     pub fn deviation(&self) -> Option<usize> {
         let early = (self.next < self.plan.block_count()).then_some(self.next);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_as_planned_goes_to_the_heap_from_there_on() {
+    fn after_a_deviation_every_block_goes_elsewhere() {
         let plan = plan(&EVENTS, &[Some(0), None, Some(0)]);
         let mut replay = replay_of(&plan);
         assert_eq!(replay.malloc(300), at(0));

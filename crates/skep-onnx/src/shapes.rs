@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_follow_is_unknown() {
+    fn shapes_that_do_not_follow_are_unknown() {
         assert_eq!(
             rules(&[("a", &["n"])], &[&["k"]]),
             None,

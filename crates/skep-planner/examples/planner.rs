@@ -1,7 +1,7 @@
 //! Planning benchmark: `cargo xtask bench planner [--budget SECONDS] [--rounds N] [DIRECTORY...]`.
 //!
-//! Plans every `id,lower,upper,size` CSV file of the directories given, and generated problems, with every strategy, and
-//! puts each plan before the validator. Prints a JSON object a problem; times are CPU seconds of this process.
+//! Plans every `id,lower,upper,size` CSV file of the directories given, and generated problems, with every strategy,
+//! and puts each plan before the validator. Prints a JSON object a problem; times are CPU seconds of this process.
 
 #[path = "../tests/common/mod.rs"]
 mod common;

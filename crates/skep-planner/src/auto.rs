@@ -1,6 +1,7 @@
 //! The planner that Skep uses: cheap plans first, a proof where there is one, search where it is needed.
 //!
-//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems, which have time for few
+//! 1. Best fit in several orders, until one meets the largest load: nothing is better than that. Of large problems,
+//! which have time for few
 //!    orders, also objects of equal size.
 //! 2. The problem falls apart where no buffer is live on both sides. Each piece keeps the best of its plans, and those
 //!    that fit under the largest bound of all need nothing further.
@@ -33,7 +34,7 @@ pub(crate) const LARGE: usize = 1 << 14;
 /// Of problems with no more buffers than this every strategy takes milliseconds.
 const FEW: usize = 256;
 
-/// A plan, and what is known about how good it is.
+/// A plan, and proven bounds on how good it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundedPlan {
     /// Valid, whatever the budget was.
@@ -72,10 +73,10 @@ pub fn auto(problem: &Problem, budget: &Budget<'_>) -> BoundedPlan {
     auto_with(problem, budget, &InTurn)
 }
 
-/// Plans with the help of `workers`. The same budget of nodes gives the same plan, whoever they are.
+/// Plans with the threads of `workers`. The same budget of nodes gives the same plan on any number of threads.
 ///
-/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs of which both are
-/// fixed, at one offset, are planned around but not searched.)
+/// In-place pairs of equal size are planned as one buffer, and also as two where that is not provably the best. (Pairs
+/// of which both are fixed, at one offset, are planned around but not searched.)
 pub fn auto_with(problem: &Problem, budget: &Budget<'_>, workers: &dyn JobRunner) -> BoundedPlan {
     let Some(joined) = in_place::join(problem) else {
         return plan(problem, budget, workers);

@@ -34,7 +34,7 @@
 //!
 //! # Pure
 //!
-//! No clock, no threads, no I/O: how long to search is the caller's to say ([`Budget`]), and who computes as well
+//! No clock, no threads, no I/O: the caller decides how long to search ([`Budget`]) and on which threads
 //! ([`JobRunner`]). The same nodes give the same plan, on however many threads.
 //!
 //! # Cost

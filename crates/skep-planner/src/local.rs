@@ -1,5 +1,5 @@
-//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them; then
-//! what lies too high is placed earlier next time.
+//! Pieces that are too large to be searched exactly: their fullest moments are, and the rest is placed around them;
+//! then what lies too high is placed earlier next time.
 
 use crate::{
     auto::LARGE,
@@ -13,13 +13,13 @@ use crate::{
 
 /// What is searched first: buffers that are live where the load is above these hundredths of the goal.
 const CORES: [u64; 5] = [97, 94, 90, 85, 80];
-/// Nodes that the search for a core may take, a buffer of it.
+/// Nodes that the search for a core may take for each of its buffers.
 const CORE_NODES: u64 = 64;
 
 /// Tries orders near the best one until the plan needs at most `goal` bytes or the budget is spent.
 ///
 /// A try moves every buffer that ends above `goal`, or above all but the top thousandth of the plan, to an earlier
-/// turn, and costs as many nodes as the piece has buffers. What is no worse is the next try's beginning.
+/// turn, and costs as many nodes as the piece has buffers. The next try starts from the result if that is no worse.
 pub(crate) fn improve(
     problem: &Problem,
     known: &mut BoundedPiece,

@@ -67,7 +67,7 @@ pub enum Unavailable {
         limit: u64,
     },
     /// The caller ended it before it had a plan.
-    #[error("`{strategy}` was ended before it had a plan")]
+    #[error("`{strategy}` was stopped before it had a plan")]
     Stopped {
         /// The strategy's name.
         strategy: &'static str,

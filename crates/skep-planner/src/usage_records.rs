@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_planned_is_named() {
+    fn errors_name_the_buffers() {
         let buffer = Buffer::new(4, 0, 3);
         assert_eq!(
             records(&[("a", buffer), ("b", buffer), ("a", buffer)]).expect_err("a twice"),

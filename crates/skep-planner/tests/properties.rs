@@ -92,7 +92,7 @@ proptest! {
 
 /// A problem of few buffers that its share of nodes does not search to the end.
 #[test]
-fn what_another_strategy_finds_auto_finds() {
+fn auto_is_never_worse_than_another_strategy() {
     let buffers = [
         (20, 3, 12),
         (39, 0, 1),
@@ -273,7 +273,7 @@ fn an_output_takes_its_inputs_place() {
 }
 
 #[test]
-fn what_is_fixed_is_planned_around() {
+fn fixed_buffers_are_planned_around() {
     let problem = Problem::new(vec![
         Buffer::new(4, 0, 4).at(6),
         Buffer::new(4, 0, 2),
@@ -332,7 +332,7 @@ fn the_fullest_moments_of_a_large_problem_are_searched() {
         };
         Buffer::new(1 + random.below(250), start, end)
     }));
-    // One that hangs all of it together.
+    // One buffer that connects them all.
     buffers.push(Buffer::new(16, 0, 20_000));
     let problem = Problem::new(buffers).expect("valid buffers");
     let greedy = offsets::best_fit(

@@ -1,9 +1,9 @@
-//! What is wrong with a file of usage records.
+//! Errors in files of usage records.
 
 use skep_planner::UsageRecordsError;
 use thiserror::Error;
 
-/// Why bytes are no usage records.
+/// Why bytes cannot be read as usage records.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RecordsError {
@@ -26,8 +26,8 @@ pub enum RecordsError {
         /// In the decoder's words.
         reason: String,
     },
-    /// Compressed data of which too much would become.
-    #[error("gzip data becomes longer than {limit} bytes, expected at most as many")]
+    /// Compressed data that expands to too much.
+    #[error("gzip data expands to more than {limit} bytes, which is the limit")]
     TooLong {
         /// Bytes.
         limit: usize,
@@ -132,7 +132,7 @@ pub enum RecordsError {
         /// What is said of its input.
         input: String,
     },
-    /// Something is wrong with what a line says.
+    /// A line with an error.
     #[error("line {line}: {reason}")]
     AtLine {
         /// From 1.
@@ -148,7 +148,7 @@ pub enum RecordsError {
         /// What should be there.
         expected: &'static str,
     },
-    /// A value whose live range is not told.
+    /// A value without a live range.
     #[error(
         "line {line}: value `{name}` has no live range, expected one in the file of live ranges of the same run"
     )]
@@ -165,7 +165,7 @@ pub enum RecordsError {
         expected: &'static str,
     },
     /// More buffers than are read.
-    #[error("more than {limit} buffers, expected at most as many")]
+    #[error("more than {limit} buffers, which is the limit")]
     TooMany {
         /// How many may be.
         limit: usize,

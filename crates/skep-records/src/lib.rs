@@ -6,8 +6,8 @@
 //!                                                   -> xla::read_proto    the same run as a message
 //! ```
 //!
-//! Pure: bytes in, [`UsageRecords`](skep_planner::UsageRecords) out; the caller opens the files. Reading any bytes takes
-//! time and memory in proportion to their length, and ends with records or with an error that says where and why.
+//! Pure: bytes in, [`UsageRecords`](skep_planner::UsageRecords) out; the caller opens the files. Reading any bytes
+//! takes time and memory in proportion to their length, and ends with records or with an error that says where and why.
 //!
 //! ```
 //! let table = skep_records::csv::read(b"id,lower,upper,size\na,0,3,4\nb,3,9,4\n")?;

@@ -144,7 +144,7 @@ fn a_message_of_the_same_run() {
 }
 
 #[test]
-fn what_is_wrong_with_a_text_is_named() {
+fn errors_in_a_text_are_named() {
     let refused = |assignment: &str, ranges: &str| {
         let result = xla::read_text(assignment.as_bytes(), ranges.as_bytes());
         result.expect_err("invalid").to_string()
@@ -186,7 +186,7 @@ fn what_is_wrong_with_a_text_is_named() {
 }
 
 #[test]
-fn what_is_wrong_with_a_message_is_named() {
+fn errors_in_a_message_are_named() {
     let with_events = |events: &[Vec<u8>]| {
         let assignment = [logical_buffer(10, 128, &[]), field(4, &events.concat())].concat();
         field(3, &assignment)

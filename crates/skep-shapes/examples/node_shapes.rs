@@ -4,11 +4,11 @@
 //! cargo run -p skep-shapes --example node_shapes -- DIRECTORY [--markdown FILE] > tests.tsv
 //! ```
 //!
-//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. Each model's outputs are inferred from the shapes
-//! of its inputs, and where they depend on values once more with its inputs as constants; what the file declares of them
-//! is taken away. A test is *right* by shapes or by *values*, *wrong* where type or shape differ from the test's, *refused*
-//! with the reason. Left out are training, and tests whose inputs or outputs are no tensors. Fails where one is wrong. FILE's last section
-//! is written anew.
+//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. Each model's outputs are inferred from the
+//! shapes of its inputs, and where they depend on values once more with its inputs as constants; what the file declares
+//! of them is taken away. A test is *right* by shapes or by *values*, *wrong* where type or shape differ from the
+//! test's, *refused* with the reason. Left out are training, and tests whose inputs or outputs are no tensors. Fails
+//! where one is wrong. FILE's last section is written anew.
 
 use std::{collections::BTreeMap, error::Error, fs, path::Path};
 

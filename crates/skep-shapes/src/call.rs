@@ -38,7 +38,7 @@ impl Datum<'_> {
     }
 }
 
-/// A node with what it reads.
+/// A node and the tensors that it reads.
 pub(super) struct OperatorCall<'a, 's> {
     pub(super) node: &'a NodeProto,
     /// `None` for an input that is left out.
@@ -50,7 +50,7 @@ pub(super) struct OperatorCall<'a, 's> {
 }
 
 impl<'a, 's> OperatorCall<'a, 's> {
-    /// An input that may be left out; `None` as well when it is no tensor.
+    /// An input that may be left out; `None` also when it is not a tensor.
     pub(super) fn optional(&self, at: usize) -> Option<&'s Fact<'a>> {
         match self.inputs.get(at).copied().flatten()? {
             Datum::Tensor(fact) => Some(fact),
@@ -112,7 +112,7 @@ impl<'a, 's> OperatorCall<'a, 's> {
     /// The whole numbers that an input holds, at most two a dimension of the largest rank.
     ///
     /// # Errors
-    /// [`RuleRefusal::Open`] when only a run tells them.
+    /// [`RuleRefusal::Open`] when they are known only in a run.
     pub(super) fn numbers(&self, at: usize) -> Result<Vec<i64>, RuleRefusal> {
         let fact = self.input(at)?;
         if fact.shape.element_count() > 2 * MAX_RANK {
@@ -138,7 +138,7 @@ impl<'a, 's> OperatorCall<'a, 's> {
         }
     }
 
-    /// The answer where an input's values decide and only a run tells them.
+    /// The refusal where an input's values decide and are known only in a run.
     pub(super) fn open(&self, at: usize) -> RuleRefusal {
         RuleRefusal::Open(format!("those of {}", self.name(at)))
     }

@@ -57,8 +57,8 @@ impl ElementType {
         })
     }
 
-    /// The bytes of a tensor, packed elements to the next full byte; `None` when they cannot be addressed, or for a type
-    /// that ONNX does not have.
+    /// The bytes of a tensor, packed elements to the next full byte; `None` when they cannot be addressed, or for a
+    /// type that ONNX does not have.
     pub(super) fn bytes(self, shape: &Shape) -> Option<usize> {
         let bits = shape.element_count().checked_mul(self.bits()?)?;
         Some(bits.div_ceil(8))

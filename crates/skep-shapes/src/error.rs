@@ -11,7 +11,7 @@ use crate::element::ElementType;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InferError {
-    /// An input whose dimensions the file leaves open and nobody stated.
+    /// An input with dimensions that are open in the file and not stated.
     #[error("input `{input}` has shape {declared}, whose size is not known; {hint}")]
     OpenInput {
         /// The input.
@@ -22,12 +22,12 @@ pub enum InferError {
         hint: String,
     },
     /// An input of a kind that has no shape.
-    #[error("input `{input}` is no tensor, expected one")]
+    #[error("input `{input}` is not a tensor, expected one")]
     NotATensor {
         /// The input.
         input: String,
     },
-    /// A shape that only a run can tell.
+    /// A shape that depends on values known only in a run.
     #[error(
         "shape of tensor `{tensor}` (output of {node}) depends on values that are known only in a run: {why}; pass its shape with `--tensor {tensor}:1,2`"
     )]
@@ -39,7 +39,7 @@ pub enum InferError {
         /// Which values.
         why: String,
     },
-    /// An operator whose outputs cannot be known.
+    /// An unknown operator.
     #[error(
         "shape of tensor `{tensor}` (output of {node}) is not known: there is no such operator in operator set {version} of domain `{domain}`; pass its shape with `--tensor {tensor}:1,2`"
     )]
@@ -53,7 +53,7 @@ pub enum InferError {
         /// The version of the domain that the file uses; 0 where it names none.
         version: i64,
     },
-    /// A tensor whose element type follows from nothing.
+    /// A tensor whose element type cannot be inferred.
     #[error("element type of tensor `{tensor}` (output of {node}) is not known")]
     UnknownType {
         /// The tensor.
@@ -86,7 +86,7 @@ pub enum InferError {
         tensor: String,
         /// The shape that it would have.
         got: String,
-        /// Who stated otherwise.
+        /// Where the other shape comes from.
         by: String,
         /// What was stated.
         stated: String,
@@ -195,10 +195,10 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// What a rule answers when it cannot give shapes.
+/// Why a rule gives no shapes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RuleRefusal {
-    /// They depend on values that only a run tells; says which.
+    /// They depend on values known only in a run; says which.
     Open(String),
     /// The node is wrong; says how, to be read behind its name.
     Invalid(String),
@@ -210,7 +210,7 @@ impl RuleRefusal {
     }
 }
 
-/// A shape for messages, also one that is no valid [`Shape`].
+/// A shape for messages, valid as a [`Shape`] or not.
 pub(super) fn list(dims: &[usize]) -> String {
     match Shape::new(dims) {
         Ok(shape) => shape.to_string(),

@@ -20,7 +20,7 @@ pub enum KnownFrom {
     File,
     /// They follow from the file and the shapes of the inputs.
     Shapes,
-    /// Only a run tells.
+    /// They are known only in a run.
     Run,
 }
 
@@ -77,7 +77,7 @@ pub(super) struct Fact<'a> {
 }
 
 impl<'a> Fact<'a> {
-    /// A tensor whose values only a run tells.
+    /// A tensor whose values are known only in a run.
     pub(super) const fn of_run(element: ElementType, shape: Shape) -> Self {
         Self {
             element,
@@ -176,7 +176,7 @@ impl<'a> Fact<'a> {
         }
     }
 
-    /// The same tensor in a run whose values may be others.
+    /// The same tensor in a run with other values.
     pub(super) fn without_value(&self) -> Self {
         Fact::of_run(self.element, self.shape.clone())
     }

@@ -22,8 +22,8 @@ pub struct GivenShapes {
     pub dims: BTreeMap<String, usize>,
     /// Shapes of inputs; each must be one that the file allows.
     pub inputs: BTreeMap<String, Vec<usize>>,
-    /// Shapes of other tensors, such as those that only a run tells. Where neither the operator nor the file says the type
-    /// of such a tensor, it is taken to be that of what its node reads.
+    /// Shapes of other tensors, such as those known only in a run. Where neither the operator nor the file gives the
+    /// type of such a tensor, it is the type that its node reads.
     pub tensors: BTreeMap<String, Vec<usize>>,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn inputs<'a>(
         let shape = shape.ok_or_else(|| InferError::TooLarge {
             tensor: value.name().to_owned(),
             shape: list(&dims),
-            limit: "no memory holds it".to_owned(),
+            limit: "no memory can hold it".to_owned(),
         })?;
         facts.push(Fact::of_run(ElementType(tensor.elem_type()), shape));
     }
@@ -190,8 +190,8 @@ impl BatchSize {
     }
 }
 
-/// What to pass for an input of these sizes: an example. An open dimension that looks like the batch has its size, the others
-/// have usual ones.
+/// What to pass for an input of these sizes: an example. An open dimension that looks like the batch has its size, the
+/// others have usual ones.
 fn hint(input: &str, shape: &TensorShapeProto, sizes: &[Option<usize>], batch: usize) -> String {
     let name = |at: usize| name(shape.dim.get(at).and_then(|dim| dim.value.as_ref()));
     let others = if sizes.len() == 4 { 224 } else { 128 };
@@ -219,7 +219,7 @@ fn hint(input: &str, shape: &TensorShapeProto, sizes: &[Option<usize>], batch: u
     }
     for at in (1..sizes.len()).filter(open) {
         if name(at).is_empty() {
-            // There is no other way than the whole shape.
+            // Only the whole shape can be stated.
             return format!("pass `--input {input}:{example}`");
         }
         let flag = format!("--dim {}={}", name(at), usual(at));

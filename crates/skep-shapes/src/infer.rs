@@ -33,10 +33,11 @@ pub struct InferredTensor {
 }
 
 impl InferredTensor {
-    /// The bytes of its elements, packed ones to the next full byte; strings count as the handles that ONNX Runtime keeps.
+    /// The bytes of its elements, packed ones to the next full byte; strings count as the handles that ONNX Runtime
+    /// keeps.
     ///
     /// # Panics
-    /// Never for a tensor that inference gave: it refuses those whose bytes do not fit.
+    /// Never for an inferred tensor: inference refuses tensors that are too large.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.element
@@ -59,15 +60,15 @@ pub struct InferredShapes {
     pub order: Vec<usize>,
     /// Inputs, initializers, and what nodes give, by name. Sequences are left out.
     pub tensors: BTreeMap<String, InferredTensor>,
-    /// Outputs whose shape the file declares otherwise; a run gives what inference says, and a warning.
+    /// Outputs that the file declares with another shape; a run gives the inferred one, and a warning.
     pub declared_otherwise: Vec<InferError>,
 }
 
 /// The shape of each tensor of the main graph.
 ///
 /// # Errors
-/// [`InferError`]: inputs that nobody gave sizes, shapes that depend on values, unknown operators, shapes that
-/// contradict each other, graphs that are none.
+/// [`InferError`]: inputs of unknown size, shapes that depend on values, unknown operators, contradicting shapes,
+/// invalid graphs.
 pub fn infer_shapes(model: &OnnxModel, given: &GivenShapes) -> Result<InferredShapes, InferError> {
     let graph = model.graph();
     let mut scope = NameScope {

@@ -1,12 +1,13 @@
 //! Static shape inference: the element type and shape of each tensor of a graph, before anything runs.
 //!
-//! [`infer_shapes`] walks the main graph in an order in which each node follows what it reads. Each operator has a
-//! rule in [`table`]: what types its outputs have, what shapes, and for operators of shape arithmetic what values, since
-//! exporters compute the shapes that they hand to `Reshape`, `Expand` and others from `Shape`. Model-local functions and
-//! the graphs of `If`, `Loop` and `Scan` are walked as well.
+//! [`infer_shapes`] walks the main graph in an order in which each node follows what it reads. Each operator has a rule
+//! in [`table`]: what types its outputs have, what shapes, and for operators of shape arithmetic what values, since
+//! exporters compute the shapes that they hand to `Reshape`, `Expand` and others from `Shape`. Model-local functions
+//! and the graphs of `If`, `Loop` and `Scan` are walked as well.
 //!
-//! What only a run can tell is an error that says what to state instead, unless the caller stated it ([`GivenShapes`]) or the
-//! file declares it. Time and memory are bounded whatever the file holds.
+//! Where a shape depends on values known only in a run, the caller may state it ([`GivenShapes`]) or the file may
+//! declare it; otherwise inference ends with an error that says what to state. Time and memory are bounded whatever the
+//! file holds.
 //!
 //! Source of the rules: the operators' specifications of ONNX (operator sets 7 to 24), and for the domain
 //! `com.microsoft` those of ONNX Runtime.

@@ -10,7 +10,7 @@ use crate::{
 /// The most dimensions; NumPy's own limit, and far above what any operator gives sense to.
 pub(super) const MAX_RANK: usize = 64;
 
-/// A shape whose bytes can be addressed, of a rank that something can be done with.
+/// The shape, if its rank is within [`MAX_RANK`] and its bytes can be addressed.
 pub(super) fn checked(
     tensor: &str,
     element: ElementType,
@@ -32,10 +32,10 @@ pub(super) fn checked(
     Ok(shape)
 }
 
-/// What a tensor exceeds whose bytes cannot be addressed.
-const NO_MEMORY: &str = "no memory holds it";
+/// The limit in errors about tensors whose bytes cannot be addressed.
+const NO_MEMORY: &str = "no memory can hold it";
 
-/// Whether the bytes of a tensor can be told, and addressed.
+/// Checks that a tensor's size in bytes is known and can be addressed.
 pub(super) fn addressable(
     tensor: &str,
     element: ElementType,

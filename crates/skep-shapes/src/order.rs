@@ -12,7 +12,7 @@ use crate::error::{InferError, NodeName};
 /// Graphs within graphs deeper than this are refused; a protobuf reader stops at 33.
 pub(super) const MAX_DEPTH: usize = 40;
 
-/// The indices of `nodes` in an order in which each follows what it reads. `outside` tells the names that exist before
+/// The indices of `nodes` in an order in which each follows what it reads. `outside` knows the names that exist before
 /// the first node runs; with `complete`, a name that neither is there nor is given by a node is an error.
 pub(super) fn order(
     nodes: &[NodeProto],
@@ -50,7 +50,7 @@ pub(super) fn order(
         let mut captured = Vec::new();
         graphs(node).for_each(|graph| names(graph, MAX_DEPTH, &mut captured));
         for name in captured {
-            // A name that the inner graph gives itself is no edge, unless both use it, which is no valid file.
+            // A name that the inner graph makes itself is not an edge. In a valid file the outer graph does not use it.
             if let Some(&producer) = producers.get(name).filter(|&&producer| producer != at) {
                 readers[producer].push(at);
                 waits[at] += 1;
@@ -89,7 +89,7 @@ fn sort(
     mut waits: Vec<usize>,
     readers: &[Vec<usize>],
 ) -> Result<Vec<usize>, InferError> {
-    // The smallest index first: a file in order stays as it is.
+    // The smallest index first: an ordered file keeps its order.
     let mut ready: BinaryHeap<Reverse<usize>> = BinaryHeap::new();
     ready.extend((0..nodes.len()).filter(|&at| waits[at] == 0).map(Reverse));
     let mut sorted = Vec::with_capacity(nodes.len());
@@ -113,7 +113,7 @@ fn sort(
 
 /// A node that waits for itself, among those that wait for ever; some of these are merely behind a cycle.
 fn on_a_cycle(waits: &[usize], readers: &[Vec<usize>]) -> usize {
-    // From any of them back along what it waits for, the first node that comes again is on a cycle.
+    // Start anywhere and walk back along what each waits for: the first node met twice is on a cycle.
     let mut waits_for = vec![None; waits.len()];
     for (at, readers) in readers.iter().enumerate().filter(|(at, _)| waits[*at] > 0) {
         readers

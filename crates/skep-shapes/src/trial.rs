@@ -1,4 +1,5 @@
-//! What a graph computes, tried with a few sizes: outputs that a file does not declare, and which outputs begin with the batch.
+//! Infers a graph's shapes with a few sizes, to learn of outputs that the file does not declare and which outputs begin
+//! with the batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -26,22 +27,22 @@ const BATCHES: [usize; 2] = [2, 3];
 /// Operators that give as many rows as they find, whatever the shapes of what they read.
 const FINDERS: [&str; 4] = ["Compress", "NonMaxSuppression", "NonZero", "Unique"];
 
-/// What a graph tells of an output's first dimension.
+/// What a graph shows of an output's first dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FirstDimension {
     /// It is the batch.
     Batch,
     /// It is not.
     Other,
-    /// The values that this node reads decide.
+    /// It depends on the values that this node reads.
     Values(NodeName),
     /// This operator is not known, and may do anything.
     Unknown(NodeName),
-    /// No size that is tried fits the graph.
+    /// None of the tried sizes fits the graph.
     Untold,
 }
 
-/// The outputs whose types the file does not declare, as the graph computes them: those of which that can be told.
+/// The outputs whose types the file does not declare, as far as inference finds them.
 #[must_use]
 pub fn computed_outputs(model: &OnnxModel) -> Vec<TensorSpec> {
     let names: Vec<&str> = model.undeclared_outputs().collect();
@@ -58,7 +59,7 @@ pub fn computed_outputs(model: &OnnxModel) -> Vec<TensorSpec> {
     };
     let spec = |name: &&str| {
         let (one, other) = (one.tensors.get(*name)?, other.tensors.get(*name)?);
-        // With one size alone nothing tells which dimensions are open.
+        // One size alone does not show which dimensions are open.
         let is_known = computed.len() > 1 && one.shape.rank() == other.shape.rank();
         let dims = one.shape.dims().iter().zip(other.shape.dims());
         let dims: Vec<i64> = dims
@@ -76,8 +77,8 @@ pub fn computed_outputs(model: &OnnxModel) -> Vec<TensorSpec> {
     names.iter().filter_map(spec).collect()
 }
 
-/// What the graph tells of the first dimensions of these outputs, where the first dimension of each input is the batch,
-/// and every other one that is called as one of these.
+/// What the graph shows of these outputs' first dimensions, when each input's first dimension is the batch, and every
+/// other dimension with one of these names.
 pub(crate) fn first_dimensions(
     model: &OnnxModel,
     outputs: &[&str],
@@ -86,7 +87,7 @@ pub(crate) fn first_dimensions(
     if let Ok(computed) = batches(model, &stripped(model, outputs), batch) {
         return outputs.iter().map(|name| first(&computed, name)).collect();
     }
-    // One that is not told must not keep the others from being told.
+    // One output that cannot be inferred must not hide the others.
     let alone = |name: &&str| {
         let bare = stripped(model, &[*name]);
         match batches(model, &bare, batch) {
@@ -99,8 +100,8 @@ pub(crate) fn first_dimensions(
     outputs.iter().map(alone).collect()
 }
 
-/// The shapes with each of the batches that are tried. An error that says what is open comes before one that says that a
-/// size does not fit.
+/// The shapes with each of the batches that are tried. An error that says what is open comes before one that says that
+/// a size does not fit.
 fn batches(
     model: &OnnxModel,
     bare_model: &OnnxModel,
@@ -125,7 +126,7 @@ fn batches(
     Err(error.expect("a size was tried"))
 }
 
-/// The shapes of this model's bare form with inputs whose open dimensions are as `open` says of their axes and names.
+/// The shapes of the model's bare form, with the size that `open` gives to each open dimension by its axis and name.
 fn with_sizes(
     model: &OnnxModel,
     bare_model: &OnnxModel,
@@ -179,7 +180,7 @@ fn stripped(model: &OnnxModel, outputs: &[&str]) -> OnnxModel {
     bare
 }
 
-/// A node that may give any number of rows, whatever the shapes of what it reads.
+/// A node that may give any number of rows, whatever the shapes of its inputs.
 fn undecided(model: &OnnxModel) -> Option<FirstDimension> {
     let key = |function| {
         (
@@ -207,7 +208,7 @@ fn undecided(model: &OnnxModel) -> Option<FirstDimension> {
     None
 }
 
-/// What the shapes with the batches that were tried tell of an output.
+/// What the shapes with the tried batches show of an output.
 fn first(computed: &[InferredShapes], output: &str) -> FirstDimension {
     let firsts = computed.iter().map(|inferred| {
         let shape = &inferred.tensors.get(output)?.shape;
@@ -219,7 +220,7 @@ fn first(computed: &[InferredShapes], output: &str) -> FirstDimension {
     }
 }
 
-/// Whether an error says that a shape follows from no sizes at all.
+/// Whether an error says that no sizes would give the shape.
 fn is_open(error: &InferError) -> bool {
     use InferError::{Undetermined, UnknownOperator};
     matches!(error, Undetermined { .. } | UnknownOperator { .. })

@@ -1,4 +1,5 @@
-//! How many requests a second of wall time are simulated on one core: `cargo run --release -p skep-sim --example speed`.
+//! How many requests a second of wall time are simulated on one core: `cargo run --release -p skep-sim --example
+//! speed`.
 
 use std::time::{Duration, Instant};
 

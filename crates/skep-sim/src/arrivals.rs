@@ -36,8 +36,8 @@ impl Arrivals {
         self.generate_after(0, rate, count, random)
     }
 
-    /// The same, where the first `warm_up` do not count, which are fewer than `count`: those of a recording are scaled so that
-    /// the others come at this rate, however dense the recording is where it is played.
+    /// The same, where the first `warm_up` do not count, which are fewer than `count`: those of a recording are scaled
+    /// so that the others come at this rate, however dense the recording is where it is played.
     pub(crate) fn generate_after(
         &self,
         warm_up: usize,

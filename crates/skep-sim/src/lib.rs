@@ -1,7 +1,7 @@
 //! The server's scheduler over virtual time.
 //!
-//! A discrete-event simulator that drives [`skep_scheduler::Scheduler`] itself, so that what it finds out about a
-//! policy is true of the very code that serves. There is no clock, no thread and no I/O here, and randomness is a seed:
+//! A discrete-event simulator that drives [`skep_scheduler::Scheduler`] itself, so that its findings about a
+//! policy hold for the code that serves. There is no clock, no thread and no I/O here, and randomness is a seed:
 //! the same arguments give the same outcome.
 //!
 //! ```text
@@ -15,11 +15,11 @@
 //! ```
 //!
 //! [`simulate`] runs one policy on one trace of arrivals. [`bound`] says what no policy can exceed on that trace.
-//! [`OperatingPoint::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of Triton's
-//! batcher on the way.
+//! [`OperatingPoint::compare`] does both for several [`Contender`]s and seeds, and finds the best static setting of
+//! Triton's batcher on the way.
 //!
-//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the others. A crate
-//! with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
+//! A policy of one's own is a [`BatchPolicy`]: [`simulate_own`] runs it, [`Contender::Own`] compares it with the
+//! others. A crate with such a policy depends on this one alone: what it needs of the scheduler's types is here too.
 
 mod arrivals;
 mod bound;

@@ -164,8 +164,8 @@ pub enum Jitter {
     None,
     /// Uniform within one less and one more this share, which is above 0 and below 1.
     Uniform(f64),
-    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers have
-    /// it, seldom much faster and now and then much slower. Cut at three standard deviations.
+    /// Log-normal of median 1, where this is the standard deviation of the factor's logarithm, above 0: as computers
+    /// have it, seldom much faster and now and then much slower. Cut at three standard deviations.
     LogNormal(f64),
 }
 
@@ -244,7 +244,7 @@ impl SimulatedModel {
         best
     }
 
-    /// What all instances carry in batches of so many requests.
+    /// What all instances carry in batches of this many requests.
     fn carried(&self, requests: usize) -> Capacity {
         let batch = requests * self.request_size;
         let seconds = self.table.latency(batch).as_secs_f64();

@@ -7,14 +7,15 @@ use skep_types::Time;
 
 use crate::{SimulatedModel, simulation::Decides};
 
-/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made with,
-/// so that equal seeds give equal outcomes.
+/// A batching policy: it says what a free instance does. It has no clock and no source of chance but what it is made
+/// with, so that equal seeds give equal outcomes.
 pub trait BatchPolicy {
-    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at the ends
-    /// of executions, at the moment until which it waits, and again after each batch and each request given up.
+    /// What to do with what waits. The policy is asked when an instance is free and a request waits: at arrivals, at
+    /// the ends of executions, at the moment until which it waits, and again after each batch and each request given
+    /// up.
     fn decide(&mut self, waiting: &WaitingRequests<'_>) -> Decision;
 
-    /// An execution of so many inferences took so long.
+    /// An execution of this many inferences took this long.
     fn finished(&mut self, inferences: usize, took: Duration) {
         let _ = (inferences, took);
     }
@@ -44,9 +45,9 @@ impl WaitingRequests<'_> {
 /// What a policy decides. Requests leave in the order of their arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Run so many requests as a batch: from 1 to [`WaitingRequests::available`].
+    /// Run this many requests as a batch: from 1 to [`WaitingRequests::available`].
     Run(usize),
-    /// Give up so many requests, at least 1: they are rejected.
+    /// Reject this many requests, at least 1.
     GiveUp(usize),
     /// Run nothing until something happens, or until this moment, which lies ahead.
     Wait(Option<Time>),
@@ -95,7 +96,7 @@ impl fmt::Debug for OwnPolicy {
     }
 }
 
-/// Names tell policies apart.
+/// Policies are equal if their names are.
 impl PartialEq for OwnPolicy {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name

@@ -96,8 +96,8 @@ impl OperatingPoint<'_> {
     ///
     /// # Panics
     ///
-    /// Without a seed; for a static setting that does not [fit](Static::fits) the model; where a policy does not keep its
-    /// word.
+    /// Without a seed; for a static setting that does not [fit](Static::fits) the model; where a policy does not keep
+    /// its word.
     #[must_use]
     pub fn compare(&self, contenders: &[Contender]) -> Vec<PolicyFigures> {
         let traces: Vec<Vec<Time>> = self.seeds.iter().map(|seed| self.trace(*seed)).collect();
@@ -205,8 +205,8 @@ impl OperatingPoint<'_> {
             });
             Self::figures(contender, &runs, Some(setting.to_string()))
         });
-        // By the share that is shown, since traces differ in what they offer: the median of the shares need not belong to
-        // the trace of the median goodput. Then by goodput; of equals the one that did better in the trial.
+        // By the share that is shown, since traces differ in what they offer: the median of the shares need not belong
+        // to the trace of the median goodput. Then by goodput; of equals the one that did better in the trial.
         let rank = |figures: &PolicyFigures| (figures.in_time.median, figures.goodput.median);
         let best = figures.reduce(|best, other| {
             if rank(&other) > rank(&best) {

@@ -10,8 +10,8 @@
 //! | none | a request a line, whose moment is in the first column |
 //!
 //! A moment is a number, of any unit, since it is brought to a rate; or a date and time, `2023-11-16 18:17:03.9799600`.
-//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their own,
-//! [`RecordedArrivals::rates`].
+//! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their
+//! own, [`RecordedArrivals::rates`].
 
 use thiserror::Error;
 
@@ -29,7 +29,7 @@ enum ArrivalPattern {
     Counts(Vec<u64>),
 }
 
-/// Text that is no recording.
+/// Why a text is not a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum InvalidArrivals {
@@ -43,7 +43,7 @@ pub enum InvalidArrivals {
         /// The line.
         text: String,
     },
-    /// Without a heading: numbers that are no moments in their order.
+    /// Without a heading: numbers that are not ascending moments.
     #[error(
         "line {line}: `{text}` follows `{before}`, expected ascending moments in seconds, or a heading that names their column; a file of rates is read as rates:FILE:STEP_SECONDS"
     )]
@@ -129,11 +129,12 @@ impl RecordedArrivals {
         }
     }
 
-    /// Reads rates, one a line in requests a second, each of which holds for so many seconds. A heading of letters is left out.
+    /// Reads rates, one a line in requests a second, each of which holds for `step` seconds. A heading of letters is
+    /// left out.
     ///
     /// # Errors
     ///
-    /// If a line is no number from 0, gives more than 1e9 requests, or all together are less than two requests.
+    /// If a line is not a number from 0, gives more than 1e9 requests, or all together are less than two requests.
     pub fn rates(text: &str, step_seconds: f64) -> Result<Self, InvalidArrivals> {
         const EXPECTED: &str = "requests a second from 0, at most 1e9 in a step";
         let mut counts: Vec<u64> = Vec::new();
@@ -193,7 +194,7 @@ impl RecordedArrivals {
             ArrivalPattern::Moments(recorded) => recorded.len(),
             ArrivalPattern::Counts(counts) => counts.len(),
         };
-        // Below the length but for a draw of 1, which begins anew.
+        // Below the length, unless the draw is 1, which starts over.
         #[expect(clippy::cast_sign_loss, reason = "a share of a length")]
         let start = (random.uniform() * length as f64) as usize % length;
         self.moments_from(start, rate, count, warm_up, random)
@@ -254,8 +255,8 @@ impl RecordedArrivals {
     }
 }
 
-/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling brings to
-/// a rate: as little later as it takes.
+/// Where to begin instead of at `start`, so that not all of `count` requests come at one moment, which no scaling
+/// brings to a rate: as little later as it takes.
 fn start_with_span(recorded: &[f64], start: usize, count: usize) -> usize {
     // The first that comes later; behind the last it is the next round's.
     let later = recorded.partition_point(|at| *at <= recorded[start]);
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_recording_is_refused() {
+    fn invalid_recordings_are_refused() {
         let error = |text| {
             RecordedArrivals::parse(text)
                 .expect_err("invalid")

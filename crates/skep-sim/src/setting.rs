@@ -81,7 +81,7 @@ impl FromStr for StaticSetting {
     fn from_str(text: &str) -> Result<Self, InvalidSetting> {
         const SIZE: &str = "batch sizes from 1 to 65536, as in preferred=4+8";
         const DIFFERENT: &str = "each batch size once, as in preferred=4+8";
-        // Triton's 0 is no time-out, which reads as the opposite here.
+        // Triton's 0 means no time-out; here it would read as the opposite.
         const TIMEOUT: &str = "whole microseconds from 1; leave `timeout` out for no time-out";
         const TIME: &str = "whole microseconds from 0 to 3600000000 (an hour), as in delay=500";
         let mut setting = Self {
@@ -209,7 +209,7 @@ impl StaticSetting {
         grid
     }
 
-    /// Whether it is what Triton does unless told.
+    /// Whether it is Triton's default.
     pub(crate) fn is_default(&self, model: &SimulatedModel) -> bool {
         let batches = self.max(model) == model.table.max() && self.delay.is_zero();
         batches && self.timeout.is_none() && self.preferred.is_empty()

@@ -11,11 +11,11 @@ use crate::{
     BatchPolicy, RandomPurpose, RandomStream, SimulatedModel, TraceOutcome, own::PolicyQueue,
 };
 
-/// What is simulated.
+/// The setup of a simulation.
 #[derive(Debug, Clone)]
 pub struct Setup<'a, S = SchedulerOptions> {
-    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's table, and
-    /// it needs no slots.
+    /// What the scheduler is made with, or what decides instead of it. Its `max_batch_size` lies within the model's
+    /// table, and it needs no slots.
     pub scheduler: S,
     /// What it schedules.
     pub model: &'a SimulatedModel,
@@ -27,10 +27,10 @@ pub struct Setup<'a, S = SchedulerOptions> {
     pub seed: u64,
 }
 
-/// Who sends the requests.
+/// How requests are sent.
 #[derive(Debug, Clone, Copy)]
 pub enum Workload<'a> {
-    /// Nobody waits for anything: they arrive at these moments, which ascend.
+    /// Requests arrive at these moments, which ascend, whatever happens to earlier ones.
     Open(&'a [Time]),
     /// Each client sends the next request when it has the answer to its last.
     Closed(Clients),
@@ -41,8 +41,8 @@ pub enum Workload<'a> {
 pub struct Clients {
     /// How many.
     pub count: usize,
-    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do that
-    /// do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
+    /// Whether all begin at once. Otherwise they begin spread over one execution of a single request, as clients do
+    /// that do not know each other. Where a policy waits for more requests, it can decide for ever whether they meet.
     pub together: bool,
     /// How many requests they send in all.
     pub requests: usize,
@@ -79,8 +79,8 @@ enum RequestSource<'a> {
 ///
 /// # Panics
 ///
-/// If the scheduler does not keep its word: a batch on an instance that is busy, a request that never leaves, a time-out
-/// that changes nothing.
+/// If the scheduler does not keep its word: a batch on an instance that is busy, a request that never leaves, a
+/// time-out that changes nothing.
 #[must_use]
 pub fn simulate(setup: Setup<'_>, load: Workload<'_>) -> TraceOutcome {
     assert!(
@@ -91,8 +91,8 @@ pub fn simulate(setup: Setup<'_>, load: Workload<'_>) -> TraceOutcome {
     run(&setup, scheduler, load)
 }
 
-/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their arrival,
-/// and the policy says what of them runs whenever an instance is free.
+/// Runs a policy that is not the scheduler's, in the same way: requests wait in one queue, in the order of their
+/// arrival, and the policy says what of them runs whenever an instance is free.
 ///
 /// # Panics
 ///
@@ -139,7 +139,7 @@ pub(crate) trait Decides {
     );
     fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<()>);
     fn next_timeout(&self) -> Option<Time>;
-    /// What it did wrong where so many requests are left and nothing happens any more.
+    /// The policy's mistake, when this many requests are left and nothing happens any more.
     fn stuck(&self, left: usize) -> String;
     fn recycle(&mut self, requests: Vec<Request<()>>);
 }

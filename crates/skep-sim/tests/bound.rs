@@ -242,7 +242,8 @@ proptest! {
     }
 }
 
-/// How far above the optimum the relaxation of two instances lies, over 2,000 small cases: a figure of the documentation.
+/// How far above the optimum the relaxation of two instances lies, over 2,000 small cases: a figure of the
+/// documentation.
 #[test]
 fn the_relaxation_is_close() {
     let (mut exact, mut bounds, mut optima) = (0, 0, 0);

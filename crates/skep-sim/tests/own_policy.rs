@@ -113,7 +113,7 @@ fn nothing_given_up() {
 
 #[test]
 #[should_panic(expected = "expected a moment after")]
-fn a_moment_that_is_over() {
+fn waiting_until_a_past_moment() {
     run(|waiting| Decision::Wait(Some(waiting.now)));
 }
 

@@ -154,7 +154,7 @@ fn mean_ms(outcome: &TraceOutcome) -> f64 {
 /// `c` clients with requests of 2 inferences, and one instance: while one batch runs the answers to the batch before it
 /// come back as requests, so two batches alternate and all clients are served once in the time of both.
 #[test]
-fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
+fn a_closed_loop_runs_two_batches_in_turn() {
     let mut model = SimulatedModel::new(affine(1.87, 0.087, 8), 1);
     model.request_size = 2;
     for count in 2..=8 {
@@ -175,8 +175,8 @@ fn closed_loop_throughput_is_that_of_two_batches_in_turn() {
     }
 }
 
-/// With a delay that lets them, clients that begin together stay together: each batch is of all of them, and between two
-/// of them lies what the clients pause and the delay. Those that begin apart wait for each other's batch for ever.
+/// With a delay that lets them, clients that begin together stay together: each batch is of all of them, and between
+/// two of them lies what the clients pause and the delay. Those that begin apart wait for each other's batch for ever.
 #[test]
 fn a_delay_keeps_clients_together() {
     let mut model = SimulatedModel::new(affine(1.87, 0.087, 8), 1);
@@ -212,8 +212,9 @@ fn a_client_pauses() {
     assert_eq!(outcome.quantile(1.0), Some(Duration::from_millis(2)));
 }
 
-/// The textbook's problem: a batch of b takes 1 + b/4 ms, and four of them are always under way, so that a request takes
-/// four batches' time. Throughput grows with b, and so does latency: of an objective of 20 ms the last b leaves nothing.
+/// The textbook's problem: a batch of b takes 1 + b/4 ms, and four of them are always under way, so that a request
+/// takes four batches' time. Throughput grows with b, and so does latency: of an objective of 20 ms the last b leaves
+/// nothing.
 #[test]
 fn larger_batches_carry_more_and_take_longer() {
     let model = SimulatedModel::new(affine(1.0, 0.25, 16), 1);
@@ -277,7 +278,8 @@ fn the_same_seed_gives_the_same_outcome() {
     .assert_eq(&show(&outcome(1)));
 }
 
-/// `auto` does as well as whichever of `edf` and `deferred` is better, and better than both where the load stays too high.
+/// `auto` does as well as whichever of `edf` and `deferred` is better, and better than both where the load stays too
+/// high.
 #[test]
 fn auto_finds_the_better_way() {
     let [edf, deferred, auto] = [
@@ -330,8 +332,8 @@ fn rejected_clients_do_not_stop_time() {
     assert_eq!(outcome.good + outcome.late + outcome.rejected, 500);
 }
 
-/// Traces of bursts offer different rates, so that the median of the goodputs and that of the shares are those of different
-/// traces. The share is what tables show.
+/// Traces of bursts offer different rates, so that the median of the goodputs and that of the shares are those of
+/// different traces. The share is what tables show.
 #[test]
 fn the_best_static_setting_is_not_below_the_default() {
     let table = LatencyTable::affine(1.87, 0.087, 64).expect("valid");

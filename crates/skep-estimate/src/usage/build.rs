@@ -15,7 +15,7 @@ use super::{
     graph::{GraphNode, GraphTensor, MemoryGraph, NodeAttributes, NodeId, TensorId, TensorOrigin},
 };
 
-/// A graph, and what is said of it beside its tensors.
+/// A graph, and facts about it beside its tensors.
 #[derive(Debug)]
 pub(super) struct Built {
     pub(super) graph: MemoryGraph,
@@ -25,7 +25,7 @@ pub(super) struct Built {
     pub(super) left_out: Vec<String>,
 }
 
-/// What becomes of nodes whose results follow from the file alone.
+/// How to treat nodes whose results follow from the file alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Constants {
     /// They run, but for `Constant` itself.
@@ -107,7 +107,7 @@ impl<'a> Builder<'a> {
             extents: extents.map_or_else(Vec::new, |extents| extents.tensor(name, &dims)),
             dims,
             is_shaped: true,
-            // Sequences are no tensors: what they hold was counted when it was made.
+            // A sequence is not a tensor: its elements were counted when they were made.
             bytes: fact.map_or(0, |fact| fact.bytes() as u64),
             padding: 0,
             is_fp32: fact
@@ -245,7 +245,7 @@ pub(super) fn inner_weights(model: &OnnxModel) -> u64 {
     total
 }
 
-/// Bytes of a tensor in the file, 0 for one that is none.
+/// Bytes of a tensor in the file, 0 for an invalid one.
 pub(super) fn bytes(tensor: &TensorProto) -> u64 {
     let bits = skep_shapes::ElementType(tensor.data_type())
         .bits()

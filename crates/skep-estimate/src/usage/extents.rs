@@ -1,9 +1,9 @@
 //! What ONNX Runtime knows of shapes when it loads a model: sizes, and names of dimensions that a request decides.
 //!
 //! Shapes here are those of one request, in which nothing is open. Which of their sizes are fixed shows in a second
-//! inference, with other sizes for what inputs leave open: what stays is fixed, and what is a named dimension of an input
-//! both times may have its name. ONNX Runtime loses a name where it computes a size from values or from windows, and where
-//! one of two operands lost it; there the file may declare one.
+//! inference, with other sizes for what inputs leave open: what stays is fixed, and what is a named dimension of an
+//! input both times may have its name. ONNX Runtime loses a name where it computes a size from values or from windows,
+//! and where one of two operands lost it; there the file may declare one.
 
 use std::collections::{BTreeMap, HashMap};
 

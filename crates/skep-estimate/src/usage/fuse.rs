@@ -1,12 +1,12 @@
 //! ONNX Runtime's main rewrites, as far as they decide which tensors exist in a run.
 //!
 //! Modelled: batch normalisation, scale, bias and activation folded into convolutions; bias and activation into matrix
-//! products, and scales; Gelu out of its formula, with the bias before it; the sigmoid-weighted unit; layer normalisation
-//! out of its formula. Not modelled: attention, embedding and skip-layer-normalisation as one operator, which need exact
-//! patterns that exporters differ in.
+//! products, and scales; Gelu out of its formula, with the bias before it; the sigmoid-weighted unit; layer
+//! normalisation out of its formula. Not modelled: attention, embedding and skip-layer-normalisation as one operator,
+//! which need exact patterns that exporters differ in.
 //!
-//! The rules are those of ONNX Runtime 1.31.1's graph transformers at `ORT_ENABLE_ALL`, read off the optimised graphs that
-//! it saves.
+//! The rules are those of ONNX Runtime 1.31.1's graph transformers at `ORT_ENABLE_ALL`, read off the optimised graphs
+//! that it saves.
 
 use std::borrow::Cow;
 

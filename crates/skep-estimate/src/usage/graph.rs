@@ -1,4 +1,4 @@
-//! An ONNX graph with numbers for names: what rewriting and live ranges need of it, and nothing else.
+//! An ONNX graph with numbers for names, reduced to what rewriting and live ranges need.
 
 use std::borrow::Cow;
 
@@ -100,7 +100,7 @@ struct Readers {
     sum: usize,
 }
 
-/// Tensors and nodes, with who makes and who reads what.
+/// Tensors and nodes, with the maker and the readers of each tensor.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MemoryGraph {
     pub(super) tensors: Vec<GraphTensor>,
@@ -134,7 +134,7 @@ impl MemoryGraph {
         id
     }
 
-    /// Ranks a node behind all others, as ONNX Runtime does with one that it makes anew.
+    /// Ranks a node behind all others, as ONNX Runtime does with a new node.
     pub(super) fn rank_last(&mut self, node: NodeId) {
         self.nodes[node].rank = self.next_rank;
         self.next_rank += 1;

@@ -1,4 +1,4 @@
-//! From a graph and an order of its nodes to buffers: who is live when, and who could lie in whose memory.
+//! From a graph and an order of its nodes to buffers: when each tensor is live, and which could share memory.
 
 use skep_planner::Buffer;
 

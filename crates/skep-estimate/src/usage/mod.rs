@@ -1,18 +1,18 @@
-//! Usage records out of an ONNX graph: what a run of it will need, before it runs.
+//! Usage records of an ONNX graph: what a run will allocate, before it runs.
 //!
 //! ```text
 //! file + shapes -> build -> Graph --------------------------------> lives -> records    "graph", "graph, in place"
 //!                             \-> fuse -> nchwc -> workspace -> order -> reuse -> records    "fused (predicted)"
 //! ```
 //!
-//! A buffer is a tensor that a node of the main graph makes: weights are no buffers, and inputs and outputs lie in the
-//! caller's memory. It is live from its node's step to before the step behind its last reader's.
+//! A buffer is a tensor that a node of the main graph makes: weights are not buffers, and inputs and outputs lie in
+//! the caller's memory. It is live from its node's step to before the step behind its last reader's.
 //!
 //! # What is left out
 //!
 //! Tensors within the graphs of `If`, `Loop` and `Scan`, and within model-local functions: their nodes are steps of the
-//! main graph, with what they read and make. [`GraphUsage::left_out`] names them. Elements of sequences count where they were
-//! made. Scratch memory is known of convolutions and of fused Gelu alone.
+//! main graph, with what they read and make. [`GraphUsage::left_out`] names them. Elements of sequences count where
+//! they were made. Scratch memory is known of convolutions and of fused Gelu alone.
 
 mod build;
 mod extents;

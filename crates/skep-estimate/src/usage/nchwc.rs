@@ -1,11 +1,11 @@
 //! ONNX Runtime's blocked layout of images: channels in blocks of as many as a vector register has numbers.
 //!
 //! Convolutions of FP32 images run on `[batch, channels / block, height, width, block]`, their weights are laid out so
-//! when the model is loaded, and channels are padded to whole blocks. What can stay in that layout does; a `ReorderOutput`
-//! turns it back for what cannot. A sum with what a convolution made is done by that convolution, in the place of the
-//! other operand, which is what residual networks save most by.
+//! when the model is loaded, and channels are padded to whole blocks. What can stay in that layout does; a
+//! `ReorderOutput` turns it back for what cannot. A sum with what a convolution made is done by that convolution, in
+//! the place of the other operand, which is what residual networks save most by.
 //!
-//! Rules of `NchwcTransformer`, and observed with 1.31.1: 24 channels take 32, groups of 10 stay as they are.
+//! Rules of `NchwcTransformer`, and observed with 1.31.1: 24 channels take 32, groups of 10 stay unblocked.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -173,7 +173,7 @@ impl BlockedLayout<'_> {
         if !is_image(input) || !is_image(made) || (group > 1 && !is_depthwise && !whole_groups) {
             return;
         }
-        // Images of few channels are read as they are.
+        // Images of few channels are read unblocked.
         let is_few = group == 1 && per_group < self.block;
         let mut inputs = conv.inputs.clone();
         let mut laid_out = self.add_padded(weight, 0, "blocked");
@@ -215,8 +215,8 @@ impl BlockedLayout<'_> {
         });
     }
 
-    /// Takes the first `count` inputs in the blocked layout and makes the output in it, if all of them are in it and have
-    /// the output's channels.
+    /// Takes the first `count` inputs in the blocked layout and makes the output in it, if all of them are in it and
+    /// have the output's channels.
     fn same(&mut self, node: NodeId, count: usize) -> bool {
         let mut inputs = self.graph.nodes[node].inputs.clone();
         let (Some(made), true) = (self.graph.nodes[node].output(), inputs.len() >= count) else {

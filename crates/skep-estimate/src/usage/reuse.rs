@@ -1,10 +1,10 @@
 //! What ONNX Runtime's tensors share: its allocation planner, replayed on the predicted graph.
 //!
 //! The planner walks the nodes in their order. An output lies where a view's input lies, or over an input that nothing
-//! reads afterwards, if the operator's kernel allows that; else it takes over the block that was given up last by a tensor
-//! of the same element size and the same shape; else it gets a block. It decides when the model is loaded, on what it
-//! knows of shapes then: sizes and names of dimensions. A block that is taken over later is not freed in between, so memory
-//! that no tensor lives in stays in use.
+//! reads afterwards, if the operator's kernel allows that; else it takes over the block that was given up last by a
+//! tensor of the same element size and the same shape; else it gets a block. It decides when the model is loaded, on
+//! what it knows of shapes then: sizes and names of dimensions. A block that is taken over later is not freed in
+//! between, so memory that no tensor lives in stays in use.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ use super::{
     nchwc,
 };
 
-/// Operators of which ONNX Runtime writes the output over the first input. Observed with 1.31.1, by the blocks that runs
-/// of each operator take; `Add`, `Mul` and others of two inputs, and `Erf`, `Sqrt`, `Neg` and the like, take a block of
-/// their own there.
+/// Operators of which ONNX Runtime writes the output over the first input. Observed with 1.31.1, by the blocks that
+/// runs of each operator take; `Add`, `Mul` and others of two inputs, and `Erf`, `Sqrt`, `Neg` and the like, take a
+/// block of their own there.
 const WRITES_OVER_FIRST: [&str; 14] = [
     "Relu",
     "Sigmoid",

@@ -63,7 +63,7 @@ fn kib(model: &OnnxModel, batch: usize) -> [u64; 3] {
 
 /// The third figure is the peak of the runtime's allocations in one run, observed; the first two follow from the file.
 #[test]
-fn networks_need_what_the_runtime_was_seen_to_take() {
+fn estimates_match_observed_allocations() {
     let table: [(&str, usize, [u64; 3]); 7] = [
         ("cnn", 1, [128, 80, 80]),
         ("cnn", 8, [1024, 640, 640]),
@@ -170,7 +170,7 @@ fn channels_are_padded_to_whole_blocks() {
 }
 
 #[test]
-fn groups_that_are_no_whole_blocks_stay_in_the_files_layout() {
+fn groups_of_partial_blocks_stay_in_the_files_layout() {
     let (mut g, x) = Small::new();
     let a = g.conv(&x, 64, 3, 1);
     let b = g.conv(&a, 40, 16, 4);
@@ -264,7 +264,8 @@ fn first_of(value: &mut ValueInfoProto) -> &mut Option<Dimension> {
     }
 }
 
-/// A chain of operators that write over nothing, on `x` of the given first dimension; with declared shapes in between or not.
+/// A chain of operators that write over nothing, on `x` of the given first dimension; with declared shapes in between
+/// or not.
 fn chain(first: Dim, declared: Option<&str>) -> Vec<(u64, u64, u64)> {
     let mut builder = GraphBuilder::new("chain");
     let dims = [first, Dim::Fixed(1024)];
@@ -305,7 +306,7 @@ fn blocks_are_taken_over_by_tensors_of_their_shape() {
     let own = [(8, 0, 2), (8, 1, 3), (8, 2, 4)];
     assert_eq!(chain(Dim::Fixed(2), None), kept);
     assert_eq!(chain(Dim::Variable("n"), None), kept);
-    // A size that nobody names may be another each time, unless the file names it in between.
+    // An unnamed size may differ each time, unless the file names it in between.
     assert_eq!(chain(Dim::Variable("n"), Some("")), own);
     assert_eq!(chain(Dim::Variable("n"), Some("m")), kept);
 }
@@ -408,7 +409,7 @@ fn buffers_live_from_their_node_to_their_last_reader() {
             "s 1024 4..6"
         ]
     );
-    // A view is no buffer; a sum may lie over whichever of its inputs ends there first in the list.
+    // A view is not a buffer; a sum may lie over whichever of its inputs ends there first in the list.
     assert_eq!(
         lines(&model, RewriteLevel::InPlace),
         [
@@ -488,10 +489,10 @@ fn gelu_and_layer_normalisation_are_found_in_their_formulas() {
     );
 }
 
-/// ONNX Runtime 1.31.1 makes a `Gemm` of each product and its bias, and shares, behind `Binarizer`; behind `Scaler` it does
-/// neither, for it knows no shapes there.
+/// ONNX Runtime 1.31.1 makes a `Gemm` of each product and its bias, and shares, behind `Binarizer`; behind `Scaler` it
+/// does neither, for it knows no shapes there.
 #[test]
-fn nothing_is_shared_behind_operators_that_tell_no_shape() {
+fn nothing_is_shared_behind_operators_without_a_known_shape() {
     let weight = |name: &str, dims: &[i64]| TensorProto {
         name: Some(name.to_owned()),
         dims: dims.to_vec(),

@@ -46,7 +46,7 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> WeightBytes {
             continue;
         }
         let (times, in_packs) = packed.get(&id).copied().unwrap_or_default();
-        // The file's layout is given up where all who read it have packed it.
+        // The file's layout is dropped when every node that reads it has packed it.
         let held = in_packs.saturating_add(if uses > times { tensor.bytes } else { 0 });
         let plain = tensor.bytes.saturating_sub(tensor.padding);
         sum.plain = sum.plain.saturating_add(plain);
@@ -55,8 +55,8 @@ pub(crate) fn weights(model: &OnnxModel, built: &Built) -> WeightBytes {
     sum
 }
 
-/// The weights of classical models, which lie in attributes of their operators: bytes, and how many of them are nodes and
-/// leaves of trees.
+/// The weights of classical models, which lie in attributes of their operators: bytes, and how many of them are nodes
+/// and leaves of trees.
 fn attributes(model: &OnnxModel) -> (u64, u64) {
     let nodes = model.graph().node.iter();
     let attributes = nodes

@@ -1,12 +1,12 @@
 //! Memory that ONNX Runtime's operators take for themselves while they run.
 //!
-//! It comes from the same allocator as tensors, so it is part of the plan. Convolutions in the blocked layout and matrix
-//! products on packed weights need none.
+//! It comes from the same allocator as tensors, so it is part of the plan. Convolutions in the blocked layout and
+//! matrix products on packed weights need none.
 
 use super::graph::{GraphNode, MemoryGraph};
 
-/// What a convolution in the file's layout unfolds its input into, a part at a time and a thread, however little there is
-/// to unfold (`MLAS_CONV_WORKING_BUFFER_SIZE_PER_THREAD`, 16,384 numbers).
+/// What a convolution in the file's layout unfolds its input into, a part at a time and a thread, however little there
+/// is to unfold (`MLAS_CONV_WORKING_BUFFER_SIZE_PER_THREAD`, 16,384 numbers).
 const UNFOLDED_BYTES: u64 = 64 << 10;
 
 /// Sets the scratch memory of nodes whose operator needs some. That of fused operators was set when they were made.

@@ -39,7 +39,7 @@ pub enum Algorithm {
 
 /// A pool is too small.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("buffer {buffer} of {size} bytes fits into none of the pools")]
+#[error("buffer {buffer} of {size} bytes does not fit into any pool")]
 pub struct PoolsExceeded {
     /// Position in the list.
     pub buffer: usize,
@@ -50,7 +50,7 @@ pub struct PoolsExceeded {
 /// Attempts of the hill climb.
 const ATTEMPTS: u64 = 500;
 
-/// Places `buffers` in `pools` of at most so many bytes, the first of them that has room.
+/// Places each of `buffers` in the first of `pools`, whose sizes are in bytes, that has room.
 ///
 /// The hill climb ends where it needs at most `memory_pressure` bytes in all.
 ///
@@ -73,7 +73,7 @@ pub fn plan(
     }
 }
 
-/// Why there are no places.
+/// Why no plan was found.
 enum TvmFailure {
     Pools(PoolsExceeded),
     /// The budget is over.

@@ -18,7 +18,7 @@ const MAX_ENTRIES: usize = 16 << 20;
 /// Larger pieces are not searched either: each try looks through all that is left, and a plan takes as many tries.
 const MAX_ITEMS: usize = 1 << 14;
 
-/// What is known of a piece: a plan, and a bound that no plan beats.
+/// A piece's best plan so far, and a bound that no plan beats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BoundedPiece {
     /// Each buffer and its offset.
@@ -31,7 +31,8 @@ pub(crate) struct BoundedPiece {
     pub(crate) order: Option<PlacementOrder>,
 }
 
-/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is spent.
+/// Improves what is known of a piece until its plan needs at most `goal` bytes, is the smallest, or the budget is
+/// spent.
 ///
 /// Returns the nodes that it took.
 pub(crate) fn improve(
@@ -42,7 +43,7 @@ pub(crate) fn improve(
     workers: &dyn JobRunner,
 ) -> u64 {
     let buffers: Vec<usize> = known.offsets.iter().map(|(buffer, _)| *buffer).collect();
-    // Two fixed buffers in one place are no conflict, which the search does not know.
+    // Two fixed buffers may share a place; the search does not know that.
     let shares = |&buffer: &usize| {
         let all = problem.buffers();
         all[buffer].in_place.is_some_and(|input| {

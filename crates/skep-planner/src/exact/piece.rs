@@ -50,7 +50,7 @@ impl PieceBuffer {
 pub(crate) struct Piece {
     pub(crate) items: Vec<PieceBuffer>,
     pub(crate) sections: usize,
-    /// Up to so much of what a section holds may be padding above its topmost buffer.
+    /// How much of a section may be padding above its topmost buffer.
     pub(crate) padding: i64,
     meets: Lists,
     members: Lists,

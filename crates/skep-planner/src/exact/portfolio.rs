@@ -20,7 +20,7 @@ use crate::{
     timeline,
 };
 
-/// What a buffer is judged by; more comes first.
+/// The measure by which a search orders buffers; more comes first.
 #[derive(Clone, Copy)]
 enum BufferMeasure {
     /// Steps for which it is live.
@@ -98,7 +98,7 @@ const MEMORY: u64 = 8;
 /// A round's failures are weighed in parts of this.
 const ROUND: u64 = 1 << 32;
 
-/// What a round has come to.
+/// The result of a round.
 pub(crate) enum RoundResult {
     /// Each item's address.
     Fits(Vec<i64>),
@@ -137,7 +137,7 @@ impl<'a> Portfolio<'a> {
         }
     }
 
-    /// Gives each preference `limit` nodes. The first in the table that comes to an end decides, whoever was faster.
+    /// Gives each preference `limit` nodes. The first in the table that finishes decides, whichever was faster.
     pub(crate) fn round(
         &mut self,
         capacity: i64,

@@ -39,7 +39,7 @@ pub(crate) struct Preference<'a> {
     pub(crate) rank: &'a [u32],
 }
 
-/// What can be taken back.
+/// A step of the trail, which can be taken back.
 #[derive(Clone, Copy)]
 enum TrailEntry {
     Low(u32, i64),
@@ -54,7 +54,7 @@ struct TimePart {
     end: usize,
 }
 
-/// A buffer that has been placed for a try, and what that has left to do.
+/// A buffer that has been placed for a try, and the state to return to.
 struct SearchFrame {
     part: TimePart,
     item: usize,

@@ -103,7 +103,7 @@ impl<'p> Live<'p> {
     }
 }
 
-/// Objects as they fill: a plan in the making, and who lives in each.
+/// Objects as they fill: a plan in the making, and the tensors in each object.
 pub(crate) struct Filling<'p> {
     problem: &'p Problem,
     plan: ObjectPlan,
@@ -127,7 +127,7 @@ impl<'p> Filling<'p> {
         &self.plan.sizes
     }
 
-    /// Who lives in each object.
+    /// The live ranges in each object.
     pub(crate) fn tenants(&self) -> &[ObjectOccupancy] {
         &self.tenants
     }

@@ -1,8 +1,8 @@
 //! What has been placed, arranged so that a short-lived buffer looks only at what it can meet.
 //!
-//! The time axis is covered by windows, each half over the next, a quarter as wide from level to level. A window lists by offset what is live
-//! in it; a buffer asks the narrowest window that contains it. What lives long is in many windows, so there are only
-//! widths that some buffer asks for, and only as many as entries can be afforded.
+//! The time axis is covered by windows, each half over the next, a quarter as wide from level to level. A window lists
+//! by offset what is live in it; a buffer asks the narrowest window that contains it. What lives long is in many
+//! windows, so there are only widths that some buffer asks for, and only as many as entries can be afforded.
 
 use crate::{
     problem::{Buffer, Problem},
@@ -106,7 +106,7 @@ impl<'p> PlacedBuffers<'p> {
             left -= entries;
             levels.push(level);
         }
-        // Nobody asks the widest where the next one contains everybody.
+        // The widest level is never asked where the next narrower one covers the whole time.
         let contains_all = |level: &WindowLevel| {
             problem
                 .sized()

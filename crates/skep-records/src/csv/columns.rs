@@ -180,7 +180,9 @@ impl Columns {
                 }
                 ColumnMeaning::Gaps if cell.text.is_empty() => {}
                 ColumnMeaning::Gaps => {
-                    return Err(cell.wrong("nothing, for gaps in live ranges are not supported"));
+                    return Err(
+                        cell.wrong("an empty cell, since gaps in live ranges are not supported")
+                    );
                 }
             }
             Ok(())
@@ -220,7 +222,7 @@ struct TableCell<'a> {
 
 impl TableCell<'_> {
     fn number(&self) -> Result<u64, RecordsError> {
-        // A sign is no digit, which `parse` would allow.
+        // `parse` would allow a sign.
         let number = self
             .text
             .parse()

@@ -141,8 +141,8 @@ fn at_line(error: UsageRecordsError, numbers: &[usize]) -> RecordsError {
 
 /// The table of these records, as MiniMalloc reads it, with the offsets of a plan where there are some.
 ///
-/// Columns `alignment` and `in_place` are there if a buffer needs them; `offset` if there are offsets, or else if a buffer
-/// is fixed.
+/// Columns `alignment` and `in_place` are there if a buffer needs them; `offset` if there are offsets, or else if a
+/// buffer is fixed.
 pub fn write(records: &UsageRecords, offsets: Option<&[u64]>) -> String {
     let problem: &Problem = records.problem();
     let buffers = problem.buffers();

@@ -47,7 +47,8 @@ fn range(entry: &str) -> Option<(&str, (u64, u64))> {
     (start <= end && end < u64::MAX).then_some((without_empty_index(name), (start, end)))
 }
 
-/// A value's name. Of an instruction with several values the whole has an empty index, which is written here and not there.
+/// A value's name. Of an instruction with several values the whole has an empty index, which is written here and not
+/// there.
 pub(super) fn without_empty_index(name: &str) -> &str {
     name.strip_suffix("{}").unwrap_or(name)
 }

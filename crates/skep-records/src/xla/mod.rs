@@ -1,9 +1,9 @@
 //! XLA's dumps of its own planning (`--xla_dump_to`): what its heap simulator placed, as text and as a message.
 //!
 //! Of a run's allocations those are planned that the heap simulator made, `preallocated-temp` in the text. Values that
-//! share an offset while both are live are one buffer there, since the operation works in place: so they are here, with the
-//! name of the first. Steps are positions in the sequence of instructions in the text, and of events in the message: the
-//! same plans fit both.
+//! share an offset while both are live are one buffer there, since the operation works in place: so they are here, with
+//! the name of the first. Steps are positions in the sequence of instructions in the text, and of events in the
+//! message: the same plans fit both.
 
 mod groups;
 mod live_range;

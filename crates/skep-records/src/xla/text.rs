@@ -14,7 +14,7 @@ use crate::{
     error::{RecordsError, text},
 };
 
-/// A value of an allocation, as it is written.
+/// A value of an allocation, as the file has it.
 struct AssignedValue<'a> {
     id: &'a str,
     name: &'a str,

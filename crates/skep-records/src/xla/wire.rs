@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_field_ends_the_message() {
+    fn a_malformed_field_ends_the_message() {
         for message in [
             &[0x80][..],
             &[0x00, 0x00],

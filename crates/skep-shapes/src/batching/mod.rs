@@ -1,13 +1,14 @@
 //! Whether a model's first dimensions are a batch, by their names and by what the graph computes.
 //!
 //! A model whose inputs and outputs all begin with an open dimension looks as if it could batch. The names of these
-//! dimensions tell more: recurrent networks often have time first, and detectors give as many rows as they find boxes. But
-//! converters also give every tensor names of its own, or none, so where names differ or are missing the graph must tell.
+//! dimensions say more: recurrent networks often have time first, and detectors give as many rows as they find boxes.
+//! But converters also give every tensor names of its own, or none; where names differ or are missing, the graph
+//! decides.
 //!
-//! Nothing tells later. A batch's output of which the first dimension happens to be the batch is split among requests, and
-//! where the model's data decided its rows, each client gets another one's. So doubt is enough for a model not to batch. One that
-//! batches without proof has tensors whose names do not speak against it, a graph that fits none of the sizes that are tried, and no
-//! operator that could give any number of rows.
+//! Nothing detects a mistake later. An output whose first dimension happens to be as long as the batch is split among
+//! requests; if the model's data decided its rows, each client gets rows of another. So a model does not batch in case
+//! of doubt. One that batches without proof has names that do not contradict it, a graph that none of the tried sizes
+//! fits, and no operator that could give any number of rows.
 
 use std::collections::BTreeSet;
 
@@ -68,8 +69,8 @@ fn shared<'a>(tensors: &[DimNames<'a>]) -> Option<&'a str> {
     tensors.iter().all(is_same).then_some(first)
 }
 
-/// Why a model of which every input and output begins with an open dimension does not batch, by these names alone; `None` where
-/// they say that it does: all inputs and all outputs that `is_served` knows begin with one.
+/// Why a model does not batch, by the names of its dimensions alone, although every input and output begins with an
+/// open one; `None` where all inputs and all served outputs begin with the same name.
 #[must_use]
 pub fn why_names_do_not_batch(
     signature: &ModelSignature,
@@ -96,8 +97,8 @@ pub fn why_names_do_not_batch(
     })
 }
 
-/// Why a model of which every input and output begins with an open dimension does not batch; `None` where its file tells
-/// that it does, and where nothing speaks against it. Outputs that `is_served` does not know have no say.
+/// Why a model does not batch although every input and output begins with an open dimension; `None` where its file
+/// shows that it does, and where nothing contradicts it. Outputs that are not served do not matter.
 #[must_use]
 pub fn why_not_batched(model: &OnnxModel, is_served: &dyn Fn(&str) -> bool) -> Option<String> {
     let inputs = model.given_inputs().into_iter();
@@ -154,16 +155,16 @@ impl BatchRule<'_> {
             // An input's own name.
             (_, None, Some(named)) if self.symbols.contains(named) => None,
             (FirstDimension::Values(node), ..) => Some(format!(
-                "values that only a run tells decide the size of its output `{name}` ({node})"
+                "the size of its output `{name}` depends on values that are known only in a run ({node})"
             )),
             (FirstDimension::Unknown(node), ..) => Some(format!(
-                "nothing tells whether its output `{name}` begins with the batch: the operator of {node} is not known"
+                "the operator of {node} is not known, so its output `{name}` may begin with anything"
             )),
             (FirstDimension::Untold, None, Some(other)) if self.are_named => Some(format!(
                 "its output `{name}` begins with dimension `{other}`, none of its inputs does"
             )),
             (FirstDimension::Untold, ..) => is_undeclared.then(|| {
-                format!("nothing tells whether its output `{name}` begins with the batch")
+                format!("the graph does not show whether its output `{name}` begins with the batch")
             }),
         }
     }

@@ -84,9 +84,9 @@ fn check(cases: &[Case<'_>]) {
 }
 
 #[test]
-fn an_output_that_begins_otherwise_than_the_inputs_is_no_batch() {
+fn an_output_with_another_first_dimension_does_not_batch() {
     check(&[
-        // Only a run tells how many.
+        // The number of rows is known only in a run.
         (
             &[&["batch", "100", "4"]],
             Some(&["found", "3"]),
@@ -105,7 +105,7 @@ fn an_output_that_begins_otherwise_than_the_inputs_is_no_batch() {
             "Transpose",
             Some("its inputs begin with dimension `n`, its output `y` does not"),
         ),
-        // The graph tells that it is the batch.
+        // The graph shows that it is the batch.
         (&[&["unk__6", "4"]], Some(&["unk__7", "4"]), "Relu", None),
         (&[&["n", "4"]], Some(&["_", "4"]), "Relu", None),
         // The file says that it is.
@@ -135,10 +135,10 @@ fn a_later_dimension_that_is_called_batch_is_the_batch() {
 #[test]
 fn without_one_name_for_all_the_graph_tells() {
     let decided = Some(
-        "values that only a run tells decide the size of its output `y` (NonZero that gives `y`)",
+        "the size of its output `y` depends on values that are known only in a run (NonZero that gives `y`)",
     );
     let unknown = Some(
-        "nothing tells whether its output `y` begins with the batch: the operator of Tokens that gives `y` is not known",
+        "the operator of Tokens that gives `y` is not known, so its output `y` may begin with anything",
     );
     let other = Some("its output `y` does not begin with the batch that its inputs begin with");
     check(&[
@@ -188,20 +188,20 @@ fn an_undeclared_output_batches_only_where_the_graph_shows_it() {
             None,
             "NonZero",
             Some(
-                "values that only a run tells decide the size of its output `y` (NonZero that gives `y`)",
+                "the size of its output `y` depends on values that are known only in a run (NonZero that gives `y`)",
             ),
         ),
         (
             &[&["n", "4"]],
             None,
             "MatMul",
-            Some("nothing tells whether its output `y` begins with the batch"),
+            Some("the graph does not show whether its output `y` begins with the batch"),
         ),
     ]);
 }
 
 #[test]
-fn the_first_dimensions_are_told_where_the_sizes_fit_no_graph() {
+fn first_dimensions_are_found_where_no_size_fits_the_graph() {
     // `MatMul` of one tensor stops the walk before it gets to `NonZero`.
     let nodes = ["MatMul x -> a", "NonZero a -> b", "Transpose b -> y"];
     let detector = model_of(
@@ -212,7 +212,7 @@ fn the_first_dimensions_are_told_where_the_sizes_fit_no_graph() {
     assert_eq!(
         why_not_batched(&detector, &|_| true).as_deref(),
         Some(
-            "values that only a run tells decide the size of its output `y` (NonZero that gives `b`)"
+            "the size of its output `y` depends on values that are known only in a run (NonZero that gives `b`)"
         )
     );
 }
@@ -234,7 +234,7 @@ fn only_outputs_that_are_served_decide() {
 }
 
 #[test]
-fn names_alone_tell_for_formats_that_only_their_runtime_reads() {
+fn names_decide_for_formats_that_only_their_runtime_reads() {
     let spec = |name: &str| TensorSpec {
         name: name.to_owned(),
         datatype: DataType::Fp32,

@@ -1,4 +1,4 @@
-//! Operators that make tensors: constants, ranges, random numbers, and what tells of a shape.
+//! Operators that make tensors: constants, ranges, random numbers, and shapes as values.
 
 use super::{OutputShapes, one};
 use crate::{
@@ -78,7 +78,7 @@ pub(crate) fn shape(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one([end - start])
 }
 
-/// Which dimensions `Shape` tells.
+/// Which dimensions `Shape` returns.
 pub(crate) fn shape_range(call: &OperatorCall<'_, '_>) -> Result<(usize, usize), RuleRefusal> {
     let rank = i64::try_from(call.dims(0)?.len()).unwrap_or(i64::MAX);
     let clamped = |at: i64| {
@@ -148,7 +148,7 @@ pub(crate) fn random(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(dims.collect::<Result<Vec<_>, _>>()?)
 }
 
-/// `Multinomial`: for each row so many samples.
+/// `Multinomial`: a number of samples for each row.
 pub(crate) fn multinomial(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let rows = call.ranked(0, 2)?[0];
     one([rows, size(i128::from(call.int("sample_size", 1)))?])

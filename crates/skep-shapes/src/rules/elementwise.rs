@@ -63,7 +63,7 @@ pub(crate) fn dropout(call: &OperatorCall<'_, '_>) -> OutputShapes {
     Ok(vec![dims.clone(), dims])
 }
 
-/// `StringNormalizer`: what it drops, if anything, only a run tells.
+/// `StringNormalizer`: how many texts it drops is known only in a run.
 pub(crate) fn string_normalizer(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let drops = call
         .attribute("stopwords")

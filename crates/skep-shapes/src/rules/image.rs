@@ -72,7 +72,7 @@ fn scaled(dim: usize, scale: f64) -> Result<usize, RuleRefusal> {
     Ok(product as usize)
 }
 
-/// Sizes as they are, or with the image's proportions kept within or around them.
+/// The sizes as given, or adjusted to keep the image's proportions within or around them.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

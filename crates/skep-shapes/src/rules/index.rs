@@ -62,7 +62,7 @@ pub(crate) fn one_hot(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(dims)
 }
 
-/// `NonZero` of values that are known; else only a run tells how many there are.
+/// `NonZero` of values that are known; otherwise the count is known only in a run.
 pub(crate) fn non_zero(call: &OperatorCall<'_, '_>) -> OutputShapes {
     let input = call.input(0)?;
     let ints = input
@@ -91,7 +91,7 @@ pub(crate) fn compress(call: &OperatorCall<'_, '_>) -> OutputShapes {
     one(dims)
 }
 
-/// Operators whose number of outputs' elements is what they compute: `NonMaxSuppression`, `Unique`.
+/// Operators whose result decides how many elements their outputs have: `NonMaxSuppression`, `Unique`.
 pub(crate) fn counted(call: &OperatorCall<'_, '_>) -> OutputShapes {
     Err(call.open(0))
 }

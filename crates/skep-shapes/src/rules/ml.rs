@@ -1,4 +1,5 @@
-//! Classical machine learning, `ai.onnx.ml`: a row in, labels, scores or features out. What has one dimension is one row.
+//! Classical machine learning, `ai.onnx.ml`: a row in, labels, scores or features out. What has one dimension is one
+//! row.
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! Output shapes, a room a family of operators. Each rule reads an [`OperatorCall`](crate::call::OperatorCall) and gives the dimensions
-//! of its outputs in order.
+//! Output shapes, a room a family of operators. Each rule reads an [`OperatorCall`](crate::call::OperatorCall) and
+//! gives the dimensions of its outputs in order.
 
 pub(super) mod attention;
 pub(super) mod create;
@@ -21,7 +21,7 @@ pub(super) mod window;
 
 use crate::{call::OutputDims, error::RuleRefusal};
 
-/// What every rule of shapes gives.
+/// The result of every rule of shapes.
 pub(super) type OutputShapes = Result<Vec<OutputDims>, RuleRefusal>;
 
 /// One output of these dimensions.

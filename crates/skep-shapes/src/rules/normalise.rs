@@ -1,4 +1,4 @@
-//! Normalisations, with the statistics that some of them give.
+//! Normalisations, and the statistics that some return.
 
 use super::OutputShapes;
 use crate::{
@@ -26,7 +26,7 @@ pub(crate) fn batch(call: &OperatorCall<'_, '_>) -> OutputShapes {
     Ok(shapes)
 }
 
-/// Dimensions from an axis on as ones: what is left of them after their mean.
+/// The dimensions with ones from an axis on, as a mean leaves them.
 fn means(dims: &[usize], axis: usize) -> OutputDims {
     let mut means = dims.to_vec();
     means[axis..].fill(1);

@@ -82,7 +82,7 @@ pub(crate) fn erase<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     sequence(facts)
 }
 
-/// `SequenceAt`: also by a position that only a run tells, where all tensors are alike.
+/// `SequenceAt`: where all tensors are alike, the position need not be known.
 pub(crate) fn at<'a>(call: &OperatorCall<'a, '_>) -> SequenceResult<'a> {
     let facts = of(call, 0)?;
     let found = match position(call, 1, facts.len()) {

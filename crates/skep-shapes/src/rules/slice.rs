@@ -6,7 +6,7 @@ use crate::{
     error::RuleRefusal,
 };
 
-/// Which elements of one dimension a slice takes: from `start`, `count` of them, `step` apart.
+/// The elements that a slice takes of one dimension: `count` elements from `start`, `step` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SliceRange {
     pub(crate) start: i64,

@@ -165,8 +165,8 @@ pub(super) const MICROSOFT: &[(&str, OperatorRule)] = &[
     ("Trilu", rule_of(&[OutputType::In(0)], elementwise::same)),
 ];
 
-/// Operators of classical machine learning, `ai.onnx.ml`, sorted by name. `CastMap` and `DictVectorizer` read maps, which
-/// are no inputs that a request has.
+/// Operators of classical machine learning, `ai.onnx.ml`, sorted by name. `CastMap` and `DictVectorizer` read maps,
+/// which are no inputs that a request has.
 pub(super) const ML: &[(&str, OperatorRule)] = &[
     (
         "ArrayFeatureExtractor",

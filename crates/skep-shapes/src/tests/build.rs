@@ -16,8 +16,8 @@ use crate::{
 
 pub(super) use tensor_proto::DataType as Onnx;
 
-/// An attribute out of a word: `3` an integer, `1,2` and `1,` integers, `0.5` a float, `0.5;1` floats, `a;b` strings, else
-/// text.
+/// An attribute out of a word: `3` an integer, `1,2` and `1,` integers, `0.5` a float, `0.5;1` floats, `a;b` strings,
+/// else text.
 fn attribute(name: &str, text: &str) -> AttributeProto {
     let mut proto = AttributeProto {
         name: Some(name.to_owned()),

@@ -108,7 +108,7 @@ fn a_scan_takes_its_inputs_apart() {
 }
 
 #[test]
-fn what_inner_graphs_read_comes_first() {
+fn tensors_that_inner_graphs_read_come_first() {
     let graph = TestGraph::new(
         &[("x", &["2"]), ("c", &[])],
         "y = If(c)

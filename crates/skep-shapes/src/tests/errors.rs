@@ -73,7 +73,7 @@ fn an_example_has_the_batch_where_a_state_has_it() {
 }
 
 #[test]
-fn anonymous_dimensions_are_no_symbols() {
+fn anonymous_dimensions_do_not_share_a_size() {
     let graph = |anonymous: &str| {
         let mut graph = TestGraph::new(&[("x", &["_", "3", "a", "b"])], "y = Relu(x)");
         let Some(Value::TensorType(tensor)) = graph.graph().input[0]
@@ -103,7 +103,7 @@ fn anonymous_dimensions_are_no_symbols() {
 }
 
 #[test]
-fn what_is_stated_must_fit() {
+fn stated_shapes_must_fit() {
     let graph = |dims: &[&str]| {
         TestGraph::new(
             &[("x", dims), ("z", &["n", "k"])],
@@ -183,7 +183,7 @@ fn what_is_stated_must_fit() {
 }
 
 #[test]
-fn what_only_a_run_tells_is_named() {
+fn shapes_known_only_in_a_run_are_named() {
     let graph = TestGraph::new(&[("x", &["2", "3"])], "i = NonZero(x)\ny = Transpose(i)");
     assert_eq!(
         graph.error(&GivenShapes::default()),
@@ -233,7 +233,7 @@ fn unknown_operators_are_named_and_can_be_stated() {
 
 /// What such files give in a run, with a warning.
 #[test]
-fn outputs_that_the_file_declares_otherwise_are_said() {
+fn contradicting_declarations_of_outputs_are_reported() {
     let otherwise = |dims: &[&str]| {
         let mut graph = TestGraph::new(&[("x", &["2", "3"])], "y = Relu(x)");
         graph.graph().output = vec![tensor("y", Onnx::Float, dims)];
@@ -254,7 +254,7 @@ fn outputs_that_the_file_declares_otherwise_are_said() {
 }
 
 #[test]
-fn graphs_that_are_none() {
+fn invalid_graphs_are_refused() {
     let graph = |lines: &str| TestGraph::new(&[("x", &["2"])], lines);
     assert_eq!(
         graph("a = Relu(c)\nb = Relu(a)\nc = Neg(b)\ny = Abs(c)").shape("y"),
@@ -286,7 +286,7 @@ fn graphs_that_are_none() {
 }
 
 #[test]
-fn nodes_whose_inputs_do_not_fit() {
+fn nodes_with_inputs_that_do_not_fit() {
     let graph =
         |lines: &str| TestGraph::new(&[("x", &["2", "3"]), ("z", &["4", "5"])], lines).shape("y");
     let cases = [

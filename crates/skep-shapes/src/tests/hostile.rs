@@ -28,7 +28,7 @@ fn function(name: &str, lines: &str) -> FunctionProto {
 }
 
 #[test]
-fn functions_that_call_themselves() {
+fn recursive_functions_are_refused() {
     let mut graph = TestGraph::new(&[("x", &["2"])], "y = f::a(x)");
     graph.0.functions = vec![function("a", "o = f::b(i)"), function("b", "o = f::a(i)")];
     let error = graph.shape("y");
@@ -39,7 +39,7 @@ fn functions_that_call_themselves() {
 }
 
 #[test]
-fn functions_that_double() {
+fn doubling_functions_are_refused() {
     let mut graph = TestGraph::new(&[("x", &["2"])], "y = f::n0(x)");
     let level = |at: usize| {
         let next = at + 1;
@@ -51,7 +51,7 @@ fn functions_that_double() {
     graph.0.functions = (0..30).map(level).collect();
     graph.0.functions.push(function("n30", "o = Relu(i)"));
     let error = graph.shape("y");
-    assert!(error.contains("that repeat until more than"), "{error}");
+    assert!(error.contains("that repeat to more than"), "{error}");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn loops_in_loops() {
         .inner("y", "body", body)
         .with([ints("m", &[], &[1000])]);
     let error = graph.shape("y");
-    assert!(error.contains("that repeat until more than"), "{error}");
+    assert!(error.contains("that repeat to more than"), "{error}");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn sizes_beyond_memory() {
     ] {
         let error = huge(lines);
         assert!(
-            error.contains("is too large: no memory holds it"),
+            error.contains("is too large: no memory can hold it"),
             "{lines}: {error}"
         );
     }
@@ -115,9 +115,9 @@ fn sizes_beyond_memory() {
     assert!(graph.shape("y").contains("expected at most 128 values"));
 }
 
-/// Tensors of the file, whose types and sizes no rule looks at.
+/// Tensors of the file whose types and sizes no rule checks.
 #[test]
-fn tensors_that_have_no_bytes() {
+fn tensors_without_bytes() {
     let typed = |mut tensor: TensorProto, element: i32| {
         tensor.data_type = Some(element);
         tensor
@@ -125,7 +125,7 @@ fn tensors_that_have_no_bytes() {
     let odd = || typed(weight("w", &[2]), 48);
     let long = || weight("w", &[1 << 59]);
     let no_type = "is of element type 48, expected an element type of ONNX";
-    let no_memory = "of shape [576460752303423488] is too large: no memory holds it";
+    let no_memory = "of shape [576460752303423488] is too large: no memory can hold it";
     for (tensor, text) in [
         (odd(), no_type),
         (
@@ -174,7 +174,7 @@ fn many_nodes_in_any_order() {
     assert_eq!(inferred.tensors.len(), count + 1);
 }
 
-/// Values are followed up to a bound of steps; what is beyond it is as if only a run told it.
+/// Values are followed up to a bound of steps; beyond it they count as known only in a run.
 #[test]
 fn values_without_end() {
     let mut graph = TestGraph::new(&[], "").with([ints("t0", &[1 << 15], &[1; 1 << 15])]);

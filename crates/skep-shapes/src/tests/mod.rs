@@ -1,4 +1,4 @@
-//! Tests on graphs written by hand, as exporters write them and as nobody should.
+//! Tests on graphs written by hand: as exporters write them, invalid ones and hostile ones.
 
 mod build;
 mod control;

@@ -1,4 +1,4 @@
-//! Operators whose node tests say little, or nothing.
+//! Operators that ONNX's node tests cover poorly, or not at all.
 
 use super::build::{Onnx, TestGraph, ints, weight};
 use crate::given::GivenShapes;
@@ -271,7 +271,7 @@ fn types_follow() {
     }
 }
 
-/// Values of small tensors, told by the shape that they become.
+/// Values of small tensors, seen by using them as a shape.
 #[test]
 fn values_follow() {
     let cases = [

@@ -1,5 +1,5 @@
-//! Values of small tensors that follow from other values or from shapes: the arithmetic that exporters write in front of
-//! `Reshape`, `Expand`, `Slice`, `Resize`.
+//! Values of small tensors that follow from other values or from shapes: the arithmetic that exporters write in front
+//! of `Reshape`, `Expand`, `Slice`, `Resize`.
 //!
 //! A function here gives the values of an output in row-major order, `None` where they do not follow. The walk has
 //! checked that every input has values ([`ValueFold::Values`](super::table::ValueFold)) and that they are few.

@@ -32,7 +32,7 @@ pub(super) fn rule(domain: &str, operator: &str) -> Option<ControlRule> {
     }
 }
 
-/// The branch that the condition names, or, where only a run tells, what both give.
+/// The outputs of the branch that the condition chooses; where the condition is known only in a run, those of both.
 fn branch<'a>(
     walk: &mut GraphWalk<'a>,
     scope: &NameScope<'a, '_>,
@@ -49,7 +49,7 @@ fn branch<'a>(
             "then_branch"
         });
     }
-    // A branch that these shapes make impossible is one that no run takes.
+    // No run takes a branch that these shapes make impossible.
     let impossible = |stop: &NodeStop| matches!(stop, NodeStop::Within(InferError::Node { .. }));
     let (one, other) = match (run("then_branch"), run("else_branch")) {
         (Ok(one), Ok(other)) => (one, other),
@@ -71,7 +71,7 @@ fn branch<'a>(
     Err(RuleRefusal::Open(why).into())
 }
 
-/// A tensor or sequence whose values only a run tells.
+/// A tensor or sequence whose values are known only in a run.
 fn of_run<'a>(datum: Datum<'a>) -> Datum<'a> {
     match datum {
         Datum::Tensor(fact) => Datum::Tensor(fact.without_value()),
@@ -110,8 +110,8 @@ fn truth(datum: Option<&Datum<'_>>) -> Option<bool> {
     }
 }
 
-/// `Loop`: one round tells the shapes when it keeps those of what it carries along. Where it does not, or where outputs
-/// have a row a round, the number of rounds must be known.
+/// `Loop`: one round is enough when it keeps the shapes of the tensors that it carries along. Otherwise, or where
+/// outputs have a row for each round, the number of rounds must be known.
 fn repeat<'a>(
     walk: &mut GraphWalk<'a>,
     scope: &NameScope<'a, '_>,

@@ -137,12 +137,12 @@ impl<'a> GraphWalk<'a> {
         let left = self.visits_left.checked_sub(count);
         self.visits_left = left.ok_or_else(|| InferError::Nesting {
             node: NodeName::of(node),
-            limit: format!("that repeat until more than {MAX_VISITS} nodes are to be looked at"),
+            limit: format!("that repeat to more than {MAX_VISITS} nodes"),
         })?;
         Ok(())
     }
 
-    /// The outputs of a node: by its rule, or as they are stated or declared where that leaves them open.
+    /// The outputs of a node: by its rule, or as stated or declared where the rule leaves them open.
     fn node(
         &mut self,
         scope: &NameScope<'a, '_>,

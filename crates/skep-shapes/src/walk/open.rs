@@ -1,4 +1,4 @@
-//! What a node's rule leaves open: as the caller states it or the file declares it, else an error.
+//! Outputs that a node's rule leaves open: taken from the caller or the file's declaration, else an error.
 
 use skep_proto::onnx::NodeProto;
 use skep_types::Shape;
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl<'a> GraphWalk<'a> {
-    /// Outputs as they are stated or declared, for a node whose rule leaves them open.
+    /// The stated or declared outputs of a node whose rule leaves them open.
     pub(super) fn fall_back(
         &mut self,
         scope: &NameScope<'a, '_>,
@@ -58,7 +58,7 @@ impl<'a> GraphWalk<'a> {
                 Some(OperatorRule::Shaped { types, .. }) => table::element(types, call, at),
                 _ => None,
             };
-            // An operator that nobody knows most likely gives what it reads.
+            // An unknown operator most likely gives the type that it reads.
             let read = || {
                 call.inputs
                     .iter()
@@ -103,7 +103,7 @@ impl<'a> GraphWalk<'a> {
     }
 }
 
-/// Why outputs that nobody states or declares are an error.
+/// Why outputs that are neither stated nor declared are an error.
 enum OpenReason {
     Values(String),
     Operator,

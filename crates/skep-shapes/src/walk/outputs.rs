@@ -37,7 +37,7 @@ impl<'a> GraphWalk<'a> {
         let mut outputs = Vec::with_capacity(shapes.len());
         for (at, dims) in shapes.into_iter().enumerate().take(call.node.output.len()) {
             if call.node.output[at].is_empty() {
-                // Nobody reads it; its place is kept for those behind it.
+                // Nothing reads it; it keeps the later outputs at their positions.
                 let nothing = Fact::of_run(ElementType::FLOAT, Shape::scalar());
                 outputs.push(Datum::Tensor(nothing));
                 continue;
