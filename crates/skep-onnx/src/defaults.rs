@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_be_taken_say_why() {
+    fn unusable_values_say_why() {
         let external = TensorProto {
             data_location: Some(tensor_proto::DataLocation::External as i32),
             ..tensor()

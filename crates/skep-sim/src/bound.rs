@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-use crate::{Jitter, Model};
+use crate::{Jitter, SimulatedModel};
 
 /// How many of these requests, which arrive at ascending moments, can be answered within the objective at most. See the
 /// [source](self) for the proof.
@@ -47,7 +47,7 @@ use crate::{Jitter, Model};
 /// Takes time in proportion to the requests, to how many can be answered within one objective, and, with one instance,
 /// to how many fit a batch.
 #[must_use]
-pub fn bound(arrivals: &[Time], model: &Model, objective: Duration) -> usize {
+pub fn bound(arrivals: &[Time], model: &SimulatedModel, objective: Duration) -> usize {
     let objective = objective.as_nanos() as f64;
     let latencies = least_latencies(model);
     let arrivals: Vec<f64> = arrivals.iter().map(|at| at.as_nanos() as f64).collect();
@@ -59,7 +59,7 @@ pub fn bound(arrivals: &[Time], model: &Model, objective: Duration) -> usize {
 }
 
 /// `L(q)` in nanoseconds for `q` = 1, 2, ... requests.
-fn least_latencies(model: &Model) -> Vec<f64> {
+fn least_latencies(model: &SimulatedModel) -> Vec<f64> {
     let fit = model.requests_per_batch();
     let latency = |requests: usize| {
         let nanos = model

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::LIVE_RANGE_HEADING;
-use crate::error::{RecordsError, shortened, text};
+use skep_planner::shortened_name;
+
+use crate::error::{RecordsError, text};
 
 /// What the ranges are below.
 const SECTION: &str = "BufferLiveRange:";
@@ -17,7 +19,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<&str, (u64, u64)>, RecordsErr
         return Err(RecordsError::Line {
             line: 1,
             expected: "`HloLiveRange`, as a file of live ranges begins",
-            got: shortened(heading),
+            got: shortened_name(heading),
         });
     }
     let mut ranges = HashMap::new();
@@ -30,7 +32,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<HashMap<&str, (u64, u64)>, RecordsErr
         let (name, range) = range(entry).ok_or_else(|| RecordsError::Line {
             line: index + 1,
             expected: "a live range as in `name{}:3-7`, its end not before its start",
-            got: shortened(entry.trim()),
+            got: shortened_name(entry.trim()),
         })?;
         ranges.insert(name, range);
     }
