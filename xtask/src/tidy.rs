@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 28] = [
+const ORDER: [(u8, &str); 29] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -18,6 +18,7 @@ const ORDER: [(u8, &str); 28] = [
     (1, "skep-scheduler"),
     (1, "skep-planner"),
     (2, "skep-host"),
+    (2, "skep-ipc"),
     (2, "skep-tensor"),
     (2, "skep-heap"),
     (2, "skep-alloc"),

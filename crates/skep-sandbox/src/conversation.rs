@@ -1,12 +1,14 @@
 //! One batch after another with a worker that is not to be trusted.
 
 use std::{
+    borrow::Cow,
     io,
     os::fd::{AsFd, OwnedFd},
 };
 
 use bytes::Bytes;
 use skep_backend::{BackendError, OutputSlot, RunMemory};
+use skep_ipc::FrameError;
 use skep_tensor::{ALIGNMENT, AlignedBuffer, Refused, RunBound, RunCharge, Tensor, TensorView};
 
 use crate::{
@@ -26,7 +28,7 @@ pub(crate) enum Failure {
     /// It ended while it had the batch.
     Ended,
     /// It said something that it must not say.
-    Wrong(&'static str),
+    Wrong(Cow<'static, str>),
     /// The run failed; whether the worker ends with it.
     Run {
         error: BackendError,
@@ -38,6 +40,10 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    fn wrong(what: &'static str) -> Self {
+        Self::Wrong(what.into())
+    }
+
     /// The run may not take so much; the worker has ended it.
     fn refused(refused: Refused) -> Self {
         Self::Run {
@@ -81,7 +87,7 @@ impl Conversation {
         let mut charge = self.bound.begin(0);
         let (places, memory) = self.answer(&mut charge)?;
         if places.len() != outputs.len() {
-            return Err(Failure::Wrong(
+            return Err(Failure::wrong(
                 "it gave another number of outputs than asked for",
             ));
         }
@@ -93,7 +99,7 @@ impl Conversation {
                 .try_fold(0usize, usize::checked_add)
                 .is_none_or(|all| all > room)
         {
-            return Err(Failure::Wrong(
+            return Err(Failure::wrong(
                 "its outputs have more bytes than the shared memory",
             ));
         }
@@ -151,8 +157,8 @@ impl Conversation {
             |writer| request.encode(writer),
             &descriptors[..usize::from(fresh)],
         );
-        sent.map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => Failure::Unsent(error),
+        sent.map_err(|error| match error {
+            FrameError::Unsendable { .. } => Failure::Unsent(error.into()),
             _ => Failure::Idle,
         })
     }
@@ -183,12 +189,12 @@ impl Conversation {
                     Err(refused) => return Err(self.refuse_room(refused)),
                 },
                 Ok(Answer::Loaded(_) | Answer::Told(_) | Answer::Baked | Answer::Refused(_)) => {
-                    return Err(Failure::Wrong("it answered what nobody had asked"));
+                    return Err(Failure::wrong("it answered what nobody had asked"));
                 }
-                Err(malformed) => return Err(Failure::Wrong(malformed.0)),
+                Err(malformed) => return Err(Failure::Wrong(malformed.into_reason())),
             }
         }
-        Err(Failure::Wrong("it asked for memory again and again"))
+        Err(Failure::wrong("it asked for memory again and again"))
     }
 
     /// Tells the worker that it gets no room, and waits until it has given up the run.
@@ -206,7 +212,7 @@ impl Conversation {
                     memory,
                     ends,
                 },
-                _ => Failure::Wrong("it went on without the memory that it asked for"),
+                _ => Failure::wrong("it went on without the memory that it asked for"),
             },
             Ok(None) => Failure::Ended,
             Err(error) => receive_failure(error),
@@ -216,7 +222,7 @@ impl Conversation {
     fn give_room(&mut self, bytes: usize) -> Result<(), Failure> {
         self.outputs = None;
         let memory = Memory::at_least(bytes)
-            .map_err(|_| Failure::Wrong("it asked for more memory than there may be"))?;
+            .map_err(|_| Failure::wrong("it asked for more memory than there may be"))?;
         let request = Request::Room(memory.length());
         self.channel
             .send(|writer| request.encode(writer), &[memory.file().as_fd()])
@@ -236,7 +242,7 @@ impl Conversation {
         let data = if length == 0 {
             Bytes::new()
         } else {
-            let outside = Failure::Wrong("an output lies outside of the shared memory");
+            let outside = Failure::wrong("an output lies outside of the shared memory");
             let end = offset.checked_add(length);
             let memory = self.outputs.as_ref();
             let Some(memory) = memory.filter(|m| end.is_some_and(|end| end <= m.length())) else {
@@ -250,18 +256,20 @@ impl Conversation {
             })?;
             memory
                 .read(offset, &mut copy)
-                .map_err(|_| Failure::Wrong("an output cannot be read"))?;
+                .map_err(|_| Failure::wrong("an output cannot be read"))?;
             copy.freeze()
         };
         Tensor::new(datatype, shape, data)
-            .map_err(|_| Failure::Wrong("an output's bytes do not agree with its shape"))
+            .map_err(|_| Failure::wrong("an output's bytes do not agree with its shape"))
     }
 }
 
 /// What a failed read means: the socket of a process that ended, or a message that is none.
-fn receive_failure(error: io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::InvalidData => Failure::Wrong("it sent what is no message"),
+fn receive_failure(error: FrameError) -> Failure {
+    match error {
+        FrameError::TooLong { .. } | FrameError::OutOfTurn => {
+            Failure::wrong("it sent a malformed message")
+        }
         _ => Failure::Ended,
     }
 }

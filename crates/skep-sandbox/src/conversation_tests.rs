@@ -78,7 +78,7 @@ fn place(datatype: DataType, dims: &[usize], offset: usize, length: usize) -> Pl
 }
 
 fn is_wrong<T>(outcome: &Result<T, Failure>, what: &str) -> bool {
-    matches!(outcome, Err(Failure::Wrong(why)) if *why == what)
+    matches!(outcome, Err(Failure::Wrong(why)) if why == what)
 }
 
 #[test]

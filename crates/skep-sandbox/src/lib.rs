@@ -20,7 +20,6 @@
 mod bake;
 mod channel;
 mod conversation;
-mod encode;
 mod log;
 mod memory;
 mod message;

@@ -15,9 +15,8 @@
 //! lie in memory that both share; messages say where.
 
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
+use skep_ipc::{Malformed, Reader, Writer};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
-
-use crate::encode::{Malformed, Reader, Writer};
 
 /// What a conversation begins with: somebody else's words on the worker's input are refused at once.
 const HELLO: &[u8] = b"skep worker 5";
@@ -114,7 +113,7 @@ impl Kept {
             form: reader.option(|reader| {
                 let key = reader.bytes()?.try_into();
                 Ok(FormFiles {
-                    key: key.map_err(|_| Malformed("a key has another length"))?,
+                    key: key.map_err(|_| Malformed::new("a key has another length"))?,
                     files: reader.list(|reader| reader.bytes().map(<[u8]>::to_vec))?,
                 })
             })?,
@@ -221,7 +220,7 @@ impl Request {
             },
             3 => Self::Room(reader.size()?),
             4 => Self::NoRoom,
-            _ => return Err(Malformed("its kind is unknown")),
+            _ => return Err(Malformed::new("its kind is unknown")),
         };
         reader.end().map(|()| request)
     }
@@ -245,7 +244,7 @@ impl Load {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         if reader.bytes()? != HELLO {
-            return Err(Malformed("it is not from a server of this version"));
+            return Err(Malformed::new("it is not from a server of this version"));
         }
         Ok(Self {
             backend: reader.text()?.to_owned(),
@@ -265,7 +264,7 @@ impl Load {
 
 impl Place {
     fn encode(&self, writer: &mut Writer) {
-        write_datatype(writer, self.datatype);
+        writer.datatype(self.datatype);
         writer.list(self.shape.dims().iter(), |writer, &dim| writer.size(dim));
         writer.size(self.offset);
         writer.size(self.length);
@@ -273,9 +272,9 @@ impl Place {
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
-            datatype: read_datatype(reader)?,
+            datatype: reader.datatype()?,
             shape: Shape::new(&reader.list(Reader::size)?)
-                .map_err(|_| Malformed("a shape has more elements than can be addressed"))?,
+                .map_err(|_| Malformed::new("a shape has more elements than can be addressed"))?,
             offset: reader.size()?,
             length: reader.size()?,
         })
@@ -358,23 +357,10 @@ impl Answer {
                     named.into_iter().collect()
                 },
             }),
-            _ => return Err(Malformed("its kind is unknown")),
+            _ => return Err(Malformed::new("its kind is unknown")),
         };
         reader.end().map(|()| answer)
     }
-}
-
-fn write_datatype(writer: &mut Writer, datatype: DataType) {
-    let position = DataType::ALL.iter().position(|other| *other == datatype);
-    writer.u8(position
-        .and_then(|p| u8::try_from(p).ok())
-        .unwrap_or(u8::MAX));
-}
-
-fn read_datatype(reader: &mut Reader<'_>) -> Result<DataType, Malformed> {
-    let position = usize::from(reader.u8()?);
-    let datatype = DataType::ALL.get(position).copied();
-    datatype.ok_or(Malformed("a datatype is unknown"))
 }
 
 fn write_signature(writer: &mut Writer, signature: &ModelSignature) {
@@ -391,7 +377,7 @@ fn read_signature(reader: &mut Reader<'_>) -> Result<ModelSignature, Malformed> 
 
 fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
     writer.bytes(spec.name.as_bytes());
-    write_datatype(writer, spec.datatype);
+    writer.datatype(spec.datatype);
     writer.option(spec.dims.as_ref(), |writer, dims| {
         writer.list(dims.as_slice().iter(), |writer, dim| {
             writer.u64(dim.cast_unsigned());
@@ -402,10 +388,10 @@ fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
 fn read_spec(reader: &mut Reader<'_>) -> Result<TensorSpec, Malformed> {
     Ok(TensorSpec {
         name: reader.text()?.to_owned(),
-        datatype: read_datatype(reader)?,
+        datatype: reader.datatype()?,
         dims: reader.option(|reader| {
             let dims = reader.list(|reader| reader.u64().map(u64::cast_signed))?;
-            Dims::new(&dims).map_err(|_| Malformed("dims hold a number below -1"))
+            Dims::new(&dims).map_err(|_| Malformed::new("dims hold a number below -1"))
         })?,
     })
 }
@@ -434,9 +420,9 @@ fn read_error(reader: &mut Reader<'_>) -> Result<BackendError, Malformed> {
     let kind = KINDS.get(usize::from(reader.u8()?)).copied();
     let text = reader.text()?;
     if text.len() > MAX_TEXT_BYTES {
-        return Err(Malformed("a text is too long"));
+        return Err(Malformed::new("a text is too long"));
     }
-    let kind = kind.ok_or(Malformed("a failure's kind is unknown"))?;
+    let kind = kind.ok_or(Malformed::new("a failure's kind is unknown"))?;
     Ok(BackendError::new(kind, text))
 }
 

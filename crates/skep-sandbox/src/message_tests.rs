@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
+use skep_ipc::Writer;
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use super::{Answer, Bake, FormFiles, KINDS, Kept, Load, Loaded, MAX_TEXT_BYTES, Place, Request};
-use crate::encode::Writer;
 
 fn place(dims: &[usize]) -> Place {
     Place {
@@ -113,7 +113,7 @@ fn answers() -> Vec<Answer> {
 fn encoded(encode: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Writer::default();
     encode(&mut writer);
-    writer.0
+    writer.into_bytes()
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn somebody_elses_words_are_no_load() {
     // The version, behind the kind and the length.
     other[5 + b"skep worker ".len()] = b'0';
     let error = Request::decode(&other).expect_err("another version");
-    assert_eq!(error.0, "it is not from a server of this version");
+    assert_eq!(error.to_string(), "it is not from a server of this version");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use skep_backend::{
     Weights, is_library_setting,
 };
 use skep_cache::{Found, Key, Role};
+use skep_ipc::FrameError;
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
 use skep_types::ModelSignature;
@@ -364,8 +365,8 @@ impl Starter {
                 Ok((process, channel, answer))
             }
             // A message that is too long is this side's failure.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(cannot(&error)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(error @ FrameError::Unsendable { .. }) => Err(cannot(&error.into())),
+            Err(FrameError::TimedOut) => {
                 process.dismiss();
                 let text = format!(
                     "the worker process of model `{}` was ended: it had not {done} the model after {} s\n  \

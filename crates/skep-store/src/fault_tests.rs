@@ -95,8 +95,8 @@ impl Rogue {
     /// The next answer, without its segments.
     fn hear(&self) -> Reply {
         loop {
-            let (body, _) = self.0.receive().expect("an answer").expect("an answer");
-            match Reply::decode(&body).expect("an answer") {
+            let received = self.0.receive(Reply::decode).expect("an answer");
+            match received.expect("an answer").0 {
                 Reply::Segment(_) => {}
                 reply => return reply,
             }
@@ -117,7 +117,10 @@ impl Rogue {
         let Reply::Refused(ErrorKind::Protocol, text) = self.hear() else {
             panic!("no refusal");
         };
-        assert!(matches!(self.0.receive(), Ok(None)), "it goes on");
+        assert!(
+            matches!(self.0.receive(Reply::decode), Ok(None)),
+            "it goes on"
+        );
         text
     }
 }
@@ -548,7 +551,10 @@ fn a_restriction_holds_whatever_is_said_after_it() {
         panic!("no refusal");
     };
     assert!(text.contains("for tensors of 4096"), "{text}");
-    assert!(matches!(rogue.0.receive(), Ok(None)), "it goes on");
+    assert!(
+        matches!(rogue.0.receive(Reply::decode), Ok(None)),
+        "it goes on"
+    );
 
     // Welcomed, it cannot be restricted any more, and nothing was.
     let rogue = Rogue::welcomed(&node.path);

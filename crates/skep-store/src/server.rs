@@ -62,8 +62,7 @@ fn converse(session: &Session, connection: &Connection, rights: Rights) -> Resul
     let welcome = Reply::Welcome(session.shelf().tenant().clone());
     connection.send(&welcome.encode(), None)?;
     connection.set_patience(None, PATIENCE)?;
-    while let Some((body, descriptor)) = connection.receive()? {
-        let request = Request::decode(&body)?;
+    while let Some((request, descriptor)) = connection.receive(Request::decode)? {
         rights.check(&request)?;
         match answer(session, connection, &rights, request, descriptor) {
             Ok(reply) => connection.send(&reply.encode(), None)?,
@@ -77,8 +76,8 @@ fn converse(session: &Session, connection: &Connection, rights: Rights) -> Resul
 /// Hears what the connection may ask for, and the hello. `None` if the client went before that.
 fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, StoreError> {
     let mut may_restrict = rights == Rights::All;
-    while let Some((body, _)) = connection.receive()? {
-        match Request::decode(&body)? {
+    while let Some((request, _)) = connection.receive(Request::decode)? {
+        match request {
             Request::Hello => return Ok(Some(rights)),
             Request::Restrict { tensors, more } if may_restrict => {
                 may_restrict = more;

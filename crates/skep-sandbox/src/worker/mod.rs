@@ -67,7 +67,8 @@ pub fn run(
     let Some((message, descriptors)) = channel.receive_with_descriptors()? else {
         return Ok(());
     };
-    let Request::Load(load) = Request::decode(message).map_err(|malformed| wrong(malformed.0))?
+    let Request::Load(load) =
+        Request::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?
     else {
         return Err(wrong("it begins with something else"));
     };
@@ -84,7 +85,7 @@ pub fn run(
             Ok(Err(error)) => Answer::Refused(error),
             Err(panic) => Answer::Refused(panicked(&load, &*panic)),
         };
-        return channel.send(|writer| answer.encode(writer), &[]);
+        return Ok(channel.send(|writer| answer.encode(writer), &[])?);
     }
     filter::restrict(filter::Stage::Loading)?;
     if load.ask {
@@ -94,14 +95,14 @@ pub fn run(
             Ok(told) => Answer::Told(told),
             Err(error) => Answer::Refused(error),
         };
-        return channel.send(|writer| answer.encode(writer), &[]);
+        return Ok(channel.send(|writer| answer.encode(writer), &[])?);
     }
     let loaded = catch_unwind(AssertUnwindSafe(|| prepare(&load, descriptors, open)));
     let loaded = loaded.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
     let (model, instance, found_damage) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
-            return channel.send(|writer| Answer::Refused(error).encode(writer), &[]);
+            return Ok(channel.send(|writer| Answer::Refused(error).encode(writer), &[])?);
         }
     };
     // What parsing and packing the model took is of no use to its runs, and there is a worker for each instance.
@@ -319,7 +320,8 @@ type Ran = Result<Vec<Place>, BackendError>;
 impl Serving {
     fn serve(mut self) -> io::Result<()> {
         while let Some((message, descriptors)) = self.channel.receive_with_descriptors()? {
-            let request = Request::decode(message).map_err(|malformed| wrong(malformed.0))?;
+            let request =
+                Request::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?;
             let Request::Run {
                 memory,
                 inputs,

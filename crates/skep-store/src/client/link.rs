@@ -67,11 +67,11 @@ pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStr
         };
         // A daemon that has no room says so at once, and listens to nobody.
         let sent = socket.send(&request.encode(), None);
-        let Some((body, _)) = socket.receive()? else {
+        let Some((reply, _)) = socket.receive(Reply::decode)? else {
             sent?;
             return Err(StoreError::disconnected("it ended before an answer"));
         };
-        match Reply::decode(&body)? {
+        match reply {
             Reply::Done(_) => {}
             Reply::Refused(kind, message) => return Err(StoreError::Refused { kind, message }),
             _ => return Err(unexpected()),
@@ -119,12 +119,12 @@ impl Link {
         socket.set_patience(Some(WELCOMING), WELCOMING)?;
         // A daemon that has no room says so at once, and listens to nobody.
         let sent = socket.send(&Request::Hello.encode(), None);
-        let Some((body, _)) = socket.receive()? else {
+        let Some((reply, _)) = socket.receive(Reply::decode)? else {
             sent?;
             return Err(StoreError::disconnected("it ended before a welcome"));
         };
         socket.set_patience(Some(PATIENCE), PATIENCE)?;
-        match Reply::decode(&body)? {
+        match reply {
             Reply::Welcome(tenant) => Ok(Self {
                 connection: Mutex::new(()),
                 socket,
@@ -201,10 +201,10 @@ impl Link {
         self.socket.send(&request.encode(), descriptor)?;
         let mut segments = Segments::new();
         loop {
-            let Some((body, file)) = self.socket.receive()? else {
+            let Some(message) = self.socket.receive(Reply::decode)? else {
                 return Err(StoreError::disconnected("it ended before an answer"));
             };
-            match (Reply::decode(&body)?, file) {
+            match message {
                 (Reply::Segment(number), Some(file)) if segments.len() < MAX_TENSORS => {
                     segments.insert(SegmentId(number), Arc::new(Segment::check(file)?));
                 }

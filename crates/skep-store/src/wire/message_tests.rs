@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use skep_types::DataType;
 
 use super::*;
-use crate::Description;
+use crate::{Description, StoreError};
 
 fn wanted() -> impl Strategy<Value = Wanted> {
     let datatype = (0..DataType::ALL.len()).prop_map(|number| DataType::ALL[number]);
@@ -151,7 +151,7 @@ fn malformed_messages_are_named() {
         (with(&[0, 0, 0, 1, 0, 0xff]), "a text that is not UTF-8"),
     ];
     for (bytes, text) in cases {
-        let error = Request::decode(&bytes).expect_err(text);
+        let error = StoreError::from(Request::decode(&bytes).expect_err(text));
         assert_eq!(error.to_string(), format!("malformed message: {text}"));
     }
 }

@@ -9,9 +9,9 @@
 //! publication carries one descriptor; an answer comes behind one [`Segment`](Reply::Segment) frame, with a descriptor, for
 //! each segment that it names. A frame that is not exactly as it should be ends the connection: nothing is guessed.
 
-mod frame;
+mod connection;
+mod fields;
 mod message;
-mod reader;
 
-pub(crate) use frame::Connection;
-pub(crate) use message::{MAX_LISTED, Reply, Request, WireAnswer, WireError};
+pub(crate) use connection::Connection;
+pub(crate) use message::{MAX_LISTED, Reply, Request, WireAnswer};
