@@ -7,13 +7,13 @@ use std::{
     io::{self, Read as _},
     os::fd::BorrowedFd,
     path::PathBuf,
+    ptr::NonNull,
     sync::Arc,
     time::SystemTime,
 };
 
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
-use rustix::mm::{MapFlags, ProtFlags, mmap};
 use skep_host::open_file;
 use skep_store::{Digest, Wanted};
 
@@ -47,22 +47,10 @@ impl Mapped {
     /// # Safety
     /// The file has the tensor's bytes from there on, and nobody changes them while anybody has bytes of this tensor.
     pub unsafe fn replace(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
-        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by kernels
-        // before 6.7, and only after they have taken the old pages away, under whoever reads them.
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is this mapping's own, which stays as long as anybody has bytes of it; the system puts the new
-        // pages in the place of the old ones without a moment in which there are none.
-        unsafe {
-            mmap(
-                self.map.as_ptr().cast_mut().cast(),
-                self.map.len(),
-                ProtFlags::READ,
-                flags,
-                file,
-                offset,
-            )
-        }?;
-        Ok(())
+        let start = NonNull::from(&self.map[..]).cast();
+        // SAFETY: the range is this mapping's own, which lives as long as anybody has bytes of it and which nobody writes;
+        // the caller promises the rest.
+        unsafe { skep_host::replace_pages(start, self.map.len(), file, offset) }
     }
 
     /// Lets go of the pages that were read, which are read again from the file where somebody needs them.

@@ -11,6 +11,7 @@ mod exit;
 mod files;
 mod lock;
 mod memory;
+mod pages;
 mod pressure;
 
 pub use environment::set_variable_before_threads;
@@ -18,4 +19,5 @@ pub use exit::end_process;
 pub use files::{open_file, read_file, read_named, read_named_text, read_text};
 pub use lock::lock;
 pub use memory::{Memory, memory};
+pub use pages::replace_pages;
 pub use pressure::PressureWatch;

@@ -1,11 +1,11 @@
 //! The connection between the server and one worker process, with the buffers that its messages are built and read in.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     time::Instant,
 };
 
-use skep_ipc::{FrameError, FrameStream, Framing, Writer};
+use skep_ipc::{Frame, FrameError, FrameStream, Framing, Writer};
 
 /// Configurations and signatures of thousands of tensors are below a mebibyte. A load brings two descriptors.
 const FRAMING: Framing = Framing {
@@ -65,9 +65,7 @@ impl<S: AsFd> Channel<S> {
     ///
     /// # Errors
     /// As [`FrameStream::receive_with_descriptors`].
-    pub(crate) fn receive_with_descriptors(
-        &mut self,
-    ) -> Result<Option<(&[u8], Vec<OwnedFd>)>, FrameError> {
+    pub(crate) fn receive_with_descriptors(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
         self.stream.receive_with_descriptors(&mut self.incoming)
     }
 }
