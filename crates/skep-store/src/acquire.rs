@@ -8,11 +8,11 @@ use std::{
 };
 
 use crate::{
-    Acquired, Digest, FillError, LoadOrder, StoreError, Wanted,
-    digest::check_size,
+    Acquired, Digest, FillError, LoadOrder, MAX_DIMS, MAX_LAYOUT_BYTES, StoreError, Wanted,
+    layout::room,
     ledger::SegmentId,
     order::{MAX_TENSORS, chunks},
-    segment::{Draft, Segment, room},
+    segment::{Draft, Segment},
 };
 
 /// How a question is meant.
@@ -134,13 +134,35 @@ pub(crate) fn look(
     Ok((got, indices))
 }
 
+/// Whether a tensor's description is as small as messages and the store's own memory take it.
+fn check_description(wanted: &Wanted) -> Result<(), StoreError> {
+    let checks = [
+        (wanted.description.dims.len(), MAX_DIMS, "dims"),
+        (
+            wanted.description.layout.len(),
+            MAX_LAYOUT_BYTES,
+            "bytes of its layout's name",
+        ),
+    ];
+    for (got, limit, what) in checks {
+        if got > limit {
+            return Err(StoreError::Oversized {
+                digest: wanted.digest,
+                what: format!("{got} {what}"),
+                limit: limit as u64,
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The index of the first of each distinct tensor, and which of these each one is.
 fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
     let mut firsts = Vec::new();
     let mut known: HashMap<Digest, usize> = HashMap::new();
     let mut distinct = Vec::with_capacity(wanted.len());
     for (index, tensor) in wanted.iter().enumerate() {
-        check_size(tensor)?;
+        check_description(tensor)?;
         let position = *known.entry(tensor.digest).or_insert_with(|| {
             firsts.push(index);
             firsts.len() - 1

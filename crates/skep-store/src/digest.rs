@@ -9,8 +9,6 @@ use std::{
 
 use skep_types::DataType;
 
-use crate::StoreError;
-
 /// What a tensor's bytes mean: two tensors of equal bytes and another description are two tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Description {
@@ -120,28 +118,6 @@ impl Wanted {
             length: bytes.len() as u64,
         }
     }
-}
-
-/// Whether a tensor's description is as small as messages and the store's own memory take it.
-pub(crate) fn check_size(wanted: &Wanted) -> Result<(), StoreError> {
-    let checks = [
-        (wanted.description.dims.len(), MAX_DIMS, "dims"),
-        (
-            wanted.description.layout.len(),
-            MAX_LAYOUT_BYTES,
-            "bytes of its layout's name",
-        ),
-    ];
-    for (got, limit, what) in checks {
-        if got > limit {
-            return Err(StoreError::Oversized {
-                digest: wanted.digest,
-                what: format!("{got} {what}"),
-                limit: limit as u64,
-            });
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,7 +4,25 @@ use std::{fmt, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Acquired, StoreError, acquire::Got, segment::Segment};
+use crate::{Acquired, StoreError, Wanted, acquire::Got, segment::Segment};
+
+/// What a store has of some tensors.
+#[derive(Debug, Clone)]
+pub struct Present {
+    /// To those that are there, in their order.
+    pub lease: Lease,
+    /// Of each tensor that was asked for, its index in the lease; `None` if it is not there.
+    pub indices: Vec<Option<usize>>,
+}
+
+/// Bytes of the tensors that are there, in their order.
+pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> {
+    let present = wanted.iter().zip(indices);
+    present
+        .filter(|(_, index)| index.is_some())
+        .map(|(wanted, _)| wanted.length)
+        .collect()
+}
 
 /// A right to tensors: they stay where they are, and as they are, for as long as anyone has it, a clone of it, or
 /// [bytes](Self::bytes) out of it.

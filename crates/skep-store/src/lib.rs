@@ -26,6 +26,7 @@ mod error;
 mod figures;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod layout;
 mod lease;
 mod ledger;
 mod local;
@@ -47,8 +48,8 @@ pub use daemon::{Daemon, Reliever, Stopper};
 pub use digest::{Description, Digest, MAX_DIMS, MAX_LAYOUT_BYTES, Wanted};
 pub use error::{ErrorKind, FillError, StoreError};
 pub use figures::{Acquired, Listed, Stat};
-pub use lease::{Lease, Place};
+pub use lease::{Lease, Place, Present};
 pub use options::StoreOptions;
 pub use order::LoadOrder;
-pub use store::{Present, Store};
+pub use store::Store;
 pub use tenant::{InvalidTenant, Tenant, default_directory};

@@ -2,7 +2,7 @@
 
 use crate::{
     Wanted,
-    segment::{SEGMENT_BYTES, room},
+    layout::{SEGMENT_BYTES, room},
 };
 
 /// In which order an acquire asks for, and so fills, what is not there.

@@ -6,12 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{
-    Digest, StoreError,
-    acquire::Offered,
-    segment::{Segment, room},
-    wire::Request,
-};
+use crate::{Digest, StoreError, acquire::Offered, layout::room, segment::Segment, wire::Request};
 
 /// Tensors that a restricted connection may name: as many as one holder may lease by default.
 pub(crate) const MAX_RESTRICTED: usize = 1 << 16;

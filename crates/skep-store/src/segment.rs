@@ -28,12 +28,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use crate::StoreError;
-
-/// A segment takes consecutive tensors of one fill until it has this many bytes: a large tensor is then alone in its
-/// segment, so that reclaiming whole segments drops little else, and a model's hundreds of small ones do not cost a
-/// mapping each (`vm.max_map_count` is 65530) and a descriptor each.
-pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
+use crate::{StoreError, layout::FileIdentity};
 
 /// Every seal that there is; the last one keeps the others on.
 const SEALS: SealFlags = SealFlags::WRITE
@@ -48,19 +43,6 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
 /// The file system of memory files (`TMPFS_MAGIC`): those of huge pages count their blocks otherwise.
 const TMPFS: u64 = 0x0102_1994;
-
-/// Bytes that a tensor takes in a segment: whole pages, at least one.
-pub(crate) fn room(length: u64) -> u64 {
-    let page = rustix::param::page_size() as u64;
-    length
-        .max(1)
-        .checked_next_multiple_of(page)
-        .unwrap_or(u64::MAX)
-}
-
-/// Which memory file a descriptor is of, however often it was passed on: its device and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Identity(pub(crate) u64, pub(crate) u64);
 
 /// A memory file that its maker still writes.
 #[derive(Debug)]
@@ -169,7 +151,7 @@ pub(crate) struct Segment {
     file: OwnedFd,
     size: u64,
     reserved: u64,
-    identity: Identity,
+    identity: FileIdentity,
     map: OnceLock<Mmap>,
 }
 
@@ -208,7 +190,7 @@ impl Segment {
             file,
             size,
             reserved,
-            identity: Identity(stat.st_dev, stat.st_ino),
+            identity: FileIdentity(stat.st_dev, stat.st_ino),
             map: OnceLock::new(),
         })
     }
@@ -242,7 +224,7 @@ impl Segment {
     }
 
     /// Which memory file it is.
-    pub(crate) const fn identity(&self) -> Identity {
+    pub(crate) const fn identity(&self) -> FileIdentity {
         self.identity
     }
 
@@ -465,15 +447,5 @@ mod tests {
     fn what_no_system_has_is_an_error() {
         let error = Draft::new(1 << 60).expect_err("so much memory");
         assert!(matches!(error, StoreError::Memory { bytes, .. } if bytes == 1 << 60));
-    }
-
-    #[test]
-    fn tensors_take_whole_pages() {
-        let page = rustix::param::page_size() as u64;
-        assert_eq!(room(0), page);
-        assert_eq!(room(1), page);
-        assert_eq!(room(page), page);
-        assert_eq!(room(page + 1), 2 * page);
-        assert_eq!(room(u64::MAX), u64::MAX);
     }
 }

@@ -14,8 +14,9 @@ use skep_types::Time;
 use crate::{
     Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
     acquire::{Found, Mode, Offered, Port, Spot},
+    layout::room,
     ledger::{Answer, HolderId, Ledger, SegmentId},
-    segment::{Segment, room, slice},
+    segment::{Segment, slice},
 };
 
 /// How long one question may wait before it is answered that there is nothing new: whoever asks for a client looks then

@@ -3,9 +3,11 @@
 use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
-    Digest, Fill, Lease, Listed, LoadOrder, Stat, StoreError, StoreOptions, Tenant, Wanted,
+    Digest, Fill, Lease, Listed, LoadOrder, Present, Stat, StoreError, StoreOptions, Tenant,
+    Wanted,
     acquire::{acquire, look},
     client::Client,
+    lease::lengths,
     local::Local,
     rights::{MAX_RESTRICTED, Rights},
     server::serve_apart,
@@ -19,24 +21,6 @@ pub struct Store(Inner);
 enum Inner {
     Local(Arc<Local>),
     Remote(Arc<Client>),
-}
-
-/// What a store has of some tensors.
-#[derive(Debug, Clone)]
-pub struct Present {
-    /// To those that are there, in their order.
-    pub lease: Lease,
-    /// Of each tensor that was asked for, its index in the lease; `None` if it is not there.
-    pub indices: Vec<Option<usize>>,
-}
-
-/// Bytes of the tensors that are there, in their order.
-pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> {
-    let present = wanted.iter().zip(indices);
-    present
-        .filter(|(_, index)| index.is_some())
-        .map(|(wanted, _)| wanted.length)
-        .collect()
 }
 
 /// A connection to a store of this process.

@@ -16,9 +16,9 @@ use std::{
 };
 
 use crate::{
-    Digest, Lease, Listed, LoadOrder, Stat, StoreError, Tenant, Wanted,
+    Digest, Lease, Listed, LoadOrder, Present, Stat, StoreError, Tenant, Wanted,
     acquire::{Fill, Got, acquire, look},
-    store::{Present, lengths},
+    lease::lengths,
     wire::{Reply, Request},
 };
 use hold::{Acquisition, Hold};

@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_types::Time;
 
 use crate::{
-    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted, segment::Identity,
+    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
+    layout::FileIdentity,
 };
 use reclaimer::Idle;
 
@@ -55,7 +56,7 @@ struct Tensor {
 
 #[derive(Debug)]
 struct SegmentRecord {
-    identity: Identity,
+    identity: FileIdentity,
     size: u64,
     tensors: Vec<Digest>,
     /// Leases to any of its tensors.
@@ -89,7 +90,7 @@ pub(crate) struct Ledger {
     no_tickets_before: Time,
     tensors: BTreeMap<Digest, Tensor>,
     segments: BTreeMap<SegmentId, SegmentRecord>,
-    by_identity: BTreeMap<Identity, SegmentId>,
+    by_identity: BTreeMap<FileIdentity, SegmentId>,
     tickets: BTreeMap<Digest, Ticket>,
     holders: BTreeMap<HolderId, Holder>,
     idle: Idle,

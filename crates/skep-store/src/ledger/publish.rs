@@ -7,7 +7,7 @@ use skep_types::Time;
 use super::{HolderId, Ledger, SegmentId, SegmentRecord, Tensor};
 use crate::{
     Digest, StoreError, Wanted,
-    segment::{Identity, room},
+    layout::{FileIdentity, room},
 };
 
 impl Ledger {
@@ -40,7 +40,7 @@ impl Ledger {
     }
 
     /// The segment that this memory file is, if it is known.
-    pub(crate) fn known(&self, identity: Identity) -> Option<SegmentId> {
+    pub(crate) fn known(&self, identity: FileIdentity) -> Option<SegmentId> {
         self.by_identity.get(&identity).copied()
     }
 
@@ -53,7 +53,7 @@ impl Ledger {
         &mut self,
         now: Time,
         id: HolderId,
-        identity: Identity,
+        identity: FileIdentity,
         size: u64,
         verified: &[(&Wanted, u64)],
     ) -> Result<Option<SegmentId>, StoreError> {
@@ -68,7 +68,7 @@ impl Ledger {
     fn try_publish(
         &mut self,
         id: HolderId,
-        identity: Identity,
+        identity: FileIdentity,
         size: u64,
         verified: &[(&Wanted, u64)],
         leased: &mut Vec<Digest>,
@@ -117,7 +117,7 @@ impl Ledger {
 
     fn begin_segment(
         &mut self,
-        identity: Identity,
+        identity: FileIdentity,
         size: u64,
         fresh: &[(&Wanted, u64)],
     ) -> Result<SegmentId, StoreError> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use skep_types::DataType;
 
 use super::*;
-use crate::segment::room;
+use crate::layout::room;
 
 const MEBI: u64 = 1 << 20;
 
@@ -58,7 +58,7 @@ fn publish(
     wanted: &Wanted,
 ) -> Result<Option<SegmentId>, StoreError> {
     // A memory file that nobody saw before.
-    let identity = Identity(0, ledger.next_number);
+    let identity = FileIdentity(0, ledger.next_number);
     ledger.publish(now, id, identity, room(wanted.length), &[(wanted, 0)])
 }
 
@@ -197,7 +197,7 @@ fn a_memory_file_that_several_hand_over_is_one_segment() {
     let mut ledger = ledger(options());
     let [one, two] = [tensor(1, 10), tensor(2, 10)];
     let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
-    let file = Identity(7, 7);
+    let file = FileIdentity(7, 7);
     let new = ledger
         .publish(at(0), first, file, 8192, &[(&one, 0)])
         .expect("room");

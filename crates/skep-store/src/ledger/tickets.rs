@@ -5,7 +5,7 @@ use std::time::Duration;
 use skep_types::Time;
 
 use super::{Answer, HolderId, Ledger, Ticket};
-use crate::{Digest, StoreError, Wanted, segment::room};
+use crate::{Digest, StoreError, Wanted, layout::room};
 
 impl Ledger {
     /// Who fills a tensor that is not there.
