@@ -22,7 +22,7 @@ use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
 use skep_backend::{Weights as Shared, baking::Failure, check_graph};
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{Place, Wanted};
+use skep_store::{FileRange, Wanted};
 
 use crate::{
     bake,
@@ -75,7 +75,7 @@ pub(crate) fn session(
         let packed = (0..parts.len()).filter(|&index| parts[index].role == Role::Packed);
         let packed: Vec<usize> = packed.collect();
         let places = packed.iter().filter_map(|index| tensors.place(*index));
-        let places: Vec<Place<'_>> = places.collect();
+        let places: Vec<FileRange<'_>> = places.collect();
         let kept = blocks.iter().enumerate().filter(|(_, block)| block.kept);
         for (part, (block, _)) in packed.iter().zip(kept) {
             blocks_of_parts[*part] = Some(block);
@@ -173,7 +173,7 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
 /// library does not pack as it did when the form was made, it packs for itself, once `check` has looked at what.
 pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
-    places: &[Place<'_>],
+    places: &[FileRange<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
     check: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Session, Option<Loaded>), Failure> {

@@ -8,7 +8,7 @@ use skep_backend::{
     baking::{Failure, acquire, look},
 };
 use skep_cache::{CacheError, Form, Mapped, Part, Role};
-use skep_store::{Lease, Place, Present, Wanted};
+use skep_store::{FileRange, Lease, Present, Wanted};
 
 /// Where each of some parts of a form is.
 pub(crate) struct Tensors {
@@ -81,10 +81,10 @@ impl Tensors {
     }
 
     /// Where a packed weight lies, for mapping it elsewhere; `None` of another one in the cache.
-    pub(crate) fn place(&self, index: usize) -> Option<Place<'_>> {
+    pub(crate) fn place(&self, index: usize) -> Option<FileRange<'_>> {
         match &self.lie[index] {
-            Lies::Stored(lease, index) => Some(lease.place(*index)),
-            Lies::Cached(mapped, file) => Some(Place {
+            Lies::Stored(lease, index) => Some(lease.file_range(*index)),
+            Lies::Cached(mapped, file) => Some(FileRange {
                 descriptor: file.as_ref()?.as_fd(),
                 offset: 0,
                 length: mapped.bytes().len() as u64,

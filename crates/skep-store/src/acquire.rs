@@ -9,10 +9,11 @@ use std::{
 
 use crate::{
     Acquired, Digest, FillError, LoadOrder, MAX_DIMS, MAX_LAYOUT_BYTES, StoreError, Wanted,
+    availability::Availability,
     layout::room,
     ledger::SegmentId,
     order::{MAX_TENSORS, chunks},
-    segment::{Draft, Segment},
+    segment::{Segment, SegmentDraft},
 };
 
 /// How a question is meant.
@@ -35,19 +36,6 @@ pub(crate) struct Spot {
     pub(crate) offset: u64,
 }
 
-/// What the store says of a tensor.
-#[derive(Debug, Clone)]
-pub(crate) enum Found {
-    /// It is there, and leased.
-    Here(Spot),
-    /// It is the asker's to fill.
-    Fill,
-    /// Somebody else fills it.
-    Wait,
-    /// It is not there.
-    Absent,
-}
-
 /// A tensor in a segment that is handed over.
 #[derive(Debug)]
 pub(crate) struct Offered<'a> {
@@ -56,9 +44,13 @@ pub(crate) struct Offered<'a> {
 }
 
 /// A store, as one acquire sees it.
-pub(crate) trait Port {
+pub(crate) trait StoreAccess {
     /// What there is of each of at most [`MAX_TENSORS`] tensors; what is there is leased.
-    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError>;
+    fn take(
+        &mut self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError>;
 
     /// Hands a sealed segment over. Each tensor is leased, where it was handed over or where the store has it already.
     fn publish(
@@ -73,7 +65,7 @@ pub(crate) trait Port {
 
 /// The tensors of one acquire: each distinct one once.
 #[derive(Debug)]
-pub(crate) struct Got {
+pub(crate) struct AcquiredTensors {
     /// Where each distinct tensor lies.
     pub(crate) spots: Vec<Spot>,
     /// Which of these each of those wanted is.
@@ -86,12 +78,12 @@ pub type Fill<'a> = &'a mut dyn FnMut(usize, &mut [u8]) -> Result<(), FillError>
 
 /// Gets all of these: those that are there at once, then chunk by chunk what nobody fills yet, last what others fill.
 pub(crate) fn acquire(
-    port: &mut impl Port,
+    port: &mut impl StoreAccess,
     wanted: &[Wanted],
     order: LoadOrder,
     fill: Fill<'_>,
-) -> Result<Got, StoreError> {
-    let (mut run, distinct) = Run::new(port, wanted, fill)?;
+) -> Result<AcquiredTensors, StoreError> {
+    let (mut run, distinct) = Acquiring::new(port, wanted, fill)?;
     run.get_all(order)?;
     run.end(distinct)
 }
@@ -103,11 +95,11 @@ fn no_fill(_: usize, _: &mut [u8]) -> Result<(), FillError> {
 
 /// Those of these that are there, in their order, and which of them each one is.
 pub(crate) fn look(
-    port: &mut impl Port,
+    port: &mut impl StoreAccess,
     wanted: &[Wanted],
-) -> Result<(Got, Vec<Option<usize>>), StoreError> {
+) -> Result<(AcquiredTensors, Vec<Option<usize>>), StoreError> {
     let mut fill = no_fill;
-    let (mut run, distinct) = Run::new(port, wanted, &mut fill)?;
+    let (mut run, distinct) = Acquiring::new(port, wanted, &mut fill)?;
     run.look()?;
     let mut spots = Vec::new();
     let places: Vec<Option<usize>> = run
@@ -126,7 +118,7 @@ pub(crate) fn look(
             Some(distinct_of_present.len() - 1)
         })
         .collect();
-    let got = Got {
+    let got = AcquiredTensors {
         spots,
         distinct: distinct_of_present,
         figures: run.figures,
@@ -176,7 +168,7 @@ fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
     Ok((firsts, distinct))
 }
 
-struct Run<'a, 'f, P> {
+struct Acquiring<'a, 'f, P> {
     port: &'a mut P,
     /// Distinct tensors; positions below are in here.
     wanted: Vec<&'a Wanted>,
@@ -189,7 +181,7 @@ struct Run<'a, 'f, P> {
     figures: Acquired,
 }
 
-impl<'a, 'f, P: Port> Run<'a, 'f, P> {
+impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
     /// A run for each distinct one of these once, and which of them each one is.
     fn new(
         port: &'a mut P,
@@ -209,9 +201,9 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
         Ok((run, distinct))
     }
 
-    fn end(self, distinct: Vec<usize>) -> Result<Got, StoreError> {
+    fn end(self, distinct: Vec<usize>) -> Result<AcquiredTensors, StoreError> {
         let spots = self.spots.into_iter().collect::<Option<Vec<Spot>>>();
-        Ok(Got {
+        Ok(AcquiredTensors {
             spots: spots.ok_or_else(|| StoreError::protocol("a tensor was not answered for"))?,
             distinct,
             figures: self.figures,
@@ -249,19 +241,19 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
     }
 
     /// Asks for some positions, and takes what is there.
-    fn ask(&mut self, positions: &[usize], mode: Mode) -> Result<Asked, StoreError> {
+    fn ask(&mut self, positions: &[usize], mode: Mode) -> Result<Remaining, StoreError> {
         let wanted: Vec<&Wanted> = positions.iter().map(|p| self.wanted[*p]).collect();
         let found = self.port.take(&wanted, mode)?;
-        let mut asked = Asked::default();
+        let mut asked = Remaining::default();
         for (position, found) in positions.iter().zip(found) {
             match found {
-                Found::Here(spot) => self.found(*position, spot),
-                Found::Fill => asked.fills.push(*position),
-                Found::Wait => {
+                Availability::Here(spot) => self.found(*position, spot),
+                Availability::Fill => asked.fills.push(*position),
+                Availability::Wait => {
                     self.waits[*position] = true;
                     asked.left.push(*position);
                 }
-                Found::Absent => asked.left.push(*position),
+                Availability::Absent => asked.left.push(*position),
             }
         }
         Ok(asked)
@@ -303,7 +295,7 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
             });
             size = size.saturating_add(room(wanted.length));
         }
-        let mut draft = Draft::new(size)?;
+        let mut draft = SegmentDraft::new(size)?;
         for (position, tensor) in positions.iter().zip(&offered) {
             let bytes = draft.part(tensor.offset, tensor.wanted.length)?;
             let index = self.firsts[*position];
@@ -322,7 +314,7 @@ impl<'a, 'f, P: Port> Run<'a, 'f, P> {
 
 /// What an answer leaves to be done.
 #[derive(Debug, Default)]
-struct Asked {
+struct Remaining {
     /// Positions to fill.
     fills: Vec<usize>,
     /// Positions that are not there.

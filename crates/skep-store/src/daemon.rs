@@ -26,10 +26,10 @@ use rustix::{
 
 use crate::{
     StoreError, StoreOptions, Tenant,
-    local::Local,
+    local::LocalStores,
     rights::Rights,
     server::{STACK_BYTES, refuse, serve},
-    shelf::{Session, Shelf},
+    tenant_store::{HolderSession, TenantStore},
     wire::Connection,
 };
 
@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Gives up idle tensors of a daemon, from any thread: see [`Store::relieve`](crate::Store::relieve).
 #[derive(Debug, Clone)]
-pub struct Reliever(Arc<Local>);
+pub struct Reliever(Arc<LocalStores>);
 
 impl Reliever {
     /// Memory is short. Bytes that went.
@@ -50,8 +50,8 @@ impl Reliever {
 /// Stores of tenants, behind sockets in a directory.
 #[derive(Debug)]
 pub struct Daemon {
-    doors: Vec<Door>,
-    local: Arc<Local>,
+    doors: Vec<TenantSocket>,
+    local: Arc<LocalStores>,
     stopper: Stopper,
     stopped: UnixStream,
 }
@@ -75,15 +75,15 @@ impl Stopper {
 
 /// A tenant's socket.
 #[derive(Debug)]
-struct Door {
-    shelf: Arc<Shelf>,
+struct TenantSocket {
+    store: Arc<TenantStore>,
     listener: UnixListener,
     path: PathBuf,
     /// Locked for as long as the daemon lives: whoever has it owns the socket.
     _lock: File,
 }
 
-impl Drop for Door {
+impl Drop for TenantSocket {
     fn drop(&mut self) {
         // Somebody may have tidied up.
         let _ = fs::remove_file(&self.path);
@@ -103,18 +103,18 @@ impl Daemon {
     ) -> Result<Self, StoreError> {
         own_directory(directory)?;
         let window = options.adoption_window;
-        let local = Local::new(options, window);
+        let local = LocalStores::new(options, window);
         let doors = tenants.iter().map(|tenant| {
             let path = tenant.socket(directory);
             let (lock, listener) = open(&path)?;
-            Ok(Door {
-                shelf: local.shelf(tenant)?,
+            Ok(TenantSocket {
+                store: local.store(tenant)?,
                 listener,
                 path,
                 _lock: lock,
             })
         });
-        let doors = doors.collect::<Result<Vec<Door>, StoreError>>()?;
+        let doors = doors.collect::<Result<Vec<TenantSocket>, StoreError>>()?;
         let (stop, stopped) = UnixStream::pair().map_err(|e| cannot(directory, e))?;
         Ok(Self {
             doors,
@@ -147,7 +147,7 @@ impl Daemon {
     /// # Errors
     /// [`StoreError::Serve`] if the system does not let it wait for clients.
     pub fn run(self) -> Result<(), StoreError> {
-        let guests = Guests::default();
+        let guests = Connections::default();
         thread::scope(|scope| {
             let outcome = self.let_in(|session, stream| {
                 let stream = Arc::new(Connection::new(stream));
@@ -174,7 +174,7 @@ impl Daemon {
 
     fn let_in(
         &self,
-        mut guest: impl FnMut(Session, UnixStream) -> io::Result<()>,
+        mut guest: impl FnMut(HolderSession, UnixStream) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         while !self.stopper.is_stopped() {
             let mut watched: Vec<PollFd<'_>> = self
@@ -197,11 +197,11 @@ impl Daemon {
     }
 }
 
-impl Door {
+impl TenantSocket {
     /// Lets one client in, if there is one.
     fn open(
         &self,
-        guest: &mut impl FnMut(Session, UnixStream) -> io::Result<()>,
+        guest: &mut impl FnMut(HolderSession, UnixStream) -> io::Result<()>,
     ) -> io::Result<()> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
@@ -213,7 +213,7 @@ impl Door {
         if socket_peercred(&stream)?.uid != geteuid() {
             return Ok(());
         }
-        match self.shelf.join() {
+        match self.store.join() {
             Ok(session) => guest(session, stream),
             Err(error) => {
                 refuse(&Connection::new(stream), &error);
@@ -225,9 +225,9 @@ impl Door {
 
 /// Connections that are being served, for ending them.
 #[derive(Debug, Default)]
-struct Guests(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
+struct Connections(Mutex<(u64, HashMap<u64, Arc<Connection>>)>);
 
-impl Guests {
+impl Connections {
     fn enter(&self, connection: &Arc<Connection>) -> u64 {
         let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guests.0 += 1;

@@ -15,20 +15,21 @@ use crate::{
     Daemon, Description, Digest, ErrorKind, FillError, LoadOrder, Stat, Stopper, Store, StoreError,
     StoreOptions, Tenant, Wanted,
     acquire::Mode,
-    segment::Draft,
-    wire::{Connection, Reply, Request, WireAnswer},
+    availability::Availability,
+    segment::SegmentDraft,
+    wire::{Connection, Reply, Request, WireLocation},
 };
 
 const GENERAL: Tenant = Tenant::GENERAL;
 
-struct Node {
+struct TestDaemon {
     path: PathBuf,
     stopper: Stopper,
     running: Option<JoinHandle<Result<(), StoreError>>>,
     _directory: tempfile::TempDir,
 }
 
-impl Node {
+impl TestDaemon {
     fn start(options: StoreOptions) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("run");
@@ -56,7 +57,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         self.stopper.stop();
         if let Some(running) = self.running.take() {
@@ -103,7 +104,7 @@ impl Rogue {
         }
     }
 
-    fn claim(&self, wanted: &[Wanted]) -> Vec<WireAnswer> {
+    fn claim(&self, wanted: &[Wanted]) -> Vec<Availability<WireLocation>> {
         let wanted = wanted.to_vec();
         let mode = Mode::Claim;
         match self.ask(&Request::Take { mode, wanted }, None) {
@@ -142,7 +143,7 @@ fn two_tensors() -> (Vec<Vec<u8>>, Vec<Wanted>) {
 
 /// A sealed segment of two tensors, a page and two pages long.
 fn segment(contents: &[Vec<u8>]) -> OwnedFd {
-    let mut draft = Draft::new(3 * 4096).expect("memory");
+    let mut draft = SegmentDraft::new(3 * 4096).expect("memory");
     for (bytes, offset) in contents.iter().zip([0, 4096]) {
         let part = draft.part(offset, bytes.len() as u64).expect("room");
         part.copy_from_slice(bytes);
@@ -159,7 +160,7 @@ fn publication(wanted: &[Wanted]) -> Request {
 }
 
 /// An honest client gets what it wants, and nothing is left when it goes.
-fn all_is_well(node: &Node) {
+fn all_is_well(node: &TestDaemon) {
     let (contents, list) = two_tensors();
     let lease = node
         .store()
@@ -178,7 +179,7 @@ fn all_is_well(node: &Node) {
 fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
     let (contents, list) = two_tensors();
     for step in 0..8 {
-        let node = Node::start(StoreOptions::default());
+        let node = TestDaemon::start(StoreOptions::default());
         let hello = Request::Hello.encode();
         let take = Request::Take {
             mode: Mode::Claim,
@@ -202,7 +203,7 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
             4 => Rogue::welcomed(&node.path).say(&take.encode(), None),
             5 => {
                 let answers = Rogue::welcomed(&node.path).claim(&list);
-                assert_eq!(answers, [WireAnswer::Fill; 2]);
+                assert_eq!(answers, [Availability::Fill; 2]);
             }
             // A publication whose answer nobody hears; leases.
             6 => {
@@ -230,10 +231,10 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
 /// A filler dies while another one waits: that one fills.
 #[test]
 fn a_filler_that_dies_is_followed_by_one_that_waits() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let rogue = Rogue::welcomed(&node.path);
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let fill = &mut |index: usize, bytes: &mut [u8]| -> Result<(), FillError> {
@@ -254,7 +255,7 @@ fn a_filler_that_dies_is_followed_by_one_that_waits() {
 /// What is wrong with a message ends its connection, with words, and no other.
 #[test]
 fn nonsense_ends_its_connection_alone() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let witness = Rogue::welcomed(&node.path);
     let cases: [(&[u8], &str); 4] = [
         (
@@ -295,7 +296,7 @@ fn nonsense_ends_its_connection_alone() {
 }
 
 /// As [`all_is_well`], beside other connections.
-fn all_is_well_beside(node: &Node, others: u64) {
+fn all_is_well_beside(node: &TestDaemon, others: u64) {
     let (contents, list) = two_tensors();
     let lease = node
         .store()
@@ -310,7 +311,7 @@ fn all_is_well_beside(node: &Node, others: u64) {
 /// Everything that could come instead of a sealed segment.
 #[test]
 fn other_descriptors_are_refused() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let refused = |descriptor: Option<&OwnedFd>, request: &Request| {
         let rogue = Rogue::welcomed(&node.path);
@@ -386,11 +387,11 @@ fn other_descriptors_are_refused() {
 /// A segment as it should be, whose bytes are not what they are said to be: nobody ever gets them.
 #[test]
 fn bytes_that_are_not_what_they_are_called_are_never_published() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (mut contents, list) = two_tensors();
     contents[1][4999] ^= 1;
     let rogue = Rogue::welcomed(&node.path);
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     let Reply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
         panic!("no refusal");
@@ -405,7 +406,7 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
     let stat = node.store().stat(&GENERAL).expect("figures");
     assert_eq!((stat.tensors, stat.segments, stat.leases), (0, 0, 0));
     // It may try again, and still has the tickets.
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     contents[1][4999] ^= 1;
     let published = rogue.ask(&publication(&list), Some(&segment(&contents)));
     assert!(matches!(published, Reply::Answers(_)));
@@ -415,7 +416,7 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
 /// Whoever has a lease has the descriptor, and can do nothing with it but read.
 #[test]
 fn a_client_cannot_write_what_it_has_leased() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let lease = node
         .store()
@@ -424,7 +425,7 @@ fn a_client_cannot_write_what_it_has_leased() {
             Ok(())
         });
     let lease = lease.expect("a lease");
-    let file = lease.place(1).descriptor;
+    let file = lease.file_range(1).descriptor;
     assert!(rustix::io::pwrite(file, b"x", 4096).is_err());
     assert!(rustix::fs::ftruncate(file, 0).is_err());
     assert!(fcntl_add_seals(file, SealFlags::FUTURE_WRITE).is_err());
@@ -434,7 +435,7 @@ fn a_client_cannot_write_what_it_has_leased() {
 /// Bounds hold against clients that keep to no rule but the protocol's.
 #[test]
 fn bounds_hold_against_whoever_ignores_them() {
-    let node = Node::start(StoreOptions {
+    let node = TestDaemon::start(StoreOptions {
         max_tenant_bytes: 2 * 4096,
         max_holder_leases: 3,
         max_holder_tickets: 1,
@@ -455,7 +456,7 @@ fn bounds_hold_against_whoever_ignores_them() {
         "tensors that one holder is to fill of tenant `general` would be 2, expected at most 1"
     );
     let other = Rogue::welcomed(&node.path);
-    assert_eq!(other.claim(&list[1..]), [WireAnswer::Fill]);
+    assert_eq!(other.claim(&list[1..]), [Availability::Fill]);
     drop(other);
     node.wait_for(|stat| stat.holders == 2);
     // Without tickets, three pages at once.
@@ -470,7 +471,7 @@ fn bounds_hold_against_whoever_ignores_them() {
     );
     // One lease over and over.
     let small = [list[0].clone()];
-    let mut draft = Draft::new(4096).expect("memory");
+    let mut draft = SegmentDraft::new(4096).expect("memory");
     draft
         .part(0, 100)
         .expect("room")
@@ -486,7 +487,7 @@ fn bounds_hold_against_whoever_ignores_them() {
         Reply::Answers(_)
     ));
     for _ in 0..2 {
-        assert!(matches!(rogue.claim(&small)[..], [WireAnswer::Here(..)]));
+        assert!(matches!(rogue.claim(&small)[..], [Availability::Here(..)]));
     }
     let take = Request::Take {
         mode: Mode::Look,
@@ -514,7 +515,7 @@ fn bounds_hold_against_whoever_ignores_them() {
 /// What a process does to widen a restriction that was made before it got the connection.
 #[test]
 fn a_restriction_holds_whatever_is_said_after_it() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let restrict = |tensors: &[Wanted], more| Request::Restrict {
         tensors: tensors.iter().map(|tensor| tensor.digest).collect(),
@@ -534,9 +535,9 @@ fn a_restriction_holds_whatever_is_said_after_it() {
 
     let rogue = restricted();
     assert_eq!(rogue.ask(&Request::Hello, None), Reply::Welcome(GENERAL));
-    assert_eq!(rogue.claim(&list), [WireAnswer::Fill; 2]);
+    assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     // A file with much more memory than its tensors take.
-    let mut draft = Draft::new(4 << 20).expect("memory");
+    let mut draft = SegmentDraft::new(4 << 20).expect("memory");
     draft
         .part(0, 100)
         .expect("room")

@@ -72,7 +72,7 @@ impl Sum for Stat {
 
 /// A tensor in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct StoredTensor {
     /// What it is called.
     pub digest: Digest,
     /// What it is.

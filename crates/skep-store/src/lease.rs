@@ -4,7 +4,7 @@ use std::{fmt, os::fd::BorrowedFd, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Acquired, StoreError, Wanted, acquire::Got, segment::Segment};
+use crate::{Acquired, StoreError, Wanted, acquire::AcquiredTensors, segment::Segment};
 
 /// What a store has of some tensors.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> 
 pub struct Lease(Arc<Inner>);
 
 struct Inner {
-    parts: Vec<Part>,
+    parts: Vec<LeasedTensor>,
     /// Which part each tensor is.
     distinct: Vec<usize>,
     figures: Acquired,
@@ -40,7 +40,7 @@ struct Inner {
     _hold: Box<dyn fmt::Debug + Send + Sync>,
 }
 
-struct Part {
+struct LeasedTensor {
     segment: Arc<Segment>,
     offset: u64,
     length: u64,
@@ -48,7 +48,7 @@ struct Part {
 
 /// Where a tensor lies, for mapping it elsewhere.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct FileRange<'a> {
     /// A sealed memory file: it can be mapped for reading, shared or (before Linux 6.7) private. To be duplicated if it is
     /// needed for longer than the lease.
     pub descriptor: BorrowedFd<'a>,
@@ -61,7 +61,7 @@ pub struct Place<'a> {
 impl Lease {
     /// A lease to what an acquire got, each segment mapped.
     pub(crate) fn new(
-        got: Got,
+        got: AcquiredTensors,
         lengths: impl Fn(usize) -> u64,
         hold: Box<dyn fmt::Debug + Send + Sync>,
     ) -> Result<Self, StoreError> {
@@ -79,7 +79,7 @@ impl Lease {
                     spot.segment.size()
                 )));
             }
-            parts.push(Part {
+            parts.push(LeasedTensor {
                 segment: spot.segment,
                 offset: spot.offset,
                 length,
@@ -111,7 +111,7 @@ impl Lease {
     /// If there is no tensor of this index, as a slice does.
     #[must_use]
     pub fn bytes(&self, index: usize) -> Bytes {
-        Bytes::from_owner(Kept {
+        Bytes::from_owner(LeasedBytes {
             lease: self.clone(),
             part: self.0.distinct[index],
         })
@@ -122,9 +122,9 @@ impl Lease {
     /// # Panics
     /// If there is no tensor of this index, as a slice does.
     #[must_use]
-    pub fn place(&self, index: usize) -> Place<'_> {
+    pub fn file_range(&self, index: usize) -> FileRange<'_> {
         let part = &self.0.parts[self.0.distinct[index]];
-        Place {
+        FileRange {
             descriptor: part.segment.descriptor(),
             offset: part.offset,
             length: part.length,
@@ -148,12 +148,12 @@ impl fmt::Debug for Lease {
 }
 
 /// The owner of bytes that were given away.
-struct Kept {
+struct LeasedBytes {
     lease: Lease,
     part: usize,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for LeasedBytes {
     fn as_ref(&self) -> &[u8] {
         let part = &self.lease.0.parts[self.part];
         // They were there when the lease was made, and mappings do not shrink.

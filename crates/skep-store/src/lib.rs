@@ -12,13 +12,14 @@
 //! that are sealed before anybody but their maker sees them, so that nobody can write them, whoever has the descriptor and
 //! whoever made them. What is handed over is checked (its seals, its size, each tensor's digest) before it is published.
 //!
-//! The decisions are a pure state machine, `ledger`; around it `shelf` holds segments and those who wait, `acquire` is
+//! The decisions are a pure state machine, `ledger`; around it `tenant_store` holds segments and those who wait, `acquire` is
 //! what a user of the store does, be the store in this process or a daemon.
 //!
 //! Each [`Tenant`] has a ledger, segments and bounds of its own: nothing of one store shows in another, not even as
 //! something that is there already.
 
 mod acquire;
+mod availability;
 mod client;
 mod daemon;
 mod digest;
@@ -35,9 +36,9 @@ mod order;
 mod rights;
 mod segment;
 mod server;
-mod shelf;
 mod store;
 mod tenant;
+mod tenant_store;
 mod wire;
 
 #[cfg(test)]
@@ -47,8 +48,8 @@ pub use acquire::Fill;
 pub use daemon::{Daemon, Reliever, Stopper};
 pub use digest::{Description, Digest, MAX_DIMS, MAX_LAYOUT_BYTES, Wanted};
 pub use error::{ErrorKind, FillError, StoreError};
-pub use figures::{Acquired, Listed, Stat};
-pub use lease::{Lease, Place, Present};
+pub use figures::{Acquired, Stat, StoredTensor};
+pub use lease::{FileRange, Lease, Present};
 pub use options::StoreOptions;
 pub use order::LoadOrder;
 pub use store::Store;

@@ -46,12 +46,12 @@ const TMPFS: u64 = 0x0102_1994;
 
 /// A memory file that its maker still writes.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct SegmentDraft {
     file: OwnedFd,
     bytes: MmapMut,
 }
 
-impl Draft {
+impl SegmentDraft {
     /// A zeroed memory file of `size` bytes, which is not zero.
     ///
     /// Its pages are there at once: one that the system has to find later, and cannot, is a SIGBUS to whoever reads it.
@@ -293,7 +293,7 @@ mod tests {
     };
 
     fn sealed() -> Segment {
-        let mut draft = Draft::new(8192).expect("memory");
+        let mut draft = SegmentDraft::new(8192).expect("memory");
         draft.part(0, 3).expect("room").copy_from_slice(b"abc");
         draft.seal().expect("sealed")
     }
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_page_that_nobody_wrote_is_there() {
-        let mut draft = Draft::new(5 * 4096).expect("memory");
+        let mut draft = SegmentDraft::new(5 * 4096).expect("memory");
         draft.part(2 * 4096, 1).expect("room")[0] = 1;
         let segment = draft.seal().expect("sealed");
         segment.check_pages().expect("all are there");
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn what_no_system_has_is_an_error() {
-        let error = Draft::new(1 << 60).expect_err("so much memory");
+        let error = SegmentDraft::new(1 << 60).expect_err("so much memory");
         assert!(matches!(error, StoreError::Memory { bytes, .. } if bytes == 1 << 60));
     }
 }

@@ -12,11 +12,12 @@ use std::{
 
 use crate::{
     ErrorKind, StoreError,
-    acquire::{Found, Offered, Spot},
+    acquire::{Offered, Spot},
+    availability::Availability,
     rights::{MAX_RESTRICTED, Rights},
     segment::Segment,
-    shelf::Session,
-    wire::{Connection, MAX_LISTED, Reply, Request, WireAnswer},
+    tenant_store::HolderSession,
+    wire::{Connection, MAX_LISTED, Reply, Request, WireLocation},
 };
 
 /// How long a client may take for its first words, and to read what it is answered. Between questions it may be silent:
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// Why it ended, if not by the client's wish. The client was told as well, if it could be.
 pub(crate) fn serve(
-    session: &Session,
+    session: &HolderSession,
     connection: &Connection,
     rights: Rights,
 ) -> Result<(), StoreError> {
@@ -55,11 +56,15 @@ pub(crate) fn refuse(connection: &Connection, error: &StoreError) {
     let _ = connection.send(&reply.encode(), None);
 }
 
-fn converse(session: &Session, connection: &Connection, rights: Rights) -> Result<(), StoreError> {
+fn converse(
+    session: &HolderSession,
+    connection: &Connection,
+    rights: Rights,
+) -> Result<(), StoreError> {
     let Some(rights) = begin(connection, rights)? else {
         return Ok(());
     };
-    let welcome = Reply::Welcome(session.shelf().tenant().clone());
+    let welcome = Reply::Welcome(session.store().tenant().clone());
     connection.send(&welcome.encode(), None)?;
     connection.set_patience(None, PATIENCE)?;
     while let Some((request, descriptor)) = connection.receive(Request::decode)? {
@@ -105,7 +110,7 @@ fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, 
 }
 
 fn answer(
-    session: &Session,
+    session: &HolderSession,
     connection: &Connection,
     rights: &Rights,
     request: Request,
@@ -123,12 +128,9 @@ fn answer(
             let wanted: Vec<_> = wanted.iter().collect();
             let found = session.take(&wanted, mode)?;
             let mut segments = BTreeMap::new();
-            let answers = found.into_iter().map(|found| match found {
-                Found::Here(spot) => here(&mut segments, spot),
-                Found::Fill => WireAnswer::Fill,
-                Found::Wait => WireAnswer::Wait,
-                Found::Absent => WireAnswer::Absent,
-            });
+            let answers = found
+                .into_iter()
+                .map(|found| found.map(|spot| location(&mut segments, spot)));
             let answers = answers.collect();
             send_segments(connection, &segments)?;
             Ok(Reply::Answers(answers))
@@ -147,7 +149,9 @@ fn answer(
             rights.check_size(&segment, &offered)?;
             let spots = session.publish(segment, &offered)?;
             let mut segments = BTreeMap::new();
-            let answers = spots.into_iter().map(|spot| here(&mut segments, spot));
+            let answers = spots
+                .into_iter()
+                .map(|spot| Availability::Here(location(&mut segments, spot)));
             let answers = answers.collect();
             send_segments(connection, &segments)?;
             Ok(Reply::Answers(answers))
@@ -160,16 +164,17 @@ fn answer(
             session.release(&digests);
             Ok(Reply::Done(0))
         }
-        Request::Stat => Ok(Reply::Stat(session.shelf().stat())),
-        Request::List(after) => Ok(Reply::Page(session.shelf().list(after, MAX_LISTED))),
-        Request::Gc => Ok(Reply::Done(session.shelf().gc())),
+        Request::Stat => Ok(Reply::Stat(session.store().stat())),
+        Request::List(after) => Ok(Reply::Page(session.store().list(after, MAX_LISTED))),
+        Request::Gc => Ok(Reply::Done(session.store().gc())),
     }
 }
 
-fn here(segments: &mut BTreeMap<u64, Arc<Segment>>, spot: Spot) -> WireAnswer {
+/// Where the client finds a tensor, whose segment is to be sent.
+fn location(segments: &mut BTreeMap<u64, Arc<Segment>>, spot: Spot) -> WireLocation {
     let number = spot.id.0;
     segments.insert(number, spot.segment);
-    WireAnswer::Here(number, spot.offset)
+    (number, spot.offset)
 }
 
 /// Sends the descriptors of the segments that an answer names. If the client goes meanwhile its leases end with it.
@@ -186,7 +191,7 @@ fn send_segments(
 
 /// Serves a connection on a thread of its own.
 pub(crate) fn serve_apart(
-    session: Session,
+    session: HolderSession,
     stream: UnixStream,
     rights: Rights,
 ) -> Result<(), StoreError> {

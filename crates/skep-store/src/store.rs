@@ -3,12 +3,12 @@
 use std::{os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration};
 
 use crate::{
-    Digest, Fill, Lease, Listed, LoadOrder, Present, Stat, StoreError, StoreOptions, Tenant,
+    Digest, Fill, Lease, LoadOrder, Present, Stat, StoreError, StoreOptions, StoredTensor, Tenant,
     Wanted,
     acquire::{acquire, look},
-    client::Client,
+    client::DaemonClient,
     lease::lengths,
-    local::Local,
+    local::LocalStores,
     rights::{MAX_RESTRICTED, Rights},
     server::serve_apart,
 };
@@ -19,13 +19,13 @@ pub struct Store(Inner);
 
 #[derive(Debug, Clone)]
 enum Inner {
-    Local(Arc<Local>),
-    Remote(Arc<Client>),
+    Local(Arc<LocalStores>),
+    Remote(Arc<DaemonClient>),
 }
 
 /// A connection to a store of this process.
-fn pair(local: &Local, tenant: &Tenant, rights: Rights) -> Result<UnixStream, StoreError> {
-    let session = local.shelf(tenant)?.join()?;
+fn pair(local: &LocalStores, tenant: &Tenant, rights: Rights) -> Result<UnixStream, StoreError> {
+    let session = local.store(tenant)?.join()?;
     let (ours, theirs) = UnixStream::pair().map_err(StoreError::disconnected)?;
     serve_apart(session, ours, rights)?;
     Ok(theirs)
@@ -35,7 +35,7 @@ impl Store {
     /// A store of this process, which ends with the last handle and the last lease.
     #[must_use]
     pub fn in_process(options: StoreOptions) -> Self {
-        Self(Inner::Local(Local::new(options, Duration::ZERO)))
+        Self(Inner::Local(LocalStores::new(options, Duration::ZERO)))
     }
 
     /// The store of the node: `path` is the daemon's directory, or the socket of one tenant.
@@ -46,7 +46,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Connect`] if `path` is no directory and nobody serves there.
     pub fn connect(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self(Inner::Remote(Client::connect(path)?)))
+        Ok(Self(Inner::Remote(DaemonClient::connect(path)?)))
     }
 
     /// A store at the other end of a connection from [`Self::stream`] that this process was given. It is that one
@@ -55,7 +55,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Disconnected`], or what the other side says.
     pub fn over(stream: UnixStream) -> Result<Self, StoreError> {
-        Ok(Self(Inner::Remote(Client::over(stream)?)))
+        Ok(Self(Inner::Remote(DaemonClient::over(stream)?)))
     }
 
     /// A new connection to a tenant's store, to be handed to another process for [`Self::over`]. A store of this process
@@ -137,7 +137,7 @@ impl Store {
     ) -> Result<Lease, StoreError> {
         match &self.0 {
             Inner::Local(local) => {
-                let session = local.shelf(tenant)?.join()?;
+                let session = local.store(tenant)?.join()?;
                 let got = acquire(&mut &session, wanted, order, fill)?;
                 Lease::new(got, |index| wanted[index].length, Box::new(session))
             }
@@ -153,7 +153,7 @@ impl Store {
     pub fn look(&self, tenant: &Tenant, wanted: &[Wanted]) -> Result<Present, StoreError> {
         match &self.0 {
             Inner::Local(local) => {
-                let session = local.shelf(tenant)?.join()?;
+                let session = local.store(tenant)?.join()?;
                 let (got, indices) = look(&mut &session, wanted)?;
                 let lengths = lengths(wanted, &indices);
                 let lease = Lease::new(got, |index| lengths[index], Box::new(session))?;
@@ -170,9 +170,9 @@ impl Store {
     pub fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         match &self.0 {
             Inner::Local(local) => Ok(local
-                .shelves()
+                .stores()
                 .iter()
-                .map(|shelf| shelf.tenant().clone())
+                .map(|store| store.tenant().clone())
                 .collect()),
             Inner::Remote(client) => client.tenants(),
         }
@@ -184,10 +184,10 @@ impl Store {
         let Inner::Local(local) = &self.0 else {
             return None;
         };
-        let figures = local.shelves().into_iter();
+        let figures = local.stores().into_iter();
         Some(
             figures
-                .map(|shelf| (shelf.tenant().clone(), shelf.stat()))
+                .map(|store| (store.tenant().clone(), store.stat()))
                 .collect(),
         )
     }
@@ -198,7 +198,7 @@ impl Store {
     /// If a daemon does not answer.
     pub fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.shelf(tenant)?.stat()),
+            Inner::Local(local) => Ok(local.store(tenant)?.stat()),
             Inner::Remote(client) => client.stat(tenant),
         }
     }
@@ -207,9 +207,9 @@ impl Store {
     ///
     /// # Errors
     /// If a daemon does not answer.
-    pub fn ls(&self, tenant: &Tenant) -> Result<Vec<Listed>, StoreError> {
+    pub fn ls(&self, tenant: &Tenant) -> Result<Vec<StoredTensor>, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.shelf(tenant)?.list(None, usize::MAX)),
+            Inner::Local(local) => Ok(local.store(tenant)?.list(None, usize::MAX)),
             Inner::Remote(client) => client.list(tenant),
         }
     }
@@ -229,7 +229,7 @@ impl Store {
     /// If a daemon does not answer.
     pub fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
         match &self.0 {
-            Inner::Local(local) => Ok(local.shelf(tenant)?.gc()),
+            Inner::Local(local) => Ok(local.store(tenant)?.gc()),
             Inner::Remote(client) => client.gc(tenant),
         }
     }

@@ -257,7 +257,7 @@ fn a_place_can_be_mapped_elsewhere_but_not_for_writing() {
     let store = Store::in_process(StoreOptions::default());
     let (contents, list) = tensors(&[10, 5000]);
     let lease = get(&store, &contents, &list).expect("a lease");
-    let place = lease.place(1);
+    let place = lease.file_range(1);
     assert_eq!((place.offset % 4096, place.length), (0, 5000));
     let mut bytes = vec![0; 5000];
     let read = rustix::io::pread(place.descriptor, &mut bytes, place.offset);
@@ -313,7 +313,7 @@ fn idle_tensors_go_by_themselves() {
     });
     let (contents, list) = tensors(&[10]);
     let lease = get(&store, &contents, &list).expect("a lease");
-    let file = rustix::io::dup(lease.place(0).descriptor).expect("a descriptor");
+    let file = rustix::io::dup(lease.file_range(0).descriptor).expect("a descriptor");
     drop(lease);
     // The store's mapping is in the list of mappings until the sweeper drops it.
     let inode = rustix::fs::fstat(&file).expect("a file").st_ino;

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Node, fill, no_fill, tensors};
+use common::{TestDaemon, fill, no_fill, tensors};
 use skep_store::{Daemon, Lease, LoadOrder, Store, StoreOptions, Tenant};
 
 const GENERAL: Tenant = Tenant::GENERAL;
@@ -30,7 +30,7 @@ fn patient() -> StoreOptions {
 
 fn inodes(lease: &Lease) -> Vec<u64> {
     let inode = |index| {
-        let file = lease.place(index).descriptor;
+        let file = lease.file_range(index).descriptor;
         rustix::fs::fstat(file).expect("a file").st_ino
     };
     (0..lease.len()).map(inode).collect()
@@ -40,7 +40,7 @@ fn inodes(lease: &Lease) -> Vec<u64> {
 /// finds everything there.
 #[test]
 fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[10, 20, 9 << 20, 5000]);
     let [first, second, third] = [(); 3].map(|()| Store::connect(node.path()).expect("a store"));
     let all = first.acquire(&GENERAL, &list, LoadOrder::Fixed, &mut fill(&contents));
@@ -50,7 +50,7 @@ fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
 
     let directory = node.stop();
     assert_eq!(all.bytes(2), contents[2]);
-    let node = Node::start_in(directory, &[GENERAL], patient());
+    let node = TestDaemon::start_in(directory, &[GENERAL], patient());
     let again = third.acquire(&GENERAL, &list, LoadOrder::Fixed, &mut no_fill());
     let again = again.expect("a lease");
     for (index, bytes) in contents.iter().enumerate() {
@@ -76,7 +76,7 @@ fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
 /// An acquire is in the middle of a fill when the daemon goes: it hands over what it has, and goes on.
 #[test]
 fn an_acquire_outlives_the_daemon() {
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[9 << 20, 8 << 20, 10]);
     let store = Store::connect(node.path()).expect("a store");
     let (filling, replaced) = (Barrier::new(2), Barrier::new(2));
@@ -100,7 +100,7 @@ fn an_acquire_outlives_the_daemon() {
             adoption_window: Duration::ZERO,
             ..StoreOptions::default()
         };
-        let node = Node::start_in(directory, &[GENERAL], options);
+        let node = TestDaemon::start_in(directory, &[GENERAL], options);
         replaced.wait();
         let lease = acquiring.join().expect("no panic").expect("a lease");
         for (index, bytes) in contents.iter().enumerate() {

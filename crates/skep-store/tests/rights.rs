@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Node, fill, no_fill, tensors};
+use common::{TestDaemon, fill, no_fill, tensors};
 use skep_store::{Digest, ErrorKind, LoadOrder, Store, StoreError, StoreOptions, Tenant, Wanted};
 
 const GENERAL: Tenant = Tenant::GENERAL;
@@ -15,7 +15,7 @@ fn digests(wanted: &[Wanted]) -> Vec<Digest> {
 /// Does something with a store in this process, and with a daemon's.
 fn with_both(body: impl Fn(&Store)) {
     body(&Store::in_process(StoreOptions::default()));
-    let node = Node::start(StoreOptions::default());
+    let node = TestDaemon::start(StoreOptions::default());
     body(&Store::connect(node.path()).expect("a store"));
 }
 

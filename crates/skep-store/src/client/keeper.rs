@@ -10,7 +10,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Client, hold::Hold, link::Link};
+use super::{DaemonClient, hold::HeldTensors, link::DaemonLink};
 
 /// After the first failure the next look for a daemon is so much later, and each further one twice as much, up to the
 /// longest: well within the time that a new daemon waits for what is handed back.
@@ -19,20 +19,20 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// A thread that watches the connections of leases; there is none before the first lease.
 #[derive(Debug)]
-pub(super) struct Keeper {
-    client: Weak<Client>,
+pub(super) struct LeaseKeeper {
+    client: Weak<DaemonClient>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    holds: Vec<Weak<Hold>>,
+    holds: Vec<Weak<HeldTensors>>,
     /// Wakes the thread; it ends when this is gone.
     wake: Option<UnixStream>,
 }
 
-impl Keeper {
-    pub(super) fn new(client: Weak<Client>) -> Self {
+impl LeaseKeeper {
+    pub(super) fn new(client: Weak<DaemonClient>) -> Self {
         Self {
             client,
             state: Mutex::default(),
@@ -45,7 +45,7 @@ impl Keeper {
 
     /// Watches a lease's connection from now on. If the system gives no thread the lease is not handed back when the
     /// daemon dies, and is good for as long as it lives.
-    pub(super) fn keep(&self, hold: &Arc<Hold>) {
+    pub(super) fn keep(&self, hold: &Arc<HeldTensors>) {
         let mut state = self.state();
         state.holds.retain(|hold| hold.strong_count() > 0);
         state.holds.push(Arc::downgrade(hold));
@@ -70,7 +70,7 @@ impl Keeper {
         Some(wake)
     }
 
-    fn holds(&self) -> Vec<Arc<Hold>> {
+    fn holds(&self) -> Vec<Arc<HeldTensors>> {
         self.state()
             .holds
             .iter()
@@ -79,7 +79,7 @@ impl Keeper {
     }
 }
 
-fn watch(client: &Weak<Client>, woken: &UnixStream) {
+fn watch(client: &Weak<DaemonClient>, woken: &UnixStream) {
     let mut wait = None;
     loop {
         let Some(client) = client.upgrade() else {
@@ -99,7 +99,7 @@ fn watch(client: &Weak<Client>, woken: &UnixStream) {
 }
 
 /// The connections that are there; those that were lost are made again, if there is a daemon. Whether any is not there.
-fn connections(client: &Client) -> (Vec<Arc<Link>>, bool) {
+fn connections(client: &DaemonClient) -> (Vec<Arc<DaemonLink>>, bool) {
     let mut links = Vec::new();
     let mut any_lost = false;
     for hold in client.keeper.holds() {
@@ -116,7 +116,11 @@ fn connections(client: &Client) -> (Vec<Arc<Link>>, bool) {
 }
 
 /// Waits until a connection ends or a lease is new. False if nobody will ever wake again.
-fn wait_for_news(links: &[Arc<Link>], mut woken: &UnixStream, wait: Option<Duration>) -> bool {
+fn wait_for_news(
+    links: &[Arc<DaemonLink>],
+    mut woken: &UnixStream,
+    wait: Option<Duration>,
+) -> bool {
     let timeout = wait.and_then(|wait| Timespec::try_from(wait).ok());
     let mut watched: Vec<PollFd<'_>> = links
         .iter()

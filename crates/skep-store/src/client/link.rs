@@ -16,11 +16,12 @@ use rustix::{net::sockopt::socket_peercred, process::geteuid};
 
 use crate::{
     Digest, StoreError, Tenant, Wanted,
-    acquire::{Found, Mode, Offered, Spot},
+    acquire::{Mode, Offered, Spot},
+    availability::Availability,
     ledger::SegmentId,
     order::MAX_TENSORS,
     segment::Segment,
-    wire::{Connection, Reply, Request, WireAnswer},
+    wire::{Connection, Reply, Request, WireLocation},
 };
 
 /// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
@@ -98,7 +99,7 @@ pub(super) type Segments = HashMap<SegmentId, Arc<Segment>>;
 
 /// A connection that has been welcomed.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct DaemonLink {
     /// Locked from a question to its answer.
     connection: Mutex<()>,
     socket: Connection,
@@ -108,7 +109,7 @@ pub(crate) struct Link {
     lost: AtomicBool,
 }
 
-impl Link {
+impl DaemonLink {
     pub(super) fn connect(path: &Path) -> Result<Self, StoreError> {
         Self::new(open(path)?)
     }
@@ -248,7 +249,7 @@ impl Link {
         wanted: &[&Wanted],
         mode: Mode,
         known: &mut Segments,
-    ) -> Result<Vec<Found>, StoreError> {
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
         let request = Request::Take {
             mode,
             wanted: wanted.iter().map(|wanted| (*wanted).clone()).collect(),
@@ -257,15 +258,10 @@ impl Link {
         for (id, segment) in segments {
             known.entry(id).or_insert(segment);
         }
-        let found = answers(reply, wanted.len())?.into_iter().map(|answer| {
-            Ok(match answer {
-                WireAnswer::Here(number, offset) => Found::Here(spot(known, number, offset)?),
-                WireAnswer::Fill => Found::Fill,
-                WireAnswer::Wait => Found::Wait,
-                WireAnswer::Absent => Found::Absent,
-            })
-        });
-        found.collect()
+        let answers = answers(reply, wanted.len())?.into_iter();
+        answers
+            .map(|answer| answer.try_map(|location| spot(known, location)))
+            .collect()
     }
 
     /// Hands a segment over. Where the answer names it, it is the one that is here already.
@@ -288,8 +284,8 @@ impl Link {
             known.entry(id).or_insert(one);
         }
         let spots = answers(reply, offered.len())?.into_iter().map(|answer| {
-            if let WireAnswer::Here(number, offset) = answer {
-                spot(known, number, offset)
+            if let Availability::Here(location) = answer {
+                spot(known, location)
             } else {
                 Err(unexpected())
             }
@@ -298,14 +294,14 @@ impl Link {
     }
 }
 
-fn answers(reply: Reply, expected: usize) -> Result<Vec<WireAnswer>, StoreError> {
+fn answers(reply: Reply, expected: usize) -> Result<Vec<Availability<WireLocation>>, StoreError> {
     match reply {
         Reply::Answers(answers) if answers.len() == expected => Ok(answers),
         _ => Err(unexpected()),
     }
 }
 
-fn spot(known: &Segments, number: u64, offset: u64) -> Result<Spot, StoreError> {
+fn spot(known: &Segments, (number, offset): WireLocation) -> Result<Spot, StoreError> {
     let id = SegmentId(number);
     let segment = known
         .get(&id)

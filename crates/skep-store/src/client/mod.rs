@@ -16,72 +16,74 @@ use std::{
 };
 
 use crate::{
-    Digest, Lease, Listed, LoadOrder, Present, Stat, StoreError, Tenant, Wanted,
-    acquire::{Fill, Got, acquire, look},
+    Digest, Lease, LoadOrder, Present, Stat, StoreError, StoredTensor, Tenant, Wanted,
+    acquire::{AcquiredTensors, Fill, acquire, look},
     lease::lengths,
     wire::{Reply, Request},
 };
-use hold::{Acquisition, Hold};
-use keeper::Keeper;
-use link::Link;
+use hold::{Acquisition, HeldTensors};
+use keeper::LeaseKeeper;
+use link::DaemonLink;
 
 /// Where the daemon is.
 #[derive(Debug)]
-enum Target {
+enum DaemonAddress {
     /// Its directory: each tenant has a socket there.
     Directory(PathBuf),
     /// One tenant's socket.
     Socket(PathBuf, Tenant),
     /// A connection that somebody made for this process.
-    Inherited(Arc<Link>),
+    Inherited(Arc<DaemonLink>),
 }
 
 /// A daemon, as its users in this process see it.
 #[derive(Debug)]
-pub(crate) struct Client {
-    target: Target,
-    keeper: Keeper,
+pub(crate) struct DaemonClient {
+    target: DaemonAddress,
+    keeper: LeaseKeeper,
 }
 
-impl Client {
+impl DaemonClient {
     /// Of a daemon's directory, or of one socket.
     pub(crate) fn connect(path: &Path) -> Result<Arc<Self>, StoreError> {
         let target = if path.is_dir() {
-            Target::Directory(path.to_owned())
+            DaemonAddress::Directory(path.to_owned())
         } else {
-            let tenant = Link::connect(path)?.tenant().clone();
-            Target::Socket(path.to_owned(), tenant)
+            let tenant = DaemonLink::connect(path)?.tenant().clone();
+            DaemonAddress::Socket(path.to_owned(), tenant)
         };
         Self::new(target)
     }
 
     /// Of a connection that is there already, and that nobody has said anything through.
     pub(crate) fn over(stream: UnixStream) -> Result<Arc<Self>, StoreError> {
-        Self::new(Target::Inherited(Arc::new(Link::new(stream)?)))
+        Self::new(DaemonAddress::Inherited(Arc::new(DaemonLink::new(stream)?)))
     }
 
-    fn new(target: Target) -> Result<Arc<Self>, StoreError> {
+    fn new(target: DaemonAddress) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new_cyclic(|client: &Weak<Self>| Self {
             target,
-            keeper: Keeper::new(client.clone()),
+            keeper: LeaseKeeper::new(client.clone()),
         }))
     }
 
     /// The only tenant, where there is one.
     pub(crate) fn tenant(&self) -> Option<&Tenant> {
         match &self.target {
-            Target::Directory(_) => None,
-            Target::Socket(_, tenant) => Some(tenant),
-            Target::Inherited(link) => Some(link.tenant()),
+            DaemonAddress::Directory(_) => None,
+            DaemonAddress::Socket(_, tenant) => Some(tenant),
+            DaemonAddress::Inherited(link) => Some(link.tenant()),
         }
     }
 
     /// A connection as this tenant: a new one where there can be one.
-    fn link(&self, tenant: &Tenant) -> Result<Arc<Link>, StoreError> {
+    fn link(&self, tenant: &Tenant) -> Result<Arc<DaemonLink>, StoreError> {
         let link = match &self.target {
-            Target::Directory(directory) => Arc::new(Link::connect(&tenant.socket(directory))?),
-            Target::Socket(path, _) => Arc::new(Link::connect(path)?),
-            Target::Inherited(link) => Arc::clone(link),
+            DaemonAddress::Directory(directory) => {
+                Arc::new(DaemonLink::connect(&tenant.socket(directory))?)
+            }
+            DaemonAddress::Socket(path, _) => Arc::new(DaemonLink::connect(path)?),
+            DaemonAddress::Inherited(link) => Arc::clone(link),
         };
         if link.tenant() != tenant {
             return Err(StoreError::Tenant {
@@ -94,7 +96,7 @@ impl Client {
 
     /// Whether there can be several connections.
     const fn has_own_links(&self) -> bool {
-        !matches!(self.target, Target::Inherited(_))
+        !matches!(self.target, DaemonAddress::Inherited(_))
     }
 
     pub(crate) fn acquire(
@@ -125,7 +127,7 @@ impl Client {
 
     fn begin(self: &Arc<Self>, tenant: &Tenant) -> Result<Acquisition, StoreError> {
         let link = self.link(tenant)?;
-        let hold = Hold::new(Arc::clone(self), tenant.clone(), link);
+        let hold = HeldTensors::new(Arc::clone(self), tenant.clone(), link);
         Ok(Acquisition::new(hold))
     }
 
@@ -133,11 +135,11 @@ impl Client {
     fn lease(
         &self,
         acquisition: Acquisition,
-        got: Got,
+        got: AcquiredTensors,
         lengths: &[u64],
     ) -> Result<Lease, StoreError> {
         let hold = Arc::new(acquisition.into_hold());
-        let held_one: Arc<Hold> = Arc::clone(&hold);
+        let held_one: Arc<HeldTensors> = Arc::clone(&hold);
         let lease = Lease::new(got, |index| lengths[index], Box::new(held_one))?;
         if self.has_own_links() {
             self.keeper.keep(&hold);
@@ -148,15 +150,15 @@ impl Client {
     /// A connection for another process.
     pub(crate) fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
         let path = match &self.target {
-            Target::Directory(directory) => tenant.socket(directory),
-            Target::Socket(path, own) if own == tenant => path.clone(),
-            Target::Socket(_, own) => {
+            DaemonAddress::Directory(directory) => tenant.socket(directory),
+            DaemonAddress::Socket(path, own) if own == tenant => path.clone(),
+            DaemonAddress::Socket(_, own) => {
                 return Err(StoreError::Tenant {
                     connected: own.clone(),
                     wanted: tenant.clone(),
                 });
             }
-            Target::Inherited(_) => return Err(StoreError::Inherited),
+            DaemonAddress::Inherited(_) => return Err(StoreError::Inherited),
         };
         link::open(&path)
     }
@@ -172,7 +174,7 @@ impl Client {
 
     /// Those whose sockets there are.
     pub(crate) fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        let Target::Directory(directory) = &self.target else {
+        let DaemonAddress::Directory(directory) = &self.target else {
             return Ok(self.tenant().cloned().into_iter().collect());
         };
         let unreadable = |cause| StoreError::Connect {
@@ -195,9 +197,9 @@ impl Client {
         }
     }
 
-    pub(crate) fn list(&self, tenant: &Tenant) -> Result<Vec<Listed>, StoreError> {
+    pub(crate) fn list(&self, tenant: &Tenant) -> Result<Vec<StoredTensor>, StoreError> {
         let link = self.link(tenant)?;
-        let mut tensors: Vec<Listed> = Vec::new();
+        let mut tensors: Vec<StoredTensor> = Vec::new();
         loop {
             let after: Option<Digest> = tensors.last().map(|tensor| tensor.digest);
             let Reply::Page(page) = link.ask(&Request::List(after), None)?.0 else {

@@ -2,7 +2,7 @@
 
 use skep_types::Time;
 
-use super::{HolderId, Ledger, SegmentId};
+use super::{HolderId, Ledger, SegmentOffset};
 use crate::{Digest, StoreError, Wanted};
 
 impl Ledger {
@@ -38,7 +38,7 @@ impl Ledger {
         &mut self,
         id: HolderId,
         wanted: &Wanted,
-    ) -> Result<Option<(SegmentId, u64)>, StoreError> {
+    ) -> Result<Option<SegmentOffset>, StoreError> {
         let digest = wanted.digest;
         let Some(tensor) = self.tensors.get(&digest) else {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! The book of one tenant's store: tensors, segments, leases, tickets, figures, and what may be dropped when.
 //!
 //! A pure state machine: no I/O, no clock, no threads; `now` is an argument, and times never run backwards. What it says is
-//! carried out by [`Shelf`](crate::shelf::Shelf).
+//! carried out by [`TenantStore`](crate::tenant_store::TenantStore).
 //!
 //! A *holder* is a connection (in process: a lease). It asks for tensors and is told of each: *here*, and then it has a
 //! lease; *fill*, and then it has a ticket, which is the right to be the one that fills; *wait*, because somebody else has
@@ -17,10 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_types::Time;
 
 use crate::{
-    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    layout::FileIdentity,
+    Description, Digest, Stat, StoreError, StoreOptions, StoredTensor, Tenant, Wanted,
+    availability::Availability, layout::FileIdentity,
 };
-use reclaimer::Idle;
+use reclaimer::IdleSegments;
 
 /// A holder's number; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,21 +30,11 @@ pub(crate) struct HolderId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SegmentId(pub(crate) u64);
 
-/// What a holder is told of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It lies there, and the holder has a lease.
-    Here(SegmentId, u64),
-    /// The holder has the ticket.
-    Fill,
-    /// Somebody else has the ticket, or nobody gets one yet.
-    Wait,
-    /// It is not there.
-    Absent,
-}
+/// A tensor's segment, and its offset in there.
+pub(crate) type SegmentOffset = (SegmentId, u64);
 
 #[derive(Debug)]
-struct Tensor {
+struct TensorRecord {
     description: Description,
     length: u64,
     segment: SegmentId,
@@ -71,7 +61,7 @@ struct Ticket {
 }
 
 #[derive(Debug, Default)]
-struct Holder {
+struct HolderRecord {
     leases: BTreeMap<Digest, u64>,
     lease_count: u64,
     bytes: u64,
@@ -88,12 +78,12 @@ pub(crate) struct Ledger {
     tenant: Tenant,
     options: StoreOptions,
     no_tickets_before: Time,
-    tensors: BTreeMap<Digest, Tensor>,
+    tensors: BTreeMap<Digest, TensorRecord>,
     segments: BTreeMap<SegmentId, SegmentRecord>,
     by_identity: BTreeMap<FileIdentity, SegmentId>,
     tickets: BTreeMap<Digest, Ticket>,
-    holders: BTreeMap<HolderId, Holder>,
-    idle: Idle,
+    holders: BTreeMap<HolderId, HolderRecord>,
+    idle: IdleSegments,
     next_number: u64,
     /// Bytes of all segments.
     reserved: u64,
@@ -114,7 +104,7 @@ impl Ledger {
             by_identity: BTreeMap::new(),
             tickets: BTreeMap::new(),
             holders: BTreeMap::new(),
-            idle: Idle::default(),
+            idle: IdleSegments::default(),
             next_number: 0,
             reserved: 0,
             promised: 0,
@@ -144,7 +134,7 @@ impl Ledger {
         let holders = self.holders.len() as u64 + 1;
         self.bound("connections", holders, self.options.max_holders)?;
         let id = HolderId(self.number());
-        self.holders.insert(id, Holder::default());
+        self.holders.insert(id, HolderRecord::default());
         Ok(id)
     }
 
@@ -183,7 +173,7 @@ impl Ledger {
         id: HolderId,
         wanted: &[&Wanted],
         claims: bool,
-    ) -> Result<Vec<Answer>, StoreError> {
+    ) -> Result<Vec<Availability<SegmentOffset>>, StoreError> {
         let mut leased = Vec::new();
         let mut ticketed = Vec::new();
         let outcome = self.try_take(now, id, wanted, claims, &mut leased, &mut ticketed);
@@ -202,13 +192,13 @@ impl Ledger {
         claims: bool,
         leased: &mut Vec<Digest>,
         ticketed: &mut Vec<Digest>,
-    ) -> Result<Vec<Answer>, StoreError> {
-        let mut answers = vec![Answer::Absent; wanted.len()];
+    ) -> Result<Vec<Availability<SegmentOffset>>, StoreError> {
+        let mut answers = vec![Availability::Absent; wanted.len()];
         // Leases first: what is asked for is not dropped to make room for the rest of the question.
         for (answer, wanted) in answers.iter_mut().zip(wanted) {
             if let Some(place) = self.lease(id, wanted)? {
                 leased.push(wanted.digest);
-                *answer = Answer::Here(place.0, place.1);
+                *answer = Availability::Here(place);
                 self.count_hit(id, wanted.digest);
             }
         }
@@ -216,9 +206,9 @@ impl Ledger {
             return Ok(answers);
         }
         for (answer, wanted) in answers.iter_mut().zip(wanted) {
-            if *answer == Answer::Absent {
+            if *answer == Availability::Absent {
                 *answer = self.ticket(now, id, wanted)?;
-                if *answer == Answer::Fill {
+                if *answer == Availability::Fill {
                     ticketed.push(wanted.digest);
                 }
             }
@@ -238,7 +228,7 @@ impl Ledger {
     }
 
     /// Where a tensor lies.
-    pub(crate) fn place(&self, digest: Digest) -> Option<(SegmentId, u64)> {
+    pub(crate) fn place(&self, digest: Digest) -> Option<SegmentOffset> {
         let tensor = self.tensors.get(&digest)?;
         Some((tensor.segment, tensor.offset))
     }
@@ -260,12 +250,12 @@ impl Ledger {
     }
 
     /// At most so many tensors behind `after` in order of digests.
-    pub(crate) fn list(&self, now: Time, after: Option<Digest>, most: usize) -> Vec<Listed> {
+    pub(crate) fn list(&self, now: Time, after: Option<Digest>, most: usize) -> Vec<StoredTensor> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         let tensors = self.tensors.range((from, Unbounded)).take(most);
         tensors
-            .map(|(digest, tensor)| Listed {
+            .map(|(digest, tensor)| StoredTensor {
                 digest: *digest,
                 description: tensor.description.clone(),
                 length: tensor.length,

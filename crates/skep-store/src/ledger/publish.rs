@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use skep_types::Time;
 
-use super::{HolderId, Ledger, SegmentId, SegmentRecord, Tensor};
+use super::{HolderId, Ledger, SegmentId, SegmentRecord, TensorRecord};
 use crate::{
     Digest, StoreError, Wanted,
     layout::{FileIdentity, room},
@@ -97,7 +97,7 @@ impl Ledger {
         };
         for (wanted, offset) in fresh {
             self.end_ticket(wanted.digest);
-            let tensor = Tensor {
+            let tensor = TensorRecord {
                 description: wanted.description.clone(),
                 length: wanted.length,
                 segment,

@@ -11,14 +11,14 @@ use super::{Ledger, SegmentId};
 
 /// Segments without a lease, the least recently used first.
 #[derive(Debug, Default)]
-pub(super) struct Idle {
+pub(super) struct IdleSegments {
     queue: BTreeSet<(Time, SegmentId)>,
     since: BTreeMap<SegmentId, Time>,
     /// Segments to be dropped, which the ledger knows no more.
     gone: Vec<SegmentId>,
 }
 
-impl Idle {
+impl IdleSegments {
     pub(super) fn insert(&mut self, now: Time, segment: SegmentId) {
         self.since.insert(segment, now);
         self.queue.insert((now, segment));

@@ -44,7 +44,7 @@ fn ledger(options: StoreOptions) -> Ledger {
 fn load(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> (HolderId, bool) {
     let id = ledger.join().expect("room");
     let answers = ledger.take(now, id, &[wanted], true).expect("room");
-    let fills = answers == [Answer::Fill];
+    let fills = answers == [Availability::Fill];
     if fills {
         publish(ledger, now, id, wanted).expect("room");
     }
@@ -111,15 +111,18 @@ fn one_fills_and_the_others_wait() {
     let take = |ledger: &mut Ledger, id| ledger.take(at(0), id, &[&wanted], true).expect("room");
     assert_eq!(
         ledger.take(at(0), first, &[&wanted], false).expect("room"),
-        [Answer::Absent]
+        [Availability::Absent]
     );
-    assert_eq!(take(&mut ledger, first), [Answer::Fill]);
-    assert_eq!(take(&mut ledger, second), [Answer::Wait]);
-    assert_eq!(take(&mut ledger, second), [Answer::Wait]);
+    assert_eq!(take(&mut ledger, first), [Availability::Fill]);
+    assert_eq!(take(&mut ledger, second), [Availability::Wait]);
+    assert_eq!(take(&mut ledger, second), [Availability::Wait]);
     let segment = publish(&mut ledger, at(0), first, &wanted)
         .expect("room")
         .expect("new");
-    assert_eq!(take(&mut ledger, second), [Answer::Here(segment, 0)]);
+    assert_eq!(
+        take(&mut ledger, second),
+        [Availability::Here((segment, 0))]
+    );
     let stat = ledger.stat();
     assert_eq!((stat.hits, stat.misses, stat.waits), (0, 1, 1));
     assert_eq!(
@@ -137,8 +140,8 @@ fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
         let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
         let take =
             |ledger: &mut Ledger, now, id| ledger.take(now, id, &[&wanted], true).expect("room");
-        assert_eq!(take(&mut ledger, at(0), first), [Answer::Fill]);
-        assert_eq!(take(&mut ledger, at(59), second), [Answer::Wait]);
+        assert_eq!(take(&mut ledger, at(0), first), [Availability::Fill]);
+        assert_eq!(take(&mut ledger, at(59), second), [Availability::Wait]);
         let now = match end {
             "leaves" => {
                 assert!(ledger.leave(at(59), first));
@@ -152,7 +155,11 @@ fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
             }
             _ => at(60),
         };
-        assert_eq!(take(&mut ledger, now, second), [Answer::Fill], "{end}");
+        assert_eq!(
+            take(&mut ledger, now, second),
+            [Availability::Fill],
+            "{end}"
+        );
         publish(&mut ledger, now, second, &wanted).expect("room");
         // Whoever was slow gets a lease to what the other has published.
         if end != "leaves" {
@@ -174,17 +181,17 @@ fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
     let [new, old] = [(); 2].map(|()| ledger.join().expect("room"));
     assert_eq!(
         ledger.take(at(1), new, &[&wanted], true).expect("room"),
-        [Answer::Wait]
+        [Availability::Wait]
     );
     assert_eq!(ledger.tickets_from(at(1)), Some(Duration::from_secs(1)));
     assert_eq!(ledger.offer(at(1), old, &[&wanted]).expect("room"), [false]);
     publish(&mut ledger, at(1), old, &wanted).expect("room");
     let answers = ledger.take(at(1), new, &[&wanted], true).expect("room");
-    assert!(matches!(answers[..], [Answer::Here(..)]));
+    assert!(matches!(answers[..], [Availability::Here((..))]));
     let other = tensor(2, MEBI);
     assert_eq!(
         ledger.take(at(2), new, &[&other], true).expect("room"),
-        [Answer::Fill]
+        [Availability::Fill]
     );
     assert_eq!(ledger.tickets_from(at(2)), None);
     // Nobody was filling what was waited for.
@@ -369,7 +376,7 @@ fn a_refused_question_takes_nothing() {
     assert_eq!(ledger.stat().leases, before.leases);
     assert_eq!(
         ledger.take(at(0), id, &[&small], true).expect("room"),
-        [Answer::Fill]
+        [Availability::Fill]
     );
 }
 
@@ -392,10 +399,13 @@ fn a_holder_has_so_many_tickets_at_a_time() {
         }
         let [greedy, other] = [(); 2].map(|()| ledger.join().expect("room"));
         // One alone may be of any size.
-        assert_eq!(claim(&mut ledger, at(0), greedy, 2), Some(Answer::Fill));
         assert_eq!(
             claim(&mut ledger, at(0), greedy, 2),
-            Some(Answer::Fill),
+            Some(Availability::Fill)
+        );
+        assert_eq!(
+            claim(&mut ledger, at(0), greedy, 2),
+            Some(Availability::Fill),
             "as before"
         );
         assert_eq!(
@@ -404,21 +414,33 @@ fn a_holder_has_so_many_tickets_at_a_time() {
             "beyond its bound"
         );
         assert!(ledger.reclaim(at(0)).is_empty(), "nothing goes for it");
-        assert_eq!(claim(&mut ledger, at(0), other, 3), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(0), other, 3),
+            Some(Availability::Fill)
+        );
 
         // Each way in which a ticket ends makes room for the next one.
         publish(&mut ledger, at(0), greedy, &tensors[2]).expect("room");
         assert!(ledger.give_back(other, &[tensors[3].digest]));
-        assert_eq!(claim(&mut ledger, at(0), greedy, 3), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(0), greedy, 3),
+            Some(Availability::Fill)
+        );
         assert_eq!(
             claim(&mut ledger, at(60), other, 3),
-            Some(Answer::Fill),
+            Some(Availability::Fill),
             "overtaken"
         );
         ledger.gc();
-        assert_eq!(claim(&mut ledger, at(60), greedy, 0), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(60), greedy, 0),
+            Some(Availability::Fill)
+        );
         ledger.give_back(greedy, &[tensors[0].digest]);
-        assert_eq!(claim(&mut ledger, at(60), greedy, 1), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(60), greedy, 1),
+            Some(Availability::Fill)
+        );
     }
 }
 
@@ -468,9 +490,9 @@ fn a_digest_with_another_description_is_refused() {
 enum Step {
     Join,
     Leave(usize),
-    /// Holder, tensors.
+    /// HolderRecord, tensors.
     Take(usize, Vec<u8>, bool),
-    /// Holder: publishes what it has tickets for.
+    /// HolderRecord: publishes what it has tickets for.
     Publish(usize),
     GiveBack(usize),
     Release(usize, u8),
@@ -499,7 +521,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A model of the same, by the plainest means.
 #[derive(Debug, Default)]
 struct Expected {
-    /// Holder, its tickets, its leases.
+    /// HolderRecord, its tickets, its leases.
     holders: Vec<(HolderId, Vec<u8>, Vec<u8>)>,
 }
 
@@ -541,13 +563,13 @@ proptest! {
                     if let Ok(answers) = ledger.take(now, *id, &wanted, claims) {
                         for (number, answer) in numbers.iter().zip(answers) {
                             match answer {
-                                Answer::Here(..) => leases.push(*number),
-                                Answer::Fill => {
+                                Availability::Here((..)) => leases.push(*number),
+                                Availability::Fill => {
                                     prop_assert!(claims);
                                     tickets.push(*number);
                                 }
-                                Answer::Wait => prop_assert!(claims),
-                                Answer::Absent => prop_assert!(!claims),
+                                Availability::Wait => prop_assert!(claims),
+                                Availability::Absent => prop_assert!(!claims),
                             }
                         }
                     }

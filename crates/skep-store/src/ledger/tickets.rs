@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-use super::{Answer, HolderId, Ledger, Ticket};
-use crate::{Digest, StoreError, Wanted, layout::room};
+use super::{HolderId, Ledger, SegmentOffset, Ticket};
+use crate::{Digest, StoreError, Wanted, availability::Availability, layout::room};
 
 impl Ledger {
     /// Who fills a tensor that is not there.
@@ -14,11 +14,11 @@ impl Ledger {
         now: Time,
         id: HolderId,
         wanted: &Wanted,
-    ) -> Result<Answer, StoreError> {
+    ) -> Result<Availability<SegmentOffset>, StoreError> {
         let digest = wanted.digest;
         if let Some(ticket) = self.tickets.get(&digest) {
             if ticket.holder == id {
-                return Ok(Answer::Fill);
+                return Ok(Availability::Fill);
             }
             if now < ticket.since + self.options.fill_patience {
                 return Ok(self.wait(id, digest));
@@ -26,7 +26,7 @@ impl Ledger {
             self.end_ticket(digest);
         }
         if now < self.no_tickets_before {
-            return Ok(Answer::Wait);
+            return Ok(Availability::Wait);
         }
         // What a holder may not have anyway drops nothing to make room for it.
         self.bound_tickets(id, wanted.length)?;
@@ -52,7 +52,7 @@ impl Ledger {
             holder.ticket_bytes += wanted.length;
         }
         self.stat.misses += 1;
-        Ok(Answer::Fill)
+        Ok(Availability::Fill)
     }
 
     /// Whether the holder may have one more ticket. All that it has will be leases; and it may have only so many at a time,
@@ -80,13 +80,13 @@ impl Ledger {
         )
     }
 
-    fn wait(&mut self, id: HolderId, digest: Digest) -> Answer {
+    fn wait(&mut self, id: HolderId, digest: Digest) -> Availability<SegmentOffset> {
         if let Some(holder) = self.holders.get_mut(&id)
             && holder.waiting.insert(digest)
         {
             self.stat.waits += 1;
         }
-        Answer::Wait
+        Availability::Wait
     }
 
     pub(super) fn end_ticket(&mut self, digest: Digest) {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use skep_ipc::{Malformed, Reader, Writer};
 
 use crate::{
-    Digest, ErrorKind, Listed, Stat, Tenant, Wanted,
+    Digest, ErrorKind, Stat, StoredTensor, Tenant, Wanted,
     acquire::Mode,
+    availability::Availability,
     order::MAX_TENSORS,
     wire::fields::{read_digest, read_wanted, write_digest, write_digests, write_wanted},
 };
@@ -56,18 +57,8 @@ pub(crate) enum Request {
     Gc,
 }
 
-/// What is said of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WireAnswer {
-    /// In which segment, where.
-    Here(u64, u64),
-    /// The client's to fill.
-    Fill,
-    /// Somebody else's to fill.
-    Wait,
-    /// Not there.
-    Absent,
-}
+/// Where a tensor lies: the daemon's number of the segment, and the offset in there.
+pub(crate) type WireLocation = (u64, u64);
 
 /// What a daemon says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,13 +68,13 @@ pub(crate) enum Reply {
     /// The number of the segment whose descriptor comes with it.
     Segment(u64),
     /// To `Take` and `Publish`, tensor by tensor.
-    Answers(Vec<WireAnswer>),
+    Answers(Vec<Availability<WireLocation>>),
     /// A number: bytes that went, or nothing of interest.
     Done(u64),
     /// The figures.
     Stat(Stat),
     /// Tensors in order of digests; an empty page ends the list.
-    Page(Vec<Listed>),
+    Page(Vec<StoredTensor>),
     /// Why not.
     Refused(ErrorKind, String),
 }
@@ -212,14 +203,14 @@ impl Reply {
             Self::Answers(answers) => {
                 writer.u8(130);
                 writer.short_list(answers, |writer, answer| match *answer {
-                    WireAnswer::Here(segment, offset) => {
+                    Availability::Here((segment, offset)) => {
                         writer.u8(0);
                         writer.u64(segment);
                         writer.u64(offset);
                     }
-                    WireAnswer::Fill => writer.u8(1),
-                    WireAnswer::Wait => writer.u8(2),
-                    WireAnswer::Absent => writer.u8(3),
+                    Availability::Fill => writer.u8(1),
+                    Availability::Wait => writer.u8(2),
+                    Availability::Absent => writer.u8(3),
                 });
             }
             Self::Done(number) => {
@@ -277,10 +268,10 @@ impl Reply {
             129 => Self::Segment(reader.u64()?),
             130 => Self::Answers(reader.short_list(MAX_TENSORS, "answers", |reader| {
                 Ok(match reader.u8()? {
-                    0 => WireAnswer::Here(reader.u64()?, reader.u64()?),
-                    1 => WireAnswer::Fill,
-                    2 => WireAnswer::Wait,
-                    3 => WireAnswer::Absent,
+                    0 => Availability::Here((reader.u64()?, reader.u64()?)),
+                    1 => Availability::Fill,
+                    2 => Availability::Wait,
+                    3 => Availability::Absent,
                     other => return Err(Malformed::new(format!("answer {other} is unknown"))),
                 })
             })?),
@@ -294,7 +285,7 @@ impl Reply {
             }
             133 => Self::Page(reader.short_list(MAX_LISTED, "tensors", |reader| {
                 let wanted = read_wanted(reader)?;
-                Ok(Listed {
+                Ok(StoredTensor {
                     digest: wanted.digest,
                     description: wanted.description,
                     length: wanted.length,

@@ -47,18 +47,20 @@ fn request() -> impl Strategy<Value = Request> {
 
 fn reply() -> impl Strategy<Value = Reply> {
     let answer = prop_oneof![
-        any::<(u64, u64)>().prop_map(|(segment, offset)| WireAnswer::Here(segment, offset)),
-        Just(WireAnswer::Fill),
-        Just(WireAnswer::Wait),
-        Just(WireAnswer::Absent),
+        any::<WireLocation>().prop_map(Availability::Here),
+        Just(Availability::Fill),
+        Just(Availability::Wait),
+        Just(Availability::Absent),
     ];
     let listed =
-        (wanted(), any::<u64>(), any::<Option<u64>>()).prop_map(|(wanted, leases, idle)| Listed {
-            digest: wanted.digest,
-            description: wanted.description,
-            length: wanted.length,
-            leases,
-            idle: idle.map(Duration::from_nanos),
+        (wanted(), any::<u64>(), any::<Option<u64>>()).prop_map(|(wanted, leases, idle)| {
+            StoredTensor {
+                digest: wanted.digest,
+                description: wanted.description,
+                length: wanted.length,
+                leases,
+                idle: idle.map(Duration::from_nanos),
+            }
         });
     let kind = (0..KINDS.len()).prop_map(|number| KINDS[number]);
     let tenant = proptest::option::of("[a-zA-Z0-9._-]{1,64}").prop_map(|name| {

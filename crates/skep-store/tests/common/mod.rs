@@ -14,14 +14,14 @@ use skep_types::DataType;
 use tempfile::TempDir;
 
 /// A daemon in this process, in a directory of its own.
-pub(crate) struct Node {
+pub(crate) struct TestDaemon {
     directory: Option<TempDir>,
     path: PathBuf,
     stopper: Stopper,
     running: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
-impl Node {
+impl TestDaemon {
     pub(crate) fn start(options: StoreOptions) -> Self {
         Self::start_for(&[Tenant::GENERAL], options)
     }
@@ -77,7 +77,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         self.end();
     }

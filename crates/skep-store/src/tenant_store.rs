@@ -12,10 +12,11 @@ use std::{
 use skep_types::Time;
 
 use crate::{
-    Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    acquire::{Found, Mode, Offered, Port, Spot},
+    Digest, Stat, StoreError, StoreOptions, StoredTensor, Tenant, Wanted,
+    acquire::{Mode, Offered, Spot, StoreAccess},
+    availability::Availability,
     layout::room,
-    ledger::{Answer, HolderId, Ledger, SegmentId},
+    ledger::{HolderId, Ledger, SegmentId, SegmentOffset},
     segment::{Segment, slice},
 };
 
@@ -25,9 +26,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
 /// The monotonic clock, from the start of a store.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct StoreClock(Instant);
 
-impl Clock {
+impl StoreClock {
     pub(crate) fn start() -> Self {
         Self(Instant::now())
     }
@@ -39,9 +40,9 @@ impl Clock {
 
 /// A tenant's store.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct TenantStore {
     tenant: Tenant,
-    clock: Clock,
+    clock: StoreClock,
     state: Mutex<State>,
     /// Tensors were published, or tickets given back.
     changed: Condvar,
@@ -63,16 +64,11 @@ impl State {
             .ok_or_else(|| StoreError::segment("it is gone"))
     }
 
-    fn found(&self, answer: Answer) -> Result<Found, StoreError> {
-        Ok(match answer {
-            Answer::Here(id, offset) => Found::Here(Spot {
-                id,
-                segment: self.segment(id)?,
-                offset,
-            }),
-            Answer::Fill => Found::Fill,
-            Answer::Wait => Found::Wait,
-            Answer::Absent => Found::Absent,
+    fn spot(&self, (id, offset): SegmentOffset) -> Result<Spot, StoreError> {
+        Ok(Spot {
+            id,
+            segment: self.segment(id)?,
+            offset,
         })
     }
 
@@ -85,12 +81,12 @@ impl State {
     }
 }
 
-impl Shelf {
+impl TenantStore {
     /// An empty store, in which nobody may fill before `fills_from`. `idle` is told when something may be due later.
     pub(crate) fn new(
         tenant: Tenant,
         options: StoreOptions,
-        clock: Clock,
+        clock: StoreClock,
         fills_from: Time,
         idle: SyncSender<()>,
     ) -> Self {
@@ -128,10 +124,10 @@ impl Shelf {
     }
 
     /// A new holder.
-    pub(crate) fn join(self: &Arc<Self>) -> Result<Session, StoreError> {
+    pub(crate) fn join(self: &Arc<Self>) -> Result<HolderSession, StoreError> {
         let holder = self.with(|ledger, _| ledger.join())?;
-        Ok(Session {
-            shelf: Arc::clone(self),
+        Ok(HolderSession {
+            store: Arc::clone(self),
             holder,
         })
     }
@@ -140,7 +136,7 @@ impl Shelf {
         self.with(|ledger, _| ledger.stat())
     }
 
-    pub(crate) fn list(&self, after: Option<Digest>, most: usize) -> Vec<Listed> {
+    pub(crate) fn list(&self, after: Option<Digest>, most: usize) -> Vec<StoredTensor> {
         self.with(|ledger, now| ledger.list(now, after, most))
     }
 
@@ -161,10 +157,10 @@ impl Shelf {
     }
 }
 
-/// Sweeps the shelves whenever a segment is due, until the store is gone.
+/// Sweeps the stores whenever a segment is due, until the store is gone.
 pub(crate) fn sweep_while_there(
     told: &Receiver<()>,
-    shelves: impl Fn() -> Option<Vec<Arc<Shelf>>>,
+    stores: impl Fn() -> Option<Vec<Arc<TenantStore>>>,
 ) {
     let mut wait = None;
     loop {
@@ -172,52 +168,58 @@ pub(crate) fn sweep_while_there(
             None => told.recv().is_err(),
             Some(wait) => told.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected),
         };
-        let Some(shelves) = shelves().filter(|_| !over) else {
+        let Some(stores) = stores().filter(|_| !over) else {
             return;
         };
-        wait = shelves.iter().filter_map(|shelf| shelf.sweep()).min();
+        wait = stores.iter().filter_map(|store| store.sweep()).min();
     }
 }
 
 /// A holder in a tenant's store: its leases and tickets end with it.
 #[derive(Debug)]
-pub(crate) struct Session {
-    shelf: Arc<Shelf>,
+pub(crate) struct HolderSession {
+    store: Arc<TenantStore>,
     holder: HolderId,
 }
 
-impl Session {
+impl HolderSession {
     /// Whose store it is.
-    pub(crate) fn shelf(&self) -> &Arc<Shelf> {
-        &self.shelf
+    pub(crate) fn store(&self) -> &Arc<TenantStore> {
+        &self.store
     }
 
     /// Ends one lease to each of these.
     pub(crate) fn release(&self, digests: &[Digest]) {
-        self.shelf
+        self.store
             .with(|ledger, now| ledger.release(now, self.holder, digests));
         self.tell_sweeper();
     }
 
     /// A full channel is a sweeper that is about to look anyway.
     fn tell_sweeper(&self) {
-        let _ = self.shelf.idle.try_send(());
+        let _ = self.store.idle.try_send(());
     }
 
-    /// What there is of each tensor: see [`Port::take`].
-    pub(crate) fn take(&self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
+    /// What there is of each tensor: see [`StoreAccess::take`].
+    pub(crate) fn take(
+        &self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
         let deadline = Instant::now() + LONGEST_WAIT;
-        let mut state = self.shelf.lock();
+        let mut state = self.store.lock();
         loop {
-            let now = self.shelf.clock.now();
+            let now = self.store.clock.now();
             let answers = state
                 .ledger
                 .take(now, self.holder, wanted, mode != Mode::Look)?;
             let gone = state.drop_reclaimed(now);
-            let nothing_new = answers.iter().all(|answer| *answer == Answer::Wait);
+            let nothing_new = answers.iter().all(|answer| *answer == Availability::Wait);
             let mut left = deadline.saturating_duration_since(Instant::now());
             if mode != Mode::Wait || !nothing_new || left.is_zero() {
-                let found = answers.into_iter().map(|answer| state.found(answer));
+                let found = answers
+                    .into_iter()
+                    .map(|answer| answer.try_map(|location| state.spot(location)));
                 let found = found.collect();
                 drop(state);
                 drop(gone);
@@ -228,7 +230,7 @@ impl Session {
                 left = left.min(until_tickets);
             }
             let began = Instant::now();
-            let waited = self.shelf.changed.wait_timeout(state, left);
+            let waited = self.store.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             // Until tickets are given nobody fills anything.
             if until_tickets.is_none() {
@@ -238,7 +240,7 @@ impl Session {
         }
     }
 
-    /// Publishes tensors of a segment that are not there yet, once they are verified: see [`Port::publish`].
+    /// Publishes tensors of a segment that are not there yet, once they are verified: see [`StoreAccess::publish`].
     pub(crate) fn publish(
         &self,
         segment: Arc<Segment>,
@@ -247,8 +249,8 @@ impl Session {
         check_offsets(offered)?;
         let wanted: Vec<&Wanted> = offered.iter().map(|tensor| tensor.wanted).collect();
         let (present, segment) = {
-            let mut state = self.shelf.lock();
-            let now = self.shelf.clock.now();
+            let mut state = self.store.lock();
+            let now = self.store.clock.now();
             let present = state.ledger.offer(now, self.holder, &wanted)?;
             // The same memory file handed over again: what is verified, and read later, is the one that the store has.
             let known = state.ledger.known(segment.identity());
@@ -268,16 +270,10 @@ impl Session {
             self.release(&leased);
             return Err(error);
         }
-        let state = self.shelf.lock();
+        let state = self.store.lock();
         let spots = wanted.iter().map(|wanted| {
             let place = state.ledger.place(wanted.digest);
-            let (id, offset) = place.ok_or_else(|| StoreError::segment("it is gone"))?;
-            let segment = state.segment(id)?;
-            Ok(Spot {
-                id,
-                segment,
-                offset,
-            })
+            state.spot(place.ok_or_else(|| StoreError::segment("it is gone"))?)
         });
         spots.collect()
     }
@@ -288,8 +284,8 @@ impl Session {
             .iter()
             .map(|tensor| (tensor.wanted, tensor.offset))
             .collect();
-        let mut state = self.shelf.lock();
-        let now = self.shelf.clock.now();
+        let mut state = self.store.lock();
+        let now = self.store.clock.now();
         let (identity, reserved) = (segment.identity(), segment.reserved());
         let entered = state
             .ledger
@@ -300,7 +296,7 @@ impl Session {
         let gone = state.drop_reclaimed(now);
         drop(state);
         drop(gone);
-        self.shelf.changed.notify_all();
+        self.store.changed.notify_all();
         entered.map(|_| ())
     }
 
@@ -331,10 +327,10 @@ impl Session {
     /// Gives tickets back, for others to fill.
     pub(crate) fn give_back(&self, digests: &[Digest]) {
         let any = self
-            .shelf
+            .store
             .with(|ledger, _| ledger.give_back(self.holder, digests));
         if any {
-            self.shelf.changed.notify_all();
+            self.store.changed.notify_all();
         }
     }
 }
@@ -354,9 +350,13 @@ fn check_offsets(offered: &[Offered<'_>]) -> Result<(), StoreError> {
     Ok(())
 }
 
-impl Port for &Session {
-    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
-        Session::take(self, wanted, mode)
+impl StoreAccess for &HolderSession {
+    fn take(
+        &mut self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
+        HolderSession::take(self, wanted, mode)
     }
 
     fn publish(
@@ -366,21 +366,21 @@ impl Port for &Session {
     ) -> Result<Vec<Spot>, StoreError> {
         // Whoever hands it over reads it, too: one mapping does for both.
         segment.mapped()?;
-        Session::publish(self, segment, offered)
+        HolderSession::publish(self, segment, offered)
     }
 
     fn give_back(&mut self, digests: &[Digest]) {
-        Session::give_back(self, digests);
+        HolderSession::give_back(self, digests);
     }
 }
 
-impl Drop for Session {
+impl Drop for HolderSession {
     fn drop(&mut self) {
         let had_tickets = self
-            .shelf
+            .store
             .with(|ledger, now| ledger.leave(now, self.holder));
         if had_tickets {
-            self.shelf.changed.notify_all();
+            self.store.changed.notify_all();
         }
         self.tell_sweeper();
     }
