@@ -9,14 +9,12 @@
 //! ```
 
 use std::{
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, pidfd_send_signal};
 use skep_backend::{
     Backend, BackendError, ErrorKind, LoadRequest, Weights,
     baking::{Needed, Plan},
@@ -24,9 +22,9 @@ use skep_backend::{
 use skep_cache::{Begun, Claim, Found};
 
 use crate::{
+    cancel::Cancel,
     message::Bake,
-    process::Process,
-    sandboxes::{BeginError, Starter},
+    starter::{BeginError, Starter},
 };
 
 /// How often somebody looks whether another process has made the form that is wanted.
@@ -52,59 +50,6 @@ pub enum BakeEnd {
     Died(BackendError),
     /// Nobody wanted it any more.
     Cancelled,
-}
-
-/// Ends a process that bakes, from anywhere.
-#[derive(Debug, Default)]
-pub struct Cancel(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    is_cancelled: bool,
-    running: Option<OwnedFd>,
-}
-
-impl Cancel {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change leaves a whole state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the process if it runs, and lets none start.
-    pub fn cancel(&self) {
-        let mut state = self.lock();
-        state.is_cancelled = true;
-        if let Some(handle) = &state.running {
-            // One that has ended takes no signal any more.
-            let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
-        }
-    }
-
-    /// Whether nobody wants it any more.
-    #[must_use]
-    pub fn is_cancelled(&self) -> bool {
-        self.lock().is_cancelled
-    }
-
-    /// Ends this process when it is cancelled, until the result is dropped.
-    pub(crate) fn watch(&self, process: &Process) -> Watched<'_> {
-        let mut state = self.lock();
-        state.running = process.handle().ok();
-        let is_cancelled = state.is_cancelled;
-        drop(state);
-        if is_cancelled {
-            self.cancel();
-        }
-        Watched(self)
-    }
-}
-
-pub(crate) struct Watched<'a>(&'a Cancel);
-
-impl Drop for Watched<'_> {
-    fn drop(&mut self) {
-        self.0.lock().running = None;
-    }
 }
 
 /// Bakes a model in a process of its own, which writes into `directory` and has ended afterwards.

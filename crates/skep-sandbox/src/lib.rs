@@ -18,19 +18,20 @@
 //! owner makes another one.
 
 mod bake;
+mod cancel;
 mod channel;
 mod conversation;
+mod load;
 mod log;
 mod memory;
 mod message;
 mod model;
 mod process;
-mod sandboxes;
 mod signature;
+mod starter;
 pub mod worker;
 
-pub use bake::{BakeEnd, BakeLimits, Cancel, bake};
-pub use sandboxes::{ask, load};
-
-/// The command line's word that makes the executable a worker process.
-pub const COMMAND: &str = "sandbox";
+pub use bake::{BakeEnd, BakeLimits, bake};
+pub use cancel::Cancel;
+pub use load::{ask, load};
+pub use process::COMMAND;

@@ -11,10 +11,10 @@ use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
 
 use crate::{
-    conversation::{Conversation, Failure},
+    conversation::Failure,
     message::Loaded,
-    process::{Killer, Process},
-    sandboxes::Starter,
+    process::Killer,
+    starter::{Starter, Worker},
 };
 
 /// A model that is loaded in each of its worker processes.
@@ -242,11 +242,4 @@ impl SandboxedInstance {
         self.stop.over(&worker)?;
         Ok(worker)
     }
-}
-
-/// A worker process that waits for a batch.
-pub(crate) struct Worker {
-    /// Declared first, dropped first: told to end before the conversation's end tells it.
-    pub(crate) process: Process,
-    pub(crate) conversation: Conversation,
 }

@@ -23,10 +23,10 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::{
-    COMMAND,
-    log::{self, Entry},
-};
+use crate::log::{self, Entry};
+
+/// The command line's word that makes the executable a worker process.
+pub const COMMAND: &str = "sandbox";
 
 /// A worker process. Dropping it ends it.
 #[derive(Debug)]

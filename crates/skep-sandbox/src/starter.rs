@@ -12,14 +12,13 @@ use std::{
             net::UnixStream,
         },
     },
-    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, FileInterface, LoadRequest, Model, ModelFile,
-    Weights, is_library_setting,
+    Backend, BackendError, ErrorKind, FileInterface, LoadRequest, ModelFile, Weights,
+    is_library_setting,
 };
 use skep_cache::{Found, Key, Role};
 use skep_ipc::FrameError;
@@ -28,14 +27,12 @@ use skep_tensor::RunBound;
 use skep_types::ModelSignature;
 
 use crate::{
-    bake::{self, Cancel},
+    cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
     message::{Answer, Bake, FormFiles, Kept, Load, Loaded, Request},
-    model::{SandboxedModel, Worker},
     process::Process,
     signature,
-    worker::landlock,
 };
 
 /// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the dynamic loader looks for libraries, and
@@ -49,72 +46,11 @@ const OWN_HEAP: [(&str, &str); 2] = [
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
 ];
 
-/// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of its
-/// own, which may write files; workers read the result, that model's form alone, and take its weights from the tensor store,
-/// by a connection that is good for nothing else. Each process has `limit` for its loading or baking, where there is one, and
-/// is ended after that. What a worker says of the model must be `signature`, where there is one: what the model's file says.
-///
-/// # Errors
-/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before it
-/// has loaded the model.
-pub fn load(
-    backend: &dyn Backend,
-    request: &LoadRequest<'_>,
-    signature: Option<&ModelSignature>,
-    limit: Option<Duration>,
-) -> Result<Arc<dyn Model>, BackendError> {
-    say_if_files_are_open();
-    let mut starter = Starter::new(backend, request, limit)?;
-    starter.signature = signature.cloned();
-    let bakes = request
-        .weights
-        .is_some_and(|weights| weights.baking == Baking::First);
-    if bakes {
-        bake::if_possible(backend, request, limit);
-    }
-    starter.key = backend.form_key(request);
-    let (mut worker, mut loaded) = starter.start_once()?;
-    if loaded.found_damage {
-        // The worker, which cannot mend it, has loaded the model as it is.
-        bake::remove_damage(backend, request);
-        if bakes {
-            drop(worker);
-            bake::if_possible(backend, request, limit);
-            (worker, loaded) = starter.start_once()?;
-        }
-    }
-    // Damaged or not, it serves.
-    loaded.found_damage = false;
-    Ok(Arc::new(SandboxedModel::new(starter, worker, loaded)))
-}
-
-/// Asks the backend in a process of its own for the inputs and outputs of a model whose file does not tell
-/// ([`Backend::ask`]). What that process says may be anything: it decides how requests to this model are checked, and nothing
-/// else.
-///
-/// # Errors
-/// Those of [`Backend::ask`], and [`ErrorKind::Internal`] when the process ends, or is ended, before it has answered.
-pub fn ask(
-    backend: &dyn Backend,
-    model: &str,
-    file: &ModelFile,
-    limit: Option<Duration>,
-) -> Result<FileInterface, BackendError> {
-    say_if_files_are_open();
-    Starter::of_file(backend, model, file, limit)?.ask()
-}
-
-/// Says once that workers can open more files than they need, where that is so.
-fn say_if_files_are_open() {
-    static SAID: Once = Once::new();
-    if landlock::version().is_none() {
-        SAID.call_once(|| {
-            tracing::warn!(
-                "worker processes can read every file that the server's user can, and write where they bake: the kernel has no Landlock of Linux 5.19 or later, or does not let this process use it"
-            );
-        });
-    }
+/// A worker process that waits for a batch.
+pub(crate) struct Worker {
+    /// Declared first, dropped first: told to end before the conversation's end tells it.
+    pub(crate) process: Process,
+    pub(crate) conversation: Conversation,
 }
 
 /// Everything that a worker process of one model needs at its start.
@@ -125,9 +61,9 @@ pub(crate) struct Starter {
     environment: Vec<(OsString, OsString)>,
     weights: Option<Weights>,
     /// What the model's form is found by: this process works it out, not one that runs the model.
-    key: Option<Key>,
+    pub(crate) key: Option<Key>,
     /// What the model's file says of it; `None` without a file.
-    signature: Option<ModelSignature>,
+    pub(crate) signature: Option<ModelSignature>,
     /// What a process may take until its first answer.
     limit: Option<Duration>,
     /// What a run may take of this process's memory.
@@ -166,7 +102,7 @@ impl Starter {
     }
 
     /// What a process needs that has to do with a model's file, and nothing else.
-    fn of_file(
+    pub(crate) fn of_file(
         backend: &dyn Backend,
         model: &str,
         file: &ModelFile,
@@ -208,7 +144,7 @@ impl Starter {
     }
 
     /// Has a process say what the model's inputs and outputs are, which ends with that.
-    fn ask(mut self) -> Result<FileInterface, BackendError> {
+    pub(crate) fn ask(mut self) -> Result<FileInterface, BackendError> {
         self.load.ask = true;
         let begun = self.begin(self.load.clone(), None, None);
         let (mut process, _channel, answer) = begun.map_err(|failure| failure.error)?;
@@ -265,7 +201,7 @@ impl Starter {
         }
     }
 
-    fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
+    pub(crate) fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
         let mut load = self.load.clone();
         let store = match (self.shared(), &mut load.weights) {
             (Some((form, stream)), Some(kept)) => {

@@ -1,0 +1,62 @@
+//! Ends a process that bakes.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard},
+};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::process::Process;
+
+/// Ends a process that bakes, from anywhere.
+#[derive(Debug, Default)]
+pub struct Cancel(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_cancelled: bool,
+    running: Option<OwnedFd>,
+}
+
+impl Cancel {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        skep_host::lock(&self.0)
+    }
+
+    /// Ends the process if it runs, and lets none start.
+    pub fn cancel(&self) {
+        let mut state = self.lock();
+        state.is_cancelled = true;
+        if let Some(handle) = &state.running {
+            // One that has ended takes no signal any more.
+            let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
+        }
+    }
+
+    /// Whether nobody wants it any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.lock().is_cancelled
+    }
+
+    /// Ends this process when it is cancelled, until the result is dropped.
+    pub(crate) fn watch(&self, process: &Process) -> Watched<'_> {
+        let mut state = self.lock();
+        state.running = process.handle().ok();
+        let is_cancelled = state.is_cancelled;
+        drop(state);
+        if is_cancelled {
+            self.cancel();
+        }
+        Watched(self)
+    }
+}
+
+pub(crate) struct Watched<'a>(&'a Cancel);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running = None;
+    }
+}
