@@ -24,7 +24,7 @@ use skep_backend::{
     baking::{self, Bakes, Cost, Failure, NoForm, Rest},
     check_graph,
 };
-use skep_cache::{Form, Making, Part, Role};
+use skep_cache::{Form, FormTensor, Making, Role};
 use skep_onnx::OnnxModel;
 use skep_store::Description;
 
@@ -130,7 +130,7 @@ fn open(form: &Form, weights: &Weights, optimize: bool) -> Result<LoadedModel, F
     // The engine asks for each by the file that its data is said to be in.
     let own = |_: &str, location: &str| Some(location.to_owned());
     check_graph(form, own).map_err(|why| Failure::damaged(form, &why))?;
-    let parts: Vec<&Part> = form.parts().iter().collect();
+    let parts: Vec<&FormTensor> = form.parts().iter().collect();
     let lease = baking::acquire(form, weights, &parts)?;
     // Each slice keeps the lease.
     let slices = parts.iter().enumerate();

@@ -20,7 +20,7 @@ use std::{path::Path, sync::Arc};
 use ort_sys::GraphOptimizationLevel;
 use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
 use skep_backend::{Weights as Shared, baking::Failure, check_graph};
-use skep_cache::{Form, Mapped, Part, Role};
+use skep_cache::{Form, FormTensor, Mapped, Role};
 use skep_config::MemoryPlanner;
 use skep_store::{FileRange, Wanted};
 
@@ -57,12 +57,12 @@ pub(crate) fn session(
         blocks.ok_or_else(|| Failure::damaged(form, "its sequence of blocks cannot be read"))?;
     // With its own arena the library does not ask for memory that could be replaced.
     let replaced = setting.execution.memory_planner != MemoryPlanner::Runtime;
-    let of_store = |part: &&Part| match part.role {
+    let of_store = |part: &&FormTensor| match part.role {
         Role::Weight => true,
         Role::Packed => replaced,
         Role::Source => false,
     };
-    let parts: Vec<&Part> = form.parts().iter().filter(of_store).collect();
+    let parts: Vec<&FormTensor> = form.parts().iter().filter(of_store).collect();
     let tensors = Tensors::get(form, shared, &parts)?;
     let (weights, sources) = weights(runtime, form, &parts, &tensors)?;
     let weights = Arc::new(weights);
@@ -131,7 +131,7 @@ pub(crate) fn session_options(
 fn weights(
     runtime: &'static Runtime,
     form: &Form,
-    parts: &[&Part],
+    parts: &[&FormTensor],
     tensors: &Tensors,
 ) -> Result<(Weights, Vec<Mapped>), Failure> {
     let mut sources = Vec::new();

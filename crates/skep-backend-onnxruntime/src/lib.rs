@@ -48,7 +48,7 @@ use skep_backend::{
     Backend, BackendError, Baked, Capabilities, ErrorKind, FileInterface, LoadRequest, Model,
     ModelFile, Weights, baking,
 };
-use skep_cache::{Claim, Found, Key, Making};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxModel, ShapeRules, is_ort};
 use skep_tensor::RunBound;
@@ -190,7 +190,7 @@ impl Backend for OnnxRuntime {
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
         baking::form_key(&Subject::of(*self, request, &onnx), weights)
     }

@@ -7,7 +7,7 @@ use skep_backend::{
     Weights as Shared,
     baking::{Failure, acquire, look},
 };
-use skep_cache::{CacheError, Form, Mapped, Part, Role};
+use skep_cache::{CacheError, Form, FormTensor, Mapped, Role};
 use skep_store::{FileRange, Lease, Present, Wanted};
 
 /// Where each of some parts of a form is.
@@ -26,7 +26,11 @@ enum Lies {
 
 impl Tensors {
     /// Those that the store has; the others are brought there now, or stay in the cache's files for a while.
-    pub(crate) fn get(form: &Form, shared: &Shared, parts: &[&Part]) -> Result<Self, Failure> {
+    pub(crate) fn get(
+        form: &Form,
+        shared: &Shared,
+        parts: &[&FormTensor],
+    ) -> Result<Self, Failure> {
         if !shared.runs_from_cache {
             let lease = acquire(form, shared, parts)?;
             let lie = (0..parts.len()).map(|index| Lies::Stored(lease.clone(), index));
@@ -42,7 +46,7 @@ impl Tensors {
         };
         let missing = parts.iter().zip(&indices);
         let missing = missing.filter(|(_, index)| index.is_none());
-        let missing: Vec<&Part> = missing.map(|(part, _)| *part).collect();
+        let missing: Vec<&FormTensor> = missing.map(|(part, _)| *part).collect();
         let wanted: Vec<&Wanted> = missing.iter().map(|part| &part.tensor).collect();
         let mapped = form
             .map_seen(&wanted)

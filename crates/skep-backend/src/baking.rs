@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use skep_cache::{Begun, CacheError, Claim, Content, Form, Found, Key, Making, Part};
+use skep_cache::{Begun, CacheError, Claim, Content, Form, FormKey, FormTensor, Found, Making};
 use skep_onnx::OnnxModel;
 use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
@@ -88,7 +88,7 @@ pub enum Plan {
 #[derive(Debug)]
 pub struct Needed {
     /// What it will be found by.
-    pub key: Key,
+    pub key: FormKey,
     /// Of the model's files.
     pub content: Content,
     /// What making it takes.
@@ -172,7 +172,7 @@ impl Answer {
 enum Known {
     Answer(Answer),
     /// Nothing but what the form would be found by, and of what.
-    Nothing(Key, Content),
+    Nothing(FormKey, Content),
     /// Not even that: the files were not read, since no form of them can be there.
     Unread,
 }
@@ -246,7 +246,7 @@ pub fn plan(subject: &impl Bakes, weights: &Weights) -> Result<Plan, String> {
 }
 
 /// What a form of it is found by, whether or not there is one; `None` where there is none for certain.
-pub fn form_key(subject: &impl Bakes, weights: &Weights) -> Option<Key> {
+pub fn form_key(subject: &impl Bakes, weights: &Weights) -> Option<FormKey> {
     match find(subject, weights, Effort::of(weights)) {
         Ok(Known::Answer(Answer::Form { form, .. })) => Some(*form.key()),
         Ok(Known::Nothing(key, _)) => Some(key),
@@ -298,7 +298,7 @@ pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), Backend
 ///
 /// # Errors
 /// [`Failure::Unusable`] when the store does not answer.
-pub fn look(weights: &Weights, parts: &[&Part]) -> Result<Present, Failure> {
+pub fn look(weights: &Weights, parts: &[&FormTensor]) -> Result<Present, Failure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let present = weights.store.look(&weights.tenant, &wanted);
     present.map_err(|error| Failure::Unusable(format!("the tensor store: {error}")))
@@ -308,7 +308,7 @@ pub fn look(weights: &Weights, parts: &[&Part]) -> Result<Present, Failure> {
 ///
 /// # Errors
 /// [`Failure::Damaged`] for tensors that the cache does not have as they were, otherwise [`Failure::Unusable`].
-pub fn acquire(form: &Form, weights: &Weights, parts: &[&Part]) -> Result<Lease, Failure> {
+pub fn acquire(form: &Form, weights: &Weights, parts: &[&FormTensor]) -> Result<Lease, Failure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let mut fill = |index: usize, bytes: &mut [u8]| {
         let read = form.read(&wanted[index], bytes);
@@ -411,12 +411,12 @@ fn find(subject: &impl Bakes, weights: &Weights, effort: Effort) -> Result<Known
 }
 
 /// What the form of files of this content is found by.
-fn key(subject: &impl Bakes, content: &Content) -> Key {
+fn key(subject: &impl Bakes, content: &Content) -> FormKey {
     let digest = content.digest();
     let depends_on = subject.depends_on();
     let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
     parts.insert(parts.len().min(1), &digest);
-    Key::of(&parts)
+    FormKey::of(&parts)
 }
 
 fn make(subject: &impl Bakes, claim: Claim, weights: &Weights) -> Result<Answer, String> {

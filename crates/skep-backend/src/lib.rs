@@ -35,7 +35,7 @@ pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
 pub use form_graph::check_graph;
 pub use memory::RunMemory;
-use skep_cache::{Cache, Claim, Found, Key, Making};
+use skep_cache::{Cache, Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
 use skep_store::{LoadOrder, Store, Tenant};
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
@@ -243,7 +243,7 @@ pub trait Backend: Send + Sync {
 
     /// What the form is found by that a load with the same request begins with, whether or not it is in the cache yet; `None`
     /// where there is none for certain.
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let _ = request;
         None
     }

@@ -30,7 +30,7 @@ pub struct Collected {
 }
 
 /// A form in the directory.
-struct Entry {
+struct FormEntry {
     path: PathBuf,
     used: SystemTime,
     own_bytes: u64,
@@ -40,7 +40,7 @@ struct Entry {
 
 /// What the forms that stay need.
 #[derive(Debug, Default)]
-struct Kept {
+struct KeptFiles {
     tensors: HashSet<OsString>,
     files: HashSet<[u8; 32]>,
 }
@@ -99,7 +99,7 @@ fn in_part(part: usize, name: &str) -> OsString {
 }
 
 /// The forms of a part. One whose manifest cannot be read counts as used at the beginning of time, and has nothing.
-fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
+fn entries(part: usize, models: &Path) -> io::Result<Vec<FormEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(models)? {
         let path = entry?.path();
@@ -111,7 +111,7 @@ fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
         let size = |name| fs::metadata(path.join(name)).map_or(0, |metadata| metadata.len());
         let has_manifest = known.is_some();
         let Manifest { files, parts, .. } = known.unwrap_or_default();
-        entries.push(Entry {
+        entries.push(FormEntry {
             used: used
                 .ok()
                 .filter(|_| has_manifest)
@@ -132,7 +132,7 @@ fn entries(part: usize, models: &Path) -> io::Result<Vec<Entry>> {
 }
 
 /// Removes forms, those first that were used longest ago; what stays, and the tensors of that.
-fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
+fn evict(entries: Vec<FormEntry>, budget_bytes: u64) -> (Collected, KeptFiles) {
     // By tensor: how many forms have it, and its bytes.
     let mut users: HashMap<&OsStr, (usize, u64)> = HashMap::new();
     let mut bytes: u64 = entries.iter().map(|entry| entry.own_bytes).sum();
@@ -147,7 +147,7 @@ fn evict(entries: Vec<Entry>, budget_bytes: u64) -> (Collected, Kept) {
         }
     }
     let mut collected = Collected::default();
-    let mut kept = Kept::default();
+    let mut kept = KeptFiles::default();
     for entry in &entries {
         // One that cannot be read is removed in any case.
         let stays = bytes <= budget_bytes && entry.used > SystemTime::UNIX_EPOCH;

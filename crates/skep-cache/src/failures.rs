@@ -13,7 +13,7 @@ use std::{
 
 use skep_host::read_text;
 
-use crate::{Cache, CacheError, Key};
+use crate::{Cache, CacheError, FormKey};
 
 /// Two numbers.
 const MAX_BYTES: u64 = 4096;
@@ -64,7 +64,7 @@ impl Deaths {
 impl Cache {
     /// Deaths of those that made the form of this key, unless one was made since.
     #[must_use]
-    pub fn deaths(&self, key: &Key) -> Option<Deaths> {
+    pub fn deaths(&self, key: &FormKey) -> Option<Deaths> {
         let text = read_text(&self.failure_path(key), MAX_BYTES).ok()?;
         Deaths::decode(&text)
     }
@@ -73,7 +73,7 @@ impl Cache {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn note_death(&self, key: &Key, now: SystemTime, why: &str) -> Result<(), CacheError> {
+    pub fn note_death(&self, key: &FormKey, now: SystemTime, why: &str) -> Result<(), CacheError> {
         let path = self.failure_path(key);
         let count = self.deaths(key).map_or(0, |deaths| deaths.count);
         let seconds = now.duration_since(SystemTime::UNIX_EPOCH);
@@ -90,11 +90,11 @@ impl Cache {
     }
 
     /// Forgets the deaths of a key: its form is there.
-    pub(crate) fn forget_deaths(&self, key: &Key) {
+    pub(crate) fn forget_deaths(&self, key: &FormKey) {
         let _ = fs::remove_file(self.failure_path(key));
     }
 
-    fn failure_path(&self, key: &Key) -> std::path::PathBuf {
+    fn failure_path(&self, key: &FormKey) -> std::path::PathBuf {
         self.path("failures").join(key.to_string())
     }
 }
@@ -124,7 +124,7 @@ mod tests {
     fn who_waits_how_long() {
         let root = tempfile::tempdir().expect("a directory");
         let cache = Cache::open(root.path(), 1 << 20).expect("a cache");
-        let key = Key::of(&[b"a"]);
+        let key = FormKey::of(&[b"a"]);
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(cache.deaths(&key), None);

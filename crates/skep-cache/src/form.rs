@@ -18,24 +18,24 @@ use skep_host::open_file;
 use skep_store::{Digest, Wanted};
 
 use crate::{
-    Cache, CacheError, Key, Part,
+    Cache, CacheError, FormKey, FormTensor,
     manifest::Manifest,
-    seen::{self, Seen},
-    stamps::Stamp,
+    seen::{self, SeenTensors},
+    stamps::FileStamp,
 };
 
 /// A tensor's file, mapped as long as anybody has its bytes.
 #[derive(Debug, Clone)]
 pub struct Mapped {
     map: Arc<Mmap>,
-    stamp: Stamp,
+    stamp: FileStamp,
 }
 
 impl Mapped {
     /// The tensor's bytes.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        Bytes::from_owner(Shared(Arc::clone(&self.map)))
+        Bytes::from_owner(MappedBytes(Arc::clone(&self.map)))
     }
 
     /// Maps pages of another file over the tensor's, read-only: its bytes stay where they are, and are that file's from now
@@ -61,9 +61,9 @@ impl Mapped {
 }
 
 /// A part of a mapping.
-struct Shared(Arc<Mmap>);
+struct MappedBytes(Arc<Mmap>);
 
-impl AsRef<[u8]> for Shared {
+impl AsRef<[u8]> for MappedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
@@ -73,13 +73,13 @@ impl AsRef<[u8]> for Shared {
 #[derive(Debug, Clone)]
 pub struct Form {
     cache: Cache,
-    key: Key,
+    key: FormKey,
     graph: Bytes,
     manifest: Arc<Manifest>,
 }
 
 impl Form {
-    pub(crate) fn new(cache: &Cache, key: Key, graph: Bytes, manifest: Manifest) -> Self {
+    pub(crate) fn new(cache: &Cache, key: FormKey, graph: Bytes, manifest: Manifest) -> Self {
         Self {
             cache: cache.clone(),
             key,
@@ -90,7 +90,7 @@ impl Form {
 
     /// What it was found by.
     #[must_use]
-    pub const fn key(&self) -> &Key {
+    pub const fn key(&self) -> &FormKey {
         &self.key
     }
 
@@ -127,7 +127,7 @@ impl Form {
 
     /// Its tensors: those of the graph in its order, packed ones in theirs.
     #[must_use]
-    pub fn parts(&self) -> &[Part] {
+    pub fn parts(&self) -> &[FormTensor] {
         &self.manifest.parts
     }
 
@@ -194,7 +194,7 @@ impl Form {
     }
 
     /// Maps the files of tensors as [`Form::map`] does, but for one that any process found whole, and that is as it was
-    /// then by size and times, believes that: see [`Seen`].
+    /// then by size and times, believes that: see [`SeenTensors`].
     ///
     /// # Errors
     /// When a file is gone, or damaged.
@@ -208,7 +208,7 @@ impl Form {
         tensors: &[&Wanted],
     ) -> Result<Vec<Mapped>, CacheError> {
         let path = self.cache.form_path(&self.key).join(seen::NAME);
-        let seen = Seen::read(&path);
+        let seen = SeenTensors::read(&path);
         // What is remembered of the others stays: they may be in the store already, and are asked for the next time.
         let mut now_seen = seen.clone();
         let mut all = Vec::with_capacity(tensors.len());
@@ -239,7 +239,7 @@ impl Form {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = open_file(&path).map_err(fail)?;
-        if Stamp::of(&file).map_err(fail)? != mapped.stamp {
+        if FileStamp::of(&file).map_err(fail)? != mapped.stamp {
             return Err(fail(io::Error::other("it was replaced a moment ago")));
         }
         Ok(file)
@@ -249,7 +249,7 @@ impl Form {
         let path = self.tensor_path(tensor);
         let fail = |error| CacheError::io("map", &path, error);
         let file = open_file(&path).map_err(fail)?;
-        let stamp = Stamp::of(&file).map_err(fail)?;
+        let stamp = FileStamp::of(&file).map_err(fail)?;
         // SAFETY: files of the cache are replaced and removed, never rewritten, by those who use it, and belong to the
         // user alone; the mapping is read-only and lives as long as anybody has a slice of it.
         let map = unsafe { Mmap::map(&file) }.map_err(fail)?;

@@ -4,9 +4,9 @@ use std::fmt;
 
 /// A digest of everything that a form depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key([u8; 32]);
+pub struct FormKey([u8; 32]);
 
-impl Key {
+impl FormKey {
     /// The key of these parts, in this order, such as a model's content, a runtime's version, options, a processor's
     /// features. No two lists have the same key.
     #[must_use]
@@ -32,15 +32,15 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for FormKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for FormKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({self})")
+        write!(f, "FormKey({self})")
     }
 }
 
@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn parts_do_not_run_into_each_other() {
-        assert_eq!(Key::of(&[b"ab", b"c"]), Key::of(&[b"ab", b"c"]));
-        assert_ne!(Key::of(&[b"ab", b"c"]), Key::of(&[b"a", b"bc"]));
-        assert_ne!(Key::of(&[b"ab"]), Key::of(&[b"ab", b""]));
+        assert_eq!(FormKey::of(&[b"ab", b"c"]), FormKey::of(&[b"ab", b"c"]));
+        assert_ne!(FormKey::of(&[b"ab", b"c"]), FormKey::of(&[b"a", b"bc"]));
+        assert_ne!(FormKey::of(&[b"ab"]), FormKey::of(&[b"ab", b""]));
     }
 }

@@ -16,7 +16,7 @@
 //!                tmp/bake-*               what is being made, each directory held by the process that publishes it
 //! ```
 //!
-//! A [`Key`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
+//! A [`FormKey`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
 //! made in a directory of its own, by a process that need not be trusted, and published by one that looks at every byte of
 //! it and computed the key itself ([`Claim`]). It is there when its manifest is: that is renamed into place last. Manifest
 //! and graph carry their digests, the manifest its key, and all three are checked at every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
@@ -55,16 +55,16 @@ pub use collect::Collected;
 pub use error::{CacheError, ErrorKind};
 pub use failures::Deaths;
 pub use form::{Form, Mapped};
-pub use key::Key;
+pub use key::FormKey;
 pub use making::{Begun, Claim, Making, Turn};
-pub use manifest::{Part, Role};
+pub use manifest::{FormTensor, Role};
 
 use skep_host::{open_file, read_file, read_text};
 use skep_store::Digest;
 
 use crate::{
     manifest::Manifest,
-    stamps::{Look, Stamp},
+    stamps::{FileStamp, RememberedFile},
 };
 
 /// The layout of the directory; another one has another name.
@@ -91,11 +91,11 @@ struct Inner {
     budget_bytes: u64,
     is_reader: bool,
     /// The one form that a reader may look at.
-    only: Option<Key>,
+    only: Option<FormKey>,
     /// Whether something was damaged and could not be removed.
     damaged: AtomicBool,
     /// Files whose bytes were found to be what their names say.
-    verified: Mutex<HashSet<Stamp>>,
+    verified: Mutex<HashSet<FileStamp>>,
     /// Tenants' parts, by their names.
     parts: Mutex<BTreeMap<String, Cache>>,
 }
@@ -164,11 +164,11 @@ impl Cache {
     /// One form of a cache directory that another process opened, for reading alone: nothing is made, nothing is noted, and
     /// no other form is looked for. The other process says which files may be read: [`Form::files`].
     #[must_use]
-    pub fn reader(directory: &Path, key: Key) -> Self {
+    pub fn reader(directory: &Path, key: FormKey) -> Self {
         Self::over(directory, directory, 0, Some(key))
     }
 
-    fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<Key>) -> Self {
+    fn over(directory: &Path, home: &Path, budget_bytes: u64, only: Option<FormKey>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 directory: directory.to_owned(),
@@ -210,7 +210,7 @@ impl Cache {
 
     /// The one form that this is there to read, whatever model asks.
     #[must_use]
-    pub fn only(&self) -> Option<&Key> {
+    pub fn only(&self) -> Option<&FormKey> {
         self.inner.only.as_ref()
     }
 
@@ -224,7 +224,7 @@ impl Cache {
         self.inner.root.join(sub)
     }
 
-    fn form_path(&self, key: &Key) -> PathBuf {
+    fn form_path(&self, key: &FormKey) -> PathBuf {
         self.path("models").join(key.to_string())
     }
 
@@ -240,7 +240,7 @@ impl Cache {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashSet<Stamp>> {
+    fn verified(&self) -> MutexGuard<'_, HashSet<FileStamp>> {
         // Nothing panics while it holds this lock.
         self.inner
             .verified
@@ -250,7 +250,7 @@ impl Cache {
 
     /// The form under a key, and notes that it was used. One that is damaged is removed, and counts as absent.
     #[must_use]
-    pub fn look_up(&self, key: &Key) -> Found {
+    pub fn look_up(&self, key: &FormKey) -> Found {
         self.read(key).unwrap_or_else(|error| {
             tracing::warn!("a baked form is not used: {error}");
             self.forget(key);
@@ -259,7 +259,7 @@ impl Cache {
     }
 
     /// The form under a key; an error if it is damaged.
-    fn read(&self, key: &Key) -> Result<Found, CacheError> {
+    fn read(&self, key: &FormKey) -> Result<Found, CacheError> {
         let directory = self.form_path(key);
         let path = directory.join("manifest");
         let text = match read_text(&path, MAX_MANIFEST_BYTES) {
@@ -303,7 +303,7 @@ impl Cache {
     }
 
     /// Removes a form, as one that turned out to be damaged; its tensors go with the next [`Cache::collect`].
-    pub fn forget(&self, key: &Key) {
+    pub fn forget(&self, key: &FormKey) {
         if self.is_reader() {
             self.inner.damaged.store(true, Ordering::Relaxed);
             return;
@@ -338,9 +338,11 @@ impl Cache {
     pub fn content_if_known(&self, files: &[PathBuf]) -> Result<Option<Content>, CacheError> {
         let stamps = self.path("stamps");
         let looks = files.iter().map(|file| stamps::look(&stamps, file));
-        let looks: Vec<Look> = looks.collect::<Result<_, _>>()?;
-        let is_known = looks.iter().all(|look| matches!(look, Look::Known(_)));
-        let sizes: Vec<u64> = looks.iter().map(Look::bytes).collect();
+        let looks: Vec<RememberedFile> = looks.collect::<Result<_, _>>()?;
+        let is_known = looks
+            .iter()
+            .all(|look| matches!(look, RememberedFile::Known(_)));
+        let sizes: Vec<u64> = looks.iter().map(RememberedFile::bytes).collect();
         if !is_known && !self.has_sizes(&sizes) {
             return Ok(None);
         }

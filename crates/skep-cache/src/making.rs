@@ -21,7 +21,7 @@ use skep_host::open_file;
 use skep_store::{Description, Digest, Wanted};
 
 use crate::{
-    Cache, CacheError, Content, Form, Found, Key, Part, Role, directory,
+    Cache, CacheError, Content, Form, FormKey, FormTensor, Found, Role, directory,
     manifest::Manifest,
     staging::{self, GRAPH, MANIFEST, SCRATCH, Staged, Staging, TENSORS},
 };
@@ -48,7 +48,7 @@ pub enum Begun {
 #[derive(Debug)]
 pub struct Claim {
     cache: Cache,
-    key: Key,
+    key: FormKey,
     content: Content,
     staging: Staging,
     /// Of this key: others wait for it. Let go last.
@@ -64,7 +64,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) when nothing can be written.
-    pub fn begin(&self, key: &Key, content: Content) -> Result<Begun, CacheError> {
+    pub fn begin(&self, key: &FormKey, content: Content) -> Result<Begun, CacheError> {
         let alone = self.lock_file(&format!("making/{key}.lock"), File::lock)?;
         self.claim(key, content, alone)
     }
@@ -73,14 +73,14 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::begin`].
-    pub fn try_begin(&self, key: &Key, content: Content) -> Result<Begun, CacheError> {
+    pub fn try_begin(&self, key: &FormKey, content: Content) -> Result<Begun, CacheError> {
         match self.try_lock_file(&format!("making/{key}.lock"), File::try_lock)? {
             Some(alone) => self.claim(key, content, alone),
             None => Ok(Begun::Busy),
         }
     }
 
-    fn claim(&self, key: &Key, content: Content, alone: File) -> Result<Begun, CacheError> {
+    fn claim(&self, key: &FormKey, content: Content, alone: File) -> Result<Begun, CacheError> {
         match self.look_up(key) {
             Found::Nothing => {}
             found => return Ok(Begun::Found(found)),
@@ -161,7 +161,7 @@ impl Claim {
 
     /// What the form will be found by.
     #[must_use]
-    pub const fn key(&self) -> &Key {
+    pub const fn key(&self) -> &FormKey {
         &self.key
     }
 
@@ -356,7 +356,7 @@ impl Making {
     }
 
     fn push(&mut self, role: Role, name: &str, tensor: &Wanted) {
-        self.manifest.parts.push(Part {
+        self.manifest.parts.push(FormTensor {
             role,
             name: name.to_owned(),
             tensor: tensor.clone(),

@@ -51,7 +51,7 @@ impl Role {
 
 /// A tensor of a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct FormTensor {
     /// What the runtime does with it.
     pub role: Role,
     /// The graph's name for it; packed weights have none.
@@ -71,7 +71,7 @@ pub(crate) struct Manifest {
     pub(crate) graph: [u8; 32],
     /// What the backend wants to know again.
     pub(crate) notes: BTreeMap<String, String>,
-    pub(crate) parts: Vec<Part>,
+    pub(crate) parts: Vec<FormTensor>,
     /// Why there is no form.
     pub(crate) unusable: Option<String>,
 }
@@ -172,7 +172,7 @@ impl Manifest {
                         .map(|extent| extent.parse().ok())
                         .collect::<Option<_>>()?,
                 };
-                self.parts.push(Part {
+                self.parts.push(FormTensor {
                     role,
                     name: unescape(name)?,
                     tensor: Wanted {
@@ -242,7 +242,7 @@ mod tests {
 
     use super::*;
 
-    fn parts() -> impl Strategy<Value = Part> {
+    fn parts() -> impl Strategy<Value = FormTensor> {
         let role = prop::sample::select(vec![Role::Weight, Role::Source, Role::Packed]);
         let dims = prop::collection::vec(any::<u64>(), 0..4);
         (
@@ -253,7 +253,7 @@ mod tests {
             any::<[u8; 32]>(),
             any::<u64>(),
         )
-            .prop_map(|(role, name, layout, dims, digest, length)| Part {
+            .prop_map(|(role, name, layout, dims, digest, length)| FormTensor {
                 role,
                 name,
                 tensor: Wanted {

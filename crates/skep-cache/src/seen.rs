@@ -17,7 +17,7 @@ use std::{
 use skep_host::read_text;
 use skep_store::Digest;
 
-use crate::{manifest::hex, stamps::Stamp};
+use crate::{manifest::hex, stamps::FileStamp};
 
 /// The file of a form's directory that this is in.
 pub(crate) const NAME: &str = "seen";
@@ -27,9 +27,9 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// Stamps by digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Seen(BTreeMap<Digest, String>);
+pub(crate) struct SeenTensors(BTreeMap<Digest, String>);
 
-impl Seen {
+impl SeenTensors {
     /// What is remembered there; nothing where that cannot be read.
     pub(crate) fn read(path: &Path) -> Self {
         let text = read_text(path, MAX_BYTES).unwrap_or_default();
@@ -40,11 +40,11 @@ impl Seen {
         Self(lines.collect())
     }
 
-    pub(crate) fn holds(&self, digest: &Digest, stamp: &Stamp) -> bool {
+    pub(crate) fn holds(&self, digest: &Digest, stamp: &FileStamp) -> bool {
         self.0.get(digest).is_some_and(|seen| *seen == stamp.text())
     }
 
-    pub(crate) fn add(&mut self, digest: Digest, stamp: &Stamp) {
+    pub(crate) fn add(&mut self, digest: Digest, stamp: &FileStamp) {
         self.0.insert(digest, stamp.text());
     }
 
@@ -73,10 +73,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{Begun, Cache, ErrorKind, Form, Found, Key, Role};
+    use crate::{Begun, Cache, ErrorKind, Form, FormKey, Found, Role};
 
     fn made(cache: &Cache) -> Form {
-        let begun = cache.begin(&Key::of(&[b"key"]), crate::Content::default());
+        let begun = cache.begin(&FormKey::of(&[b"key"]), crate::Content::default());
         let Begun::Claimed(claim) = begun.expect("begun") else {
             panic!("it is there");
         };
@@ -131,8 +131,8 @@ mod tests {
         );
 
         let stamp =
-            |path: &Path| Stamp::of(&fs::File::open(path).expect("opened")).expect("a stamp");
-        let mut lie = Seen::default();
+            |path: &Path| FileStamp::of(&fs::File::open(path).expect("opened")).expect("a stamp");
+        let mut lie = SeenTensors::default();
         lie.add(tensors[0].digest, &stamp(&one));
         lie.add(tensors[1].digest, &stamp(&two));
         lie.write(&path, root.path()).expect("written");
@@ -150,8 +150,8 @@ mod tests {
     fn what_cannot_be_read_is_nothing() {
         let root = tempfile::tempdir().expect("a directory");
         let path = root.path().join("seen");
-        assert_eq!(Seen::read(&path), Seen::default());
+        assert_eq!(SeenTensors::read(&path), SeenTensors::default());
         fs::write(&path, "nonsense\nabc def\n").expect("written");
-        assert_eq!(Seen::read(&path), Seen::default());
+        assert_eq!(SeenTensors::read(&path), SeenTensors::default());
     }
 }

@@ -18,7 +18,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// What tells a file from its successor: where it lies, its size, when its content and its entry changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -68,40 +68,40 @@ impl Stamp {
 /// The digest of a file's bytes; what an earlier call remembered in `directory` if the file has not changed since.
 pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
     match look(directory, path)? {
-        Look::Known(content) => Ok(content),
-        Look::Unknown(unknown) => unknown.read(directory, path),
+        RememberedFile::Known(content) => Ok(content),
+        RememberedFile::Unread(unknown) => unknown.read(directory, path),
     }
 }
 
 /// A file as it is at first sight.
-pub(crate) enum Look {
+pub(crate) enum RememberedFile {
     /// What an earlier call remembered, if the file has not changed since.
     Known(FileContent),
     /// It has to be read.
-    Unknown(Unknown),
+    Unread(Unread),
 }
 
-impl Look {
+impl RememberedFile {
     pub(crate) const fn bytes(&self) -> u64 {
         match self {
             Self::Known(content) => content.bytes,
-            Self::Unknown(unknown) => unknown.stamp.bytes,
+            Self::Unread(unknown) => unknown.stamp.bytes,
         }
     }
 }
 
 /// A file that nobody remembers as it is now.
-pub(crate) struct Unknown {
+pub(crate) struct Unread {
     file: File,
-    stamp: Stamp,
+    stamp: FileStamp,
     memo: PathBuf,
 }
 
 /// What is remembered of a file.
-pub(crate) fn look(directory: &Path, path: &Path) -> Result<Look, CacheError> {
+pub(crate) fn look(directory: &Path, path: &Path) -> Result<RememberedFile, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
     let file = open_file(path).map_err(fail)?;
-    let stamp = Stamp::of(&file).map_err(fail)?;
+    let stamp = FileStamp::of(&file).map_err(fail)?;
     let absolute = path.canonicalize().map_err(fail)?;
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
     let memo = directory.join(name);
@@ -111,12 +111,12 @@ pub(crate) fn look(directory: &Path, path: &Path) -> Result<Look, CacheError> {
     };
     if let Some(digest) = remembered() {
         let bytes = stamp.bytes;
-        return Ok(Look::Known(FileContent { digest, bytes }));
+        return Ok(RememberedFile::Known(FileContent { digest, bytes }));
     }
-    Ok(Look::Unknown(Unknown { file, stamp, memo }))
+    Ok(RememberedFile::Unread(Unread { file, stamp, memo }))
 }
 
-impl Unknown {
+impl Unread {
     /// Reads the file.
     fn read(self, directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
         let Self { file, stamp, memo } = self;
@@ -133,7 +133,7 @@ impl Unknown {
                 let age = SystemTime::now().duration_since(modified);
                 age.is_ok_and(|age| age >= SETTLED)
             });
-        if is_settled && Stamp::of(&file).is_ok_and(|after| after == stamp) {
+        if is_settled && FileStamp::of(&file).is_ok_and(|after| after == stamp) {
             // What cannot be remembered is read again.
             let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
         }

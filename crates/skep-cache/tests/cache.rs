@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use skep_cache::{Begun, Cache, Claim, Content, ErrorKind, Form, Found, Key, Making, Role};
+use skep_cache::{Begun, Cache, Claim, Content, ErrorKind, Form, FormKey, Found, Making, Role};
 use skep_store::{Description, Digest};
 use skep_testkit::files;
 use skep_types::DataType;
@@ -20,8 +20,8 @@ fn cache(budget_bytes: u64) -> (TempDir, Cache) {
     (root, cache)
 }
 
-fn key(name: &str) -> Key {
-    Key::of(&[name.as_bytes()])
+fn key(name: &str) -> FormKey {
+    FormKey::of(&[name.as_bytes()])
 }
 
 fn vector(length: usize) -> Description {

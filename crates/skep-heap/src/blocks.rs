@@ -74,7 +74,7 @@ struct Magazine {
 }
 
 /// Blocks of one class, of all shards.
-struct Pool {
+struct BlockPool {
     /// With pages.
     used: Stack,
     /// The least number of those since the last tick.
@@ -89,7 +89,7 @@ struct Pool {
 // SAFETY: addresses of blocks that nobody uses.
 unsafe impl Send for Magazine {}
 // SAFETY: as above.
-unsafe impl Send for Pool {}
+unsafe impl Send for BlockPool {}
 
 static MAGAZINES: [[Mutex<Magazine>; CLASSES]; SHARDS] = [const {
     [const {
@@ -101,8 +101,8 @@ static MAGAZINES: [[Mutex<Magazine>; CLASSES]; SHARDS] = [const {
     }; CLASSES]
 }; SHARDS];
 
-static POOLS: [Mutex<Pool>; CLASSES] = [const {
-    Mutex::new(Pool {
+static POOLS: [Mutex<BlockPool>; CLASSES] = [const {
+    Mutex::new(BlockPool {
         used: Stack::new(),
         idle: 0,
         cleared: Stack::new(),

@@ -34,14 +34,14 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What the thread is asked for.
 #[derive(Debug)]
-struct Asked {
+struct TrimRequest {
     /// Whether the thread runs.
     is_running: bool,
     /// The first and the last time since it was done.
     since: Option<(Instant, Instant)>,
 }
 
-static ASKED: Mutex<Asked> = Mutex::new(Asked {
+static ASKED: Mutex<TrimRequest> = Mutex::new(TrimRequest {
     is_running: false,
     since: None,
 });
@@ -50,7 +50,7 @@ static CHANGED: Condvar = Condvar::new();
 /// Whether the thread knows that blocks are kept, or there is none to know it.
 static IS_AWAKE: AtomicBool = AtomicBool::new(true);
 
-fn asked() -> MutexGuard<'static, Asked> {
+fn asked() -> MutexGuard<'static, TrimRequest> {
     // Nothing panics while it holds this lock.
     ASKED.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,7 +36,7 @@ pub(crate) fn send(
 }
 
 /// What one read brought.
-pub(crate) struct Received {
+pub(crate) struct RawRead {
     pub(crate) bytes: usize,
     /// Whether descriptors were lost: the peer sent more than there is space for, or this process can open no more.
     pub(crate) lost_descriptors: bool,
@@ -47,7 +47,7 @@ pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
-) -> Result<Received, Errno> {
+) -> Result<RawRead, Errno> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = retry_on_intr(|| {
@@ -59,7 +59,7 @@ pub(crate) fn receive(
             descriptors.extend(received);
         }
     }
-    Ok(Received {
+    Ok(RawRead {
         bytes: message.bytes,
         lost_descriptors: message.flags.contains(ReturnFlags::CTRUNC),
     })

@@ -27,9 +27,9 @@ impl Malformed {
 
 /// Builds a message.
 #[derive(Debug, Default)]
-pub struct Writer(Vec<u8>);
+pub struct MessageWriter(Vec<u8>);
 
-impl Writer {
+impl MessageWriter {
     /// The message so far.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -138,10 +138,10 @@ impl Writer {
 
 /// Reads a message. Every read fails with [`Malformed`] where the bytes end early or do not fit.
 #[derive(Debug)]
-pub struct Reader<'a>(&'a [u8]);
+pub struct MessageReader<'a>(&'a [u8]);
 
 #[allow(clippy::missing_errors_doc, reason = "the type says it for all")]
-impl<'a> Reader<'a> {
+impl<'a> MessageReader<'a> {
     /// A reader of these bytes.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
@@ -294,23 +294,26 @@ mod tests {
 
     #[test]
     fn everything_written_reads_back() {
-        let mut writer = Writer::default();
+        let mut writer = MessageWriter::default();
         writer.u16(7);
         writer.size(9);
         writer.option(Some("a"), |writer, text| writer.bytes(text.as_bytes()));
-        writer.option(None, Writer::u64);
+        writer.option(None, MessageWriter::u64);
         writer.datatype(DataType::Fp16);
         writer.list([1, 2].iter(), |writer, number| writer.u32(*number));
         writer.short_list(&[3], |writer, number| writer.u64(*number));
         writer.short_text("ä");
-        let mut reader = Reader::new(writer.as_bytes());
+        let mut reader = MessageReader::new(writer.as_bytes());
         assert_eq!(reader.u16(), Ok(7));
         assert_eq!(reader.size(), Ok(9));
-        assert_eq!(reader.option(Reader::text), Ok(Some("a")));
-        assert_eq!(reader.option(Reader::u64), Ok(None));
+        assert_eq!(reader.option(MessageReader::text), Ok(Some("a")));
+        assert_eq!(reader.option(MessageReader::u64), Ok(None));
         assert_eq!(reader.datatype(), Ok(DataType::Fp16));
-        assert_eq!(reader.list(Reader::u32), Ok(vec![1, 2]));
-        assert_eq!(reader.short_list(1, "numbers", Reader::u64), Ok(vec![3]));
+        assert_eq!(reader.list(MessageReader::u32), Ok(vec![1, 2]));
+        assert_eq!(
+            reader.short_list(1, "numbers", MessageReader::u64),
+            Ok(vec![3])
+        );
         assert_eq!(reader.short_text(2), Ok("ä"));
         assert_eq!(reader.end(), Ok(()));
     }
@@ -319,7 +322,7 @@ mod tests {
     fn a_list_longer_than_its_bytes_is_malformed() {
         // Four billion items, of which one is there.
         let bytes = [255, 255, 255, 255, 1, 0, 0, 0];
-        let read = Reader::new(&bytes).list(Reader::u32);
+        let read = MessageReader::new(&bytes).list(MessageReader::u32);
         assert_eq!(
             read.expect_err("cut off").to_string(),
             "it ends early: expected 4 more bytes, got 0"

@@ -101,7 +101,7 @@ impl From<FrameError> for io::Error {
 }
 
 /// A frame's body, and the descriptors that came with it.
-pub type Frame<'b> = (&'b [u8], Vec<OwnedFd>);
+pub type ReceivedFrame<'b> = (&'b [u8], Vec<OwnedFd>);
 
 /// A connected stream socket that carries frames.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl<S: AsFd> FrameStream<S> {
     pub fn receive_with_descriptors<'b>(
         &self,
         buffer: &'b mut Vec<u8>,
-    ) -> Result<Option<Frame<'b>>, FrameError> {
+    ) -> Result<Option<ReceivedFrame<'b>>, FrameError> {
         let mut descriptors = Vec::new();
         let body = read_frame(self.framing, buffer, |into| {
             let received = descriptors::receive(self.socket.as_fd(), into, &mut descriptors)?;

@@ -23,7 +23,7 @@ use skep_cache::{Begun, Claim, Found};
 
 use crate::{
     cancel::Cancel,
-    message::Bake,
+    message::BakeTask,
     starter::{BeginError, Starter},
 };
 
@@ -60,7 +60,7 @@ pub fn bake(
     limits: BakeLimits,
     cancel: &Cancel,
 ) -> BakeEnd {
-    let how = Bake {
+    let how = BakeTask {
         directory: directory.as_os_str().as_bytes().to_vec(),
         budget_bytes,
         behind: limits.behind.map(|time| time.as_secs().max(1)),

@@ -11,16 +11,16 @@ use crate::process::Process;
 
 /// Ends a process that bakes, from anywhere.
 #[derive(Debug, Default)]
-pub struct Cancel(Mutex<State>);
+pub struct Cancel(Mutex<CancelState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct CancelState {
     is_cancelled: bool,
     running: Option<OwnedFd>,
 }
 
 impl Cancel {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CancelState> {
         skep_host::lock(&self.0)
     }
 
@@ -41,7 +41,7 @@ impl Cancel {
     }
 
     /// Ends this process when it is cancelled, until the result is dropped.
-    pub(crate) fn watch(&self, process: &Process) -> Watched<'_> {
+    pub(crate) fn watch(&self, process: &Process) -> WatchedProcess<'_> {
         let mut state = self.lock();
         state.running = process.handle().ok();
         let is_cancelled = state.is_cancelled;
@@ -49,13 +49,13 @@ impl Cancel {
         if is_cancelled {
             self.cancel();
         }
-        Watched(self)
+        WatchedProcess(self)
     }
 }
 
-pub(crate) struct Watched<'a>(&'a Cancel);
+pub(crate) struct WatchedProcess<'a>(&'a Cancel);
 
-impl Drop for Watched<'_> {
+impl Drop for WatchedProcess<'_> {
     fn drop(&mut self) {
         self.0.lock().running = None;
     }

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use skep_ipc::{Frame, FrameError, FrameStream, Framing, Writer};
+use skep_ipc::{FrameError, FrameStream, Framing, MessageWriter, ReceivedFrame};
 
 /// Configurations and signatures of thousands of tensors are below a mebibyte. A load brings two descriptors.
 const FRAMING: Framing = Framing {
@@ -18,7 +18,7 @@ const FRAMING: Framing = Framing {
 #[derive(Debug)]
 pub(crate) struct Channel<S> {
     stream: FrameStream<S>,
-    outgoing: Writer,
+    outgoing: MessageWriter,
     incoming: Vec<u8>,
 }
 
@@ -26,7 +26,7 @@ impl<S: AsFd> Channel<S> {
     pub(crate) fn new(socket: S) -> Self {
         Self {
             stream: FrameStream::new(socket, FRAMING),
-            outgoing: Writer::default(),
+            outgoing: MessageWriter::default(),
             incoming: Vec::new(),
         }
     }
@@ -37,7 +37,7 @@ impl<S: AsFd> Channel<S> {
     /// As [`FrameStream::send`].
     pub(crate) fn send(
         &mut self,
-        encode: impl FnOnce(&mut Writer),
+        encode: impl FnOnce(&mut MessageWriter),
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), FrameError> {
         self.outgoing.clear();
@@ -65,7 +65,9 @@ impl<S: AsFd> Channel<S> {
     ///
     /// # Errors
     /// As [`FrameStream::receive_with_descriptors`].
-    pub(crate) fn receive_with_descriptors(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+    pub(crate) fn receive_with_descriptors(
+        &mut self,
+    ) -> Result<Option<ReceivedFrame<'_>>, FrameError> {
         self.stream.receive_with_descriptors(&mut self.incoming)
     }
 }

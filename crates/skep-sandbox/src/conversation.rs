@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use skep_backend::{BackendError, OutputSlot, RunMemory};
 use skep_ipc::FrameError;
-use skep_tensor::{ALIGNMENT, AlignedBuffer, Refused, RunBound, RunCharge, Tensor, TensorView};
+use skep_tensor::{ALIGNMENT, AlignedBuffer, RunBound, RunCharge, RunRefused, Tensor, TensorView};
 
 use crate::{
     channel::Channel,
-    memory::Memory,
-    message::{Answer, Place, Request},
+    memory::MemoryFile,
+    message::{FromWorker, SharedTensor, ToWorker},
 };
 
 /// How often a worker may ask for room during one run: before it, where shapes are known, and after it.
@@ -22,7 +22,7 @@ const MAX_ROOMS: usize = 2;
 
 /// Why a batch has no outputs.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum RunFailure {
     /// The worker was gone before the batch was sent.
     Idle,
     /// It ended while it had the batch.
@@ -39,13 +39,13 @@ pub(crate) enum Failure {
     Unsent(io::Error),
 }
 
-impl Failure {
+impl RunFailure {
     fn wrong(what: &'static str) -> Self {
         Self::Wrong(what.into())
     }
 
     /// The run may not take so much; the worker has ended it.
-    fn refused(refused: Refused) -> Self {
+    fn refused(refused: RunRefused) -> Self {
         Self::Run {
             error: refused.into(),
             memory: None,
@@ -57,8 +57,8 @@ impl Failure {
 /// The conversation with a worker that waits for a batch, and the memory that it shares.
 pub(crate) struct Conversation {
     channel: Channel<OwnedFd>,
-    inputs: Option<Memory>,
-    outputs: Option<Memory>,
+    inputs: Option<MemoryFile>,
+    outputs: Option<MemoryFile>,
     /// What a run may take of this process's memory: the room for its outputs, and the copies out of that.
     bound: RunBound,
 }
@@ -78,7 +78,7 @@ impl Conversation {
         &mut self,
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
-    ) -> Result<Option<RunMemory>, Failure> {
+    ) -> Result<Option<RunMemory>, RunFailure> {
         if let Err(failure) = self.send(inputs, outputs) {
             // The worker may not have it; the next batch brings other memory.
             self.inputs = None;
@@ -87,11 +87,11 @@ impl Conversation {
         let mut charge = self.bound.begin(0);
         let (places, memory) = self.answer(&mut charge)?;
         if places.len() != outputs.len() {
-            return Err(Failure::wrong(
+            return Err(RunFailure::wrong(
                 "it gave another number of outputs than asked for",
             ));
         }
-        let room = self.outputs.as_ref().map_or(0, Memory::length);
+        let room = self.outputs.as_ref().map_or(0, MemoryFile::length);
         let mut lengths = places.iter().map(|place| place.length);
         // One that lies outside by itself is told apart below.
         if lengths.clone().all(|length| length <= room)
@@ -99,7 +99,7 @@ impl Conversation {
                 .try_fold(0usize, usize::checked_add)
                 .is_none_or(|all| all > room)
         {
-            return Err(Failure::wrong(
+            return Err(RunFailure::wrong(
                 "its outputs have more bytes than the shared memory",
             ));
         }
@@ -107,7 +107,7 @@ impl Conversation {
         let copied = places.iter().map(|place| place.length.min(room) as u64);
         charge
             .admit(copied.fold(0, u64::saturating_add))
-            .map_err(Failure::refused)?;
+            .map_err(RunFailure::refused)?;
         for (slot, place) in outputs.iter_mut().zip(places) {
             slot.fill(self.take(place)?);
         }
@@ -115,14 +115,18 @@ impl Conversation {
     }
 
     /// Writes the inputs and says where they are.
-    fn send(&mut self, inputs: &[TensorView<'_>], outputs: &[OutputSlot]) -> Result<(), Failure> {
+    fn send(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &[OutputSlot],
+    ) -> Result<(), RunFailure> {
         let mut end = 0usize;
-        let places: Vec<Place> = inputs
+        let places: Vec<SharedTensor> = inputs
             .iter()
             .map(|view| {
                 let offset = end;
                 end = (end + view.data().len()).next_multiple_of(ALIGNMENT);
-                Place {
+                SharedTensor {
                     datatype: view.datatype(),
                     shape: view.shape().clone(),
                     offset,
@@ -137,17 +141,17 @@ impl Conversation {
         if fresh {
             // The old one goes first: never both.
             self.inputs = None;
-            self.inputs = Some(Memory::at_least(end).map_err(Failure::Unsent)?);
+            self.inputs = Some(MemoryFile::at_least(end).map_err(RunFailure::Unsent)?);
         }
         let Some(memory) = &self.inputs else {
-            return Err(Failure::Ended);
+            return Err(RunFailure::Ended);
         };
         for (view, place) in inputs.iter().zip(&places) {
             memory
                 .write(place.offset, view.data())
-                .map_err(Failure::Unsent)?;
+                .map_err(RunFailure::Unsent)?;
         }
-        let request = Request::Run {
+        let request = ToWorker::Run {
             memory: fresh.then(|| memory.length()),
             inputs: places,
             wanted: outputs.iter().map(OutputSlot::index).collect(),
@@ -158,8 +162,8 @@ impl Conversation {
             &descriptors[..usize::from(fresh)],
         );
         sent.map_err(|error| match error {
-            FrameError::Unsendable { .. } => Failure::Unsent(error.into()),
-            _ => Failure::Idle,
+            FrameError::Unsendable { .. } => RunFailure::Unsent(error.into()),
+            _ => RunFailure::Idle,
         })
     }
 
@@ -167,73 +171,80 @@ impl Conversation {
     fn answer(
         &mut self,
         charge: &mut RunCharge,
-    ) -> Result<(Vec<Place>, Option<RunMemory>), Failure> {
+    ) -> Result<(Vec<SharedTensor>, Option<RunMemory>), RunFailure> {
         for _ in 0..=MAX_ROOMS {
             let received = self.channel.receive();
-            let message = received.map_err(receive_failure)?.ok_or(Failure::Ended)?;
-            match Answer::decode(message) {
-                Ok(Answer::Ran { outputs, memory }) => return Ok((outputs, memory)),
-                Ok(Answer::Failed {
+            let message = received
+                .map_err(receive_failure)?
+                .ok_or(RunFailure::Ended)?;
+            match FromWorker::decode(message) {
+                Ok(FromWorker::Ran { outputs, memory }) => return Ok((outputs, memory)),
+                Ok(FromWorker::Failed {
                     error,
                     memory,
                     ends,
                 }) => {
-                    return Err(Failure::Run {
+                    return Err(RunFailure::Run {
                         error,
                         memory,
                         ends,
                     });
                 }
-                Ok(Answer::NeedRoom(bytes)) => match charge.admit(bytes as u64) {
+                Ok(FromWorker::NeedRoom(bytes)) => match charge.admit(bytes as u64) {
                     Ok(()) => self.give_room(bytes)?,
                     Err(refused) => return Err(self.refuse_room(refused)),
                 },
-                Ok(Answer::Loaded(_) | Answer::Told(_) | Answer::Baked | Answer::Refused(_)) => {
-                    return Err(Failure::wrong("it answered what nobody had asked"));
+                Ok(
+                    FromWorker::Loaded(_)
+                    | FromWorker::Told(_)
+                    | FromWorker::Baked
+                    | FromWorker::Refused(_),
+                ) => {
+                    return Err(RunFailure::wrong("it answered what nobody had asked"));
                 }
-                Err(malformed) => return Err(Failure::Wrong(malformed.into_reason())),
+                Err(malformed) => return Err(RunFailure::Wrong(malformed.into_reason())),
             }
         }
-        Err(Failure::wrong("it asked for memory again and again"))
+        Err(RunFailure::wrong("it asked for memory again and again"))
     }
 
     /// Tells the worker that it gets no room, and waits until it has given up the run.
-    fn refuse_room(&mut self, refused: Refused) -> Failure {
+    fn refuse_room(&mut self, refused: RunRefused) -> RunFailure {
         let sent = self
             .channel
-            .send(|writer| Request::NoRoom.encode(writer), &[]);
+            .send(|writer| ToWorker::NoRoom.encode(writer), &[]);
         if sent.is_err() {
-            return Failure::Ended;
+            return RunFailure::Ended;
         }
         match self.channel.receive() {
-            Ok(Some(message)) => match Answer::decode(message) {
-                Ok(Answer::Failed { memory, ends, .. }) => Failure::Run {
+            Ok(Some(message)) => match FromWorker::decode(message) {
+                Ok(FromWorker::Failed { memory, ends, .. }) => RunFailure::Run {
                     error: refused.into(),
                     memory,
                     ends,
                 },
-                _ => Failure::wrong("it went on without the memory that it asked for"),
+                _ => RunFailure::wrong("it went on without the memory that it asked for"),
             },
-            Ok(None) => Failure::Ended,
+            Ok(None) => RunFailure::Ended,
             Err(error) => receive_failure(error),
         }
     }
 
-    fn give_room(&mut self, bytes: usize) -> Result<(), Failure> {
+    fn give_room(&mut self, bytes: usize) -> Result<(), RunFailure> {
         self.outputs = None;
-        let memory = Memory::at_least(bytes)
-            .map_err(|_| Failure::wrong("it asked for more memory than there may be"))?;
-        let request = Request::Room(memory.length());
+        let memory = MemoryFile::at_least(bytes)
+            .map_err(|_| RunFailure::wrong("it asked for more memory than there may be"))?;
+        let request = ToWorker::Room(memory.length());
         self.channel
             .send(|writer| request.encode(writer), &[memory.file().as_fd()])
-            .map_err(|_| Failure::Ended)?;
+            .map_err(|_| RunFailure::Ended)?;
         self.outputs = Some(memory);
         Ok(())
     }
 
     /// Copies an output out of the shared memory, and looks at the copy alone.
-    fn take(&self, place: Place) -> Result<Tensor, Failure> {
-        let Place {
+    fn take(&self, place: SharedTensor) -> Result<Tensor, RunFailure> {
+        let SharedTensor {
             datatype,
             shape,
             offset,
@@ -242,35 +253,35 @@ impl Conversation {
         let data = if length == 0 {
             Bytes::new()
         } else {
-            let outside = Failure::wrong("an output lies outside of the shared memory");
+            let outside = RunFailure::wrong("an output lies outside of the shared memory");
             let end = offset.checked_add(length);
             let memory = self.outputs.as_ref();
             let Some(memory) = memory.filter(|m| end.is_some_and(|end| end <= m.length())) else {
                 return Err(outside);
             };
             let copy = AlignedBuffer::try_zeroed(length);
-            let mut copy = copy.map_err(|error| Failure::Run {
+            let mut copy = copy.map_err(|error| RunFailure::Run {
                 error: error.into(),
                 memory: None,
                 ends: false,
             })?;
             memory
                 .read(offset, &mut copy)
-                .map_err(|_| Failure::wrong("an output cannot be read"))?;
+                .map_err(|_| RunFailure::wrong("an output cannot be read"))?;
             copy.freeze()
         };
         Tensor::new(datatype, shape, data)
-            .map_err(|_| Failure::wrong("an output's bytes do not agree with its shape"))
+            .map_err(|_| RunFailure::wrong("an output's bytes do not agree with its shape"))
     }
 }
 
 /// What a failed read means: the socket of a process that ended, or a message that is none.
-fn receive_failure(error: FrameError) -> Failure {
+fn receive_failure(error: FrameError) -> RunFailure {
     match error {
         FrameError::TooLong { .. } | FrameError::OutOfTurn => {
-            Failure::wrong("it sent a malformed message")
+            RunFailure::wrong("it sent a malformed message")
         }
-        _ => Failure::Ended,
+        _ => RunFailure::Ended,
     }
 }
 

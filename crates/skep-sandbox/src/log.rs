@@ -73,7 +73,7 @@ impl Allowance {
 
 /// What is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entry<'a> {
+pub(crate) enum LogEntry<'a> {
     /// A line as the process wrote it.
     Line(&'a str),
     /// So many lines were left out.
@@ -81,7 +81,11 @@ pub(crate) enum Entry<'a> {
 }
 
 /// Passes lines on until the log ends.
-pub(crate) fn pass_on(log: impl Read, now: impl Fn() -> Instant, mut say: impl FnMut(Entry<'_>)) {
+pub(crate) fn pass_on(
+    log: impl Read,
+    now: impl Fn() -> Instant,
+    mut say: impl FnMut(LogEntry<'_>),
+) {
     let mut log = BufReader::new(log);
     let mut allowance = Allowance::new(now());
     let mut line = Vec::new();
@@ -98,12 +102,12 @@ pub(crate) fn pass_on(log: impl Read, now: impl Fn() -> Instant, mut say: impl F
             continue;
         }
         if let Some(count) = allowance.report(time) {
-            say(Entry::LeftOut(count));
+            say(LogEntry::LeftOut(count));
         }
-        say(Entry::Line(String::from_utf8_lossy(&line).trim()));
+        say(LogEntry::Line(String::from_utf8_lossy(&line).trim()));
     }
     if allowance.left_out > 0 {
-        say(Entry::LeftOut(allowance.left_out));
+        say(LogEntry::LeftOut(allowance.left_out));
     }
 }
 
@@ -122,11 +126,11 @@ mod tests {
         };
         let (mut count, mut left_out) = (0, Vec::new());
         pass_on(text.as_bytes(), now, |entry| match entry {
-            Entry::Line(line) => {
+            LogEntry::Line(line) => {
                 assert!(text.contains(line));
                 count += 1;
             }
-            Entry::LeftOut(number) => left_out.push(number),
+            LogEntry::LeftOut(number) => left_out.push(number),
         });
         (count, left_out)
     }

@@ -16,12 +16,12 @@ pub(crate) const MAX_BYTES: usize = 4 << 30;
 
 /// A memory file of a length that nobody can change.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryFile {
     file: File,
     length: usize,
 }
 
-impl Memory {
+impl MemoryFile {
     /// Memory of at least `bytes` bytes, and of twice as much at most, so that growing batches need few new ones.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn memory_keeps_its_length_and_what_is_written() {
-        let memory = Memory::at_least((1 << 20) + 1).expect("memory");
+        let memory = MemoryFile::at_least((1 << 20) + 1).expect("memory");
         assert_eq!(memory.length(), 2 << 20);
         memory.write(memory.length() - 3, b"end").expect("write");
         let mut read = [0; 3];
@@ -86,9 +86,9 @@ mod tests {
 
     #[test]
     fn there_is_a_largest_memory() {
-        assert_eq!(Memory::at_least(0).expect("memory").length(), MIN_BYTES);
-        assert!(Memory::at_least(MAX_BYTES).is_ok());
-        let error = Memory::at_least(MAX_BYTES + 1).expect_err("too large");
+        assert_eq!(MemoryFile::at_least(0).expect("memory").length(), MIN_BYTES);
+        assert!(MemoryFile::at_least(MAX_BYTES).is_ok());
+        let error = MemoryFile::at_least(MAX_BYTES + 1).expect_err("too large");
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 }

@@ -15,7 +15,7 @@
 //! lie in memory that both share; messages say where.
 
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
-use skep_ipc::{Malformed, Reader, Writer};
+use skep_ipc::{Malformed, MessageReader, MessageWriter};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 /// What a conversation begins with: somebody else's words on the worker's input are refused at once.
@@ -27,7 +27,7 @@ const MAX_TEXT_BYTES: usize = 16 << 10;
 /// What to load, and how. With the model's file, where there is one, and the tensor store's connection, where there is
 /// one, as descriptors, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Load {
+pub(crate) struct LoadTask {
     pub(crate) backend: String,
     /// The library that the server's backend opened.
     pub(crate) library: Option<Vec<u8>>,
@@ -35,9 +35,9 @@ pub(crate) struct Load {
     /// Where the model's file lies; empty for a model without one.
     pub(crate) path: Vec<u8>,
     /// Where weights are kept and shared.
-    pub(crate) weights: Option<Kept>,
+    pub(crate) weights: Option<WeightSources>,
     /// How to bake the model, if the process is there for that and not to load it.
-    pub(crate) bake: Option<Bake>,
+    pub(crate) bake: Option<BakeTask>,
     /// Whether the process is there to say what inputs and outputs the model has, and for nothing else: there is no
     /// configuration yet.
     pub(crate) ask: bool,
@@ -51,7 +51,7 @@ pub(crate) struct Load {
 
 /// Where weights are kept and shared; the tensor store is at the other end of a connection that comes with the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct WeightSources {
     /// The directory of baked models.
     pub(crate) directory: Vec<u8>,
     /// Which form is the model's, once that was found.
@@ -64,7 +64,7 @@ pub(crate) struct Kept {
 
 /// How to bake a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Bake {
+pub(crate) struct BakeTask {
     /// The directory that the process writes into, and nowhere else.
     pub(crate) directory: Vec<u8>,
     /// What the form may have, in bytes.
@@ -73,18 +73,18 @@ pub(crate) struct Bake {
     pub(crate) behind: Option<u64>,
 }
 
-impl Bake {
-    fn encode(&self, writer: &mut Writer) {
+impl BakeTask {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(&self.directory);
         writer.u64(self.budget_bytes);
-        writer.option(self.behind, Writer::u64);
+        writer.option(self.behind, MessageWriter::u64);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             directory: reader.bytes()?.to_vec(),
             budget_bytes: reader.u64()?,
-            behind: reader.option(Reader::u64)?,
+            behind: reader.option(MessageReader::u64)?,
         })
     }
 }
@@ -96,8 +96,8 @@ pub(crate) struct FormFiles {
     pub(crate) files: Vec<Vec<u8>>,
 }
 
-impl Kept {
-    fn encode(&self, writer: &mut Writer) {
+impl WeightSources {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(&self.directory);
         writer.option(self.form.as_ref(), |writer, form| {
             writer.bytes(&form.key);
@@ -107,7 +107,7 @@ impl Kept {
         writer.bool(self.random_order);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             directory: reader.bytes()?.to_vec(),
             form: reader.option(|reader| {
@@ -125,7 +125,7 @@ impl Kept {
 
 /// Where a tensor lies in shared memory: `length` bytes from `offset` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct SharedTensor {
     pub(crate) datatype: DataType,
     pub(crate) shape: Shape,
     pub(crate) offset: usize,
@@ -134,12 +134,12 @@ pub(crate) struct Place {
 
 /// What the server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Request {
-    Load(Box<Load>),
+pub(crate) enum ToWorker {
+    Load(Box<LoadTask>),
     Run {
         /// The length in bytes of new memory for inputs, which comes with the message.
         memory: Option<usize>,
-        inputs: Vec<Place>,
+        inputs: Vec<SharedTensor>,
         /// Which outputs of the signature.
         wanted: Vec<usize>,
     },
@@ -151,7 +151,7 @@ pub(crate) enum Request {
 
 /// What the server keeps of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedModel {
     pub(crate) signature: ModelSignature,
     pub(crate) cpu_threads: Option<u32>,
     pub(crate) echoes_parameters: bool,
@@ -163,8 +163,8 @@ pub(crate) struct Loaded {
 
 /// What a worker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Loaded(Loaded),
+pub(crate) enum FromWorker {
+    Loaded(LoadedModel),
     /// What the runtime makes of the file.
     Told(FileInterface),
     /// What was made, or why nothing ever will be, is in the directory.
@@ -173,7 +173,7 @@ pub(crate) enum Answer {
     /// The outputs need so many bytes.
     NeedRoom(usize),
     Ran {
-        outputs: Vec<Place>,
+        outputs: Vec<SharedTensor>,
         memory: Option<RunMemory>,
     },
     Failed {
@@ -184,8 +184,8 @@ pub(crate) enum Answer {
     },
 }
 
-impl Request {
-    pub(crate) fn encode(&self, writer: &mut Writer) {
+impl ToWorker {
+    pub(crate) fn encode(&self, writer: &mut MessageWriter) {
         match self {
             Self::Load(load) => {
                 writer.u8(1);
@@ -197,7 +197,7 @@ impl Request {
                 wanted,
             } => {
                 writer.u8(2);
-                writer.option(*memory, Writer::size);
+                writer.option(*memory, MessageWriter::size);
                 writer.list(inputs.iter(), |writer, place| place.encode(writer));
                 writer.list(wanted.iter(), |writer, &index| writer.size(index));
             }
@@ -210,13 +210,13 @@ impl Request {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = MessageReader::new(bytes);
         let request = match reader.u8()? {
-            1 => Self::Load(Box::new(Load::decode(&mut reader)?)),
+            1 => Self::Load(Box::new(LoadTask::decode(&mut reader)?)),
             2 => Self::Run {
-                memory: reader.option(Reader::size)?,
-                inputs: reader.list(Place::decode)?,
-                wanted: reader.list(Reader::size)?,
+                memory: reader.option(MessageReader::size)?,
+                inputs: reader.list(SharedTensor::decode)?,
+                wanted: reader.list(MessageReader::size)?,
             },
             3 => Self::Room(reader.size()?),
             4 => Self::NoRoom,
@@ -226,54 +226,54 @@ impl Request {
     }
 }
 
-impl Load {
-    fn encode(&self, writer: &mut Writer) {
+impl LoadTask {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.bytes(HELLO);
         writer.bytes(self.backend.as_bytes());
-        writer.option(self.library.as_deref(), Writer::bytes);
+        writer.option(self.library.as_deref(), MessageWriter::bytes);
         writer.bytes(self.model.as_bytes());
         writer.bytes(&self.path);
         writer.option(self.weights.as_ref(), |writer, kept| kept.encode(writer));
         writer.option(self.bake.as_ref(), |writer, bake| bake.encode(writer));
         writer.bool(self.ask);
         writer.u32(self.threads);
-        writer.option(self.intra_op_threads, Writer::u32);
-        writer.option(self.inter_op_threads, Writer::u32);
+        writer.option(self.intra_op_threads, MessageWriter::u32);
+        writer.option(self.inter_op_threads, MessageWriter::u32);
         writer.bytes(&self.config);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         if reader.bytes()? != HELLO {
             return Err(Malformed::new("it is not from a server of this version"));
         }
         Ok(Self {
             backend: reader.text()?.to_owned(),
-            library: reader.option(Reader::bytes)?.map(<[u8]>::to_vec),
+            library: reader.option(MessageReader::bytes)?.map(<[u8]>::to_vec),
             model: reader.text()?.to_owned(),
             path: reader.bytes()?.to_vec(),
-            weights: reader.option(Kept::decode)?,
-            bake: reader.option(Bake::decode)?,
+            weights: reader.option(WeightSources::decode)?,
+            bake: reader.option(BakeTask::decode)?,
             ask: reader.bool()?,
             threads: reader.u32()?,
-            intra_op_threads: reader.option(Reader::u32)?,
-            inter_op_threads: reader.option(Reader::u32)?,
+            intra_op_threads: reader.option(MessageReader::u32)?,
+            inter_op_threads: reader.option(MessageReader::u32)?,
             config: reader.bytes()?.to_vec(),
         })
     }
 }
 
-impl Place {
-    fn encode(&self, writer: &mut Writer) {
+impl SharedTensor {
+    fn encode(&self, writer: &mut MessageWriter) {
         writer.datatype(self.datatype);
         writer.list(self.shape.dims().iter(), |writer, &dim| writer.size(dim));
         writer.size(self.offset);
         writer.size(self.length);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode(reader: &mut MessageReader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             datatype: reader.datatype()?,
-            shape: Shape::new(&reader.list(Reader::size)?)
+            shape: Shape::new(&reader.list(MessageReader::size)?)
                 .map_err(|_| Malformed::new("a shape has more elements than can be addressed"))?,
             offset: reader.size()?,
             length: reader.size()?,
@@ -281,13 +281,13 @@ impl Place {
     }
 }
 
-impl Answer {
-    pub(crate) fn encode(&self, writer: &mut Writer) {
+impl FromWorker {
+    pub(crate) fn encode(&self, writer: &mut MessageWriter) {
         match self {
             Self::Loaded(loaded) => {
                 writer.u8(1);
                 write_signature(writer, &loaded.signature);
-                writer.option(loaded.cpu_threads, Writer::u32);
+                writer.option(loaded.cpu_threads, MessageWriter::u32);
                 writer.bool(loaded.echoes_parameters);
                 writer.bool(loaded.found_damage);
                 writer.bool(loaded.is_baked);
@@ -328,11 +328,11 @@ impl Answer {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = MessageReader::new(bytes);
         let answer = match reader.u8()? {
-            1 => Self::Loaded(Loaded {
+            1 => Self::Loaded(LoadedModel {
                 signature: read_signature(&mut reader)?,
-                cpu_threads: reader.option(Reader::u32)?,
+                cpu_threads: reader.option(MessageReader::u32)?,
                 echoes_parameters: reader.bool()?,
                 found_damage: reader.bool()?,
                 is_baked: reader.bool()?,
@@ -340,7 +340,7 @@ impl Answer {
             2 => Self::Refused(read_error(&mut reader)?),
             3 => Self::NeedRoom(reader.size()?),
             4 => Self::Ran {
-                outputs: reader.list(Place::decode)?,
+                outputs: reader.list(SharedTensor::decode)?,
                 memory: reader.option(read_memory)?,
             },
             5 => Self::Failed {
@@ -352,7 +352,7 @@ impl Answer {
             7 => Self::Told(FileInterface {
                 signature: read_signature(&mut reader)?,
                 dimension_names: {
-                    let name = |reader: &mut Reader<'_>| reader.text().map(str::to_owned);
+                    let name = |reader: &mut MessageReader<'_>| reader.text().map(str::to_owned);
                     let named = reader.list(|reader| Ok((name(reader)?, reader.list(name)?)))?;
                     named.into_iter().collect()
                 },
@@ -363,19 +363,19 @@ impl Answer {
     }
 }
 
-fn write_signature(writer: &mut Writer, signature: &ModelSignature) {
+fn write_signature(writer: &mut MessageWriter, signature: &ModelSignature) {
     writer.list(signature.inputs.iter(), write_spec);
     writer.list(signature.outputs.iter(), write_spec);
 }
 
-fn read_signature(reader: &mut Reader<'_>) -> Result<ModelSignature, Malformed> {
+fn read_signature(reader: &mut MessageReader<'_>) -> Result<ModelSignature, Malformed> {
     Ok(ModelSignature {
         inputs: reader.list(read_spec)?,
         outputs: reader.list(read_spec)?,
     })
 }
 
-fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
+fn write_spec(writer: &mut MessageWriter, spec: &TensorSpec) {
     writer.bytes(spec.name.as_bytes());
     writer.datatype(spec.datatype);
     writer.option(spec.dims.as_ref(), |writer, dims| {
@@ -385,7 +385,7 @@ fn write_spec(writer: &mut Writer, spec: &TensorSpec) {
     });
 }
 
-fn read_spec(reader: &mut Reader<'_>) -> Result<TensorSpec, Malformed> {
+fn read_spec(reader: &mut MessageReader<'_>) -> Result<TensorSpec, Malformed> {
     Ok(TensorSpec {
         name: reader.text()?.to_owned(),
         datatype: reader.datatype()?,
@@ -406,7 +406,7 @@ const KINDS: [ErrorKind; 6] = [
     ErrorKind::Internal,
 ];
 
-fn write_error(writer: &mut Writer, error: &BackendError) {
+fn write_error(writer: &mut MessageWriter, error: &BackendError) {
     let position = KINDS.iter().position(|kind| *kind == error.kind());
     // A kind that is new to this table travels as the last one, an internal failure.
     let number = position.unwrap_or(KINDS.len() - 1);
@@ -416,7 +416,7 @@ fn write_error(writer: &mut Writer, error: &BackendError) {
     writer.bytes(&text.as_bytes()[..end]);
 }
 
-fn read_error(reader: &mut Reader<'_>) -> Result<BackendError, Malformed> {
+fn read_error(reader: &mut MessageReader<'_>) -> Result<BackendError, Malformed> {
     let kind = KINDS.get(usize::from(reader.u8()?)).copied();
     let text = reader.text()?;
     if text.len() > MAX_TEXT_BYTES {
@@ -426,7 +426,7 @@ fn read_error(reader: &mut Reader<'_>) -> Result<BackendError, Malformed> {
     Ok(BackendError::new(kind, text))
 }
 
-fn write_memory(writer: &mut Writer, memory: &RunMemory) {
+fn write_memory(writer: &mut MessageWriter, memory: &RunMemory) {
     let RunMemory {
         planned_bytes,
         used_bytes,
@@ -449,7 +449,7 @@ fn write_memory(writer: &mut Writer, memory: &RunMemory) {
     }
 }
 
-fn read_memory(reader: &mut Reader<'_>) -> Result<RunMemory, Malformed> {
+fn read_memory(reader: &mut MessageReader<'_>) -> Result<RunMemory, Malformed> {
     Ok(RunMemory {
         planned_bytes: reader.u64()?,
         used_bytes: reader.u64()?,

@@ -11,8 +11,8 @@ use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
 
 use crate::{
-    conversation::Failure,
-    message::Loaded,
+    conversation::RunFailure,
+    message::LoadedModel,
     process::Killer,
     starter::{Starter, Worker},
 };
@@ -20,13 +20,13 @@ use crate::{
 /// A model that is loaded in each of its worker processes.
 pub(crate) struct SandboxedModel {
     starter: Starter,
-    loaded: Loaded,
+    loaded: LoadedModel,
     /// The process that was started to learn the signature, until an instance takes it.
     first: Mutex<Option<Worker>>,
 }
 
 impl SandboxedModel {
-    pub(crate) fn new(starter: Starter, worker: Worker, loaded: Loaded) -> Self {
+    pub(crate) fn new(starter: Starter, worker: Worker, loaded: LoadedModel) -> Self {
         Self {
             starter,
             loaded,
@@ -84,7 +84,7 @@ impl Model for SandboxedModel {
 
     fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
         let worker = self.worker()?;
-        let stop = Arc::new(Stop::default());
+        let stop = Arc::new(RunInterrupt::default());
         stop.over(&worker)?;
         Ok(Box::new(SandboxedInstance {
             worker: Some(worker),
@@ -101,24 +101,24 @@ struct SandboxedInstance {
     model: Arc<SandboxedModel>,
     worker: Option<Worker>,
     memory: Option<RunMemory>,
-    stop: Arc<Stop>,
+    stop: Arc<RunInterrupt>,
     /// Of the last run.
     cpu_time: Option<Duration>,
 }
 
 /// Ends the run of an instance with the worker process that it runs in.
 #[derive(Debug, Default)]
-struct Stop(Mutex<Stopping>);
+struct RunInterrupt(Mutex<InterruptState>);
 
 #[derive(Debug, Default)]
-struct Stopping {
+struct InterruptState {
     killer: Option<Killer>,
     /// Whether the run was told to end: so is a worker that is started for it after that.
     is_told: bool,
 }
 
-impl Stop {
-    fn lock(&self) -> MutexGuard<'_, Stopping> {
+impl RunInterrupt {
+    fn lock(&self) -> MutexGuard<'_, InterruptState> {
         // Each change leaves a whole state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,7 +143,7 @@ impl Stop {
     }
 }
 
-impl Interrupt for Stop {
+impl Interrupt for RunInterrupt {
     fn begin(&self) {
         self.lock().is_told = false;
     }
@@ -173,7 +173,7 @@ impl Instance for SandboxedInstance {
         self.cpu_time = after
             .zip(before)
             .map(|(after, before)| after.saturating_sub(before));
-        if matches!(outcome, Err(Failure::Idle)) {
+        if matches!(outcome, Err(RunFailure::Idle)) {
             // It ended before it saw the batch, which another one can run.
             worker.process.bury();
             worker = self.another()?;
@@ -192,14 +192,14 @@ impl Instance for SandboxedInstance {
                 self.worker = Some(worker);
                 Ok(())
             }
-            Err(Failure::Idle | Failure::Ended) => Err(ended(&mut worker)),
-            Err(Failure::Wrong(what)) => {
+            Err(RunFailure::Idle | RunFailure::Ended) => Err(ended(&mut worker)),
+            Err(RunFailure::Wrong(what)) => {
                 let model = self.model.starter.model();
                 let text = format!("the worker process of model `{model}` was ended: {what}");
                 tracing::error!("{text}");
                 Err(BackendError::new(ErrorKind::Internal, text))
             }
-            Err(Failure::Run {
+            Err(RunFailure::Run {
                 error,
                 memory,
                 ends,
@@ -208,7 +208,7 @@ impl Instance for SandboxedInstance {
                 self.worker = (!ends).then_some(worker);
                 Err(error)
             }
-            Err(Failure::Unsent(error)) => {
+            Err(RunFailure::Unsent(error)) => {
                 self.worker = Some(worker);
                 let text = format!("cannot hand the batch to a worker process: {error}");
                 Err(BackendError::new(ErrorKind::Internal, text))

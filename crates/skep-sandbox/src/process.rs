@@ -23,7 +23,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::log::{self, Entry};
+use crate::log::{self, LogEntry};
 
 /// The command line's word that makes the executable a worker process.
 pub const COMMAND: &str = "sandbox";
@@ -83,7 +83,7 @@ impl Process {
             }
         };
         let (dismissed, ended) = (Arc::default(), Arc::default());
-        let watch = Watch {
+        let watch = ProcessWatch {
             model: model.to_owned(),
             number,
             dismissed: Arc::clone(&dismissed),
@@ -217,14 +217,14 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// What the thread that watches a worker knows.
-struct Watch {
+struct ProcessWatch {
     model: String,
     number: u32,
     dismissed: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
 }
 
-impl Watch {
+impl ProcessWatch {
     /// Passes on the worker's log until that closes, which it does when the worker ends, and waits for the end.
     fn over(&self, mut child: Child) -> Option<ExitStatus> {
         if let Some(log) = child.stderr.take() {
@@ -244,11 +244,11 @@ impl Watch {
     }
 
     /// Logs a line as the level says that it begins with. A line without one comes from a library or a panic.
-    fn say(&self, entry: Entry<'_>) {
+    fn say(&self, entry: LogEntry<'_>) {
         let (model, number) = (&self.model, self.number);
         let line = match entry {
-            Entry::Line(line) => line,
-            Entry::LeftOut(count) => {
+            LogEntry::Line(line) => line,
+            LogEntry::LeftOut(count) => {
                 tracing::warn!(
                     "worker process {number} of model `{model}` logs too much: {count} lines were left out"
                 );
@@ -279,14 +279,14 @@ impl Watch {
 }
 
 /// A command to start, and where its process goes.
-type Order = (Command, SyncSender<io::Result<Child>>);
+type SpawnRequest = (Command, SyncSender<io::Result<Child>>);
 
 /// Starts a process on a thread that lives as long as this one's process: the kernel ends a worker when the *thread* that
 /// started it ends.
 fn spawn(command: Command) -> io::Result<Child> {
-    static SPAWNER: OnceLock<Option<SyncSender<Order>>> = OnceLock::new();
+    static SPAWNER: OnceLock<Option<SyncSender<SpawnRequest>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, queue) = mpsc::sync_channel::<Order>(1);
+        let (orders, queue) = mpsc::sync_channel::<SpawnRequest>(1);
         let body = move || {
             for (mut command, reply) in queue {
                 // Nobody waits for it if that end is gone.

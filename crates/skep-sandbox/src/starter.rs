@@ -20,7 +20,7 @@ use skep_backend::{
     Backend, BackendError, ErrorKind, FileInterface, LoadRequest, ModelFile, Weights,
     is_library_setting,
 };
-use skep_cache::{Found, Key, Role};
+use skep_cache::{FormKey, Found, Role};
 use skep_ipc::FrameError;
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
@@ -30,7 +30,7 @@ use crate::{
     cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
-    message::{Answer, Bake, FormFiles, Kept, Load, Loaded, Request},
+    message::{BakeTask, FormFiles, FromWorker, LoadTask, LoadedModel, ToWorker, WeightSources},
     process::Process,
     signature,
 };
@@ -55,13 +55,13 @@ pub(crate) struct Worker {
 
 /// Everything that a worker process of one model needs at its start.
 pub(crate) struct Starter {
-    load: Load,
+    load: LoadTask,
     /// Held open: a worker that starts later loads the same file, whatever then has its name.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
     weights: Option<Weights>,
     /// What the model's form is found by: this process works it out, not one that runs the model.
-    pub(crate) key: Option<Key>,
+    pub(crate) key: Option<FormKey>,
     /// What the model's file says of it; `None` without a file.
     pub(crate) signature: Option<ModelSignature>,
     /// What a process may take until its first answer.
@@ -83,8 +83,8 @@ impl Starter {
         let config = request.config;
         let execution = config.execution();
         let mut starter = Self::of_file(backend, config.name().as_str(), request.file, limit)?;
-        starter.load = Load {
-            weights: request.weights.map(|weights| Kept {
+        starter.load = LoadTask {
+            weights: request.weights.map(|weights| WeightSources {
                 directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
                 form: None,
                 budget_bytes: weights.cache.budget_bytes(),
@@ -116,7 +116,7 @@ impl Starter {
         })?;
         let library = backend.library();
         Ok(Self {
-            load: Load {
+            load: LoadTask {
                 backend: backend.name().to_owned(),
                 library: library.map(|path| path.as_os_str().as_bytes().to_vec()),
                 model: model.to_owned(),
@@ -150,8 +150,8 @@ impl Starter {
         let (mut process, _channel, answer) = begun.map_err(|failure| failure.error)?;
         process.dismiss();
         match answer {
-            Answer::Told(told) => Ok(told),
-            Answer::Refused(error) => Err(error),
+            FromWorker::Told(told) => Ok(told),
+            FromWorker::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }
     }
@@ -165,7 +165,7 @@ impl Starter {
     ///
     /// # Errors
     /// As [`load`].
-    pub(crate) fn start(&self) -> Result<(Worker, Loaded), BackendError> {
+    pub(crate) fn start(&self) -> Result<(Worker, LoadedModel), BackendError> {
         let (worker, mut loaded) = self.start_once()?;
         // The next load mends it.
         loaded.found_damage = false;
@@ -201,7 +201,7 @@ impl Starter {
         }
     }
 
-    pub(crate) fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
+    pub(crate) fn start_once(&self) -> Result<(Worker, LoadedModel), BackendError> {
         let mut load = self.load.clone();
         let store = match (self.shared(), &mut load.weights) {
             (Some((form, stream)), Some(kept)) => {
@@ -216,7 +216,7 @@ impl Starter {
         let begun = self.begin(load, store.map(OwnedFd::from), None);
         let (process, channel, answer) = begun.map_err(|failure| failure.error)?;
         match answer {
-            Answer::Loaded(loaded) => {
+            FromWorker::Loaded(loaded) => {
                 self.check(&loaded)?;
                 let conversation = Conversation::new(channel, self.bound.clone());
                 let worker = Worker {
@@ -225,13 +225,13 @@ impl Starter {
                 };
                 Ok((worker, loaded))
             }
-            Answer::Refused(error) => Err(error),
+            FromWorker::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }
     }
 
     /// Holds what a worker says of the model against the model's file.
-    fn check(&self, loaded: &Loaded) -> Result<(), BackendError> {
+    fn check(&self, loaded: &LoadedModel) -> Result<(), BackendError> {
         let Some(expected) = &self.signature else {
             return Ok(());
         };
@@ -248,7 +248,7 @@ impl Starter {
     ///
     /// # Errors
     /// Why it did not, and whether that ended the process.
-    pub(crate) fn bake(mut self, how: Bake, cancel: &Cancel) -> Result<(), BeginError> {
+    pub(crate) fn bake(mut self, how: BakeTask, cancel: &Cancel) -> Result<(), BeginError> {
         self.load.weights = None;
         self.load.bake = Some(how);
         let own = OWN_HEAP.map(|(name, value)| (OsString::from(name), OsString::from(value)));
@@ -258,8 +258,8 @@ impl Starter {
         // Before anybody looks at what it wrote.
         process.dismiss();
         match answer {
-            Answer::Baked => Ok(()),
-            Answer::Refused(error) => Err(BeginError::alive(error)),
+            FromWorker::Baked => Ok(()),
+            FromWorker::Refused(error) => Err(BeginError::alive(error)),
             _ => Err(BeginError::alive(self.no_answer())),
         }
     }
@@ -267,16 +267,16 @@ impl Starter {
     /// Starts a process and waits for its first answer.
     fn begin(
         &self,
-        load: Load,
+        load: LoadTask,
         store: Option<OwnedFd>,
         cancel: Option<&Cancel>,
-    ) -> Result<(Process, Channel<OwnedFd>, Answer), BeginError> {
+    ) -> Result<(Process, Channel<OwnedFd>, FromWorker), BeginError> {
         let done = if load.bake.is_some() {
             "baked"
         } else {
             "loaded"
         };
-        let request = Request::Load(Box::new(load));
+        let request = ToWorker::Load(Box::new(load));
         // A deadline that cannot be represented means no deadline.
         let deadline = self
             .limit
@@ -297,7 +297,7 @@ impl Starter {
         match sent.and_then(|()| channel.receive_until(deadline)) {
             Ok(Some(message)) => {
                 let answer =
-                    Answer::decode(message).map_err(|_| BeginError::alive(self.no_answer()))?;
+                    FromWorker::decode(message).map_err(|_| BeginError::alive(self.no_answer()))?;
                 Ok((process, channel, answer))
             }
             // A message that is too long is this side's failure.
@@ -386,7 +386,7 @@ mod tests {
             outputs: Vec::new(),
         };
         let starter = |signature| Starter {
-            load: Load {
+            load: LoadTask {
                 backend: "mock".to_owned(),
                 library: None,
                 model: "m".to_owned(),
@@ -407,7 +407,7 @@ mod tests {
             limit: None,
             bound: RunBound::default(),
         };
-        let loaded = Loaded {
+        let loaded = LoadedModel {
             signature: signature(DataType::Int64),
             cpu_threads: None,
             is_baked: false,

@@ -17,7 +17,7 @@ use crate::{
     acquire::Mode,
     availability::Availability,
     segment::SegmentDraft,
-    wire::{Connection, Reply, Request, WireLocation},
+    wire::{Connection, StoreReply, StoreRequest, WireLocation},
 };
 
 const GENERAL: Tenant = Tenant::GENERAL;
@@ -77,11 +77,14 @@ impl Rogue {
 
     fn welcomed(path: &Path) -> Self {
         let rogue = Self::connect(path);
-        assert_eq!(rogue.ask(&Request::Hello, None), Reply::Welcome(GENERAL));
+        assert_eq!(
+            rogue.ask(&StoreRequest::Hello, None),
+            StoreReply::Welcome(GENERAL)
+        );
         rogue
     }
 
-    fn ask(&self, request: &Request, descriptor: Option<&OwnedFd>) -> Reply {
+    fn ask(&self, request: &StoreRequest, descriptor: Option<&OwnedFd>) -> StoreReply {
         self.say(&request.encode(), descriptor);
         self.hear()
     }
@@ -94,11 +97,11 @@ impl Rogue {
     }
 
     /// The next answer, without its segments.
-    fn hear(&self) -> Reply {
+    fn hear(&self) -> StoreReply {
         loop {
-            let received = self.0.receive(Reply::decode).expect("an answer");
+            let received = self.0.receive(StoreReply::decode).expect("an answer");
             match received.expect("an answer").0 {
-                Reply::Segment(_) => {}
+                StoreReply::Segment(_) => {}
                 reply => return reply,
             }
         }
@@ -107,19 +110,19 @@ impl Rogue {
     fn claim(&self, wanted: &[Wanted]) -> Vec<Availability<WireLocation>> {
         let wanted = wanted.to_vec();
         let mode = Mode::Claim;
-        match self.ask(&Request::Take { mode, wanted }, None) {
-            Reply::Answers(answers) => answers,
+        match self.ask(&StoreRequest::Take { mode, wanted }, None) {
+            StoreReply::Answers(answers) => answers,
             other => panic!("{other:?}"),
         }
     }
 
     /// What the daemon says last.
     fn last_words(&self) -> String {
-        let Reply::Refused(ErrorKind::Protocol, text) = self.hear() else {
+        let StoreReply::Refused(ErrorKind::Protocol, text) = self.hear() else {
             panic!("no refusal");
         };
         assert!(
-            matches!(self.0.receive(Reply::decode), Ok(None)),
+            matches!(self.0.receive(StoreReply::decode), Ok(None)),
             "it goes on"
         );
         text
@@ -155,8 +158,8 @@ fn segment(contents: &[Vec<u8>]) -> OwnedFd {
         .expect("a descriptor")
 }
 
-fn publication(wanted: &[Wanted]) -> Request {
-    Request::Publish(wanted.iter().cloned().zip([0, 4096]).collect())
+fn publication(wanted: &[Wanted]) -> StoreRequest {
+    StoreRequest::Publish(wanted.iter().cloned().zip([0, 4096]).collect())
 }
 
 /// An honest client gets what it wants, and nothing is left when it goes.
@@ -180,8 +183,8 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
     let (contents, list) = two_tensors();
     for step in 0..8 {
         let node = TestDaemon::start(StoreOptions::default());
-        let hello = Request::Hello.encode();
-        let take = Request::Take {
+        let hello = StoreRequest::Hello.encode();
+        let take = StoreRequest::Take {
             mode: Mode::Claim,
             wanted: list.clone(),
         };
@@ -215,7 +218,7 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
                 let rogue = Rogue::welcomed(&node.path);
                 rogue.claim(&list);
                 let published = rogue.ask(&publication(&list), Some(&segment(&contents)));
-                assert!(matches!(published, Reply::Answers(_)));
+                assert!(matches!(published, StoreReply::Answers(_)));
                 node.wait_for(|stat| stat.leases == 2);
             }
         }
@@ -273,7 +276,7 @@ fn nonsense_ends_its_connection_alone() {
         let mut stream = UnixStream::connect(GENERAL.socket(&node.path)).expect("a socket");
         stream.write_all(bytes).expect("sent");
         let rogue = Rogue(Connection::new(stream));
-        let Reply::Refused(ErrorKind::Protocol, said) = rogue.hear() else {
+        let StoreReply::Refused(ErrorKind::Protocol, said) = rogue.hear() else {
             panic!("no refusal");
         };
         assert_eq!(said, format!("malformed message: {text}"));
@@ -283,7 +286,7 @@ fn nonsense_ends_its_connection_alone() {
         assert!(rest.is_empty());
     }
     let rogue = Rogue::welcomed(&node.path);
-    rogue.say(&Request::Hello.encode(), None);
+    rogue.say(&StoreRequest::Hello.encode(), None);
     assert_eq!(rogue.last_words(), "malformed message: a second hello");
     let rogue = Rogue::welcomed(&node.path);
     rogue.say(&[2, 0, 1, 0, 7], None);
@@ -291,7 +294,10 @@ fn nonsense_ends_its_connection_alone() {
         rogue.last_words(),
         "malformed message: it ends early: expected 32 more bytes, got 1"
     );
-    assert!(matches!(witness.ask(&Request::Stat, None), Reply::Stat(_)));
+    assert!(matches!(
+        witness.ask(&StoreRequest::Stat, None),
+        StoreReply::Stat(_)
+    ));
     all_is_well_beside(&node, 1);
 }
 
@@ -313,7 +319,7 @@ fn all_is_well_beside(node: &TestDaemon, others: u64) {
 fn other_descriptors_are_refused() {
     let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
-    let refused = |descriptor: Option<&OwnedFd>, request: &Request| {
+    let refused = |descriptor: Option<&OwnedFd>, request: &StoreRequest| {
         let rogue = Rogue::welcomed(&node.path);
         rogue.say(&request.encode(), descriptor);
         let text = rogue.last_words();
@@ -355,11 +361,11 @@ fn other_descriptors_are_refused() {
         "malformed message: expected one descriptor with a publication, and none otherwise";
     assert_eq!(refused(None, &request), one_descriptor);
     assert_eq!(
-        refused(Some(&segment(&contents)), &Request::Stat),
+        refused(Some(&segment(&contents)), &StoreRequest::Stat),
         one_descriptor
     );
 
-    let at = |offsets: [u64; 2]| Request::Publish(list.iter().cloned().zip(offsets).collect());
+    let at = |offsets: [u64; 2]| StoreRequest::Publish(list.iter().cloned().zip(offsets).collect());
     let file = segment(&contents);
     for (offsets, text) in [
         (
@@ -392,7 +398,7 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
     contents[1][4999] ^= 1;
     let rogue = Rogue::welcomed(&node.path);
     assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
-    let Reply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
+    let StoreReply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
         panic!("no refusal");
     };
@@ -409,7 +415,7 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
     assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     contents[1][4999] ^= 1;
     let published = rogue.ask(&publication(&list), Some(&segment(&contents)));
-    assert!(matches!(published, Reply::Answers(_)));
+    assert!(matches!(published, StoreReply::Answers(_)));
     all_is_well_beside(&node, 1);
 }
 
@@ -444,11 +450,11 @@ fn bounds_hold_against_whoever_ignores_them() {
     let (contents, list) = two_tensors();
     // More than it is let fill; it gets nothing of it, and the connection goes on.
     let rogue = Rogue::welcomed(&node.path);
-    let take = Request::Take {
+    let take = StoreRequest::Take {
         mode: Mode::Claim,
         wanted: list.clone(),
     };
-    let Reply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
+    let StoreReply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
         panic!("no refusal");
     };
     assert_eq!(
@@ -460,7 +466,7 @@ fn bounds_hold_against_whoever_ignores_them() {
     drop(other);
     node.wait_for(|stat| stat.holders == 2);
     // Without tickets, three pages at once.
-    let Reply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
+    let StoreReply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
         panic!("no refusal");
     };
@@ -484,16 +490,16 @@ fn bounds_hold_against_whoever_ignores_them() {
     let file = file.expect("a descriptor");
     assert!(matches!(
         rogue.ask(&publication(&small), Some(&file)),
-        Reply::Answers(_)
+        StoreReply::Answers(_)
     ));
     for _ in 0..2 {
         assert!(matches!(rogue.claim(&small)[..], [Availability::Here(..)]));
     }
-    let take = Request::Take {
+    let take = StoreRequest::Take {
         mode: Mode::Look,
         wanted: small.to_vec(),
     };
-    let Reply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
+    let StoreReply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
         panic!("no refusal");
     };
     assert_eq!(
@@ -503,12 +509,12 @@ fn bounds_hold_against_whoever_ignores_them() {
     // A release of what it does not have, and of more than it has, changes nothing for others.
     let other = Rogue::welcomed(&node.path);
     assert_eq!(
-        other.ask(&Request::Release(vec![small[0].digest]), None),
-        Reply::Done(0)
+        other.ask(&StoreRequest::Release(vec![small[0].digest]), None),
+        StoreReply::Done(0)
     );
     assert_eq!(node.store().stat(&GENERAL).expect("figures").leases, 3);
-    let all = Request::Release(vec![small[0].digest; 9]);
-    assert_eq!(rogue.ask(&all, None), Reply::Done(0));
+    let all = StoreRequest::Release(vec![small[0].digest; 9]);
+    assert_eq!(rogue.ask(&all, None), StoreReply::Done(0));
     assert_eq!(node.store().stat(&GENERAL).expect("figures").leases, 0);
 }
 
@@ -517,7 +523,7 @@ fn bounds_hold_against_whoever_ignores_them() {
 fn a_restriction_holds_whatever_is_said_after_it() {
     let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
-    let restrict = |tensors: &[Wanted], more| Request::Restrict {
+    let restrict = |tensors: &[Wanted], more| StoreRequest::Restrict {
         tensors: tensors.iter().map(|tensor| tensor.digest).collect(),
         more,
     };
@@ -525,7 +531,7 @@ fn a_restriction_holds_whatever_is_said_after_it() {
         let rogue = Rogue::connect(&node.path);
         for (tensor, more) in [(0, true), (1, false)] {
             let part = restrict(&list[tensor..=tensor], more);
-            assert_eq!(rogue.ask(&part, None), Reply::Done(0));
+            assert_eq!(rogue.ask(&part, None), StoreReply::Done(0));
         }
         rogue
     };
@@ -534,7 +540,10 @@ fn a_restriction_holds_whatever_is_said_after_it() {
     assert!(rogue.last_words().contains("restricted already"));
 
     let rogue = restricted();
-    assert_eq!(rogue.ask(&Request::Hello, None), Reply::Welcome(GENERAL));
+    assert_eq!(
+        rogue.ask(&StoreRequest::Hello, None),
+        StoreReply::Welcome(GENERAL)
+    );
     assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     // A file with much more memory than its tensors take.
     let mut draft = SegmentDraft::new(4 << 20).expect("memory");
@@ -547,13 +556,13 @@ fn a_restriction_holds_whatever_is_said_after_it() {
         .descriptor()
         .try_clone_to_owned()
         .expect("a descriptor");
-    let publish = Request::Publish(vec![(list[0].clone(), 0)]);
-    let Reply::Refused(ErrorKind::Tenant, text) = rogue.ask(&publish, Some(&large)) else {
+    let publish = StoreRequest::Publish(vec![(list[0].clone(), 0)]);
+    let StoreReply::Refused(ErrorKind::Tenant, text) = rogue.ask(&publish, Some(&large)) else {
         panic!("no refusal");
     };
     assert!(text.contains("for tensors of 4096"), "{text}");
     assert!(
-        matches!(rogue.0.receive(Reply::decode), Ok(None)),
+        matches!(rogue.0.receive(StoreReply::decode), Ok(None)),
         "it goes on"
     );
 

@@ -6,14 +6,14 @@
     reason = "panics are what this function is for"
 )]
 
-use crate::wire::{Reply, Request};
+use crate::wire::{StoreReply, StoreRequest};
 
 /// Messages of clients and daemons. There is one way to write each: what is read is written as it came.
 pub fn store_messages(data: &[u8]) {
-    if let Ok(request) = Request::decode(data) {
+    if let Ok(request) = StoreRequest::decode(data) {
         assert_eq!(request.encode(), data);
     }
-    if let Ok(reply) = Reply::decode(data) {
+    if let Ok(reply) = StoreReply::decode(data) {
         assert_eq!(reply.encode(), data);
     }
 }

@@ -6,7 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{Digest, StoreError, acquire::Offered, layout::room, segment::Segment, wire::Request};
+use crate::{
+    Digest, StoreError, acquire::Offered, layout::room, segment::Segment, wire::StoreRequest,
+};
 
 /// Tensors that a restricted connection may name: as many as one holder may lease by default.
 pub(crate) const MAX_RESTRICTED: usize = 1 << 16;
@@ -29,7 +31,7 @@ impl Rights {
     ///
     /// # Errors
     /// [`StoreError::NotAllowed`], which ends the connection.
-    pub(crate) fn check(&self, request: &Request) -> Result<(), StoreError> {
+    pub(crate) fn check(&self, request: &StoreRequest) -> Result<(), StoreError> {
         let Self::These(tensors) = self else {
             return Ok(());
         };
@@ -40,15 +42,19 @@ impl Rights {
             })
         };
         match request {
-            Request::Hello | Request::Restrict { .. } => Ok(()),
-            Request::Take { wanted, .. } => all(&mut wanted.iter().map(|tensor| tensor.digest)),
-            Request::Publish(offered) => all(&mut offered.iter().map(|(tensor, _)| tensor.digest)),
-            Request::GiveBack(digests) | Request::Release(digests) => {
+            StoreRequest::Hello | StoreRequest::Restrict { .. } => Ok(()),
+            StoreRequest::Take { wanted, .. } => {
+                all(&mut wanted.iter().map(|tensor| tensor.digest))
+            }
+            StoreRequest::Publish(offered) => {
+                all(&mut offered.iter().map(|(tensor, _)| tensor.digest))
+            }
+            StoreRequest::GiveBack(digests) | StoreRequest::Release(digests) => {
                 all(&mut digests.iter().copied())
             }
-            Request::Stat => Err(not_allowed("figures")),
-            Request::List(_) => Err(not_allowed("a list of tensors")),
-            Request::Gc => Err(not_allowed("dropping idle tensors")),
+            StoreRequest::Stat => Err(not_allowed("figures")),
+            StoreRequest::List(_) => Err(not_allowed("a list of tensors")),
+            StoreRequest::Gc => Err(not_allowed("dropping idle tensors")),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     rights::{MAX_RESTRICTED, Rights},
     segment::Segment,
     tenant_store::HolderSession,
-    wire::{Connection, MAX_LISTED, Reply, Request, WireLocation},
+    wire::{Connection, MAX_LISTED, StoreReply, StoreRequest, WireLocation},
 };
 
 /// How long a client may take for its first words, and to read what it is answered. Between questions it may be silent:
@@ -52,7 +52,7 @@ fn ends(error: &StoreError) -> bool {
 
 /// Says why not, to whoever still listens.
 pub(crate) fn refuse(connection: &Connection, error: &StoreError) {
-    let reply = Reply::Refused(error.kind(), error.to_string());
+    let reply = StoreReply::Refused(error.kind(), error.to_string());
     let _ = connection.send(&reply.encode(), None);
 }
 
@@ -64,10 +64,10 @@ fn converse(
     let Some(rights) = begin(connection, rights)? else {
         return Ok(());
     };
-    let welcome = Reply::Welcome(session.store().tenant().clone());
+    let welcome = StoreReply::Welcome(session.store().tenant().clone());
     connection.send(&welcome.encode(), None)?;
     connection.set_patience(None, PATIENCE)?;
-    while let Some((request, descriptor)) = connection.receive(Request::decode)? {
+    while let Some((request, descriptor)) = connection.receive(StoreRequest::decode)? {
         rights.check(&request)?;
         match answer(session, connection, &rights, request, descriptor) {
             Ok(reply) => connection.send(&reply.encode(), None)?,
@@ -81,10 +81,10 @@ fn converse(
 /// Hears what the connection may ask for, and the hello. `None` if the client went before that.
 fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, StoreError> {
     let mut may_restrict = rights == Rights::All;
-    while let Some((request, _)) = connection.receive(Request::decode)? {
+    while let Some((request, _)) = connection.receive(StoreRequest::decode)? {
         match request {
-            Request::Hello => return Ok(Some(rights)),
-            Request::Restrict { tensors, more } if may_restrict => {
+            StoreRequest::Hello => return Ok(Some(rights)),
+            StoreRequest::Restrict { tensors, more } if may_restrict => {
                 may_restrict = more;
                 let mut all = match rights {
                     Rights::All => HashSet::new(),
@@ -98,9 +98,9 @@ fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, 
                     )));
                 }
                 rights = Rights::These(all);
-                connection.send(&Reply::Done(0).encode(), None)?;
+                connection.send(&StoreReply::Done(0).encode(), None)?;
             }
-            Request::Restrict { .. } => {
+            StoreRequest::Restrict { .. } => {
                 return Err(StoreError::protocol("the connection is restricted already"));
             }
             _ => return Err(StoreError::protocol("expected a hello first")),
@@ -113,18 +113,18 @@ fn answer(
     session: &HolderSession,
     connection: &Connection,
     rights: &Rights,
-    request: Request,
+    request: StoreRequest,
     descriptor: Option<OwnedFd>,
-) -> Result<Reply, StoreError> {
-    if descriptor.is_some() != matches!(request, Request::Publish(_)) {
+) -> Result<StoreReply, StoreError> {
+    if descriptor.is_some() != matches!(request, StoreRequest::Publish(_)) {
         return Err(StoreError::protocol(
             "expected one descriptor with a publication, and none otherwise",
         ));
     }
     match request {
-        Request::Hello => Err(StoreError::protocol("a second hello")),
-        Request::Restrict { .. } => Err(StoreError::protocol("a restriction after the hello")),
-        Request::Take { mode, wanted } => {
+        StoreRequest::Hello => Err(StoreError::protocol("a second hello")),
+        StoreRequest::Restrict { .. } => Err(StoreError::protocol("a restriction after the hello")),
+        StoreRequest::Take { mode, wanted } => {
             let wanted: Vec<_> = wanted.iter().collect();
             let found = session.take(&wanted, mode)?;
             let mut segments = BTreeMap::new();
@@ -133,9 +133,9 @@ fn answer(
                 .map(|found| found.map(|spot| location(&mut segments, spot)));
             let answers = answers.collect();
             send_segments(connection, &segments)?;
-            Ok(Reply::Answers(answers))
+            Ok(StoreReply::Answers(answers))
         }
-        Request::Publish(offered) => {
+        StoreRequest::Publish(offered) => {
             let file = descriptor.ok_or_else(|| StoreError::segment("there is none"))?;
             let segment = Arc::new(Segment::check(file)?);
             segment.check_pages()?;
@@ -154,19 +154,19 @@ fn answer(
                 .map(|spot| Availability::Here(location(&mut segments, spot)));
             let answers = answers.collect();
             send_segments(connection, &segments)?;
-            Ok(Reply::Answers(answers))
+            Ok(StoreReply::Answers(answers))
         }
-        Request::GiveBack(digests) => {
+        StoreRequest::GiveBack(digests) => {
             session.give_back(&digests);
-            Ok(Reply::Done(0))
+            Ok(StoreReply::Done(0))
         }
-        Request::Release(digests) => {
+        StoreRequest::Release(digests) => {
             session.release(&digests);
-            Ok(Reply::Done(0))
+            Ok(StoreReply::Done(0))
         }
-        Request::Stat => Ok(Reply::Stat(session.store().stat())),
-        Request::List(after) => Ok(Reply::Page(session.store().list(after, MAX_LISTED))),
-        Request::Gc => Ok(Reply::Done(session.store().gc())),
+        StoreRequest::Stat => Ok(StoreReply::Stat(session.store().stat())),
+        StoreRequest::List(after) => Ok(StoreReply::Page(session.store().list(after, MAX_LISTED))),
+        StoreRequest::Gc => Ok(StoreReply::Done(session.store().gc())),
     }
 }
 
@@ -184,7 +184,10 @@ fn send_segments(
 ) -> Result<(), StoreError> {
     for (number, segment) in segments {
         let descriptor = segment.descriptor();
-        connection.send(&Reply::Segment(*number).encode(), Some(descriptor.as_fd()))?;
+        connection.send(
+            &StoreReply::Segment(*number).encode(),
+            Some(descriptor.as_fd()),
+        )?;
     }
     Ok(())
 }

@@ -139,23 +139,23 @@ fn patient_if_second() -> StoreOptions {
 }
 
 /// Ends with the test, however that ends.
-struct Process(Child);
+struct DaemonProcess(Child);
 
-impl Process {
+impl DaemonProcess {
     fn kill(&mut self) {
         self.0.kill().expect("a signal");
         self.0.wait().expect("an end");
     }
 }
 
-impl Drop for Process {
+impl Drop for DaemonProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-fn spawn(directory: &Path, second: bool) -> Process {
+fn spawn(directory: &Path, second: bool) -> DaemonProcess {
     let mut command = Command::new(env::current_exe().expect("a path"));
     command.args(["--exact", "child_daemon", "--nocapture"]);
     command.env(CHILD, directory).stdout(Stdio::piped());
@@ -168,7 +168,7 @@ fn spawn(directory: &Path, second: bool) -> Process {
         .lines()
         .any(|line| line.expect("text").contains("ready"));
     assert!(ready, "no daemon");
-    Process(child)
+    DaemonProcess(child)
 }
 
 #[test]

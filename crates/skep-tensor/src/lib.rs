@@ -21,7 +21,7 @@ mod tensor;
 pub use batch::{gather, split};
 pub use budget::{Charge, MemoryBudget, OverBudget};
 pub use buffer::{ALIGNMENT, AlignedBuffer};
-pub use run_charge::{Limit, Refused, RunBound, RunCharge};
+pub use run_charge::{Limit, RunBound, RunCharge, RunRefused};
 pub use shared::{SharedMemory, SharedParts, map_shared};
 pub use strings::{StringElements, encode_strings};
 pub use tensor::{Tensor, TensorError, TensorView};

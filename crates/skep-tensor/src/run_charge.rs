@@ -54,14 +54,14 @@ pub enum Limit {
 
 /// A run may not take what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub struct Refused {
+pub struct RunRefused {
     /// What the run would have held then, in bytes.
     pub bytes: u64,
     /// Why not.
     pub limit: Limit,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RunRefused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -86,8 +86,8 @@ impl RunBound {
     /// ones: nothing shared is touched.
     ///
     /// # Errors
-    /// [`Refused`] where it may not take so much.
-    pub fn admit(&self, bytes: u64) -> Result<RunCharge, Refused> {
+    /// [`RunRefused`] where it may not take so much.
+    pub fn admit(&self, bytes: u64) -> Result<RunCharge, RunRefused> {
         if bytes <= UNCOUNTED_BYTES && self.limit_bytes.is_none_or(|limit| bytes <= limit) {
             return Ok(RunCharge::default());
         }
@@ -136,8 +136,8 @@ impl RunCharge {
     /// Whether the run may hold `bytes` in all, beside those that it began with.
     ///
     /// # Errors
-    /// [`Refused`] by the first bound that they do not fit; what was admitted before stays so.
-    pub fn admit(&mut self, bytes: u64) -> Result<(), Refused> {
+    /// [`RunRefused`] by the first bound that they do not fit; what was admitted before stays so.
+    pub fn admit(&mut self, bytes: u64) -> Result<(), RunRefused> {
         if bytes <= self.admitted {
             return Ok(());
         }
@@ -145,9 +145,9 @@ impl RunCharge {
     }
 
     #[cold]
-    fn admit_more(&mut self, bytes: u64) -> Result<(), Refused> {
+    fn admit_more(&mut self, bytes: u64) -> Result<(), RunRefused> {
         let total = bytes.saturating_add(self.beside);
-        let refused = |limit| Refused {
+        let refused = |limit| RunRefused {
             bytes: total,
             limit,
         };
@@ -244,7 +244,7 @@ mod tests {
         };
         let mut run = bound.begin(3 * MIB);
         assert_eq!(run.admit(MIB), Ok(()));
-        let refused = Refused {
+        let refused = RunRefused {
             bytes: 4 * MIB + 1,
             limit: Limit::Model(4 * MIB),
         };

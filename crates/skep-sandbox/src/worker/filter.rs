@@ -15,7 +15,7 @@ use seccompiler::{
 
 /// How far a worker has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum FilterStage {
     /// It is there to bake a model, and writes files.
     Baking,
     /// It opens its library and its model.
@@ -166,7 +166,7 @@ const TILES: [c_int; 3] = [0x1021, 0x1022, 0x1023];
 ///
 /// # Errors
 /// When the kernel has no such filters, or the processor is one that the list is not made for.
-pub(super) fn restrict(stage: Stage) -> io::Result<()> {
+pub(super) fn restrict(stage: FilterStage) -> io::Result<()> {
     for program in programs(stage)? {
         apply_filter_all_threads(&program).map_err(failed)?;
     }
@@ -174,10 +174,10 @@ pub(super) fn restrict(stage: Stage) -> io::Result<()> {
 }
 
 /// A stage's filters, compiled.
-fn programs(stage: Stage) -> io::Result<Vec<BpfProgram>> {
+fn programs(stage: FilterStage) -> io::Result<Vec<BpfProgram>> {
     let mut programs = Vec::new();
     let arch = TargetArch::try_from(ARCH).map_err(|error| failed(error.into()))?;
-    if stage != Stage::Running {
+    if stage != FilterStage::Running {
         // Its arguments lie in memory, where no filter can see them: glibc takes `clone` where there is no `clone3`.
         let hidden = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let missing = SeccompAction::Errno(errno(libc::ENOSYS));
@@ -206,7 +206,7 @@ fn errno(number: c_int) -> u32 {
 
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
+fn rules(stage: FilterStage) -> Result<Rules, seccompiler::BackendError> {
     let always = RUNNING.iter().chain(RUNNING_OLD);
     let mut rules: Rules = always.map(|&call| (call, Vec::new())).collect();
     // Decided by the other filter.
@@ -223,7 +223,7 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_prlimit64, vec![rule(&reads_own_limit)?]);
     rules.insert(libc::SYS_fcntl, one_of(1, &DESCRIPTOR)?);
     rules.insert(libc::SYS_prctl, one_of(0, &HARMLESS)?);
-    if stage != Stage::Running {
+    if stage != FilterStage::Running {
         let files = LOADING.iter().chain(LOADING_OLD);
         rules.extend(files.map(|&call| (call, Vec::new())));
         let write = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
@@ -257,7 +257,7 @@ fn rules(stage: Stage) -> Result<Rules, seccompiler::BackendError> {
         let last = rules.entry(libc::SYS_prctl).or_default();
         last.push(rule(&[(0, SeccompCmpOp::Eq, libc::PR_SET_NO_NEW_PRIVS)])?);
     }
-    if stage == Stage::Baking {
+    if stage == FilterStage::Baking {
         let files = BAKING.iter().chain(BAKING_OLD);
         rules.extend(files.map(|&call| (call, Vec::new())));
     }

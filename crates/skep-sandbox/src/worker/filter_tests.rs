@@ -16,7 +16,7 @@ use std::{
 use libc::c_long;
 use seccompiler::apply_filter;
 
-use super::{Stage, programs};
+use super::{FilterStage, programs};
 
 /// Calls that no worker may make at any time. With arguments of zero none of them would fail with `EPERM` for a user who
 /// may do everything, nor do any harm.
@@ -97,7 +97,7 @@ const BEFORE_RUNNING: &[c_long] = &[
 ];
 
 /// Runs `body` on a thread under the filters of these stages.
-fn under<T: Send>(stages: &[Stage], body: impl FnOnce() -> T + Send) -> T {
+fn under<T: Send>(stages: &[FilterStage], body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             for stage in stages {
@@ -111,7 +111,10 @@ fn under<T: Send>(stages: &[Stage], body: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-const STAGES: [&[Stage]; 2] = [&[Stage::Loading], &[Stage::Loading, Stage::Running]];
+const STAGES: [&[FilterStage]; 2] = [
+    &[FilterStage::Loading],
+    &[FilterStage::Loading, FilterStage::Running],
+];
 
 fn refused<T>(outcome: io::Result<T>) -> bool {
     outcome.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
@@ -148,7 +151,7 @@ fn not_refused(calls: &[c_long]) -> Vec<c_long> {
 #[test]
 fn programs_sockets_and_written_files_are_out_of_reach() {
     let file = std::env::temp_dir().join("skep-filter-test");
-    let baking: &[Stage] = &[Stage::Baking];
+    let baking: &[FilterStage] = &[FilterStage::Baking];
     for stages in STAGES.into_iter().chain([baking]) {
         let others = under(stages, || {
             [
@@ -168,8 +171,11 @@ fn programs_sockets_and_written_files_are_out_of_reach() {
 #[test]
 fn files_are_read_while_the_model_loads_and_not_afterwards() {
     let open = || File::open("/proc/self/status").map(drop);
-    assert!(under(&[Stage::Loading], open).is_ok());
-    assert!(refused(under(&[Stage::Loading, Stage::Running], open)));
+    assert!(under(&[FilterStage::Loading], open).is_ok());
+    assert!(refused(under(
+        &[FilterStage::Loading, FilterStage::Running],
+        open
+    )));
 }
 
 #[test]
@@ -205,7 +211,7 @@ fn arguments_count_where_a_call_can_do_more_than_a_model_needs() {
 fn the_bound_on_memory_is_set_while_the_model_loads_and_no_other_one() {
     let set = |resource: u32| call(libc::SYS_prlimit64, [0, resource as usize, 8]);
     for stages in STAGES {
-        let loads = stages.last() != Some(&Stage::Running);
+        let loads = stages.last() != Some(&FilterStage::Running);
         under(stages, || {
             // No such address: the kernel looked at it.
             assert_eq!(!refused(set(libc::RLIMIT_DATA)), loads);

@@ -82,7 +82,7 @@ pub(super) struct Reach {
 /// The paths of a [`Reach`] beneath `/proc`, held open. The kernel makes a file there anew once it has forgotten it, and no
 /// rule would be about that one: rules for them hold as long as this does.
 #[derive(Debug)]
-pub(super) struct Held(#[expect(dead_code, reason = "held, not looked at")] Vec<OwnedFd>);
+pub(super) struct HeldFiles(#[expect(dead_code, reason = "held, not looked at")] Vec<OwnedFd>);
 
 /// The version of Landlock that the kernel has; `None` where it has none, or one that is too old to be of use here.
 pub(crate) fn version() -> Option<u32> {
@@ -104,9 +104,9 @@ pub(crate) fn version() -> Option<u32> {
 ///
 /// # Errors
 /// Those of the kernel.
-pub(super) fn restrict(reach: &Reach) -> io::Result<Held> {
+pub(super) fn restrict(reach: &Reach) -> io::Result<HeldFiles> {
     let Some(version) = version() else {
-        return Ok(Held(Vec::new()));
+        return Ok(HeldFiles(Vec::new()));
     };
     let failed =
         |error: io::Error| io::Error::new(error.kind(), format!("cannot restrict files: {error}"));
@@ -136,7 +136,7 @@ pub(super) fn restrict(reach: &Reach) -> io::Result<Held> {
         }
     }
     put_on(&rules).map_err(failed)?;
-    Ok(Held(held))
+    Ok(HeldFiles(held))
 }
 
 fn ruleset(refused: &Ruleset) -> io::Result<OwnedFd> {

@@ -29,7 +29,7 @@ use skep_backend::{
     Backend, BackendError, Baking, ErrorKind, FileInterface, Instance, LoadRequest, Model,
     ModelFile, Weights, panic_text,
 };
-use skep_cache::{Cache, Key, Making};
+use skep_cache::{Cache, FormKey, Making};
 use skep_config::{Context, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
@@ -38,9 +38,9 @@ use skep_types::ModelName;
 
 use crate::{
     channel::Channel,
-    message::{Answer, Bake, Kept, Load, Loaded, Place, Request},
+    message::{BakeTask, FromWorker, LoadTask, LoadedModel, SharedTensor, ToWorker, WeightSources},
 };
-use outputs::Outputs;
+use outputs::OutputMemory;
 
 /// What a backend is opened with.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct Opening<'a> {
 }
 
 /// The conversation, over standard input.
-type Conversation = Channel<BorrowedFd<'static>>;
+type ServerChannel = Channel<BorrowedFd<'static>>;
 
 /// Is a worker process: returns when the server ends the conversation, or after a panic of the backend.
 ///
@@ -63,12 +63,12 @@ pub fn run(
 ) -> io::Result<()> {
     start::confine()?;
     start::go_first();
-    let mut channel: Conversation = Channel::new(rustix::stdio::stdin());
+    let mut channel: ServerChannel = Channel::new(rustix::stdio::stdin());
     let Some((message, descriptors)) = channel.receive_with_descriptors()? else {
         return Ok(());
     };
-    let Request::Load(load) =
-        Request::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?
+    let ToWorker::Load(load) =
+        ToWorker::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?
     else {
         return Err(wrong("it begins with something else"));
     };
@@ -78,22 +78,22 @@ pub fn run(
     }
     let held = landlock::restrict(&reach::of(&load))?;
     if let Some(how) = &load.bake {
-        filter::restrict(filter::Stage::Baking)?;
+        filter::restrict(filter::FilterStage::Baking)?;
         let baked = catch_unwind(AssertUnwindSafe(|| bake(&load, how, descriptors, open)));
         let answer = match baked {
-            Ok(Ok(())) => Answer::Baked,
-            Ok(Err(error)) => Answer::Refused(error),
-            Err(panic) => Answer::Refused(panicked(&load, &*panic)),
+            Ok(Ok(())) => FromWorker::Baked,
+            Ok(Err(error)) => FromWorker::Refused(error),
+            Err(panic) => FromWorker::Refused(panicked(&load, &*panic)),
         };
         return Ok(channel.send(|writer| answer.encode(writer), &[])?);
     }
-    filter::restrict(filter::Stage::Loading)?;
+    filter::restrict(filter::FilterStage::Loading)?;
     if load.ask {
         let told = catch_unwind(AssertUnwindSafe(|| ask(&load, descriptors, open)));
         let told = told.unwrap_or_else(|panic| Err(panicked(&load, &*panic)));
         let answer = match told {
-            Ok(told) => Answer::Told(told),
-            Err(error) => Answer::Refused(error),
+            Ok(told) => FromWorker::Told(told),
+            Err(error) => FromWorker::Refused(error),
         };
         return Ok(channel.send(|writer| answer.encode(writer), &[])?);
     }
@@ -102,16 +102,16 @@ pub fn run(
     let (model, instance, found_damage) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
-            return Ok(channel.send(|writer| Answer::Refused(error).encode(writer), &[])?);
+            return Ok(channel.send(|writer| FromWorker::Refused(error).encode(writer), &[])?);
         }
     };
     // What parsing and packing the model took is of no use to its runs, and there is a worker for each instance.
     skep_heap::give_back_freed_memory();
-    filter::restrict(filter::Stage::Running)?;
+    filter::restrict(filter::FilterStage::Running)?;
     // No file can be opened any more.
     drop(held);
     let threads = model.cpu_threads();
-    let answer = Answer::Loaded(Loaded {
+    let answer = FromWorker::Loaded(LoadedModel {
         signature: model.signature().clone(),
         cpu_threads: threads.map(|threads| u32::try_from(threads.get()).unwrap_or(u32::MAX)),
         echoes_parameters: model.echoes_parameters(),
@@ -124,7 +124,7 @@ pub fn run(
         model,
         instance,
         inputs: Bytes::new(),
-        outputs: Outputs::default(),
+        outputs: OutputMemory::default(),
     }
     .serve()
 }
@@ -134,20 +134,20 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-fn panicked(load: &Load, panic: &(dyn Any + Send)) -> BackendError {
+fn panicked(load: &LoadTask, panic: &(dyn Any + Send)) -> BackendError {
     let text = format!("backend `{}` panicked: {}", load.backend, panic_text(panic));
     BackendError::new(ErrorKind::Internal, text)
 }
 
 /// A loaded model, its one instance here, and whether its baked form was found damaged.
-type Prepared = (Arc<dyn Model>, Box<dyn Instance>, bool);
+type PreparedModel = (Arc<dyn Model>, Box<dyn Instance>, bool);
 
 /// Opens the backend, loads the model, and makes its one instance.
 fn prepare(
-    load: &Load,
+    load: &LoadTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
-) -> Result<Prepared, BackendError> {
+) -> Result<PreparedModel, BackendError> {
     with_request(load, descriptors, open, |backend, request| {
         let model = backend.load(request)?;
         let instance = Arc::clone(&model).instance()?;
@@ -162,8 +162,8 @@ fn prepare(
 
 /// Opens the backend and bakes the model.
 fn bake(
-    load: &Load,
-    how: &Bake,
+    load: &LoadTask,
+    how: &BakeTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> Result<(), BackendError> {
@@ -175,7 +175,7 @@ fn bake(
 
 /// Opens the backend and asks it for the model's inputs and outputs.
 fn ask(
-    load: &Load,
+    load: &LoadTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> Result<FileInterface, BackendError> {
@@ -184,7 +184,7 @@ fn ask(
 }
 
 /// What the server says of the backend.
-fn opening(load: &Load) -> Opening<'_> {
+fn opening(load: &LoadTask) -> Opening<'_> {
     Opening {
         backend: &load.backend,
         library: load
@@ -200,7 +200,7 @@ fn invalid(text: String) -> BackendError {
 
 /// The model's file, which is the one that the server opened.
 fn file_of(
-    load: &Load,
+    load: &LoadTask,
     descriptors: &mut impl Iterator<Item = OwnedFd>,
 ) -> Result<ModelFile, BackendError> {
     if load.path.is_empty() {
@@ -216,7 +216,7 @@ fn file_of(
 
 /// Opens the backend, and what the server said as a request to it.
 fn with_request<T>(
-    load: &Load,
+    load: &LoadTask,
     descriptors: Vec<OwnedFd>,
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
     then: impl FnOnce(&dyn Backend, &LoadRequest<'_>) -> Result<T, BackendError>,
@@ -248,8 +248,8 @@ fn with_request<T>(
 /// The cache and the store that the server means; `None` where the store has gone meanwhile, which keeps no model from being
 /// loaded.
 fn weights_of(
-    load: &Load,
-    kept: &Kept,
+    load: &LoadTask,
+    kept: &WeightSources,
     connection: Option<OwnedFd>,
 ) -> Result<Option<Weights>, BackendError> {
     let failed =
@@ -270,7 +270,7 @@ fn weights_of(
     let missing = || failed(&wrong("the form's key is missing"));
     let form = kept.form.as_ref().ok_or_else(missing)?;
     Ok(Some(Weights {
-        cache: Cache::reader(directory, Key::from_bytes(form.key)),
+        cache: Cache::reader(directory, FormKey::from_bytes(form.key)),
         tenant: store.tenant().cloned().unwrap_or_default(),
         store,
         order: match kept.random_order {
@@ -306,23 +306,23 @@ fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
 
 /// A worker at work.
 struct Serving {
-    channel: Conversation,
+    channel: ServerChannel,
     model: Arc<dyn Model>,
     instance: Box<dyn Instance>,
     /// The memory that inputs come in.
     inputs: Bytes,
-    outputs: Outputs,
+    outputs: OutputMemory,
 }
 
 /// What became of a run: where its outputs lie.
-type Ran = Result<Vec<Place>, BackendError>;
+type Ran = Result<Vec<SharedTensor>, BackendError>;
 
 impl Serving {
     fn serve(mut self) -> io::Result<()> {
         while let Some((message, descriptors)) = self.channel.receive_with_descriptors()? {
             let request =
-                Request::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?;
-            let Request::Run {
+                ToWorker::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?;
+            let ToWorker::Run {
                 memory,
                 inputs,
                 wanted,
@@ -339,10 +339,10 @@ impl Serving {
             let ran = catch_unwind(AssertUnwindSafe(|| self.run(&inputs, &wanted)));
             let memory = self.instance.memory();
             let (answer, ends) = match ran {
-                Ok(Ok(Ok(outputs))) => (Answer::Ran { outputs, memory }, false),
+                Ok(Ok(Ok(outputs))) => (FromWorker::Ran { outputs, memory }, false),
                 Ok(Ok(Err(error))) => {
                     let ends = false;
-                    let failed = Answer::Failed {
+                    let failed = FromWorker::Failed {
                         error,
                         memory,
                         ends,
@@ -354,7 +354,7 @@ impl Serving {
                     let text = format!("the backend panicked: {}", panic_text(&*panic));
                     let error = BackendError::new(ErrorKind::Internal, text);
                     let ends = true;
-                    let failed = Answer::Failed {
+                    let failed = FromWorker::Failed {
                         error,
                         memory: None,
                         ends,
@@ -363,7 +363,7 @@ impl Serving {
                 }
             };
             self.channel.send(|writer| answer.encode(writer), &[])?;
-            if let Answer::Failed { error, .. } = &answer
+            if let FromWorker::Failed { error, .. } = &answer
                 && error.kind() == ErrorKind::Exhausted
             {
                 // What the run had until then lies in the heaps.
@@ -377,7 +377,7 @@ impl Serving {
     }
 
     /// Runs a batch. The outer error ends the worker.
-    fn run(&mut self, inputs: &[Place], wanted: &[usize]) -> io::Result<Ran> {
+    fn run(&mut self, inputs: &[SharedTensor], wanted: &[usize]) -> io::Result<Ran> {
         let mut views = Vec::with_capacity(inputs.len());
         for place in inputs {
             let end = place.offset.saturating_add(place.length);

@@ -13,24 +13,24 @@ use skep_backend::{BackendError, ErrorKind, OutputSlot};
 use skep_tensor::{ALIGNMENT, AlignedBuffer, SharedMemory, SharedParts, Tensor};
 use skep_types::{ModelSignature, Shape};
 
-use super::{Conversation, Ran, wrong};
-use crate::message::{Answer, Place, Request};
+use super::{Ran, ServerChannel, wrong};
+use crate::message::{FromWorker, SharedTensor, ToWorker};
 
 /// The outputs' memory, and what of it the run under way does not use.
 #[derive(Default)]
-pub(super) struct Outputs {
+pub(super) struct OutputMemory {
     memory: Option<SharedMemory>,
     rest: Option<AlignedBuffer>,
 }
 
-impl Outputs {
+impl OutputMemory {
     /// The slots of a run: over shared memory where the outputs' shapes are known. `None` where the run may not have so much.
     ///
     /// # Errors
     /// When the conversation is over.
     pub(super) fn prepare(
         &mut self,
-        channel: &mut Conversation,
+        channel: &mut ServerChannel,
         signature: &ModelSignature,
         wanted: &[usize],
         known: Option<&[Shape]>,
@@ -63,7 +63,7 @@ impl Outputs {
     /// When the conversation is over.
     pub(super) fn place(
         &mut self,
-        channel: &mut Conversation,
+        channel: &mut ServerChannel,
         signature: &ModelSignature,
         slots: Vec<OutputSlot>,
     ) -> io::Result<Ran> {
@@ -95,7 +95,7 @@ impl Outputs {
     }
 
     /// Copies what came elsewhere into the rest of the memory; `None` if that is too small.
-    fn beside(&mut self, tensors: &[Tensor]) -> Option<Vec<Place>> {
+    fn beside(&mut self, tensors: &[Tensor]) -> Option<Vec<SharedTensor>> {
         let mut rest = self.rest.take()?;
         let mut used = 0usize;
         let mut places = Vec::with_capacity(tensors.len());
@@ -115,9 +115,9 @@ impl Outputs {
     }
 
     /// A tensor whose bytes lie at `bytes`. One without bytes lies nowhere.
-    fn located(&self, tensor: &Tensor, bytes: &[u8]) -> Place {
+    fn located(&self, tensor: &Tensor, bytes: &[u8]) -> SharedTensor {
         let memory = self.memory.as_ref();
-        Place {
+        SharedTensor {
             datatype: tensor.datatype(),
             shape: tensor.shape().clone(),
             offset: memory.and_then(|m| m.offset_of(bytes)).unwrap_or(0),
@@ -129,7 +129,7 @@ impl Outputs {
     /// where the server refuses it, and all stays as it is.
     fn parts(
         &mut self,
-        channel: &mut Conversation,
+        channel: &mut ServerChannel,
         lengths: &[usize],
     ) -> io::Result<Option<SharedParts>> {
         self.rest = None;
@@ -139,12 +139,12 @@ impl Outputs {
         let needed = lengths.iter().fold(0usize, |sum, length| {
             sum.saturating_add(length.saturating_add(ALIGNMENT))
         });
-        channel.send(|writer| Answer::NeedRoom(needed).encode(writer), &[])?;
+        channel.send(|writer| FromWorker::NeedRoom(needed).encode(writer), &[])?;
         let received = channel.receive_with_descriptors()?;
         let (message, descriptors) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let length = match Request::decode(message) {
-            Ok(Request::Room(length)) => length,
-            Ok(Request::NoRoom) => return Ok(None),
+        let length = match ToWorker::decode(message) {
+            Ok(ToWorker::Room(length)) => length,
+            Ok(ToWorker::NoRoom) => return Ok(None),
             _ => return Err(wrong("memory was expected")),
         };
         let file = descriptors.into_iter().next().map(File::from);

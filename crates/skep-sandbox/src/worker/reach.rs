@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::landlock::Reach;
-use crate::message::Load;
+use crate::message::LoadTask;
 
 /// Where the dynamic loader finds libraries beside those that the environment names, and what it looks up there.
 const LIBRARIES: [&str; 10] = [
@@ -66,7 +66,7 @@ const ELSEWHERE: [&str; 6] = [
 const MAX_ENTRIES: usize = 4096;
 
 /// The files that a worker needs for this load, by names that still are to be opened.
-pub(super) fn of(load: &Load) -> Reach {
+pub(super) fn of(load: &LoadTask) -> Reach {
     let fixed = LIBRARIES
         .iter()
         .chain(&MACHINE)

@@ -26,7 +26,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::{Bake, FormFiles, Kept},
+    message::{BakeTask, FormFiles, WeightSources},
     worker::landlock::{restrict, version},
 };
 
@@ -88,12 +88,12 @@ impl Node {
     /// What the worker of model `m` reaches.
     fn reach(&self, bakes: bool) -> Reach {
         let bytes = |name| self.path(name).as_os_str().as_bytes().to_vec();
-        of(&Load {
+        of(&LoadTask {
             backend: "embedded".to_owned(),
             library: Some(bytes("lib.so")),
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
-            weights: (!bakes).then(|| Kept {
+            weights: (!bakes).then(|| WeightSources {
                 directory: bytes("cache"),
                 form: (!bakes).then(|| FormFiles {
                     key: [0; 32],
@@ -102,7 +102,7 @@ impl Node {
                 budget_bytes: 0,
                 random_order: false,
             }),
-            bake: bakes.then(|| Bake {
+            bake: bakes.then(|| BakeTask {
                 directory: bytes("cache/v1/tmp/bake-m"),
                 budget_bytes: 0,
                 behind: None,

@@ -13,7 +13,7 @@ use crate::{
     availability::Availability,
     order::MAX_TENSORS,
     segment::Segment,
-    wire::Request,
+    wire::StoreRequest,
 };
 
 use super::{
@@ -183,7 +183,7 @@ impl StoreAccess for Acquisition {
     }
 
     fn give_back(&mut self, digests: &[Digest]) {
-        let request = Request::GiveBack(digests.to_vec());
+        let request = StoreRequest::GiveBack(digests.to_vec());
         // Tickets end with the connection.
         let _ = self.hold.link().ask(&request, None);
     }

@@ -21,7 +21,7 @@ use crate::{
     ledger::SegmentId,
     order::MAX_TENSORS,
     segment::Segment,
-    wire::{Connection, Reply, Request, WireLocation},
+    wire::{Connection, StoreReply, StoreRequest, WireLocation},
 };
 
 /// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
@@ -62,19 +62,21 @@ pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStr
         let (some, behind) = rest.split_at(rest.len().min(MAX_TENSORS));
         rest = behind;
         let more = !rest.is_empty();
-        let request = Request::Restrict {
+        let request = StoreRequest::Restrict {
             tensors: some.to_vec(),
             more,
         };
         // A daemon that has no room says so at once, and listens to nobody.
         let sent = socket.send(&request.encode(), None);
-        let Some((reply, _)) = socket.receive(Reply::decode)? else {
+        let Some((reply, _)) = socket.receive(StoreReply::decode)? else {
             sent?;
             return Err(StoreError::disconnected("it ended before an answer"));
         };
         match reply {
-            Reply::Done(_) => {}
-            Reply::Refused(kind, message) => return Err(StoreError::Refused { kind, message }),
+            StoreReply::Done(_) => {}
+            StoreReply::Refused(kind, message) => {
+                return Err(StoreError::Refused { kind, message });
+            }
             _ => return Err(unexpected()),
         }
         if !more {
@@ -87,9 +89,9 @@ pub(super) fn unexpected() -> StoreError {
     StoreError::protocol("an answer to another question")
 }
 
-pub(super) fn done(reply: Reply) -> Result<u64, StoreError> {
+pub(super) fn done(reply: StoreReply) -> Result<u64, StoreError> {
     match reply {
-        Reply::Done(number) => Ok(number),
+        StoreReply::Done(number) => Ok(number),
         _ => Err(unexpected()),
     }
 }
@@ -119,21 +121,21 @@ impl DaemonLink {
         let socket = Connection::new(stream);
         socket.set_patience(Some(WELCOMING), WELCOMING)?;
         // A daemon that has no room says so at once, and listens to nobody.
-        let sent = socket.send(&Request::Hello.encode(), None);
-        let Some((reply, _)) = socket.receive(Reply::decode)? else {
+        let sent = socket.send(&StoreRequest::Hello.encode(), None);
+        let Some((reply, _)) = socket.receive(StoreReply::decode)? else {
             sent?;
             return Err(StoreError::disconnected("it ended before a welcome"));
         };
         socket.set_patience(Some(PATIENCE), PATIENCE)?;
         match reply {
-            Reply::Welcome(tenant) => Ok(Self {
+            StoreReply::Welcome(tenant) => Ok(Self {
                 connection: Mutex::new(()),
                 socket,
                 tenant,
                 ended: Mutex::default(),
                 lost: AtomicBool::new(false),
             }),
-            Reply::Refused(kind, message) => Err(StoreError::Refused { kind, message }),
+            StoreReply::Refused(kind, message) => Err(StoreError::Refused { kind, message }),
             _ => Err(unexpected()),
         }
     }
@@ -161,9 +163,9 @@ impl DaemonLink {
     /// Asks, and waits for the answer and the segments that come with it.
     pub(super) fn ask(
         &self,
-        request: &Request,
+        request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Reply, Segments), StoreError> {
+    ) -> Result<(StoreReply, Segments), StoreError> {
         let turn = self
             .connection
             .lock()
@@ -172,16 +174,16 @@ impl DaemonLink {
         drop(turn);
         self.tell_ended();
         match answer? {
-            (Reply::Refused(kind, message), _) => Err(StoreError::Refused { kind, message }),
+            (StoreReply::Refused(kind, message), _) => Err(StoreError::Refused { kind, message }),
             answer => Ok(answer),
         }
     }
 
     fn converse(
         &self,
-        request: &Request,
+        request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Reply, Segments), StoreError> {
+    ) -> Result<(StoreReply, Segments), StoreError> {
         if self.is_lost() {
             return Err(StoreError::disconnected("it ended before"));
         }
@@ -196,20 +198,20 @@ impl DaemonLink {
 
     fn exchange(
         &self,
-        request: &Request,
+        request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(Reply, Segments), StoreError> {
+    ) -> Result<(StoreReply, Segments), StoreError> {
         self.socket.send(&request.encode(), descriptor)?;
         let mut segments = Segments::new();
         loop {
-            let Some(message) = self.socket.receive(Reply::decode)? else {
+            let Some(message) = self.socket.receive(StoreReply::decode)? else {
                 return Err(StoreError::disconnected("it ended before an answer"));
             };
             match message {
-                (Reply::Segment(number), Some(file)) if segments.len() < MAX_TENSORS => {
+                (StoreReply::Segment(number), Some(file)) if segments.len() < MAX_TENSORS => {
                     segments.insert(SegmentId(number), Arc::new(Segment::check(file)?));
                 }
-                (Reply::Segment(_), _) | (_, Some(_)) => return Err(unexpected()),
+                (StoreReply::Segment(_), _) | (_, Some(_)) => return Err(unexpected()),
                 (reply, None) => return Ok((reply, segments)),
             }
         }
@@ -239,7 +241,7 @@ impl DaemonLink {
                 ended.split_off(from)
             };
             // A connection that is lost has no leases.
-            let _ = self.converse(&Request::Release(some), None);
+            let _ = self.converse(&StoreRequest::Release(some), None);
             drop(turn);
         }
     }
@@ -250,7 +252,7 @@ impl DaemonLink {
         mode: Mode,
         known: &mut Segments,
     ) -> Result<Vec<Availability<Spot>>, StoreError> {
-        let request = Request::Take {
+        let request = StoreRequest::Take {
             mode,
             wanted: wanted.iter().map(|wanted| (*wanted).clone()).collect(),
         };
@@ -271,7 +273,7 @@ impl DaemonLink {
         offered: &[Offered<'_>],
         known: &mut Segments,
     ) -> Result<Vec<Spot>, StoreError> {
-        let request = Request::Publish(
+        let request = StoreRequest::Publish(
             offered
                 .iter()
                 .map(|tensor| (tensor.wanted.clone(), tensor.offset))
@@ -294,9 +296,12 @@ impl DaemonLink {
     }
 }
 
-fn answers(reply: Reply, expected: usize) -> Result<Vec<Availability<WireLocation>>, StoreError> {
+fn answers(
+    reply: StoreReply,
+    expected: usize,
+) -> Result<Vec<Availability<WireLocation>>, StoreError> {
     match reply {
-        Reply::Answers(answers) if answers.len() == expected => Ok(answers),
+        StoreReply::Answers(answers) if answers.len() == expected => Ok(answers),
         _ => Err(unexpected()),
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     Digest, Lease, LoadOrder, Present, Stat, StoreError, StoredTensor, Tenant, Wanted,
     acquire::{AcquiredTensors, Fill, acquire, look},
     lease::lengths,
-    wire::{Reply, Request},
+    wire::{StoreReply, StoreRequest},
 };
 use hold::{Acquisition, HeldTensors};
 use keeper::LeaseKeeper;
@@ -191,8 +191,8 @@ impl DaemonClient {
     }
 
     pub(crate) fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
-        match self.link(tenant)?.ask(&Request::Stat, None)?.0 {
-            Reply::Stat(stat) => Ok(stat),
+        match self.link(tenant)?.ask(&StoreRequest::Stat, None)?.0 {
+            StoreReply::Stat(stat) => Ok(stat),
             _ => Err(link::unexpected()),
         }
     }
@@ -202,7 +202,7 @@ impl DaemonClient {
         let mut tensors: Vec<StoredTensor> = Vec::new();
         loop {
             let after: Option<Digest> = tensors.last().map(|tensor| tensor.digest);
-            let Reply::Page(page) = link.ask(&Request::List(after), None)?.0 else {
+            let StoreReply::Page(page) = link.ask(&StoreRequest::List(after), None)?.0 else {
                 return Err(link::unexpected());
             };
             if page.is_empty() {
@@ -213,6 +213,6 @@ impl DaemonClient {
     }
 
     pub(crate) fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
-        link::done(self.link(tenant)?.ask(&Request::Gc, None)?.0)
+        link::done(self.link(tenant)?.ask(&StoreRequest::Gc, None)?.0)
     }
 }

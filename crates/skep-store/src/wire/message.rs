@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_ipc::{Malformed, Reader, Writer};
+use skep_ipc::{Malformed, MessageReader, MessageWriter};
 
 use crate::{
     Digest, ErrorKind, Stat, StoredTensor, Tenant, Wanted,
@@ -26,7 +26,7 @@ pub(crate) const MAX_LISTED: usize = 1024;
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Request {
+pub(crate) enum StoreRequest {
     /// The first of a connection.
     Hello,
     /// What is there of these?
@@ -62,7 +62,7 @@ pub(crate) type WireLocation = (u64, u64);
 
 /// What a daemon says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub(crate) enum StoreReply {
     /// The connection is this tenant's.
     Welcome(Tenant),
     /// The number of the segment whose descriptor comes with it.
@@ -92,10 +92,10 @@ const KINDS: [ErrorKind; 8] = [
 
 const MODES: [Mode; 3] = [Mode::Look, Mode::Claim, Mode::Wait];
 
-impl Request {
+impl StoreRequest {
     /// The frame's kind and body.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = MessageWriter::default();
         match self {
             Self::Hello => {
                 writer.u8(1);
@@ -141,7 +141,7 @@ impl Request {
 
     /// Reads a frame's kind and body.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = MessageReader::new(bytes);
         let request = match reader.u8()? {
             1 => {
                 greeting(&mut reader)?;
@@ -173,7 +173,7 @@ impl Request {
 }
 
 /// What a client's first message begins with.
-fn greeting(reader: &mut Reader<'_>) -> Result<(), Malformed> {
+fn greeting(reader: &mut MessageReader<'_>) -> Result<(), Malformed> {
     if reader.array()? != MAGIC {
         return Err(Malformed::new("it is no client of a tensor store"));
     }
@@ -186,15 +186,15 @@ fn greeting(reader: &mut Reader<'_>) -> Result<(), Malformed> {
     Ok(())
 }
 
-impl Reply {
+impl StoreReply {
     /// The frame's kind and body.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = MessageWriter::default();
         match self {
             Self::Welcome(tenant) => {
                 writer.u8(128);
                 writer.u16(VERSION);
-                writer.option(tenant.name(), Writer::short_text);
+                writer.option(tenant.name(), MessageWriter::short_text);
             }
             Self::Segment(id) => {
                 writer.u8(129);
@@ -252,7 +252,7 @@ impl Reply {
 
     /// Reads a frame's kind and body.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = MessageReader::new(bytes);
         let reply = match reader.u8()? {
             128 => {
                 let version = reader.u16()?;
@@ -290,7 +290,7 @@ impl Reply {
                     description: wanted.description,
                     length: wanted.length,
                     leases: reader.u64()?,
-                    idle: reader.option(Reader::u64)?.map(Duration::from_nanos),
+                    idle: reader.option(MessageReader::u64)?.map(Duration::from_nanos),
                 })
             })?),
             134 => {

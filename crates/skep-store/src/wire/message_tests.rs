@@ -27,25 +27,26 @@ fn wanted() -> impl Strategy<Value = Wanted> {
         })
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = StoreRequest> {
     let mode = (0..MODES.len()).prop_map(|number| MODES[number]);
     let digests = || proptest::collection::vec(any::<[u8; 32]>().prop_map(Digest), 0..5);
     let tensors = proptest::collection::vec(wanted(), 0..5);
     let offered = proptest::collection::vec((wanted(), any::<u64>()), 0..5);
     prop_oneof![
-        Just(Request::Hello),
-        (mode, tensors).prop_map(|(mode, wanted)| Request::Take { mode, wanted }),
-        offered.prop_map(Request::Publish),
-        digests().prop_map(Request::GiveBack),
-        digests().prop_map(Request::Release),
-        Just(Request::Stat),
-        any::<Option<[u8; 32]>>().prop_map(|after| Request::List(after.map(Digest))),
-        Just(Request::Gc),
-        (digests(), any::<bool>()).prop_map(|(tensors, more)| Request::Restrict { tensors, more }),
+        Just(StoreRequest::Hello),
+        (mode, tensors).prop_map(|(mode, wanted)| StoreRequest::Take { mode, wanted }),
+        offered.prop_map(StoreRequest::Publish),
+        digests().prop_map(StoreRequest::GiveBack),
+        digests().prop_map(StoreRequest::Release),
+        Just(StoreRequest::Stat),
+        any::<Option<[u8; 32]>>().prop_map(|after| StoreRequest::List(after.map(Digest))),
+        Just(StoreRequest::Gc),
+        (digests(), any::<bool>())
+            .prop_map(|(tensors, more)| StoreRequest::Restrict { tensors, more }),
     ]
 }
 
-fn reply() -> impl Strategy<Value = Reply> {
+fn reply() -> impl Strategy<Value = StoreReply> {
     let answer = prop_oneof![
         any::<WireLocation>().prop_map(Availability::Here),
         Just(Availability::Fill),
@@ -69,13 +70,13 @@ fn reply() -> impl Strategy<Value = Reply> {
         })
     });
     prop_oneof![
-        tenant.prop_map(Reply::Welcome),
-        any::<u64>().prop_map(Reply::Segment),
-        proptest::collection::vec(answer, 0..9).prop_map(Reply::Answers),
-        any::<u64>().prop_map(Reply::Done),
-        any::<[u64; FIGURES]>().prop_map(|all| Reply::Stat(of_figures(all))),
-        proptest::collection::vec(listed, 0..5).prop_map(Reply::Page),
-        (kind, "\\PC{0,50}").prop_map(|(kind, text)| Reply::Refused(kind, text)),
+        tenant.prop_map(StoreReply::Welcome),
+        any::<u64>().prop_map(StoreReply::Segment),
+        proptest::collection::vec(answer, 0..9).prop_map(StoreReply::Answers),
+        any::<u64>().prop_map(StoreReply::Done),
+        any::<[u64; FIGURES]>().prop_map(|all| StoreReply::Stat(of_figures(all))),
+        proptest::collection::vec(listed, 0..5).prop_map(StoreReply::Page),
+        (kind, "\\PC{0,50}").prop_map(|(kind, text)| StoreReply::Refused(kind, text)),
     ]
 }
 
@@ -83,20 +84,20 @@ proptest! {
     #[test]
     fn requests_come_as_they_were_sent(request in request()) {
         let bytes = request.encode();
-        prop_assert_eq!(Request::decode(&bytes), Ok(request));
+        prop_assert_eq!(StoreRequest::decode(&bytes), Ok(request));
         for end in 0..bytes.len() {
-            prop_assert!(Request::decode(&bytes[..end]).is_err());
+            prop_assert!(StoreRequest::decode(&bytes[..end]).is_err());
         }
         let longer = [&bytes[..], &[0]].concat();
-        prop_assert!(Request::decode(&longer).is_err());
+        prop_assert!(StoreRequest::decode(&longer).is_err());
     }
 
     #[test]
     fn replies_come_as_they_were_sent(reply in reply()) {
         let bytes = reply.encode();
-        prop_assert_eq!(Reply::decode(&bytes), Ok(reply));
+        prop_assert_eq!(StoreReply::decode(&bytes), Ok(reply));
         for end in 0..bytes.len() {
-            prop_assert!(Reply::decode(&bytes[..end]).is_err());
+            prop_assert!(StoreReply::decode(&bytes[..end]).is_err());
         }
     }
 }
@@ -121,7 +122,7 @@ proptest! {
 
 #[test]
 fn malformed_messages_are_named() {
-    let mut hello = Request::Hello.encode();
+    let mut hello = StoreRequest::Hello.encode();
     hello[9] = 1;
     let one_more = u16::try_from(MAX_TENSORS + 1)
         .expect("a count")
@@ -153,7 +154,7 @@ fn malformed_messages_are_named() {
         (with(&[0, 0, 0, 1, 0, 0xff]), "a text that is not UTF-8"),
     ];
     for (bytes, text) in cases {
-        let error = StoreError::from(Request::decode(&bytes).expect_err(text));
+        let error = StoreError::from(StoreRequest::decode(&bytes).expect_err(text));
         assert_eq!(error.to_string(), format!("malformed message: {text}"));
     }
 }
@@ -161,8 +162,8 @@ fn malformed_messages_are_named() {
 #[test]
 fn a_refusal_is_as_long_as_its_reader_takes_it() {
     let long = "ä".repeat(MAX_TEXT_BYTES);
-    let bytes = Reply::Refused(ErrorKind::Bound, long).encode();
-    let Ok(Reply::Refused(ErrorKind::Bound, text)) = Reply::decode(&bytes) else {
+    let bytes = StoreReply::Refused(ErrorKind::Bound, long).encode();
+    let Ok(StoreReply::Refused(ErrorKind::Bound, text)) = StoreReply::decode(&bytes) else {
         panic!("no refusal");
     };
     assert_eq!(text, "ä".repeat(MAX_TEXT_BYTES / 2));

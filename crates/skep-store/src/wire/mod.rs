@@ -14,4 +14,4 @@ mod fields;
 mod message;
 
 pub(crate) use connection::Connection;
-pub(crate) use message::{MAX_LISTED, Reply, Request, WireLocation};
+pub(crate) use message::{MAX_LISTED, StoreReply, StoreRequest, WireLocation};
