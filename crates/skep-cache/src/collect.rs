@@ -46,9 +46,9 @@ struct KeptFiles {
 }
 
 impl Cache {
-    /// Removes the forms that were used longest ago until the rest fits the budget, whichever tenants' they are, and what no
-    /// form has: tensors, locks, and what is remembered of model files. `None` while somebody publishes a form: the next call
-    /// will do.
+    /// Removes the forms that were used longest ago until the rest fits the budget, whichever tenants' they are, and
+    /// what no form has: tensors, locks, and what is remembered of model files. `None` while somebody publishes a form:
+    /// the next call will do.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -202,8 +202,8 @@ fn remove_locks(making: &Path, models: &Path) -> io::Result<()> {
             .is_some_and(|key| models.join(key).exists());
         let free = |file: File| file.try_lock().is_ok().then_some(file);
         let opened = || File::options().write(true).open(&path).ok();
-        // Removed while it is locked: whoever has opened it gets the lock after that, and sees that it is not the file of
-        // its name any more.
+        // Removed while it is locked: whoever has opened it gets the lock after that, and sees that it is not the file
+        // of its name any more.
         if !has_form && let Some(_locked) = opened().and_then(free) {
             let _ = fs::remove_file(&path);
         }

@@ -38,8 +38,8 @@ impl Mapped {
         Bytes::from_owner(MappedBytes(Arc::clone(&self.map)))
     }
 
-    /// Maps pages of another file over the tensor's, read-only: its bytes stay where they are, and are that file's from now
-    /// on. Whoever reads them meanwhile reads the ones or the others. `offset` is a multiple of the page size.
+    /// Maps pages of another file over the tensor's, read-only: its bytes stay where they are, and are that file's from
+    /// now on. Whoever reads them meanwhile reads the ones or the others. `offset` is a multiple of the page size.
     ///
     /// # Errors
     /// The system's, such as too many mappings; the bytes are then those that they were.
@@ -48,8 +48,8 @@ impl Mapped {
     /// The file has the tensor's bytes from there on, and nobody changes them while anybody has bytes of this tensor.
     pub unsafe fn replace(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         let start = NonNull::from(&self.map[..]).cast();
-        // SAFETY: the range is this mapping's own, which lives as long as anybody has bytes of it and which nobody writes;
-        // the caller promises the rest.
+        // SAFETY: the range is this mapping's own, which lives as long as anybody has bytes of it and which nobody
+        // writes; the caller promises the rest.
         unsafe { skep_host::replace_pages(start, self.map.len(), file, offset) }
     }
 
@@ -173,8 +173,8 @@ impl Form {
             .map_err(|error| CacheError::io("read", &path, error))
     }
 
-    /// Maps the file of a tensor, which has at least a byte, read-only. Nobody looks at its bytes: for those that are only
-    /// read on the way to something that is checked.
+    /// Maps the file of a tensor, which has at least a byte, read-only. Nobody looks at its bytes: for those that are
+    /// only read on the way to something that is checked.
     ///
     /// # Errors
     /// When the file is gone, or has another length.
@@ -182,8 +182,8 @@ impl Form {
         self.open(tensor)
     }
 
-    /// Maps the file of a tensor, which has at least a byte, read-only; its bytes are checked against the digest the first
-    /// time that this process sees the file as it is now.
+    /// Maps the file of a tensor, which has at least a byte, read-only; its bytes are checked against the digest the
+    /// first time that this process sees the file as it is now.
     ///
     /// # Errors
     /// When the file is gone, or damaged.

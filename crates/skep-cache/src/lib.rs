@@ -1,7 +1,7 @@
 //! The disk tier under the tensor store: models in the form that a runtime loads fastest, in a directory, by content.
 //!
-//! A backend *bakes* a model once: it lets its runtime rewrite the graph, and keeps the rewritten graph, each large tensor
-//! and each packed weight. Later loads, of any process, begin with these.
+//! A backend *bakes* a model once: it lets its runtime rewrite the graph, and keeps the rewritten graph, each large
+//! tensor and each packed weight. Later loads, of any process, begin with these.
 //!
 //! ```text
 //! <directory>/v1/lock                     held shared while something is made, exclusively while something is removed
@@ -16,14 +16,15 @@
 //!                tmp/bake-*               what is being made, each directory held by the process that publishes it
 //! ```
 //!
-//! A [`FormKey`] is made of everything that the result depends on; which parts these are is the backend's to say. A form is
-//! made in a directory of its own, by a process that need not be trusted, and published by one that looks at every byte of
-//! it and computed the key itself ([`Claim`]). It is there when its manifest is: that is renamed into place last. Manifest
-//! and graph carry their digests, the manifest its key, and all three are checked at every [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
-//! [`Form::map`] and [`Form::map_seen`] for the others, once a process and state of the file. What is damaged is removed ([`Cache::forget`]) and
-//! baked again. [`Cache::collect`] holds the directory within its budget; the forms that were used last stay, and with a
-//! form go its lock and what is remembered of its model's files. A tenant has a directory of its own in this one
-//! ([`Cache::of_tenant`]).
+//! A [`FormKey`] is made of everything that the result depends on; which parts these are is the backend's to say. A
+//! form is made in a directory of its own, by a process that need not be trusted, and published by one that looks at
+//! every byte of it and computed the key itself ([`Claim`]). It is there when its manifest is: that is renamed into
+//! place last. Manifest and graph carry their digests, the manifest its key, and all three are checked at every
+//! [`Cache::look_up`]; tensors are checked by whoever takes them, the store for those that it publishes and
+//! [`Form::map`] and [`Form::map_seen`] for the others, once a process and state of the file. What is damaged is
+//! removed ([`Cache::forget`]) and baked again. [`Cache::collect`] holds the directory within its budget; the forms
+//! that were used last stay, and with a form go its lock and what is remembered of its model's files. A tenant has a
+//! directory of its own in this one ([`Cache::of_tenant`]).
 
 mod collect;
 mod directory;
@@ -44,7 +45,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -59,7 +60,7 @@ pub use key::FormKey;
 pub use making::{Begun, Claim, Making, Turn};
 pub use manifest::{FormTensor, Role};
 
-use skep_host::{open_file, read_file, read_text};
+use skep_host::{lock, open_file, read_file, read_text};
 use skep_store::Digest;
 
 use crate::{
@@ -146,10 +147,10 @@ const MAX_GRAPH_BYTES: u64 = 2 << 30;
 impl Cache {
     /// Opens a cache directory, and makes it if it is not there: for its owner alone (mode 0700).
     ///
-    /// Whoever can change what is in it decides what models answer. So one that is there must belong to this process's user
-    /// or to root, and nobody else may write it; except that root may have given a group the right, and that a sticky one
-    /// may be anybody's to write, since what a cache makes in it is looked at in the same way. What is above the directory
-    /// is not looked at.
+    /// Whoever can change what is in it decides what models answer. So one that is there must belong to this process's
+    /// user or to root, and nobody else may write it; except that root may have given a group the right, and that a
+    /// sticky one may be anybody's to write, since what a cache makes in it is looked at in the same way. What is above
+    /// the directory is not looked at.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when it cannot be made, [`ErrorKind::Unsafe`] when others may change it.
@@ -161,8 +162,8 @@ impl Cache {
         Ok(cache)
     }
 
-    /// One form of a cache directory that another process opened, for reading alone: nothing is made, nothing is noted, and
-    /// no other form is looked for. The other process says which files may be read: [`Form::files`].
+    /// One form of a cache directory that another process opened, for reading alone: nothing is made, nothing is noted,
+    /// and no other form is looked for. The other process says which files may be read: [`Form::files`].
     #[must_use]
     pub fn reader(directory: &Path, key: FormKey) -> Self {
         Self::over(directory, directory, 0, Some(key))
@@ -233,19 +234,11 @@ impl Cache {
     }
 
     fn known_parts(&self) -> MutexGuard<'_, BTreeMap<String, Self>> {
-        // Nothing panics while it holds this lock.
-        self.inner
-            .parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.parts)
     }
 
     fn verified(&self) -> MutexGuard<'_, HashSet<FileStamp>> {
-        // Nothing panics while it holds this lock.
-        self.inner
-            .verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.verified)
     }
 
     /// The form under a key, and notes that it was used. One that is damaged is removed, and counts as absent.
@@ -317,8 +310,8 @@ impl Cache {
         }
     }
 
-    /// The content of a model's files, in their order. Files that have not changed since they were last read are not read
-    /// again.
+    /// The content of a model's files, in their order. Files that have not changed since they were last read are not
+    /// read again.
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when a file cannot be read.
@@ -330,8 +323,8 @@ impl Cache {
         })
     }
 
-    /// [`Cache::content`], but `None` where files would have to be read whose form cannot be here: none that is has files of
-    /// the same sizes.
+    /// [`Cache::content`], but `None` where files would have to be read whose form cannot be here: none that is has
+    /// files of the same sizes.
     ///
     /// # Errors
     /// As [`Cache::content`].

@@ -94,7 +94,8 @@ impl Cache {
         }))
     }
 
-    /// Takes the turn of baking behind the scenes, among all processes that use this cache; `None` while another has it.
+    /// Takes the turn of baking behind the scenes, among all processes that use this cache; `None` while another has
+    /// it.
     ///
     /// # Errors
     /// When nothing can be written.
@@ -171,8 +172,8 @@ impl Claim {
         Making::new(self.directory(), self.cache.budget_bytes())
     }
 
-    /// Looks at all that was made, and puts it in its place, under the key that this claim is of. Whoever made it must have
-    /// ended: nothing may write into the directory any more.
+    /// Looks at all that was made, and puts it in its place, under the key that this claim is of. Whoever made it must
+    /// have ended: nothing may write into the directory any more.
     ///
     /// # Errors
     /// [`ErrorKind::Refused`](crate::ErrorKind::Refused) for anything but a whole form or the reason why there is none,
@@ -233,8 +234,8 @@ impl Claim {
         }
     }
 
-    /// Moves a tensor into the cache, unless it is there already: others may have mapped that one. One that is damaged is
-    /// replaced.
+    /// Moves a tensor into the cache, unless it is there already: others may have mapped that one. One that is damaged
+    /// is replaced.
     fn move_tensor(&self, tensor: &Wanted) -> Result<(), CacheError> {
         let from = self
             .directory()

@@ -10,10 +10,9 @@
 //! end <digest of everything above>
 //! ```
 //!
-//! The key is that under which the form was published: a form under another key is damaged. There is a `file` for each file of
-//! the model. A form that cannot be is `unusable <why>` in the place of all from `graph`
-//! to the last `tensor`. Words are escaped as in a
-//! URL where they hold spaces, control characters or `%`.
+//! The key is that under which the form was published: a form under another key is damaged. There is a `file` for each
+//! file of the model. A form that cannot be is `unusable <why>` in the place of all from `graph` to the last `tensor`.
+//! Words are escaped as in a URL where they hold spaces, control characters or `%`.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 

@@ -1,8 +1,8 @@
 //! Tensors that were found whole, remembered by what tells their files from others.
 //!
-//! Looking at every byte of a model's weights takes longer than loading it. A tensor's file that has the size and the times
-//! that it had when its bytes were last found to have its digest is taken to have them still; the store, to which weights
-//! are brought later, looks again.
+//! Looking at every byte of a model's weights takes longer than loading it. A tensor's file that has the size and the
+//! times that it had when its bytes were last found to have its digest is taken to have them still; the store, to which
+//! weights are brought later, looks again.
 //!
 //! ```text
 //! <digest> <stamp>

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Whoever makes a form may be a process that is not trusted. So what is here is published only after every name was
-//! looked at and every byte hashed. A directory is locked by the process that made it; one that nobody holds is left over.
+//! looked at and every byte hashed. A directory is locked by the process that made it; one that nobody holds is left
+//! over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -88,8 +89,8 @@ impl Drop for Staging {
     }
 }
 
-/// Removes what processes left that are gone: all staging directories that nobody holds, and where `all` is set whatever
-/// else there is.
+/// Removes what processes left that are gone: all staging directories that nobody holds, and where `all` is set
+/// whatever else there is.
 pub(crate) fn remove_left_over(tmp: &Path, all: bool) -> io::Result<()> {
     for entry in fs::read_dir(tmp)? {
         let entry = entry?;

@@ -13,7 +13,8 @@ use skep_host::{open_file, read_text};
 
 use crate::{CacheError, FileContent, manifest::hex};
 
-/// A file that was changed so recently may be changed again without another time of change: its content is not remembered.
+/// A file that was changed so recently may be changed again without another time of change: its content is not
+/// remembered.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// What tells a file from its successor: where it lies, its size, when its content and its entry changed.

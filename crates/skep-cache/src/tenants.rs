@@ -7,9 +7,9 @@
 //!                               v1/...   its forms
 //! ```
 //!
-//! A process that runs a tenant's model can open files of that tenant's part alone, but no rule of the kernel keeps it from
-//! asking whether a file of some name exists. So the name of a part cannot be guessed: it follows from the tenant's name and
-//! a secret that such a process cannot read. The budget holds for all parts together.
+//! A process that runs a tenant's model can open files of that tenant's part alone, but no rule of the kernel keeps it
+//! from asking whether a file of some name exists. So the name of a part cannot be guessed: it follows from the
+//! tenant's name and a secret that such a process cannot read. The budget holds for all parts together.
 
 use std::{
     fs,

@@ -5,13 +5,14 @@
 //! free    own shard's magazine -> pool's used blocks, up to a bound           -> cleared or unmapped
 //! ```
 //!
-//! A block is a multiple of a page, of one of 21 sizes ([`classes`](crate::classes)), without a header: whoever frees it
-//! says how large it is. Threads are spread over [`SHARDS`] shards. A shard's *magazine* of a class holds the few blocks that
-//! its threads freed last; it has a lock that is nearly always free. What it cannot hold goes to the class's *pool*, which
-//! all shards share: tensors are allocated by the thread that reads a request, and freed by the one that ran it.
+//! A block is a multiple of a page, of one of 21 sizes ([`classes`](crate::classes)), without a header: whoever frees
+//! it says how large it is. Threads are spread over [`SHARDS`] shards. A shard's *magazine* of a class holds the few
+//! blocks that its threads freed last; it has a lock that is nearly always free. What it cannot hold goes to the
+//! class's *pool*, which all shards share: tensors are allocated by the thread that reads a request, and freed by the
+//! one that ran it.
 //!
-//! Blocks that are kept still have their pages. Those that nobody needed from one [`tick`] to the next are given back, so
-//! memory follows what a server needs with a second's delay, and no lock is held while the kernel takes it. Below
+//! Blocks that are kept still have their pages. Those that nobody needed from one [`tick`] to the next are given back,
+//! so memory follows what a server needs with a second's delay, and no lock is held while the kernel takes it. Below
 //! [`UNMAPPED_BYTES`] pages go and addresses stay, since so many holes would exceed the kernel's bound on mappings.
 
 #![allow(
@@ -238,7 +239,8 @@ unsafe fn give_back(block: *mut u8, class: usize) {
         if bytes >= UNMAPPED_BYTES {
             pages::unmap(block, bytes);
         } else if !pages::clear(block, bytes) || !lock(&POOLS[class]).cleared.push(block) {
-            // Locked pages, or no memory for the list: as a used one it is not lost, and the next look at it tries again.
+            // Locked pages, or no memory for the list: as a used one it is not lost, and the next look at it tries
+            // again.
             POOLED_BYTES.fetch_add(bytes, Ordering::Relaxed);
             let _ = lock(&POOLS[class]).used.push(block);
         }

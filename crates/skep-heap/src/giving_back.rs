@@ -1,12 +1,13 @@
 //! When memory is given back: in the background, when it is quiet, at a limited rate.
 //!
-//! glibc's `malloc_trim` holds the lock of the process's one arena while it looks through it, tens of milliseconds after
-//! a large model was parsed; a thread that allocates meanwhile waits that long. So nobody calls it on the way: loads and
-//! unloads *ask* for it ([`give_back_freed_memory`]), and one thread does it for all who asked, [`QUIET`] after the last of
-//! them, [`PATIENCE`] after the first at the latest, and [`PAUSE`] after the last time at the earliest.
+//! glibc's `malloc_trim` holds the lock of the process's one arena while it looks through it, tens of milliseconds
+//! after a large model was parsed; a thread that allocates meanwhile waits that long. So nobody calls it on the way:
+//! loads and unloads *ask* for it ([`give_back_freed_memory`]), and one thread does it for all who asked, [`QUIET`]
+//! after the last of them, [`PATIENCE`] after the first at the latest, and [`PAUSE`] after the last time at the
+//! earliest.
 //!
-//! The thread has the priority of any other: one that is preempted while it holds the arena's lock would keep everybody.
-//! Between, it gives back large blocks that nobody needed for a [`TICK`]; while none is kept it sleeps.
+//! The thread has the priority of any other: one that is preempted while it holds the arena's lock would keep
+//! everybody. Between, it gives back large blocks that nobody needed for a [`TICK`]; while none is kept it sleeps.
 
 use std::{
     io,
@@ -73,12 +74,12 @@ pub fn give_back_in_background() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives memory that was freed back to the system: small blocks at once, the others soon, where [`give_back_in_background`] has
-/// started a thread for it.
+/// Gives memory that was freed back to the system: small blocks at once, the others soon, where
+/// [`give_back_in_background`] has started a thread for it.
 ///
-/// Loading a model parses it into buffers that are freed afterwards, and unloading frees its weights, but glibc keeps both
-/// for what may come: for a self-contained BERT the buffers alone are a third of the process. mimalloc keeps what threads
-/// held that have ended, as those of an unloaded model's instances. To be called after a load and an unload.
+/// Loading a model parses it into buffers that are freed afterwards, and unloading frees its weights, but glibc keeps
+/// both for what may come: for a self-contained BERT the buffers alone are a third of the process. mimalloc keeps what
+/// threads held that have ended, as those of an unloaded model's instances. To be called after a load and an unload.
 pub fn give_back_freed_memory() {
     // What a thread that ended left can be reused by nobody else until then; no other thread is kept by this.
     system::collect_small();

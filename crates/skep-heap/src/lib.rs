@@ -9,14 +9,15 @@
 //! | glibc's | takes locks | one arena: a lock for all threads; several: memory that never comes back |
 //! | mimalloc | 2 to 3 us less of CPU a request | keeps them: after 1,000 loads of a 100 MB model 1.7 GB |
 //!
-//! So [`SplitHeap`] goes by size: below [`LARGE_BYTES`] mimalloc; up to 32 MiB blocks of Skep's own, kept by size for whoever
-//! needs one within a second; above that the kernel's, through glibc. Measured on two threads, a pair of an
-//! allocation and a free of 32 KiB to 4 MiB takes 38 ns of CPU time, 150 ns with glibc's one arena, 140 with several, and
-//! 1,000 with mimalloc from 256 KiB on (`benchmarks/results/2026-11-29-heap`).
+//! So [`SplitHeap`] goes by size: below [`LARGE_BYTES`] mimalloc; up to 32 MiB blocks of Skep's own, kept by size for
+//! whoever needs one within a second; above that the kernel's, through glibc. Measured on two threads, a pair of an
+//! allocation and a free of 32 KiB to 4 MiB takes 38 ns of CPU time, 150 ns with glibc's one arena, 140 with several,
+//! and 1,000 with mimalloc from 256 KiB on (`benchmarks/results/2026-11-29-heap`).
 //!
-//! [`give_back_freed_memory`] makes all of them return what they hold, where [`give_back_in_background`] was called on a thread of
-//! its own: with it an allocation waits for 0.15 ms at most, where it waited for 29. [`bound_kept_memory`] bounds what
-//! glibc's keeps by itself, for C++ libraries. [`CountingHeap`] is for tests that show that something allocates nothing.
+//! [`give_back_freed_memory`] makes all of them return what they hold, where [`give_back_in_background`] was called on
+//! a thread of its own: with it an allocation waits for 0.15 ms at most, where it waited for 29. [`bound_kept_memory`]
+//! bounds what glibc's keeps by itself, for C++ libraries. [`CountingHeap`] is for tests that show that something
+//! allocates nothing.
 
 mod blocks;
 mod classes;

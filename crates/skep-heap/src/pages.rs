@@ -40,8 +40,8 @@ pub(crate) unsafe fn unmap(block: *mut u8, bytes: usize) {
     unsafe { libc::munmap(block.cast(), bytes) };
 }
 
-/// Gives pages back and keeps their addresses; they are zeros when they are touched again. Whether the kernel did so: of a
-/// range that shares a page with others, on a machine of large pages, it does not.
+/// Gives pages back and keeps their addresses; they are zeros when they are touched again. Whether the kernel did so:
+/// of a range that shares a page with others, on a machine of large pages, it does not.
 ///
 /// # Safety
 /// The range came from [`map`], and nobody uses it.

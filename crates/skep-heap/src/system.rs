@@ -24,13 +24,13 @@ pub(crate) fn trim() {
 
 /// Bounds what the heap keeps for itself, for the whole process; to be called once at its start.
 ///
-/// By itself glibc keeps, in each of its many arenas, up to twice the largest block that was ever freed: after some loads
-/// and unloads of a ResNet-50 that is 40 MB, after more of them more. And only of its first arena can it be asked for the
-/// free memory at the end ([`give_back_freed_memory`]); the others keep up to a trim threshold each, which one being a
-/// matter of the threads that came and went. With one arena and these bounds it stays at a few megabytes. The arena's lock
-/// is rarely fought for: blocks of the server come from elsewhere, and those of C++ libraries stay in their threads'
-/// caches. Settings in the environment (`MALLOC_ARENA_MAX`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`,
-/// `GLIBC_TUNABLES`) win.
+/// By itself glibc keeps, in each of its many arenas, up to twice the largest block that was ever freed: after some
+/// loads and unloads of a ResNet-50 that is 40 MB, after more of them more. And only of its first arena can it be asked
+/// for the free memory at the end ([`give_back_freed_memory`]); the others keep up to a trim threshold each, which one
+/// being a matter of the threads that came and went. With one arena and these bounds it stays at a few megabytes. The
+/// arena's lock is rarely fought for: blocks of the server come from elsewhere, and those of C++ libraries stay in
+/// their threads' caches. Settings in the environment (`MALLOC_ARENA_MAX`, `MALLOC_TRIM_THRESHOLD_`,
+/// `MALLOC_MMAP_THRESHOLD_`, `GLIBC_TUNABLES`) win.
 pub fn bound_kept_memory() {
     #[cfg(target_env = "gnu")]
     {
@@ -40,8 +40,8 @@ pub fn bound_kept_memory() {
         const M_TRIM_THRESHOLD: c_int = -1;
         const M_MMAP_THRESHOLD: c_int = -3;
         const M_ARENA_MAX: c_int = -8;
-        /// What an arena may keep at its end: more than tensors of usual requests take, so that these do not fault their
-        /// pages in anew each time.
+        /// What an arena may keep at its end: more than tensors of usual requests take, so that these do not fault
+        /// their pages in anew each time.
         const KEPT_BYTES: c_int = 8 << 20;
         /// Larger blocks are mapped, and given back when they are freed; the largest value that glibc takes, which it
         /// would come to by itself.

@@ -8,8 +8,8 @@ use std::{env, fs};
 
 /// Sets an environment variable of this process, for libraries that are opened later. Call it first in `main`.
 ///
-/// Returns whether the variable is set. It is not where the process has other threads, or where `/proc` does not tell: one
-/// of them may read the environment at the same time, inside a C library that takes no lock.
+/// Returns whether the variable is set. It is not where the process has other threads, or where `/proc` does not tell:
+/// one of them may read the environment at the same time, inside a C library that takes no lock.
 #[must_use]
 pub fn set_variable_before_threads(name: &str, value: &str) -> bool {
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);

@@ -1,7 +1,7 @@
 //! Files that others may have put in the place of what is expected.
 //!
-//! Opening a pipe waits for a writer, a device may never end, and a file can claim to have any length. A repository or a
-//! cache with such a thing in it must not keep a thread for ever, nor take all memory.
+//! Opening a pipe waits for a writer, a device may never end, and a file can claim to have any length. A repository or
+//! a cache with such a thing in it must not keep a thread for ever, nor take all memory.
 
 use std::{
     fs::File,

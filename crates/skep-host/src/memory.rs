@@ -17,7 +17,8 @@ pub struct Memory {
 /// Little memory is to be had where that is less than this part of all: one tenth.
 const LOW_PART: u64 = 10;
 
-/// Next to none is: one twentieth, and no more than half a GiB. A large machine whose files fill the rest lacks nothing.
+/// Next to none is: one twentieth, and no more than half a GiB. A large machine whose files fill the rest lacks
+/// nothing.
 const LEAST_PART: u64 = 20;
 const LEAST_BYTES: u64 = 512 << 20;
 
@@ -92,8 +93,8 @@ struct Files {
     reclaimable: [&'static str; 3],
 }
 
-/// The limits of a process's control groups and of all above them, and what is left below each. `groups` are the lines of
-/// `/proc/self/cgroup`; inside a container the paths in it may lead nowhere, and the mount itself is the group.
+/// The limits of a process's control groups and of all above them, and what is left below each. `groups` are the lines
+/// of `/proc/self/cgroup`; inside a container the paths in it may lead nowhere, and the mount itself is the group.
 ///
 /// Source: cgroups(7); Linux, `cgroup-v2.rst`, "memory.max", and `cgroup-v1/memory.rst`.
 fn groups(mount: &Path, groups: &str) -> impl Iterator<Item = Memory> {

@@ -27,7 +27,8 @@ pub unsafe fn replace_pages(
     // A private mapping that nobody can write shares the file's own pages. Kernels before 6.7 refuse a shared one of a
     // sealed file, and only after they have removed the old pages under their readers.
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-    // SAFETY: the range is the caller's own, and the system swaps the pages without a gap; the caller promises the rest.
+    // SAFETY: the range is the caller's own, and the system swaps the pages without a gap; the caller promises the
+    // rest.
     unsafe {
         mmap(
             start.as_ptr().cast(),

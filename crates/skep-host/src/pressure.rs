@@ -6,9 +6,9 @@
 //! memory.events     the group came up against `memory.high`; counts where the kernel has no figures of pressure
 //! ```
 //!
-//! Where there is no swap the first is the only sign there is: tasks get memory without waiting until there is none. Events
-//! of `memory.max` are no sign: a group whose limit is full of the page cache comes up against it all the time and lacks
-//! nothing; and the machine's pressure may be that of other groups at their limits.
+//! Where there is no swap the first is the only sign there is: tasks get memory without waiting until there is none.
+//! Events of `memory.max` are no sign: a group whose limit is full of the page cache comes up against it all the time
+//! and lacks nothing; and the machine's pressure may be that of other groups at their limits.
 //!
 //! All is read once a second, five times where little is left: some ten small files. The kernel's triggers for pressure
 //! would tell no sooner.
@@ -107,7 +107,8 @@ pub struct PressureWatch {
 }
 
 impl PressureWatch {
-    /// Calls `relieve` once a second for as long as memory is short, more often where little of it is left, with what there is.
+    /// Calls `relieve` once a second for as long as memory is short, more often where little of it is left, with what
+    /// there is.
     ///
     /// # Errors
     /// When there is no descriptor or no thread for it.

@@ -152,7 +152,7 @@ impl<'a> MessageReader<'a> {
     pub fn end(self) -> Result<(), Malformed> {
         match self.0.len() {
             0 => Ok(()),
-            left => Err(Malformed::new(format!("{left} bytes behind its end"))),
+            left => Err(Malformed::new(format!("{left} bytes follow its end"))),
         }
     }
 

@@ -34,8 +34,8 @@ pub struct Framing {
     pub max_frame_bytes: usize,
     /// Descriptors that a frame may carry; at most [`MAX_DESCRIPTORS`](crate::MAX_DESCRIPTORS).
     pub max_descriptors: usize,
-    /// Whether a peer waits for the answer to each frame. A frame then usually takes one read, and one that follows early is
-    /// an error. Otherwise each frame is read exactly, so that descriptors are never those of the next one.
+    /// Whether a peer waits for the answer to each frame. A frame then usually takes one read, and one that follows
+    /// early is an error. Otherwise each frame is read exactly, so that descriptors are never those of the next one.
     pub takes_turns: bool,
 }
 

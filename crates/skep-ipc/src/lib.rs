@@ -1,7 +1,8 @@
 //! Messages between processes of one machine.
 //!
-//! [`FrameStream`] carries frames over a stream socket, with file descriptors (`SCM_RIGHTS`). [`MessageWriter`] and [`MessageReader`]
-//! encode what a frame holds. Every length that a peer sends is checked against a bound before memory is taken for it.
+//! [`FrameStream`] carries frames over a stream socket, with file descriptors (`SCM_RIGHTS`). [`MessageWriter`] and
+//! [`MessageReader`] encode what a frame holds. Every length that a peer sends is checked against a bound before memory
+//! is taken for it.
 //!
 //! The tensor store and the worker processes each define their own messages on top of this.
 

@@ -79,7 +79,8 @@ pub fn bake(
     }
 }
 
-/// Bakes a model before it is loaded. One that cannot be baked is loaded as it is, and one that is broken is refused then.
+/// Bakes a model before it is loaded. One that cannot be baked is loaded as it is, and one that is broken is refused
+/// then.
 pub(crate) fn if_possible(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
@@ -122,7 +123,8 @@ fn first(
     }
 }
 
-/// The right to make a form; `None` where another one made it meanwhile, for which this waits as long as baking may take.
+/// The right to make a form; `None` where another one made it meanwhile, for which this waits as long as baking may
+/// take.
 fn claim(
     weights: &Weights,
     needed: &Needed,

@@ -14,8 +14,8 @@
 //!
 //! The server trusts nothing that a worker says: every message is bounded and checked, tensors are copied out of the
 //! shared memory before they are looked at, and the server never maps that memory. What ends a worker costs the batch
-//! that it runs; the instance then says that it is lost ([`Instance::is_lost`](skep_backend::Instance::is_lost)), and its
-//! owner makes another one.
+//! that it runs; the instance then says that it is lost ([`Instance::is_lost`](skep_backend::Instance::is_lost)), and
+//! its owner makes another one.
 
 mod bake;
 mod cancel;

@@ -11,14 +11,15 @@ use skep_types::ModelSignature;
 use crate::{bake, model::SandboxedModel, starter::Starter, worker::landlock};
 
 /// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of its
-/// own, which may write files; workers read the result, that model's form alone, and take its weights from the tensor store,
-/// by a connection that is good for nothing else. Each process has `limit` for its loading or baking, where there is one, and
-/// is ended after that. What a worker says of the model must be `signature`, where there is one: what the model's file says.
+/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of
+/// its own, which may write files; workers read the result, that model's form alone, and take its weights from the
+/// tensor store, by a connection that is good for nothing else. Each process has `limit` for its loading or baking,
+/// where there is one, and is ended after that. What a worker says of the model must be `signature`, where there is
+/// one: what the model's file says.
 ///
 /// # Errors
-/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before it
-/// has loaded the model.
+/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before
+/// it has loaded the model.
 pub fn load(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
@@ -51,8 +52,8 @@ pub fn load(
 }
 
 /// Asks the backend in a process of its own for the inputs and outputs of a model whose file does not tell
-/// ([`Backend::ask`]). What that process says may be anything: it decides how requests to this model are checked, and nothing
-/// else.
+/// ([`Backend::ask`]). What that process says may be anything: it decides how requests to this model are checked, and
+/// nothing else.
 ///
 /// # Errors
 /// Those of [`Backend::ask`], and [`ErrorKind::Internal`] when the process ends, or is ended, before it has answered.

@@ -1,8 +1,8 @@
 //! Memory that the server shares with a worker process.
 //!
 //! The server makes it and never maps it: it writes inputs into the file and reads outputs out of it by system calls,
-//! so that nothing that a worker does to the pages meanwhile can disturb more than the figures in them. Only the worker,
-//! which has the server to trust, maps it.
+//! so that nothing that a worker does to the pages meanwhile can disturb more than the figures in them. Only the
+//! worker, which has the server to trust, maps it.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 

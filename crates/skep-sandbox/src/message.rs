@@ -69,7 +69,8 @@ pub(crate) struct BakeTask {
     pub(crate) directory: Vec<u8>,
     /// What the form may have, in bytes.
     pub(crate) budget_bytes: u64,
-    /// Seconds of the processor that it may take, if it goes on behind a model that runs and lets everything else go first.
+    /// Seconds of the processor that it may take, if it goes on behind a model that runs and lets everything else go
+    /// first.
     pub(crate) behind: Option<u64>,
 }
 

@@ -2,11 +2,12 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use skep_backend::{BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory};
+use skep_host::lock;
 use skep_tensor::TensorView;
 use skep_types::{ModelSignature, Shape};
 
@@ -35,11 +36,7 @@ impl SandboxedModel {
     }
 
     fn worker(&self) -> Result<Worker, BackendError> {
-        let first = self
-            .first
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let first = lock(&self.first).take();
         if let Some(worker) = first {
             return Ok(worker);
         }
@@ -119,8 +116,7 @@ struct InterruptState {
 
 impl RunInterrupt {
     fn lock(&self) -> MutexGuard<'_, InterruptState> {
-        // Each change leaves a whole state.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Ends this worker from now on.

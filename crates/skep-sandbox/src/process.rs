@@ -281,8 +281,8 @@ impl ProcessWatch {
 /// A command to start, and where its process goes.
 type SpawnRequest = (Command, SyncSender<io::Result<Child>>);
 
-/// Starts a process on a thread that lives as long as this one's process: the kernel ends a worker when the *thread* that
-/// started it ends.
+/// Starts a process on a thread that lives as long as this one's process: the kernel ends a worker when the *thread*
+/// that started it ends.
 fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<Option<SyncSender<SpawnRequest>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

@@ -1,7 +1,7 @@
 //! What a worker process says of its model, held against what the model's file says.
 //!
-//! A worker runs code that may belong to the model's author. What it says decides how the server checks requests and what
-//! it lets pass as an answer, so the server believes its own reading of the file.
+//! A worker runs code that may belong to the model's author. What it says decides how the server checks requests and
+//! what it lets pass as an answer, so the server believes its own reading of the file.
 
 use skep_types::{ModelSignature, TensorSpec};
 

@@ -35,12 +35,12 @@ use crate::{
     signature,
 };
 
-/// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the dynamic loader looks for libraries, and
-/// how much a panic says.
+/// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the
+/// dynamic loader looks for libraries, and how much a panic says.
 const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABLES"];
 
-/// How a process that bakes uses the C library's heap: what it frees it gives back at once, so that it never holds more than
-/// it was admitted with. By default the heap would keep blocks of up to 32 MiB, tens of which are weights.
+/// How a process that bakes uses the C library's heap: what it frees it gives back at once, so that it never holds more
+/// than it was admitted with. By default the heap would keep blocks of up to 32 MiB, tens of which are weights.
 const OWN_HEAP: [(&str, &str); 2] = [
     ("MALLOC_ARENA_MAX", "1"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
@@ -172,8 +172,8 @@ impl Starter {
         Ok((worker, loaded))
     }
 
-    /// The files of the model's form, and a connection to the store for its tensors; `None` where a worker loads the model as
-    /// it is.
+    /// The files of the model's form, and a connection to the store for its tensors; `None` where a worker loads the
+    /// model as it is.
     fn shared(&self) -> Option<(FormFiles, UnixStream)> {
         let weights = self.weights.as_ref()?;
         let Found::Form(form) = weights.cache.look_up(self.key.as_ref()?) else {

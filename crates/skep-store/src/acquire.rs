@@ -1,4 +1,4 @@
-//! How tensors are got, from a store in this process or in another one.
+//! Acquires tensors from a store in this process or in a daemon.
 
 use std::{
     collections::HashMap,
@@ -16,27 +16,27 @@ use crate::{
     segment::{Segment, SegmentDraft},
 };
 
-/// How a question is meant.
+/// What a holder asks of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// What is there?
+    /// Report what is there.
     Look,
-    /// The rest I fill, where nobody else does.
+    /// The same, and give me tickets for the rest, except what others fill.
     Claim,
-    /// The same, and I wait a while if somebody else fills all of it.
+    /// The same, and wait a while if others fill all of it.
     Wait,
 }
 
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Spot {
-    /// The store's number of the segment.
+    /// The store's number for the segment.
     pub(crate) id: SegmentId,
     pub(crate) segment: Arc<Segment>,
     pub(crate) offset: u64,
 }
 
-/// A tensor in a segment that is handed over.
+/// A tensor in a segment that a holder hands over.
 #[derive(Debug)]
 pub(crate) struct Offered<'a> {
     pub(crate) wanted: &'a Wanted,
@@ -45,38 +45,38 @@ pub(crate) struct Offered<'a> {
 
 /// A store, as one acquire sees it.
 pub(crate) trait StoreAccess {
-    /// What there is of each of at most [`MAX_TENSORS`] tensors; what is there is leased.
+    /// Says what is there of at most [`MAX_TENSORS`] tensors, and leases it.
     fn take(
         &mut self,
         wanted: &[&Wanted],
         mode: Mode,
     ) -> Result<Vec<Availability<Spot>>, StoreError>;
 
-    /// Hands a sealed segment over. Each tensor is leased, where it was handed over or where the store has it already.
+    /// Hands a sealed segment over. Leases each tensor: in this segment, or in the one that the store already has.
     fn publish(
         &mut self,
         segment: Arc<Segment>,
         offered: &[Offered<'_>],
     ) -> Result<Vec<Spot>, StoreError>;
 
-    /// Leaves to others what was to be filled.
+    /// Gives tickets back, so that others can fill these tensors.
     fn give_back(&mut self, digests: &[Digest]);
 }
 
-/// The tensors of one acquire: each distinct one once.
+/// The tensors of one acquire, each distinct one once.
 #[derive(Debug)]
 pub(crate) struct AcquiredTensors {
     /// Where each distinct tensor lies.
     pub(crate) spots: Vec<Spot>,
-    /// Which of these each of those wanted is.
+    /// For each tensor that was asked for, its index in `spots`.
     pub(crate) distinct: Vec<usize>,
     pub(crate) figures: Acquired,
 }
 
-/// What writes the bytes of the tensor at an index of those wanted.
+/// Writes the bytes of the tensor at an index of what was asked for.
 pub type Fill<'a> = &'a mut dyn FnMut(usize, &mut [u8]) -> Result<(), FillError>;
 
-/// Gets all of these: those that are there at once, then chunk by chunk what nobody fills yet, last what others fill.
+/// Acquires all of these: first what is there, then chunk by chunk what nobody fills yet, last what others fill.
 pub(crate) fn acquire(
     port: &mut impl StoreAccess,
     wanted: &[Wanted],
@@ -88,12 +88,12 @@ pub(crate) fn acquire(
     run.end(distinct)
 }
 
-/// What writes nothing.
+/// A filler for acquires that fill nothing.
 fn no_fill(_: usize, _: &mut [u8]) -> Result<(), FillError> {
     Err(FillError::new("nothing is filled"))
 }
 
-/// Those of these that are there, in their order, and which of them each one is.
+/// Leases those tensors that are there, in their order. Also returns the index of each one among them.
 pub(crate) fn look(
     port: &mut impl StoreAccess,
     wanted: &[Wanted],
@@ -126,7 +126,7 @@ pub(crate) fn look(
     Ok((got, indices))
 }
 
-/// Whether a tensor's description is as small as messages and the store's own memory take it.
+/// Whether a tensor's description fits into messages, and into the memory that the store has for it.
 fn check_description(wanted: &Wanted) -> Result<(), StoreError> {
     let checks = [
         (wanted.description.dims.len(), MAX_DIMS, "dims"),
@@ -148,7 +148,7 @@ fn check_description(wanted: &Wanted) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The index of the first of each distinct tensor, and which of these each one is.
+/// The index at which each distinct tensor is first asked for, and for each tensor its position among those.
 fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
     let mut firsts = Vec::new();
     let mut known: HashMap<Digest, usize> = HashMap::new();
@@ -170,19 +170,19 @@ fn distinct(wanted: &[Wanted]) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
 
 struct Acquiring<'a, 'f, P> {
     port: &'a mut P,
-    /// Distinct tensors; positions below are in here.
+    /// Distinct tensors. Positions in the methods below index this list.
     wanted: Vec<&'a Wanted>,
-    /// The index of each in what the caller gave.
+    /// The index of each in what the caller asked for.
     firsts: Vec<usize>,
     spots: Vec<Option<Spot>>,
-    /// Which were somebody else's to fill.
+    /// Which of them others were filling.
     waits: Vec<bool>,
     fill: Fill<'f>,
     figures: Acquired,
 }
 
 impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
-    /// A run for each distinct one of these once, and which of them each one is.
+    /// Starts for the distinct tensors. Also returns the position of each tensor among them.
     fn new(
         port: &'a mut P,
         wanted: &'a [Wanted],
@@ -204,13 +204,14 @@ impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
     fn end(self, distinct: Vec<usize>) -> Result<AcquiredTensors, StoreError> {
         let spots = self.spots.into_iter().collect::<Option<Vec<Spot>>>();
         Ok(AcquiredTensors {
-            spots: spots.ok_or_else(|| StoreError::protocol("a tensor was not answered for"))?,
+            spots: spots
+                .ok_or_else(|| StoreError::protocol("an answer is missing for a tensor"))?,
             distinct,
             figures: self.figures,
         })
     }
 
-    /// Takes what is there; the positions of the rest.
+    /// Leases what is there, and returns the positions of the rest.
     fn look(&mut self) -> Result<Vec<usize>, StoreError> {
         let all: Vec<usize> = (0..self.wanted.len()).collect();
         let mut missing = Vec::new();
@@ -240,7 +241,7 @@ impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
         Ok(())
     }
 
-    /// Asks for some positions, and takes what is there.
+    /// Asks for some positions, and leases what is there.
     fn ask(&mut self, positions: &[usize], mode: Mode) -> Result<Remaining, StoreError> {
         let wanted: Vec<&Wanted> = positions.iter().map(|p| self.wanted[*p]).collect();
         let found = self.port.take(&wanted, mode)?;
@@ -271,7 +272,8 @@ impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
         self.spots[position] = Some(spot);
     }
 
-    /// Fills a segment with what this run has the tickets for, and hands it over; or gives the tickets back.
+    /// Fills a segment with the tensors whose tickets this holder has, and hands it over. Gives the tickets back if
+    /// that fails.
     fn fill(&mut self, positions: &[usize]) -> Result<(), StoreError> {
         if positions.is_empty() {
             return Ok(());
@@ -312,7 +314,7 @@ impl<'a, 'f, P: StoreAccess> Acquiring<'a, 'f, P> {
     }
 }
 
-/// What an answer leaves to be done.
+/// What remains to be done after an answer.
 #[derive(Debug, Default)]
 struct Remaining {
     /// Positions to fill.

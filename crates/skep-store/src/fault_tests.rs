@@ -1,4 +1,4 @@
-//! Clients that break off, lie, or talk nonsense: what the daemon makes of them, and that nobody else notices.
+//! Clients that die, lie or send nonsense: how the daemon answers, and that no other client notices.
 
 use std::{
     io::{Read, Write},
@@ -66,7 +66,7 @@ impl Drop for TestDaemon {
     }
 }
 
-/// A client that says what it likes.
+/// A client that keeps to no rule.
 struct Rogue(Connection);
 
 impl Rogue {
@@ -116,10 +116,10 @@ impl Rogue {
         }
     }
 
-    /// What the daemon says last.
+    /// The daemon's last message before it ends the connection.
     fn last_words(&self) -> String {
         let StoreReply::Refused(ErrorKind::Protocol, text) = self.hear() else {
-            panic!("no refusal");
+            panic!("not a refusal");
         };
         assert!(
             matches!(self.0.receive(StoreReply::decode), Ok(None)),
@@ -162,7 +162,7 @@ fn publication(wanted: &[Wanted]) -> StoreRequest {
     StoreRequest::Publish(wanted.iter().cloned().zip([0, 4096]).collect())
 }
 
-/// An honest client gets what it wants, and nothing is left when it goes.
+/// An honest client acquires tensors, and leaves nothing behind.
 fn all_is_well(node: &TestDaemon) {
     let (contents, list) = two_tensors();
     let lease = node
@@ -177,7 +177,7 @@ fn all_is_well(node: &TestDaemon) {
     node.wait_for(|stat| stat.leases == 0 && stat.holders == 1);
 }
 
-/// What a client has said and heard when it is killed; the last step is everything.
+/// The client dies after each step of a conversation; the last step is a complete one.
 #[test]
 fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
     let (contents, list) = two_tensors();
@@ -233,7 +233,7 @@ fn a_client_that_dies_at_any_step_leaves_nothing_behind() {
 
 /// A filler dies while another one waits: that one fills.
 #[test]
-fn a_filler_that_dies_is_followed_by_one_that_waits() {
+fn a_waiting_holder_fills_when_the_filler_dies() {
     let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let rogue = Rogue::welcomed(&node.path);
@@ -255,9 +255,9 @@ fn a_filler_that_dies_is_followed_by_one_that_waits() {
     });
 }
 
-/// What is wrong with a message ends its connection, with words, and no other.
+/// A malformed message ends its connection with an error, and no other connection.
 #[test]
-fn nonsense_ends_its_connection_alone() {
+fn a_malformed_message_ends_only_its_connection() {
     let node = TestDaemon::start(StoreOptions::default());
     let witness = Rogue::welcomed(&node.path);
     let cases: [(&[u8], &str); 4] = [
@@ -277,10 +277,10 @@ fn nonsense_ends_its_connection_alone() {
         stream.write_all(bytes).expect("sent");
         let rogue = Rogue(Connection::new(stream));
         let StoreReply::Refused(ErrorKind::Protocol, said) = rogue.hear() else {
-            panic!("no refusal");
+            panic!("not a refusal");
         };
         assert_eq!(said, format!("malformed message: {text}"));
-        // What was not read of it is the system's to drop, with or without an error.
+        // The system drops the unread rest, with or without an error.
         let mut rest = Vec::new();
         let _ = rogue.0.stream().read_to_end(&mut rest);
         assert!(rest.is_empty());
@@ -314,7 +314,7 @@ fn all_is_well_beside(node: &TestDaemon, others: u64) {
     node.wait_for(|stat| stat.holders == 1 + others);
 }
 
-/// Everything that could come instead of a sealed segment.
+/// Everything that a client could send instead of a sealed segment.
 #[test]
 fn other_descriptors_are_refused() {
     let node = TestDaemon::start(StoreOptions::default());
@@ -390,9 +390,9 @@ fn other_descriptors_are_refused() {
     all_is_well(&node);
 }
 
-/// A segment as it should be, whose bytes are not what they are said to be: nobody ever gets them.
+/// A valid segment whose bytes do not have their digests: no holder ever gets them.
 #[test]
-fn bytes_that_are_not_what_they_are_called_are_never_published() {
+fn bytes_without_their_digest_are_never_published() {
     let node = TestDaemon::start(StoreOptions::default());
     let (mut contents, list) = two_tensors();
     contents[1][4999] ^= 1;
@@ -400,7 +400,7 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
     assert_eq!(rogue.claim(&list), [Availability::Fill; 2]);
     let StoreReply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(kind, ErrorKind::Content);
     let got = Digest::of(&list[1].description, &contents[1]);
@@ -419,7 +419,7 @@ fn bytes_that_are_not_what_they_are_called_are_never_published() {
     all_is_well_beside(&node, 1);
 }
 
-/// Whoever has a lease has the descriptor, and can do nothing with it but read.
+/// A client that has a lease has the descriptor, and can only read through it.
 #[test]
 fn a_client_cannot_write_what_it_has_leased() {
     let node = TestDaemon::start(StoreOptions::default());
@@ -438,9 +438,9 @@ fn a_client_cannot_write_what_it_has_leased() {
     assert_eq!(lease.bytes(1), contents[1]);
 }
 
-/// Bounds hold against clients that keep to no rule but the protocol's.
+/// Bounds hold against clients that keep to the protocol alone.
 #[test]
-fn bounds_hold_against_whoever_ignores_them() {
+fn bounds_hold_against_clients_that_ignore_them() {
     let node = TestDaemon::start(StoreOptions {
         max_tenant_bytes: 2 * 4096,
         max_holder_leases: 3,
@@ -455,7 +455,7 @@ fn bounds_hold_against_whoever_ignores_them() {
         wanted: list.clone(),
     };
     let StoreReply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(
         text,
@@ -468,7 +468,7 @@ fn bounds_hold_against_whoever_ignores_them() {
     // Without tickets, three pages at once.
     let StoreReply::Refused(kind, text) = rogue.ask(&publication(&list), Some(&segment(&contents)))
     else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(kind, ErrorKind::Bound);
     assert_eq!(
@@ -500,7 +500,7 @@ fn bounds_hold_against_whoever_ignores_them() {
         wanted: small.to_vec(),
     };
     let StoreReply::Refused(ErrorKind::Bound, text) = rogue.ask(&take, None) else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert_eq!(
         text,
@@ -518,9 +518,9 @@ fn bounds_hold_against_whoever_ignores_them() {
     assert_eq!(node.store().stat(&GENERAL).expect("figures").leases, 0);
 }
 
-/// What a process does to widen a restriction that was made before it got the connection.
+/// A process cannot widen a restriction that was made before it got the connection.
 #[test]
-fn a_restriction_holds_whatever_is_said_after_it() {
+fn a_restriction_is_final() {
     let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = two_tensors();
     let restrict = |tensors: &[Wanted], more| StoreRequest::Restrict {
@@ -558,7 +558,7 @@ fn a_restriction_holds_whatever_is_said_after_it() {
         .expect("a descriptor");
     let publish = StoreRequest::Publish(vec![(list[0].clone(), 0)]);
     let StoreReply::Refused(ErrorKind::Tenant, text) = rogue.ask(&publish, Some(&large)) else {
-        panic!("no refusal");
+        panic!("not a refusal");
     };
     assert!(text.contains("for tensors of 4096"), "{text}");
     assert!(

@@ -1,8 +1,8 @@
 //! How tensors lie in segments.
 
-/// A segment takes consecutive tensors of one fill until it has this many bytes: a large tensor is then alone in its
-/// segment, so that reclaiming whole segments drops little else, and a model's hundreds of small ones do not cost a
-/// mapping each (`vm.max_map_count` is 65530) and a descriptor each.
+/// A segment takes consecutive tensors of one fill until it has this many bytes. A large tensor is then alone in its
+/// segment, so that reclaiming whole segments drops little else. A model's hundreds of small tensors do not cost a
+/// mapping (`vm.max_map_count` is 65530) and a descriptor each.
 pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
 
 /// Bytes that a tensor takes in a segment: whole pages, at least one.
@@ -14,7 +14,7 @@ pub(crate) fn room(length: u64) -> u64 {
         .unwrap_or(u64::MAX)
 }
 
-/// Which memory file a descriptor is of, however often it was passed on: its device and inode.
+/// The identity of a memory file, the same for all descriptors of it: its device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct FileIdentity(pub(crate) u64, pub(crate) u64);
 

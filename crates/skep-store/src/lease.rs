@@ -1,4 +1,4 @@
-//! A holder's right to tensors, and the way to their bytes.
+//! A holder's right to tensors, and access to their bytes.
 
 use std::{fmt, os::fd::BorrowedFd, sync::Arc};
 
@@ -6,16 +6,16 @@ use bytes::Bytes;
 
 use crate::{Acquired, StoreError, Wanted, acquire::AcquiredTensors, segment::Segment};
 
-/// What a store has of some tensors.
+/// Those of some tensors that a store has.
 #[derive(Debug, Clone)]
 pub struct Present {
-    /// To those that are there, in their order.
+    /// A lease to those that are there, in their order.
     pub lease: Lease,
-    /// Of each tensor that was asked for, its index in the lease; `None` if it is not there.
+    /// For each tensor that was asked for, its index in the lease; `None` if it is not there.
     pub indices: Vec<Option<usize>>,
 }
 
-/// Bytes of the tensors that are there, in their order.
+/// The lengths of the tensors that are there, in their order.
 pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> {
     let present = wanted.iter().zip(indices);
     present
@@ -24,8 +24,8 @@ pub(crate) fn lengths(wanted: &[Wanted], indices: &[Option<usize>]) -> Vec<u64> 
         .collect()
 }
 
-/// A right to tensors: they stay where they are, and as they are, for as long as anyone has it, a clone of it, or
-/// [bytes](Self::bytes) out of it.
+/// A right to tensors. Their bytes neither move nor change while the lease, a clone of it or any [bytes](Self::bytes)
+/// from it exist.
 ///
 /// Indices are those of what was asked for.
 #[derive(Clone)]
@@ -33,10 +33,10 @@ pub struct Lease(Arc<Inner>);
 
 struct Inner {
     parts: Vec<LeasedTensor>,
-    /// Which part each tensor is.
+    /// For each tensor, its index in `parts`.
     distinct: Vec<usize>,
     figures: Acquired,
-    /// Ends with the lease: what the store knows of it.
+    /// Tells the store, when dropped, that the lease has ended.
     _hold: Box<dyn fmt::Debug + Send + Sync>,
 }
 
@@ -46,20 +46,20 @@ struct LeasedTensor {
     length: u64,
 }
 
-/// Where a tensor lies, for mapping it elsewhere.
+/// The range of a file that holds a tensor, to map it elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub struct FileRange<'a> {
-    /// A sealed memory file: it can be mapped for reading, shared or (before Linux 6.7) private. To be duplicated if it is
-    /// needed for longer than the lease.
+    /// The file. A sealed memory file of the store can be mapped for reading, shared or (before Linux 6.7) private.
+    /// Duplicate the descriptor to use it for longer than the lease.
     pub descriptor: BorrowedFd<'a>,
-    /// Where the tensor begins in it, in bytes; a multiple of the page size.
+    /// Where the tensor begins, in bytes; a multiple of the page size.
     pub offset: u64,
     /// Bytes of the tensor. What follows up to the next page is zero.
     pub length: u64,
 }
 
 impl Lease {
-    /// A lease to what an acquire got, each segment mapped.
+    /// A lease to what an acquire got. Maps the segments.
     pub(crate) fn new(
         got: AcquiredTensors,
         lengths: impl Fn(usize) -> u64,
@@ -93,7 +93,7 @@ impl Lease {
         })))
     }
 
-    /// How many tensors, those wanted twice counted twice.
+    /// The number of tensors; one that was asked for twice counts twice.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.distinct.len()
@@ -105,7 +105,7 @@ impl Lease {
         self.0.distinct.is_empty()
     }
 
-    /// A tensor's bytes where they lie, at a page's start. They keep the lease.
+    /// A tensor's bytes, without a copy; they begin at a page. They keep the lease alive.
     ///
     /// # Panics
     /// If there is no tensor of this index, as a slice does.
@@ -117,7 +117,7 @@ impl Lease {
         })
     }
 
-    /// Where a tensor lies.
+    /// The range of the file that holds a tensor.
     ///
     /// # Panics
     /// If there is no tensor of this index, as a slice does.
@@ -147,7 +147,7 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// The owner of bytes that were given away.
+/// The owner of the bytes that [`Lease::bytes`] gives out.
 struct LeasedBytes {
     lease: Lease,
     part: usize,
@@ -156,7 +156,7 @@ struct LeasedBytes {
 impl AsRef<[u8]> for LeasedBytes {
     fn as_ref(&self) -> &[u8] {
         let part = &self.lease.0.parts[self.part];
-        // They were there when the lease was made, and mappings do not shrink.
+        // The lease checked the range when it was made, and mappings do not shrink.
         part.segment
             .bytes(part.offset, part.length)
             .unwrap_or_default()

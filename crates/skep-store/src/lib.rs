@@ -1,22 +1,22 @@
-//! The per-node tensor store: every weight once in memory, however many instances, models and processes use it.
+//! The per-node tensor store: each weight is in memory once, however many instances, models and processes use it.
 //!
 //! ```text
 //! Store::acquire(tenant, wanted, order, fill)
 //!   there already?      lease, at once
-//!   nobody fills it?    ticket: fill a memory file, seal it, hand it over; verified, published, leased
-//!   somebody fills it?  wait; lease, or the ticket if the filler is gone
-//! -> Lease: bytes(i), place(i); ends with its last clone
+//!   not being filled?   ticket: fill a memory file, seal it, hand it over; verified, published, leased
+//!   being filled?       wait; lease, or the ticket if the filler is gone
+//! -> Lease: bytes(i), file_range(i); ends with its last clone
 //! ```
 //!
-//! A tensor is called by a [`Digest`] of its datatype, dims, layout and bytes. Tensors lie in *segments*: memory files
-//! that are sealed before anybody but their maker sees them, so that nobody can write them, whoever has the descriptor and
-//! whoever made them. What is handed over is checked (its seals, its size, each tensor's digest) before it is published.
+//! A tensor is identified by a [`Digest`] of its datatype, dims, layout and bytes. Tensors lie in *segments*: memory
+//! files that their maker seals before it shares them, so that no process can write them any more. The store checks a
+//! segment (its seals, its size, each tensor's digest) before it publishes it.
 //!
-//! The decisions are a pure state machine, `ledger`; around it `tenant_store` holds segments and those who wait, `acquire` is
-//! what a user of the store does, be the store in this process or a daemon.
+//! The decisions are a pure state machine, `ledger`. Around it, `tenant_store` holds the segments and the waiting
+//! holders. `acquire` is the user's side, the same for a store in this process and for a daemon.
 //!
-//! Each [`Tenant`] has a ledger, segments and bounds of its own: nothing of one store shows in another, not even as
-//! something that is there already.
+//! Each [`Tenant`] has its own ledger, segments and bounds. A tenant cannot even learn whether another one has a
+//! tensor.
 
 mod acquire;
 mod availability;

@@ -1,15 +1,16 @@
-//! Stores in this process: a store for each tenant, and one thread that sweeps them.
+//! The stores of this process: one for each tenant, and a thread that sweeps them all.
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{SyncSender, sync_channel},
     },
     thread,
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_types::Time;
 
 use crate::{
@@ -31,8 +32,8 @@ pub(crate) struct LocalStores {
 }
 
 impl LocalStores {
-    /// Stores in which nobody may fill before `adoption_window` is over. Without a sweeper (the system gives no thread)
-    /// idle tensors go when something else happens.
+    /// Stores that give out no tickets before `adoption_window` is over. If the system has no thread for the sweeper,
+    /// idle tensors are dropped at the next request.
     pub(crate) fn new(options: StoreOptions, adoption_window: Duration) -> Arc<Self> {
         let (idle, told) = sync_channel(1);
         let local = Arc::new(Self {
@@ -52,9 +53,9 @@ impl LocalStores {
         local
     }
 
-    /// The tenant's store, new if nobody asked for it before.
+    /// The tenant's store; created at the first call.
     pub(crate) fn store(&self, tenant: &Tenant) -> Result<Arc<TenantStore>, StoreError> {
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = lock(&self.stores);
         if let Some(store) = stores.get(tenant) {
             return Ok(Arc::clone(store));
         }
@@ -78,14 +79,14 @@ impl LocalStores {
         Ok(store)
     }
 
-    /// Memory is short: gives up idle tensors of every tenant. Their bytes.
+    /// Drops idle tensors of every tenant because memory is short. Returns their bytes.
     pub(crate) fn relieve(&self) -> u64 {
         self.stores().iter().map(|store| store.relieve()).sum()
     }
 
     /// Every tenant's store.
     pub(crate) fn stores(&self) -> Vec<Arc<TenantStore>> {
-        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores = lock(&self.stores);
         stores.values().cloned().collect()
     }
 }

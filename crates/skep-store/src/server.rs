@@ -1,4 +1,4 @@
-//! One connection, served.
+//! Serves one connection.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,15 +20,15 @@ use crate::{
     wire::{Connection, MAX_LISTED, StoreReply, StoreRequest, WireLocation},
 };
 
-/// How long a client may take for its first words, and to read what it is answered. Between questions it may be silent:
-/// that is what having leases looks like.
+/// How long a client may take for its first message, and to read an answer. Between requests it may be silent for as
+/// long as it has leases.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves a holder's connection until it ends. The holder ends with it. With `rights` that are restricted already the
-/// connection cannot change them.
+/// Serves a holder's connection until it ends; the holder ends with it. If `rights` are already restricted, the client
+/// cannot change them.
 ///
 /// # Errors
-/// Why it ended, if not by the client's wish. The client was told as well, if it could be.
+/// Why the connection ended, unless the client closed it. The client has been told, if possible.
 pub(crate) fn serve(
     session: &HolderSession,
     connection: &Connection,
@@ -45,12 +45,12 @@ pub(crate) fn serve(
     outcome
 }
 
-/// Whether a connection ends with this: its client breaks the protocol, or asks for what it must not.
+/// Whether an error ends the connection: the client broke the protocol, or asked for something that it may not have.
 fn ends(error: &StoreError) -> bool {
     matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Tenant)
 }
 
-/// Says why not, to whoever still listens.
+/// Tells the client about an error, if it still reads.
 pub(crate) fn refuse(connection: &Connection, error: &StoreError) {
     let reply = StoreReply::Refused(error.kind(), error.to_string());
     let _ = connection.send(&reply.encode(), None);
@@ -78,7 +78,7 @@ fn converse(
     Ok(())
 }
 
-/// Hears what the connection may ask for, and the hello. `None` if the client went before that.
+/// Receives restrictions and the hello. `None` if the client closed the connection before that.
 fn begin(connection: &Connection, mut rights: Rights) -> Result<Option<Rights>, StoreError> {
     let mut may_restrict = rights == Rights::All;
     while let Some((request, _)) = connection.receive(StoreRequest::decode)? {
@@ -136,7 +136,7 @@ fn answer(
             Ok(StoreReply::Answers(answers))
         }
         StoreRequest::Publish(offered) => {
-            let file = descriptor.ok_or_else(|| StoreError::segment("there is none"))?;
+            let file = descriptor.ok_or_else(|| StoreError::segment("it is missing"))?;
             let segment = Arc::new(Segment::check(file)?);
             segment.check_pages()?;
             let offered: Vec<Offered<'_>> = offered
@@ -177,7 +177,8 @@ fn location(segments: &mut BTreeMap<u64, Arc<Segment>>, spot: Spot) -> WireLocat
     (number, spot.offset)
 }
 
-/// Sends the descriptors of the segments that an answer names. If the client goes meanwhile its leases end with it.
+/// Sends the descriptors of the segments that an answer names. If the client is gone, its leases end with the
+/// connection.
 fn send_segments(
     connection: &Connection,
     segments: &BTreeMap<u64, Arc<Segment>>,
@@ -199,7 +200,7 @@ pub(crate) fn serve_apart(
     rights: Rights,
 ) -> Result<(), StoreError> {
     let serving = move || {
-        // The client was told what was wrong.
+        // The client was told about errors.
         let _ = serve(&session, &Connection::new(stream), rights);
     };
     std::thread::Builder::new()
@@ -214,5 +215,5 @@ pub(crate) fn serve_apart(
         })
 }
 
-/// Of a connection's thread: there may be a thousand of them.
+/// The stack of a connection's thread: there may be a thousand of them.
 pub(crate) const STACK_BYTES: usize = 256 << 10;

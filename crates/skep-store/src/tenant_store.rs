@@ -1,4 +1,4 @@
-//! One tenant's store at work: its ledger, its segments, and those who wait.
+//! One tenant's store: its ledger, its segments, and its waiting holders.
 
 use std::{
     collections::HashMap,
@@ -20,11 +20,11 @@ use crate::{
     segment::{Segment, slice},
 };
 
-/// How long one question may wait before it is answered that there is nothing new: whoever asks for a client looks then
-/// whether that is still there.
+/// How long one request waits before it is answered without news. The connection's thread then checks whether its
+/// client is still there.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
-/// The monotonic clock, from the start of a store.
+/// The monotonic clock since a store's start.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreClock(Instant);
 
@@ -46,7 +46,7 @@ pub(crate) struct TenantStore {
     state: Mutex<State>,
     /// Tensors were published, or tickets given back.
     changed: Condvar,
-    /// A segment is idle now, which the sweeper does not know.
+    /// Tells the sweeper that a segment has become idle.
     idle: SyncSender<()>,
 }
 
@@ -72,7 +72,7 @@ impl State {
         })
     }
 
-    /// What the ledger has given up, to be dropped outside of the lock: unmapping takes a while.
+    /// The segments that the ledger has dropped. The caller frees them outside of the lock: unmapping takes a while.
     fn drop_reclaimed(&mut self, now: Time) -> Vec<Arc<Segment>> {
         let gone = self.ledger.reclaim(now);
         gone.iter()
@@ -82,7 +82,8 @@ impl State {
 }
 
 impl TenantStore {
-    /// An empty store, in which nobody may fill before `fills_from`. `idle` is told when something may be due later.
+    /// An empty store, which gives out no tickets before `fills_from`. `idle` gets a message when a segment becomes
+    /// idle.
     pub(crate) fn new(
         tenant: Tenant,
         options: StoreOptions,
@@ -104,10 +105,10 @@ impl TenantStore {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing below panics between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.state)
     }
 
-    /// Does something with the ledger, and drops what that leaves to be dropped, outside of the lock.
+    /// Uses the ledger, and then frees dropped segments outside of the lock.
     fn with<T>(&self, act: impl FnOnce(&mut Ledger, Time) -> T) -> T {
         let mut state = self.lock();
         let now = self.clock.now();
@@ -118,12 +119,12 @@ impl TenantStore {
         outcome
     }
 
-    /// Whose it is.
+    /// The tenant.
     pub(crate) const fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// A new holder.
+    /// Adds a holder.
     pub(crate) fn join(self: &Arc<Self>) -> Result<HolderSession, StoreError> {
         let holder = self.with(|ledger, _| ledger.join())?;
         Ok(HolderSession {
@@ -148,16 +149,16 @@ impl TenantStore {
         self.with(|ledger, _| ledger.gc())
     }
 
-    /// Drops what is due, and says for how long nothing else is.
+    /// Drops segments that are due. Returns the time until the next one is due.
     fn sweep(&self) -> Option<Duration> {
         self.with(|_, _| ());
         let next = self.with(|ledger, now| ledger.next_reclaim().map(|next| next.since(now)));
-        // Less than a millisecond early would be a turn for nothing.
+        // Waking up a fraction of a millisecond early would be for nothing.
         next.map(|wait| wait.max(Duration::from_millis(1)))
     }
 }
 
-/// Sweeps the stores whenever a segment is due, until the store is gone.
+/// Sweeps the stores whenever a segment is due, until they are gone.
 pub(crate) fn sweep_while_there(
     told: &Receiver<()>,
     stores: impl Fn() -> Option<Vec<Arc<TenantStore>>>,
@@ -183,24 +184,24 @@ pub(crate) struct HolderSession {
 }
 
 impl HolderSession {
-    /// Whose store it is.
+    /// The store.
     pub(crate) fn store(&self) -> &Arc<TenantStore> {
         &self.store
     }
 
-    /// Ends one lease to each of these.
+    /// Ends one lease to each of these tensors.
     pub(crate) fn release(&self, digests: &[Digest]) {
         self.store
             .with(|ledger, now| ledger.release(now, self.holder, digests));
         self.tell_sweeper();
     }
 
-    /// A full channel is a sweeper that is about to look anyway.
+    /// If the channel is full, the sweeper is about to look anyway.
     fn tell_sweeper(&self) {
         let _ = self.store.idle.try_send(());
     }
 
-    /// What there is of each tensor: see [`StoreAccess::take`].
+    /// See [`StoreAccess::take`].
     pub(crate) fn take(
         &self,
         wanted: &[&Wanted],
@@ -232,7 +233,7 @@ impl HolderSession {
             let began = Instant::now();
             let waited = self.store.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            // Until tickets are given nobody fills anything.
+            // Before tickets are given out, this is not a wait for another holder.
             if until_tickets.is_none() {
                 let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 state.ledger.waited(nanoseconds);
@@ -240,7 +241,7 @@ impl HolderSession {
         }
     }
 
-    /// Publishes tensors of a segment that are not there yet, once they are verified: see [`StoreAccess::publish`].
+    /// Verifies and publishes those tensors of a segment that are not there yet: see [`StoreAccess::publish`].
     pub(crate) fn publish(
         &self,
         segment: Arc<Segment>,
@@ -252,7 +253,7 @@ impl HolderSession {
             let mut state = self.store.lock();
             let now = self.store.clock.now();
             let present = state.ledger.offer(now, self.holder, &wanted)?;
-            // The same memory file handed over again: what is verified, and read later, is the one that the store has.
+            // If the store already has this memory file, its own descriptor is verified and read later.
             let known = state.ledger.known(segment.identity());
             (present, known.map_or(Ok(segment), |id| state.segment(id))?)
         };
@@ -300,7 +301,7 @@ impl HolderSession {
         entered.map(|_| ())
     }
 
-    /// Checks the bytes of tensors, in the very segment that will be read.
+    /// Checks the digests of tensors, in the segment that will be read.
     fn verify(segment: &Segment, fresh: &[&Offered<'_>]) -> Result<(), StoreError> {
         if fresh.is_empty() {
             return Ok(());
@@ -335,7 +336,7 @@ impl HolderSession {
     }
 }
 
-/// Each tensor begins at a page and behind the one before it, so that no byte is verified, or counted, twice.
+/// Checks that each tensor begins at a page and behind the one before it, so that no byte is verified or counted twice.
 fn check_offsets(offered: &[Offered<'_>]) -> Result<(), StoreError> {
     let mut end = 0;
     for tensor in offered {
@@ -364,7 +365,7 @@ impl StoreAccess for &HolderSession {
         segment: Arc<Segment>,
         offered: &[Offered<'_>],
     ) -> Result<Vec<Spot>, StoreError> {
-        // Whoever hands it over reads it, too: one mapping does for both.
+        // This process reads it as well: one mapping serves both.
         segment.mapped()?;
         HolderSession::publish(self, segment, offered)
     }

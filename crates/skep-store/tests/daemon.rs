@@ -1,4 +1,4 @@
-//! A daemon and its clients, through the public face.
+//! A daemon and its clients, through the public API.
 
 mod common;
 
@@ -93,7 +93,7 @@ fn what_one_client_fills_others_find() {
 }
 
 #[test]
-fn of_many_clients_that_start_at_once_each_tensor_is_filled_by_one() {
+fn many_clients_at_once_fill_each_tensor_once() {
     const CLIENTS: u64 = 6;
     let node = TestDaemon::start(StoreOptions::default());
     let (contents, list) = tensors(&[3 << 20; 12]);
@@ -125,9 +125,9 @@ fn of_many_clients_that_start_at_once_each_tensor_is_filled_by_one() {
     );
 }
 
-/// An instance that has only a connection: several leases, from several threads, each ending by itself.
+/// A process that has only a connection: leases from several threads, each of which ends separately.
 #[test]
-fn an_inherited_connection_does_everything() {
+fn an_inherited_connection_serves_every_request() {
     let in_process = Store::in_process(StoreOptions::default());
     let node = TestDaemon::start(StoreOptions::default());
     let connected = Store::connect(node.path()).expect("a store");
@@ -185,7 +185,7 @@ fn an_inherited_connection_does_everything() {
 }
 
 #[test]
-fn when_the_other_end_is_gone_an_inherited_connection_says_so_and_leases_stay_good() {
+fn leases_outlive_the_other_end_of_an_inherited_connection() {
     let node = TestDaemon::start(StoreOptions::default());
     let outer = Store::connect(node.path()).expect("a store");
     let tenant = Tenant::GENERAL;
@@ -249,7 +249,7 @@ fn each_tenant_has_its_own_store_and_sees_nothing_of_others() {
 }
 
 #[test]
-fn sockets_and_their_directory_are_this_users_alone() {
+fn only_the_user_can_use_the_sockets_and_their_directory() {
     use std::os::unix::fs::PermissionsExt;
     let node = TestDaemon::start(StoreOptions::default());
     let mode = |path: &std::path::Path| {
@@ -286,7 +286,7 @@ fn a_second_daemon_is_refused_and_a_dead_ones_socket_is_replaced() {
 }
 
 #[test]
-fn idle_tensors_go_by_themselves_after_the_window() {
+fn idle_tensors_are_dropped_after_the_window() {
     let node = TestDaemon::start(StoreOptions {
         keep_alive: Duration::from_millis(1),
         ..StoreOptions::default()
@@ -306,7 +306,7 @@ fn idle_tensors_go_by_themselves_after_the_window() {
 }
 
 #[test]
-fn a_full_house_says_so_and_lets_in_when_somebody_leaves() {
+fn a_full_daemon_refuses_clients_until_one_leaves() {
     let node = TestDaemon::start(StoreOptions {
         max_holders: 2,
         ..StoreOptions::default()

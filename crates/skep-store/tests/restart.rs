@@ -1,4 +1,4 @@
-//! The daemon dies while clients hold leases and acquire; another one takes over what they hold.
+//! The daemon dies while clients hold leases and acquire; the next one takes over what they hold.
 
 mod common;
 
@@ -20,7 +20,7 @@ use skep_store::{Daemon, Lease, LoadOrder, Store, StoreOptions, Tenant};
 
 const GENERAL: Tenant = Tenant::GENERAL;
 
-/// Longer than any test: whatever is not handed back is never filled.
+/// Longer than any test: a tensor that is not handed back is never filled.
 fn patient() -> StoreOptions {
     StoreOptions {
         adoption_window: Duration::from_secs(600),
@@ -36,8 +36,8 @@ fn inodes(lease: &Lease) -> Vec<u64> {
     (0..lease.len()).map(inode).collect()
 }
 
-/// Two clients have the same segments, one of them only a part; the next daemon has each of them once, and a third client
-/// finds everything there.
+/// Two clients have the same segments, one of them only a part; the next daemon has each of them once, and a third
+/// client finds everything there.
 #[test]
 fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
     let node = TestDaemon::start(StoreOptions::default());
@@ -73,7 +73,7 @@ fn what_clients_hold_is_handed_back_to_the_next_daemon_once() {
     node.wait_for(&GENERAL, |stat| stat.leases == 0);
 }
 
-/// An acquire is in the middle of a fill when the daemon goes: it hands over what it has, and goes on.
+/// An acquire is in the middle of a fill when the daemon dies: it hands back what it has, and goes on.
 #[test]
 fn an_acquire_outlives_the_daemon() {
     let node = TestDaemon::start(StoreOptions::default());
@@ -115,7 +115,7 @@ fn an_acquire_outlives_the_daemon() {
 /// Names the directory to the child that is a daemon.
 const CHILD: &str = "SKEP_STORE_TEST_DAEMON";
 
-/// The daemon of the test below, in a process of its own; by itself this does nothing.
+/// The daemon of the test below, which runs this in another process. As a test it does nothing.
 #[test]
 fn child_daemon() {
     let Some(directory) = env::var_os(CHILD) else {
@@ -138,7 +138,7 @@ fn patient_if_second() -> StoreOptions {
     }
 }
 
-/// Ends with the test, however that ends.
+/// Killed at the end of the test, even if that panics.
 struct DaemonProcess(Child);
 
 impl DaemonProcess {
@@ -172,7 +172,7 @@ fn spawn(directory: &Path, second: bool) -> DaemonProcess {
 }
 
 #[test]
-fn a_daemon_that_is_killed_is_followed_by_one_that_takes_over() {
+fn the_next_daemon_takes_over_from_a_killed_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("run");
     let (contents, list) = tensors(&[10, 20, 9 << 20]);

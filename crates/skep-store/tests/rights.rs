@@ -1,5 +1,5 @@
-//! Connections for processes that are not trusted: each has its own model's tensors and nothing else, be the store in
-//! this process or a daemon's.
+//! Connections for processes that are not trusted: each reaches its own model's tensors and nothing else, of a store in
+//! this process and of a daemon.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn digests(wanted: &[Wanted]) -> Vec<Digest> {
     wanted.iter().map(|tensor| tensor.digest).collect()
 }
 
-/// Does something with a store in this process, and with a daemon's.
+/// Runs a test with a store in this process, and with a daemon.
 fn with_both(body: impl Fn(&Store)) {
     body(&Store::in_process(StoreOptions::default()));
     let node = TestDaemon::start(StoreOptions::default());
@@ -30,7 +30,7 @@ fn refusal<T>(outcome: Result<T, StoreError>) -> String {
     error.to_string()
 }
 
-/// What a process tries, and how.
+/// Something that a process tries.
 type Try<'a> = (&'a str, &'a dyn Fn(&Store) -> String);
 
 #[test]

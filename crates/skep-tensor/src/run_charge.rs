@@ -1,9 +1,9 @@
 //! What one run of a model may take, and what it has taken.
 //!
-//! Three bounds hold for a run's intermediate tensors and outputs together: the model's own (`max_run_memory`), what the
-//! machine and its control groups still have, and the node's budget for requests. A run that allocates little meets none of
-//! them: the first [`UNCOUNTED_BYTES`] cost nothing, and the files that say what the machine has are read by large runs
-//! alone.
+//! Three bounds hold for a run's intermediate tensors and outputs together: the model's own (`max_run_memory`), what
+//! the machine and its control groups still have, and the node's budget for requests. A run that allocates little meets
+//! none of them: the first [`UNCOUNTED_BYTES`] cost nothing, and the files that say what the machine has are read by
+//! large runs alone.
 
 use std::{
     fmt,
@@ -82,8 +82,8 @@ impl fmt::Display for RunRefused {
 }
 
 impl RunBound {
-    /// What a run is charged that holds `bytes` from its beginning, and does not take more by this charge. Free for small
-    /// ones: nothing shared is touched.
+    /// What a run is charged that holds `bytes` from its beginning, and does not take more by this charge. Free for
+    /// small ones: nothing shared is touched.
     ///
     /// # Errors
     /// [`RunRefused`] where it may not take so much.
@@ -120,8 +120,8 @@ pub struct RunCharge {
 }
 
 impl RunCharge {
-    /// The run is over, and what it took is given back; another one by the same bound begins, that holds `beside` bytes already.
-    /// Cheaper than [`RunBound::begin`]: nothing shared is touched.
+    /// The run is over, and what it took is given back; another one by the same bound begins, that holds `beside` bytes
+    /// already. Cheaper than [`RunBound::begin`]: nothing shared is touched.
     pub fn renew(&mut self, beside: u64) {
         if let Some(charge) = &self.charge
             && charge.bytes() > 0

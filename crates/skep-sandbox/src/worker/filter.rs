@@ -1,9 +1,9 @@
 //! What a worker process may ask of the kernel: a list, and nothing else.
 //!
-//! Two filters lie over each other, each for all threads and for good: while the model loads, files can be read and threads
-//! started; when it runs, no file can be opened any more. What is not on the list fails with `EPERM`. So nothing of this
-//! works at any time: starting programs or processes, sockets, writing to files, other processes' memory, signals to
-//! them, mounts, namespaces, keys, kernel modules, BPF, io_uring, or looser limits.
+//! Two filters lie over each other, each for all threads and for good: while the model loads, files can be read and
+//! threads started; when it runs, no file can be opened any more. What is not on the list fails with `EPERM`. So
+//! nothing of this works at any time: starting programs or processes, sockets, writing to files, other processes'
+//! memory, signals to them, mounts, namespaces, keys, kernel modules, BPF, io_uring, or looser limits.
 
 use std::{collections::BTreeMap, env::consts::ARCH, io};
 
@@ -71,7 +71,8 @@ const RUNNING: &[c_long] = &[
     libc::SYS_writev,
 ];
 
-/// What loading asks for beyond that: looking at files, memory for the tensor store, placing threads, its second filter.
+/// What loading asks for beyond that: looking at files, memory for the tensor store, placing threads, its second
+/// filter.
 const LOADING: &[c_long] = &[
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
@@ -158,7 +159,8 @@ const DESCRIPTOR: [c_int; 7] = [
 /// Names a thread, makes its timers exact, names memory.
 const HARMLESS: [c_int; 3] = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK, libc::PR_SET_VMA];
 
-/// What is asked about large register states, and for them: ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM.
+/// What is asked about large register states, and for them: ARCH_GET_XCOMP_SUPP, ARCH_GET_XCOMP_PERM,
+/// ARCH_REQ_XCOMP_PERM.
 #[cfg(target_arch = "x86_64")]
 const TILES: [c_int; 3] = [0x1021, 0x1022, 0x1023];
 

@@ -18,8 +18,8 @@ use seccompiler::apply_filter;
 
 use super::{FilterStage, programs};
 
-/// Calls that no worker may make at any time. With arguments of zero none of them would fail with `EPERM` for a user who
-/// may do everything, nor do any harm.
+/// Calls that no worker may make at any time. With arguments of zero none of them would fail with `EPERM` for a user
+/// who may do everything, nor do any harm.
 const NEVER: &[c_long] = &[
     libc::SYS_accept4,
     libc::SYS_acct,

@@ -1,8 +1,8 @@
 //! Which files a worker process can open: those of a list, and nothing else (Landlock).
 //!
 //! The rules hold for the thread that makes them and for those that it starts, for good. Where a filter of system calls
-//! says *what* may be done with files, this says with which. With it go, where the kernel knows of them: TCP, signals to
-//! processes that are not under the same rules, and abstract sockets of theirs. Nor can such a process be looked at
+//! says *what* may be done with files, this says with which. With it go, where the kernel knows of them: TCP, signals
+//! to processes that are not under the same rules, and abstract sockets of theirs. Nor can such a process be looked at
 //! with `ptrace`, which is what most files of `/proc/<process>` ask for.
 #![allow(
     unsafe_code,
@@ -38,7 +38,8 @@ const MAKE_REG: u64 = 1 << 8;
 const REFER: u64 = 1 << 13;
 const TRUNCATE: u64 = 1 << 14;
 
-/// Every right to files that the second version knows, and what came with the third (truncating) and the fifth (`ioctl` on devices).
+/// Every right to files that the second version knows, and what came with the third (truncating) and the fifth (`ioctl`
+/// on devices).
 const FILES_2: u64 = (1 << 14) - 1;
 const FILES_3: u64 = TRUNCATE;
 const FILES_5: u64 = 1 << 15;
@@ -79,8 +80,8 @@ pub(super) struct Reach {
     pub(super) write: Vec<PathBuf>,
 }
 
-/// The paths of a [`Reach`] beneath `/proc`, held open. The kernel makes a file there anew once it has forgotten it, and no
-/// rule would be about that one: rules for them hold as long as this does.
+/// The paths of a [`Reach`] beneath `/proc`, held open. The kernel makes a file there anew once it has forgotten it,
+/// and no rule would be about that one: rules for them hold as long as this does.
 #[derive(Debug)]
 pub(super) struct HeldFiles(#[expect(dead_code, reason = "held, not looked at")] Vec<OwnedFd>);
 
@@ -99,8 +100,8 @@ pub(crate) fn version() -> Option<u32> {
     u32::try_from(number).ok().filter(|abi| *abi >= MIN_ABI)
 }
 
-/// Leaves this thread, and those that it starts from now on, no other files than these. Without Landlock nothing changes.
-/// What cannot be opened now cannot be later either. `no_new_privs` has to be set.
+/// Leaves this thread, and those that it starts from now on, no other files than these. Without Landlock nothing
+/// changes. What cannot be opened now cannot be later either. `no_new_privs` has to be set.
 ///
 /// # Errors
 /// Those of the kernel.

@@ -245,8 +245,8 @@ fn with_request<T>(
     then(&*backend, &request)
 }
 
-/// The cache and the store that the server means; `None` where the store has gone meanwhile, which keeps no model from being
-/// loaded.
+/// The cache and the store that the server means; `None` where the store has gone meanwhile, which keeps no model from
+/// being loaded.
 fn weights_of(
     load: &LoadTask,
     kept: &WeightSources,
@@ -285,8 +285,8 @@ fn weights_of(
     }))
 }
 
-/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made again long
-/// after the repository has changed.
+/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made again
+/// long after the repository has changed.
 fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
     let identity = |data: std::fs::Metadata| {
         let modified = (data.mtime(), data.mtime_nsec());

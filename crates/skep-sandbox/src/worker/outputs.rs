@@ -4,8 +4,8 @@
 //! | output 0 | output 1 | ... | rest: outputs that came in memory of the backend's own |
 //! ```
 //!
-//! Outputs whose shapes are known are written where they stay. The memory belongs to the server, which is asked for more
-//! where it is too small.
+//! Outputs whose shapes are known are written where they stay. The memory belongs to the server, which is asked for
+//! more where it is too small.
 
 use std::{fs::File, io};
 
@@ -24,7 +24,8 @@ pub(super) struct OutputMemory {
 }
 
 impl OutputMemory {
-    /// The slots of a run: over shared memory where the outputs' shapes are known. `None` where the run may not have so much.
+    /// The slots of a run: over shared memory where the outputs' shapes are known. `None` where the run may not have so
+    /// much.
     ///
     /// # Errors
     /// When the conversation is over.
@@ -125,8 +126,8 @@ impl OutputMemory {
         }
     }
 
-    /// Parts of these lengths, of new memory where that which is there is too small or a backend has kept some of it; `None`
-    /// where the server refuses it, and all stays as it is.
+    /// Parts of these lengths, of new memory where that which is there is too small or a backend has kept some of it;
+    /// `None` where the server refuses it, and all stays as it is.
     fn parts(
         &mut self,
         channel: &mut ServerChannel,

@@ -85,8 +85,8 @@ pub(super) fn of(load: &LoadTask) -> Reach {
     reach.read.extend(env::split_paths(&named));
     if let Some(library) = &load.library {
         let library = path(library);
-        // Others that belong to it lie beside it, where it is and where a link leads. Not the whole directory, which may be
-        // somebody's home.
+        // Others that belong to it lie beside it, where it is and where a link leads. Not the whole directory, which
+        // may be somebody's home.
         let real = fs::canonicalize(library).unwrap_or_default();
         let directories = [library, &real].map(Path::parent).into_iter().flatten();
         reach.read.extend(directories.flat_map(libraries));

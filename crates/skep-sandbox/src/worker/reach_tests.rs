@@ -1,5 +1,5 @@
-//! What is out of a worker's reach, tried: each on a thread of its own, whose rules end with it. Where the kernel has no
-//! Landlock nothing is refused.
+//! What is out of a worker's reach, tried: each on a thread of its own, whose rules end with it. Where the kernel has
+//! no Landlock nothing is refused.
 
 use std::{
     fs::{self, File},

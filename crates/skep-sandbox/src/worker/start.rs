@@ -14,8 +14,8 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
-/// How much sooner than the server the kernel ends a worker when memory is short: as if it had half of all memory beside
-/// its own. Between 0 and 1000 (`oom_score_adj`).
+/// How much sooner than the server the kernel ends a worker when memory is short: as if it had half of all memory
+/// beside its own. Between 0 and 1000 (`oom_score_adj`).
 const SOONER: i32 = 500;
 const SOONEST: i32 = 1000;
 
@@ -25,7 +25,8 @@ const HEAD_ROOM_BYTES: u64 = 256 << 20;
 /// The first descriptor that is none of the standard ones.
 const FIRST_OTHER: u32 = 3;
 
-/// Signals that a server handles without ending. Sent to every process by name, they reach workers too, which ignore them.
+/// Signals that a server handles without ending. Sent to every process by name, they reach workers too, which ignore
+/// them.
 const IGNORED: [libc::c_int; 4] = [libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
 
 /// Ends with the server, gains no rights by anything it might start, and has no descriptor that the server's own parent
@@ -50,8 +51,8 @@ pub(super) fn confine() -> io::Result<()> {
     }
 }
 
-/// Leaves no image of its memory when it dies, and is the first to die where memory is short: it can be started again, the
-/// server cannot.
+/// Leaves no image of its memory when it dies, and is the first to die where memory is short: it can be started again,
+/// the server cannot.
 pub(super) fn go_first() {
     // A system that refuses either, or hides `/proc`, is no less safe than before.
     let none = Rlimit {
@@ -66,8 +67,8 @@ pub(super) fn go_first() {
     }
 }
 
-/// From now on this process gets no more than `bytes`, and some head room, beside the memory that it has: a library that
-/// cannot do without more ends this process, not others.
+/// From now on this process gets no more than `bytes`, and some head room, beside the memory that it has: a library
+/// that cannot do without more ends this process, not others.
 pub(super) fn bound_memory(bytes: u64) {
     let Some(own) = fs::read_to_string("/proc/self/status")
         .ok()
@@ -106,8 +107,8 @@ const IDLE: libc::c_long = 3 << 13;
 /// The kernel ends the process with the highest one first when memory is short.
 const OOM_SCORE: &str = "1000";
 
-/// Takes the processor and the disk only while nobody else wants them, and goes first where memory is short. What takes more
-/// than `seconds` of the processor is ended.
+/// Takes the processor and the disk only while nobody else wants them, and goes first where memory is short. What takes
+/// more than `seconds` of the processor is ended.
 ///
 /// # Errors
 /// When the kernel does not take the limit. That a priority cannot be changed costs others some time, and is no error.
@@ -115,8 +116,8 @@ pub(super) fn let_others_go_first(seconds: u64) -> io::Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     let _ = setpriority_process(None, NICEST);
     let idle = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel reads a structure of the kind that it is told; 0 is this thread, the only one so far, and those that
-    // it starts inherit it.
+    // SAFETY: the kernel reads a structure of the kind that it is told; 0 is this thread, the only one so far, and
+    // those that it starts inherit it.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, ptr::from_ref(&idle)) };
     // SAFETY: the kernel looks at no memory.
     unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, 0 as libc::c_long, IDLE) };

@@ -1,11 +1,13 @@
-//! What is held through a connection, so that it can be handed back to the daemon that comes after this one.
+//! What a process holds through a connection, so that it can hand it back to the next daemon.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
+
+use skep_host::lock;
 
 use crate::{
     Digest, ErrorKind, StoreError, Tenant, Wanted,
@@ -21,10 +23,10 @@ use super::{
     link::{DaemonLink, Segments},
 };
 
-/// How long an acquire looks for a daemon after it lost the one that it had.
+/// How long an acquire looks for a new daemon after it lost its connection.
 const LONGEST_SEARCH: Duration = Duration::from_secs(10);
 
-/// How long it waits between two looks.
+/// The pause between two attempts.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
@@ -33,7 +35,7 @@ struct HeldTensor {
     spot: Spot,
 }
 
-/// Tensors that a lease, or an acquire on its way to one, has.
+/// The tensors of a lease, or of an acquire in progress.
 #[derive(Debug)]
 pub(super) struct HeldTensors {
     client: Arc<DaemonClient>,
@@ -57,11 +59,11 @@ impl HeldTensors {
     }
 
     pub(super) fn link(&self) -> Arc<DaemonLink> {
-        Arc::clone(&self.link.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.link))
     }
 
-    /// Connects again, and hands back all that is held: the daemon, which may be another one, looks at it as at anything
-    /// that is handed over. What it has from somebody else already it keeps; this process reads what it has.
+    /// Connects again, and hands back all tensors. The daemon, which may be a new one, verifies them like any others.
+    /// Tensors that it has already got from another process it keeps; this process goes on reading its own copies.
     pub(super) fn reconnect(&self) -> Result<Arc<DaemonLink>, StoreError> {
         let link = self.client.link(&self.tenant)?;
         let mut by_segment: BTreeMap<_, Vec<&HeldTensor>> = BTreeMap::new();
@@ -83,7 +85,7 @@ impl HeldTensors {
                 link.publish(&first.spot.segment, &offered, &mut Segments::new())?;
             }
         }
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&link);
+        *lock(&self.link) = Arc::clone(&link);
         Ok(link)
     }
 }
@@ -92,7 +94,7 @@ impl Drop for HeldTensors {
     fn drop(&mut self) {
         let link = self.link();
         if self.client.has_own_links() {
-            // Whoever polls it has it, too.
+            // The thread that polls it holds it as well.
             link.shut_down();
         } else {
             link.end_leases(self.tensors.iter().map(|held| held.wanted.digest).collect());
@@ -100,11 +102,11 @@ impl Drop for HeldTensors {
     }
 }
 
-/// An acquire on its way: it outlives the daemon, if another one comes soon.
+/// An acquire in progress. It outlives the daemon if a new one comes soon.
 #[derive(Debug)]
 pub(super) struct Acquisition {
     hold: HeldTensors,
-    /// By the numbers of the daemon that it is connected to.
+    /// By the current daemon's numbers.
     segments: Segments,
 }
 
@@ -120,7 +122,7 @@ impl Acquisition {
         self.hold
     }
 
-    /// Asks; if the daemon is gone, looks for another one, hands back what it has, and asks again.
+    /// Asks. If the daemon is gone, looks for a new one, hands back what it has, and asks again.
     fn ask<T>(
         &mut self,
         question: impl Fn(&DaemonLink, &mut Segments) -> Result<T, StoreError>,

@@ -1,4 +1,4 @@
-//! One connection to a daemon: a question at a time.
+//! One connection to a daemon: one request at a time.
 
 use std::{
     collections::HashMap,
@@ -6,13 +6,14 @@ use std::{
     os::{fd::BorrowedFd, unix::net::UnixStream},
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use skep_host::lock;
 
 use crate::{
     Digest, StoreError, Tenant, Wanted,
@@ -24,10 +25,10 @@ use crate::{
     wire::{Connection, StoreReply, StoreRequest, WireLocation},
 };
 
-/// How long an answer may take. The longest one is that of a publication, whose tensors are verified meanwhile.
+/// How long an answer may take. A publication takes longest: the daemon verifies its tensors first.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long a daemon may take to welcome a connection, which needs no work: one that is stopped must not keep a load.
+/// How long a daemon may take to welcome a connection, which needs no work: a stopped one must not hold up a load.
 const WELCOMING: Duration = Duration::from_secs(5);
 
 /// How long a daemon may take for each message that restricts a connection.
@@ -40,7 +41,7 @@ pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
         cause,
     };
     let stream = UnixStream::connect(path).map_err(error)?;
-    // What the other side says is believed.
+    // This process trusts what the daemon says.
     let peer = socket_peercred(&stream).map_err(|e| error(e.into()))?.uid;
     if peer != geteuid() {
         let reason = format!("it is served by user {}", peer.as_raw());
@@ -52,11 +53,11 @@ pub(super) fn open(path: &Path) -> Result<UnixStream, StoreError> {
     Ok(stream)
 }
 
-/// Restricts a connection that nobody has said anything through to these tensors.
+/// Restricts a connection to these tensors, before anything else is sent on it.
 pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStream, StoreError> {
     let socket = Connection::new(stream);
     socket.set_patience(Some(RESTRICTING), RESTRICTING)?;
-    // One message at least: no tensors are a restriction as well.
+    // At least one message: a connection may be restricted to no tensors at all.
     let mut rest = tensors;
     loop {
         let (some, behind) = rest.split_at(rest.len().min(MAX_TENSORS));
@@ -66,7 +67,7 @@ pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStr
             tensors: some.to_vec(),
             more,
         };
-        // A daemon that has no room says so at once, and listens to nobody.
+        // A daemon that has no room says so at once, without reading.
         let sent = socket.send(&request.encode(), None);
         let Some((reply, _)) = socket.receive(StoreReply::decode)? else {
             sent?;
@@ -86,7 +87,7 @@ pub(super) fn restrict(stream: UnixStream, tensors: &[Digest]) -> Result<UnixStr
 }
 
 pub(super) fn unexpected() -> StoreError {
-    StoreError::protocol("an answer to another question")
+    StoreError::protocol("the answer does not match the request")
 }
 
 pub(super) fn done(reply: StoreReply) -> Result<u64, StoreError> {
@@ -102,11 +103,11 @@ pub(super) type Segments = HashMap<SegmentId, Arc<Segment>>;
 /// A connection that has been welcomed.
 #[derive(Debug)]
 pub(crate) struct DaemonLink {
-    /// Locked from a question to its answer.
+    /// Locked from a request to its answer.
     connection: Mutex<()>,
     socket: Connection,
     tenant: Tenant,
-    /// Leases that ended while somebody else was asking.
+    /// Leases that ended while another thread was waiting for an answer.
     ended: Mutex<Vec<Digest>>,
     lost: AtomicBool,
 }
@@ -120,11 +121,11 @@ impl DaemonLink {
     pub(super) fn new(stream: UnixStream) -> Result<Self, StoreError> {
         let socket = Connection::new(stream);
         socket.set_patience(Some(WELCOMING), WELCOMING)?;
-        // A daemon that has no room says so at once, and listens to nobody.
+        // A daemon that has no room says so at once, without reading.
         let sent = socket.send(&StoreRequest::Hello.encode(), None);
         let Some((reply, _)) = socket.receive(StoreReply::decode)? else {
             sent?;
-            return Err(StoreError::disconnected("it ended before a welcome"));
+            return Err(StoreError::disconnected("it ended before the welcome"));
         };
         socket.set_patience(Some(PATIENCE), PATIENCE)?;
         match reply {
@@ -160,16 +161,13 @@ impl DaemonLink {
         self.socket.shut_down();
     }
 
-    /// Asks, and waits for the answer and the segments that come with it.
+    /// Sends a request, and waits for the answer and its segments.
     pub(super) fn ask(
         &self,
         request: &StoreRequest,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(StoreReply, Segments), StoreError> {
-        let turn = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let turn = lock(&self.connection);
         let answer = self.converse(request, descriptor);
         drop(turn);
         self.tell_ended();
@@ -185,11 +183,11 @@ impl DaemonLink {
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<(StoreReply, Segments), StoreError> {
         if self.is_lost() {
-            return Err(StoreError::disconnected("it ended before"));
+            return Err(StoreError::disconnected("it has already ended"));
         }
         let answer = self.exchange(request, descriptor);
         if answer.is_err() {
-            // Half of an answer may be on its way: whatever came next would be misunderstood.
+            // The rest of an answer may still arrive, and would be taken for the next one.
             self.lose();
             self.shut_down();
         }
@@ -217,17 +215,17 @@ impl DaemonLink {
         }
     }
 
-    /// Ends leases; at once, or as soon as nobody else is asking.
+    /// Ends leases at once, or after the request that is in progress.
     pub(super) fn end_leases(&self, digests: Vec<Digest>) {
         self.ended().extend(digests);
         self.tell_ended();
     }
 
     fn ended(&self) -> MutexGuard<'_, Vec<Digest>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ended)
     }
 
-    /// Tells the daemon which leases have ended, unless somebody is asking: they do it when they have their answer.
+    /// Tells the daemon which leases have ended. A thread that is waiting for an answer does it afterwards instead.
     fn tell_ended(&self) {
         while !self.ended().is_empty() {
             let turn = match self.connection.try_lock() {
@@ -266,7 +264,7 @@ impl DaemonLink {
             .collect()
     }
 
-    /// Hands a segment over. Where the answer names it, it is the one that is here already.
+    /// Hands a segment over. If the answer names the same memory file, the existing mapping is used.
     pub(super) fn publish(
         &self,
         segment: &Arc<Segment>,

@@ -1,8 +1,8 @@
-//! A store in another process: connections to it, what is held through them, and how both outlive the daemon.
+//! A store in another process: the connections to it, the leases held through them, and how both outlive the daemon.
 //!
-//! Where the socket has a name, each acquire has a connection of its own, and so has the lease that comes of it: a
-//! connection that is shut down is a lease that has ended. A process that only inherited a connection does everything
-//! through that one, a question at a time, and says which leases end.
+//! If the socket has a path, each acquire opens its own connection, and its lease keeps it: shutting the connection
+//! down ends the lease. A process that inherited a connection uses it for everything, one request at a time, and says
+//! which leases end.
 
 mod hold;
 mod keeper;
@@ -32,7 +32,7 @@ enum DaemonAddress {
     Directory(PathBuf),
     /// One tenant's socket.
     Socket(PathBuf, Tenant),
-    /// A connection that somebody made for this process.
+    /// A connection that another process made for this one.
     Inherited(Arc<DaemonLink>),
 }
 
@@ -44,7 +44,7 @@ pub(crate) struct DaemonClient {
 }
 
 impl DaemonClient {
-    /// Of a daemon's directory, or of one socket.
+    /// Connects to a daemon's directory, or to one tenant's socket.
     pub(crate) fn connect(path: &Path) -> Result<Arc<Self>, StoreError> {
         let target = if path.is_dir() {
             DaemonAddress::Directory(path.to_owned())
@@ -55,7 +55,7 @@ impl DaemonClient {
         Self::new(target)
     }
 
-    /// Of a connection that is there already, and that nobody has said anything through.
+    /// Uses an existing connection on which nothing has been sent.
     pub(crate) fn over(stream: UnixStream) -> Result<Arc<Self>, StoreError> {
         Self::new(DaemonAddress::Inherited(Arc::new(DaemonLink::new(stream)?)))
     }
@@ -67,7 +67,7 @@ impl DaemonClient {
         }))
     }
 
-    /// The only tenant, where there is one.
+    /// The tenant, if the connection decides it.
     pub(crate) fn tenant(&self) -> Option<&Tenant> {
         match &self.target {
             DaemonAddress::Directory(_) => None,
@@ -76,7 +76,7 @@ impl DaemonClient {
         }
     }
 
-    /// A connection as this tenant: a new one where there can be one.
+    /// A connection as this tenant: a new one, except for an inherited one.
     fn link(&self, tenant: &Tenant) -> Result<Arc<DaemonLink>, StoreError> {
         let link = match &self.target {
             DaemonAddress::Directory(directory) => {
@@ -94,7 +94,7 @@ impl DaemonClient {
         Ok(link)
     }
 
-    /// Whether there can be several connections.
+    /// Whether this process can open connections.
     const fn has_own_links(&self) -> bool {
         !matches!(self.target, DaemonAddress::Inherited(_))
     }
@@ -131,7 +131,7 @@ impl DaemonClient {
         Ok(Acquisition::new(hold))
     }
 
-    /// A lease to what an acquisition got.
+    /// Turns what an acquisition got into a lease.
     fn lease(
         &self,
         acquisition: Acquisition,
@@ -172,7 +172,7 @@ impl DaemonClient {
         link::restrict(self.stream(tenant)?, tensors)
     }
 
-    /// Those whose sockets there are.
+    /// The tenants that have a socket.
     pub(crate) fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
         let DaemonAddress::Directory(directory) = &self.target else {
             return Ok(self.tenant().cloned().into_iter().collect());

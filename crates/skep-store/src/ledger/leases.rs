@@ -1,4 +1,4 @@
-//! Leases: the right of a holder to a tensor. They are counted by holder, by tensor and by segment.
+//! Leases: the rights of holders to tensors, counted by holder, by tensor and by segment.
 
 use skep_types::Time;
 
@@ -6,14 +6,14 @@ use super::{HolderId, Ledger, SegmentOffset};
 use crate::{Digest, StoreError, Wanted};
 
 impl Ledger {
-    /// Ends one lease of the holder to each of these that it has.
+    /// Ends one of the holder's leases to each of these tensors, where it has one.
     pub(crate) fn release(&mut self, now: Time, id: HolderId, digests: &[Digest]) {
         for digest in digests {
             self.end_lease(now, id, *digest);
         }
     }
 
-    /// Whether the holder may have so many more leases, of so many bytes.
+    /// Checks whether the holder may have `more` leases to tensors of `more_bytes` in all.
     pub(super) fn bound_holder(
         &self,
         id: HolderId,
@@ -33,7 +33,7 @@ impl Ledger {
         self.bound("bytes of one holder", bytes, self.options.max_holder_bytes)
     }
 
-    /// A lease to a tensor, if that is there, and where it lies.
+    /// Leases a tensor if it is there, and returns its location.
     pub(super) fn lease(
         &mut self,
         id: HolderId,

@@ -1,11 +1,12 @@
-//! The book of one tenant's store: tensors, segments, leases, tickets, figures, and what may be dropped when.
+//! The ledger of one tenant's store: tensors, segments, leases, tickets and figures. It decides what is dropped, and
+//! when.
 //!
-//! A pure state machine: no I/O, no clock, no threads; `now` is an argument, and times never run backwards. What it says is
-//! carried out by [`TenantStore`](crate::tenant_store::TenantStore).
+//! A pure state machine: no I/O, no clock, no threads. `now` is an argument, and never goes back.
+//! [`TenantStore`](crate::tenant_store::TenantStore) carries out its decisions.
 //!
-//! A *holder* is a connection (in process: a lease). It asks for tensors and is told of each: *here*, and then it has a
-//! lease; *fill*, and then it has a ticket, which is the right to be the one that fills; *wait*, because somebody else has
-//! the ticket; *absent*, if it wanted to know no more. A holder that goes gives back all of it.
+//! A *holder* is a connection (in process: a lease). It asks for tensors, and gets an [`Availability`] for each:
+//! *here*, with a lease; *fill*, with a ticket, the right to fill the tensor alone; *wait*, because another holder has
+//! the ticket; *absent*, if it only looked. Its leases and tickets end with it.
 
 mod leases;
 mod publish;
@@ -40,7 +41,7 @@ struct TensorRecord {
     segment: SegmentId,
     offset: u64,
     leases: u64,
-    /// Since when it has had no lease.
+    /// When its last lease ended.
     idle_since: Time,
 }
 
@@ -68,11 +69,11 @@ struct HolderRecord {
     tickets: u64,
     /// Bytes of tensors that it has tickets for.
     ticket_bytes: u64,
-    /// Tensors it waits for: each wait counts once, however often the holder asks.
+    /// Tensors that it waits for: each wait counts once, however often the holder asks.
     waiting: BTreeSet<Digest>,
 }
 
-/// The book.
+/// The ledger.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     tenant: Tenant,
@@ -93,7 +94,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty book. Before `no_tickets_before` nobody may fill.
+    /// An empty ledger, which gives out no tickets before `no_tickets_before`.
     pub(crate) fn new(tenant: Tenant, options: StoreOptions, no_tickets_before: Time) -> Self {
         Self {
             tenant,
@@ -129,7 +130,7 @@ impl Ledger {
         })
     }
 
-    /// A new holder.
+    /// Adds a holder.
     pub(crate) fn join(&mut self) -> Result<HolderId, StoreError> {
         let holders = self.holders.len() as u64 + 1;
         self.bound("connections", holders, self.options.max_holders)?;
@@ -138,7 +139,7 @@ impl Ledger {
         Ok(id)
     }
 
-    /// The holder is gone: its leases and tickets end. Whether others may have waited for one of the tickets.
+    /// Removes a holder, with its leases and tickets. Returns whether it had a ticket, for which others may be waiting.
     pub(crate) fn leave(&mut self, now: Time, id: HolderId) -> bool {
         let Some(holder) = self.holders.get(&id) else {
             return false;
@@ -162,11 +163,11 @@ impl Ledger {
         !tickets.is_empty()
     }
 
-    /// What there is of each tensor. Those that are there are leased; of the others the holder gets the ticket if nobody
-    /// has it and it `claims` so.
+    /// Leases the tensors that are there. If the holder `claims` the others, it gets the tickets that no other holder
+    /// has.
     ///
     /// # Errors
-    /// A bound, or a description that is not the stored one's; the holder then has what it had before.
+    /// A bound, or a description that differs from the stored one. The holder then has what it had before.
     pub(crate) fn take(
         &mut self,
         now: Time,
@@ -194,7 +195,7 @@ impl Ledger {
         ticketed: &mut Vec<Digest>,
     ) -> Result<Vec<Availability<SegmentOffset>>, StoreError> {
         let mut answers = vec![Availability::Absent; wanted.len()];
-        // Leases first: what is asked for is not dropped to make room for the rest of the question.
+        // Leases first, so that making room for one tensor never drops another of the same request.
         for (answer, wanted) in answers.iter_mut().zip(wanted) {
             if let Some(place) = self.lease(id, wanted)? {
                 leased.push(wanted.digest);
@@ -216,7 +217,7 @@ impl Ledger {
         Ok(answers)
     }
 
-    /// A tensor that was waited for was counted when the wait began.
+    /// Counts a hit, unless the holder waited for the tensor: that was counted when the wait began.
     fn count_hit(&mut self, id: HolderId, digest: Digest) {
         let waited = self
             .holders
@@ -227,13 +228,13 @@ impl Ledger {
         }
     }
 
-    /// Where a tensor lies.
+    /// The location of a tensor.
     pub(crate) fn place(&self, digest: Digest) -> Option<SegmentOffset> {
         let tensor = self.tensors.get(&digest)?;
         Some((tensor.segment, tensor.offset))
     }
 
-    /// Somebody waited so long for what another fills.
+    /// Adds the time that a holder waited for others to fill.
     pub(crate) fn waited(&mut self, nanoseconds: u64) {
         self.stat.wait_ns = self.stat.wait_ns.saturating_add(nanoseconds);
     }
@@ -249,7 +250,7 @@ impl Ledger {
         }
     }
 
-    /// At most so many tensors behind `after` in order of digests.
+    /// At most `most` tensors that follow `after`, in the order of digests.
     pub(crate) fn list(&self, now: Time, after: Option<Digest>, most: usize) -> Vec<StoredTensor> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);

@@ -1,4 +1,4 @@
-//! The ledger on virtual time: who gets what, what is dropped when, and that nothing is lost.
+//! The ledger on virtual time: who gets what, what is dropped and when, and that nothing is lost.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn ledger(options: StoreOptions) -> Ledger {
     Ledger::new(Tenant::GENERAL, options, Time::ZERO)
 }
 
-/// Gets one tensor as a new holder, in a segment of its own; fills it where needed. Whether it was filled.
+/// Acquires one tensor as a new holder, and fills a segment with it if necessary. Returns whether it did.
 fn load(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> (HolderId, bool) {
     let id = ledger.join().expect("room");
     let answers = ledger.take(now, id, &[wanted], true).expect("room");
@@ -62,7 +62,7 @@ fn publish(
     ledger.publish(now, id, identity, room(wanted.length), &[(wanted, 0)])
 }
 
-/// Loads and lets go at once.
+/// Acquires a tensor and ends the holder at once.
 fn use_once(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> bool {
     let (id, filled) = load(ledger, now, wanted);
     ledger.leave(now, id);
@@ -75,7 +75,7 @@ fn is_there(ledger: &Ledger, wanted: &Wanted) -> bool {
 }
 
 #[test]
-fn where_memory_is_short_half_of_what_is_idle_goes_the_oldest_first() {
+fn when_memory_is_short_half_of_the_idle_bytes_go_oldest_first() {
     let mut ledger = ledger(options());
     let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, MEBI)).collect();
     for (second, wanted) in tensors.iter().enumerate() {
@@ -133,7 +133,7 @@ fn one_fills_and_the_others_wait() {
 }
 
 #[test]
-fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
+fn another_fills_when_a_filler_leaves_gives_up_or_is_slow() {
     let wanted = tensor(1, MEBI);
     for end in ["leaves", "gives back", "is slow"] {
         let mut ledger = ledger(options());
@@ -175,7 +175,7 @@ fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
 }
 
 #[test]
-fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
+fn no_tickets_are_given_out_within_the_adoption_window() {
     let mut ledger = Ledger::new(Tenant::GENERAL, options(), at(2));
     let wanted = tensor(1, MEBI);
     let [new, old] = [(); 2].map(|()| ledger.join().expect("room"));
@@ -200,7 +200,7 @@ fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
 }
 
 #[test]
-fn a_memory_file_that_several_hand_over_is_one_segment() {
+fn one_memory_file_from_several_holders_is_one_segment() {
     let mut ledger = ledger(options());
     let [one, two] = [tensor(1, 10), tensor(2, 10)];
     let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
@@ -247,7 +247,7 @@ fn idle_tensors_stay_for_the_window_and_no_longer() {
 }
 
 #[test]
-fn a_load_that_comes_again_within_the_window_is_never_filled_again() {
+fn a_tensor_used_again_within_the_window_is_never_filled_again() {
     let mut ledger = ledger(options());
     let wanted = tensor(1, MEBI);
     let fills: Vec<bool> = (0..100)
@@ -276,7 +276,7 @@ fn over_the_budget_the_least_recently_used_go_first_and_only_as_many_as_needed()
 }
 
 #[test]
-fn leased_tensors_stay_over_the_budget_and_go_at_once_when_they_are_let_go() {
+fn over_the_budget_leased_tensors_stay_until_they_are_released() {
     let mut ledger = ledger(options());
     let tensors: Vec<Wanted> = (1..=3).map(|number| tensor(number, 60 * MEBI)).collect();
     let holders: Vec<HolderId> = tensors
@@ -296,7 +296,7 @@ fn leased_tensors_stay_over_the_budget_and_go_at_once_when_they_are_let_go() {
 
 /// A refusal names its bound, and leaves the holder with what it had before.
 #[test]
-fn bounds_are_kept_and_named() {
+fn a_refusal_names_its_bound() {
     let bounded = |change: fn(&mut StoreOptions)| {
         let mut options = options();
         change(&mut options);
@@ -362,7 +362,7 @@ fn bounds_are_kept_and_named() {
 }
 
 #[test]
-fn a_refused_question_takes_nothing() {
+fn a_refused_request_takes_nothing() {
     let mut ledger = ledger(StoreOptions {
         max_tenant_bytes: 2 * MEBI,
         ..options()
@@ -380,9 +380,9 @@ fn a_refused_question_takes_nothing() {
     );
 }
 
-/// Whoever claims without end takes nothing from others: no ticket beyond its bound, and no room.
+/// A holder that claims without end takes no ticket beyond its bound, and no room from others.
 #[test]
-fn a_holder_has_so_many_tickets_at_a_time() {
+fn a_holder_has_a_bounded_number_of_tickets() {
     let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, 30 * MEBI)).collect();
     let claim = |ledger: &mut Ledger, now, id, which: usize| {
         let answers = ledger.take(now, id, &[&tensors[which]], true);
@@ -444,7 +444,7 @@ fn a_holder_has_so_many_tickets_at_a_time() {
     }
 }
 
-/// What a holder is to fill it will have a lease to: it is told before it fills anything that it may not.
+/// Tickets become leases: a holder that may not have the lease is refused before it fills.
 #[test]
 fn tickets_count_as_the_leases_that_they_become() {
     let tensors: Vec<Wanted> = (1..=3).map(|number| tensor(number, MEBI)).collect();
@@ -485,14 +485,14 @@ fn a_digest_with_another_description_is_refused() {
     );
 }
 
-/// What a holder does in a random history.
+/// A step of a random history.
 #[derive(Debug, Clone)]
-enum Step {
+enum HolderStep {
     Join,
     Leave(usize),
-    /// HolderRecord, tensors.
+    /// Holder, tensors.
     Take(usize, Vec<u8>, bool),
-    /// HolderRecord: publishes what it has tickets for.
+    /// Holder: publishes what it has tickets for.
     Publish(usize),
     GiveBack(usize),
     Release(usize, u8),
@@ -502,26 +502,26 @@ enum Step {
     Relieve,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<HolderStep>> {
     let some = proptest::collection::vec(0..12_u8, 1..5);
     let step = prop_oneof![
-        2 => Just(Step::Join),
-        2 => (0..8_usize).prop_map(Step::Leave),
-        6 => (0..8_usize, some, any::<bool>()).prop_map(|(h, t, c)| Step::Take(h, t, c)),
-        5 => (0..8_usize).prop_map(Step::Publish),
-        1 => (0..8_usize).prop_map(Step::GiveBack),
-        2 => (0..8_usize, 0..12_u8).prop_map(|(h, t)| Step::Release(h, t)),
-        2 => (1..50_u64).prop_map(Step::Pass),
-        1 => Just(Step::Gc),
-        1 => Just(Step::Relieve),
+        2 => Just(HolderStep::Join),
+        2 => (0..8_usize).prop_map(HolderStep::Leave),
+        6 => (0..8_usize, some, any::<bool>()).prop_map(|(h, t, c)| HolderStep::Take(h, t, c)),
+        5 => (0..8_usize).prop_map(HolderStep::Publish),
+        1 => (0..8_usize).prop_map(HolderStep::GiveBack),
+        2 => (0..8_usize, 0..12_u8).prop_map(|(h, t)| HolderStep::Release(h, t)),
+        2 => (1..50_u64).prop_map(HolderStep::Pass),
+        1 => Just(HolderStep::Gc),
+        1 => Just(HolderStep::Relieve),
     ];
     proptest::collection::vec(step, 1..120)
 }
 
-/// A model of the same, by the plainest means.
+/// A plain model of the ledger.
 #[derive(Debug, Default)]
-struct Expected {
-    /// HolderRecord, its tickets, its leases.
+struct LedgerModel {
+    /// Holder, its tickets, its leases.
     holders: Vec<(HolderId, Vec<u8>, Vec<u8>)>,
 }
 
@@ -537,26 +537,26 @@ proptest! {
             max_holder_ticket_bytes: 5 * MEBI,
             ..options()
         });
-        let mut expected = Expected::default();
+        let mut expected = LedgerModel::default();
         let mut now = at(1);
         let tensors: Vec<Wanted> = (0..12).map(|n| tensor(n, u64::from(n) * 300_000)).collect();
         for step in steps {
             match step {
-                Step::Join if expected.holders.len() < 8 => {
+                HolderStep::Join if expected.holders.len() < 8 => {
                     expected.holders.push((ledger.join().expect("room"), vec![], vec![]));
                 }
-                Step::Pass(seconds) => now = now + Duration::from_secs(seconds),
-                Step::Gc => {
+                HolderStep::Pass(seconds) => now = now + Duration::from_secs(seconds),
+                HolderStep::Gc => {
                     ledger.gc();
                 }
-                Step::Relieve => {
+                HolderStep::Relieve => {
                     ledger.relieve();
                 }
-                Step::Leave(holder) if holder < expected.holders.len() => {
+                HolderStep::Leave(holder) if holder < expected.holders.len() => {
                     let (id, ..) = expected.holders.remove(holder);
                     ledger.leave(now, id);
                 }
-                Step::Take(holder, numbers, claims) if holder < expected.holders.len() => {
+                HolderStep::Take(holder, numbers, claims) if holder < expected.holders.len() => {
                     let (id, tickets, leases) = &mut expected.holders[holder];
                     let wanted: Vec<&Wanted> =
                         numbers.iter().map(|n| &tensors[usize::from(*n)]).collect();
@@ -574,7 +574,7 @@ proptest! {
                         }
                     }
                 }
-                Step::Publish(holder) if holder < expected.holders.len() => {
+                HolderStep::Publish(holder) if holder < expected.holders.len() => {
                     let (id, tickets, leases) = &mut expected.holders[holder];
                     let mut numbers = std::mem::take(tickets);
                     numbers.sort_unstable();
@@ -589,7 +589,7 @@ proptest! {
                         }
                     }
                 }
-                Step::GiveBack(holder) if holder < expected.holders.len() => {
+                HolderStep::GiveBack(holder) if holder < expected.holders.len() => {
                     let (id, tickets, _) = &mut expected.holders[holder];
                     let digests: Vec<Digest> = std::mem::take(tickets)
                         .iter()
@@ -597,7 +597,7 @@ proptest! {
                         .collect();
                     ledger.give_back(*id, &digests);
                 }
-                Step::Release(holder, number) if holder < expected.holders.len() => {
+                HolderStep::Release(holder, number) if holder < expected.holders.len() => {
                     let (id, _, leases) = &mut expected.holders[holder];
                     if let Some(at) = leases.iter().position(|leased| *leased == number) {
                         leases.swap_remove(at);

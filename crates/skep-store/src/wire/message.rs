@@ -1,4 +1,4 @@
-//! The messages, to bytes and back. Pure: what is read was sent by anybody.
+//! The messages, to bytes and back. The reader trusts nothing. Pure.
 
 use std::time::Duration;
 
@@ -12,70 +12,70 @@ use crate::{
     wire::fields::{read_digest, read_wanted, write_digest, write_digests, write_wanted},
 };
 
-/// What a client begins with.
+/// The beginning of a client's first message.
 const MAGIC: [u8; 8] = *b"skepstor";
 
-/// The version of the protocol; daemon and client have the same.
+/// The version of the protocol. Daemon and client must have the same.
 const VERSION: u16 = 2;
 
-/// Bytes that the text of a refusal may have.
+/// The largest text of a refusal, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
 
 /// Tensors on one page of a list.
 pub(crate) const MAX_LISTED: usize = 1024;
 
-/// What a client says.
+/// A client's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoreRequest {
-    /// The first of a connection.
+    /// Begins the conversation.
     Hello,
-    /// What is there of these?
+    /// Asks for tensors.
     Take {
-        /// How it is meant.
+        /// Whether to look, claim or wait.
         mode: Mode,
         /// Tensors.
         wanted: Vec<Wanted>,
     },
-    /// Before a hello: what the connection may name from now on, whoever has it then.
+    /// Before the hello: restricts the connection to these tensors, whichever process uses it.
     Restrict {
         /// Tensors.
         tensors: Vec<Digest>,
-        /// Whether another such message follows; after the last one nothing is added.
+        /// Whether another such message follows. After the last one the restriction is final.
         more: bool,
     },
-    /// Tensors in the segment whose descriptor comes with it, and their offsets.
+    /// Publishes tensors of the segment whose descriptor comes with it: each with its offset.
     Publish(Vec<(Wanted, u64)>),
-    /// Tickets that are not used.
+    /// Gives tickets back.
     GiveBack(Vec<Digest>),
-    /// Leases that end; each named once.
+    /// Ends one lease to each of these.
     Release(Vec<Digest>),
-    /// The figures.
+    /// Asks for the figures.
     Stat,
-    /// Tensors behind a digest.
+    /// Asks for the tensors that follow a digest.
     List(Option<Digest>),
-    /// Drop what nobody has a lease to.
+    /// Drops idle segments.
     Gc,
 }
 
 /// Where a tensor lies: the daemon's number of the segment, and the offset in there.
 pub(crate) type WireLocation = (u64, u64);
 
-/// What a daemon says.
+/// A daemon's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoreReply {
-    /// The connection is this tenant's.
+    /// Accepts the hello; the connection belongs to this tenant.
     Welcome(Tenant),
     /// The number of the segment whose descriptor comes with it.
     Segment(u64),
     /// To `Take` and `Publish`, tensor by tensor.
     Answers(Vec<Availability<WireLocation>>),
-    /// A number: bytes that went, or nothing of interest.
+    /// Success, with the bytes that were dropped, or 0.
     Done(u64),
     /// The figures.
     Stat(Stat),
-    /// Tensors in order of digests; an empty page ends the list.
+    /// Tensors in the order of digests. An empty page ends the list.
     Page(Vec<StoredTensor>),
-    /// Why not.
+    /// The error.
     Refused(ErrorKind, String),
 }
 
@@ -93,7 +93,7 @@ const KINDS: [ErrorKind; 8] = [
 const MODES: [Mode; 3] = [Mode::Look, Mode::Claim, Mode::Wait];
 
 impl StoreRequest {
-    /// The frame's kind and body.
+    /// Encodes the frame's kind and body.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = MessageWriter::default();
         match self {
@@ -139,7 +139,7 @@ impl StoreRequest {
         writer.into_bytes()
     }
 
-    /// Reads a frame's kind and body.
+    /// Decodes a frame's kind and body.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = MessageReader::new(bytes);
         let request = match reader.u8()? {
@@ -165,17 +165,17 @@ impl StoreRequest {
                 let tensors = reader.short_list(MAX_TENSORS, "tensors", read_digest)?;
                 Self::Restrict { tensors, more }
             }
-            kind => return Err(Malformed::new(format!("a request of kind {kind}"))),
+            kind => return Err(Malformed::new(format!("unknown request kind {kind}"))),
         };
         reader.end()?;
         Ok(request)
     }
 }
 
-/// What a client's first message begins with.
+/// Checks the beginning of a client's first message.
 fn greeting(reader: &mut MessageReader<'_>) -> Result<(), Malformed> {
     if reader.array()? != MAGIC {
-        return Err(Malformed::new("it is no client of a tensor store"));
+        return Err(Malformed::new("it is not from a client of a tensor store"));
     }
     let version = reader.u16()?;
     if version != VERSION {
@@ -187,7 +187,7 @@ fn greeting(reader: &mut MessageReader<'_>) -> Result<(), Malformed> {
 }
 
 impl StoreReply {
-    /// The frame's kind and body.
+    /// Encodes the frame's kind and body.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = MessageWriter::default();
         match self {
@@ -250,7 +250,7 @@ impl StoreReply {
         writer.into_bytes()
     }
 
-    /// Reads a frame's kind and body.
+    /// Decodes a frame's kind and body.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = MessageReader::new(bytes);
         let reply = match reader.u8()? {
@@ -297,7 +297,7 @@ impl StoreReply {
                 let kind = reader.item(&KINDS, "error kind")?;
                 Self::Refused(kind, reader.short_text(MAX_TEXT_BYTES)?.to_owned())
             }
-            kind => return Err(Malformed::new(format!("an answer of kind {kind}"))),
+            kind => return Err(Malformed::new(format!("unknown answer kind {kind}"))),
         };
         reader.end()?;
         Ok(reply)
@@ -306,7 +306,7 @@ impl StoreReply {
 
 const FIGURES: usize = 12;
 
-/// A new figure does not compile until it has a place here.
+/// A new figure does not compile until it is encoded here.
 const fn figures(stat: Stat) -> [u64; FIGURES] {
     let Stat {
         segments,

@@ -1,4 +1,4 @@
-//! Messages come as they were sent; anything else is refused.
+//! Messages decode to what was encoded; anything else is refused.
 
 use proptest::prelude::*;
 use skep_types::DataType;
@@ -82,7 +82,7 @@ fn reply() -> impl Strategy<Value = StoreReply> {
 
 proptest! {
     #[test]
-    fn requests_come_as_they_were_sent(request in request()) {
+    fn requests_decode_to_what_was_encoded(request in request()) {
         let bytes = request.encode();
         prop_assert_eq!(StoreRequest::decode(&bytes), Ok(request));
         for end in 0..bytes.len() {
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn replies_come_as_they_were_sent(reply in reply()) {
+    fn replies_decode_to_what_was_encoded(reply in reply()) {
         let bytes = reply.encode();
         prop_assert_eq!(StoreReply::decode(&bytes), Ok(reply));
         for end in 0..bytes.len() {
@@ -103,9 +103,9 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever became of a message on its way is refused, or is another message, written as it came.
+    /// A message with changed bytes is refused, or is another message with exactly these bytes.
     #[test]
-    fn there_is_one_way_to_write_a_message(
+    fn each_message_has_one_encoding(
         request in request(),
         reply in reply(),
         changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
@@ -132,13 +132,13 @@ fn malformed_messages_are_named() {
     let with = |rest: &[u8]| [&wanted[..], rest].concat();
     let cases = [
         (vec![], "it ends early: expected 1 more bytes, got 0"),
-        (vec![10], "a request of kind 10"),
+        (vec![10], "unknown request kind 10"),
         (
             b"\x01GET / HT".to_vec(),
-            "it is no client of a tensor store",
+            "it is not from a client of a tensor store",
         ),
         (hello, "version 1 of the protocol, expected 2"),
-        (vec![6, 0], "1 bytes behind its end"),
+        (vec![6, 0], "1 bytes follow its end"),
         (vec![7, 2], "expected 0 or 1, got 2"),
         (vec![2, 3], "mode 3 is unknown"),
         (
@@ -160,7 +160,7 @@ fn malformed_messages_are_named() {
 }
 
 #[test]
-fn a_refusal_is_as_long_as_its_reader_takes_it() {
+fn a_long_refusal_is_cut_to_what_its_reader_accepts() {
     let long = "ä".repeat(MAX_TEXT_BYTES);
     let bytes = StoreReply::Refused(ErrorKind::Bound, long).encode();
     let Ok(StoreReply::Refused(ErrorKind::Bound, text)) = StoreReply::decode(&bytes) else {

@@ -1,4 +1,4 @@
-//! What the tests of daemons share.
+//! Shared by the tests of daemons.
 #![allow(dead_code, reason = "each test file takes a part of it")]
 
 use std::{
@@ -13,7 +13,7 @@ use skep_store::{
 use skep_types::DataType;
 use tempfile::TempDir;
 
-/// A daemon in this process, in a directory of its own.
+/// A daemon in this process, in a temporary directory.
 pub(crate) struct TestDaemon {
     directory: Option<TempDir>,
     path: PathBuf,
@@ -110,7 +110,7 @@ pub(crate) fn tensors(lengths: &[usize]) -> (Vec<Vec<u8>>, Vec<Wanted>) {
     (contents, wanted)
 }
 
-/// Writes what is wanted.
+/// Fills tensors.
 pub(crate) fn fill(
     contents: &[Vec<u8>],
 ) -> impl FnMut(usize, &mut [u8]) -> Result<(), FillError> + '_ {
@@ -120,7 +120,7 @@ pub(crate) fn fill(
     }
 }
 
-/// For tensors that are there.
+/// Fails: for tensors that are there.
 pub(crate) fn no_fill() -> impl FnMut(usize, &mut [u8]) -> Result<(), FillError> {
     |index, _| Err(FillError::new(format!("tensor {index} should be there")))
 }
