@@ -9,7 +9,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::process::Process;
 
-/// Ends a process that bakes, from anywhere.
+/// Ends a process that bakes, from any thread.
 #[derive(Debug, Default)]
 pub struct Cancel(Mutex<CancelState>);
 
@@ -24,23 +24,23 @@ impl Cancel {
         skep_host::lock(&self.0)
     }
 
-    /// Ends the process if it runs, and lets none start.
+    /// Kills the process if it runs, and keeps it from starting.
     pub fn cancel(&self) {
         let mut state = self.lock();
         state.is_cancelled = true;
         if let Some(handle) = &state.running {
-            // One that has ended takes no signal any more.
+            // It may have ended already.
             let _was_there = pidfd_send_signal(handle, Signal::KILL).is_ok();
         }
     }
 
-    /// Whether nobody wants it any more.
+    /// Whether it was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.lock().is_cancelled
     }
 
-    /// Ends this process when it is cancelled, until the result is dropped.
+    /// Kills this process on a cancel, until the result is dropped.
     pub(crate) fn watch(&self, process: &Process) -> WatchedProcess<'_> {
         let mut state = self.lock();
         state.running = process.handle().ok();

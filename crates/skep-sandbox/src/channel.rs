@@ -1,4 +1,4 @@
-//! The connection between the server and one worker process, with the buffers that its messages are built and read in.
+//! The connection between the server and one worker process, with reused buffers.
 
 use std::{
     os::fd::{AsFd, BorrowedFd},

@@ -1,4 +1,4 @@
-//! One batch after another with a worker that is not to be trusted.
+//! Runs batches in a worker that is not trusted.
 
 use std::{
     borrow::Cow,
@@ -17,25 +17,25 @@ use crate::{
     message::{FromWorker, SharedTensor, ToWorker},
 };
 
-/// How often a worker may ask for room during one run: before it, where shapes are known, and after it.
+/// How often a worker may ask for room during one batch: before the run if shapes are known, and after it.
 const MAX_ROOMS: usize = 2;
 
 /// Why a batch has no outputs.
 #[derive(Debug)]
 pub(crate) enum RunFailure {
-    /// The worker was gone before the batch was sent.
+    /// The worker was gone before it had the batch.
     Idle,
     /// It ended while it had the batch.
     Ended,
-    /// It said something that it must not say.
+    /// It broke the protocol.
     Wrong(Cow<'static, str>),
-    /// The run failed; whether the worker ends with it.
+    /// The run failed. `ends`: whether the worker ends as well.
     Run {
         error: BackendError,
         memory: Option<RunMemory>,
         ends: bool,
     },
-    /// The batch could not be sent, and the worker knows nothing of it.
+    /// The batch could not be sent; the worker is unaffected.
     Unsent(io::Error),
 }
 
@@ -44,7 +44,7 @@ impl RunFailure {
         Self::Wrong(what.into())
     }
 
-    /// The run may not take so much; the worker has ended it.
+    /// A bound refused the run's memory; the worker has ended the run.
     fn refused(refused: RunRefused) -> Self {
         Self::Run {
             error: refused.into(),
@@ -54,12 +54,12 @@ impl RunFailure {
     }
 }
 
-/// The conversation with a worker that waits for a batch, and the memory that it shares.
+/// The server's side of a worker: the connection, and the shared memory.
 pub(crate) struct Conversation {
     channel: Channel<OwnedFd>,
     inputs: Option<MemoryFile>,
     outputs: Option<MemoryFile>,
-    /// What a run may take of this process's memory: the room for its outputs, and the copies out of that.
+    /// Bounds this process's memory for a run: the room for its outputs, and the copies of them.
     bound: RunBound,
 }
 
@@ -80,7 +80,7 @@ impl Conversation {
         outputs: &mut [OutputSlot],
     ) -> Result<Option<RunMemory>, RunFailure> {
         if let Err(failure) = self.send(inputs, outputs) {
-            // The worker may not have it; the next batch brings other memory.
+            // The worker may not have the memory; the next batch brings new memory.
             self.inputs = None;
             return Err(failure);
         }
@@ -88,12 +88,12 @@ impl Conversation {
         let (places, memory) = self.answer(&mut charge)?;
         if places.len() != outputs.len() {
             return Err(RunFailure::wrong(
-                "it gave another number of outputs than asked for",
+                "it gave another number of outputs than was asked for",
             ));
         }
         let room = self.outputs.as_ref().map_or(0, MemoryFile::length);
         let mut lengths = places.iter().map(|place| place.length);
-        // One that lies outside by itself is told apart below.
+        // An output that is by itself outside is reported below.
         if lengths.clone().all(|length| length <= room)
             && lengths
                 .try_fold(0usize, usize::checked_add)
@@ -103,7 +103,7 @@ impl Conversation {
                 "its outputs have more bytes than the shared memory",
             ));
         }
-        // The copies; one that lies outside is told apart below.
+        // For the copies; an output that lies outside is reported below.
         let copied = places.iter().map(|place| place.length.min(room) as u64);
         charge
             .admit(copied.fold(0, u64::saturating_add))
@@ -139,7 +139,7 @@ impl Conversation {
             .as_ref()
             .is_none_or(|memory| memory.length() < end);
         if fresh {
-            // The old one goes first: never both.
+            // Free the old memory first: never both.
             self.inputs = None;
             self.inputs = Some(MemoryFile::at_least(end).map_err(RunFailure::Unsent)?);
         }
@@ -167,7 +167,7 @@ impl Conversation {
         })
     }
 
-    /// Waits for the outputs; gives room for them where the worker asks for it.
+    /// Waits for the outputs, and makes room for them if the worker asks.
     fn answer(
         &mut self,
         charge: &mut RunCharge,
@@ -200,15 +200,15 @@ impl Conversation {
                     | FromWorker::Baked
                     | FromWorker::Refused(_),
                 ) => {
-                    return Err(RunFailure::wrong("it answered what nobody had asked"));
+                    return Err(RunFailure::wrong("it sent an answer without a request"));
                 }
                 Err(malformed) => return Err(RunFailure::Wrong(malformed.into_reason())),
             }
         }
-        Err(RunFailure::wrong("it asked for memory again and again"))
+        Err(RunFailure::wrong("it asked for memory too often"))
     }
 
-    /// Tells the worker that it gets no room, and waits until it has given up the run.
+    /// Refuses room to the worker, and waits until it has given up the run.
     fn refuse_room(&mut self, refused: RunRefused) -> RunFailure {
         let sent = self
             .channel
@@ -223,7 +223,7 @@ impl Conversation {
                     memory,
                     ends,
                 },
-                _ => RunFailure::wrong("it went on without the memory that it asked for"),
+                _ => RunFailure::wrong("it went on after its memory was refused"),
             },
             Ok(None) => RunFailure::Ended,
             Err(error) => receive_failure(error),
@@ -233,7 +233,7 @@ impl Conversation {
     fn give_room(&mut self, bytes: usize) -> Result<(), RunFailure> {
         self.outputs = None;
         let memory = MemoryFile::at_least(bytes)
-            .map_err(|_| RunFailure::wrong("it asked for more memory than there may be"))?;
+            .map_err(|_| RunFailure::wrong("it asked for more memory than is allowed"))?;
         let request = ToWorker::Room(memory.length());
         self.channel
             .send(|writer| request.encode(writer), &[memory.file().as_fd()])
@@ -242,7 +242,7 @@ impl Conversation {
         Ok(())
     }
 
-    /// Copies an output out of the shared memory, and looks at the copy alone.
+    /// Copies an output out of the shared memory. Only the copy is read.
     fn take(&self, place: SharedTensor) -> Result<Tensor, RunFailure> {
         let SharedTensor {
             datatype,
@@ -275,7 +275,7 @@ impl Conversation {
     }
 }
 
-/// What a failed read means: the socket of a process that ended, or a message that is none.
+/// What a failed read means: a malformed message, or the end of the process.
 fn receive_failure(error: FrameError) -> RunFailure {
     match error {
         FrameError::TooLong { .. } | FrameError::OutOfTurn => {

@@ -1,4 +1,4 @@
-//! Workers that lie: a thread plays each.
+//! Workers that break the protocol, each played by a thread.
 
 use std::{os::unix::net::UnixStream, thread};
 
@@ -39,7 +39,7 @@ impl Peer {
     }
 }
 
-/// Runs a batch of one INT16 [3] for one output against a worker that does as `play` says.
+/// Runs a batch of one INT16 [3] for one output against the worker `play`.
 fn run(play: impl FnOnce(Peer) + Send + 'static) -> Result<Tensor, RunFailure> {
     let mut outputs = [OutputSlot::new(0)];
     run_into(&mut outputs, play)?;
@@ -103,10 +103,10 @@ fn inputs_go_and_outputs_come_through_shared_memory() {
 }
 
 #[test]
-fn places_that_are_none_are_refused() {
+fn malformed_outputs_are_refused() {
     let outside = "an output lies outside of the shared memory";
     let disagree = "an output's bytes do not agree with its shape";
-    let number = "it gave another number of outputs than asked for";
+    let number = "it gave another number of outputs than was asked for";
     let good = || place(DataType::Uint8, &[6], 0, 6);
     let cases = [
         (
@@ -141,7 +141,7 @@ fn places_that_are_none_are_refused() {
 }
 
 #[test]
-fn outputs_fit_the_memory_all_together() {
+fn outputs_together_must_fit_the_memory() {
     // Each of them does.
     let whole = || place(DataType::Uint8, &[64 << 10], 0, 64 << 10);
     let mut slots = [OutputSlot::new(0), OutputSlot::new(1)];
@@ -167,7 +167,7 @@ fn memory_is_bounded() {
     });
     assert!(is_wrong(
         &outcome,
-        "it asked for more memory than there may be"
+        "it asked for more memory than is allowed"
     ));
     let outcome = run(|mut peer| {
         peer.hear();
@@ -175,11 +175,11 @@ fn memory_is_bounded() {
             peer.room(1);
         }
     });
-    assert!(is_wrong(&outcome, "it asked for memory again and again"));
+    assert!(is_wrong(&outcome, "it asked for memory too often"));
 }
 
 #[test]
-fn room_that_a_run_may_not_have_costs_the_run_and_not_the_worker() {
+fn refused_room_ends_the_run_and_not_the_worker() {
     let (ours, theirs) = UnixStream::pair().expect("pair");
     let mut peer = Peer(Channel::new(theirs));
     let bound = RunBound {
@@ -219,13 +219,13 @@ fn room_that_a_run_may_not_have_costs_the_run_and_not_the_worker() {
 }
 
 #[test]
-fn words_that_are_no_answer_are_refused() {
+fn messages_out_of_place_are_refused() {
     let outcome = run(|mut peer| {
         peer.hear();
         let error = BackendError::new(ErrorKind::Internal, "no");
         peer.say(&FromWorker::Refused(error));
     });
-    assert!(is_wrong(&outcome, "it answered what nobody had asked"));
+    assert!(is_wrong(&outcome, "it sent an answer without a request"));
     let outcome = run(|mut peer| {
         peer.hear();
         let said = peer.0.send(|writer| writer.bytes(b"nonsense"), &[]);
@@ -235,7 +235,7 @@ fn words_that_are_no_answer_are_refused() {
 }
 
 #[test]
-fn an_end_is_told_apart_by_whether_the_batch_was_sent() {
+fn a_worker_that_ends_before_the_batch_differs_from_one_that_ends_with_it() {
     let outcome = run(|mut peer| drop(peer.hear()));
     assert!(matches!(outcome, Err(RunFailure::Ended)), "{outcome:?}");
     let (ours, theirs) = UnixStream::pair().expect("pair");

@@ -10,16 +10,19 @@ use skep_types::ModelSignature;
 
 use crate::{bake, model::SandboxedModel, starter::Starter, worker::landlock};
 
-/// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of
-/// its own, which may write files; workers read the result, that model's form alone, and take its weights from the
-/// tensor store, by a connection that is good for nothing else. Each process has `limit` for its loading or baking,
-/// where there is one, and is ended after that. What a worker says of the model must be `signature`, where there is
-/// one: what the model's file says.
+/// Loads a model in a worker process, with the same backend as `backend`. This process and later ones are the model's
+/// instances.
+///
+/// If loads bake ([`Baking::First`]), a separate process that may write files bakes the model first. Workers read the
+/// result, which is the model's own form, and take its weights from the tensor store over a connection restricted to
+/// them.
+///
+/// A process that loads or bakes for longer than `limit` is killed. A worker has to report `signature`, which the
+/// server has read from the model's file, if there is one.
 ///
 /// # Errors
-/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before
-/// it has loaded the model.
+/// Those of [`Backend::load`], and [`ErrorKind::Internal`](skep_backend::ErrorKind::Internal) if a process cannot be
+/// started, or ends before it has loaded the model.
 pub fn load(
     backend: &dyn Backend,
     request: &LoadRequest<'_>,
@@ -38,7 +41,7 @@ pub fn load(
     starter.key = backend.form_key(request);
     let (mut worker, mut loaded) = starter.start_once()?;
     if loaded.found_damage {
-        // The worker, which cannot mend it, has loaded the model as it is.
+        // The worker cannot repair the form, and has loaded the model without it.
         bake::remove_damage(backend, request);
         if bakes {
             drop(worker);
@@ -46,17 +49,17 @@ pub fn load(
             (worker, loaded) = starter.start_once()?;
         }
     }
-    // Damaged or not, it serves.
+    // Damage does not keep the model from serving.
     loaded.found_damage = false;
     Ok(Arc::new(SandboxedModel::new(starter, worker, loaded)))
 }
 
-/// Asks the backend in a process of its own for the inputs and outputs of a model whose file does not tell
-/// ([`Backend::ask`]). What that process says may be anything: it decides how requests to this model are checked, and
-/// nothing else.
+/// Asks the backend, in a separate process, for the inputs and outputs of a model whose file does not declare them
+/// ([`Backend::ask`]). The answer is not trusted: it only decides how requests to this model are checked.
 ///
 /// # Errors
-/// Those of [`Backend::ask`], and [`ErrorKind::Internal`] when the process ends, or is ended, before it has answered.
+/// Those of [`Backend::ask`], and [`ErrorKind::Internal`](skep_backend::ErrorKind::Internal) if the process ends before
+/// it has answered.
 pub fn ask(
     backend: &dyn Backend,
     model: &str,
@@ -67,7 +70,7 @@ pub fn ask(
     Starter::of_file(backend, model, file, limit)?.ask()
 }
 
-/// Says once that workers can open more files than they need, where that is so.
+/// Warns once if workers can open more files than they need.
 fn say_if_files_are_open() {
     static SAID: Once = Once::new();
     if landlock::version().is_none() {

@@ -1,76 +1,74 @@
-//! What the server and a worker process say to each other.
+//! The messages between the server and a worker process.
 //!
 //! ```text
 //! server                                  worker
 //!   Load {model, settings}  + file  ----->  opens the backend, loads, confines itself
-//!                           <-----------  Loaded {signature}, or Refused; Baked, if it is there to bake, and ends;
-//!                                          Told, if it is there to be asked, and ends
+//!                           <-----------  Loaded {signature}, or Refused; after a bake Baked, and ends;
+//!                                          after a question Told, and ends
 //!   Run {inputs, wanted}  [+ memory] ---->  runs
 //!                           <-----------  NeedRoom {bytes}, where the outputs' memory is too small
 //!   Room {bytes}            + memory ---->  or NoRoom, where the run may not have so much
 //!                           <-----------  Ran {outputs}, or Failed
 //! ```
 //!
-//! One side waits for the other: no message is sent while an answer is due. Descriptors go to the worker only. Tensors
-//! lie in memory that both share; messages say where.
+//! The sides take turns: no message is sent while an answer is due. Only the server sends descriptors. Tensors lie in
+//! shared memory; messages say where.
 
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
 use skep_ipc::{Malformed, MessageReader, MessageWriter};
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
-/// What a conversation begins with: somebody else's words on the worker's input are refused at once.
+/// Begins a conversation, so that other input to the worker is refused at once.
 const HELLO: &[u8] = b"skep worker 5";
 
-/// How long a worker's texts may be, in bytes: what an error needs, no page.
+/// The longest error text of a worker, in bytes.
 const MAX_TEXT_BYTES: usize = 16 << 10;
 
-/// What to load, and how. With the model's file, where there is one, and the tensor store's connection, where there is
-/// one, as descriptors, in this order.
+/// What to load, and how. Two descriptors may come with it, in this order: the model's file, and the connection to the
+/// tensor store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LoadTask {
     pub(crate) backend: String,
     /// The library that the server's backend opened.
     pub(crate) library: Option<Vec<u8>>,
     pub(crate) model: String,
-    /// Where the model's file lies; empty for a model without one.
+    /// The path of the model's file; empty for a model without one.
     pub(crate) path: Vec<u8>,
-    /// Where weights are kept and shared.
+    /// The cache and the store.
     pub(crate) weights: Option<WeightSources>,
-    /// How to bake the model, if the process is there for that and not to load it.
+    /// How to bake the model, if the process has to bake and not to load.
     pub(crate) bake: Option<BakeTask>,
-    /// Whether the process is there to say what inputs and outputs the model has, and for nothing else: there is no
-    /// configuration yet.
+    /// Whether the process only has to report the model's inputs and outputs. There is no configuration yet.
     pub(crate) ask: bool,
     /// Threads that one run may use when the configuration does not say.
     pub(crate) threads: u32,
     pub(crate) intra_op_threads: Option<u32>,
     pub(crate) inter_op_threads: Option<u32>,
-    /// The configuration's message, encoded.
+    /// The encoded protobuf message of the configuration.
     pub(crate) config: Vec<u8>,
 }
 
-/// Where weights are kept and shared; the tensor store is at the other end of a connection that comes with the message.
+/// Where the worker finds weights: the cache, and the tensor store, whose connection comes with the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WeightSources {
     /// The directory of baked models.
     pub(crate) directory: Vec<u8>,
-    /// Which form is the model's, once that was found.
+    /// The model's form, once it is known.
     pub(crate) form: Option<FormFiles>,
-    /// What that may hold, in bytes.
+    /// The cache's budget, in bytes.
     pub(crate) budget_bytes: u64,
-    /// Whether each process brings weights into the store in an order of its own.
+    /// Whether each process brings weights into the store in its own random order.
     pub(crate) random_order: bool,
 }
 
 /// How to bake a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BakeTask {
-    /// The directory that the process writes into, and nowhere else.
+    /// The only directory that the process may write into.
     pub(crate) directory: Vec<u8>,
-    /// What the form may have, in bytes.
+    /// The largest form, in bytes.
     pub(crate) budget_bytes: u64,
-    /// Seconds of the processor that it may take, if it goes on behind a model that runs and lets everything else go
-    /// first.
+    /// CPU seconds that it may take, if it bakes in the background at low priority.
     pub(crate) behind: Option<u64>,
 }
 
@@ -90,7 +88,7 @@ impl BakeTask {
     }
 }
 
-/// A form of the directory, and all that is read of it: what lies there beside it is none of the process's business.
+/// A form, and the only files of the cache that the process may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FormFiles {
     pub(crate) key: [u8; 32],
@@ -124,7 +122,7 @@ impl WeightSources {
     }
 }
 
-/// Where a tensor lies in shared memory: `length` bytes from `offset` on.
+/// A tensor in shared memory: `length` bytes from `offset` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SharedTensor {
     pub(crate) datatype: DataType,
@@ -133,7 +131,7 @@ pub(crate) struct SharedTensor {
     pub(crate) length: usize,
 }
 
-/// What the server says.
+/// A message of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ToWorker {
     Load(Box<LoadTask>),
@@ -144,34 +142,34 @@ pub(crate) enum ToWorker {
         /// Which outputs of the signature.
         wanted: Vec<usize>,
     },
-    /// Memory for outputs of so many bytes, which comes with the message.
+    /// New memory for outputs, which comes with the message; its length in bytes.
     Room(usize),
-    /// The run may not have so much; it ends with an error.
+    /// The room is refused; the run has to end with an error.
     NoRoom,
 }
 
-/// What the server keeps of a loaded model.
+/// What the server knows of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LoadedModel {
     pub(crate) signature: ModelSignature,
     pub(crate) cpu_threads: Option<u32>,
     pub(crate) echoes_parameters: bool,
-    /// Whether the worker found the baked form damaged, which it cannot mend.
+    /// Whether the worker found the baked form damaged. Only the server can repair it.
     pub(crate) found_damage: bool,
-    /// Whether the model runs on its baked form there.
+    /// Whether the worker's model runs on its baked form.
     pub(crate) is_baked: bool,
 }
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FromWorker {
     Loaded(LoadedModel),
-    /// What the runtime makes of the file.
+    /// The inputs and outputs, as the runtime reports them.
     Told(FileInterface),
-    /// What was made, or why nothing ever will be, is in the directory.
+    /// The directory holds the form, or the reason why there cannot be one.
     Baked,
     Refused(BackendError),
-    /// The outputs need so many bytes.
+    /// Asks for memory for outputs, in bytes.
     NeedRoom(usize),
     Ran {
         outputs: Vec<SharedTensor>,
@@ -180,7 +178,7 @@ pub(crate) enum FromWorker {
     Failed {
         error: BackendError,
         memory: Option<RunMemory>,
-        /// Whether the worker ends, since the backend panicked.
+        /// Whether the worker ends, because the backend panicked.
         ends: bool,
     },
 }
@@ -397,7 +395,7 @@ fn read_spec(reader: &mut MessageReader<'_>) -> Result<TensorSpec, Malformed> {
     })
 }
 
-/// The kinds of failures; a kind's number is its place.
+/// The kinds of errors; each is encoded as its position.
 const KINDS: [ErrorKind; 6] = [
     ErrorKind::InvalidArgument,
     ErrorKind::InvalidModel,
@@ -409,7 +407,7 @@ const KINDS: [ErrorKind; 6] = [
 
 fn write_error(writer: &mut MessageWriter, error: &BackendError) {
     let position = KINDS.iter().position(|kind| *kind == error.kind());
-    // A kind that is new to this table travels as the last one, an internal failure.
+    // A kind that is missing here is sent as the last one, an internal error.
     let number = position.unwrap_or(KINDS.len() - 1);
     writer.u8(u8::try_from(number).expect("a handful of kinds"));
     let text = error.to_string();
@@ -423,7 +421,7 @@ fn read_error(reader: &mut MessageReader<'_>) -> Result<BackendError, Malformed>
     if text.len() > MAX_TEXT_BYTES {
         return Err(Malformed::new("a text is too long"));
     }
-    let kind = kind.ok_or(Malformed::new("a failure's kind is unknown"))?;
+    let kind = kind.ok_or(Malformed::new("an error kind is unknown"))?;
     Ok(BackendError::new(kind, text))
 }
 

@@ -1,4 +1,4 @@
-//! Messages read back, and bytes that are none are refused.
+//! Messages decode to what was encoded, and other bytes are refused.
 
 use proptest::prelude::*;
 use skep_backend::{BackendError, ErrorKind, FileInterface, RunMemory};
@@ -120,7 +120,7 @@ fn encoded(encode: impl FnOnce(&mut MessageWriter)) -> Vec<u8> {
 }
 
 #[test]
-fn messages_read_back() {
+fn messages_decode_to_what_was_encoded() {
     for request in requests() {
         let bytes = encoded(|writer| request.encode(writer));
         assert_eq!(ToWorker::decode(&bytes), Ok(request));
@@ -132,7 +132,7 @@ fn messages_read_back() {
 }
 
 #[test]
-fn every_part_of_a_message_is_needed_and_nothing_may_follow() {
+fn a_message_that_is_cut_or_followed_by_bytes_is_refused() {
     let requests = requests();
     let requests = requests.iter().map(|r| encoded(|writer| r.encode(writer)));
     for bytes in requests {
@@ -148,7 +148,7 @@ fn every_part_of_a_message_is_needed_and_nothing_may_follow() {
 }
 
 #[test]
-fn somebody_elses_words_are_no_load() {
+fn a_load_of_another_version_is_refused() {
     let bytes = encoded(|writer| requests()[0].encode(writer));
     let mut other = bytes;
     // The version, behind the kind and the length.
@@ -158,7 +158,7 @@ fn somebody_elses_words_are_no_load() {
 }
 
 #[test]
-fn texts_are_cut_where_they_are_written_and_refused_where_they_are_read() {
+fn a_long_text_is_cut_by_the_writer_and_refused_by_the_reader() {
     let long = "\u{e9}".repeat(MAX_TEXT_BYTES);
     let error = BackendError::new(ErrorKind::Internal, long);
     let bytes = encoded(|writer| FromWorker::Refused(error).encode(writer));
@@ -176,15 +176,14 @@ fn texts_are_cut_where_they_are_written_and_refused_where_they_are_read() {
 
 proptest! {
     #[test]
-    fn no_bytes_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = ToWorker::decode(&bytes);
         let _ = FromWorker::decode(&bytes);
     }
 
-    /// A valid message of which some bytes changed is refused or is another message: never a panic, never a shape that
-    /// is none.
+    /// A valid message with changed bytes is refused, or is another valid message with exactly these bytes.
     #[test]
-    fn no_changes_do_harm(
+    fn changed_bytes_never_panic(
         which in 0..5usize,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {

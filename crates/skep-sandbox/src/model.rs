@@ -1,4 +1,4 @@
-//! A model whose instances are worker processes, as the server sees it.
+//! The server's side of a model whose instances are worker processes.
 
 use std::{
     num::NonZeroUsize,
@@ -18,11 +18,11 @@ use crate::{
     starter::{Starter, Worker},
 };
 
-/// A model that is loaded in each of its worker processes.
+/// A model that each of its worker processes has loaded.
 pub(crate) struct SandboxedModel {
     starter: Starter,
     loaded: LoadedModel,
-    /// The process that was started to learn the signature, until an instance takes it.
+    /// The process that reported the signature, until an instance takes it.
     first: Mutex<Option<Worker>>,
 }
 
@@ -41,7 +41,7 @@ impl SandboxedModel {
             return Ok(worker);
         }
         let (worker, mut loaded) = self.starter.start()?;
-        // It may have been baked since, which changes nothing that anybody sees.
+        // The model may have been baked since, which changes nothing visible.
         loaded.is_baked = self.loaded.is_baked;
         if loaded == self.loaded {
             return Ok(worker);
@@ -49,7 +49,7 @@ impl SandboxedModel {
         Err(BackendError::new(
             ErrorKind::Internal,
             format!(
-                "another worker process of model `{}` loaded another model",
+                "another worker process of model `{}` loaded a different model",
                 self.starter.model()
             ),
         ))
@@ -62,7 +62,7 @@ impl Model for SandboxedModel {
     }
 
     fn output_shapes(&self, _: &[&Shape]) -> Option<Vec<Shape>> {
-        // The worker prepares memory that it shares; memory of this process it cannot reach.
+        // The worker prepares shared memory; it cannot reach memory of this process.
         None
     }
 
@@ -93,7 +93,7 @@ impl Model for SandboxedModel {
     }
 }
 
-/// An instance: its worker process, as long as that lives.
+/// An instance, with its worker process while that lives.
 struct SandboxedInstance {
     model: Arc<SandboxedModel>,
     worker: Option<Worker>,
@@ -103,14 +103,14 @@ struct SandboxedInstance {
     cpu_time: Option<Duration>,
 }
 
-/// Ends the run of an instance with the worker process that it runs in.
+/// Ends a run by killing its worker process.
 #[derive(Debug, Default)]
 struct RunInterrupt(Mutex<InterruptState>);
 
 #[derive(Debug, Default)]
 struct InterruptState {
     killer: Option<Killer>,
-    /// Whether the run was told to end: so is a worker that is started for it after that.
+    /// Whether the run was told to end. A worker that is started for it later is killed as well.
     is_told: bool,
 }
 
@@ -119,7 +119,7 @@ impl RunInterrupt {
         lock(&self.0)
     }
 
-    /// Ends this worker from now on.
+    /// Kills this worker on an interrupt from now on.
     fn over(&self, worker: &Worker) -> Result<(), BackendError> {
         let killer = worker.process.killer().map_err(|error| {
             let text = format!("cannot watch over a worker process: {error}");
@@ -170,7 +170,7 @@ impl Instance for SandboxedInstance {
             .zip(before)
             .map(|(after, before)| after.saturating_sub(before));
         if matches!(outcome, Err(RunFailure::Idle)) {
-            // It ended before it saw the batch, which another one can run.
+            // It ended before it had the batch, so another worker can run it.
             worker.process.bury();
             worker = self.another()?;
             outcome = worker.conversation.run(inputs, outputs);
@@ -214,7 +214,7 @@ impl Instance for SandboxedInstance {
 
     fn is_lost(&self) -> bool {
         let worker = self.worker.as_ref();
-        // A worker that was killed may not have been found to have ended yet.
+        // A killed worker may not be known to have ended yet.
         self.stop.is_told() || worker.is_none_or(|worker| worker.process.has_ended())
     }
 
@@ -232,7 +232,7 @@ impl Instance for SandboxedInstance {
 }
 
 impl SandboxedInstance {
-    /// Another worker process, in the place of one that has ended.
+    /// Starts a worker process in place of one that has ended.
     fn another(&self) -> Result<Worker, BackendError> {
         let worker = self.model.worker()?;
         self.stop.over(&worker)?;

@@ -1,4 +1,4 @@
-//! How worker processes come to be: what they need to load a model, kept as long as the model.
+//! Starts worker processes, with everything that they need to load a model.
 
 use std::{
     env,
@@ -35,12 +35,12 @@ use crate::{
     signature,
 };
 
-/// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the
-/// dynamic loader looks for libraries, and how much a panic says.
+/// Environment variables that workers inherit from the server, besides the settings of libraries: where the dynamic
+/// loader looks for libraries, and how much a panic prints.
 const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABLES"];
 
-/// How a process that bakes uses the C library's heap: what it frees it gives back at once, so that it never holds more
-/// than it was admitted with. By default the heap would keep blocks of up to 32 MiB, tens of which are weights.
+/// Makes the C library's heap return freed memory at once in a process that bakes, so that it never holds more than it
+/// was admitted with. By default the heap would keep blocks of up to 32 MiB, which is the size of many weights.
 const OWN_HEAP: [(&str, &str); 2] = [
     ("MALLOC_ARENA_MAX", "1"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
@@ -48,7 +48,7 @@ const OWN_HEAP: [(&str, &str); 2] = [
 
 /// A worker process that waits for a batch.
 pub(crate) struct Worker {
-    /// Declared first, dropped first: told to end before the conversation's end tells it.
+    /// Declared first, so dropped first: the process is killed before its connection closes.
     pub(crate) process: Process,
     pub(crate) conversation: Conversation,
 }
@@ -56,25 +56,25 @@ pub(crate) struct Worker {
 /// Everything that a worker process of one model needs at its start.
 pub(crate) struct Starter {
     load: LoadTask,
-    /// Held open: a worker that starts later loads the same file, whatever then has its name.
+    /// Held open, so that a worker that starts later loads the same file, even if another one has its name by then.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
     weights: Option<Weights>,
-    /// What the model's form is found by: this process works it out, not one that runs the model.
+    /// The key of the model's form. The server computes it; a process that runs the model is not trusted to.
     pub(crate) key: Option<FormKey>,
-    /// What the model's file says of it; `None` without a file.
+    /// The signature that the model's file declares; `None` without a file.
     pub(crate) signature: Option<ModelSignature>,
-    /// What a process may take until its first answer.
+    /// The time until a process's first answer.
     limit: Option<Duration>,
-    /// What a run may take of this process's memory.
+    /// Bounds this process's memory for a run.
     bound: RunBound,
 }
 
 impl Starter {
-    /// Everything that a process needs to load what `request` says, or to bake it.
+    /// What a process needs to load a model, or to bake it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the model's file cannot be opened.
+    /// [`ErrorKind::InvalidModel`] if the model's file cannot be opened.
     pub(crate) fn new(
         backend: &dyn Backend,
         request: &LoadRequest<'_>,
@@ -101,7 +101,7 @@ impl Starter {
         Ok(starter)
     }
 
-    /// What a process needs that has to do with a model's file, and nothing else.
+    /// What a process needs to read a model's file.
     pub(crate) fn of_file(
         backend: &dyn Backend,
         model: &str,
@@ -143,7 +143,7 @@ impl Starter {
         })
     }
 
-    /// Has a process say what the model's inputs and outputs are, which ends with that.
+    /// Has a process report the model's inputs and outputs. The process then ends.
     pub(crate) fn ask(mut self) -> Result<FileInterface, BackendError> {
         self.load.ask = true;
         let begun = self.begin(self.load.clone(), None, None);
@@ -167,13 +167,13 @@ impl Starter {
     /// As [`load`].
     pub(crate) fn start(&self) -> Result<(Worker, LoadedModel), BackendError> {
         let (worker, mut loaded) = self.start_once()?;
-        // The next load mends it.
+        // The next load repairs the form.
         loaded.found_damage = false;
         Ok((worker, loaded))
     }
 
-    /// The files of the model's form, and a connection to the store for its tensors; `None` where a worker loads the
-    /// model as it is.
+    /// The files of the model's form, and a connection to the store for its tensors; `None` if a worker has to load the
+    /// model without a form.
     fn shared(&self) -> Option<(FormFiles, UnixStream)> {
         let weights = self.weights.as_ref()?;
         let Found::Form(form) = weights.cache.look_up(self.key.as_ref()?) else {
@@ -191,7 +191,7 @@ impl Starter {
                 Some((form, stream))
             }
             Err(error) => {
-                // As every load does that cannot share weights: it has them for itself.
+                // Like any load that cannot share weights, it has its own copy of them.
                 let model = self.model();
                 tracing::warn!(
                     "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
@@ -230,7 +230,7 @@ impl Starter {
         }
     }
 
-    /// Holds what a worker says of the model against the model's file.
+    /// Compares the signature that a worker reports with the model's file.
     fn check(&self, loaded: &LoadedModel) -> Result<(), BackendError> {
         let Some(expected) = &self.signature else {
             return Ok(());
@@ -244,10 +244,10 @@ impl Starter {
         })
     }
 
-    /// Bakes the model in a process that ends with that.
+    /// Bakes the model in a process, which then ends.
     ///
     /// # Errors
-    /// Why it did not, and whether that ended the process.
+    /// Why the form was not made, and whether the process died.
     pub(crate) fn bake(mut self, how: BakeTask, cancel: &Cancel) -> Result<(), BeginError> {
         self.load.weights = None;
         self.load.bake = Some(how);
@@ -255,7 +255,7 @@ impl Starter {
         self.environment.extend(own);
         let load = self.load.clone();
         let (mut process, _channel, answer) = self.begin(load, None, Some(cancel))?;
-        // Before anybody looks at what it wrote.
+        // The process must have ended before its files are read.
         process.dismiss();
         match answer {
             FromWorker::Baked => Ok(()),
@@ -300,7 +300,7 @@ impl Starter {
                     FromWorker::decode(message).map_err(|_| BeginError::alive(self.no_answer()))?;
                 Ok((process, channel, answer))
             }
-            // A message that is too long is this side's failure.
+            // The message is too long: an error of this side.
             Err(error @ FrameError::Unsendable { .. }) => Err(cannot(&error.into())),
             Err(FrameError::TimedOut) => {
                 process.dismiss();
@@ -339,17 +339,17 @@ impl Starter {
 
     fn no_answer(&self) -> BackendError {
         let text = format!(
-            "the worker process of model `{}` sent an invalid answer to its start",
+            "the worker process of model `{}` sent an invalid start-up reply",
             self.model()
         );
         BackendError::new(ErrorKind::Internal, text)
     }
 }
 
-/// Why a process gave no answer, or not the one that was wanted.
+/// Why a process did not give the expected answer.
 pub(crate) struct BeginError {
     pub(crate) error: BackendError,
-    /// Whether the process ended, or had to be.
+    /// Whether the process died or was killed.
     pub(crate) is_death: bool,
 }
 
@@ -376,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_says_something_else_than_the_file_is_refused() {
+    fn a_worker_whose_signature_differs_from_the_file_is_refused() {
         let signature = |datatype| ModelSignature {
             inputs: vec![TensorSpec {
                 name: "x".to_owned(),

@@ -1,4 +1,5 @@
-//! The worker's side: loads one model, confines itself, runs one batch at a time until the conversation ends.
+//! The worker's side: loads one model, confines itself, and runs one batch at a time until the server closes the
+//! connection.
 
 mod filter;
 pub(crate) mod landlock;
@@ -42,22 +43,22 @@ use crate::{
 };
 use outputs::OutputMemory;
 
-/// What a backend is opened with.
+/// What the server says about the backend to open.
 #[derive(Debug)]
 pub struct Opening<'a> {
     /// The backend's name in configurations.
     pub backend: &'a str,
-    /// The file of the library that the server's own backend opened.
+    /// The library file that the server's backend opened.
     pub library: Option<&'a Path>,
 }
 
-/// The conversation, over standard input.
+/// The connection to the server, over standard input.
 type ServerChannel = Channel<BorrowedFd<'static>>;
 
-/// Is a worker process: returns when the server ends the conversation, or after a panic of the backend.
+/// Runs a worker process. Returns when the server closes the connection, or after a panic of the backend.
 ///
 /// # Errors
-/// What keeps the process from being one: rights that cannot be given up, a conversation that is none.
+/// Rights that cannot be given up, or a malformed conversation.
 pub fn run(
     open: impl FnOnce(Opening<'_>) -> Result<Arc<dyn Backend>, BackendError>,
 ) -> io::Result<()> {
@@ -70,7 +71,7 @@ pub fn run(
     let ToWorker::Load(load) =
         ToWorker::decode(message).map_err(|malformed| wrong(&malformed.into_reason()))?
     else {
-        return Err(wrong("it begins with something else"));
+        return Err(wrong("the first message is not a load"));
     };
     start::check_only_thread()?;
     if let Some(seconds) = load.bake.as_ref().and_then(|bake| bake.behind) {
@@ -105,10 +106,10 @@ pub fn run(
             return Ok(channel.send(|writer| FromWorker::Refused(error).encode(writer), &[])?);
         }
     };
-    // What parsing and packing the model took is of no use to its runs, and there is a worker for each instance.
+    // Runs have no use for what parsing and packing the model took, and each instance has a worker.
     skep_heap::give_back_freed_memory();
     filter::restrict(filter::FilterStage::Running)?;
-    // No file can be opened any more.
+    // Files can no longer be opened.
     drop(held);
     let threads = model.cpu_threads();
     let answer = FromWorker::Loaded(LoadedModel {
@@ -139,10 +140,10 @@ fn panicked(load: &LoadTask, panic: &(dyn Any + Send)) -> BackendError {
     BackendError::new(ErrorKind::Internal, text)
 }
 
-/// A loaded model, its one instance here, and whether its baked form was found damaged.
+/// A loaded model, its only instance, and whether its baked form was found damaged.
 type PreparedModel = (Arc<dyn Model>, Box<dyn Instance>, bool);
 
-/// Opens the backend, loads the model, and makes its one instance.
+/// Opens the backend, loads the model, and makes its only instance.
 fn prepare(
     load: &LoadTask,
     descriptors: Vec<OwnedFd>,
@@ -183,7 +184,7 @@ fn ask(
     open(opening(load))?.ask(&file)
 }
 
-/// What the server says of the backend.
+/// What the server says about the backend.
 fn opening(load: &LoadTask) -> Opening<'_> {
     Opening {
         backend: &load.backend,
@@ -198,7 +199,7 @@ fn invalid(text: String) -> BackendError {
     BackendError::new(ErrorKind::InvalidModel, text)
 }
 
-/// The model's file, which is the one that the server opened.
+/// The model's file, as the server opened it.
 fn file_of(
     load: &LoadTask,
     descriptors: &mut impl Iterator<Item = OwnedFd>,
@@ -214,7 +215,7 @@ fn file_of(
     ModelFile::of(path, &file).map_err(unreadable)
 }
 
-/// Opens the backend, and what the server said as a request to it.
+/// Opens the backend, and builds a request to it from the server's message.
 fn with_request<T>(
     load: &LoadTask,
     descriptors: Vec<OwnedFd>,
@@ -245,8 +246,7 @@ fn with_request<T>(
     then(&*backend, &request)
 }
 
-/// The cache and the store that the server means; `None` where the store has gone meanwhile, which keeps no model from
-/// being loaded.
+/// The cache and the store to use; `None` if the store is gone by now, which does not keep the model from being loaded.
 fn weights_of(
     load: &LoadTask,
     kept: &WeightSources,
@@ -277,7 +277,7 @@ fn weights_of(
             true => LoadOrder::Random(RandomState::new().hash_one(0)),
             false => LoadOrder::Fixed,
         },
-        // Once the model is loaded no file can be opened any more.
+        // Files cannot be opened once the model is loaded.
         runs_from_cache: false,
         baking: Baking::Never,
         // The process ends with the model.
@@ -285,8 +285,8 @@ fn weights_of(
     }))
 }
 
-/// Backends open a file by its name: it must be the one that the server checked, also when an instance is made again
-/// long after the repository has changed.
+/// Backends open a file by its name. Checks that this is the file that the server checked, even if an instance is made
+/// again long after the repository has changed.
 fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
     let identity = |data: std::fs::Metadata| {
         let modified = (data.mtime(), data.mtime_nsec());
@@ -304,17 +304,17 @@ fn same_file(path: &Path, file: &File) -> Result<(), BackendError> {
     Err(BackendError::new(ErrorKind::InvalidModel, text))
 }
 
-/// A worker at work.
+/// A worker that runs batches.
 struct Serving {
     channel: ServerChannel,
     model: Arc<dyn Model>,
     instance: Box<dyn Instance>,
-    /// The memory that inputs come in.
+    /// The memory of inputs.
     inputs: Bytes,
     outputs: OutputMemory,
 }
 
-/// What became of a run: where its outputs lie.
+/// The outcome of a run: its outputs in shared memory.
 type Ran = Result<Vec<SharedTensor>, BackendError>;
 
 impl Serving {
@@ -328,7 +328,7 @@ impl Serving {
                 wanted,
             } = request
             else {
-                return Err(wrong("a batch was expected"));
+                return Err(wrong("expected a batch"));
             };
             if let Some(length) = memory {
                 let file = descriptors.into_iter().next().map(File::from);
@@ -366,7 +366,7 @@ impl Serving {
             if let FromWorker::Failed { error, .. } = &answer
                 && error.kind() == ErrorKind::Exhausted
             {
-                // What the run had until then lies in the heaps.
+                // The heaps still hold what the run had allocated.
                 skep_heap::give_back_freed_memory();
             }
             if ends {
@@ -376,7 +376,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Runs a batch. The outer error ends the worker.
+    /// Runs a batch. An outer error ends the worker.
     fn run(&mut self, inputs: &[SharedTensor], wanted: &[usize]) -> io::Result<Ran> {
         let mut views = Vec::with_capacity(inputs.len());
         for place in inputs {

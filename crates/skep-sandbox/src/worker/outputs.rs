@@ -1,11 +1,11 @@
-//! The memory that a worker's outputs go into.
+//! The memory of a worker's outputs.
 //!
 //! ```text
-//! | output 0 | output 1 | ... | rest: outputs that came in memory of the backend's own |
+//! | output 0 | output 1 | ... | rest: outputs that the backend allocated |
 //! ```
 //!
-//! Outputs whose shapes are known are written where they stay. The memory belongs to the server, which is asked for
-//! more where it is too small.
+//! Outputs whose shapes are known are written in place. The memory belongs to the server; the worker asks for more if
+//! it is too small.
 
 use std::{fs::File, io};
 
@@ -16,7 +16,7 @@ use skep_types::{ModelSignature, Shape};
 use super::{Ran, ServerChannel, wrong};
 use crate::message::{FromWorker, SharedTensor, ToWorker};
 
-/// The outputs' memory, and what of it the run under way does not use.
+/// The outputs' memory, and the part of it that the current run does not use.
 #[derive(Default)]
 pub(super) struct OutputMemory {
     memory: Option<SharedMemory>,
@@ -24,11 +24,11 @@ pub(super) struct OutputMemory {
 }
 
 impl OutputMemory {
-    /// The slots of a run: over shared memory where the outputs' shapes are known. `None` where the run may not have so
-    /// much.
+    /// The output slots of a run, over shared memory if their shapes are known. `None` if the server refuses the
+    /// memory.
     ///
     /// # Errors
-    /// When the conversation is over.
+    /// If the connection is closed or broken.
     pub(super) fn prepare(
         &mut self,
         channel: &mut ServerChannel,
@@ -58,10 +58,10 @@ impl OutputMemory {
         Ok(Some(wanted.iter().zip(buffers).map(slot).collect()))
     }
 
-    /// Where the outputs of a run lie, once those are in the shared memory that came elsewhere.
+    /// Copies outputs that lie elsewhere into the shared memory, and returns where all of them lie.
     ///
     /// # Errors
-    /// When the conversation is over.
+    /// If the connection is closed or broken.
     pub(super) fn place(
         &mut self,
         channel: &mut ServerChannel,
@@ -83,7 +83,7 @@ impl OutputMemory {
         }
         self.rest = None;
         let lengths: Vec<usize> = tensors.iter().map(|tensor| tensor.data().len()).collect();
-        // The old memory lives as long as the tensors in it.
+        // The old memory stays mapped as long as tensors lie in it.
         let Some(parts) = self.parts(channel, &lengths)? else {
             return Ok(Err(no_room()));
         };
@@ -95,7 +95,7 @@ impl OutputMemory {
         Ok(Ok(places.collect()))
     }
 
-    /// Copies what came elsewhere into the rest of the memory; `None` if that is too small.
+    /// Copies outputs that lie elsewhere into the rest of the memory; `None` if it is too small.
     fn beside(&mut self, tensors: &[Tensor]) -> Option<Vec<SharedTensor>> {
         let mut rest = self.rest.take()?;
         let mut used = 0usize;
@@ -115,7 +115,7 @@ impl OutputMemory {
         Some(places)
     }
 
-    /// A tensor whose bytes lie at `bytes`. One without bytes lies nowhere.
+    /// A tensor whose bytes lie at `bytes` in the memory. An empty one is at offset 0.
     fn located(&self, tensor: &Tensor, bytes: &[u8]) -> SharedTensor {
         let memory = self.memory.as_ref();
         SharedTensor {
@@ -126,8 +126,8 @@ impl OutputMemory {
         }
     }
 
-    /// Parts of these lengths, of new memory where that which is there is too small or a backend has kept some of it;
-    /// `None` where the server refuses it, and all stays as it is.
+    /// Splits the memory into parts of these lengths. Asks for new memory if it is too small, or if a backend still
+    /// holds a part of it; `None`, with the memory unchanged, if the server refuses.
     fn parts(
         &mut self,
         channel: &mut ServerChannel,
@@ -146,7 +146,7 @@ impl OutputMemory {
         let length = match ToWorker::decode(message) {
             Ok(ToWorker::Room(length)) => length,
             Ok(ToWorker::NoRoom) => return Ok(None),
-            _ => return Err(wrong("memory was expected")),
+            _ => return Err(wrong("expected memory")),
         };
         let file = descriptors.into_iter().next().map(File::from);
         let file = file.ok_or_else(|| wrong("memory is missing"))?;
@@ -154,11 +154,11 @@ impl OutputMemory {
         let parts = memory.split(lengths);
         parts
             .map(Some)
-            .ok_or_else(|| wrong("it gave less memory than was asked for"))
+            .ok_or_else(|| wrong("it sent less memory than was asked for"))
     }
 }
 
-/// The run may not have the memory for its outputs. The server, which refused it, has better words.
+/// The run may not have the memory for its outputs. The server refused it, and reports a better reason.
 pub(super) fn no_room() -> BackendError {
     BackendError::new(ErrorKind::Exhausted, "there is no memory for the outputs")
 }
