@@ -1,4 +1,4 @@
-//! What a form is found by.
+//! The key of a form.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use std::fmt;
 pub struct FormKey([u8; 32]);
 
 impl FormKey {
-    /// The key of these parts, in this order, such as a model's content, a runtime's version, options, a processor's
-    /// features. No two lists have the same key.
+    /// The key of these parts in this order, such as a model's content, a runtime's version, options and a processor's
+    /// features. Different lists have different keys.
     #[must_use]
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new();
@@ -19,13 +19,13 @@ impl FormKey {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// A key that another process made.
+    /// A key from another process.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// For another process.
+    /// The key's bytes, to send to another process.
     #[must_use]
     pub const fn bytes(&self) -> [u8; 32] {
         self.0
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
+    fn different_lists_of_parts_have_different_keys() {
         assert_eq!(FormKey::of(&[b"ab", b"c"]), FormKey::of(&[b"ab", b"c"]));
         assert_ne!(FormKey::of(&[b"ab", b"c"]), FormKey::of(&[b"a", b"bc"]));
         assert_ne!(FormKey::of(&[b"ab"]), FormKey::of(&[b"ab", b""]));

@@ -1,8 +1,7 @@
-//! Tensors that were found whole, remembered by what tells their files from others.
+//! Remembers which tensors were verified, by the size and times of their files.
 //!
-//! Looking at every byte of a model's weights takes longer than loading it. A tensor's file that has the size and the
-//! times that it had when its bytes were last found to have its digest is taken to have them still; the store, to which
-//! weights are brought later, looks again.
+//! Hashing a model's weights takes longer than loading it. A file whose size and times have not changed since it was
+//! verified is taken to be intact. The store verifies weights again when they are brought there.
 //!
 //! ```text
 //! <digest> <stamp>
@@ -19,18 +18,18 @@ use skep_store::Digest;
 
 use crate::{manifest::hex, stamps::FileStamp};
 
-/// The file of a form's directory that this is in.
+/// The name of the record in a form's directory.
 pub(crate) const NAME: &str = "seen";
 
-/// A line of a tensor takes some 200 bytes.
+/// A tensor's line takes some 200 bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Stamps by digest.
+/// The stamps of verified files, by digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SeenTensors(BTreeMap<Digest, String>);
 
 impl SeenTensors {
-    /// What is remembered there; nothing where that cannot be read.
+    /// Reads a record; an unreadable one is empty.
     pub(crate) fn read(path: &Path) -> Self {
         let text = read_text(path, MAX_BYTES).unwrap_or_default();
         let lines = text.lines().filter_map(|line| {
@@ -52,7 +51,7 @@ impl SeenTensors {
         self.0.remove(digest);
     }
 
-    /// Writes it at once, by way of a file in `tmp`.
+    /// Writes it atomically, through a file in `tmp`.
     pub(crate) fn write(&self, path: &Path, tmp: &Path) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(tmp)?;
         for (digest, stamp) in &self.0 {
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_found_whole_is_believed_until_it_changes() {
+    fn a_verified_file_is_trusted_until_it_changes() {
         let root = tempfile::tempdir().expect("a directory");
         let open = || Cache::open(root.path(), 1 << 20).expect("a cache");
         let form = made(&open());
@@ -115,10 +114,10 @@ mod tests {
         for fewer in [&tensors[..1], &[]] {
             form.map_seen_at(later, fewer).expect("whole");
             let still = fs::read_to_string(&path).expect("remembered");
-            assert_eq!(still, text, "whoever wants {} of them", fewer.len());
+            assert_eq!(still, text, "with {} of them", fewer.len());
         }
 
-        // Of each the other's digest: that it is believed shows that nobody looks.
+        // Each file gets the other's bytes: that this is not noticed shows that the digest is not computed.
         let [one, two] = [0, 1].map(|index| form.tensor_path(tensors[index]));
         for (path, value) in [(&one, 2), (&two, 1)] {
             fs::write(path, [value; 1000]).expect("written");
@@ -141,13 +140,16 @@ mod tests {
         form.distrust();
         let looked_at = form.map_seen_at(later, &tensors);
         assert_eq!(looked_at.expect_err("changed").kind(), ErrorKind::Damaged);
-        assert!(form.map(tensors[0]).is_err(), "who does look sees it");
+        assert!(
+            form.map(tensors[0]).is_err(),
+            "mapping with verification notices"
+        );
         assert!(form.verify().is_err());
         assert!(!one.exists() && !two.exists(), "removed");
     }
 
     #[test]
-    fn what_cannot_be_read_is_nothing() {
+    fn an_unreadable_record_is_empty() {
         let root = tempfile::tempdir().expect("a directory");
         let path = root.path().join("seen");
         assert_eq!(SeenTensors::read(&path), SeenTensors::default());

@@ -1,4 +1,4 @@
-//! What tells a file from its successor, and contents remembered by it.
+//! File stamps, and digests of model files remembered by them.
 
 use std::{
     collections::HashSet,
@@ -13,11 +13,11 @@ use skep_host::{open_file, read_text};
 
 use crate::{CacheError, FileContent, manifest::hex};
 
-/// A file that was changed so recently may be changed again without another time of change: its content is not
+/// A file that was modified this recently may change again without a new modification time, so its digest is not
 /// remembered.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What tells a file from its successor: where it lies, its size, when its content and its entry changed.
+/// Identifies a state of a file: device, inode, size, and the times of the last changes of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileStamp {
     device: u64,
@@ -39,7 +39,7 @@ impl FileStamp {
         })
     }
 
-    /// Whether the file was changed long enough ago that another change would have another time.
+    /// Whether the last change is old enough that another change would get another time.
     pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH);
         let changed = self.modified.max(self.changed);
@@ -66,7 +66,7 @@ impl FileStamp {
     }
 }
 
-/// The digest of a file's bytes; what an earlier call remembered in `directory` if the file has not changed since.
+/// The digest of a file; from `directory`, if it has not changed since an earlier call.
 pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
     match look(directory, path)? {
         RememberedFile::Known(content) => Ok(content),
@@ -74,9 +74,9 @@ pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, Cach
     }
 }
 
-/// A file as it is at first sight.
+/// What is known of a file without reading it.
 pub(crate) enum RememberedFile {
-    /// What an earlier call remembered, if the file has not changed since.
+    /// Its content, from an earlier call.
     Known(FileContent),
     /// It has to be read.
     Unread(Unread),
@@ -91,14 +91,14 @@ impl RememberedFile {
     }
 }
 
-/// A file that nobody remembers as it is now.
+/// A file without a remembered digest for its current state.
 pub(crate) struct Unread {
     file: File,
     stamp: FileStamp,
     memo: PathBuf,
 }
 
-/// What is remembered of a file.
+/// Looks up a file's remembered digest.
 pub(crate) fn look(directory: &Path, path: &Path) -> Result<RememberedFile, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
     let file = open_file(path).map_err(fail)?;
@@ -135,7 +135,7 @@ impl Unread {
                 age.is_ok_and(|age| age >= SETTLED)
             });
         if is_settled && FileStamp::of(&file).is_ok_and(|after| after == stamp) {
-            // What cannot be remembered is read again.
+            // Without the record, the file is read again the next time.
             let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
         }
         Ok(FileContent {
@@ -145,29 +145,29 @@ impl Unread {
     }
 }
 
-/// A stamp and a digest take some 200.
+/// A stamp and a digest take some 200 bytes.
 const MAX_MEMO_BYTES: u64 = 4096;
 
-/// What is remembered: of which state of a file, and its digest.
+/// Reads a record: the stamp of a file, and its digest.
 fn read(memo: &Path) -> Option<(String, [u8; 32])> {
     let text = read_text(memo, MAX_MEMO_BYTES).ok()?;
     let (stamp, digest) = text.trim_end().split_once(' ')?;
     Some((stamp.to_owned(), hex(digest)?))
 }
 
-/// Forgets contents that are none of these.
+/// Removes records of other contents than these.
 pub(crate) fn forget_others(directory: &Path, kept: &HashSet<[u8; 32]>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let memo = entry?.path();
         if read(&memo).is_none_or(|(_, digest)| !kept.contains(&digest)) {
-            // What somebody just remembered is read again: that is all that it costs.
+            // If a record was just made, its file is read again: no other harm is done.
             let _ = fs::remove_file(memo);
         }
     }
     Ok(())
 }
 
-/// Writes a file at once.
+/// Writes a record atomically.
 fn remember(memo: &Path, directory: &Path, text: &str) -> io::Result<PathBuf> {
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(content(&memos, &model).expect("read").digest, of("one"));
         assert_eq!(count(), 1);
 
-        // A memo that says otherwise is believed, which shows that the file is not read.
+        // A changed record is trusted, which shows that the file is not read.
         let memo = fs::read_dir(&memos)
             .expect("read")
             .next()
