@@ -150,6 +150,6 @@ pub(crate) fn remove_damage(backend: &dyn Backend, request: &LoadRequest<'_>) {
         && let Err(error) = form.verify()
     {
         let path = request.file.path().display();
-        tracing::warn!("the baked form of `{path}` will be made again: {error}");
+        tracing::warn!("the baked form of `{path}` is made again: {error}");
     }
 }
