@@ -1,4 +1,4 @@
-//! What `dynamic_batching` means, and what of it is refused.
+//! Kinds of schedulers: what is typed, what is refused, what has no effect.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn config(max_batch_size: usize, batching: &str) -> Result<ModelConfig, ConfigEr
     ModelConfig::from_proto(proto, &Context::new(&name))
 }
 
-/// Parameters beside `dynamic_batching`, or without it.
+/// The scheduler and the notices of a configuration with these parameters; without `dynamic_batching` if it is empty.
 fn with_parameters(
     batching: &str,
     parameters: &[(&str, &str)],
@@ -36,7 +36,7 @@ fn with_parameters(
     }
     let name = ModelName::new("m").expect("name");
     let config = ModelConfig::from_proto(proto.clone(), &Context::new(&name))?;
-    // What a server shows says nothing of an objective but the parameters that were written.
+    // A server shows an objective only through the parameters as they were written.
     assert_eq!(config.proto().parameters, proto.parameters);
     let notices = config.notices().iter().map(ToString::to_string).collect();
     Ok((config.scheduler().clone(), notices))
@@ -81,7 +81,7 @@ fn every_field_is_typed() {
 }
 
 #[test]
-fn nothing_written_is_one_queue_without_delay() {
+fn the_default_is_one_queue_without_delay() {
     let (got, max_queue_size, notices) = dynamic("");
     let expected = DynamicBatching {
         preferred_batch_sizes: vec![],
@@ -101,7 +101,7 @@ fn nothing_written_is_one_queue_without_delay() {
 }
 
 #[test]
-fn what_triton_refuses_is_refused_in_its_words_and_the_field_is_named() {
+fn refusals_use_tritons_words_and_name_the_field() {
     for (batching, expected) in [
         (
             "preferred_batch_size: [ 2, 0 ]",
@@ -167,7 +167,7 @@ fn what_triton_refuses_is_refused_in_its_words_and_the_field_is_named() {
 }
 
 #[test]
-fn what_has_no_effect_is_named_once() {
+fn settings_without_effect_get_one_notice() {
     for (batching, expected) in [
         (
             "priority_levels: 3 default_priority_level: 1 default_queue_policy { allow_timeout_override: true }",
@@ -187,7 +187,7 @@ fn what_has_no_effect_is_named_once() {
             "default_queue_policy { allow_timeout_override: true default_timeout_microseconds: 1 }",
             &[],
         ),
-        // A time-out that never is over delays nothing.
+        // Without a time-out, DELAY delays nothing.
         (
             "preserve_ordering: true default_queue_policy { timeout_action: DELAY }",
             &[],
@@ -252,7 +252,7 @@ fn an_objective_is_typed() {
 }
 
 #[test]
-fn objectives_that_cannot_be_meant_are_refused() {
+fn invalid_objectives_are_refused() {
     for (batching, parameters, expected) in [
         (
             "",
@@ -295,7 +295,7 @@ fn objectives_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
-fn what_an_objective_overrules_is_named() {
+fn settings_that_an_objective_overrules_get_a_notice() {
     let by_auto = "no effect: batches are formed by `batching_policy` `auto`";
     let (_, notices) = with_parameters(
         "preferred_batch_size: 4 max_queue_delay_microseconds: 1

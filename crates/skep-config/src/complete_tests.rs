@@ -1,4 +1,4 @@
-//! Completion from signatures: what is filled in, what is left alone, what is refused.
+//! Completion from signatures: what is filled in, what stays unchanged, what is refused.
 
 use skep_types::{DataType, Dims, ModelName, ModelSignature, TensorSpec};
 
@@ -41,7 +41,7 @@ fn completed(
     };
     complete(&mut config, &completion).map_err(|error| error.to_string())?;
     if let Some(signature) = &signature {
-        // What was completed is valid and fits the model it came from.
+        // A completed configuration is valid and fits its model.
         let typed = ModelConfig::from_proto(config.clone(), &Context::new(&model))
             .map_err(|error| error.to_string())?;
         typed
@@ -143,7 +143,7 @@ fn tensors_and_batching_come_from_the_model() {
             "max 4 batched: a TYPE_FP32 [3, -1], b TYPE_STRING [1] as [], y TYPE_BF16 [2]",
         ),
         (
-            // The caller found that the first dimensions are no batch.
+            // The caller found that the first dimensions are not batches.
             "max_batch_size: 0",
             batched,
             "max 0: a TYPE_FP32 [-1, 3, -1], b TYPE_STRING [-1], y TYPE_BF16 [-1, 2]",
@@ -164,7 +164,7 @@ fn tensors_and_batching_come_from_the_model() {
             fixed,
             "max 0: a TYPE_FP32 [-1, 3], y TYPE_FP32 [2], s TYPE_FP32 [1]",
         ),
-        // One side given: it is kept, its gaps are filled, the other side is listed.
+        // One side is given: its gaps are filled, and the other side is listed.
         (
             "output { name: 'y' dims: 2 }",
             fixed,
@@ -186,7 +186,7 @@ fn tensors_and_batching_come_from_the_model() {
 }
 
 #[test]
-fn inputs_and_outputs_given_are_taken_as_they_are() {
+fn given_inputs_and_outputs_stay_unchanged() {
     let given = "input { name: 'a' data_type: TYPE_FP32 dims: [-1, 3] } output { name: 'y' data_type: TYPE_FP32 dims: [-1, 2] }";
     let signature: (&[Spec<'_>], &[Spec<'_>]) = (
         &[("a", FP32, Some(&[-1, 3]))],
@@ -196,7 +196,7 @@ fn inputs_and_outputs_given_are_taken_as_they_are() {
         completed("mock", given, Some(signature)).as_deref(),
         Ok("m /mock model.onnx max 0: a TYPE_FP32 [-1, 3], y TYPE_FP32 [-1, 2]")
     );
-    // No completion even of what is missing: validation says so, in Triton's words.
+    // Nothing is completed, not even what is missing. Validation refuses it in Triton's words.
     assert_eq!(
         completed(
             "mock",
@@ -208,7 +208,7 @@ fn inputs_and_outputs_given_are_taken_as_they_are() {
 }
 
 #[test]
-fn what_cannot_be_completed_is_refused() {
+fn incomplete_models_are_refused() {
     let fixed: (&[Spec<'_>], &[Spec<'_>]) =
         (&[("a", FP32, Some(&[3]))], &[("y", FP32, Some(&[-1, 2]))]);
     let unknown: (&[Spec<'_>], &[Spec<'_>]) =
@@ -236,7 +236,7 @@ fn what_cannot_be_completed_is_refused() {
             "{text}"
         );
     }
-    // With its dims given, a tensor of unknown rank is no obstacle, not even to batching that was asked for.
+    // If its dims are given, a tensor of unknown rank prevents nothing, not even requested batching.
     assert_eq!(
         completed(
             "mock",

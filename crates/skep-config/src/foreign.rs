@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_tritons_backends_has_a_way_out() {
+    fn every_backend_of_tritons_gets_a_hint() {
         for (text, way_out) in [
             ("backend: 'python'", "`model.py`"),
             ("backend: 'pytorch'", "torch.onnx.export"),

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_triton_refuses_is_refused_in_its_words() {
+    fn refusals_use_tritons_words() {
         for (text, expected) in [
             (
                 "kind: KIND_GPU",

@@ -76,7 +76,7 @@ mod tests {
     use crate::parse_pbtxt;
 
     #[test]
-    fn json_and_text_format_say_the_same() {
+    fn json_and_text_format_agree() {
         let text = r#"
             backend: "mock" max_batch_size: 8
             input { name: "x" data_type: TYPE_FP32 dims: [ -1, 3 ] reshape { shape: 3 } }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_written_as_members_get_their_form() {
+    fn parameters_written_as_members_get_a_hint() {
         for (json, key, value) in [
             (r#"{"slo_latency_ms":30}"#, "slo_latency_ms", "30"),
             (r#"{"slo_latency":"2.5"}"#, "slo_latency_ms", "2.5"),

@@ -1,4 +1,4 @@
-//! Whole configurations: normalisation, refusals, notices, and the page that documents them.
+//! Whole configurations: normal form, refusals, notices, and the page that documents the fields.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -140,7 +140,7 @@ fn server_defaults_give_way_to_the_model() {
 }
 
 #[test]
-fn graph_levels() {
+fn graph_levels_are_typed() {
     for (level, expected) in [
         (0, GraphOptimization::All),
         (-1, GraphOptimization::Basic),
@@ -158,7 +158,7 @@ fn graph_levels() {
 }
 
 #[test]
-fn what_is_wrong_is_refused() {
+fn invalid_settings_are_refused() {
     for (text, expected) in [
         (
             "name: 'other'",
@@ -217,7 +217,7 @@ fn what_is_wrong_is_refused() {
     }
 }
 
-/// A setting that is refused, and the field that the refusal names.
+/// Unsupported settings, and the field that the refusal names.
 const UNSUPPORTED: &[(&str, &str)] = &[
     ("sequence_batching {}", "sequence_batching"),
     ("ensemble_scheduling {}", "ensemble_scheduling"),
@@ -246,7 +246,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_cannot_be_honoured_is_refused() {
+fn unsupported_settings_are_refused() {
     for (text, field) in UNSUPPORTED {
         let got = config(text).expect_err(text);
         let got_text = got.to_string();
@@ -259,7 +259,7 @@ fn what_cannot_be_honoured_is_refused() {
 }
 
 #[test]
-fn what_has_no_effect_is_told() {
+fn settings_without_effect_get_a_notice() {
     let text = "backend: 'mock' runtime: 'libx.so' cc_model_filenames { key: '7.5' value: 'x.plan' }
         input { name: 'x' data_type: TYPE_FP32 dims: [3,2,2] format: FORMAT_NCHW }
         output { name: 'y' data_type: TYPE_INT64 dims: -1 label_filename: 'labels.txt' }
@@ -286,7 +286,7 @@ fn what_has_no_effect_is_told() {
 }
 
 #[test]
-fn what_is_for_gpus_is_told_in_one_notice_where_the_cpu_serves_it() {
+fn gpu_as_cpu_joins_the_notices_about_gpus() {
     let text = format!(
         "backend: 'onnxruntime' {IO} instance_group [ {{ kind: KIND_GPU gpus: 0 }} ]
         optimization {{ priority: PRIORITY_MAX cuda {{ graphs: true }} input_pinned_memory {{ enable: false }}
@@ -311,7 +311,7 @@ fn what_is_for_gpus_is_told_in_one_notice_where_the_cpu_serves_it() {
          `instance_group[0].kind`, `instance_group[0].gpus`, `parameters.gpu_mem_limit`",
     ];
     assert_eq!(notices(&config), expected);
-    // A worker process gets the message and not the flag.
+    // A worker process gets the message without the flag.
     let of_worker = ModelConfig::from_proto(config.proto().clone(), &Context::new(&model));
     assert_eq!(
         of_worker.expect("valid without the flag").proto(),
@@ -320,7 +320,7 @@ fn what_is_for_gpus_is_told_in_one_notice_where_the_cpu_serves_it() {
 }
 
 #[test]
-fn metric_tags_name_labels() {
+fn metric_tags_become_labels() {
     let tags = |key: &str| {
         config(&format!(
             "backend: 'mock' {IO} metric_tags {{ key: '{key}' value: 'v' }}"
@@ -335,7 +335,7 @@ fn metric_tags_name_labels() {
 }
 
 #[test]
-fn histogram_buckets_are_checked_and_told_if_nothing_has_them() {
+fn histogram_buckets_are_checked() {
     let metrics = |family: &str, buckets: &str| {
         config(&format!(
             "backend: 'mock' {IO} model_metrics {{ metric_control {{ metric_identifier {{ family: '{family}' }}
@@ -417,7 +417,7 @@ fn error_texts_end_without_a_full_stop() {
     }
 }
 
-/// Paths of every field that a configuration can hold, list and map levels left out: `input.dims`.
+/// Paths of all fields of a configuration, without list and map levels: `input.dims`.
 fn field_paths(message: &MessageDescriptor, prefix: &str, paths: &mut Vec<String>) {
     for field in message.fields() {
         let path = format!("{prefix}{}", field.name());
@@ -447,7 +447,7 @@ fn every_field_is_documented() {
         .expect("message");
     let mut paths = Vec::new();
     field_paths(&message, "", &mut paths);
-    // A row `x.*` speaks for everything in `x`.
+    // A row `x.*` covers everything in `x`.
     let covered = |path: &str| {
         rows.iter().any(|row| {
             *row == path
@@ -476,7 +476,7 @@ fn every_field_is_documented() {
 }
 
 proptest! {
-    /// Whatever is accepted is stable: its normal form is accepted, and is its own normal form.
+    /// The normal form of every accepted configuration is accepted, and is its own normal form.
     #[test]
     fn normal_forms_are_stable(
         batch in -1i32..6, dims in proptest::collection::vec(-2i64..4, 0..3), reshape in proptest::collection::vec(-1i64..4, 0..3),

@@ -1,4 +1,4 @@
-//! The table of keys: every value is checked, typed, and documented.
+//! The keys of the table: every value is checked, typed and documented.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -20,7 +20,7 @@ fn read(backend: &str, pairs: &[(&str, &str)]) -> (Result<Parameters, String>, V
 }
 
 #[test]
-fn the_table_is_sound() {
+fn the_table_is_consistent() {
     for (index, spec) in PARAMETERS.iter().enumerate() {
         assert!(
             PARAMETERS[..index]
@@ -146,7 +146,7 @@ fn every_honoured_key_reaches_its_option() {
 }
 
 #[test]
-fn isolation_and_tenants() {
+fn isolation_and_tenants_are_checked() {
     let (parameters, notices) = read("embedded", &[]);
     assert_eq!(parameters.expect("valid").isolation, Isolation::Thread);
     assert!(notices.is_empty());
@@ -167,7 +167,7 @@ fn isolation_and_tenants() {
 }
 
 #[test]
-fn limits_of_a_run() {
+fn run_limits_are_read() {
     let limits = |map: &[(&str, &str)]| read("mock", map).0.expect("valid").run_limits;
     let default = RunLimits {
         time: Duration::from_secs(600),
@@ -239,7 +239,7 @@ fn bad_values_name_key_expected_and_got() {
 }
 
 #[test]
-fn keys_without_effect_and_misspelt_keys_are_told() {
+fn keys_without_effect_and_misspelt_keys_get_a_notice() {
     for (backend, key, expected) in [
         (
             "onnxruntime",
@@ -282,7 +282,7 @@ fn the_documentation_is_the_table() {
     );
 }
 
-/// What is left without effect, of keys about where intermediate tensors lie.
+/// Also which of the keys about memory have no effect.
 #[test]
 fn the_memory_planner_is_chosen_by_all_its_keys() {
     use MemoryPlanner::{Malloc, Planned, Runtime};

@@ -1,4 +1,4 @@
-//! What of ragged batches is refused, and what the model must look like.
+//! Ragged batches: what is typed, what is refused, and what the model must look like.
 
 use skep_types::{ModelName, ModelSignature, TensorSpec};
 
@@ -53,7 +53,7 @@ fn everything_is_typed() {
 }
 
 #[test]
-fn what_cannot_be_meant_is_refused_and_the_field_is_named() {
+fn contradictions_are_refused_and_the_field_is_named() {
     let kind = "kind: BATCH_ELEMENT_COUNT";
     let output = "batch_output { target_name: 'y' source_input: 'x' }";
     for (text, field, expected) in [
@@ -134,7 +134,7 @@ fn without_a_batch_nothing_is_ragged() {
 }
 
 #[test]
-fn the_model_must_take_them_flat_and_have_the_computed_inputs() {
+fn the_model_must_take_flat_inputs_and_have_the_computed_ones() {
     let spec = |name: &str, datatype, dims: &[i64]| TensorSpec {
         name: name.to_owned(),
         datatype,

@@ -271,10 +271,10 @@ mod tests {
     const Y: &str = "output { name: 'y' data_type: TYPE_FP32 dims: 5 }";
 
     #[test]
-    fn what_fits_is_accepted() {
+    fn matching_configurations_are_accepted() {
         for text in [
             format!("max_batch_size: 8 {A} {B} {Y}"),
-            // Inputs may be narrower than the model, outputs fewer, and a tensor of unknown shape is anything.
+            // Inputs may be narrower than in the model, outputs may be fewer, and an unknown shape matches any.
             format!("max_batch_size: 8 {A} input {{ name: 'b' data_type: TYPE_INT64 dims: 7 }} output {{ name: 'z' data_type: TYPE_STRING dims: [1,2,3] }}"),
             format!("max_batch_size: 8 {B} {Y} input {{ name: 'a' data_type: TYPE_FP32 dims: [1,3,1] reshape {{ shape: 3 }} }}"),
             "input [{ name: 'a' data_type: TYPE_FP32 dims: [2,3] }, { name: 'b' data_type: TYPE_INT64 dims: [-1,1] }] output { name: 'y' data_type: TYPE_FP32 dims: [-1,5] }".to_owned(),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_the_model_is_refused_with_both_sides() {
+    fn contradictions_are_refused_with_both_sides() {
         for (text, expected) in [
             (
                 format!("max_batch_size: 8 {A} {Y}"),
@@ -327,7 +327,7 @@ mod tests {
         }
     }
 
-    /// What a model leaves variable an input may narrow, but an output may not promise; what it fixes an output may leave open.
+    /// The configuration of an input may narrow a variable dimension. That of an output may not, but may leave a fixed one open.
     #[test]
     fn outputs_promise_no_more_than_the_file() {
         let variable = ModelSignature {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_and_models_without_a_batch_dimension() {
+    fn scalars_have_one_element_in_a_configuration() {
         let scalar = ModelSignature {
             inputs: vec![spec("a", DataType::Fp32, Some(&[]))],
             outputs: vec![spec("y", DataType::Fp32, Some(&[2]))],

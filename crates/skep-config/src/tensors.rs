@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_triton_refuses_is_refused_in_its_words() {
+    fn refusals_use_tritons_words() {
         let variable = "must be integer >= 1, or -1 to indicate a variable-size dimension for m";
         for (text, expected) in [
             ("input {}", "model input must specify 'name' for m".to_owned()),
