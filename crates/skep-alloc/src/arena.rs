@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skep_layout::{Recording, RunPlan};
-use skep_tensor::{Refused, RunCharge};
+use skep_tensor::{RunCharge, RunRefused};
 
 use crate::{
     region::Region,
@@ -35,7 +35,7 @@ pub struct RunReport {
     /// Blocks of the arena are still in use: their memory stays theirs.
     pub outlived: bool,
     /// The first block that the run might not take; it got a null pointer.
-    pub refused: Option<Refused>,
+    pub refused: Option<RunRefused>,
 }
 
 /// An arena: memory of planned runs that is kept from one to the next.

@@ -412,22 +412,8 @@ impl LoadedBlocks {
         offset: u64,
     ) -> io::Result<()> {
         let block = &self.blocks[index];
-        // A private mapping that nobody can write has the file's own pages. A shared one of a sealed file is refused by
-        // kernels before 6.7, and only after they have taken the old pages away, under whoever reads them.
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is the block's own, and the system puts the new pages in the place of the old ones without
-        // a moment in which there are none; the caller promises the rest.
-        unsafe {
-            mmap(
-                block.base.as_ptr().cast(),
-                block.page_bytes(),
-                ProtFlags::READ,
-                flags,
-                file,
-                offset,
-            )
-        }?;
-        Ok(())
+        // SAFETY: the range is the block's own; the caller promises the rest.
+        unsafe { skep_host::replace_pages(block.base, block.page_bytes(), file, offset) }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{cell::RefCell, ptr, sync::Arc};
 
 use skep_layout::{Placement, Recorder, Recording};
-use skep_tensor::{Refused, RunCharge};
+use skep_tensor::{RunCharge, RunRefused};
 
 use crate::{
     heap, load,
@@ -31,7 +31,7 @@ pub(crate) struct CurrentRun {
     /// What it may take.
     pub(crate) charge: RunCharge,
     /// The first block that it might not take. The runtime ends the run then, in whatever way it has.
-    pub(crate) refused: Option<Refused>,
+    pub(crate) refused: Option<RunRefused>,
 }
 
 /// What is written down of a run, and its memory, which goes back to the system when the run ends.

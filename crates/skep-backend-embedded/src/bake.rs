@@ -19,7 +19,7 @@ use std::{
 };
 
 use prost::Message as _;
-use skep_cache::{Form, Making, Part, Role};
+use skep_cache::{Form, FormTensor, Making, Role};
 use skep_onnx::OnnxModel;
 use skep_store::Description;
 use skep_weights::{
@@ -130,7 +130,7 @@ fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<LoadedMod
     // The engine asks for each by the file that its data is said to be in.
     let own = |_: &str, location: &str| Some(location.to_owned());
     check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
-    let parts: Vec<&Part> = form.parts().iter().collect();
+    let parts: Vec<&FormTensor> = form.parts().iter().collect();
     let lease = baking::acquire(form, weights, &parts)?;
     // Each slice keeps the lease.
     let slices = parts.iter().enumerate();

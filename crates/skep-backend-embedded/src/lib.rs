@@ -25,7 +25,7 @@ use skep_backend::{
     Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
     LoadRequest, Model, ModelFile, OnnxReader, check_cpu,
 };
-use skep_cache::{Claim, Found, Key, Making};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxError, OnnxModel};
 use skep_shapes::computed_outputs;
@@ -144,7 +144,7 @@ impl Backend for Embedded {
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, subject) = request.weights.zip(decoded(request).ok())?;
         baking::form_key(&subject, weights)
     }

@@ -32,7 +32,7 @@ use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
 use skep_onnx::{ExternalData, OnnxModel, is_external};
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
-use skep_store::{Description, Place, Wanted};
+use skep_store::{Description, FileRange, Wanted};
 use skep_types::DataType;
 use skep_weights::baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm};
 
@@ -324,10 +324,10 @@ impl Subject<'_> {
         let make = || Session::from_file(self.backend.runtime, &path, &options);
         let files = packed.iter().map(|tensor| making.open(tensor));
         let files: Vec<File> = files.collect::<Result<_, _>>()?;
-        let places: Vec<Place<'_>> = files
+        let places: Vec<FileRange<'_>> = files
             .iter()
             .zip(packed)
-            .map(|(file, tensor)| Place {
+            .map(|(file, tensor)| FileRange {
                 descriptor: file.as_fd(),
                 offset: 0,
                 length: tensor.length,

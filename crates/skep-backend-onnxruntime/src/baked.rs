@@ -23,9 +23,9 @@ use std::{
 
 use ort_sys::GraphOptimizationLevel;
 use skep_alloc::{LoadMode, LoadedBlock, LoadedBlocks, load};
-use skep_cache::{Form, Mapped, Part, Role};
+use skep_cache::{Form, FormTensor, Mapped, Role};
 use skep_config::MemoryPlanner;
-use skep_store::{Lease, Place, Wanted};
+use skep_store::{FileRange, Lease, Wanted};
 use skep_weights::{
     WeightSource,
     baking::FormFailure,
@@ -65,12 +65,12 @@ pub(crate) fn session(
         .ok_or_else(|| FormFailure::damaged(form, "its sequence of blocks cannot be read"))?;
     // With its own arena the library does not ask for memory that could be replaced.
     let replaced = setting.execution.memory_planner != MemoryPlanner::Runtime;
-    let of_store = |part: &&Part| match part.role {
+    let of_store = |part: &&FormTensor| match part.role {
         Role::Weight => true,
         Role::Packed => replaced,
         Role::Source => false,
     };
-    let parts: Vec<&Part> = form.parts().iter().filter(of_store).collect();
+    let parts: Vec<&FormTensor> = form.parts().iter().filter(of_store).collect();
     let tensors = FormTensors::get(form, source, &parts)?;
     let (weights, sources) = weights(runtime, form, &parts, &tensors)?;
     let weights = Arc::new(weights);
@@ -83,7 +83,7 @@ pub(crate) fn session(
         let packed = (0..parts.len()).filter(|&index| parts[index].role == Role::Packed);
         let packed: Vec<usize> = packed.collect();
         let places = packed.iter().filter_map(|index| tensors.place(*index));
-        let places: Vec<Place<'_>> = places.collect();
+        let places: Vec<FileRange<'_>> = places.collect();
         let kept = blocks.iter().enumerate().filter(|(_, block)| block.kept);
         for (part, (block, _)) in packed.iter().zip(kept) {
             blocks_of_parts[*part] = Some(block);
@@ -181,7 +181,7 @@ pub(crate) fn session_options(
 fn weights(
     runtime: &'static Runtime,
     form: &Form,
-    parts: &[&Part],
+    parts: &[&FormTensor],
     tensors: &FormTensors,
 ) -> Result<(Weights, Vec<Mapped>), FormFailure> {
     let mut sources = Vec::new();
@@ -223,7 +223,7 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
 /// library does not pack as it did when the form was made, it packs for itself, once `check` has looked at what.
 pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
-    places: &[Place<'_>],
+    places: &[FileRange<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
     check: impl FnOnce() -> Result<(), FormFailure>,
 ) -> Result<(Session, Option<LoadedBlocks>), FormFailure> {

@@ -38,7 +38,7 @@ use std::{
 
 pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
-pub use open::{FindError, Finding, Place, Report};
+pub use open::{FindError, Finding, Report, SearchedPlace};
 pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
@@ -46,7 +46,7 @@ use skep_backend::{
     Backend, BackendError, Capabilities, ErrorKind, FileInterface, InspectRequest, Inspection,
     LoadRequest, Model, ModelFile, OnnxReader, check_cpu,
 };
-use skep_cache::{Claim, Found, Key, Making};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{ExecutionOptions, GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxModel, ShapeRules, is_ort};
 use skep_tensor::RunBound;
@@ -211,7 +211,7 @@ impl Backend for OnnxRuntime {
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
         baking::form_key(&Subject::of(*self, request, &onnx), weights)
     }

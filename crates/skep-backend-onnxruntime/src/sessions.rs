@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use skep_cache::Key;
+use skep_cache::FormKey;
 use skep_config::ExecutionOptions;
 use skep_store::{Store, Tenant};
 use skep_weights::WeightSource;
@@ -23,7 +23,7 @@ use crate::{ffi::Session, options::Setting};
 /// What sessions have in common that are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
-    form: Key,
+    form: FormKey,
     /// Tenants share nothing.
     store: Store,
     tenant: Tenant,
@@ -32,7 +32,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(form: Key, shared: &WeightSource, setting: &Setting<'_>) -> Self {
+    pub(crate) fn new(form: FormKey, shared: &WeightSource, setting: &Setting<'_>) -> Self {
         Self {
             form,
             store: shared.store.clone(),

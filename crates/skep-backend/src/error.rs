@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use skep_tensor::{Refused, TensorError};
+use skep_tensor::{RunRefused, TensorError};
 use skep_weights::baking::BakeError;
 
 /// What kind of failure it was; the edge turns it into a status.
@@ -48,8 +48,8 @@ impl BackendError {
     }
 }
 
-impl From<Refused> for BackendError {
-    fn from(refused: Refused) -> Self {
+impl From<RunRefused> for BackendError {
+    fn from(refused: RunRefused) -> Self {
         Self::new(ErrorKind::Exhausted, refused.to_string())
     }
 }

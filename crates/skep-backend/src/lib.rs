@@ -36,7 +36,7 @@ pub use file::{COPIED_BYTES, ModelFile};
 pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
 pub use memory::RunMemory;
 pub use onnx_file::{ONNX_FILES, OnnxReader};
-use skep_cache::{Claim, Found, Key, Making};
+use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
 use skep_tensor::{MemoryBudget, RunBound, TensorView};
 use skep_types::{DeviceId, ModelSignature, Shape};
@@ -197,7 +197,7 @@ pub trait Backend: Send + Sync {
 
     /// What the form is found by that a load with the same request begins with, whether or not it is in the cache yet; `None`
     /// where there is none for certain.
-    fn form_key(&self, request: &LoadRequest<'_>) -> Option<Key> {
+    fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let _ = request;
         None
     }

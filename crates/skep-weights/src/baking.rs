@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use skep_cache::{Begun, CacheError, Claim, Content, Form, Found, Key, Making, Part};
+use skep_cache::{Begun, CacheError, Claim, Content, Form, FormKey, FormTensor, Found, Making};
 use skep_onnx::OnnxModel;
 use skep_store::{ErrorKind, FillError, Lease, Present, StoreError, Wanted};
 
@@ -88,7 +88,7 @@ pub enum FormPlan {
 #[derive(Debug)]
 pub struct NeededForm {
     /// What it will be found by.
-    pub key: Key,
+    pub key: FormKey,
     /// Of the model's files.
     pub content: Content,
     /// What making it takes.
@@ -177,7 +177,7 @@ impl FormChoice {
 enum FormKnowledge {
     Decided(FormChoice),
     /// Nothing but what the form would be found by, and of what.
-    Nothing(Key, Content),
+    Nothing(FormKey, Content),
     /// Not even that: the files were not read, since no form of them can be there.
     Unread,
 }
@@ -251,7 +251,7 @@ pub fn plan(subject: &impl Bakes, weights: &WeightSource) -> Result<FormPlan, St
 }
 
 /// What a form of it is found by, whether or not there is one; `None` where there is none for certain.
-pub fn form_key(subject: &impl Bakes, weights: &WeightSource) -> Option<Key> {
+pub fn form_key(subject: &impl Bakes, weights: &WeightSource) -> Option<FormKey> {
     match find(subject, weights, ReadEffort::of(weights)) {
         Ok(FormKnowledge::Decided(FormChoice::Form { form, .. })) => Some(*form.key()),
         Ok(FormKnowledge::Nothing(key, _)) => Some(key),
@@ -303,7 +303,7 @@ pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), BakeErr
 ///
 /// # Errors
 /// [`FormFailure::Unusable`] when the store does not answer.
-pub fn look(weights: &WeightSource, parts: &[&Part]) -> Result<Present, FormFailure> {
+pub fn look(weights: &WeightSource, parts: &[&FormTensor]) -> Result<Present, FormFailure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let present = weights.store.look(&weights.tenant, &wanted);
     present.map_err(|error| FormFailure::Unusable(format!("the tensor store: {error}")))
@@ -313,7 +313,11 @@ pub fn look(weights: &WeightSource, parts: &[&Part]) -> Result<Present, FormFail
 ///
 /// # Errors
 /// [`FormFailure::Damaged`] for tensors that the cache does not have as they were, otherwise [`FormFailure::Unusable`].
-pub fn acquire(form: &Form, weights: &WeightSource, parts: &[&Part]) -> Result<Lease, FormFailure> {
+pub fn acquire(
+    form: &Form,
+    weights: &WeightSource,
+    parts: &[&FormTensor],
+) -> Result<Lease, FormFailure> {
     let wanted: Vec<Wanted> = parts.iter().map(|part| part.tensor.clone()).collect();
     let mut fill = |index: usize, bytes: &mut [u8]| {
         let read = form.read(&wanted[index], bytes);
@@ -424,12 +428,12 @@ fn find(
 }
 
 /// What the form of files of this content is found by.
-fn key(subject: &impl Bakes, content: &Content) -> Key {
+fn key(subject: &impl Bakes, content: &Content) -> FormKey {
     let digest = content.digest();
     let depends_on = subject.depends_on();
     let mut parts: Vec<&[u8]> = depends_on.iter().map(Vec::as_slice).collect();
     parts.insert(parts.len().min(1), &digest);
-    Key::of(&parts)
+    FormKey::of(&parts)
 }
 
 fn make(subject: &impl Bakes, claim: Claim, weights: &WeightSource) -> Result<FormChoice, String> {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use skep_cache::{Form, Part, Role};
+use skep_cache::{Form, FormTensor, Role};
 use skep_onnx::OnnxModel;
 use skep_proto::onnx::TensorProto;
 
@@ -29,11 +29,11 @@ pub fn check_graph(
 
 fn check(
     onnx: &OnnxModel,
-    parts: &[Part],
+    parts: &[FormTensor],
     part_of: impl Fn(&str, &str) -> Option<String>,
 ) -> Result<(), String> {
     let weights = parts.iter().filter(|part| part.role != Role::Packed);
-    let weights: HashMap<&str, &Part> = weights.map(|part| (&*part.name, part)).collect();
+    let weights: HashMap<&str, &FormTensor> = weights.map(|part| (&*part.name, part)).collect();
     let mut outcome = Ok(());
     onnx.for_each_tensor(&mut |tensor| {
         if outcome.is_ok() {
@@ -45,7 +45,7 @@ fn check(
 
 fn check_tensor(
     tensor: &TensorProto,
-    weights: &HashMap<&str, &Part>,
+    weights: &HashMap<&str, &FormTensor>,
     part_of: &impl Fn(&str, &str) -> Option<String>,
 ) -> Result<(), String> {
     let name = tensor.name();
@@ -96,8 +96,8 @@ mod tests {
 
     const LOCATION: &str = "graph";
 
-    fn part(role: Role, name: &str, dims: &[u64], length: u64) -> Part {
-        Part {
+    fn part(role: Role, name: &str, dims: &[u64], length: u64) -> FormTensor {
+        FormTensor {
             role,
             name: name.to_owned(),
             tensor: Wanted {

@@ -3,8 +3,8 @@
 use std::{fs::File, os::fd::AsFd};
 
 use bytes::Bytes;
-use skep_cache::{CacheError, Form, Mapped, Part, Role};
-use skep_store::{Lease, Place, Present, Wanted};
+use skep_cache::{CacheError, Form, FormTensor, Mapped, Role};
+use skep_store::{FileRange, Lease, Present, Wanted};
 
 use crate::{
     WeightSource,
@@ -30,7 +30,11 @@ impl FormTensors {
     ///
     /// # Errors
     /// [`FormFailure::Damaged`] for a tensor that is not as it was baked, otherwise [`FormFailure::Unusable`].
-    pub fn get(form: &Form, source: &WeightSource, parts: &[&Part]) -> Result<Self, FormFailure> {
+    pub fn get(
+        form: &Form,
+        source: &WeightSource,
+        parts: &[&FormTensor],
+    ) -> Result<Self, FormFailure> {
         if !source.runs_from_cache {
             let lease = acquire(form, source, parts)?;
             let locations =
@@ -47,7 +51,7 @@ impl FormTensors {
         };
         let missing = parts.iter().zip(&indices);
         let missing = missing.filter(|(_, index)| index.is_none());
-        let missing: Vec<&Part> = missing.map(|(part, _)| *part).collect();
+        let missing: Vec<&FormTensor> = missing.map(|(part, _)| *part).collect();
         let wanted: Vec<&Wanted> = missing.iter().map(|part| &part.tensor).collect();
         let mapped = form
             .map_seen(&wanted)
@@ -89,10 +93,10 @@ impl FormTensors {
 
     /// Where a packed weight lies, for mapping it elsewhere; `None` of another one in the cache.
     #[must_use]
-    pub fn place(&self, index: usize) -> Option<Place<'_>> {
+    pub fn place(&self, index: usize) -> Option<FileRange<'_>> {
         match &self.locations[index] {
-            TensorLocation::Stored(lease, index) => Some(lease.place(*index)),
-            TensorLocation::Cached(mapped, file) => Some(Place {
+            TensorLocation::Stored(lease, index) => Some(lease.file_range(*index)),
+            TensorLocation::Cached(mapped, file) => Some(FileRange {
                 descriptor: file.as_ref()?.as_fd(),
                 offset: 0,
                 length: mapped.bytes().len() as u64,

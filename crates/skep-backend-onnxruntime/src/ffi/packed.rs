@@ -38,7 +38,7 @@ pub(crate) fn exchange_packed(
     lease: &Lease,
     index: usize,
 ) -> io::Result<()> {
-    let place = lease.place(index);
+    let place = lease.file_range(index);
     // SAFETY: nobody writes packed weights after the load; both files hold the tensor of one digest, so that whoever reads
     // meanwhile reads the same bytes, and the store's are sealed.
     unsafe { loaded.replace(block, place.descriptor, place.offset) }
@@ -46,7 +46,7 @@ pub(crate) fn exchange_packed(
 
 /// Maps the store's pages of tensor `index` of a lease over the cache's of the same tensor; runs go on meanwhile.
 pub(crate) fn exchange(mapped: &Mapped, lease: &Lease, index: usize) -> io::Result<()> {
-    let place = lease.place(index);
+    let place = lease.file_range(index);
     // SAFETY: both files hold the tensor of one digest, and the store's are sealed.
     unsafe { mapped.replace(place.descriptor, place.offset) }
 }

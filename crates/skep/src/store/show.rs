@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
-use skep_store::{Listed, Stat, Store, Tenant};
+use skep_store::{Stat, Store, StoredTensor, Tenant};
 
 use crate::{
     output::{OutputError, outln},
@@ -91,7 +91,7 @@ fn figures(stat: &Stat) -> Value {
 
 /// Every tensor, by tenant.
 pub(super) fn ls(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Result<ExitCode> {
-    let mut rows: Vec<(String, Listed)> = Vec::new();
+    let mut rows: Vec<(String, StoredTensor)> = Vec::new();
     for tenant in tenants {
         let tensors = store.ls(tenant)?;
         rows.extend(
@@ -129,7 +129,7 @@ pub(super) fn ls(store: &Store, tenants: &[Tenant], json: bool) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-fn listed(tenant: &str, tensor: &Listed) -> Value {
+fn listed(tenant: &str, tensor: &StoredTensor) -> Value {
     json!({
         "tenant": tenant,
         "digest": tensor.digest.to_string(),

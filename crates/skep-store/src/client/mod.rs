@@ -1,8 +1,8 @@
-//! A store in another process: connections to it, what is held through them, and how both outlive the daemon.
+//! A store in another process: the connections to it, the leases held through them, and how both outlive the daemon.
 //!
-//! Where the socket has a name, each acquire has a connection of its own, and so has the lease that comes of it: a
-//! connection that is shut down is a lease that has ended. A process that only inherited a connection does everything
-//! through that one, a question at a time, and says which leases end.
+//! If the socket has a path, each acquire opens its own connection, and its lease keeps it: shutting the connection
+//! down ends the lease. A process that inherited a connection uses it for everything, one request at a time, and says
+//! which leases end.
 
 mod hold;
 mod keeper;
@@ -16,72 +16,74 @@ use std::{
 };
 
 use crate::{
-    Digest, Lease, Listed, LoadOrder, Stat, StoreError, Tenant, Wanted,
-    acquire::{Fill, Got, acquire, look},
-    store::{Present, lengths},
-    wire::{Reply, Request},
+    Digest, Lease, LoadOrder, Present, Stat, StoreError, StoredTensor, Tenant, Wanted,
+    acquire::{AcquiredTensors, Fill, acquire, look},
+    lease::lengths,
+    wire::{StoreReply, StoreRequest},
 };
-use hold::{Acquisition, Hold};
-use keeper::Keeper;
-use link::Link;
+use hold::{Acquisition, HeldTensors};
+use keeper::LeaseKeeper;
+use link::DaemonLink;
 
 /// Where the daemon is.
 #[derive(Debug)]
-enum Target {
+enum DaemonAddress {
     /// Its directory: each tenant has a socket there.
     Directory(PathBuf),
     /// One tenant's socket.
     Socket(PathBuf, Tenant),
-    /// A connection that somebody made for this process.
-    Inherited(Arc<Link>),
+    /// A connection that another process made for this one.
+    Inherited(Arc<DaemonLink>),
 }
 
 /// A daemon, as its users in this process see it.
 #[derive(Debug)]
-pub(crate) struct Client {
-    target: Target,
-    keeper: Keeper,
+pub(crate) struct DaemonClient {
+    target: DaemonAddress,
+    keeper: LeaseKeeper,
 }
 
-impl Client {
-    /// Of a daemon's directory, or of one socket.
+impl DaemonClient {
+    /// Connects to a daemon's directory, or to one tenant's socket.
     pub(crate) fn connect(path: &Path) -> Result<Arc<Self>, StoreError> {
         let target = if path.is_dir() {
-            Target::Directory(path.to_owned())
+            DaemonAddress::Directory(path.to_owned())
         } else {
-            let tenant = Link::connect(path)?.tenant().clone();
-            Target::Socket(path.to_owned(), tenant)
+            let tenant = DaemonLink::connect(path)?.tenant().clone();
+            DaemonAddress::Socket(path.to_owned(), tenant)
         };
         Self::new(target)
     }
 
-    /// Of a connection that is there already, and that nobody has said anything through.
+    /// Uses an existing connection on which nothing has been sent.
     pub(crate) fn over(stream: UnixStream) -> Result<Arc<Self>, StoreError> {
-        Self::new(Target::Inherited(Arc::new(Link::new(stream)?)))
+        Self::new(DaemonAddress::Inherited(Arc::new(DaemonLink::new(stream)?)))
     }
 
-    fn new(target: Target) -> Result<Arc<Self>, StoreError> {
+    fn new(target: DaemonAddress) -> Result<Arc<Self>, StoreError> {
         Ok(Arc::new_cyclic(|client: &Weak<Self>| Self {
             target,
-            keeper: Keeper::new(client.clone()),
+            keeper: LeaseKeeper::new(client.clone()),
         }))
     }
 
-    /// The only tenant, where there is one.
+    /// The tenant, if the connection decides it.
     pub(crate) fn tenant(&self) -> Option<&Tenant> {
         match &self.target {
-            Target::Directory(_) => None,
-            Target::Socket(_, tenant) => Some(tenant),
-            Target::Inherited(link) => Some(link.tenant()),
+            DaemonAddress::Directory(_) => None,
+            DaemonAddress::Socket(_, tenant) => Some(tenant),
+            DaemonAddress::Inherited(link) => Some(link.tenant()),
         }
     }
 
-    /// A connection as this tenant: a new one where there can be one.
-    fn link(&self, tenant: &Tenant) -> Result<Arc<Link>, StoreError> {
+    /// A connection as this tenant: a new one, except for an inherited one.
+    fn link(&self, tenant: &Tenant) -> Result<Arc<DaemonLink>, StoreError> {
         let link = match &self.target {
-            Target::Directory(directory) => Arc::new(Link::connect(&tenant.socket(directory))?),
-            Target::Socket(path, _) => Arc::new(Link::connect(path)?),
-            Target::Inherited(link) => Arc::clone(link),
+            DaemonAddress::Directory(directory) => {
+                Arc::new(DaemonLink::connect(&tenant.socket(directory))?)
+            }
+            DaemonAddress::Socket(path, _) => Arc::new(DaemonLink::connect(path)?),
+            DaemonAddress::Inherited(link) => Arc::clone(link),
         };
         if link.tenant() != tenant {
             return Err(StoreError::Tenant {
@@ -92,9 +94,9 @@ impl Client {
         Ok(link)
     }
 
-    /// Whether there can be several connections.
+    /// Whether this process can open connections.
     const fn has_own_links(&self) -> bool {
-        !matches!(self.target, Target::Inherited(_))
+        !matches!(self.target, DaemonAddress::Inherited(_))
     }
 
     pub(crate) fn acquire(
@@ -125,19 +127,19 @@ impl Client {
 
     fn begin(self: &Arc<Self>, tenant: &Tenant) -> Result<Acquisition, StoreError> {
         let link = self.link(tenant)?;
-        let hold = Hold::new(Arc::clone(self), tenant.clone(), link);
+        let hold = HeldTensors::new(Arc::clone(self), tenant.clone(), link);
         Ok(Acquisition::new(hold))
     }
 
-    /// A lease to what an acquisition got.
+    /// Turns what an acquisition got into a lease.
     fn lease(
         &self,
         acquisition: Acquisition,
-        got: Got,
+        got: AcquiredTensors,
         lengths: &[u64],
     ) -> Result<Lease, StoreError> {
         let hold = Arc::new(acquisition.into_hold());
-        let held_one: Arc<Hold> = Arc::clone(&hold);
+        let held_one: Arc<HeldTensors> = Arc::clone(&hold);
         let lease = Lease::new(got, |index| lengths[index], Box::new(held_one))?;
         if self.has_own_links() {
             self.keeper.keep(&hold);
@@ -148,15 +150,15 @@ impl Client {
     /// A connection for another process.
     pub(crate) fn stream(&self, tenant: &Tenant) -> Result<UnixStream, StoreError> {
         let path = match &self.target {
-            Target::Directory(directory) => tenant.socket(directory),
-            Target::Socket(path, own) if own == tenant => path.clone(),
-            Target::Socket(_, own) => {
+            DaemonAddress::Directory(directory) => tenant.socket(directory),
+            DaemonAddress::Socket(path, own) if own == tenant => path.clone(),
+            DaemonAddress::Socket(_, own) => {
                 return Err(StoreError::Tenant {
                     connected: own.clone(),
                     wanted: tenant.clone(),
                 });
             }
-            Target::Inherited(_) => return Err(StoreError::Inherited),
+            DaemonAddress::Inherited(_) => return Err(StoreError::Inherited),
         };
         link::open(&path)
     }
@@ -170,9 +172,9 @@ impl Client {
         link::restrict(self.stream(tenant)?, tensors)
     }
 
-    /// Those whose sockets there are.
+    /// The tenants that have a socket.
     pub(crate) fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        let Target::Directory(directory) = &self.target else {
+        let DaemonAddress::Directory(directory) = &self.target else {
             return Ok(self.tenant().cloned().into_iter().collect());
         };
         let unreadable = |cause| StoreError::Connect {
@@ -189,18 +191,18 @@ impl Client {
     }
 
     pub(crate) fn stat(&self, tenant: &Tenant) -> Result<Stat, StoreError> {
-        match self.link(tenant)?.ask(&Request::Stat, None)?.0 {
-            Reply::Stat(stat) => Ok(stat),
+        match self.link(tenant)?.ask(&StoreRequest::Stat, None)?.0 {
+            StoreReply::Stat(stat) => Ok(stat),
             _ => Err(link::unexpected()),
         }
     }
 
-    pub(crate) fn list(&self, tenant: &Tenant) -> Result<Vec<Listed>, StoreError> {
+    pub(crate) fn list(&self, tenant: &Tenant) -> Result<Vec<StoredTensor>, StoreError> {
         let link = self.link(tenant)?;
-        let mut tensors: Vec<Listed> = Vec::new();
+        let mut tensors: Vec<StoredTensor> = Vec::new();
         loop {
             let after: Option<Digest> = tensors.last().map(|tensor| tensor.digest);
-            let Reply::Page(page) = link.ask(&Request::List(after), None)?.0 else {
+            let StoreReply::Page(page) = link.ask(&StoreRequest::List(after), None)?.0 else {
                 return Err(link::unexpected());
             };
             if page.is_empty() {
@@ -211,6 +213,6 @@ impl Client {
     }
 
     pub(crate) fn gc(&self, tenant: &Tenant) -> Result<u64, StoreError> {
-        link::done(self.link(tenant)?.ask(&Request::Gc, None)?.0)
+        link::done(self.link(tenant)?.ask(&StoreRequest::Gc, None)?.0)
     }
 }

@@ -1,4 +1,4 @@
-//! How worker processes come to be: what they need to load a model, kept as long as the model.
+//! Starts worker processes, with everything that they need to load a model.
 
 use std::{
     env,
@@ -12,132 +12,67 @@ use std::{
             net::UnixStream,
         },
     },
-    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
 use prost::Message;
-use skep_backend::{
-    Backend, BackendError, ErrorKind, FileInterface, LoadRequest, Model, ModelFile,
-};
-use skep_cache::{Found, Key, Role};
+use skep_backend::{Backend, BackendError, ErrorKind, FileInterface, LoadRequest, ModelFile};
+use skep_cache::{FormKey, Found, Role};
+use skep_ipc::FrameError;
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
 use skep_types::ModelSignature;
-use skep_weights::{BakingPolicy, WeightSource};
+use skep_weights::WeightSource;
 
 use crate::{
-    bake::{self, Cancel},
+    cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
-    message::{Answer, Bake, FormFiles, Kept, Load, Loaded, Request},
-    model::{SandboxedModel, Worker},
+    message::{BakeTask, FormFiles, FromWorker, LoadTask, LoadedModel, ToWorker, WeightSources},
     process::Process,
     signature,
-    worker::landlock,
 };
 
-/// Variables of the server's environment that its workers get as well, beside the settings of libraries: where the dynamic loader looks for libraries, and
-/// how much a panic says.
+/// Environment variables that workers inherit from the server, besides the settings of libraries: where the dynamic
+/// loader looks for libraries, and how much a panic prints.
 const VARIABLES: [&str; 3] = ["LD_LIBRARY_PATH", "RUST_BACKTRACE", "GLIBC_TUNABLES"];
 
-/// How a process that bakes uses the C library's heap: what it frees it gives back at once, so that it never holds more than
-/// it was admitted with. By default the heap would keep blocks of up to 32 MiB, tens of which are weights.
+/// Makes the C library's heap return freed memory at once in a process that bakes, so that it never holds more than it
+/// was admitted with. By default the heap would keep blocks of up to 32 MiB, which is the size of many weights.
 const OWN_HEAP: [(&str, &str); 2] = [
     ("MALLOC_ARENA_MAX", "1"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
 ];
 
-/// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. Where loads bake ([`BakingPolicy::First`]), what is to be baked first is baked in a process of its
-/// own, which may write files; workers read the result, that model's form alone, and take its weights from the tensor store,
-/// by a connection that is good for nothing else. Each process has `limit` for its loading or baking, where there is one, and
-/// is ended after that. What a worker says of the model must be `signature`, where there is one: what the model's file says.
-///
-/// # Errors
-/// Those of [`Backend::load`], and [`ErrorKind::Internal`] when a process cannot be started, or ends or is ended before it
-/// has loaded the model.
-pub fn load(
-    backend: &dyn Backend,
-    request: &LoadRequest<'_>,
-    signature: Option<&ModelSignature>,
-    limit: Option<Duration>,
-) -> Result<Arc<dyn Model>, BackendError> {
-    say_if_files_are_open();
-    let mut starter = Starter::new(backend, request, limit)?;
-    starter.signature = signature.cloned();
-    let bakes = request
-        .weights
-        .is_some_and(|weights| weights.baking == BakingPolicy::First);
-    if bakes {
-        bake::if_possible(backend, request, limit);
-    }
-    starter.key = backend.form_key(request);
-    let (mut worker, mut loaded) = starter.start_once()?;
-    if loaded.found_damage {
-        // The worker, which cannot mend it, has loaded the model as it is.
-        bake::remove_damage(backend, request);
-        if bakes {
-            drop(worker);
-            bake::if_possible(backend, request, limit);
-            (worker, loaded) = starter.start_once()?;
-        }
-    }
-    // Damaged or not, it serves.
-    loaded.found_damage = false;
-    Ok(Arc::new(SandboxedModel::new(starter, worker, loaded)))
-}
-
-/// Asks the backend in a process of its own for the inputs and outputs of a model whose file does not tell
-/// ([`Backend::ask`]). What that process says may be anything: it decides how requests to this model are checked, and nothing
-/// else.
-///
-/// # Errors
-/// Those of [`Backend::ask`], and [`ErrorKind::Internal`] when the process ends, or is ended, before it has answered.
-pub fn ask(
-    backend: &dyn Backend,
-    model: &str,
-    file: &ModelFile,
-    limit: Option<Duration>,
-) -> Result<FileInterface, BackendError> {
-    say_if_files_are_open();
-    Starter::of_file(backend, model, file, limit)?.ask()
-}
-
-/// Says once that workers can open more files than they need, where that is so.
-fn say_if_files_are_open() {
-    static SAID: Once = Once::new();
-    if landlock::version().is_none() {
-        SAID.call_once(|| {
-            tracing::warn!(
-                "worker processes can read every file that the server's user can, and write where they bake: the kernel has no Landlock of Linux 5.19 or later, or does not let this process use it"
-            );
-        });
-    }
+/// A worker process that waits for a batch.
+pub(crate) struct Worker {
+    /// Declared first, so dropped first: the process is killed before its connection closes.
+    pub(crate) process: Process,
+    pub(crate) conversation: Conversation,
 }
 
 /// Everything that a worker process of one model needs at its start.
 pub(crate) struct Starter {
-    load: Load,
-    /// Held open: a worker that starts later loads the same file, whatever then has its name.
+    load: LoadTask,
+    /// Held open, so that a worker that starts later loads the same file, even if another one has its name by then.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
     weights: Option<WeightSource>,
-    /// What the model's form is found by: this process works it out, not one that runs the model.
-    key: Option<Key>,
-    /// What the model's file says of it; `None` without a file.
-    signature: Option<ModelSignature>,
-    /// What a process may take until its first answer.
+    /// The key of the model's form. The server computes it; a process that runs the model is not trusted to.
+    pub(crate) key: Option<FormKey>,
+    /// The signature that the model's file declares; `None` without a file.
+    pub(crate) signature: Option<ModelSignature>,
+    /// The time until a process's first answer.
     limit: Option<Duration>,
-    /// What a run may take of this process's memory.
+    /// Bounds this process's memory for a run.
     bound: RunBound,
 }
 
 impl Starter {
-    /// Everything that a process needs to load what `request` says, or to bake it.
+    /// What a process needs to load a model, or to bake it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] when the model's file cannot be opened.
+    /// [`ErrorKind::InvalidModel`] if the model's file cannot be opened.
     pub(crate) fn new(
         backend: &dyn Backend,
         request: &LoadRequest<'_>,
@@ -146,8 +81,8 @@ impl Starter {
         let config = request.config;
         let execution = config.execution();
         let mut starter = Self::of_file(backend, config.name().as_str(), request.file, limit)?;
-        starter.load = Load {
-            weights: request.weights.map(|weights| Kept {
+        starter.load = LoadTask {
+            weights: request.weights.map(|weights| WeightSources {
                 directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
                 form: None,
                 budget_bytes: weights.cache.budget_bytes(),
@@ -164,8 +99,8 @@ impl Starter {
         Ok(starter)
     }
 
-    /// What a process needs that has to do with a model's file, and nothing else.
-    fn of_file(
+    /// What a process needs to read a model's file.
+    pub(crate) fn of_file(
         backend: &dyn Backend,
         model: &str,
         file: &ModelFile,
@@ -179,7 +114,7 @@ impl Starter {
         })?;
         let library = backend.library();
         Ok(Self {
-            load: Load {
+            load: LoadTask {
                 backend: backend.name().to_owned(),
                 library: library.map(|path| path.as_os_str().as_bytes().to_vec()),
                 model: model.to_owned(),
@@ -206,15 +141,15 @@ impl Starter {
         })
     }
 
-    /// Has a process say what the model's inputs and outputs are, which ends with that.
-    fn ask(mut self) -> Result<FileInterface, BackendError> {
+    /// Has a process report the model's inputs and outputs. The process then ends.
+    pub(crate) fn ask(mut self) -> Result<FileInterface, BackendError> {
         self.load.ask = true;
         let begun = self.begin(self.load.clone(), None, None);
         let (mut process, _channel, answer) = begun.map_err(|failure| failure.error)?;
         process.dismiss();
         match answer {
-            Answer::Told(told) => Ok(told),
-            Answer::Refused(error) => Err(error),
+            FromWorker::Told(told) => Ok(told),
+            FromWorker::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }
     }
@@ -228,15 +163,15 @@ impl Starter {
     ///
     /// # Errors
     /// As [`load`].
-    pub(crate) fn start(&self) -> Result<(Worker, Loaded), BackendError> {
+    pub(crate) fn start(&self) -> Result<(Worker, LoadedModel), BackendError> {
         let (worker, mut loaded) = self.start_once()?;
-        // The next load mends it.
+        // The next load repairs the form.
         loaded.found_damage = false;
         Ok((worker, loaded))
     }
 
-    /// The files of the model's form, and a connection to the store for its tensors; `None` where a worker loads the model as
-    /// it is.
+    /// The files of the model's form, and a connection to the store for its tensors; `None` if a worker has to load the
+    /// model without a form.
     fn shared(&self) -> Option<(FormFiles, UnixStream)> {
         let weights = self.weights.as_ref()?;
         let Found::Form(form) = weights.cache.look_up(self.key.as_ref()?) else {
@@ -254,7 +189,7 @@ impl Starter {
                 Some((form, stream))
             }
             Err(error) => {
-                // As every load does that cannot share weights: it has them for itself.
+                // Like any load that cannot share weights, it has its own copy of them.
                 let model = self.model();
                 tracing::warn!(
                     "model `{model}` is loaded without its baked form in a worker process: the tensor store: {error}"
@@ -264,7 +199,7 @@ impl Starter {
         }
     }
 
-    fn start_once(&self) -> Result<(Worker, Loaded), BackendError> {
+    pub(crate) fn start_once(&self) -> Result<(Worker, LoadedModel), BackendError> {
         let mut load = self.load.clone();
         let store = match (self.shared(), &mut load.weights) {
             (Some((form, stream)), Some(kept)) => {
@@ -279,7 +214,7 @@ impl Starter {
         let begun = self.begin(load, store.map(OwnedFd::from), None);
         let (process, channel, answer) = begun.map_err(|failure| failure.error)?;
         match answer {
-            Answer::Loaded(loaded) => {
+            FromWorker::Loaded(loaded) => {
                 self.check(&loaded)?;
                 let conversation = Conversation::new(channel, self.bound.clone());
                 let worker = Worker {
@@ -288,13 +223,13 @@ impl Starter {
                 };
                 Ok((worker, loaded))
             }
-            Answer::Refused(error) => Err(error),
+            FromWorker::Refused(error) => Err(error),
             _ => Err(self.no_answer()),
         }
     }
 
-    /// Holds what a worker says of the model against the model's file.
-    fn check(&self, loaded: &Loaded) -> Result<(), BackendError> {
+    /// Compares the signature that a worker reports with the model's file.
+    fn check(&self, loaded: &LoadedModel) -> Result<(), BackendError> {
         let Some(expected) = &self.signature else {
             return Ok(());
         };
@@ -307,22 +242,22 @@ impl Starter {
         })
     }
 
-    /// Bakes the model in a process that ends with that.
+    /// Bakes the model in a process, which then ends.
     ///
     /// # Errors
-    /// Why it did not, and whether that ended the process.
-    pub(crate) fn bake(mut self, how: Bake, cancel: &Cancel) -> Result<(), BeginError> {
+    /// Why the form was not made, and whether the process died.
+    pub(crate) fn bake(mut self, how: BakeTask, cancel: &Cancel) -> Result<(), BeginError> {
         self.load.weights = None;
         self.load.bake = Some(how);
         let own = OWN_HEAP.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         self.environment.extend(own);
         let load = self.load.clone();
         let (mut process, _channel, answer) = self.begin(load, None, Some(cancel))?;
-        // Before anybody looks at what it wrote.
+        // The process must have ended before its files are read.
         process.dismiss();
         match answer {
-            Answer::Baked => Ok(()),
-            Answer::Refused(error) => Err(BeginError::alive(error)),
+            FromWorker::Baked => Ok(()),
+            FromWorker::Refused(error) => Err(BeginError::alive(error)),
             _ => Err(BeginError::alive(self.no_answer())),
         }
     }
@@ -330,16 +265,16 @@ impl Starter {
     /// Starts a process and waits for its first answer.
     fn begin(
         &self,
-        load: Load,
+        load: LoadTask,
         store: Option<OwnedFd>,
         cancel: Option<&Cancel>,
-    ) -> Result<(Process, Channel<OwnedFd>, Answer), BeginError> {
+    ) -> Result<(Process, Channel<OwnedFd>, FromWorker), BeginError> {
         let done = if load.bake.is_some() {
             "baked"
         } else {
             "loaded"
         };
-        let request = Request::Load(Box::new(load));
+        let request = ToWorker::Load(Box::new(load));
         // A deadline that cannot be represented means no deadline.
         let deadline = self
             .limit
@@ -360,12 +295,12 @@ impl Starter {
         match sent.and_then(|()| channel.receive_until(deadline)) {
             Ok(Some(message)) => {
                 let answer =
-                    Answer::decode(message).map_err(|_| BeginError::alive(self.no_answer()))?;
+                    FromWorker::decode(message).map_err(|_| BeginError::alive(self.no_answer()))?;
                 Ok((process, channel, answer))
             }
-            // A message that is too long is this side's failure.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(cannot(&error)),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            // The message is too long: an error of this side.
+            Err(error @ FrameError::Unsendable { .. }) => Err(cannot(&error.into())),
+            Err(FrameError::TimedOut) => {
                 process.dismiss();
                 let text = format!(
                     "the worker process of model `{}` was ended: it had not {done} the model after {} s\n  \
@@ -402,17 +337,17 @@ impl Starter {
 
     fn no_answer(&self) -> BackendError {
         let text = format!(
-            "the worker process of model `{}` sent an invalid answer to its start",
+            "the worker process of model `{}` sent an invalid start-up reply",
             self.model()
         );
         BackendError::new(ErrorKind::Internal, text)
     }
 }
 
-/// Why a process gave no answer, or not the one that was wanted.
+/// Why a process did not give the expected answer.
 pub(crate) struct BeginError {
     pub(crate) error: BackendError,
-    /// Whether the process ended, or had to be.
+    /// Whether the process died or was killed.
     pub(crate) is_death: bool,
 }
 
@@ -439,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_says_something_else_than_the_file_is_refused() {
+    fn a_worker_whose_signature_differs_from_the_file_is_refused() {
         let signature = |datatype| ModelSignature {
             inputs: vec![TensorSpec {
                 name: "x".to_owned(),
@@ -449,7 +384,7 @@ mod tests {
             outputs: Vec::new(),
         };
         let starter = |signature| Starter {
-            load: Load {
+            load: LoadTask {
                 backend: "mock".to_owned(),
                 library: None,
                 model: "m".to_owned(),
@@ -470,7 +405,7 @@ mod tests {
             limit: None,
             bound: RunBound::default(),
         };
-        let loaded = Loaded {
+        let loaded = LoadedModel {
             signature: signature(DataType::Int64),
             cpu_threads: None,
             is_baked: false,

@@ -1,4 +1,4 @@
-//! One tenant's store at work: its ledger, its segments, and those who wait.
+//! One tenant's store: its ledger, its segments, and its waiting holders.
 
 use std::{
     collections::HashMap,
@@ -12,21 +12,23 @@ use std::{
 use skep_types::Time;
 
 use crate::{
-    Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted,
-    acquire::{Found, Mode, Offered, Port, Spot},
-    ledger::{Answer, HolderId, Ledger, SegmentId},
-    segment::{Segment, room, slice},
+    Digest, Stat, StoreError, StoreOptions, StoredTensor, Tenant, Wanted,
+    acquire::{Mode, Offered, Spot, StoreAccess},
+    availability::Availability,
+    layout::room,
+    ledger::{HolderId, Ledger, SegmentId, SegmentOffset},
+    segment::{Segment, slice},
 };
 
-/// How long one question may wait before it is answered that there is nothing new: whoever asks for a client looks then
-/// whether that is still there.
+/// How long one request waits before it is answered without news. The connection's thread then checks whether its
+/// client is still there.
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
-/// The monotonic clock, from the start of a store.
+/// The monotonic clock since a store's start.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct StoreClock(Instant);
 
-impl Clock {
+impl StoreClock {
     pub(crate) fn start() -> Self {
         Self(Instant::now())
     }
@@ -38,13 +40,13 @@ impl Clock {
 
 /// A tenant's store.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct TenantStore {
     tenant: Tenant,
-    clock: Clock,
+    clock: StoreClock,
     state: Mutex<State>,
     /// Tensors were published, or tickets given back.
     changed: Condvar,
-    /// A segment is idle now, which the sweeper does not know.
+    /// Tells the sweeper that a segment has become idle.
     idle: SyncSender<()>,
 }
 
@@ -62,20 +64,15 @@ impl State {
             .ok_or_else(|| StoreError::segment("it is gone"))
     }
 
-    fn found(&self, answer: Answer) -> Result<Found, StoreError> {
-        Ok(match answer {
-            Answer::Here(id, offset) => Found::Here(Spot {
-                id,
-                segment: self.segment(id)?,
-                offset,
-            }),
-            Answer::Fill => Found::Fill,
-            Answer::Wait => Found::Wait,
-            Answer::Absent => Found::Absent,
+    fn spot(&self, (id, offset): SegmentOffset) -> Result<Spot, StoreError> {
+        Ok(Spot {
+            id,
+            segment: self.segment(id)?,
+            offset,
         })
     }
 
-    /// What the ledger has given up, to be dropped outside of the lock: unmapping takes a while.
+    /// The segments that the ledger has dropped. The caller frees them outside of the lock: unmapping takes a while.
     fn drop_reclaimed(&mut self, now: Time) -> Vec<Arc<Segment>> {
         let gone = self.ledger.reclaim(now);
         gone.iter()
@@ -84,12 +81,13 @@ impl State {
     }
 }
 
-impl Shelf {
-    /// An empty store, in which nobody may fill before `fills_from`. `idle` is told when something may be due later.
+impl TenantStore {
+    /// An empty store, which gives out no tickets before `fills_from`. `idle` gets a message when a segment becomes
+    /// idle.
     pub(crate) fn new(
         tenant: Tenant,
         options: StoreOptions,
-        clock: Clock,
+        clock: StoreClock,
         fills_from: Time,
         idle: SyncSender<()>,
     ) -> Self {
@@ -107,10 +105,10 @@ impl Shelf {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing below panics between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.state)
     }
 
-    /// Does something with the ledger, and drops what that leaves to be dropped, outside of the lock.
+    /// Uses the ledger, and then frees dropped segments outside of the lock.
     fn with<T>(&self, act: impl FnOnce(&mut Ledger, Time) -> T) -> T {
         let mut state = self.lock();
         let now = self.clock.now();
@@ -121,16 +119,16 @@ impl Shelf {
         outcome
     }
 
-    /// Whose it is.
+    /// The tenant.
     pub(crate) const fn tenant(&self) -> &Tenant {
         &self.tenant
     }
 
-    /// A new holder.
-    pub(crate) fn join(self: &Arc<Self>) -> Result<Session, StoreError> {
+    /// Adds a holder.
+    pub(crate) fn join(self: &Arc<Self>) -> Result<HolderSession, StoreError> {
         let holder = self.with(|ledger, _| ledger.join())?;
-        Ok(Session {
-            shelf: Arc::clone(self),
+        Ok(HolderSession {
+            store: Arc::clone(self),
             holder,
         })
     }
@@ -139,7 +137,7 @@ impl Shelf {
         self.with(|ledger, _| ledger.stat())
     }
 
-    pub(crate) fn list(&self, after: Option<Digest>, most: usize) -> Vec<Listed> {
+    pub(crate) fn list(&self, after: Option<Digest>, most: usize) -> Vec<StoredTensor> {
         self.with(|ledger, now| ledger.list(now, after, most))
     }
 
@@ -151,19 +149,19 @@ impl Shelf {
         self.with(|ledger, _| ledger.gc())
     }
 
-    /// Drops what is due, and says for how long nothing else is.
+    /// Drops segments that are due. Returns the time until the next one is due.
     fn sweep(&self) -> Option<Duration> {
         self.with(|_, _| ());
         let next = self.with(|ledger, now| ledger.next_reclaim().map(|next| next.since(now)));
-        // Less than a millisecond early would be a turn for nothing.
+        // Waking up a fraction of a millisecond early would be for nothing.
         next.map(|wait| wait.max(Duration::from_millis(1)))
     }
 }
 
-/// Sweeps the shelves whenever a segment is due, until the store is gone.
+/// Sweeps the stores whenever a segment is due, until they are gone.
 pub(crate) fn sweep_while_there(
     told: &Receiver<()>,
-    shelves: impl Fn() -> Option<Vec<Arc<Shelf>>>,
+    stores: impl Fn() -> Option<Vec<Arc<TenantStore>>>,
 ) {
     let mut wait = None;
     loop {
@@ -171,52 +169,58 @@ pub(crate) fn sweep_while_there(
             None => told.recv().is_err(),
             Some(wait) => told.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected),
         };
-        let Some(shelves) = shelves().filter(|_| !over) else {
+        let Some(stores) = stores().filter(|_| !over) else {
             return;
         };
-        wait = shelves.iter().filter_map(|shelf| shelf.sweep()).min();
+        wait = stores.iter().filter_map(|store| store.sweep()).min();
     }
 }
 
 /// A holder in a tenant's store: its leases and tickets end with it.
 #[derive(Debug)]
-pub(crate) struct Session {
-    shelf: Arc<Shelf>,
+pub(crate) struct HolderSession {
+    store: Arc<TenantStore>,
     holder: HolderId,
 }
 
-impl Session {
-    /// Whose store it is.
-    pub(crate) fn shelf(&self) -> &Arc<Shelf> {
-        &self.shelf
+impl HolderSession {
+    /// The store.
+    pub(crate) fn store(&self) -> &Arc<TenantStore> {
+        &self.store
     }
 
-    /// Ends one lease to each of these.
+    /// Ends one lease to each of these tensors.
     pub(crate) fn release(&self, digests: &[Digest]) {
-        self.shelf
+        self.store
             .with(|ledger, now| ledger.release(now, self.holder, digests));
         self.tell_sweeper();
     }
 
-    /// A full channel is a sweeper that is about to look anyway.
+    /// If the channel is full, the sweeper is about to look anyway.
     fn tell_sweeper(&self) {
-        let _ = self.shelf.idle.try_send(());
+        let _ = self.store.idle.try_send(());
     }
 
-    /// What there is of each tensor: see [`Port::take`].
-    pub(crate) fn take(&self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
+    /// See [`StoreAccess::take`].
+    pub(crate) fn take(
+        &self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
         let deadline = Instant::now() + LONGEST_WAIT;
-        let mut state = self.shelf.lock();
+        let mut state = self.store.lock();
         loop {
-            let now = self.shelf.clock.now();
+            let now = self.store.clock.now();
             let answers = state
                 .ledger
                 .take(now, self.holder, wanted, mode != Mode::Look)?;
             let gone = state.drop_reclaimed(now);
-            let nothing_new = answers.iter().all(|answer| *answer == Answer::Wait);
+            let nothing_new = answers.iter().all(|answer| *answer == Availability::Wait);
             let mut left = deadline.saturating_duration_since(Instant::now());
             if mode != Mode::Wait || !nothing_new || left.is_zero() {
-                let found = answers.into_iter().map(|answer| state.found(answer));
+                let found = answers
+                    .into_iter()
+                    .map(|answer| answer.try_map(|location| state.spot(location)));
                 let found = found.collect();
                 drop(state);
                 drop(gone);
@@ -227,9 +231,9 @@ impl Session {
                 left = left.min(until_tickets);
             }
             let began = Instant::now();
-            let waited = self.shelf.changed.wait_timeout(state, left);
+            let waited = self.store.changed.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            // Until tickets are given nobody fills anything.
+            // Before tickets are given out, this is not a wait for another holder.
             if until_tickets.is_none() {
                 let nanoseconds = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 state.ledger.waited(nanoseconds);
@@ -237,7 +241,7 @@ impl Session {
         }
     }
 
-    /// Publishes tensors of a segment that are not there yet, once they are verified: see [`Port::publish`].
+    /// Verifies and publishes those tensors of a segment that are not there yet: see [`StoreAccess::publish`].
     pub(crate) fn publish(
         &self,
         segment: Arc<Segment>,
@@ -246,10 +250,10 @@ impl Session {
         check_offsets(offered)?;
         let wanted: Vec<&Wanted> = offered.iter().map(|tensor| tensor.wanted).collect();
         let (present, segment) = {
-            let mut state = self.shelf.lock();
-            let now = self.shelf.clock.now();
+            let mut state = self.store.lock();
+            let now = self.store.clock.now();
             let present = state.ledger.offer(now, self.holder, &wanted)?;
-            // The same memory file handed over again: what is verified, and read later, is the one that the store has.
+            // If the store already has this memory file, its own descriptor is verified and read later.
             let known = state.ledger.known(segment.identity());
             (present, known.map_or(Ok(segment), |id| state.segment(id))?)
         };
@@ -267,16 +271,10 @@ impl Session {
             self.release(&leased);
             return Err(error);
         }
-        let state = self.shelf.lock();
+        let state = self.store.lock();
         let spots = wanted.iter().map(|wanted| {
             let place = state.ledger.place(wanted.digest);
-            let (id, offset) = place.ok_or_else(|| StoreError::segment("it is gone"))?;
-            let segment = state.segment(id)?;
-            Ok(Spot {
-                id,
-                segment,
-                offset,
-            })
+            state.spot(place.ok_or_else(|| StoreError::segment("it is gone"))?)
         });
         spots.collect()
     }
@@ -287,8 +285,8 @@ impl Session {
             .iter()
             .map(|tensor| (tensor.wanted, tensor.offset))
             .collect();
-        let mut state = self.shelf.lock();
-        let now = self.shelf.clock.now();
+        let mut state = self.store.lock();
+        let now = self.store.clock.now();
         let (identity, reserved) = (segment.identity(), segment.reserved());
         let entered = state
             .ledger
@@ -299,11 +297,11 @@ impl Session {
         let gone = state.drop_reclaimed(now);
         drop(state);
         drop(gone);
-        self.shelf.changed.notify_all();
+        self.store.changed.notify_all();
         entered.map(|_| ())
     }
 
-    /// Checks the bytes of tensors, in the very segment that will be read.
+    /// Checks the digests of tensors, in the segment that will be read.
     fn verify(segment: &Segment, fresh: &[&Offered<'_>]) -> Result<(), StoreError> {
         if fresh.is_empty() {
             return Ok(());
@@ -330,15 +328,15 @@ impl Session {
     /// Gives tickets back, for others to fill.
     pub(crate) fn give_back(&self, digests: &[Digest]) {
         let any = self
-            .shelf
+            .store
             .with(|ledger, _| ledger.give_back(self.holder, digests));
         if any {
-            self.shelf.changed.notify_all();
+            self.store.changed.notify_all();
         }
     }
 }
 
-/// Each tensor begins at a page and behind the one before it, so that no byte is verified, or counted, twice.
+/// Checks that each tensor begins at a page and behind the one before it, so that no byte is verified or counted twice.
 fn check_offsets(offered: &[Offered<'_>]) -> Result<(), StoreError> {
     let mut end = 0;
     for tensor in offered {
@@ -353,9 +351,13 @@ fn check_offsets(offered: &[Offered<'_>]) -> Result<(), StoreError> {
     Ok(())
 }
 
-impl Port for &Session {
-    fn take(&mut self, wanted: &[&Wanted], mode: Mode) -> Result<Vec<Found>, StoreError> {
-        Session::take(self, wanted, mode)
+impl StoreAccess for &HolderSession {
+    fn take(
+        &mut self,
+        wanted: &[&Wanted],
+        mode: Mode,
+    ) -> Result<Vec<Availability<Spot>>, StoreError> {
+        HolderSession::take(self, wanted, mode)
     }
 
     fn publish(
@@ -363,23 +365,23 @@ impl Port for &Session {
         segment: Arc<Segment>,
         offered: &[Offered<'_>],
     ) -> Result<Vec<Spot>, StoreError> {
-        // Whoever hands it over reads it, too: one mapping does for both.
+        // This process reads it as well: one mapping serves both.
         segment.mapped()?;
-        Session::publish(self, segment, offered)
+        HolderSession::publish(self, segment, offered)
     }
 
     fn give_back(&mut self, digests: &[Digest]) {
-        Session::give_back(self, digests);
+        HolderSession::give_back(self, digests);
     }
 }
 
-impl Drop for Session {
+impl Drop for HolderSession {
     fn drop(&mut self) {
         let had_tickets = self
-            .shelf
+            .store
             .with(|ledger, now| ledger.leave(now, self.holder));
         if had_tickets {
-            self.shelf.changed.notify_all();
+            self.store.changed.notify_all();
         }
         self.tell_sweeper();
     }

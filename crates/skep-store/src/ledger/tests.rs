@@ -1,4 +1,4 @@
-//! The ledger on virtual time: who gets what, what is dropped when, and that nothing is lost.
+//! The ledger on virtual time: who gets what, what is dropped and when, and that nothing is lost.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use skep_types::DataType;
 
 use super::*;
-use crate::segment::room;
+use crate::layout::room;
 
 const MEBI: u64 = 1 << 20;
 
@@ -40,11 +40,11 @@ fn ledger(options: StoreOptions) -> Ledger {
     Ledger::new(Tenant::GENERAL, options, Time::ZERO)
 }
 
-/// Gets one tensor as a new holder, in a segment of its own; fills it where needed. Whether it was filled.
+/// Acquires one tensor as a new holder, and fills a segment with it if necessary. Returns whether it did.
 fn load(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> (HolderId, bool) {
     let id = ledger.join().expect("room");
     let answers = ledger.take(now, id, &[wanted], true).expect("room");
-    let fills = answers == [Answer::Fill];
+    let fills = answers == [Availability::Fill];
     if fills {
         publish(ledger, now, id, wanted).expect("room");
     }
@@ -58,11 +58,11 @@ fn publish(
     wanted: &Wanted,
 ) -> Result<Option<SegmentId>, StoreError> {
     // A memory file that nobody saw before.
-    let identity = Identity(0, ledger.next_number);
+    let identity = FileIdentity(0, ledger.next_number);
     ledger.publish(now, id, identity, room(wanted.length), &[(wanted, 0)])
 }
 
-/// Loads and lets go at once.
+/// Acquires a tensor and ends the holder at once.
 fn use_once(ledger: &mut Ledger, now: Time, wanted: &Wanted) -> bool {
     let (id, filled) = load(ledger, now, wanted);
     ledger.leave(now, id);
@@ -75,7 +75,7 @@ fn is_there(ledger: &Ledger, wanted: &Wanted) -> bool {
 }
 
 #[test]
-fn where_memory_is_short_half_of_what_is_idle_goes_the_oldest_first() {
+fn when_memory_is_short_half_of_the_idle_bytes_go_oldest_first() {
     let mut ledger = ledger(options());
     let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, MEBI)).collect();
     for (second, wanted) in tensors.iter().enumerate() {
@@ -111,15 +111,18 @@ fn one_fills_and_the_others_wait() {
     let take = |ledger: &mut Ledger, id| ledger.take(at(0), id, &[&wanted], true).expect("room");
     assert_eq!(
         ledger.take(at(0), first, &[&wanted], false).expect("room"),
-        [Answer::Absent]
+        [Availability::Absent]
     );
-    assert_eq!(take(&mut ledger, first), [Answer::Fill]);
-    assert_eq!(take(&mut ledger, second), [Answer::Wait]);
-    assert_eq!(take(&mut ledger, second), [Answer::Wait]);
+    assert_eq!(take(&mut ledger, first), [Availability::Fill]);
+    assert_eq!(take(&mut ledger, second), [Availability::Wait]);
+    assert_eq!(take(&mut ledger, second), [Availability::Wait]);
     let segment = publish(&mut ledger, at(0), first, &wanted)
         .expect("room")
         .expect("new");
-    assert_eq!(take(&mut ledger, second), [Answer::Here(segment, 0)]);
+    assert_eq!(
+        take(&mut ledger, second),
+        [Availability::Here((segment, 0))]
+    );
     let stat = ledger.stat();
     assert_eq!((stat.hits, stat.misses, stat.waits), (0, 1, 1));
     assert_eq!(
@@ -130,15 +133,15 @@ fn one_fills_and_the_others_wait() {
 }
 
 #[test]
-fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
+fn another_fills_when_a_filler_leaves_gives_up_or_is_slow() {
     let wanted = tensor(1, MEBI);
     for end in ["leaves", "gives back", "is slow"] {
         let mut ledger = ledger(options());
         let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
         let take =
             |ledger: &mut Ledger, now, id| ledger.take(now, id, &[&wanted], true).expect("room");
-        assert_eq!(take(&mut ledger, at(0), first), [Answer::Fill]);
-        assert_eq!(take(&mut ledger, at(59), second), [Answer::Wait]);
+        assert_eq!(take(&mut ledger, at(0), first), [Availability::Fill]);
+        assert_eq!(take(&mut ledger, at(59), second), [Availability::Wait]);
         let now = match end {
             "leaves" => {
                 assert!(ledger.leave(at(59), first));
@@ -152,7 +155,11 @@ fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
             }
             _ => at(60),
         };
-        assert_eq!(take(&mut ledger, now, second), [Answer::Fill], "{end}");
+        assert_eq!(
+            take(&mut ledger, now, second),
+            [Availability::Fill],
+            "{end}"
+        );
         publish(&mut ledger, now, second, &wanted).expect("room");
         // Whoever was slow gets a lease to what the other has published.
         if end != "leaves" {
@@ -168,23 +175,23 @@ fn a_filler_that_goes_or_gives_up_or_is_slow_is_followed_by_another() {
 }
 
 #[test]
-fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
+fn no_tickets_are_given_out_within_the_adoption_window() {
     let mut ledger = Ledger::new(Tenant::GENERAL, options(), at(2));
     let wanted = tensor(1, MEBI);
     let [new, old] = [(); 2].map(|()| ledger.join().expect("room"));
     assert_eq!(
         ledger.take(at(1), new, &[&wanted], true).expect("room"),
-        [Answer::Wait]
+        [Availability::Wait]
     );
     assert_eq!(ledger.tickets_from(at(1)), Some(Duration::from_secs(1)));
     assert_eq!(ledger.offer(at(1), old, &[&wanted]).expect("room"), [false]);
     publish(&mut ledger, at(1), old, &wanted).expect("room");
     let answers = ledger.take(at(1), new, &[&wanted], true).expect("room");
-    assert!(matches!(answers[..], [Answer::Here(..)]));
+    assert!(matches!(answers[..], [Availability::Here((..))]));
     let other = tensor(2, MEBI);
     assert_eq!(
         ledger.take(at(2), new, &[&other], true).expect("room"),
-        [Answer::Fill]
+        [Availability::Fill]
     );
     assert_eq!(ledger.tickets_from(at(2)), None);
     // Nobody was filling what was waited for.
@@ -193,11 +200,11 @@ fn nobody_fills_before_those_who_have_it_could_hand_it_over() {
 }
 
 #[test]
-fn a_memory_file_that_several_hand_over_is_one_segment() {
+fn one_memory_file_from_several_holders_is_one_segment() {
     let mut ledger = ledger(options());
     let [one, two] = [tensor(1, 10), tensor(2, 10)];
     let [first, second] = [(); 2].map(|()| ledger.join().expect("room"));
-    let file = Identity(7, 7);
+    let file = FileIdentity(7, 7);
     let new = ledger
         .publish(at(0), first, file, 8192, &[(&one, 0)])
         .expect("room");
@@ -240,7 +247,7 @@ fn idle_tensors_stay_for_the_window_and_no_longer() {
 }
 
 #[test]
-fn a_load_that_comes_again_within_the_window_is_never_filled_again() {
+fn a_tensor_used_again_within_the_window_is_never_filled_again() {
     let mut ledger = ledger(options());
     let wanted = tensor(1, MEBI);
     let fills: Vec<bool> = (0..100)
@@ -269,7 +276,7 @@ fn over_the_budget_the_least_recently_used_go_first_and_only_as_many_as_needed()
 }
 
 #[test]
-fn leased_tensors_stay_over_the_budget_and_go_at_once_when_they_are_let_go() {
+fn over_the_budget_leased_tensors_stay_until_they_are_released() {
     let mut ledger = ledger(options());
     let tensors: Vec<Wanted> = (1..=3).map(|number| tensor(number, 60 * MEBI)).collect();
     let holders: Vec<HolderId> = tensors
@@ -289,7 +296,7 @@ fn leased_tensors_stay_over_the_budget_and_go_at_once_when_they_are_let_go() {
 
 /// A refusal names its bound, and leaves the holder with what it had before.
 #[test]
-fn bounds_are_kept_and_named() {
+fn a_refusal_names_its_bound() {
     let bounded = |change: fn(&mut StoreOptions)| {
         let mut options = options();
         change(&mut options);
@@ -355,7 +362,7 @@ fn bounds_are_kept_and_named() {
 }
 
 #[test]
-fn a_refused_question_takes_nothing() {
+fn a_refused_request_takes_nothing() {
     let mut ledger = ledger(StoreOptions {
         max_tenant_bytes: 2 * MEBI,
         ..options()
@@ -369,13 +376,13 @@ fn a_refused_question_takes_nothing() {
     assert_eq!(ledger.stat().leases, before.leases);
     assert_eq!(
         ledger.take(at(0), id, &[&small], true).expect("room"),
-        [Answer::Fill]
+        [Availability::Fill]
     );
 }
 
-/// Whoever claims without end takes nothing from others: no ticket beyond its bound, and no room.
+/// A holder that claims without end takes no ticket beyond its bound, and no room from others.
 #[test]
-fn a_holder_has_so_many_tickets_at_a_time() {
+fn a_holder_has_a_bounded_number_of_tickets() {
     let tensors: Vec<Wanted> = (1..=4).map(|number| tensor(number, 30 * MEBI)).collect();
     let claim = |ledger: &mut Ledger, now, id, which: usize| {
         let answers = ledger.take(now, id, &[&tensors[which]], true);
@@ -392,10 +399,13 @@ fn a_holder_has_so_many_tickets_at_a_time() {
         }
         let [greedy, other] = [(); 2].map(|()| ledger.join().expect("room"));
         // One alone may be of any size.
-        assert_eq!(claim(&mut ledger, at(0), greedy, 2), Some(Answer::Fill));
         assert_eq!(
             claim(&mut ledger, at(0), greedy, 2),
-            Some(Answer::Fill),
+            Some(Availability::Fill)
+        );
+        assert_eq!(
+            claim(&mut ledger, at(0), greedy, 2),
+            Some(Availability::Fill),
             "as before"
         );
         assert_eq!(
@@ -404,25 +414,37 @@ fn a_holder_has_so_many_tickets_at_a_time() {
             "beyond its bound"
         );
         assert!(ledger.reclaim(at(0)).is_empty(), "nothing goes for it");
-        assert_eq!(claim(&mut ledger, at(0), other, 3), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(0), other, 3),
+            Some(Availability::Fill)
+        );
 
         // Each way in which a ticket ends makes room for the next one.
         publish(&mut ledger, at(0), greedy, &tensors[2]).expect("room");
         assert!(ledger.give_back(other, &[tensors[3].digest]));
-        assert_eq!(claim(&mut ledger, at(0), greedy, 3), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(0), greedy, 3),
+            Some(Availability::Fill)
+        );
         assert_eq!(
             claim(&mut ledger, at(60), other, 3),
-            Some(Answer::Fill),
+            Some(Availability::Fill),
             "overtaken"
         );
         ledger.gc();
-        assert_eq!(claim(&mut ledger, at(60), greedy, 0), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(60), greedy, 0),
+            Some(Availability::Fill)
+        );
         ledger.give_back(greedy, &[tensors[0].digest]);
-        assert_eq!(claim(&mut ledger, at(60), greedy, 1), Some(Answer::Fill));
+        assert_eq!(
+            claim(&mut ledger, at(60), greedy, 1),
+            Some(Availability::Fill)
+        );
     }
 }
 
-/// What a holder is to fill it will have a lease to: it is told before it fills anything that it may not.
+/// Tickets become leases: a holder that may not have the lease is refused before it fills.
 #[test]
 fn tickets_count_as_the_leases_that_they_become() {
     let tensors: Vec<Wanted> = (1..=3).map(|number| tensor(number, MEBI)).collect();
@@ -463,9 +485,9 @@ fn a_digest_with_another_description_is_refused() {
     );
 }
 
-/// What a holder does in a random history.
+/// A step of a random history.
 #[derive(Debug, Clone)]
-enum Step {
+enum HolderStep {
     Join,
     Leave(usize),
     /// Holder, tensors.
@@ -480,25 +502,25 @@ enum Step {
     Relieve,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<HolderStep>> {
     let some = proptest::collection::vec(0..12_u8, 1..5);
     let step = prop_oneof![
-        2 => Just(Step::Join),
-        2 => (0..8_usize).prop_map(Step::Leave),
-        6 => (0..8_usize, some, any::<bool>()).prop_map(|(h, t, c)| Step::Take(h, t, c)),
-        5 => (0..8_usize).prop_map(Step::Publish),
-        1 => (0..8_usize).prop_map(Step::GiveBack),
-        2 => (0..8_usize, 0..12_u8).prop_map(|(h, t)| Step::Release(h, t)),
-        2 => (1..50_u64).prop_map(Step::Pass),
-        1 => Just(Step::Gc),
-        1 => Just(Step::Relieve),
+        2 => Just(HolderStep::Join),
+        2 => (0..8_usize).prop_map(HolderStep::Leave),
+        6 => (0..8_usize, some, any::<bool>()).prop_map(|(h, t, c)| HolderStep::Take(h, t, c)),
+        5 => (0..8_usize).prop_map(HolderStep::Publish),
+        1 => (0..8_usize).prop_map(HolderStep::GiveBack),
+        2 => (0..8_usize, 0..12_u8).prop_map(|(h, t)| HolderStep::Release(h, t)),
+        2 => (1..50_u64).prop_map(HolderStep::Pass),
+        1 => Just(HolderStep::Gc),
+        1 => Just(HolderStep::Relieve),
     ];
     proptest::collection::vec(step, 1..120)
 }
 
-/// A model of the same, by the plainest means.
+/// A plain model of the ledger.
 #[derive(Debug, Default)]
-struct Expected {
+struct LedgerModel {
     /// Holder, its tickets, its leases.
     holders: Vec<(HolderId, Vec<u8>, Vec<u8>)>,
 }
@@ -515,44 +537,44 @@ proptest! {
             max_holder_ticket_bytes: 5 * MEBI,
             ..options()
         });
-        let mut expected = Expected::default();
+        let mut expected = LedgerModel::default();
         let mut now = at(1);
         let tensors: Vec<Wanted> = (0..12).map(|n| tensor(n, u64::from(n) * 300_000)).collect();
         for step in steps {
             match step {
-                Step::Join if expected.holders.len() < 8 => {
+                HolderStep::Join if expected.holders.len() < 8 => {
                     expected.holders.push((ledger.join().expect("room"), vec![], vec![]));
                 }
-                Step::Pass(seconds) => now = now + Duration::from_secs(seconds),
-                Step::Gc => {
+                HolderStep::Pass(seconds) => now = now + Duration::from_secs(seconds),
+                HolderStep::Gc => {
                     ledger.gc();
                 }
-                Step::Relieve => {
+                HolderStep::Relieve => {
                     ledger.relieve();
                 }
-                Step::Leave(holder) if holder < expected.holders.len() => {
+                HolderStep::Leave(holder) if holder < expected.holders.len() => {
                     let (id, ..) = expected.holders.remove(holder);
                     ledger.leave(now, id);
                 }
-                Step::Take(holder, numbers, claims) if holder < expected.holders.len() => {
+                HolderStep::Take(holder, numbers, claims) if holder < expected.holders.len() => {
                     let (id, tickets, leases) = &mut expected.holders[holder];
                     let wanted: Vec<&Wanted> =
                         numbers.iter().map(|n| &tensors[usize::from(*n)]).collect();
                     if let Ok(answers) = ledger.take(now, *id, &wanted, claims) {
                         for (number, answer) in numbers.iter().zip(answers) {
                             match answer {
-                                Answer::Here(..) => leases.push(*number),
-                                Answer::Fill => {
+                                Availability::Here((..)) => leases.push(*number),
+                                Availability::Fill => {
                                     prop_assert!(claims);
                                     tickets.push(*number);
                                 }
-                                Answer::Wait => prop_assert!(claims),
-                                Answer::Absent => prop_assert!(!claims),
+                                Availability::Wait => prop_assert!(claims),
+                                Availability::Absent => prop_assert!(!claims),
                             }
                         }
                     }
                 }
-                Step::Publish(holder) if holder < expected.holders.len() => {
+                HolderStep::Publish(holder) if holder < expected.holders.len() => {
                     let (id, tickets, leases) = &mut expected.holders[holder];
                     let mut numbers = std::mem::take(tickets);
                     numbers.sort_unstable();
@@ -567,7 +589,7 @@ proptest! {
                         }
                     }
                 }
-                Step::GiveBack(holder) if holder < expected.holders.len() => {
+                HolderStep::GiveBack(holder) if holder < expected.holders.len() => {
                     let (id, tickets, _) = &mut expected.holders[holder];
                     let digests: Vec<Digest> = std::mem::take(tickets)
                         .iter()
@@ -575,7 +597,7 @@ proptest! {
                         .collect();
                     ledger.give_back(*id, &digests);
                 }
-                Step::Release(holder, number) if holder < expected.holders.len() => {
+                HolderStep::Release(holder, number) if holder < expected.holders.len() => {
                     let (id, _, leases) = &mut expected.holders[holder];
                     if let Some(at) = leases.iter().position(|leased| *leased == number) {
                         leases.swap_remove(at);

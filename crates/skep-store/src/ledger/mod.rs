@@ -1,11 +1,12 @@
-//! The book of one tenant's store: tensors, segments, leases, tickets, figures, and what may be dropped when.
+//! The ledger of one tenant's store: tensors, segments, leases, tickets and figures. It decides what is dropped, and
+//! when.
 //!
-//! A pure state machine: no I/O, no clock, no threads; `now` is an argument, and times never run backwards. What it says is
-//! carried out by [`Shelf`](crate::shelf::Shelf).
+//! A pure state machine: no I/O, no clock, no threads. `now` is an argument, and never goes back.
+//! [`TenantStore`](crate::tenant_store::TenantStore) carries out its decisions.
 //!
-//! A *holder* is a connection (in process: a lease). It asks for tensors and is told of each: *here*, and then it has a
-//! lease; *fill*, and then it has a ticket, which is the right to be the one that fills; *wait*, because somebody else has
-//! the ticket; *absent*, if it wanted to know no more. A holder that goes gives back all of it.
+//! A *holder* is a connection (in process: a lease). It asks for tensors, and gets an [`Availability`] for each:
+//! *here*, with a lease; *fill*, with a ticket, the right to fill the tensor alone; *wait*, because another holder has
+//! the ticket; *absent*, if it only looked. Its leases and tickets end with it.
 
 mod leases;
 mod publish;
@@ -17,9 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_types::Time;
 
 use crate::{
-    Description, Digest, Listed, Stat, StoreError, StoreOptions, Tenant, Wanted, segment::Identity,
+    Description, Digest, Stat, StoreError, StoreOptions, StoredTensor, Tenant, Wanted,
+    availability::Availability, layout::FileIdentity,
 };
-use reclaimer::Idle;
+use reclaimer::IdleSegments;
 
 /// A holder's number; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,33 +31,23 @@ pub(crate) struct HolderId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SegmentId(pub(crate) u64);
 
-/// What a holder is told of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It lies there, and the holder has a lease.
-    Here(SegmentId, u64),
-    /// The holder has the ticket.
-    Fill,
-    /// Somebody else has the ticket, or nobody gets one yet.
-    Wait,
-    /// It is not there.
-    Absent,
-}
+/// A tensor's segment, and its offset in there.
+pub(crate) type SegmentOffset = (SegmentId, u64);
 
 #[derive(Debug)]
-struct Tensor {
+struct TensorRecord {
     description: Description,
     length: u64,
     segment: SegmentId,
     offset: u64,
     leases: u64,
-    /// Since when it has had no lease.
+    /// When its last lease ended.
     idle_since: Time,
 }
 
 #[derive(Debug)]
 struct SegmentRecord {
-    identity: Identity,
+    identity: FileIdentity,
     size: u64,
     tensors: Vec<Digest>,
     /// Leases to any of its tensors.
@@ -70,29 +62,29 @@ struct Ticket {
 }
 
 #[derive(Debug, Default)]
-struct Holder {
+struct HolderRecord {
     leases: BTreeMap<Digest, u64>,
     lease_count: u64,
     bytes: u64,
     tickets: u64,
     /// Bytes of tensors that it has tickets for.
     ticket_bytes: u64,
-    /// Tensors it waits for: each wait counts once, however often the holder asks.
+    /// Tensors that it waits for: each wait counts once, however often the holder asks.
     waiting: BTreeSet<Digest>,
 }
 
-/// The book.
+/// The ledger.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     tenant: Tenant,
     options: StoreOptions,
     no_tickets_before: Time,
-    tensors: BTreeMap<Digest, Tensor>,
+    tensors: BTreeMap<Digest, TensorRecord>,
     segments: BTreeMap<SegmentId, SegmentRecord>,
-    by_identity: BTreeMap<Identity, SegmentId>,
+    by_identity: BTreeMap<FileIdentity, SegmentId>,
     tickets: BTreeMap<Digest, Ticket>,
-    holders: BTreeMap<HolderId, Holder>,
-    idle: Idle,
+    holders: BTreeMap<HolderId, HolderRecord>,
+    idle: IdleSegments,
     next_number: u64,
     /// Bytes of all segments.
     reserved: u64,
@@ -102,7 +94,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// An empty book. Before `no_tickets_before` nobody may fill.
+    /// An empty ledger, which gives out no tickets before `no_tickets_before`.
     pub(crate) fn new(tenant: Tenant, options: StoreOptions, no_tickets_before: Time) -> Self {
         Self {
             tenant,
@@ -113,7 +105,7 @@ impl Ledger {
             by_identity: BTreeMap::new(),
             tickets: BTreeMap::new(),
             holders: BTreeMap::new(),
-            idle: Idle::default(),
+            idle: IdleSegments::default(),
             next_number: 0,
             reserved: 0,
             promised: 0,
@@ -138,16 +130,16 @@ impl Ledger {
         })
     }
 
-    /// A new holder.
+    /// Adds a holder.
     pub(crate) fn join(&mut self) -> Result<HolderId, StoreError> {
         let holders = self.holders.len() as u64 + 1;
         self.bound("connections", holders, self.options.max_holders)?;
         let id = HolderId(self.number());
-        self.holders.insert(id, Holder::default());
+        self.holders.insert(id, HolderRecord::default());
         Ok(id)
     }
 
-    /// The holder is gone: its leases and tickets end. Whether others may have waited for one of the tickets.
+    /// Removes a holder, with its leases and tickets. Returns whether it had a ticket, for which others may be waiting.
     pub(crate) fn leave(&mut self, now: Time, id: HolderId) -> bool {
         let Some(holder) = self.holders.get(&id) else {
             return false;
@@ -171,18 +163,18 @@ impl Ledger {
         !tickets.is_empty()
     }
 
-    /// What there is of each tensor. Those that are there are leased; of the others the holder gets the ticket if nobody
-    /// has it and it `claims` so.
+    /// Leases the tensors that are there. If the holder `claims` the others, it gets the tickets that no other holder
+    /// has.
     ///
     /// # Errors
-    /// A bound, or a description that is not the stored one's; the holder then has what it had before.
+    /// A bound, or a description that differs from the stored one. The holder then has what it had before.
     pub(crate) fn take(
         &mut self,
         now: Time,
         id: HolderId,
         wanted: &[&Wanted],
         claims: bool,
-    ) -> Result<Vec<Answer>, StoreError> {
+    ) -> Result<Vec<Availability<SegmentOffset>>, StoreError> {
         let mut leased = Vec::new();
         let mut ticketed = Vec::new();
         let outcome = self.try_take(now, id, wanted, claims, &mut leased, &mut ticketed);
@@ -201,13 +193,13 @@ impl Ledger {
         claims: bool,
         leased: &mut Vec<Digest>,
         ticketed: &mut Vec<Digest>,
-    ) -> Result<Vec<Answer>, StoreError> {
-        let mut answers = vec![Answer::Absent; wanted.len()];
-        // Leases first: what is asked for is not dropped to make room for the rest of the question.
+    ) -> Result<Vec<Availability<SegmentOffset>>, StoreError> {
+        let mut answers = vec![Availability::Absent; wanted.len()];
+        // Leases first, so that making room for one tensor never drops another of the same request.
         for (answer, wanted) in answers.iter_mut().zip(wanted) {
             if let Some(place) = self.lease(id, wanted)? {
                 leased.push(wanted.digest);
-                *answer = Answer::Here(place.0, place.1);
+                *answer = Availability::Here(place);
                 self.count_hit(id, wanted.digest);
             }
         }
@@ -215,9 +207,9 @@ impl Ledger {
             return Ok(answers);
         }
         for (answer, wanted) in answers.iter_mut().zip(wanted) {
-            if *answer == Answer::Absent {
+            if *answer == Availability::Absent {
                 *answer = self.ticket(now, id, wanted)?;
-                if *answer == Answer::Fill {
+                if *answer == Availability::Fill {
                     ticketed.push(wanted.digest);
                 }
             }
@@ -225,7 +217,7 @@ impl Ledger {
         Ok(answers)
     }
 
-    /// A tensor that was waited for was counted when the wait began.
+    /// Counts a hit, unless the holder waited for the tensor: that was counted when the wait began.
     fn count_hit(&mut self, id: HolderId, digest: Digest) {
         let waited = self
             .holders
@@ -236,13 +228,13 @@ impl Ledger {
         }
     }
 
-    /// Where a tensor lies.
-    pub(crate) fn place(&self, digest: Digest) -> Option<(SegmentId, u64)> {
+    /// The location of a tensor.
+    pub(crate) fn place(&self, digest: Digest) -> Option<SegmentOffset> {
         let tensor = self.tensors.get(&digest)?;
         Some((tensor.segment, tensor.offset))
     }
 
-    /// Somebody waited so long for what another fills.
+    /// Adds the time that a holder waited for others to fill.
     pub(crate) fn waited(&mut self, nanoseconds: u64) {
         self.stat.wait_ns = self.stat.wait_ns.saturating_add(nanoseconds);
     }
@@ -258,13 +250,13 @@ impl Ledger {
         }
     }
 
-    /// At most so many tensors behind `after` in order of digests.
-    pub(crate) fn list(&self, now: Time, after: Option<Digest>, most: usize) -> Vec<Listed> {
+    /// At most `most` tensors that follow `after`, in the order of digests.
+    pub(crate) fn list(&self, now: Time, after: Option<Digest>, most: usize) -> Vec<StoredTensor> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         let tensors = self.tensors.range((from, Unbounded)).take(most);
         tensors
-            .map(|(digest, tensor)| Listed {
+            .map(|(digest, tensor)| StoredTensor {
                 digest: *digest,
                 description: tensor.description.clone(),
                 length: tensor.length,
@@ -276,5 +268,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
 mod tests;
