@@ -5,6 +5,7 @@ mod benches;
 mod codegen;
 mod figures;
 mod fuzz;
+mod mutants;
 mod rust_source;
 mod setup;
 mod test;
@@ -25,6 +26,8 @@ usage: cargo xtask <task>
   tidy            the checks that a program can make of ARCHITECTURE.md's invariants
   figures [FOLDER] [--names]
                   print figures of the source tree: files, arrows and circles among them, names with several meanings, long functions
+  mutants [CRATE] [-- OPTIONS]
+                  change the crates that decide, one mutation after the other, and fail where tests notice less than 95 %; installs cargo-mutants, takes hours
   bench NAME ...  run a benchmark, with its arguments, and write its folder under benchmarks/results
   fuzz TARGET [--seconds N]
                   feed a parser of outside bytes with what libFuzzer makes of fuzz/corpus, for ten minutes unless told
@@ -53,6 +56,7 @@ fn run() -> Result<()> {
         Some("test") => test::run(&root, flag(&flags, "--fast")?),
         Some("tidy") => tidy::run(&root),
         Some("figures") => figures::run(&root, &flags),
+        Some("mutants") => mutants::run(&root, &flags),
         Some("bench") => bench::run(&root, &flags),
         Some("fuzz") => fuzz::run(&root, &flags),
         Some("operators") => operators(&root),
