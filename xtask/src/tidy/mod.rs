@@ -1,16 +1,20 @@
-//! The checks that a program can make of ARCHITECTURE.md's invariants.
+//! The checks that a program can make of ARCHITECTURE.md's invariants and of the house's habits.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+mod commits;
+mod errors;
+mod purity;
+
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 
-use crate::codegen;
+use crate::{
+    codegen, figures,
+    rust_source::{self, RustSource},
+};
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 28] = [
+const ORDER: &[(u8, &str)] = &[
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -56,20 +60,6 @@ const UNSAFE_ALLOWED: [&str; 10] = [
     "skep-sandbox",
 ];
 
-/// What layers 0 and 1 never mention: time and randomness are arguments, and there is no I/O.
-const IMPURE: [&str; 10] = [
-    "tokio::",
-    "std::net",
-    "std::fs",
-    "std::thread",
-    "std::env",
-    "Instant::now",
-    "SystemTime",
-    "rand::rng",
-    "println!",
-    "eprintln!",
-];
-
 /// Edges that are as pure as those below: the same arguments give the same outcome.
 const PURE_EDGES: [&str; 2] = ["skep-sim", "skep-records"];
 
@@ -90,7 +80,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             continue;
         }
         dependencies(&directory, position, &mut findings)?;
-        for file in rust_files(&directory)? {
+        for file in rust_source::rust_files(&directory)? {
             source(root, &file, *layer, name, &mut findings)?;
         }
     }
@@ -102,6 +92,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     }
     generated_code(root, &mut findings)?;
     profiles(root, &mut findings)?;
+    commits::check(root, &mut findings);
     if findings.is_empty() {
         println!("tidy");
         return Ok(());
@@ -109,24 +100,13 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     bail!("untidy:\n  {}", findings.join("\n  "))
 }
 
-/// Invariants 4 and 5, and the layers: dependencies point down or left. Tests may look anywhere.
+/// Layers: dependencies point down or left, and backends are known by their trait only. Tests may look anywhere.
 fn dependencies(directory: &Path, position: usize, findings: &mut Vec<String>) -> Result<()> {
     let path = directory.join("Cargo.toml");
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let (_, own) = ORDER[position];
-    let mut in_dependencies = false;
-    for line in text.lines() {
-        if line.starts_with('[') {
-            in_dependencies = line == "[dependencies]";
-        }
-        let Some(name) = line
-            .split(['.', ' ', '='])
-            .next()
-            .filter(|name| in_dependencies && name.starts_with("skep"))
-        else {
-            continue;
-        };
+    for name in figures::own_dependencies(&text) {
         if !ORDER[..position].iter().any(|(_, lower)| *lower == name) {
             findings.push(format!("{own} depends on {name}, which is not below it"));
         }
@@ -186,49 +166,26 @@ fn source(
     if text.contains("unbounded_channel") || is_there && !text.contains("// Bounded:") {
         findings.push(format!("{shown}: a channel without a bound (or without a `// Bounded:` line that says why it is one)"));
     }
-    let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
-    let is_test = file
-        .components()
-        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "examples")
-        || shown.to_string().ends_with("_tests.rs");
-    if (layer <= 1 || PURE_EDGES.contains(&crate_name)) && !is_test {
-        for word in IMPURE.iter().filter(|word| code.contains(**word)) {
+    let source = RustSource::parse(&text).with_context(|| format!("cannot parse {shown}"))?;
+    let is_pure = layer <= 1 || PURE_EDGES.contains(&crate_name);
+    if is_pure && !rust_source::is_test_file(file.strip_prefix(root).unwrap_or(file)) {
+        for word in purity::impure(&source) {
             findings.push(format!(
                 "{shown}: `{word}` in layer {layer}, which has no I/O and no clock"
             ));
         }
     }
-    for said in said_twice(code) {
+    for said in errors::said_twice(&source.text) {
         findings.push(format!(
             "{shown}: `{said}` says its source, which is then said again behind it: name the field `reason`, without `#[source]` and `#[from]`"
         ));
     }
-    if layer <= 3 && code.contains("Serialize") {
+    if layer <= 3 && source.text.contains("Serialize") {
         findings.push(format!(
             "{shown}: internal types are not serialisable, the edge converts"
         ));
     }
     Ok(())
-}
-
-/// Texts of errors (thiserror's) that hold what [`std::error::Error::source`] gives besides: chains are printed whole.
-fn said_twice(code: &str) -> Vec<&str> {
-    let mut found = Vec::new();
-    for part in code.split("#[error(").skip(1) {
-        let Some((text, item)) = part.split_once(")]") else {
-            continue;
-        };
-        // As far as the variant or the structure goes.
-        let end = item.find("\n    },").or_else(|| item.find("\n}"));
-        let item = &item[..end.unwrap_or(item.len())];
-        let has_source = ["#[source]", "#[from]", " source:"]
-            .iter()
-            .any(|mark| item.contains(mark));
-        if has_source && ["{source}", "{0}"].iter().any(|name| text.contains(name)) {
-            found.push(text.trim());
-        }
-    }
-    found
 }
 
 /// The committed code is what the `.proto` files say.
@@ -242,7 +199,7 @@ fn generated_code(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Invariant 8: a panic must unwind, so that it ends a batch and not the server.
+/// Panics in backends: a panic must unwind, so that it ends a batch and not the server.
 fn profiles(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     if fs::read_to_string(root.join("Cargo.toml"))?.contains("panic = \"abort\"") {
         findings.push(
@@ -250,41 +207,4 @@ fn profiles(root: &Path, findings: &mut Vec<String>) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn rust_files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut pending = vec![directory.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                if !path.ends_with("generated") {
-                    pending.push(path);
-                }
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_that_says_its_source_is_found() {
-        let found = |item: &str| said_twice(item).len();
-        assert_eq!(found("#[error(\"a: {source}\")]\n    A { source: E },"), 1);
-        assert_eq!(found("#[error(\"a: {0}\")]\n    A(#[from] E),"), 1);
-        assert_eq!(found("#[error(transparent)]\n    A(#[from] E),"), 0);
-        assert_eq!(found("#[error(\"a\")]\n    A(#[source] E),"), 0);
-        assert_eq!(found("#[error(\"a: {reason}\")]\n    A { reason: E },"), 0);
-        let several =
-            "#[error(\"{0}\")]\n    A(E),\n    #[error(transparent)]\n    B(#[from] E),\n}";
-        assert_eq!(found(several), 0);
-    }
 }
