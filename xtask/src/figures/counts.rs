@@ -63,14 +63,14 @@ fn is_closure(value: &Expr) -> bool {
     }
 }
 
-/// The names of the types, traits and aliases that a file defines, with their lines. Associated types do not count.
-pub(crate) fn type_names(file: &syn::File) -> Vec<(String, usize)> {
+/// The names of the types, traits and aliases that a file defines. Associated types do not count.
+pub(crate) fn type_names(file: &syn::File) -> Vec<String> {
     let mut names = TypeNames(Vec::new());
     names.visit_file(file);
     names.0
 }
 
-struct TypeNames(Vec<(String, usize)>);
+struct TypeNames(Vec<String>);
 
 impl<'a> Visit<'a> for TypeNames {
     fn visit_item(&mut self, item: &'a syn::Item) {
@@ -83,7 +83,7 @@ impl<'a> Visit<'a> for TypeNames {
             _ => None,
         };
         if let Some(name) = name {
-            self.0.push((name.to_string(), name.span().start().line));
+            self.0.push(name.to_string());
         }
         visit::visit_item(self, item);
     }
@@ -120,7 +120,6 @@ mod tests {
         let names = type_names(&file(
             "struct A;\nmod m {\n    enum B {}\n}\nimpl T for A { type C = u8; }\ntrait T { type C; }\ntype D = u8;\n",
         ));
-        let names: Vec<(&str, usize)> = names.iter().map(|(name, line)| (&**name, *line)).collect();
-        assert_eq!(names, [("A", 1), ("B", 3), ("T", 6), ("D", 7)]);
+        assert_eq!(names, ["A", "B", "T", "D"]);
     }
 }

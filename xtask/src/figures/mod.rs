@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use crate::rust_source::{self, RustSource};
 use arrows::CrateMap;
 use counts::Counts;
+pub(crate) use counts::type_names;
 
 /// A function longer than this does more than one thing.
 const LONG_FUNCTION_LINES: usize = 70;
@@ -61,7 +62,7 @@ fn report(root: &Path, names: bool) -> Result<String> {
         page,
         "arrows between crates        {arrows} among {crate_count} crates"
     )?;
-    type_names(&mut page, &crates, names)?;
+    shared_names(&mut page, &crates, names)?;
     statements(&mut page, &crates)?;
     Ok(page)
 }
@@ -197,12 +198,12 @@ pub(crate) fn own_dependencies(manifest: &str) -> Vec<&str> {
     found
 }
 
-fn type_names(page: &mut String, crates: &[CrateFiles], names: bool) -> Result<()> {
+fn shared_names(page: &mut String, crates: &[CrateFiles], names: bool) -> Result<()> {
     let mut owners: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     let mut definitions = Vec::new();
     for krate in crates {
         for (_, source) in &krate.files {
-            for (name, _) in counts::type_names(&source.syntax) {
+            for name in type_names(&source.syntax) {
                 owners.entry(name.clone()).or_default().insert(&krate.name);
                 definitions.push(name);
             }

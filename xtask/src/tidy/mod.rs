@@ -2,6 +2,7 @@
 
 mod commits;
 mod errors;
+mod names;
 mod purity;
 
 use std::{fs, path::Path};
@@ -167,8 +168,16 @@ fn source(
         findings.push(format!("{shown}: a channel without a bound (or without a `// Bounded:` line that says why it is one)"));
     }
     let source = RustSource::parse(&text).with_context(|| format!("cannot parse {shown}"))?;
+    let is_for_tests = rust_source::is_test_file(file.strip_prefix(root).unwrap_or(file));
     let is_pure = layer <= 1 || PURE_EDGES.contains(&crate_name);
-    if is_pure && !rust_source::is_test_file(file.strip_prefix(root).unwrap_or(file)) {
+    if !is_for_tests {
+        for (word, owner) in names::check(crate_name, &source.syntax) {
+            findings.push(format!(
+                "{shown}: the type `{word}` has the name of one of {owner} (docs/glossary.md), expected a name of two words"
+            ));
+        }
+    }
+    if is_pure && !is_for_tests {
         for word in purity::impure(&source) {
             findings.push(format!(
                 "{shown}: `{word}` in layer {layer}, which has no I/O and no clock"
