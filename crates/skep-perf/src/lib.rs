@@ -1,9 +1,9 @@
-//! Load generation and measurement.
+//! Load generation and measurement: what benchmarks and tools that measure a server are made of.
 //!
 //! [`closed_loop`] keeps a number of requests outstanding and counts what comes back, [`open_loop`] sends them at given
 //! moments; [`Server`] runs a `skep serve` of
 //! its own to measure; [`memory`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`] and
-//! [`quantile`] sum up rounds. The benchmarks in `examples/` are made of these; `cargo xtask bench` runs them.
+//! [`quantile`] sum up rounds.
 
 mod closed_loop;
 mod memory;

@@ -9,11 +9,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use skep_backend::{Baking, Model, OutputSlot, Weights};
 use skep_cache::Cache;
+use skep_models::{Inputs, Kind, Options, generate, inputs};
 use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use tempfile::TempDir;
 
-use crate::{Inputs, Kind, Options, files, generate, inputs};
+use crate::files;
 
 /// What the cache may hold, in bytes: more than any model of a test.
 const BUDGET_BYTES: u64 = 1 << 30;
@@ -115,7 +116,7 @@ pub fn answers(model: &Arc<dyn Model>, kind: &Kind) -> Vec<Tensor> {
             batch,
             sequence: 9,
         };
-        let tensor = |input: crate::InputTensor| {
+        let tensor = |input: skep_models::InputTensor| {
             Tensor::new(input.datatype, input.shape, input.data.into()).expect("fits")
         };
         inputs(kind, wanted).into_iter().map(tensor).collect()

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
-use skep_testkit::{Batch, Kind, Options, Sharing, Variant};
+use skep_models::{BatchDim, Kind, Options, Sharing, Variant};
 
 use crate::output::{self, outln};
 
@@ -56,11 +56,11 @@ pub(crate) fn run(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     }
     let options = Options {
         seed: args.seed,
-        batch: args.batch.map_or(Batch::Variable, Batch::Fixed),
+        batch: args.batch.map_or(BatchDim::Variable, BatchDim::Fixed),
         external_data: args.external_data,
         variant,
     };
-    let model = skep_testkit::generate(&kind, &options)?;
+    let model = skep_models::generate(&kind, &options)?;
     let place = if let Some(name) = &args.repository {
         model.write_repository(&args.out, name, None)?;
         args.out.join(name)

@@ -58,8 +58,6 @@ const NOT_YET_RENAMED: &[(&str, &str)] = &[
     ("Recording", "skep-sim"),
     ("Tensor", "skep-records"),
     ("Form", "skep-records"),
-    ("Tensor", "skep-testkit"),
-    ("Batch", "skep-testkit"),
 ];
 
 /// The types of a file that have a word of another crate for their name, with that crate.

@@ -1,13 +1,16 @@
 //! Records of generated networks beside what ONNX Runtime 1.31.1 was seen to allocate, and small graphs, one a rule.
 
 use proptest::prelude::*;
+use skep_models::{
+    Dim, GraphBuilder, GraphValue as Value, NodeAttribute as Attribute, Options,
+    WeightFill as Fill, generate,
+};
 use skep_onnx::{OnnxModel, infer::Given};
 use skep_planner::{Budget, auto, validate_offsets};
 use skep_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
     attribute_proto::AttributeType, tensor_shape_proto::dimension::Value as Dimension, type_proto,
 };
-use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate};
 use skep_types::DataType;
 
 use super::{Machine, Usage, Variant, graph::Origin, runtime_graph, runtime_weights, usage};
