@@ -8,7 +8,7 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{
+use crate::commands::{
     bake::BakeArgs, check::CheckArgs, doctor::DoctorArgs, generate::GenerateArgs, infer::InferArgs,
     plan::PlanArgs, serve::ServeArgs, simulate::SimulateArgs, store::StoreArgs,
 };

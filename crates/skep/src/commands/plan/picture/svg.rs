@@ -7,7 +7,7 @@ use skep_planner::Buffer;
 use super::{FILLS, curve::loads, offsets};
 use crate::{
     axis::{ending, escaped, number, step, ticks, whole_step},
-    plan::{
+    commands::plan::{
         compare::{Row, Study},
         show::waste,
     },
@@ -44,7 +44,7 @@ text{fill:var(--ink)}.s{fill:var(--soft)}.g{stroke:var(--rule)}\
 rect.b:hover{stroke:var(--ink);stroke-width:1.5}";
 
 /// A panel for each of the records, below each other; `from` says where they come from.
-pub(in crate::plan) fn svg(studies: &[Study], from: &str) -> String {
+pub(in crate::commands::plan) fn svg(studies: &[Study], from: &str) -> String {
     let (width, height) = (LEFT + WIDTH + RIGHT, PANEL * studies.len().max(1) as f64);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \

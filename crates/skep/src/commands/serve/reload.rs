@@ -4,8 +4,9 @@ use std::{sync::Arc, thread};
 
 use skep_server::{ServerOptions, Tls};
 
+use super::access_log::AccessLogFile;
 use super::restrict::RestrictionFile;
-use crate::{access_log::AccessLogFile, logging::Logs};
+use crate::logging::Logs;
 
 /// What can be read again while the server runs.
 #[derive(Debug, Clone)]

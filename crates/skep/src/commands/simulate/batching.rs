@@ -8,8 +8,8 @@ use skep_sim::{Arrivals, Contender, Figures, Jitter, Model, Point};
 
 use super::{
     chart,
+    flags::{self, Pattern, Policies, Seeds, Slo, TableFlag},
     measure::{MeasureArgs, Measured},
-    parse::{self, Pattern, Policies, Seeds, Slo, Table},
     saved::Saved,
     show,
 };
@@ -28,12 +28,12 @@ const LOADS: [f64; 9] = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5];
 const MAX_BATCH_SIZE: u32 = 64;
 
 #[derive(Debug, Args)]
-#[command(after_help = format!("Policies: {}", parse::policy_names()))]
+#[command(after_help = format!("Policies: {}", flags::policy_names()))]
 pub(crate) struct BatchingArgs {
     /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured `batch,ms`
     /// lines, whose comments may give instances, max_batch_size and slo_ms; may be given several times [default: affine:1.87,0.087]
     #[arg(long, value_name = "TABLE", allow_hyphen_values = true)]
-    table: Vec<Table>,
+    table: Vec<TableFlag>,
     #[command(flatten)]
     measure: MeasureArgs,
     /// Latency objectives: milliseconds, or multiples of what a single request takes, as in 5x [default: 2x,5x,20x]
@@ -56,10 +56,10 @@ pub(crate) struct BatchingArgs {
     arrival: Vec<Pattern>,
     /// Requests a second, as shares of what all instances carry with batches of the best size [default:
     /// 0.1,0.3,0.5,0.7,0.8,0.9,1.0,1.2,1.5, unless --rate is given]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::load, allow_hyphen_values = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = flags::load, allow_hyphen_values = true)]
     load: Vec<f64>,
     /// Requests a second, as numbers; beside --load where that is given too
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse::rate, allow_hyphen_values = true)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = flags::rate, allow_hyphen_values = true)]
     rate: Vec<f64>,
     /// Numbers of instances [default: the table's or the model's, else 1]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1024), allow_hyphen_values = true)]
@@ -71,10 +71,10 @@ pub(crate) struct BatchingArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536), allow_hyphen_values = true, default_value = "1")]
     request_batch_size: u32,
     /// By how much executions vary: a share to either side of the table, or lognormal:DEVIATION
-    #[arg(long, value_name = "JITTER", value_parser = parse::jitter, allow_hyphen_values = true, default_value = "0")]
+    #[arg(long, value_name = "JITTER", value_parser = flags::jitter, allow_hyphen_values = true, default_value = "0")]
     jitter: Jitter,
     /// How much longer an execution takes for each other that runs when it begins, as a share
-    #[arg(long, value_name = "SHARE", value_parser = parse::stretch, allow_hyphen_values = true, default_value = "0")]
+    #[arg(long, value_name = "SHARE", value_parser = flags::stretch, allow_hyphen_values = true, default_value = "0")]
     stretch: f64,
     /// Which policies are compared; all of them unless told. One is Triton's batcher with settings of your own, as in
     /// triton:preferred=4+8,delay=500: preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE, timeout=MICROSECONDS
@@ -150,11 +150,11 @@ pub(crate) fn run(args: &BatchingArgs) -> anyhow::Result<ExitCode> {
     let from = origin::line(&command);
     check_repeats(args)?;
     // Before a model is measured: what is wrong with these would be said after seconds.
-    let seeds = parse::seeds(&args.seed, args.seeds.into())?;
+    let seeds = flags::seeds(&args.seed, args.seeds.into())?;
     let arrivals = args.arrival.iter().map(Pattern::load);
     let arrivals: Vec<Arrivals> = arrivals.collect::<anyhow::Result<_>>()?;
-    let given = args.table.iter().map(Table::read);
-    let given: Vec<(Table, Saved)> = given.collect::<anyhow::Result<_>>()?;
+    let given = args.table.iter().map(TableFlag::read);
+    let given: Vec<(TableFlag, Saved)> = given.collect::<anyhow::Result<_>>()?;
     if let Some(max) = args.max_batch_size {
         check_sizes(args, max)?;
     }
@@ -229,7 +229,7 @@ fn check_repeats(args: &BatchingArgs) -> anyhow::Result<()> {
 }
 
 /// What tables gave and what they lack.
-fn notes(args: &BatchingArgs, given: &[(Table, Saved)], panels: &[Panel]) -> Vec<String> {
+fn notes(args: &BatchingArgs, given: &[(TableFlag, Saved)], panels: &[Panel]) -> Vec<String> {
     let mut notes = Vec::new();
     for (table, saved) in given {
         let name = &table.name;
@@ -280,7 +280,7 @@ fn notes(args: &BatchingArgs, given: &[(Table, Saved)], panels: &[Panel]) -> Vec
 /// concern.
 fn panels(
     args: &BatchingArgs,
-    given: &[(Table, Saved)],
+    given: &[(TableFlag, Saved)],
     measured: Option<&Measured>,
     arrivals: &[Arrivals],
     seeds: &[u64],
@@ -362,12 +362,12 @@ fn rates(args: &BatchingArgs, panel: &Panel) -> Vec<Rate> {
 /// The panels, without results yet, and the arrivals of each.
 fn empty_panels<'a>(
     args: &BatchingArgs,
-    given: &[(Table, Saved)],
+    given: &[(TableFlag, Saved)],
     measured: Option<&Measured>,
     arrivals: &'a [Arrivals],
 ) -> anyhow::Result<(Vec<Panel>, Vec<&'a Arrivals>)> {
     let mut tables = given.to_vec();
-    let of_model = measured.map(|m| Table::measured(m.name.clone(), m.lines()));
+    let of_model = measured.map(|m| TableFlag::measured(m.name.clone(), m.lines()));
     tables.extend(of_model.map(|table| (table, Saved::default())));
     if tables.is_empty() {
         let table = TABLE.parse().map_err(anyhow::Error::msg)?;

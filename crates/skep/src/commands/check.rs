@@ -13,8 +13,8 @@ use crate::{
     backends,
     cli::boolean,
     colour::{Colour, Colours},
+    commands::{sandbox, serve},
     output::{OutputError, errln, outln},
-    sandbox, serve,
     table::letters,
 };
 

@@ -12,10 +12,10 @@ use skep_types::ModelVersion;
 use crate::{
     axis, backends,
     colour::{Colour, Colours},
+    commands::sandbox,
     logging::{self, LogFormat, LogOptions},
     output::{OutputError, errln, outln},
     progress::Progress,
-    sandbox,
     table::letters,
     units::human,
     weights::{CacheArgs, in_process},

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{FILLS, offsets};
 use crate::{
-    plan::{
+    commands::plan::{
         compare::Study,
         show::{heading, waste},
     },
@@ -22,7 +22,7 @@ const PAGE: &str = include_str!("page.html");
 const MOST_OFFSETS: usize = 4_000_000;
 
 /// The page, with as many plans as it has room for, the smallest first; `from` says where they come from.
-pub(in crate::plan) fn html(studies: &[Study], from: &str) -> String {
+pub(in crate::commands::plan) fn html(studies: &[Study], from: &str) -> String {
     let mut room = MOST_OFFSETS;
     let studies: Vec<String> = studies.iter().map(|study| data(study, &mut room)).collect();
     let data = format!(

@@ -1,9 +1,41 @@
-//! What the log says of a start: the ports, what is served, and whether the server is ready.
+//! A server's start: the models that it loads, and what the log says of ports, models and readiness.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    thread,
+};
 
 use skep_runtime::{Runtime, StartReport, VersionState};
 use skep_server::Addresses;
+use skep_types::ModelName;
+use tokio::sync::oneshot;
+
+/// Which models are loaded at the start.
+pub(super) enum StartModels {
+    All,
+    Named(Vec<ModelName>),
+}
+
+impl StartModels {
+    /// Loads them on a thread of its own, which waits for loads that a stop does not wait for.
+    pub(super) fn load(self, runtime: &Arc<Runtime>) -> io::Result<oneshot::Receiver<StartReport>> {
+        let (outcome, loaded) = oneshot::channel();
+        let runtime = Arc::clone(runtime);
+        let load = move || {
+            let report = match &self {
+                Self::All => runtime.start(None),
+                Self::Named(names) => runtime.start(Some(names)),
+            };
+            drop(outcome.send(report));
+        };
+        thread::Builder::new()
+            .name("start".to_owned())
+            .spawn(load)?;
+        Ok(loaded)
+    }
+}
 
 /// The start lines: one a port, with the port that was really opened.
 pub(super) fn announce(addresses: Addresses, is_encrypted: bool) {

@@ -2,8 +2,8 @@
 
 mod batching;
 mod chart;
+mod flags;
 mod measure;
-mod parse;
 mod place;
 mod saved;
 mod show;

@@ -24,10 +24,10 @@ use crate::{
     axis::number,
     backends,
     colour::Colours,
+    commands::sandbox,
     logging::{self, LogFormat, LogOptions},
     output,
     progress::Progress,
-    sandbox,
     table::Table,
 };
 
