@@ -263,6 +263,21 @@ fn the_oldest_execution_is_forgotten_first() {
 }
 
 #[test]
+fn as_many_executions_are_remembered_as_there_is_room_for() {
+    let mut model = known(4, &[]);
+    // Seven of 32 slow ones are the percentile, six are not.
+    for _ in 0..7 {
+        model.learn(4, us(900));
+    }
+    for _ in 7..REMEMBERED {
+        model.learn(4, us(100));
+    }
+    assert_eq!(model.of(4), 900_000);
+    model.learn(4, us(100));
+    assert_eq!(model.of(4), 100_000);
+}
+
+#[test]
 fn sizes_of_one_cell_are_known_as_the_last_one() {
     let mut model = known(128, &[(1, 100)]);
     model.learn(64, us(1000));

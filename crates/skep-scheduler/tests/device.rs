@@ -190,6 +190,91 @@ fn who_leaves_gives_back_what_it_had() {
     assert_eq!(share.join(1.0, 1), first, "its number is free");
 }
 
+#[test]
+fn a_device_has_at_least_one_slot() {
+    assert_eq!(
+        [0, 1, 3].map(|slots| DeviceShare::new(slots).slots()),
+        [1, 1, 3]
+    );
+}
+
+#[test]
+fn a_weight_that_is_not_a_positive_number_counts_as_one() {
+    for weight in [0.0, -2.0, f64::NAN, f64::INFINITY] {
+        let had = overload(1, &[greedy(weight, 1, 300), greedy(1.0, 1, 700)], 1);
+        let ratio = had[0] / had[1];
+        assert!((0.95..1.05).contains(&ratio), "{weight}: {had:?}");
+    }
+}
+
+#[test]
+fn executions_after_a_change_take_the_new_number_of_slots() {
+    for (threads, busy) in [(1, 1), (2, 2), (3, 3), (0, 1), (9, 3)] {
+        let mut share = DeviceShare::new(3);
+        let model = share.join(1.0, 1);
+        share.set_threads(model, threads);
+        let mut grants = Grants::new();
+        share.want(model, us(0), &mut grants);
+        assert_eq!(share.busy(), busy, "{threads} threads");
+    }
+}
+
+/// Each slot of an execution is charged, also for the time by which it took longer than the one before.
+#[test]
+fn an_execution_on_several_slots_is_charged_for_all_of_them() {
+    let mut share = DeviceShare::new(2).with_min_turn(Duration::MAX);
+    let (narrow, wide, blocker) = (share.join(1.0, 1), share.join(1.0, 2), share.join(1.0, 2));
+    let mut grants = Grants::new();
+    share.want(wide, us(0), &mut grants);
+    share.release(
+        wide,
+        us(10_000),
+        Duration::from_millis(10),
+        false,
+        &mut grants,
+    );
+    share.want(narrow, us(10_000), &mut grants);
+    share.release(
+        narrow,
+        us(25_000),
+        Duration::from_millis(15),
+        false,
+        &mut grants,
+    );
+    share.want(blocker, us(25_000), &mut grants);
+    share.want(wide, us(25_000), &mut grants);
+    share.want(narrow, us(25_000), &mut grants);
+    grants.clear();
+    // 20 ms of slot time for the wide one, 15 ms for the narrow one.
+    share.release(
+        blocker,
+        us(26_000),
+        Duration::from_millis(1),
+        false,
+        &mut grants,
+    );
+    assert_eq!(grants.as_slice(), [narrow]);
+}
+
+#[test]
+fn a_timeout_lies_ahead_and_grants_what_is_lent_then() {
+    let mut share = DeviceShare::new(1);
+    let (long, short) = (share.join(1.0, 1), share.join(1.0, 1));
+    let mut grants = Grants::new();
+    share.want(long, us(0), &mut grants);
+    assert_eq!(share.next_timeout(us(0)), None, "nobody waits");
+    share.want(short, us(100), &mut grants);
+    let turn = Time::ZERO + MIN_TURN;
+    assert_eq!(share.next_timeout(us(100)), Some(turn));
+    assert_eq!(share.next_timeout(turn), None);
+    grants.clear();
+    share.handle_timeout(us(1999), &mut grants);
+    assert!(grants.is_empty());
+    share.handle_timeout(turn, &mut grants);
+    assert_eq!(grants.as_slice(), [short]);
+    assert_eq!(share.busy(), 1, "the slot is lent, not taken");
+}
+
 proptest! {
     /// Whatever tenants do, no more runs than there are slots but on those of long executions, nobody is granted what it did
     /// not ask for, and no slot idles while somebody wants what is there.
