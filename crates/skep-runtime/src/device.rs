@@ -12,7 +12,7 @@ use std::{
 };
 
 use skep_host::lock;
-use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
+use skep_scheduler::{DeviceShare, Grants, MIN_TURN, ModelShareId as TenantId};
 use skep_types::Time;
 
 use crate::{

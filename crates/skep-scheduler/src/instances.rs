@@ -8,7 +8,7 @@ pub struct InstanceId(pub u32);
 
 /// A batch that an instance executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct RunningBatch {
     /// Its inferences.
     pub(crate) size: usize,
     /// When it was dispatched.
@@ -19,12 +19,12 @@ pub(crate) struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
     /// With what they execute.
-    known: Vec<(InstanceId, Option<Run>)>,
+    known: Vec<(InstanceId, Option<RunningBatch>)>,
 }
 
 impl Instances {
     /// An instance joins, or has finished its execution, which is given back.
-    pub(crate) fn set_free(&mut self, id: InstanceId) -> Option<Run> {
+    pub(crate) fn set_free(&mut self, id: InstanceId) -> Option<RunningBatch> {
         match self.known.iter_mut().find(|(known, _)| *known == id) {
             Some((_, run)) => run.take(),
             None => {
@@ -40,7 +40,7 @@ impl Instances {
     }
 
     /// Takes the free instance with the lowest number: under light load always the same one, whose caches are warm.
-    pub(crate) fn take_free(&mut self, with: Run) -> Option<InstanceId> {
+    pub(crate) fn take_free(&mut self, with: RunningBatch) -> Option<InstanceId> {
         let free = self.known.iter_mut().filter(|(_, run)| run.is_none());
         let (id, run) = free.min_by_key(|(id, _)| *id)?;
         *run = Some(with);
@@ -52,7 +52,7 @@ impl Instances {
     }
 
     /// What each executes; none for free ones.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<Run>> + Clone + '_ {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Option<RunningBatch>> + Clone + '_ {
         self.known.iter().map(|(_, run)| *run)
     }
 

@@ -35,7 +35,7 @@ const STALE: u64 = 1024;
 
 /// What is known of the executions of one size.
 #[derive(Debug, Clone)]
-struct Cell {
+struct SizeCell {
     /// The size of which an execution was seen last; within a cell they differ little.
     size: usize,
     /// The last executions, in nanoseconds, as a ring.
@@ -52,7 +52,7 @@ struct Cell {
 /// A latency model of one model on its device.
 #[derive(Debug, Clone)]
 pub(crate) struct LatencyModel {
-    cells: Vec<Option<Cell>>,
+    cells: Vec<Option<SizeCell>>,
     /// By batch size from 0, in nanoseconds; never decreasing.
     table: Vec<u64>,
     useful: usize,
@@ -60,11 +60,11 @@ pub(crate) struct LatencyModel {
     /// Executions of serving so far.
     executions: u64,
     /// For what is computed anew with each change.
-    scratch: Scratch,
+    scratch: FitScratch,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Scratch {
+struct FitScratch {
     sorted: Vec<u64>,
     /// Size, estimate, weight, number of sizes pooled.
     pools: Vec<(f64, f64, usize)>,
@@ -82,7 +82,7 @@ impl LatencyModel {
             useful: max,
             best: max,
             executions: 0,
-            scratch: Scratch::default(),
+            scratch: FitScratch::default(),
         };
         for (size, latency) in profile {
             model.note(*size, nanos(*latency), true);
@@ -146,7 +146,7 @@ impl LatencyModel {
         if size == 0 || size >= self.table.len() {
             return false;
         }
-        let cell = self.cells[cell_of(size)].get_or_insert_with(|| Cell {
+        let cell = self.cells[cell_of(size)].get_or_insert_with(|| SizeCell {
             size,
             seen: Vec::with_capacity(REMEMBERED),
             next: 0,
@@ -177,7 +177,7 @@ impl LatencyModel {
     }
 
     fn rebuild(&mut self) {
-        let Scratch {
+        let FitScratch {
             pools,
             points,
             slopes,

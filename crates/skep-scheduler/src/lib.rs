@@ -50,7 +50,7 @@ mod snapshot;
 mod sorted;
 mod waiting;
 
-pub use device::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, TenantId};
+pub use device::{DeviceShare, Grants, MAX_PASSES, MIN_TURN, ModelShareId};
 pub use instances::InstanceId;
 pub use message::{
     Batch, BatchEnd, Input, Output, Outputs, Payload, RejectReason, Request, RequestId,

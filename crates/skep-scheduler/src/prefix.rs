@@ -7,13 +7,13 @@ use skep_types::Time;
 
 use crate::{
     Payload,
-    waiting::{Place, Waiting},
+    waiting::{QueuePosition, WaitQueue},
 };
 
 /// A batch that ends with a certain request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
-    pub(crate) place: Place,
+pub(crate) struct CandidateBatch {
+    pub(crate) position: QueuePosition,
     /// The inferences up to and with this request.
     pub(crate) size: usize,
     /// When the oldest request up to this one was enqueued.
@@ -26,7 +26,7 @@ pub(crate) struct Step {
 
 /// Why no further request can join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum PrefixEnd {
     /// The next one is too large for what is left.
     Full,
     /// The next one has tensors of other shapes.
@@ -36,8 +36,8 @@ pub(crate) enum Stop {
 /// What was scanned.
 #[derive(Debug, Default)]
 pub(crate) struct Prefix {
-    steps: Vec<Step>,
-    stop: Option<Stop>,
+    steps: Vec<CandidateBatch>,
+    stop: Option<PrefixEnd>,
     /// How many requests Triton's batcher would send at once: see [`Prefix::extend`].
     cut: Option<usize>,
 }
@@ -50,9 +50,12 @@ impl Prefix {
     }
 
     /// A request was put into, or is about to leave, this place.
-    pub(crate) fn touch(&mut self, place: Place) {
+    pub(crate) fn touch(&mut self, position: QueuePosition) {
         // What is behind the scanned part changes nothing, unless the scan ended because of it.
-        let behind = self.steps.last().is_some_and(|step| step.place < place);
+        let behind = self
+            .steps
+            .last()
+            .is_some_and(|step| step.position < position);
         if !behind || self.stop.is_some() {
             self.clear();
         }
@@ -64,16 +67,16 @@ impl Prefix {
     /// when none was met, before the request that goes past the largest.
     pub(crate) fn extend<P: Payload>(
         &mut self,
-        waiting: &Waiting<P>,
+        waiting: &WaitQueue<P>,
         max_batch_size: usize,
         preferred: &[usize],
     ) {
         let largest = preferred.last().copied().unwrap_or(max_batch_size);
         while self.stop.is_none() {
             let last = self.steps.last().copied();
-            let next = last.map_or_else(|| waiting.first(), |step| waiting.after(step.place));
-            let Some(place) = next else { return };
-            let waiter = waiting.get(place);
+            let next = last.map_or_else(|| waiting.first(), |step| waiting.after(step.position));
+            let Some(position) = next else { return };
+            let waiter = waiting.get(position);
             let mut oldest = waiter.since;
             let mut expires = waiter.expires;
             let mut overstayed = waiter.lane().overstayed;
@@ -86,18 +89,18 @@ impl Prefix {
                 if size > largest && self.cut.is_none() {
                     self.cut = Some(self.steps.len());
                 }
-                let first = &waiting.get(self.steps[0].place).request;
+                let first = &waiting.get(self.steps[0].position).request;
                 if size > max_batch_size {
-                    self.stop = Some(Stop::Full);
+                    self.stop = Some(PrefixEnd::Full);
                     return;
                 }
                 if !first.payload.joins(&waiter.request.payload) {
-                    self.stop = Some(Stop::Shape);
+                    self.stop = Some(PrefixEnd::Shape);
                     return;
                 }
             }
-            self.steps.push(Step {
-                place,
+            self.steps.push(CandidateBatch {
+                position,
                 size,
                 oldest,
                 expires,
@@ -108,17 +111,17 @@ impl Prefix {
             }
             // Nothing has less than one inference: what is full stays so.
             if size >= max_batch_size {
-                self.stop = Some(Stop::Full);
+                self.stop = Some(PrefixEnd::Full);
             }
         }
     }
 
     /// The batches that are possible, from one request to all that were scanned.
-    pub(crate) fn steps(&self) -> &[Step] {
+    pub(crate) fn steps(&self) -> &[CandidateBatch] {
         &self.steps
     }
 
-    pub(crate) fn stop(&self) -> Option<Stop> {
+    pub(crate) fn stop(&self) -> Option<PrefixEnd> {
         self.stop
     }
 

@@ -21,8 +21,8 @@ use crate::{Request, RequestId, sorted::Sorted};
 
 /// A waiting request's place. Places of lower value are served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    lane: Lane,
+pub(crate) struct QueuePosition {
+    lane: QueueLane,
     /// Among those of a lane, the earlier; equal where the order is that of arrival.
     urgency: Time,
     id: RequestId,
@@ -31,7 +31,7 @@ pub(crate) struct Place {
 
 /// Where a request queues: by priority level, the overstayed of a level behind its others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Lane {
+pub(crate) struct QueueLane {
     /// Index of the level; 0 is served first.
     pub(crate) level: u32,
     pub(crate) overstayed: bool,
@@ -39,31 +39,31 @@ pub(crate) struct Lane {
 
 /// A request that waits, and what the scheduler knows of it.
 #[derive(Debug)]
-pub(crate) struct Waiter<P> {
+pub(crate) struct WaitingRequest<P> {
     pub(crate) request: Request<P>,
     /// When it was enqueued.
     pub(crate) since: Time,
     /// When its wait ends by its queue's policy or its objective, if it does.
     pub(crate) expires: Option<Time>,
-    place: Place,
+    position: QueuePosition,
 }
 
-impl<P> Waiter<P> {
-    pub(crate) fn place(&self) -> Place {
-        self.place
+impl<P> WaitingRequest<P> {
+    pub(crate) fn position(&self) -> QueuePosition {
+        self.position
     }
 
-    pub(crate) fn lane(&self) -> Lane {
-        self.place.lane
+    pub(crate) fn lane(&self) -> QueueLane {
+        self.position.lane
     }
 }
 
 /// All waiting requests of a model.
 #[derive(Debug)]
-pub(crate) struct Waiting<P> {
-    slots: Vec<Option<Waiter<P>>>,
+pub(crate) struct WaitQueue<P> {
+    slots: Vec<Option<WaitingRequest<P>>>,
     vacant: Vec<u32>,
-    order: Sorted<Place>,
+    order: Sorted<QueuePosition>,
     expiry: Sorted<(Time, RequestId, u32)>,
     by_id: HashMap<RequestId, u32, BuildHasherDefault<IdHasher>>,
     /// Requests a level.
@@ -72,7 +72,7 @@ pub(crate) struct Waiting<P> {
     inferences: usize,
 }
 
-impl<P> Waiting<P> {
+impl<P> WaitQueue<P> {
     pub(crate) fn new(levels: usize) -> Self {
         Self {
             slots: Vec::new(),
@@ -105,16 +105,16 @@ impl<P> Waiting<P> {
         &mut self,
         request: Request<P>,
         since: Time,
-        lane: Lane,
+        lane: QueueLane,
         urgency: Time,
         expires: Option<Time>,
-    ) -> Place {
+    ) -> QueuePosition {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("the queue's bound is below 2^32")
         });
         let id = request.id;
-        let place = Place {
+        let position = QueuePosition {
             lane,
             urgency,
             id,
@@ -122,66 +122,66 @@ impl<P> Waiting<P> {
         };
         self.levels[lane.level as usize] += 1;
         self.inferences += request.batch_size;
-        self.order.insert(place);
+        self.order.insert(position);
         if let Some(expires) = expires {
             self.expiry.insert((expires, id, slot));
         }
         let before = self.by_id.insert(id, slot);
         debug_assert!(before.is_none(), "ids are new");
-        self.slots[slot as usize] = Some(Waiter {
+        self.slots[slot as usize] = Some(WaitingRequest {
             request,
             since,
             expires,
-            place,
+            position,
         });
-        place
+        position
     }
 
     /// The place that is served first.
-    pub(crate) fn first(&self) -> Option<Place> {
+    pub(crate) fn first(&self) -> Option<QueuePosition> {
         self.order.first()
     }
 
     /// The place that is served after this one.
-    pub(crate) fn after(&self, place: Place) -> Option<Place> {
-        self.order.after(place)
+    pub(crate) fn after(&self, position: QueuePosition) -> Option<QueuePosition> {
+        self.order.after(position)
     }
 
     /// All that wait, in the order in which they are served.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter<P>> {
-        self.order.iter().map(|place| self.get(place))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &WaitingRequest<P>> {
+        self.order.iter().map(|position| self.get(position))
     }
 
     /// The waiter whose wait ends first.
-    pub(crate) fn most_urgent(&self) -> Option<&Waiter<P>> {
+    pub(crate) fn most_urgent(&self) -> Option<&WaitingRequest<P>> {
         let (_, _, slot) = self.expiry.first()?;
         self.slots[slot as usize].as_ref()
     }
 
-    pub(crate) fn get(&self, place: Place) -> &Waiter<P> {
-        self.slots[place.slot as usize]
+    pub(crate) fn get(&self, position: QueuePosition) -> &WaitingRequest<P> {
+        self.slots[position.slot as usize]
             .as_ref()
-            .expect("a place is that of a waiting request")
+            .expect("a position is that of a waiting request")
     }
 
-    pub(crate) fn place_of(&self, id: RequestId) -> Option<Place> {
+    pub(crate) fn position_of(&self, id: RequestId) -> Option<QueuePosition> {
         let slot = *self.by_id.get(&id)?;
         let waiter = self.slots[slot as usize].as_ref();
-        waiter.map(|waiter| waiter.place)
+        waiter.map(|waiter| waiter.position)
     }
 
     /// Takes a request out.
-    pub(crate) fn take(&mut self, place: Place) -> Waiter<P> {
-        let waiter = self.slots[place.slot as usize]
+    pub(crate) fn take(&mut self, position: QueuePosition) -> WaitingRequest<P> {
+        let waiter = self.slots[position.slot as usize]
             .take()
-            .expect("a place is that of a waiting request");
-        self.vacant.push(place.slot);
-        self.order.remove(place);
+            .expect("a position is that of a waiting request");
+        self.vacant.push(position.slot);
+        self.order.remove(position);
         if let Some(expires) = waiter.expires {
-            self.expiry.remove((expires, place.id, place.slot));
+            self.expiry.remove((expires, position.id, position.slot));
         }
-        self.by_id.remove(&place.id);
-        self.levels[place.lane.level as usize] -= 1;
+        self.by_id.remove(&position.id);
+        self.levels[position.lane.level as usize] -= 1;
         self.inferences -= waiter.request.batch_size;
         waiter
     }
@@ -192,10 +192,10 @@ impl<P> Waiting<P> {
     }
 
     /// A request whose wait is over, the one that is so for longest.
-    pub(crate) fn expired(&self, now: Time) -> Option<Place> {
+    pub(crate) fn expired(&self, now: Time) -> Option<QueuePosition> {
         let (moment, _, slot) = self.expiry.first()?;
         let waiter = self.slots[slot as usize].as_ref()?;
-        (moment <= now).then_some(waiter.place)
+        (moment <= now).then_some(waiter.position)
     }
 }
 

@@ -44,8 +44,6 @@ const NOT_YET_RENAMED: &[(&str, &str)] = &[
     ("Batch", "skep-onnx"),
     ("Scheduler", "skep-config"),
     ("Tensor", "skep-config"),
-    ("Tenant", "skep-scheduler"),
-    ("Execution", "skep-scheduler"),
     ("Tensor", "skep-store"),
     ("Plan", "skep-backend"),
     ("Tensor", "skep-backend-onnxruntime"),

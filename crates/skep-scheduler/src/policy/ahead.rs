@@ -18,7 +18,7 @@ const MAX_INSTANCES: usize = 16;
 
 /// Where the playing happens; kept for its memory.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
+pub(crate) struct LookAhead {
     /// Deadline in nanoseconds and inferences of the waiting requests, most urgent first.
     requests: Vec<(u64, usize)>,
     /// When each instance is free, in nanoseconds; the first is so now.
@@ -26,7 +26,7 @@ pub(crate) struct Ahead {
     playing: Vec<u64>,
 }
 
-impl Ahead {
+impl LookAhead {
     /// How many of the first requests to drop before the next batch is formed. `requests` are the waiting ones, most
     /// urgent first, `free` the moments at which the other instances are free.
     pub(crate) fn early_drop(

@@ -7,12 +7,12 @@ use skep_types::Time;
 /// A rate on two time scales, of which the larger wins: a burst is seen at once and not forgotten at once.
 #[derive(Debug, Clone)]
 pub(crate) struct ArrivalRate {
-    scales: [Scale; 2],
+    scales: [FadingCount; 2],
 }
 
 /// A count that fades: each inference counts for less as time passes.
 #[derive(Debug, Clone)]
-struct Scale {
+struct FadingCount {
     /// How long it takes to fade to a third (1/e), in nanoseconds.
     span_ns: f64,
     count: f64,
@@ -21,7 +21,7 @@ struct Scale {
 
 impl ArrivalRate {
     pub(crate) fn new(short: Duration, long: Duration) -> Self {
-        let scale = |span: Duration| Scale {
+        let scale = |span: Duration| FadingCount {
             span_ns: span.as_nanos().max(1) as f64,
             count: 0.0,
             at: Time::ZERO,
@@ -45,7 +45,7 @@ impl ArrivalRate {
     }
 }
 
-impl Scale {
+impl FadingCount {
     fn per_ns(&self, now: Time) -> f64 {
         self.faded(now) / self.span_ns
     }

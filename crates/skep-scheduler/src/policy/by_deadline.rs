@@ -9,7 +9,7 @@ use skep_types::Time;
 use crate::{
     BatchEnd,
     latency::LatencyModel,
-    policy::{Verdict, ahead::Ahead},
+    policy::{Verdict, ahead::LookAhead},
 };
 
 /// How much faster than they arrive requests should be served: what a rate is uncertain by.
@@ -22,7 +22,7 @@ const BRIEF: u64 = 10;
 const NEARLY: f64 = 0.995;
 
 /// The waiting requests, most urgent first.
-pub(crate) trait Line {
+pub(crate) trait UrgentQueue {
     /// How many of the first could run as one batch, at least 1.
     fn joined(&self) -> usize;
 
@@ -32,7 +32,7 @@ pub(crate) trait Line {
     /// The earliest deadline of the first `requests`, in nanoseconds; none where none has one.
     fn deadline(&self, requests: usize) -> Option<u64>;
 
-    /// Whether one that arrives could join all of [`Line::joined`], and these may be held back for it.
+    /// Whether one that arrives could join all of [`UrgentQueue::joined`], and these may be held back for it.
     fn may_grow(&self) -> bool;
 
     /// Why these are not more.
@@ -71,7 +71,7 @@ pub(crate) struct Manner {
 
 /// What stays the same for a model.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
+pub(crate) struct ObjectiveTerms {
     pub(crate) max_batch_size: usize,
     /// How long a request has from its arrival to its deadline, in nanoseconds.
     pub(crate) objective: u64,
@@ -81,10 +81,10 @@ pub(crate) struct Terms {
 
 /// What a decision is made of, besides the line.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scene<'a> {
+pub(crate) struct DecisionContext<'a> {
     /// In nanoseconds.
     pub(crate) now: u64,
-    pub(crate) terms: Terms,
+    pub(crate) terms: ObjectiveTerms,
     pub(crate) latency: &'a LatencyModel,
     /// How many there are.
     pub(crate) instances: usize,
@@ -96,14 +96,14 @@ pub(crate) struct Scene<'a> {
     pub(crate) probes: bool,
 }
 
-impl Scene<'_> {
+impl DecisionContext<'_> {
     /// What a free instance does. `free` are the moments at which the others are free, none before now.
     pub(crate) fn decide(
         &self,
         manner: Manner,
-        line: &impl Line,
+        line: &impl UrgentQueue,
         free: impl Iterator<Item = u64>,
-        ahead: &mut Ahead,
+        ahead: &mut LookAhead,
     ) -> Verdict {
         let largest = self.cap(manner) + usize::from(self.probes);
         let joined = line.joined();
@@ -252,7 +252,7 @@ impl Scene<'_> {
 
     /// How many of the first requests have to go so that the next batch can have this size, if so many wait. Smaller
     /// ones would let the backlog grow, and with it the age of the next heads: a spiral.
-    fn in_the_way_of(&self, target: usize, line: &impl Line) -> usize {
+    fn in_the_way_of(&self, target: usize, line: &impl UrgentQueue) -> usize {
         let mut left = line.inferences();
         if left < target {
             return 0;
