@@ -185,7 +185,7 @@ def test_pictures(records, tmp_path):
         (gzip.compress(b"<html>"), "`{}`: it is an HTML page: "),
         (b"PK\x03\x04....archive/data.pkl", "`{}`: it is a PyTorch file"),
         (gzip.compress(RECORDS.encode())[:40], "`{}`: gzip data ends early, after 40 bytes, of which "),
-        (b"\x00\x01\x02", "`{}` is none of the formats that are read: an ONNX model, a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
+        (b"\x00\x01\x02", "`{}` has an unknown format, expected an ONNX model, a CSV table, XLA's *-buffer-assignment.txt or *.hlo.pb"),
         (b"id,lower,upper,size\n", "`{}`: expected a line with a buffer, got none"),
         (b"id,lower,upper,size\na,0,4,1\nb,9,4,1\n", "`{}`: line 3: buffer `b` is live from 9 to before 4, expected an end after the start"),
         (b"id,lower,upper,size\na,0,4,9223372036854775807\n", "`{}`: line 2: sizes up to buffer `a` add up to 2^62 bytes or more"),

@@ -232,13 +232,13 @@ def test_values_out_of_a_file_hold_for_both_protocols_and_change_by_a_signal(sim
     path.chmod(0o600)
     with Server(simple_repository, f"--restricted-api-file={path}") as server:
         assert "can be read by every user" not in server.log
-        assert "answers to everybody" not in server.log
+        assert "answers without restriction" not in server.log
         assert is_refused(server) and not is_refused(server, key="old")
         assert is_refused(server, "/v2/trace/setting") and not is_refused(server, "/v2/trace/setting", key="old")
         assert is_refused_over_grpc(server, "new") and not is_refused_over_grpc(server, "old")
         path.write_text("logging:key=new\ntrace:key=newer\nmodel-repository:other=x\n")
         server.send_signal(signal.SIGHUP)
-        server.wait_for(f"restricted calls ask for the values that are now in `{path}`")
+        server.wait_for(f"restricted calls now ask for the values in `{path}`")
         assert is_refused(server, key="old") and not is_refused(server, key="new")
         assert is_refused_over_grpc(server, "old") and not is_refused_over_grpc(server, "new")
         assert is_refused(server, "/v2/trace/setting", key="new")
@@ -310,5 +310,5 @@ def test_a_pipe_is_read_once_at_the_start(simple_repository, tmp_path):
         pipe.unlink()
         pipe.write_text("logging:key=new\n")
         server.send_signal(signal.SIGHUP)
-        server.wait_for(f"restricted calls ask for the values that are now in `{pipe}`")
+        server.wait_for(f"restricted calls now ask for the values in `{pipe}`")
         assert is_refused(server, key="old") and not is_refused(server, key="new")

@@ -80,24 +80,24 @@ pub(crate) enum Command {
     // Of a flag that is given twice the last one holds, as on Triton: scripts append to what others wrote.
     #[command(args_override_self = true)]
     Serve(Box<ServeArgs>),
-    /// Make what the first load of a model makes, ahead of time
+    /// Prepare models ahead of time, so that their first load is fast
     Bake(BakeArgs),
     /// Check the models of a repository without serving them
     Check(CheckArgs),
-    /// Say what this machine offers: backends, libraries, cores
+    /// Show what this machine offers: backends, libraries, cores
     Doctor(DoctorArgs),
-    /// Ask a running server, and print what it sees
+    /// Send an inference request to a running server and print its answer
     Infer(InferArgs),
     /// Write a generated ONNX model
     Generate(GenerateArgs),
-    /// Try decisions of the server over virtual time
+    /// Simulate the server's decisions in virtual time
     Simulate(SimulateArgs),
     /// Plan the memory of tensors whose sizes and live ranges are known
     Plan(PlanArgs),
-    /// Be a worker process of a server, which starts it so
+    /// Run as a worker process of a server (started by the server itself)
     #[command(name = skep_sandbox::COMMAND, hide = true)]
     Sandbox,
-    /// Keep weights once on a node, for every process on it
+    /// Keep one copy of weights on a node, for all its processes
     Store(StoreArgs),
 }
 

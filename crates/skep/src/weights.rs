@@ -20,7 +20,7 @@ const OFF: &str = "off";
 enum Order {
     /// Another one for each process, so that many that start at once do not want the same tensors at the same time
     Random,
-    /// As the model has them
+    /// The model's own order
     Fixed,
 }
 
@@ -39,11 +39,11 @@ enum Bake {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Weights")]
 pub(crate) struct CacheArgs {
-    /// The directory of baked models, or `off`: every load is a plain one, and shares nothing with others (Skep's own)
+    /// The directory of baked models. `off`: models load from their own files and share no weights (Skep's own)
     /// [default: $XDG_CACHE_HOME/skep, or ~/.cache/skep]
     #[arg(long, value_name = "DIR|off")]
     weight_cache: Option<PathBuf>,
-    /// Bytes that the directory of baked models may hold (Skep's own)
+    /// The most bytes in the directory of baked models (Skep's own)
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_BUDGET_BYTES)]
     weight_cache_bytes: u64,
 }
@@ -52,24 +52,24 @@ pub(crate) struct CacheArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Weights")]
 pub(crate) struct StoreArgs {
-    /// When a model that has not been baked is (Skep's own)
+    /// When to bake a model (Skep's own)
     #[arg(long, value_name = "WHEN", default_value = "background")]
     weight_bake: Bake,
     /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this process's
     /// own (Skep's own)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Bytes of weights above which the own store lets idle ones go at once (Skep's own)
+    /// Bytes of weights above which the server's own store drops unused ones at once (Skep's own)
     #[arg(long, value_name = "BYTES", conflicts_with = "store")]
     store_bytes: Option<u64>,
-    /// For how long the own store keeps weights that no model uses (Skep's own)
+    /// How long the server's own store keeps unused weights, in seconds (Skep's own)
     #[arg(long, value_name = "SECONDS", conflicts_with = "store")]
     store_keep_alive_secs: Option<u64>,
     /// For how long what was made of a model is kept when that is unloaded, in case it is loaded again: a session, a few MiB
     /// beside the weights (Skep's own)
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     session_keep_alive_secs: u64,
-    /// In which order weights are brought into the store (Skep's own)
+    /// The order in which weights enter the store (Skep's own)
     #[arg(long, value_name = "ORDER", default_value = "random")]
     store_load_order: Order,
 }
@@ -93,7 +93,7 @@ impl CacheArgs {
     fn default_cache(&self) -> Option<Cache> {
         let Some(directory) = default_directory() else {
             tracing::warn!(
-                "models are loaded without a cache of baked forms: neither XDG_CACHE_HOME nor HOME says where it may be, `--weight-cache DIR` does"
+                "models are loaded without a cache of baked forms: neither XDG_CACHE_HOME nor HOME is set; `--weight-cache DIR` names a directory"
             );
             return None;
         };

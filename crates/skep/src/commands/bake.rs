@@ -23,7 +23,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct BakeArgs {
-    /// Model files, directories of models, repositories
+    /// Model files, model directories or repositories
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<PathBuf>,
     /// Print one JSON document: a list of models with version, state, bytes, seconds, reason

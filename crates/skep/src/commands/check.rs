@@ -20,11 +20,11 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ConfigFormat {
-    /// As config.pbtxt has it
+    /// In the format of config.pbtxt
     Pbtxt,
-    /// As a server shows it
+    /// In JSON, as a server returns it
     Json,
-    /// Not at all
+    /// Do not print it
     None,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct CheckArgs {
     /// model to tell its inputs and outputs: `.ort` files, and outputs that the file does not declare
     #[arg(long)]
     load: bool,
-    /// How each model's completed configuration is printed
+    /// How to print each model's completed configuration
     #[arg(long, value_name = "FORMAT", default_value = "pbtxt")]
     config: ConfigFormat,
     /// Print one JSON document: a list of models with versions, errors, warnings and completed configuration

@@ -30,11 +30,11 @@ pub(crate) struct GenerateArgs {
     /// Put weights of 1 KiB and more into a side file
     #[arg(long)]
     external_data: bool,
-    /// A variant of that model: other weights in its end, all else the same bytes: `head`, `last-block`,
-    /// `last-3-blocks`, of BERT and MLPs `last-layer`, `last-2-layers`
+    /// Make a variant: other weights at the model's end, the same bytes elsewhere: `head`, `last-block`,
+    /// `last-3-blocks`; for BERT and MLPs also `last-layer`, `last-2-layers`
     #[arg(long, value_name = "END")]
     variant: Option<String>,
-    /// The seed of the weights in a variant's end; another one, another variant
+    /// The seed of the weights at a variant's end; each seed gives another variant
     #[arg(long, value_name = "SEED", default_value_t = 1, requires = "variant")]
     variant_seed: u64,
 }

@@ -19,7 +19,7 @@ use server::ServerArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct InferArgs {
-    /// The model to ask
+    /// The model's name
     model: String,
     /// PNG pictures, dark on light, for a model of one FP32 input of [batch,1,N,N]; see examples/README.md for the rule
     #[arg(value_name = "PICTURE")]
@@ -34,7 +34,7 @@ pub(crate) struct InferArgs {
     /// Send zeros for every input without data; variable dimensions become 1 unless --shape says otherwise
     #[arg(long, conflicts_with = "pictures")]
     zeros: bool,
-    /// The model's version instead of the latest
+    /// The model's version; the latest by default
     #[arg(long, value_name = "VERSION", value_parser = |text: &str| ModelVersion::parse(text))]
     model_version: Option<ModelVersion>,
     /// Print each answer as JSON on one line, with every element

@@ -15,11 +15,11 @@ pub(super) struct ServerArgs {
     /// The server: http://host:port or grpc://host:port, encrypted https:// or grpcs://
     #[arg(long, value_name = "URL", default_value = "http://localhost:8000")]
     url: String,
-    /// A header of each request, `name: value`, or @FILE for a file of such lines, which keeps secrets out of lists of
-    /// processes; may be given several times
+    /// A header of each request, `name: value`, or @FILE for a file of such lines, which keeps secrets out of process
+    /// lists; may be given several times
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
-    /// Who signs the server's certificate, or that certificate itself, PEM; the system's roots by default
+    /// The authority that signed the server's certificate, or that certificate itself, PEM; the system's roots by default
     #[arg(long, value_name = "PATH")]
     ca: Option<PathBuf>,
     /// Do not verify the server's certificate
@@ -87,7 +87,7 @@ impl ServerArgs {
                 "\n  try: `http://` or `grpc://`"
             }
             Error::Handshake { reason, .. } if reason.contains("the server's certificate") => {
-                "\n  `--ca FILE` names whom to trust, `--insecure` trusts any server"
+                "\n  `--ca FILE` names an authority to trust, `--insecure` trusts any server"
             }
             // Over TLS 1.3 a server says so after the handshake, and the words may be lost with the connection.
             Error::Handshake { .. } | Error::Disconnected { .. }

@@ -28,10 +28,10 @@ pub(crate) struct PlanArgs {
     /// *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz). Or a directory with one ONNX model
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Which strategies are compared; all of them unless told; may be given several times
+    /// A strategy to compare; may be given several times; all of them by default
     #[arg(long, value_name = "NAME", value_parser = strategies())]
     strategy: Vec<&'static Strategy>,
-    /// How long a strategy may take, in seconds
+    /// How long each strategy may take, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "2")]
     budget: Duration,
     /// Print one JSON document: buffers, lower bound, and each strategy's size, time and plan
@@ -40,10 +40,10 @@ pub(crate) struct PlanArgs {
     /// Print the table with the offsets of the smallest plan, as MiniMalloc has it
     #[arg(long)]
     csv: bool,
-    /// Draw the smallest plan into an SVG file
+    /// Draw the smallest plan as an SVG file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write a page to look at all plans closely
+    /// Write a page that shows all plans in detail
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     #[command(flatten)]

@@ -125,7 +125,7 @@ pub(super) fn heading(study: &Study) -> String {
 fn bound(study: &Study) -> String {
     let why = match study.proof {
         Proof::Load => "as much is live at one moment",
-        Proof::Search => "a search has tried everything smaller",
+        Proof::Search => "a search found nothing smaller",
     };
     format!(
         "lower bound: {} ({} bytes), {why}",

@@ -140,7 +140,7 @@ fn read_file(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
         }
         Some(Format::HloProto) => under(&title, xla::read_proto(&plain).with_context(named)?),
         _ => bail!(
-            "{} is none of the formats that are read: an ONNX model, a CSV table, XLA's *-{ASSIGNMENT} or *.hlo.pb",
+            "{} has an unknown format, expected an ONNX model, a CSV table, XLA's *-{ASSIGNMENT} or *.hlo.pb",
             named()
         ),
     };
@@ -178,7 +178,7 @@ fn bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
         .with_context(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
         bail!(
-            "`{}` is longer than 1 GiB, expected at most as much",
+            "`{}` is longer than 1 GiB, the most that is read",
             path.display()
         );
     }

@@ -53,41 +53,41 @@ pub(crate) struct ServeArgs {
         value_name = "PATH"
     )]
     model_repository: Vec<PathBuf>,
-    /// Which models are loaded: all at the start (none), all and what changes later (poll), or those named and by
-    /// request (explicit)
+    /// Which models to load: all at the start (none), all and later changes (poll), or the named ones and those that clients
+    /// ask for (explicit)
     #[arg(long, value_name = "MODE", default_value = "none")]
     model_control_mode: ControlMode,
     /// A model to load at the start in mode explicit; `*` alone for all; may be given several times
     #[arg(long, value_name = "NAME")]
     load_model: Vec<String>,
-    /// How often the repository is looked at in mode poll, in seconds; a fraction is Skep's own
+    /// How often mode poll checks the repository, in seconds; fractions are Skep's own
     #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = positive_seconds)]
     repository_poll_secs: Duration,
-    /// Whether each repository is a namespace: models of one name may then stand in several
+    /// Whether each repository is a namespace: several repositories may then have a model of the same name
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
     model_namespacing: bool,
-    /// Take a model's configs/<NAME>.pbtxt instead of its config.pbtxt where there is one
+    /// Use a model's configs/<NAME>.pbtxt, if it exists, instead of its config.pbtxt
     #[arg(long, value_name = "NAME", value_parser = config_name)]
     model_config_name: Option<String>,
-    /// How often a model version that could not be loaded is tried again
+    /// How often to retry a model version that failed to load
     #[arg(long, value_name = "N", default_value_t = 0)]
     model_load_retry_count: u32,
-    /// How many models load at once
+    /// How many models may load at once
     #[arg(long, value_name = "N", default_value = "4")]
     model_load_thread_count: NonZeroUsize,
     /// Whether a model that fails to load at the start ends the server
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, help_heading = SERVER)]
     pub(super) exit_on_error: bool,
-    /// How long a stop waits for what is in flight, in seconds
+    /// How long a stop waits for running requests, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = SERVER)]
     pub(super) exit_timeout_secs: u64,
-    /// Whether the server is ready only when every model is
+    /// Whether the server is ready only when all models are
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, help_heading = SERVER)]
     strict_readiness: bool,
     /// Do not complete configurations from the models' files
     #[arg(long)]
     disable_auto_complete_config: bool,
-    /// Triton's older form of the same: true is --disable-auto-complete-config
+    /// Triton's older flag: true means --disable-auto-complete-config
     #[arg(long, value_name = "BOOL", value_parser = boolean, action = clap::ArgAction::Set)]
     strict_model_config: Option<bool>,
     /// A backend's setting, `<backend>,<key>=<value>` or `<key>=<value>`; may be given several times
@@ -96,7 +96,7 @@ pub(crate) struct ServeArgs {
     /// The ONNX Runtime library, or a directory that holds it, instead of the usual places (Skep's own)
     #[arg(long, value_name = "PATH")]
     pub(super) onnxruntime_library: Option<PathBuf>,
-    /// Serve what is configured for GPUs and accelerators on the CPU, with one warning a model (Skep's own)
+    /// Run models configured for GPUs and accelerators on the CPU, with one warning each (Skep's own)
     #[arg(long)]
     gpu_as_cpu: bool,
     /// Run models that ask for a missing backend on the embedded one (Skep's own)
@@ -132,19 +132,19 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logs")]
 pub(super) struct LogArgs {
-    /// How much more is logged: 0 nothing, 1 each request and details, 2 everything
+    /// How much more to log: 0 nothing, 1 each request and details, 2 everything
     #[arg(long, value_name = "LEVEL", default_value = "0", value_parser = logging::verbose_level, allow_hyphen_values = true)]
     pub(super) log_verbose: u32,
-    /// Whether information is logged
+    /// Whether to log information
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     pub(super) log_info: bool,
-    /// Whether warnings are logged
+    /// Whether to log warnings
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     pub(super) log_warning: bool,
-    /// Whether errors are logged
+    /// Whether to log errors
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     pub(super) log_error: bool,
-    /// The form of log lines; `json` is Skep's own
+    /// The format of log lines; `json` is Skep's own
     #[arg(long, value_name = "FORMAT", default_value = "default")]
     pub(super) log_format: LogFormat,
     /// Log to this file instead of standard error
@@ -164,7 +164,7 @@ impl ServeArgs {
             ControlMode::Explicit if self.load_model == ["*"] => Ok(StartModels::All),
             ControlMode::Explicit => {
                 if self.load_model.iter().any(|name| name == "*") {
-                    bail!("--load-model=* loads all models, it cannot stand beside others");
+                    bail!("--load-model=* loads all models and cannot be combined with names");
                 }
                 let names = self
                     .load_model
@@ -274,7 +274,7 @@ fn delay_scheduler() -> anyhow::Result<usize> {
     let requests = value.to_str().and_then(|text| text.parse().ok());
     let requests = requests.with_context(|| {
         let got = value.display();
-        format!("the environment's {NAME} is `{got}`, expected a number of requests")
+        format!("environment variable {NAME} is `{got}`, expected a number of requests")
     })?;
     tracing::warn!("{NAME}: each batcher waits until {requests} requests are queued");
     Ok(requests)

@@ -19,7 +19,7 @@ pub(super) struct FormArgs {
     /// for inference
     #[arg(long, value_name = "REGEX", default_value = "", value_parser = |text: &str| HeaderPattern::parse(text))]
     http_header_forward_pattern: HeaderPattern,
-    /// The same for the metadata of gRPC
+    /// The same for gRPC metadata
     #[arg(long, value_name = "REGEX", default_value = "", value_parser = |text: &str| HeaderPattern::parse(text))]
     grpc_header_forward_pattern: HeaderPattern,
     /// Whether answers over gRPC are compressed for clients that take it: none for no; low, medium and high, which are

@@ -82,16 +82,16 @@ pub(super) struct LimitArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct GrpcArgs {
-    /// After how long a silent gRPC connection is asked for a sign of life, in milliseconds
+    /// After how long the server pings a silent gRPC connection, in milliseconds
     #[arg(long, value_name = "MS", default_value = "7200000")]
     grpc_keepalive_time: NonZeroU64,
-    /// How long that sign may take before the connection is closed, in milliseconds
+    /// How long the server waits for the ping's answer before it closes the connection, in milliseconds
     #[arg(long, value_name = "MS", default_value = "20000")]
     grpc_keepalive_timeout: NonZeroU64,
-    /// After how long a gRPC connection takes no more calls, in milliseconds
+    /// After how long a gRPC connection accepts no more calls, in milliseconds
     #[arg(long, value_name = "MS")]
     grpc_max_connection_age: Option<NonZeroU64>,
-    /// How long the calls on it may then go on, in milliseconds
+    /// How long its calls may then continue, in milliseconds
     #[arg(long, value_name = "MS")]
     grpc_max_connection_age_grace: Option<NonZeroU64>,
 }

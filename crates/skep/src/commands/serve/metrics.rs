@@ -14,10 +14,10 @@ pub(super) struct MetricsArgs {
     /// How often utilization and busy fractions are sampled, in milliseconds
     #[arg(long, value_name = "MS", default_value = "2000")]
     metrics_interval_ms: NonZeroU64,
-    /// Whether the use of processors and memory is shown
+    /// Whether to report the use of processors and memory
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     allow_cpu_metrics: bool,
-    /// Whether the use of GPUs is shown; there is none to show, since GPUs are not used
+    /// Whether to report the use of GPUs; Skep does not use GPUs, so it reports nothing
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     allow_gpu_metrics: bool,
     /// A setting, `<key>=<value>`: counter_latencies, summary_latencies, histogram_latencies (booleans) or

@@ -32,9 +32,9 @@ use start::{Failures, StartModels};
 pub(crate) use arguments::{ServeArgs, config_name};
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    signals::survive().context("signals cannot be handled")?;
+    signals::survive().context("cannot handle signals")?;
     skep_heap::bound_kept_memory();
-    skep_heap::give_back_in_background().context("the thread that gives memory back")?;
+    skep_heap::give_back_in_background().context("cannot start the thread that returns memory")?;
     let logs = logging::start(LogOptions {
         verbose: args.logs.log_verbose,
         info: args.logs.log_info,
@@ -170,7 +170,7 @@ async fn serve(
     }
     let (_, calls) = runtime.left_at_stop();
     if calls > 0 {
-        tracing::warn!("{calls} loads or unloads are given up while they run");
+        tracing::warn!("abandoned {calls} running loads or unloads");
     }
     tracing::info!("stopped");
     Ok(Ended {

@@ -20,7 +20,7 @@ pub(super) struct PortArgs {
     /// The address of HTTP
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     http_address: String,
-    /// The port of HTTP; 0 for any free one, named in the start line
+    /// The port of HTTP; 0 takes a free one, which the start line names
     #[arg(long, value_name = "PORT", default_value_t = 8000)]
     http_port: u16,
     /// Whether other processes may open the HTTP port too
@@ -32,7 +32,7 @@ pub(super) struct PortArgs {
     /// The address of gRPC
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
     grpc_address: String,
-    /// The port of gRPC; 0 for any free one
+    /// The port of gRPC; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8001)]
     grpc_port: u16,
     /// Whether other processes may open the gRPC port too
@@ -41,10 +41,10 @@ pub(super) struct PortArgs {
     /// Whether metrics are served
     #[arg(long, value_name = "BOOL", default_value = "true", value_parser = boolean, action = clap::ArgAction::Set)]
     allow_metrics: bool,
-    /// The address of metrics; that of HTTP by default
+    /// The address of metrics; by default that of HTTP
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<String>,
-    /// The port of metrics; 0 for any free one
+    /// The port of metrics; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8002)]
     metrics_port: u16,
     #[command(flatten)]
@@ -57,31 +57,31 @@ struct TlsArgs {
     /// Whether HTTP is encrypted (Skep's own, as are the other flags of HTTPS)
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
     http_use_ssl: bool,
-    /// Whether clients of HTTPS must show a certificate; means --http-use-ssl
+    /// Whether clients of HTTPS must show a certificate; implies --http-use-ssl
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
     http_use_ssl_mutual: bool,
-    /// The certificate of HTTPS and those between it and its root, PEM
+    /// The certificate of HTTPS with its intermediate certificates, PEM
     #[arg(long, value_name = "PATH")]
     http_server_cert: Option<PathBuf>,
     /// Its private key, PEM
     #[arg(long, value_name = "PATH")]
     http_server_key: Option<PathBuf>,
-    /// Who signs the certificates of HTTPS clients, PEM
+    /// The authorities that sign the certificates of HTTPS clients, PEM
     #[arg(long, value_name = "PATH")]
     http_root_cert: Option<PathBuf>,
     /// Whether gRPC is encrypted
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
     grpc_use_ssl: bool,
-    /// Whether clients of gRPC must show a certificate; means --grpc-use-ssl
+    /// Whether clients of gRPC must show a certificate; implies --grpc-use-ssl
     #[arg(long, value_name = "BOOL", default_value = "false", value_parser = boolean, action = clap::ArgAction::Set)]
     grpc_use_ssl_mutual: bool,
-    /// The certificate of gRPC and those between it and its root, PEM
+    /// The certificate of gRPC with its intermediate certificates, PEM
     #[arg(long, value_name = "PATH")]
     grpc_server_cert: Option<PathBuf>,
     /// Its private key, PEM
     #[arg(long, value_name = "PATH")]
     grpc_server_key: Option<PathBuf>,
-    /// Who signs the certificates of gRPC clients, PEM
+    /// The authorities that sign the certificates of gRPC clients, PEM
     #[arg(long, value_name = "PATH")]
     grpc_root_cert: Option<PathBuf>,
 }

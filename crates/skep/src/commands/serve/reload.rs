@@ -41,7 +41,9 @@ impl Reload {
             .name("reload".to_owned())
             .spawn(move || reload.run(signal));
         if let Err(error) = started {
-            tracing::error!("received {signal}, but no thread can read files again: {error}");
+            tracing::error!(
+                "received {signal}, but cannot start a thread to read files again: {error}"
+            );
         }
     }
 
@@ -58,13 +60,13 @@ impl Reload {
         match &reopened {
             Ok(false) if self.has_no_file() => {
                 tracing::info!(
-                    "received {signal}: there is no file to read again; models are loaded again by the calls of the repository, or in mode `poll`"
+                    "received {signal}: no file to read again; the repository's calls or mode `poll` load models again"
                 )
             }
             Ok(false) => tracing::info!("received {signal}: reading files again"),
-            Ok(true) => tracing::info!("received {signal}: this log file is opened again"),
+            Ok(true) => tracing::info!("received {signal}: opened this log file again"),
             Err(error) => {
-                tracing::error!("received {signal}, the log goes on where it was: {error:#}")
+                tracing::error!("received {signal}, still logging to the old file: {error:#}")
             }
         }
         for certificate in &self.certificates {

@@ -27,8 +27,8 @@ pub(super) struct RestrictArgs {
     /// be given several times
     #[arg(long, value_name = "SETTING")]
     grpc_restricted_protocol: Vec<String>,
-    /// A file with a setting of that form on each line, for both protocols: unlike a flag's, its values are in no list of
-    /// processes. SIGHUP reads changed values (Skep's own)
+    /// A file of such settings, one a line, for both protocols. Process lists do not show its values, as they do a flag's.
+    /// SIGHUP reads changed values (Skep's own)
     #[arg(long, value_name = "PATH")]
     restricted_api_file: Option<PathBuf>,
 }
@@ -94,7 +94,7 @@ impl Restricted {
                 let groups = groups.join(",");
                 let off = other.to_ascii_lowercase();
                 tracing::warn!(
-                    "{by} restricts {groups}, which {other} answers to everybody\n  restrict it there too with `{flag}={groups}:<header>=<value>`, both at once with `--restricted-api-file`, or close that port with `--allow-{off}=false`"
+                    "{by} restricts {groups}, which {other} answers without restriction\n  restrict it there too with `{flag}={groups}:<header>=<value>`, both at once with `--restricted-api-file`, or close that port with `--allow-{off}=false`"
                 );
             }
         }
@@ -115,7 +115,7 @@ impl RestrictionFile {
         let metadata = fs::metadata(path).with_context(named)?;
         if metadata.is_file() && metadata.mode() & READABLE_BY_ALL != 0 {
             tracing::warn!(
-                "`{}`, whose values are secrets, can be read by every user of this machine\n  `chmod o-r` takes that away",
+                "`{}`, whose values are secrets, can be read by every user of this machine\n  try: `chmod o-r`",
                 path.display()
             );
         }
@@ -151,21 +151,19 @@ impl RestrictionFile {
         let path = self.path.display();
         if fs::metadata(&self.path).is_ok_and(|metadata| !metadata.is_file()) {
             tracing::warn!(
-                "restricted calls ask for the values that were read before: `{path}` is not a regular file, and the server reads a pipe once, at its start"
+                "restricted calls keep their values: `{path}` is not a regular file, and the server reads a pipe only at its start"
             );
             return;
         }
         // Another kind of file may have come in its place meanwhile; a pipe would keep this thread for ever.
         match Self::read(&self.path, skep_host::read_text) {
             Ok(new) if self.http.take_values(&new.http) && self.grpc.take_values(&new.grpc) => {
-                tracing::info!("restricted calls ask for the values that are now in `{path}`");
+                tracing::info!("restricted calls now ask for the values in `{path}`");
             }
             Ok(_) => tracing::warn!(
-                "restricted calls ask for the values that were read before: `{path}` names other groups or headers, which take effect at the next start"
+                "restricted calls keep their values: `{path}` names other groups or headers, which take effect at the next start"
             ),
-            Err(error) => tracing::warn!(
-                "restricted calls ask for the values that were read before, since {error:#}"
-            ),
+            Err(error) => tracing::warn!("restricted calls keep their values: {error:#}"),
         }
     }
 }

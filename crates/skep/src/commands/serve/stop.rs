@@ -142,7 +142,7 @@ fn listen(
 /// Says that a signal means nothing; on a thread of its own, since the log may be one that nobody reads.
 fn ignored(name: &'static str) {
     let say = move || {
-        tracing::info!("received {name}, which means nothing here; SIGTERM stops the server");
+        tracing::info!("ignored {name}; SIGTERM stops the server");
     };
     // Without a thread there is no line, and no harm.
     drop(thread::Builder::new().name("signal".to_owned()).spawn(say));
@@ -174,7 +174,7 @@ fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver
             Err(RecvTimeoutError::Timeout) => end(runtime, move |runtime| {
                 let (versions, calls) = runtime.left_at_stop();
                 tracing::error!(
-                    "stopped after {} s, as long as a stop may take, with {versions} model versions and {calls} loads or unloads still running",
+                    "stopped at the end of the {} s that a stop may take, with {versions} model versions and {calls} loads or unloads still running",
                     exit_timeout.as_secs()
                 );
             }),

@@ -64,14 +64,14 @@ impl WithoutEffect {
             (self.backend_directory.is_some(), "--backend-directory: backends are part of the binary"),
             (self.repoagent_directory.is_some(), "--repoagent-directory: repository agents are not served"),
             (self.cache_directory.is_some(), "--cache-directory: caches are not served yet"),
-            (self.pinned_memory_pool_byte_size.is_some(), "--pinned-memory-pool-byte-size: memory is taken as it is needed"),
+            (self.pinned_memory_pool_byte_size.is_some(), "--pinned-memory-pool-byte-size: memory is allocated on demand"),
             (!self.cuda_memory_pool_byte_size.is_empty(), "--cuda-memory-pool-byte-size: GPUs are not used"),
             (!self.cuda_virtual_address_size.is_empty(), "--cuda-virtual-address-size: GPUs are not used"),
             (self.min_supported_compute_capability.is_some(), "--min-supported-compute-capability: GPUs are not used"),
             (self.enable_peer_access.is_some(), "--enable-peer-access: GPUs are not used"),
             (!self.model_load_gpu_limit.is_empty(), "--model-load-gpu-limit: GPUs are not used"),
-            (self.buffer_manager_thread_count.is_some(), "--buffer-manager-thread-count: tensors are not copied by threads of their own"),
-            (self.grpc_infer_allocation_pool_size.is_some(), "--grpc-infer-allocation-pool-size: requests over gRPC come into memory of their own"),
+            (self.buffer_manager_thread_count.is_some(), "--buffer-manager-thread-count: no threads copy tensors"),
+            (self.grpc_infer_allocation_pool_size.is_some(), "--grpc-infer-allocation-pool-size: each request over gRPC has its own memory"),
         ]
         .into_iter()
         .chain(self.grpc_pings.notices())

@@ -76,7 +76,7 @@ pub(crate) struct BatchingArgs {
     /// How much longer an execution takes for each other that runs when it begins, as a share
     #[arg(long, value_name = "SHARE", value_parser = flags::stretch, allow_hyphen_values = true, default_value = "0")]
     stretch: f64,
-    /// Which policies are compared; all of them unless told. One is Triton's batcher with settings of your own, as in
+    /// The policies to compare, all of them by default. One is Triton's batcher with settings of your own, as in
     /// triton:preferred=4+8,delay=500: preferred=SIZE+SIZE, delay=MICROSECONDS, max=SIZE, timeout=MICROSECONDS
     #[arg(long, value_name = "LIST")]
     policy: Vec<Policies>,
@@ -104,7 +104,7 @@ pub(crate) struct BatchingArgs {
     /// Write the rows into a CSV file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Draw goodput over load into an SVG file
+    /// Draw goodput over load as an SVG file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 }
@@ -259,7 +259,7 @@ fn notes(args: &BatchingArgs, given: &[(TableFlag, Saved)], panels: &[Panel]) ->
         let note = match panel.model.table.largest_measured() {
             Some(1) if max > 1 => {
                 format!(
-                    "`{name}` has a single size: batches of 2 to {max} are taken to last as long as 1."
+                    "`{name}` has a single size: batches of 2 to {max} are assumed to take as long as 1."
                 )
             }
             Some(largest) if largest < max => {

@@ -16,13 +16,13 @@ pub(crate) struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Keep tensors for every process of this user, until a signal
+    /// Keep tensors for all processes of this user, until a signal
     Serve(serve::ServeArgs),
-    /// Say what is stored, and what sharing saves
+    /// Show what is stored, and what sharing saves
     Stat(ClientArgs),
     /// List tensors
     Ls(ClientArgs),
-    /// Drop tensors that nobody uses
+    /// Drop unused tensors
     Gc(ClientArgs),
 }
 
@@ -31,7 +31,7 @@ struct ClientArgs {
     /// The daemon's directory; $XDG_RUNTIME_DIR/skep by default, /tmp/skep-<user id> without that variable
     #[arg(long, value_name = "PATH", conflicts_with = "socket")]
     directory: Option<PathBuf>,
-    /// The socket of one tenant, wherever it is
+    /// The path of one tenant's socket
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// This tenant's store alone, `general` for the one that any instance may use; may be given several times; all that

@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Where sockets are made; $XDG_RUNTIME_DIR/skep by default, /tmp/skep-<user id> without that variable
+    /// The directory of the sockets; $XDG_RUNTIME_DIR/skep by default, /tmp/skep-<user id> without that variable
     #[arg(long, value_name = "PATH")]
     directory: Option<PathBuf>,
     /// A tenant with a store of its own, beside the general one; may be given several times
@@ -30,7 +30,7 @@ pub(super) struct ServeArgs {
     /// How long a tensor that nobody uses is kept within the budget, in seconds; 600 by default
     #[arg(long, value_name = "SECONDS")]
     keep_alive: Option<u64>,
-    /// Bytes that a tenant's store never has more than; the machine's memory by default
+    /// The most bytes in a tenant's store; the machine's memory by default
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<u64>,
     /// Connections to a tenant's store; 1024 by default
@@ -88,9 +88,9 @@ async fn stop_signal(signals: &mut Signals) -> &'static str {
     loop {
         match signals.next().await {
             (name, Asked::Stop) => return name,
-            (name, Asked::Reload | Asked::Nothing) => tell(format_args!(
-                "received {name}, which means nothing here; SIGTERM stops the daemon"
-            )),
+            (name, Asked::Reload | Asked::Nothing) => {
+                tell(format_args!("ignored {name}; SIGTERM stops the daemon"))
+            }
         }
     }
 }

@@ -112,7 +112,7 @@ fn fill(name: &str, declared: &Dims, count: usize) -> anyhow::Result<Shape> {
         1 if fixed > 0 && count.is_multiple_of(fixed) => count / fixed,
         1 => bail!("has {count} elements, which do not fit into shape {declared}"),
         _ => bail!(
-            "has {count} elements, and the model's shape {declared} has several variable dimensions\n  say them: `--shape {name}=...`, or nest the arrays"
+            "has {count} elements, and the model's shape {declared} has several variable dimensions\n  try: `--shape {name}=...`, or nest the arrays"
         ),
     };
     let dims = declared.as_slice().iter();

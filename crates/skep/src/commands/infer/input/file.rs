@@ -72,7 +72,7 @@ pub(super) fn of_file(
             whole(input, shape, &[count], count, file.clone())
         }
         Some(size) => bail!(
-            "holds {} bytes, expected a multiple of {size}: elements of {} (a file of another name than `.json` or `.npy` is taken as they are)",
+            "holds {} bytes, expected a multiple of {size}: elements of {} (a file that is not `.json` or `.npy` holds raw elements)",
             file.len(),
             input.datatype
         ),

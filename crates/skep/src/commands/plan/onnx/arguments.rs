@@ -26,7 +26,7 @@ pub(crate) struct OnnxArgs {
     /// The size of a dimension that has a name in the file, as in `sequence=128`
     #[arg(long, value_name = "NAME=SIZE", value_parser = dimension)]
     dim: Vec<(String, usize)>,
-    /// The shape of another tensor: one that only a run tells
+    /// The shape of a tensor that is known only after a run
     #[arg(long, value_name = "NAME:SHAPE", value_parser = shape)]
     tensor: Vec<Stated>,
     /// Do not run the model: leave out the plan that is recorded in a run with ONNX Runtime

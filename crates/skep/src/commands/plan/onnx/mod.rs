@@ -72,7 +72,7 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
                 count => format!(" and {count} other nodes"),
             };
             notices.push(format!(
-                "{}: tensors within {node}{more} are not counted, only what the nodes read and give",
+                "{}: tensors within {node}{more} are not counted, only the nodes' inputs and outputs",
                 named()
             ));
         }

@@ -46,7 +46,7 @@ pub(super) fn records(
         .collect();
     let shapes = shapes.ok_or("an input has no shape")?;
     let (runtime, _) = OnnxRuntime::start(search)
-        .map_err(|_| "ONNX Runtime was not found; `skep doctor` says where it was looked for")?;
+        .map_err(|_| "ONNX Runtime was not found; `skep doctor` shows where Skep looked")?;
     let file = ModelFile::open(path).map_err(|error| error.to_string())?;
     let recording = runtime
         .record(&file, &shapes)

@@ -50,7 +50,7 @@ pub(crate) struct AccessLogArgs {
     /// Write a line for each request over HTTP and gRPC to this file; `-` is standard output (Skep's own)
     #[arg(long, value_name = "PATH")]
     access_log: Option<PathBuf>,
-    /// The form of these lines (Skep's own)
+    /// The format of the access log (Skep's own)
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     access_log_format: AccessLogFormat,
 }
@@ -142,7 +142,7 @@ impl AccessLogFile {
         // The log may be a pipe that is full.
         drop(said);
         tracing::warn!(
-            "the access log has left out {left_out} lines: requests come faster than its file takes them"
+            "the access log dropped {left_out} lines: requests arrive faster than its file accepts lines"
         );
     }
 }
