@@ -22,7 +22,7 @@ use skep_proto::onnx::ModelProto;
 use skep_store::Tenant;
 use skep_testkit::{
     forge,
-    node::{Node, answers, run},
+    node::{TestNode as Node, answers, run},
 };
 use skep_types::DataType;
 

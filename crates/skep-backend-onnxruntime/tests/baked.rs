@@ -30,7 +30,7 @@ use skep_store::{Daemon, Digest, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use skep_testkit::{
     forge,
-    node::{Node, answers, run},
+    node::{TestNode as Node, answers, run},
 };
 use skep_types::DataType;
 

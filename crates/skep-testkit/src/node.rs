@@ -21,14 +21,14 @@ const BUDGET_BYTES: u64 = 1 << 30;
 
 /// A cache directory, a store of this process's own, and a model's file, in a directory that goes with it.
 #[derive(Debug)]
-pub struct Node {
+pub struct TestNode {
     /// The directory.
     pub root: TempDir,
     /// Where backends keep weights.
     pub weights: Weights,
 }
 
-impl Node {
+impl TestNode {
     /// Nothing is in it.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it makes a directory")]

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum SignalMeaning {
     /// To stop.
     Stop,
     /// To read files again.
@@ -21,17 +21,25 @@ pub(crate) enum Asked {
 }
 
 /// The signals that come from now on.
-pub(crate) struct Signals(Vec<(Signal, &'static str, Asked)>);
+pub(crate) struct Signals(Vec<(Signal, &'static str, SignalMeaning)>);
 
 impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
         let heard = [
-            (SignalKind::terminate(), "SIGTERM", Asked::Stop),
-            (SignalKind::interrupt(), "SIGINT", Asked::Stop),
-            (SignalKind::hangup(), "SIGHUP", Asked::Reload),
-            (SignalKind::quit(), "SIGQUIT", Asked::Nothing),
-            (SignalKind::user_defined1(), "SIGUSR1", Asked::Nothing),
-            (SignalKind::user_defined2(), "SIGUSR2", Asked::Nothing),
+            (SignalKind::terminate(), "SIGTERM", SignalMeaning::Stop),
+            (SignalKind::interrupt(), "SIGINT", SignalMeaning::Stop),
+            (SignalKind::hangup(), "SIGHUP", SignalMeaning::Reload),
+            (SignalKind::quit(), "SIGQUIT", SignalMeaning::Nothing),
+            (
+                SignalKind::user_defined1(),
+                "SIGUSR1",
+                SignalMeaning::Nothing,
+            ),
+            (
+                SignalKind::user_defined2(),
+                "SIGUSR2",
+                SignalMeaning::Nothing,
+            ),
         ];
         let hear = |(kind, name, asked)| Ok((signal(kind)?, name, asked));
         Ok(Self(
@@ -40,11 +48,11 @@ impl Signals {
     }
 
     /// The name of the next one, and what it asks for.
-    pub(crate) async fn next(&mut self) -> (&'static str, Asked) {
+    pub(crate) async fn next(&mut self) -> (&'static str, SignalMeaning) {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(&'static str, Asked)> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(&'static str, SignalMeaning)> {
         for (signal, name, asked) in &mut self.0 {
             if signal.poll_recv(cx).is_ready() {
                 return Poll::Ready((name, *asked));

@@ -17,7 +17,7 @@ use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
 const OFF: &str = "off";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Order {
+enum LoadOrderFlag {
     /// Another one for each process, so that many that start at once do not want the same tensors at the same time
     Random,
     /// The model's own order
@@ -26,7 +26,7 @@ enum Order {
 
 /// When the form of a model that has none is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Bake {
+enum BakeMode {
     /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a time
     Background,
     /// By the load, which the model's first request waits for
@@ -54,7 +54,7 @@ pub(crate) struct CacheArgs {
 pub(crate) struct StoreArgs {
     /// When to bake a model (Skep's own)
     #[arg(long, value_name = "WHEN", default_value = "background")]
-    weight_bake: Bake,
+    weight_bake: BakeMode,
     /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this process's
     /// own (Skep's own)
     #[arg(long, value_name = "DIR")]
@@ -71,7 +71,7 @@ pub(crate) struct StoreArgs {
     session_keep_alive_secs: u64,
     /// The order in which weights enter the store (Skep's own)
     #[arg(long, value_name = "ORDER", default_value = "random")]
-    store_load_order: Order,
+    store_load_order: LoadOrderFlag,
 }
 
 impl CacheArgs {
@@ -134,17 +134,17 @@ impl StoreArgs {
         Ok(Some(Weights {
             runs_from_cache: true,
             baking: match self.weight_bake {
-                Bake::Background => Baking::Behind,
-                Bake::Foreground => Baking::First,
-                Bake::Off => Baking::Never,
+                BakeMode::Background => Baking::Behind,
+                BakeMode::Foreground => Baking::First,
+                BakeMode::Off => Baking::Never,
             },
             keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
             cache,
             store: self.store()?,
             tenant: Tenant::default(),
             order: match self.store_load_order {
-                Order::Random => LoadOrder::Random(RandomState::new().hash_one(0)),
-                Order::Fixed => LoadOrder::Fixed,
+                LoadOrderFlag::Random => LoadOrder::Random(RandomState::new().hash_one(0)),
+                LoadOrderFlag::Fixed => LoadOrder::Fixed,
             },
         }))
     }

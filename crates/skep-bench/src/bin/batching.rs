@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use skep_client::{Client, InferRequest};
 use skep_models::{Kind, Options};
-use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
+use skep_perf::{ClosedLoop, ServerProcess, closed_loop, cpu_time, median};
 use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
 use skep_sim::{Clients, LatencyTable, Load, Model, Setup, simulate};
 use skep_tensor::Tensor;
@@ -193,7 +193,7 @@ async fn main() -> Result<()> {
             std::fs::write(directory.join("config.pbtxt"), row.config())?;
         }
     }
-    let server = Server::start(&binary, root.path())?;
+    let server = ServerProcess::start(&binary, root.path())?;
     let mock = mock_inputs(REQUEST_BATCH)?;
     for clients in [2, 4, 6, 8, 16] {
         measure(&server, &MOCK, &mock, clients).await?;
@@ -207,7 +207,7 @@ async fn main() -> Result<()> {
 
 /// Measures rows side by side and prints them.
 async fn measure(
-    server: &Server,
+    server: &ServerProcess,
     rows: &[BatchingRow],
     inputs: &[(String, Tensor)],
     clients: usize,

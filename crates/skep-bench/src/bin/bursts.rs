@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use skep_client::{BatchStatistics, Client, InferRequest, ModelStatistics};
 use skep_models::{Kind, Options};
-use skep_perf::{Fate, OpenLoop, Sent, Server, median, open_loop};
+use skep_perf::{Fate, OpenLoop, Sent, ServerProcess, median, open_loop};
 use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
     profile_sizes,
@@ -158,7 +158,7 @@ async fn main() -> Result<()> {
     let kind: Kind = MLP.parse()?;
     let (mock, mlp) = (Duration::from_millis(20), Duration::from_millis(60));
     write_models(root.path(), &kind, mock, mlp)?;
-    let server = Server::start(&settings.binary, root.path())?;
+    let server = ServerProcess::start(&settings.binary, root.path())?;
     let mut subjects = vec![BurstSubject {
         name: "mock",
         objective: mock,
@@ -211,7 +211,7 @@ fn write_models(root: &Path, kind: &Kind, mock: Duration, mlp: Duration) -> Resu
 
 /// What executions of the MLP take, by size, at best: one request at a time, and the least, since it sets the loads,
 /// which should be the same whatever else the machine does meanwhile.
-async fn calibrate(server: &Server, kind: &Kind) -> Result<LatencyTable> {
+async fn calibrate(server: &ServerProcess, kind: &Kind) -> Result<LatencyTable> {
     let client = Client::connect(server.grpc()).await?;
     let model = model_name("mlp", &Contender::None);
     let mut table = String::new();
@@ -258,7 +258,7 @@ fn executions_of(batch: &BatchStatistics) -> (u64, u64) {
 
 /// Measures all policies at one load, and prints what came of it.
 async fn measure(
-    server: &Server,
+    server: &ServerProcess,
     settings: &BurstSettings,
     subject: &BurstSubject,
     load: f64,
@@ -377,7 +377,7 @@ fn executed(runs: &[BurstRun]) -> Result<LatencyTable> {
 }
 
 async fn run(
-    server: &Server,
+    server: &ServerProcess,
     subject: &BurstSubject,
     contender: &Contender,
     arrivals: &[Time],

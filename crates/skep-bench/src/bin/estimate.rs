@@ -17,7 +17,7 @@ use skep_backend_onnxruntime::{OnnxRuntime, Search, channel_block};
 use skep_client::{Client, InferRequest};
 use skep_models::{Inputs, Kind, Options};
 use skep_onnx::{OnnxModel, infer::Given};
-use skep_perf::{Memory, Server, median, memory};
+use skep_perf::{ProcessMemory, ServerProcess, median, memory};
 use skep_records::{
     estimate::{Classes, Estimate},
     onnx::Machine,
@@ -115,8 +115,9 @@ impl EstimateCase {
         for _ in 0..ROUNDS {
             rounds.push(self.measured(copies, repository.path()).await?);
         }
-        let mib =
-            |of: fn(&Memory) -> f64| median(&rounds.iter().map(of).collect::<Vec<f64>>()) / 1024.0;
+        let mib = |of: fn(&ProcessMemory) -> f64| {
+            median(&rounds.iter().map(of).collect::<Vec<f64>>()) / 1024.0
+        };
         let of_bytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (estimate, measured) = (of_bytes(classes.total()), mib(|m| m.pss_kib));
         Ok(json!({
@@ -169,9 +170,9 @@ impl EstimateCase {
     }
 
     /// The memory of a server of its own, after every instance has answered.
-    async fn measured(&self, copies: &Copies, repository: &Path) -> Result<Memory> {
+    async fn measured(&self, copies: &Copies, repository: &Path) -> Result<ProcessMemory> {
         let library = format!("--onnxruntime-library={}", copies.library.display());
-        let server = Server::start_with(&copies.binary, repository, &[&library])?;
+        let server = ServerProcess::start_with(&copies.binary, repository, &[&library])?;
         let mut request = InferRequest::new(MODEL);
         request.inputs = self.inputs()?;
         let mut clients = tokio::task::JoinSet::new();

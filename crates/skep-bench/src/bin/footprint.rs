@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use skep_perf::{Server, median, memory};
+use skep_perf::{ServerProcess, median, memory};
 
 const ROUNDS: usize = 20;
 
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let (mut ready_ms, mut private_kib, mut pss_kib) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        let server = Server::start(&binary, root.path())?;
+        let server = ServerProcess::start(&binary, root.path())?;
         ready_ms.push(began.elapsed().as_secs_f64() * 1e3);
         let memory = memory(server.pid())?;
         private_kib.push(memory.private_kib);

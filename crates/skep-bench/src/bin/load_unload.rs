@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use skep_client::Client;
 use skep_models::{Kind, Options};
-use skep_perf::{Memory, Server, median, memory};
+use skep_perf::{ProcessMemory, ServerProcess, median, memory};
 
 /// Cycles unless the command line says otherwise.
 const CYCLES: usize = 1000;
@@ -70,9 +70,9 @@ async fn measure(
         "--weight-bake=foreground",
         &cache,
     ];
-    let server = Server::start_with(binary, root.path(), &flags)?;
+    let server = ServerProcess::start_with(binary, root.path(), &flags)?;
     let client = Client::connect(server.http()).await?;
-    let mut samples: Vec<Memory> = Vec::with_capacity(cycles);
+    let mut samples: Vec<ProcessMemory> = Vec::with_capacity(cycles);
     let mut loaded_kib = Vec::new();
     let (began, mut rests) = (Instant::now(), Vec::new());
     for cycle in 0..cycles {
@@ -98,7 +98,7 @@ async fn measure(
     rests.push(memory(server.pid())?);
     let cycling = began.elapsed() - REST * 2;
     let (rested_first, rested_last) = (&rests[0], &rests[rests.len() - 1]);
-    let window = |samples: &[Memory], of: fn(&Memory) -> f64| {
+    let window = |samples: &[ProcessMemory], of: fn(&ProcessMemory) -> f64| {
         median(&samples.iter().map(of).collect::<Vec<f64>>())
     };
     let settled = &samples[warm_up..];

@@ -22,7 +22,7 @@ use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_bench::{BareModel, named_inputs};
 use skep_client::InferRequest;
 use skep_models::{Inputs, Kind, Options};
-use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
+use skep_perf::{ClosedLoop, ServerProcess, closed_loop, cpu_time, median};
 use skep_tensor::Tensor;
 
 const ROUNDS: usize = 5;
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
         }
         let setting = best.1;
         write_config(&subject, setting)?;
-        let server = Server::start(&binary, root.path())?;
+        let server = ServerProcess::start(&binary, root.path())?;
         let mut request = InferRequest::new(&subject.name);
         request.inputs.clone_from(&subject.inputs);
         // One request more than run at once waits at the server, so that no instance ever waits for the client.

@@ -11,7 +11,7 @@ use crate::{
     backends,
     colour::Colours,
     output::{OutputError, out, outln},
-    table::Table,
+    table::TextTable,
 };
 
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 /// Every place in which ONNX Runtime's library was looked for.
 fn print_places(report: &Report) -> Result<(), OutputError> {
     outln!("  looked at:")?;
-    let mut table = Table::new(&[0, 1, 2]);
+    let mut table = TextTable::new(&[0, 1, 2]);
     for place in &report.places {
         table.row(vec![
             format!("    {}", place.origin).into(),

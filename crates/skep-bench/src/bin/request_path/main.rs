@@ -24,7 +24,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use skep_models::{Kind, Options};
-use skep_perf::{Server, median};
+use skep_perf::{ServerProcess, median};
 
 use load::{client, h2load, lua, wrk};
 use triton::Triton;
@@ -117,7 +117,7 @@ fn main() -> Result<()> {
         )?;
         fs::write(root.path().join(name).join("config.pbtxt"), config)?;
     }
-    let server = Server::start(&settings.binary, root.path())?;
+    let server = ServerProcess::start(&settings.binary, root.path())?;
     let mut targets = skep_targets(&server);
     let triton = settings.triton.as_deref().map(Triton::start).transpose()?;
     if let Some(triton) = &triton {
@@ -180,7 +180,7 @@ fn settings() -> Result<RequestPathSettings> {
     Ok(settings)
 }
 
-fn skep_targets(server: &Server) -> Vec<LoadTarget> {
+fn skep_targets(server: &ServerProcess) -> Vec<LoadTarget> {
     let target = |protocol, answered_by: &str, url: String, model: &str, load| LoadTarget {
         server: "Skep",
         protocol,

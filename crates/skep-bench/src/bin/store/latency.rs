@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 use skep_models::{Kind, Options};
-use skep_perf::{ClosedLoop, Measurement, Server, closed_loop, median, quantile};
+use skep_perf::{ClosedLoop, Measurement, ServerProcess, closed_loop, median, quantile};
 
 use crate::{
     StoreBenchArgs,
@@ -57,7 +57,7 @@ pub(crate) async fn measure(copies: &Copies, plan: &StoreBenchArgs) -> Result<()
     Ok(())
 }
 
-async fn run(server: &Server, kind: &Kind, concurrency: usize) -> Result<Measurement> {
+async fn run(server: &ServerProcess, kind: &Kind, concurrency: usize) -> Result<Measurement> {
     let plan = ClosedLoop {
         concurrency,
         connections: concurrency,

@@ -17,7 +17,7 @@ use anyhow::Result;
 use serde_json::json;
 use skep_client::Client;
 use skep_models::{Kind, Options};
-use skep_perf::{Server, median, quantile};
+use skep_perf::{ServerProcess, median, quantile};
 
 use crate::{
     KINDS, StoreBenchArgs,
@@ -62,7 +62,7 @@ async fn compare(
     }
     let plain = fresh.serve(WeightSetup::Plain, &[EXPLICIT])?;
     let (cache, fresh_cache) = (node.cache(), fresh.cache());
-    let mut kept: Vec<Server> = Vec::new();
+    let mut kept: Vec<ServerProcess> = Vec::new();
     for (_, flags) in KEPT {
         let server = node.serve(WeightSetup::Shared(&cache), &[&[EXPLICIT], flags].concat())?;
         // Not unloaded before the store has its weights.
@@ -102,7 +102,7 @@ async fn compare(
 }
 
 /// Loads the model, and unloads it again; milliseconds of the load.
-async fn load(server: &Server) -> Result<f64> {
+async fn load(server: &ServerProcess) -> Result<f64> {
     let client = Client::connect(server.http()).await?;
     let began = Instant::now();
     client.load(MODEL).await?;

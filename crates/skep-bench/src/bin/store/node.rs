@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
 use skep_client::InferRequest;
 use skep_models::{Inputs, Kind, Options};
-use skep_perf::{Memfd, Server, mappings, tree_memory};
+use skep_perf::{Memfd, ServerProcess, mappings, tree_memory};
 use skep_types::DataType;
 
 pub(crate) const MIB: f64 = 1024.0;
@@ -174,7 +174,7 @@ impl<'a> BenchNode<'a> {
     }
 
     /// A server over the repository, ready.
-    pub(crate) fn serve(&self, weights: WeightSetup<'_>, flags: &[&str]) -> Result<Server> {
+    pub(crate) fn serve(&self, weights: WeightSetup<'_>, flags: &[&str]) -> Result<ServerProcess> {
         let library = format!("--onnxruntime-library={}", self.copies.library.display());
         let cache = match weights {
             WeightSetup::Shared(directory) => format!("--weight-cache={}", directory.display()),
@@ -186,7 +186,7 @@ impl<'a> BenchNode<'a> {
             flags,
         ]
         .concat();
-        Ok(Server::start_with(
+        Ok(ServerProcess::start_with(
             &self.copies.binary,
             &self.repository(),
             &flags,
@@ -209,7 +209,7 @@ impl<'a> BenchNode<'a> {
 
     /// Waits until a server that is ready, and has run its models, runs them on nothing but the store. Each look is a walk
     /// through the process's pages.
-    fn wait_for_store(&self, server: &Server) -> Result<()> {
+    fn wait_for_store(&self, server: &ServerProcess) -> Result<()> {
         let cache = self.cache().display().to_string();
         let of_cache = |pid| -> Result<f64> {
             let mapped = mappings(pid)?.into_iter();
@@ -251,7 +251,7 @@ pub(crate) struct HeldMemory {
 }
 
 impl HeldMemory {
-    pub(crate) fn of(server: &Server, cache: &Path) -> Result<Self> {
+    pub(crate) fn of(server: &ServerProcess, cache: &Path) -> Result<Self> {
         let memory = tree_memory(&[server.pid()])?;
         let (cache, segment) = (cache.display().to_string(), format!("/memfd:{SEGMENT}"));
         let (mut mapped, mut own) = (0.0, 0.0);

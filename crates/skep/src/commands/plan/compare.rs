@@ -18,20 +18,20 @@ use crate::cores::{AllCores, on_all_cores};
 pub(super) const AUTO: &str = "auto";
 
 /// Plans of some records, and what is known about all plans of them.
-pub(super) struct Study {
+pub(super) struct Comparison {
     pub(super) title: String,
     pub(super) records: Records,
     /// Bytes that no plan can do without.
     pub(super) lower_bound: u64,
     pub(super) proof: Proof,
     /// The smallest first; of equals `auto`, then in the order of [`Strategy::ALL`].
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<StrategyRow>,
     /// Strategies that gave no plan, and why.
     pub(super) without: Vec<(&'static Strategy, Unavailable)>,
 }
 
 /// A strategy's plan, which is valid.
-pub(super) struct Row {
+pub(super) struct StrategyRow {
     pub(super) strategy: &'static Strategy,
     pub(super) plan: Plan,
     pub(super) time: Took,
@@ -44,7 +44,7 @@ pub(super) struct Took {
     pub(super) cpu_seconds: f64,
 }
 
-impl Study {
+impl Comparison {
     /// Runs the strategies, each for as long as `budget` at most: `auto` alone on all cores, the others beside each other.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Study {
                     auto_with(problem, budget, &AllCores::new())
                 });
                 let plan = Plan::Offsets(answer.plan.clone());
-                rows.push(Row {
+                rows.push(StrategyRow {
                     strategy,
                     plan,
                     time,
@@ -95,7 +95,7 @@ impl Study {
         });
         for (strategy, (outcome, time)) in others.into_iter().zip(outcomes) {
             match outcome {
-                Ok(plan) => rows.push(Row {
+                Ok(plan) => rows.push(StrategyRow {
                     strategy,
                     plan,
                     time,
@@ -103,7 +103,7 @@ impl Study {
                 Err(reason) => without.push((strategy, reason)),
             }
         }
-        for Row { strategy, plan, .. } in &rows {
+        for StrategyRow { strategy, plan, .. } in &rows {
             validate(problem, plan).with_context(|| {
                 format!(
                     "internal error, please report it: the plan of `{}` for {title} is invalid",
@@ -126,7 +126,7 @@ impl Study {
     }
 
     /// The smallest plan, `auto`'s if it is one of them.
-    pub(super) fn best(&self) -> Option<&Row> {
+    pub(super) fn best(&self) -> Option<&StrategyRow> {
         self.rows.first()
     }
 
@@ -142,7 +142,7 @@ impl Study {
     }
 
     /// Whether no plan is smaller.
-    pub(super) fn is_optimal(&self, row: &Row) -> bool {
+    pub(super) fn is_optimal(&self, row: &StrategyRow) -> bool {
         row.plan.size() == self.lower_bound
     }
 }

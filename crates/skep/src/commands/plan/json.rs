@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use skep_planner::{Plan, Proof};
 
 use super::{
-    compare::{Row, Study},
-    onnx::Report,
+    compare::{Comparison, StrategyRow},
+    onnx::EstimateReport,
 };
 use crate::origin;
 
 /// An object for the first records, with what is said of a model, Skep's version and the command. Further ones are its member `plans`.
 pub(super) fn write(
     out: &mut impl Write,
-    studies: &[Study],
-    report: Option<&Report>,
+    studies: &[Comparison],
+    report: Option<&EstimateReport>,
     command: &str,
 ) -> io::Result<()> {
     for (index, study) in studies.iter().enumerate() {
@@ -29,7 +29,7 @@ pub(super) fn write(
             out.write_all(b"}")?;
             continue;
         }
-        for (name, value) in report.map_or_else(Vec::new, Report::members) {
+        for (name, value) in report.map_or_else(Vec::new, EstimateReport::members) {
             write!(out, ",\n\"{name}\":{value}")?;
         }
         let (version, command) = (json!(origin::VERSION), json!(command));
@@ -39,7 +39,7 @@ pub(super) fn write(
 }
 
 /// The members, without the last brace.
-fn members(out: &mut impl Write, study: &Study) -> io::Result<()> {
+fn members(out: &mut impl Write, study: &Comparison) -> io::Result<()> {
     let buffers = study.records.problem().len();
     let names: Vec<String> = study
         .records
@@ -73,7 +73,12 @@ fn members(out: &mut impl Write, study: &Study) -> io::Result<()> {
     )
 }
 
-fn strategy(out: &mut impl Write, study: &Study, row: &Row, names: &[String]) -> io::Result<()> {
+fn strategy(
+    out: &mut impl Write,
+    study: &Comparison,
+    row: &StrategyRow,
+    names: &[String],
+) -> io::Result<()> {
     let micros = |seconds: f64| (seconds * 1e6).round() / 1e6;
     write!(
         out,

@@ -16,7 +16,7 @@ use clap::{
 use skep_planner::{Plan, Strategy};
 use skep_records::csv;
 
-use self::{compare::Study, onnx::OnnxArgs};
+use self::{compare::Comparison, onnx::OnnxArgs};
 use crate::{
     origin,
     output::{self, errln, out},
@@ -66,8 +66,8 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
     };
     let studies = source.records.into_iter();
     let studies =
-        studies.map(|(title, records)| Study::new(title, records, &strategies, args.budget));
-    let studies: Vec<Study> = studies.collect::<anyhow::Result<_>>()?;
+        studies.map(|(title, records)| Comparison::new(title, records, &strategies, args.budget));
+    let studies: Vec<Comparison> = studies.collect::<anyhow::Result<_>>()?;
     let command = origin::command();
     let from = origin::line(&command);
     // Before what is printed, which may be more than anybody reads.
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The smallest plan of the first records.
-fn table(studies: &[Study]) -> anyhow::Result<String> {
+fn table(studies: &[Comparison]) -> anyhow::Result<String> {
     let study = studies
         .first()
         .ok_or_else(|| anyhow::anyhow!("nothing to plan"))?;

@@ -5,22 +5,22 @@ use std::fmt::Write;
 use skep_planner::Proof;
 
 use super::{
-    compare::{AUTO, Row, Study},
-    onnx::Report,
+    compare::{AUTO, Comparison, StrategyRow},
+    onnx::EstimateReport,
 };
 use crate::units::human;
 
 const WRITES: &str = "a string takes all";
 
 /// A block for each of the records.
-pub(super) fn overview(studies: &[Study]) -> String {
+pub(super) fn overview(studies: &[Comparison]) -> String {
     let blocks: Vec<String> = studies.iter().map(block).collect();
     blocks.join("\n")
 }
 
 /// A line on what one way of running a model needs beside another: the smallest plan of each. Where a plan leaves tensors out,
 /// nothing is compared.
-pub(super) fn savings(studies: &[Study], report: &Report) -> String {
+pub(super) fn savings(studies: &[Comparison], report: &EstimateReport) -> String {
     let sizes: Vec<(&str, u64)> = studies
         .iter()
         .filter_map(|study| Some((study.title.as_str(), study.best()?.plan.size())))
@@ -58,9 +58,10 @@ fn change(from: u64, to: u64) -> String {
     }
 }
 
-fn block(study: &Study) -> String {
+fn block(study: &Comparison) -> String {
     let mut text = format!("{}\n{}\n", heading(study), bound(study));
-    let width = |columns: &dyn Fn(&Row) -> usize| study.rows.iter().map(columns).max().unwrap_or(0);
+    let width =
+        |columns: &dyn Fn(&StrategyRow) -> usize| study.rows.iter().map(columns).max().unwrap_or(0);
     let names = width(&|row| row.strategy.name.len()).max("strategy".len());
     let bytes = width(&|row| row.plan.size().to_string().len()).max("bytes".len());
     if !study.rows.is_empty() {
@@ -97,7 +98,7 @@ fn block(study: &Study) -> String {
 }
 
 /// What is planned.
-pub(super) fn heading(study: &Study) -> String {
+pub(super) fn heading(study: &Comparison) -> String {
     let problem = study.records.problem();
     let buffers = problem.buffers();
     let fixed = buffers
@@ -122,7 +123,7 @@ pub(super) fn heading(study: &Study) -> String {
 }
 
 /// What no plan can beat, and why.
-fn bound(study: &Study) -> String {
+fn bound(study: &Comparison) -> String {
     let why = match study.proof {
         Proof::Load => "as much is live at one moment",
         Proof::Search => "a search found nothing smaller",
@@ -135,7 +136,7 @@ fn bound(study: &Study) -> String {
 }
 
 /// By how much a plan exceeds what is known to be needed.
-pub(super) fn waste(study: &Study, row: &Row) -> String {
+pub(super) fn waste(study: &Comparison, row: &StrategyRow) -> String {
     if study.is_optimal(row) {
         return "optimal".to_owned();
     }

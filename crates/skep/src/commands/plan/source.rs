@@ -11,7 +11,7 @@ use bytes::Bytes;
 use skep_backend::ModelFile;
 use skep_records::{Format, Records, csv, unpack, xla};
 
-use super::onnx::{self, OnnxArgs, Report};
+use super::onnx::{self, EstimateReport, OnnxArgs};
 
 /// A longer file is nothing that a planner could work on.
 const MAX_BYTES: u64 = 1 << 30;
@@ -21,17 +21,17 @@ const ASSIGNMENT: &str = "buffer-assignment.txt";
 const LIVE_RANGE: &str = "live-range.txt";
 
 /// What is to be planned.
-pub(super) struct Source {
+pub(super) struct PlanSource {
     /// Each with a title; the first is the one that matters most.
     pub(super) records: Vec<(String, Records)>,
     /// What had no effect, or is not counted.
     pub(super) notices: Vec<String>,
     /// What else is said of an ONNX model.
-    pub(super) report: Option<Report>,
+    pub(super) report: Option<EstimateReport>,
 }
 
 /// Reads a file of any format, or of a directory the one ONNX model that it holds.
-pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
+pub(super) fn read(path: &Path, args: &OnnxArgs) -> anyhow::Result<PlanSource> {
     match path.is_dir() {
         true => read_file(&in_directory(path)?, args),
         false => read_file(path, args),
@@ -80,7 +80,7 @@ fn entries(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// ONNX models are mapped where their name says what they are: weights are not read.
-fn read_file(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
+fn read_file(path: &Path, args: &OnnxArgs) -> anyhow::Result<PlanSource> {
     if path
         .extension()
         .is_some_and(|extension| extension == "onnx")
@@ -144,16 +144,16 @@ fn read_file(path: &Path, args: &OnnxArgs) -> anyhow::Result<Source> {
             named()
         ),
     };
-    Ok(Source {
+    Ok(PlanSource {
         records,
         notices,
         report: None,
     })
 }
 
-fn of_onnx(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result<Source> {
+fn of_onnx(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result<PlanSource> {
     let source = onnx::read(path, bytes, args)?;
-    Ok(Source {
+    Ok(PlanSource {
         records: source.records,
         notices: source.notices,
         report: Some(source.report),

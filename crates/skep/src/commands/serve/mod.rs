@@ -104,7 +104,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// How a server ended.
-struct Ended {
+struct ServeEnd {
     /// Whether all that was asked for was done, within the time.
     is_clean: bool,
     /// Whether a model still runs, or a load that nobody waits for.
@@ -118,7 +118,7 @@ async fn serve(
     models: StartModels,
     args: &ServeArgs,
     reload: Reload,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<ServeEnd> {
     // Before anybody can see that the process is there, and end it by a signal that nothing handles.
     let (watch, mut signal) = stop::watch(&runtime, args.exit_timeout(), reload)?;
     runtime.announce_start();
@@ -173,7 +173,7 @@ async fn serve(
         tracing::warn!("abandoned {calls} running loads or unloads");
     }
     tracing::info!("stopped");
-    Ok(Ended {
+    Ok(ServeEnd {
         is_clean: !failed && outcome.connections_closed && outcome.models_left == 0,
         something_runs: outcome.models_left > 0 || calls > 0,
     })

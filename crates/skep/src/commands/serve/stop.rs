@@ -24,7 +24,7 @@ use skep_runtime::Runtime;
 use tokio::sync::oneshot;
 
 use super::reload::Reload;
-use crate::signals::{Asked, Signals};
+use crate::signals::{SignalMeaning, Signals};
 
 /// How long the last log line and the removal of temporary files may take: the log may be a pipe that is full.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ pub(super) fn servers_share(exit_timeout: Duration) -> Duration {
 
 /// What the watch is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum StopEvent {
     /// A stop began without a signal.
     Count,
     /// A signal of this name came: the first one begins a stop.
@@ -55,17 +55,17 @@ enum Order {
 
 /// Tells the watch that a stop began.
 #[derive(Debug, Clone)]
-pub(super) struct Watch(mpsc::SyncSender<Order>);
+pub(super) struct StopWatch(mpsc::SyncSender<StopEvent>);
 
-impl Watch {
+impl StopWatch {
     /// Counts from now, unless a signal came before.
     pub(super) fn stop_begins(&self) {
-        self.tell(Order::Count);
+        self.tell(StopEvent::Count);
     }
 
-    fn tell(&self, order: Order) {
-        // Two orders are all that the watch waits for.
-        let _ = self.0.try_send(order);
+    fn tell(&self, event: StopEvent) {
+        // Two events are all that the watch waits for.
+        let _ = self.0.try_send(event);
     }
 }
 
@@ -75,9 +75,9 @@ pub(super) fn watch(
     runtime: &Arc<Runtime>,
     exit_timeout: Duration,
     reload: Reload,
-) -> io::Result<(Watch, oneshot::Receiver<&'static str>)> {
-    let (orders, told) = mpsc::sync_channel(2);
-    let watch = Watch(orders);
+) -> io::Result<(StopWatch, oneshot::Receiver<&'static str>)> {
+    let (events, told) = mpsc::sync_channel(2);
+    let watch = StopWatch(events);
     let watched = Arc::clone(runtime);
     thread::Builder::new()
         .name("exit-watch".to_owned())
@@ -96,7 +96,7 @@ pub(super) fn watch(
 
 /// Passes signals on. A reactor of its own: the server's may be what does not answer any more.
 fn listen(
-    watch: &Watch,
+    watch: &StopWatch,
     reload: &Reload,
     first: oneshot::Sender<&'static str>,
     ready: &mpsc::SyncSender<io::Result<()>>,
@@ -121,17 +121,17 @@ fn listen(
         loop {
             let (name, asked) = signals.next().await;
             match asked {
-                Asked::Stop => {}
-                Asked::Reload => {
+                SignalMeaning::Stop => {}
+                SignalMeaning::Reload => {
                     reload.begin(name);
                     continue;
                 }
-                Asked::Nothing => {
+                SignalMeaning::Nothing => {
                     ignored(name);
                     continue;
                 }
             }
-            watch.tell(Order::Signal(name));
+            watch.tell(StopEvent::Signal(name));
             if let Some(first) = first.take() {
                 let _ = first.send(name);
             }
@@ -149,15 +149,15 @@ fn ignored(name: &'static str) {
 }
 
 /// Waits for a stop, and then for its end: the time, or a signal.
-fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver<Order>) {
-    let Ok(order) = orders.recv() else {
+fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, events: &mpsc::Receiver<StopEvent>) {
+    let Ok(event) = events.recv() else {
         return;
     };
     let began = Instant::now();
     // None if the stop began without a signal: one that is sent then is meant.
-    let first_signal = match order {
-        Order::Signal(name) => Some((name, began)),
-        Order::Count => None,
+    let first_signal = match event {
+        StopEvent::Signal(name) => Some((name, began)),
+        StopEvent::Count => None,
     };
     // A deadline that cannot be represented means no deadline.
     let deadline = began.checked_add(exit_timeout.max(LEAST));
@@ -165,10 +165,10 @@ fn count(runtime: &Arc<Runtime>, exit_timeout: Duration, orders: &mpsc::Receiver
         let left = deadline.map_or(Duration::MAX, |end| {
             end.saturating_duration_since(Instant::now())
         });
-        match orders.recv_timeout(left) {
-            Ok(Order::Count) => {}
-            Ok(Order::Signal(name)) if is_same(first_signal, (name, Instant::now())) => {}
-            Ok(Order::Signal(name)) => end(runtime, move |_| {
+        match events.recv_timeout(left) {
+            Ok(StopEvent::Count) => {}
+            Ok(StopEvent::Signal(name)) if is_same(first_signal, (name, Instant::now())) => {}
+            Ok(StopEvent::Signal(name)) => end(runtime, move |_| {
                 tracing::error!("received {name} again, stopping at once");
             }),
             Err(RecvTimeoutError::Timeout) => end(runtime, move |runtime| {

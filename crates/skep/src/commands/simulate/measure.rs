@@ -19,7 +19,7 @@ use skep_runtime::{
 use skep_tensor::Tensor;
 use skep_types::Shape;
 
-use super::{place::Place, saved::Saved};
+use super::{measured_model::MeasuredModel, saved::Saved};
 use crate::{
     axis::number,
     backends,
@@ -28,7 +28,7 @@ use crate::{
     logging::{self, LogFormat, LogOptions},
     output,
     progress::Progress,
-    table::Table,
+    table::TextTable,
 };
 
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ impl FromStr for NamedShape {
 pub(super) struct Measured {
     /// As the flag has it.
     pub(super) name: String,
-    points: Vec<Point>,
+    points: Vec<MeasuredPoint>,
     pub(super) instances: u32,
     pub(super) max_batch_size: u32,
     pub(super) objective: Option<Duration>,
@@ -94,7 +94,7 @@ pub(super) struct Measured {
 }
 
 /// What executions of one batch size took.
-struct Point {
+struct MeasuredPoint {
     batch: usize,
     median_ms: f64,
     p95_ms: f64,
@@ -135,15 +135,15 @@ impl MeasureArgs {
             format: LogFormat::Default,
         })?;
         let flag = || format!("--from-model {}", path.display());
-        let place = Place::of(path).with_context(flag)?;
-        let runtime = self.load(&place, max.unwrap_or(default_max))?;
-        let loaded = runtime.start(Some(std::slice::from_ref(&place.name)));
+        let model = MeasuredModel::of(path).with_context(flag)?;
+        let runtime = self.load(&model, max.unwrap_or(default_max))?;
+        let loaded = runtime.start(Some(std::slice::from_ref(&model.name)));
         for (_, outcome) in loaded {
-            let error = |error: skep_runtime::RuntimeError| anyhow!(place.named(&error, path));
+            let error = |error: skep_runtime::RuntimeError| anyhow!(model.named(&error, path));
             outcome.map_err(error).with_context(flag)?;
         }
         let version = runtime
-            .resolve(place.name.as_str(), None)
+            .resolve(model.name.as_str(), None)
             .with_context(flag)?;
         let measured = self.measure_version(path, &version, max, quiet);
         drop(version);
@@ -156,10 +156,10 @@ impl MeasureArgs {
         Ok(Some(measured))
     }
 
-    fn load(&self, place: &Place, max: u32) -> anyhow::Result<Arc<Runtime>> {
+    fn load(&self, model: &MeasuredModel, max: u32) -> anyhow::Result<Arc<Runtime>> {
         let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let mut backend_settings = Vec::new();
-        if place.is_file() {
+        if model.is_file() {
             backend_settings.push(BackendSetting::DefaultMaxBatchSize {
                 backend: None,
                 size: max,
@@ -167,7 +167,7 @@ impl MeasureArgs {
         }
         backend_settings.extend(self.backend_config.iter().cloned());
         let options = RuntimeOptions {
-            repository: Repository::open(vec![place.repository.clone()])
+            repository: Repository::open(vec![model.repository.clone()])
                 .map_err(anyhow::Error::msg)?,
             load: LoadOptions {
                 gpu_as_cpu: self.gpu_as_cpu,
@@ -327,7 +327,7 @@ async fn point(
     version: &LoadedVersion,
     request: &InferRequest,
     batch: usize,
-) -> anyhow::Result<Point> {
+) -> anyhow::Result<MeasuredPoint> {
     execute(version, request).await?;
     let end = Instant::now() + TIME_A_SIZE;
     let mut times = Vec::new();
@@ -338,7 +338,7 @@ async fn point(
     times.sort_unstable();
     let ms = |nanos: u64| nanos as f64 / 1e6;
     let rank = |percent: usize| (times.len() * percent).div_ceil(100).max(1) - 1;
-    Ok(Point {
+    Ok(MeasuredPoint {
         batch,
         median_ms: ms(times[rank(50)]),
         p95_ms: ms(times[rank(95)]),
@@ -384,7 +384,7 @@ impl Measured {
 
     /// To read.
     pub(super) fn table(&self) -> String {
-        let mut table = Table::new(&[]);
+        let mut table = TextTable::new(&[]);
         let heading = ["batch", "median ms", "p95 ms", "inferences/s", "executions"];
         table.row(heading.into_iter().map(Into::into).collect());
         for point in &self.points {

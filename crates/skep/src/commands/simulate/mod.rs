@@ -4,7 +4,7 @@ mod batching;
 mod chart;
 mod flags;
 mod measure;
-mod place;
+mod measured_model;
 mod saved;
 mod show;
 
@@ -15,17 +15,17 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
     #[command(subcommand)]
-    what: What,
+    what: SimulateCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum SimulateCommand {
     /// Compare batching policies under a latency objective
     Batching(batching::BatchingArgs),
 }
 
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
     match &args.what {
-        What::Batching(args) => batching::run(args),
+        SimulateCommand::Batching(args) => batching::run(args),
     }
 }

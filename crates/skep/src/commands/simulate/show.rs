@@ -9,7 +9,7 @@ use super::batching::{Panel, Rate, Study};
 use crate::{
     axis::number,
     colour::{Colour, Colours},
-    table::{Cell, Table},
+    table::{TextCell, TextTable},
 };
 
 const WRITES: &str = "a string takes all";
@@ -84,21 +84,25 @@ pub(super) fn overview(study: &Study, colours: Colours) -> String {
     }
     text += ".\n";
     for panel in &study.panels {
-        let mut table = Table::new(&[]);
+        let mut table = TextTable::new(&[]);
         let names = panel.contenders().map(|contender| contender.name().into());
-        let heading = study.heading().iter().map(|name| Cell::from(*name));
+        let heading = study.heading().iter().map(|name| TextCell::from(*name));
         table.row(heading.chain(names).collect());
         let decimals = panel.decimals();
         for (rate, figures) in &panel.loads {
             let first = study.cells(*rate, offered(figures), decimals);
             let blank = vec![String::new(); first.len()];
-            let start = |cells: Vec<String>| cells.into_iter().map(Cell::from);
+            let start = |cells: Vec<String>| cells.into_iter().map(TextCell::from);
             let cells = start(first);
             table.row(cells.chain(percents(figures)).collect());
             let spreads: Vec<String> = figures.iter().map(|f| between(f.in_time, 1)).collect();
             if spreads.iter().any(|spread| !spread.is_empty()) {
                 let cells = start(blank);
-                table.row(cells.chain(spreads.into_iter().map(Cell::from)).collect());
+                table.row(
+                    cells
+                        .chain(spreads.into_iter().map(TextCell::from))
+                        .collect(),
+                );
             }
         }
         write!(text, "\n{}\n\n{}", panel.heading(), table.lines(colours)).expect(WRITES);
@@ -108,7 +112,7 @@ pub(super) fn overview(study: &Study, colours: Colours) -> String {
 }
 
 /// The percentages of a line, the best of those that a policy can reach coloured.
-fn percents(figures: &[Figures]) -> Vec<Cell> {
+fn percents(figures: &[Figures]) -> Vec<TextCell> {
     let text = |figures: &Figures| format!("{:.1}", 100.0 * figures.in_time.median);
     let policies = figures.iter().filter(|f| f.contender != Contender::Bound);
     let best = policies.max_by(|a, b| a.in_time.median.total_cmp(&b.in_time.median));
@@ -116,7 +120,7 @@ fn percents(figures: &[Figures]) -> Vec<Cell> {
     let cell = |figures: &Figures| {
         let text = text(figures);
         let is_best = figures.contender != Contender::Bound && best.as_ref() == Some(&text);
-        Cell {
+        TextCell {
             colour: is_best.then_some(Colour::Green),
             text,
         }
@@ -143,14 +147,14 @@ pub(super) fn details(study: &Study) -> String {
         let decimals = panel.decimals();
         // Names, and settings at the end of a line, begin where their column does.
         let name = study.heading().len();
-        let mut table = Table::new(&[name, name + if several { 10 } else { 8 }]);
+        let mut table = TextTable::new(&[name, name + if several { 10 } else { 8 }]);
         let mut heading: Vec<&str> = study.heading().to_vec();
         heading.extend(["policy", "goodput/s"]);
         heading.extend(several.then_some("min..max"));
         heading.extend(["p50 ms", "p95 ms", "p99 ms"]);
         heading.extend(several.then_some("min..max"));
         heading.extend(["rejected %", "late %", "mean batch", "setting"]);
-        table.row(heading.into_iter().map(Cell::from).collect());
+        table.row(heading.into_iter().map(TextCell::from).collect());
         for (rate, figures) in &panel.loads {
             for row in figures {
                 let percent =
@@ -176,7 +180,7 @@ pub(super) fn details(study: &Study) -> String {
                     cell(row.mean_batch.map(|spread| spread.median), 1),
                     row.setting.clone().unwrap_or_default(),
                 ]);
-                table.row(cells.into_iter().map(Cell::from).collect());
+                table.row(cells.into_iter().map(TextCell::from).collect());
             }
         }
         writeln!(

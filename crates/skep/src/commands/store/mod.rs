@@ -11,11 +11,11 @@ use skep_store::{Store, Tenant, default_directory};
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
     #[command(subcommand)]
-    what: What,
+    what: StoreCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum StoreCommand {
     /// Keep tensors for all processes of this user, until a signal
     Serve(serve::ServeArgs),
     /// Show what is stored, and what sharing saves
@@ -73,16 +73,16 @@ fn tenant(text: &str) -> Result<Tenant, String> {
 
 pub(crate) fn run(args: StoreArgs) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::Serve(args) => serve::run(args),
-        What::Stat(args) => {
+        StoreCommand::Serve(args) => serve::run(args),
+        StoreCommand::Stat(args) => {
             let (store, tenants) = args.open()?;
             show::stat(&store, &tenants, args.json)
         }
-        What::Ls(args) => {
+        StoreCommand::Ls(args) => {
             let (store, tenants) = args.open()?;
             show::ls(&store, &tenants, args.json)
         }
-        What::Gc(args) => {
+        StoreCommand::Gc(args) => {
             let (store, tenants) = args.open()?;
             show::gc(&store, &tenants, args.json)
         }

@@ -12,7 +12,7 @@ use crate::{
     descriptors,
     output::outln,
     pressure,
-    signals::{Asked, Signals},
+    signals::{SignalMeaning, Signals},
 };
 
 #[derive(Debug, Args)]
@@ -87,8 +87,8 @@ fn tell(text: fmt::Arguments<'_>) {
 async fn stop_signal(signals: &mut Signals) -> &'static str {
     loop {
         match signals.next().await {
-            (name, Asked::Stop) => return name,
-            (name, Asked::Reload | Asked::Nothing) => {
+            (name, SignalMeaning::Stop) => return name,
+            (name, SignalMeaning::Reload | SignalMeaning::Nothing) => {
                 tell(format_args!("ignored {name}; SIGTERM stops the daemon"))
             }
         }

@@ -22,7 +22,7 @@ use skep_records::{
 use crate::backends;
 
 pub(super) use arguments::OnnxArgs;
-pub(super) use report::Report;
+pub(super) use report::EstimateReport;
 
 /// Batch sizes of the estimate where none are asked for and the file leaves them open.
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
@@ -31,7 +31,7 @@ const BATCHES: [usize; 4] = [1, 2, 4, 8];
 pub(super) struct OnnxSource {
     /// Each variant by its name.
     pub(super) records: Vec<(String, Records)>,
-    pub(super) report: Report,
+    pub(super) report: EstimateReport,
     pub(super) notices: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
         bail!("{} has no shapes to plan with", named());
     };
     let mut records = Vec::new();
-    let mut report = Report {
+    let mut report = EstimateReport {
         batch: *batch,
         input_bytes: 0,
         output_bytes: 0,

@@ -7,7 +7,7 @@ use super::recorded;
 use crate::units::human;
 
 /// What is said of a model beside its plans.
-pub(crate) struct Report {
+pub(crate) struct EstimateReport {
     /// The batch size of the plans; `None` where the file or the arguments leave none open.
     pub(super) batch: Option<usize>,
     /// Bytes of inputs and outputs at that batch size.
@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(super) rows: Vec<(Option<usize>, Estimate)>,
 }
 
-impl Report {
+impl EstimateReport {
     /// Whether a plan of this title is of a part of the tensors alone. A run leaves nothing out.
     pub(crate) fn leaves_out(&self, title: &str) -> bool {
         !self.left_out.is_empty() && title != recorded::NAME

@@ -9,7 +9,7 @@ use skep_planner::{Plan, Problem};
 pub(super) use page::html;
 pub(super) use svg::svg;
 
-use super::compare::Row;
+use super::compare::StrategyRow;
 
 /// Fills of buffers, in turn: hues that are told apart beside each other, light enough for dark words and strong enough for
 /// either background. The page has the same.
@@ -19,7 +19,7 @@ const FILLS: [&str; 10] = [
 ];
 
 /// Where a plan puts each buffer; shared objects lie one behind the other.
-fn offsets(problem: &Problem, row: &Row) -> Vec<u64> {
+fn offsets(problem: &Problem, row: &StrategyRow) -> Vec<u64> {
     match &row.plan {
         Plan::Offsets(plan) => plan.offsets.clone(),
         Plan::Objects(plan) => plan.to_offsets(problem).offsets,

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{FILLS, offsets};
 use crate::{
     commands::plan::{
-        compare::Study,
+        compare::Comparison,
         show::{heading, waste},
     },
     units::human,
@@ -22,7 +22,7 @@ const PAGE: &str = include_str!("page.html");
 const MOST_OFFSETS: usize = 4_000_000;
 
 /// The page, with as many plans as it has room for, the smallest first; `from` says where they come from.
-pub(in crate::commands::plan) fn html(studies: &[Study], from: &str) -> String {
+pub(in crate::commands::plan) fn html(studies: &[Comparison], from: &str) -> String {
     let mut room = MOST_OFFSETS;
     let studies: Vec<String> = studies.iter().map(|study| data(study, &mut room)).collect();
     let data = format!(
@@ -36,7 +36,7 @@ pub(in crate::commands::plan) fn html(studies: &[Study], from: &str) -> String {
 }
 
 /// Records and plans of them, each buffer a position in lists.
-fn data(study: &Study, room: &mut usize) -> String {
+fn data(study: &Comparison, room: &mut usize) -> String {
     let problem = study.records.problem();
     let buffers = problem.buffers();
     let list = |value: &dyn Fn(usize) -> u64| numbers((0..buffers.len()).map(value));

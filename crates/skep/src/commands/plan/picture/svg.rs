@@ -8,7 +8,7 @@ use super::{FILLS, curve::loads, offsets};
 use crate::{
     axis::{ending, escaped, number, step, ticks, whole_step},
     commands::plan::{
-        compare::{Row, Study},
+        compare::{Comparison, StrategyRow},
         show::waste,
     },
     units::human,
@@ -44,7 +44,7 @@ text{fill:var(--ink)}.s{fill:var(--soft)}.g{stroke:var(--rule)}\
 rect.b:hover{stroke:var(--ink);stroke-width:1.5}";
 
 /// A panel for each of the records, below each other; `from` says where they come from.
-pub(in crate::commands::plan) fn svg(studies: &[Study], from: &str) -> String {
+pub(in crate::commands::plan) fn svg(studies: &[Comparison], from: &str) -> String {
     let (width, height) = (LEFT + WIDTH + RIGHT, PANEL * studies.len().max(1) as f64);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
@@ -63,7 +63,7 @@ pub(in crate::commands::plan) fn svg(studies: &[Study], from: &str) -> String {
         )
         .expect(WRITES);
         match study.best() {
-            Some(row) => Panel::new(study, row).draw(&mut svg),
+            Some(row) => PlanPanel::new(study, row).draw(&mut svg),
             None => writeln!(svg, "<text>{}: no plan</text>", escaped(&study.title)).expect(WRITES),
         }
         svg.push_str("</g>\n");
@@ -73,9 +73,9 @@ pub(in crate::commands::plan) fn svg(studies: &[Study], from: &str) -> String {
 }
 
 /// A plan, and how steps and bytes become pixels.
-struct Panel<'a> {
-    study: &'a Study,
-    row: &'a Row,
+struct PlanPanel<'a> {
+    study: &'a Comparison,
+    row: &'a StrategyRow,
     offsets: Vec<u64>,
     first: f64,
     last: f64,
@@ -85,8 +85,8 @@ struct Panel<'a> {
     names: String,
 }
 
-impl<'a> Panel<'a> {
-    fn new(study: &'a Study, row: &'a Row) -> Self {
+impl<'a> PlanPanel<'a> {
+    fn new(study: &'a Comparison, row: &'a StrategyRow) -> Self {
         let steps = study.records.problem().timeline().steps();
         let end = |step: Option<&u64>| step.map_or(0.0, |step| *step as f64);
         Self {

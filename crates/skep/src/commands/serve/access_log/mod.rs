@@ -69,7 +69,7 @@ impl AccessLogArgs {
         let Some(path) = &self.access_log else {
             return Ok(None);
         };
-        let sink = Sink::open(path)
+        let sink = LogSink::open(path)
             .with_context(|| format!("cannot open the access log `{}`", path.display()))?;
         let (sender, lines) = sync_channel(WAITING_LINES);
         let reopen = Arc::new(AtomicBool::new(false));
@@ -89,7 +89,7 @@ impl AccessLogArgs {
 }
 
 /// What the writing thread gets.
-enum Order {
+enum LogRequest {
     Line(String),
     /// Everything before this is written when it is answered.
     Flush(SyncSender<()>),
@@ -98,7 +98,7 @@ enum Order {
 /// The access log of a server.
 #[derive(Debug)]
 pub(crate) struct AccessLogFile {
-    lines: SyncSender<Order>,
+    lines: SyncSender<LogRequest>,
     format: AccessLogFormat,
     left_out: AtomicU64,
     /// How many of them the log has spoken of, and when.
@@ -117,12 +117,12 @@ impl AccessLogFile {
     pub(crate) fn flush(&self) {
         let end = Instant::now() + LAST_LINES;
         let (written, is_written) = sync_channel(1);
-        let mut order = Order::Flush(written);
-        while let Err(TrySendError::Full(returned)) = self.lines.try_send(order) {
+        let mut request = LogRequest::Flush(written);
+        while let Err(TrySendError::Full(returned)) = self.lines.try_send(request) {
             if Instant::now() >= end {
                 break;
             }
-            order = returned;
+            request = returned;
             thread::sleep(LAST_LINES / 50);
         }
         let left = end.saturating_duration_since(Instant::now());
@@ -153,7 +153,7 @@ impl AccessLog for AccessLogFile {
             AccessLogFormat::Text => line::text(record, Timestamp::now()),
             AccessLogFormat::Json => line::object(record, Timestamp::now()).to_string() + "\n",
         };
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(Order::Line(line)) {
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(LogRequest::Line(line)) {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             self.say_left_out(QUIET);
         }
@@ -161,12 +161,12 @@ impl AccessLog for AccessLogFile {
 }
 
 /// Where lines go.
-enum Sink {
+enum LogSink {
     Output(io::Stdout),
     File(BufWriter<File>),
 }
 
-impl Sink {
+impl LogSink {
     fn open(path: &Path) -> io::Result<Self> {
         if path == Path::new("-") {
             return Ok(Self::Output(io::stdout()));
@@ -184,7 +184,7 @@ impl Sink {
 }
 
 /// Writes lines until nobody sends any more; flushes whenever none waits.
-fn write(lines: &Receiver<Order>, path: &Path, mut sink: Sink, reopen: &AtomicBool) {
+fn write(lines: &Receiver<LogRequest>, path: &Path, mut sink: LogSink, reopen: &AtomicBool) {
     let mut said: Option<Instant> = None;
     let mut say = |error: &io::Error| {
         if said.is_none_or(|last| last.elapsed() > QUIET) {
@@ -192,27 +192,27 @@ fn write(lines: &Receiver<Order>, path: &Path, mut sink: Sink, reopen: &AtomicBo
             said = Some(Instant::now());
         }
     };
-    while let Ok(order) = lines.recv() {
-        if matches!(order, Order::Line(_)) {
+    while let Ok(request) = lines.recv() {
+        if matches!(request, LogRequest::Line(_)) {
             thread::sleep(GATHER);
         }
         if reopen.swap(false, Ordering::Acquire) {
-            match Sink::open(path) {
+            match LogSink::open(path) {
                 // Dropping the old one writes what it still holds.
                 Ok(opened) => sink = opened,
                 Err(error) => say(&error),
             }
         }
-        let mut next = Some(order);
+        let mut next = Some(request);
         let mut outcome = Ok(());
         let mut waiting = Vec::new();
         let mut left = LINES_A_TURN;
-        while let Some(order) = next {
-            match order {
-                Order::Line(line) => {
+        while let Some(request) = next {
+            match request {
+                LogRequest::Line(line) => {
                     outcome = outcome.and(sink.writer().write_all(line.as_bytes()));
                 }
-                Order::Flush(written) => waiting.push(written),
+                LogRequest::Flush(written) => waiting.push(written),
             }
             left -= 1;
             next = (left > 0).then(|| lines.try_recv().ok()).flatten();

@@ -19,14 +19,14 @@ const VERSION: &str = "1";
 const LINK: &str = "model.onnx";
 
 /// Where the model lies.
-pub(super) struct Place {
+pub(super) struct MeasuredModel {
     pub(super) repository: PathBuf,
     pub(super) name: ModelName,
     /// The made one; removed with this.
     files: Option<tempfile::TempDir>,
 }
 
-impl Place {
+impl MeasuredModel {
     pub(super) fn of(path: &Path) -> anyhow::Result<Self> {
         let unreadable = || format!("cannot read `{}`", path.display());
         let mut absolute = path.canonicalize().with_context(unreadable)?;
