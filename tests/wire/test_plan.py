@@ -192,7 +192,7 @@ def test_pictures(records, tmp_path):
         (b"id,lower,upper,size\na,0,4,1\na,5,6,1\n", "`{}`: line 3: buffer `a` is in line 2 already, expected names that differ"),
         (b"HloLiveRange (max 3):\n", "`{}` has live ranges without sizes, expected the buffer-assignment.txt beside it"),
         (b"BufferAssignment:\n", "`{}` is a buffer assignment, expected a name that ends with buffer-assignment.txt"),
-        (b"\x1a\x05\x00", "`{}` is none of the formats"),
+        (b"\x1a\x05\x00", "`{}` has an unknown format"),
         (b"\x1a\x02\x08\x01", "`{}`: expected a trace of the heap simulator in the buffer assignment, with an allocation, got none"),
         (b"\x08\x09\x3a\x00", "`{}`: not an ONNX file: it holds no graph"),
     ],

@@ -1,9 +1,9 @@
-//! Mutation tests: `cargo xtask mutants [CRATE] [-- OPTIONS]` changes one operator or result after the other in the crates that
-//! decide, and counts the changes that no test notices.
+//! Mutation tests: `cargo xtask mutants [CRATE] [-- OPTIONS]` changes one operator or result after the other in the
+//! crates that decide, and counts the changes that no test notices.
 //!
-//! Mutants that no test can tell from the original are listed in `.cargo/mutants.toml`, each with the reason. `OPTIONS` go
-//! to cargo-mutants: `--iterate` leaves out what an earlier run caught, `--shard 1/4` takes a quarter,
-//! `--file '**/latency.rs'` one file.
+//! Mutants that no test can tell from the original are listed in `.cargo/mutants.toml`, each with the reason. `OPTIONS`
+//! go to cargo-mutants: `--iterate` leaves out what an earlier run caught, `--shard 1/4` takes a quarter, `--file
+//! '**/latency.rs'` one file.
 
 use std::{
     fs,
@@ -30,8 +30,8 @@ const CRATES: [Mutated; 5] = [
         files: &[],
         without: &[],
     },
-    // A mutated search finds other plans that are as valid: the validator and the bounds, which are mutated, guard what it
-    // returns, and a benchmark how good that is.
+    // A mutated search finds other plans that are as valid: the validator and the bounds, which are mutated, guard what
+    // it returns, and a benchmark how good that is.
     Mutated {
         package: "skep-planner",
         files: &[],

@@ -1,4 +1,5 @@
-//! Input data for generated models, decided by a seed; `crates/skep-testkit/python/skep_inputs.py` computes the same in numpy.
+//! Input data for generated models, decided by a seed; `crates/skep-testkit/python/skep_inputs.py` computes the same in
+//! numpy.
 //!
 //! Element `i` of input number `k` comes from one 64-bit number, `mix(seed * A + k * B + i * C)`, so that any language
 //! can compute any element by itself. Which values it becomes depends on the kind of model, see [`inputs`].

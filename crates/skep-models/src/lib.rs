@@ -14,8 +14,8 @@
 //! A seed decides every byte, on every machine. A [`GeneratedModel`] holds its graph, not its weights: each weight is
 //! computed when it is written, so that a model of any size costs one buffer of memory.
 //!
-//! The weights are random, and scaled so that random inputs give finite outputs that differ from row to row: a server that
-//! mixes up the rows of a batch, or two models, gives visibly wrong outputs. [`inputs`] makes such inputs;
+//! The weights are random, and scaled so that random inputs give finite outputs that differ from row to row: a server
+//! that mixes up the rows of a batch, or two models, gives visibly wrong outputs. [`inputs`] makes such inputs;
 //! `crates/skep-testkit/python/skep_inputs.py` computes the same ones in numpy.
 //!
 //! [`GraphBuilder`] builds graphs that no kind covers.

@@ -43,8 +43,8 @@ impl GraphBuilder {
     /// Ends the construction.
     ///
     /// # Errors
-    /// [`GenerateError::TooManyBlocks`] for a variant of more blocks than there are; [`GenerateError::InvalidParameter`] for one
-    /// of a graph without weights.
+    /// [`GenerateError::TooManyBlocks`] for a variant of more blocks than there are;
+    /// [`GenerateError::InvalidParameter`] for one of a graph without weights.
     pub fn finish(self, options: &Options) -> Result<GeneratedModel, GenerateError> {
         let tail = options
             .variant
@@ -182,8 +182,8 @@ impl GeneratedModel {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// Writes the model to `path`; with [`Options::external_data`] its weights to `<path>.data`. If that fails, for instance
-    /// because the disk is full, no part of them stays.
+    /// Writes the model to `path`; with [`Options::external_data`] its weights to `<path>.data`. If that fails, for
+    /// instance because the disk is full, no part of them stays.
     ///
     /// # Errors
     /// [`GenerateError::TooLarge`] above 2 GiB without external data; [`GenerateError::Io`].

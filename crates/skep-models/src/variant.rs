@@ -29,8 +29,8 @@ impl Variant {
     /// A variant by its name: `head`, `last-block`, `last-3-blocks`; of BERT and MLPs `last-layer`, `last-2-layers`.
     ///
     /// # Errors
-    /// [`GenerateError::InvalidParameter`] for a name that `kind` does not have. Whether the model has so many blocks is
-    /// [`crate::generate`]'s to say.
+    /// [`GenerateError::InvalidParameter`] for a name that `kind` does not have. Whether the model has so many blocks
+    /// is [`crate::generate`]'s to say.
     pub fn named(kind: &Kind, name: &str, seed: u64) -> Result<Self, GenerateError> {
         let Some(word) = kind.block_word() else {
             return Err(kind.invalid(

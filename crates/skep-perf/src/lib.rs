@@ -2,8 +2,8 @@
 //!
 //! [`closed_loop`] keeps a number of requests outstanding and counts what comes back, [`open_loop`] sends them at given
 //! moments; [`ServerProcess`] runs a `skep serve` of
-//! its own to measure; [`memory`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`] and
-//! [`quantile`] sum up rounds.
+//! its own to measure; [`memory`] says what a process holds, [`tree_memory`] what it and its children hold; [`median`]
+//! and [`quantile`] sum up rounds.
 
 mod closed_loop;
 mod memory;

@@ -45,8 +45,8 @@ impl std::fmt::Display for ServerError {
 impl std::error::Error for ServerError {}
 
 impl ServerProcess {
-    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready. Without a flag that says
-    /// otherwise models are loaded as they are: nothing depends on what an earlier server has kept.
+    /// Starts `binary serve REPOSITORY` on free ports of 127.0.0.1 and waits until it is ready. Without a flag that
+    /// says otherwise models are loaded as they are: nothing depends on what an earlier server has kept.
     ///
     /// # Errors
     /// [`ServerError`] when it cannot be run or does not become ready.

@@ -329,7 +329,8 @@ mod tests {
         let below = tree(family.0.id()).expect("runs");
         assert!(below.iter().copied().all(is_running));
         drop(family.0.stdin.take());
-        // The shell ends after its `cat`; when its output is at an end both have closed it, and it waits to be looked at.
+        // The shell ends after its `cat`; when its output is at an end both have closed it, and it waits to be looked
+        // at.
         let mut rest = Vec::new();
         let mut output = family.0.stdout.take().expect("piped");
         output.read_to_end(&mut rest).expect("reads");

@@ -12,7 +12,8 @@
 //!
 //! Among the models that want a slot, the one that had the least time for its weight comes first (start-time fair
 //! queueing). A model that wanted nothing for a while does not catch up on what it left to others. When an execution
-//! begins, its model is charged what its last one took; when it ends, the charge is corrected. So grants in between count.
+//! begins, its model is charged what its last one took; when it ends, the charge is corrected. So grants in between
+//! count.
 //!
 //! Slots are granted as soon as they are free: none idles while a model wants what is there. Only a model that needs
 //! several at once can be passed over by models that need fewer; after [`MAX_PASSES`] times slots are kept back for it.
@@ -20,10 +21,10 @@
 //! # Long executions
 //!
 //! An execution cannot be stopped, but no model has to wait for one that is much longer than its own. When an execution
-//! has run for twice what a waiting model's executions take, and for a least time ([`MIN_TURN`]), its slots are *lent* to
-//! that model. The system then schedules the threads of both. Models whose executions are alike never borrow from each
-//! other, so they keep the latencies that they have alone. A slot is lent once: however many executions are stuck, as many
-//! threads of short ones compute as there are slots.
+//! has run for twice what a waiting model's executions take, and for a least time ([`MIN_TURN`]), its slots are *lent*
+//! to that model. The system then schedules the threads of both. Models whose executions are alike never borrow from
+//! each other, so they keep the latencies that they have alone. A slot is lent once: however many executions are stuck,
+//! as many threads of short ones compute as there are slots.
 //!
 //! Source: Goyal, Vin and Cheng, "Start-time fair queueing", SIGCOMM 1996. Lending is our own.
 
@@ -130,9 +131,9 @@ impl DeviceShare {
         self.held
     }
 
-    /// Adds a model. Each of its executions keeps `threads` slots busy (all slots, if there are fewer). Of two models that
-    /// always want a slot, one with twice the `weight` gets twice the time; a weight that is not a positive number counts
-    /// as 1.
+    /// Adds a model. Each of its executions keeps `threads` slots busy (all slots, if there are fewer). Of two models
+    /// that always want a slot, one with twice the `weight` gets twice the time; a weight that is not a positive number
+    /// counts as 1.
     pub fn join(&mut self, weight: f64, threads: u32) -> ModelShareId {
         let model = ModelShare {
             weight: if weight.is_finite() && weight > 0.0 {
@@ -184,8 +185,8 @@ impl DeviceShare {
         }
     }
 
-    /// Ends a model's execution, which took this long; `wants` says whether the model wants to begin another one. Both come
-    /// in one call, or it would always be the other models' turn.
+    /// Ends a model's execution, which took this long; `wants` says whether the model wants to begin another one. Both
+    /// come in one call, or it would always be the other models' turn.
     pub fn release(
         &mut self,
         id: ModelShareId,
@@ -210,8 +211,8 @@ impl DeviceShare {
         self.grant(now, grants);
     }
 
-    /// When [`DeviceShare::handle_timeout`] may have something to do, if nothing else happens before; `None` if no model
-    /// waits.
+    /// When [`DeviceShare::handle_timeout`] may have something to do, if nothing else happens before; `None` if no
+    /// model waits.
     #[must_use]
     pub fn next_timeout(&self, now: Time) -> Option<Time> {
         let waiting = self.models.iter().flatten().filter(|model| model.wants);

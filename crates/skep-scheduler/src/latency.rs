@@ -18,34 +18,35 @@ const PER_OCTAVE: usize = 8;
 /// Executions that are remembered for a size: few, so that a device that became slower is noticed.
 const REMEMBERED: usize = 32;
 
-/// Of what was seen, what is expected. Batches are made as large as their deadlines let them, so an estimate that is too
-/// low makes all of a batch late, and one that is too high gives up what would have been in time: in simulations
-/// with log-normal noise of 0.2 this percentile loses least, and the 95th a third where objectives are tight.
+/// The percentile of the remembered executions that is the estimate. Batches are as large as deadlines allow, so too
+/// low an estimate makes a whole batch late, and too high a one gives up requests that would have been in time. In
+/// simulations with log-normal noise of 0.2 this percentile loses least; the 95th loses a third if objectives are
+/// tight.
 const PERCENTILE: usize = 80;
 
-/// The share of a single known size's time that is taken to be there whatever the size.
+/// If only one size is known: the share of its time that is assumed not to depend on the size.
 const FIXED_SHARE: f64 = 0.5;
 
-/// What counts as hardly longer: more than what estimates differ by from run to run.
+/// What counts as hardly longer: a little more than estimates differ from run to run.
 const HARDLY: f64 = 1.03;
 
-/// After how many further executions of serving a size is worth another try, whatever is expected of it: what slowed it may be
-/// over. Rare enough that one late batch in so many does not show.
+/// After this many further executions a size is worth another try, whatever its estimate: what slowed it may be over.
+/// This is so rare that one late batch does not show.
 const STALE: u64 = 1024;
 
-/// What is known of the executions of one size.
+/// What is known of one size's executions.
 #[derive(Debug, Clone)]
 struct SizeCell {
-    /// The size of which an execution was seen last; within a cell they differ little.
+    /// The size that was seen last; sizes of a cell differ little.
     size: usize,
     /// The last executions, in nanoseconds, as a ring.
     seen: Vec<u64>,
     next: usize,
     /// Their [`PERCENTILE`].
     estimate: u64,
-    /// Whether they were measured outside of serving: the first one of serving takes their place.
+    /// Whether they were measured outside of serving: the first served execution replaces them.
     measured: bool,
-    /// How many executions of serving there had been when one of this size was seen.
+    /// The number of served executions when this size was last seen.
     at: u64,
 }
 
@@ -59,7 +60,7 @@ pub(crate) struct LatencyModel {
     best: usize,
     /// Executions of serving so far.
     executions: u64,
-    /// For what is computed anew with each change.
+    /// Buffers of [`LatencyModel::rebuild`], kept for their memory.
     scratch: FitScratch,
 }
 
@@ -73,7 +74,7 @@ struct FitScratch {
 }
 
 impl LatencyModel {
-    /// Knows batches up to this size; `profile` are sizes with their latencies, measured before.
+    /// A model of batches up to this size, from sizes with measured latencies.
     pub(crate) fn new(max_batch_size: usize, profile: &[(usize, Duration)]) -> Self {
         let max = max_batch_size.max(1);
         let mut model = Self {
@@ -97,7 +98,7 @@ impl LatencyModel {
         if size <= last {
             return self.table[size];
         }
-        // A request above the maximum runs alone: as its share of the largest.
+        // A larger request runs alone, and takes its share of the largest batch.
         let scaled = u128::from(self.table[last]) * size as u128 / last as u128;
         u64::try_from(scaled).unwrap_or(u64::MAX)
     }
@@ -107,26 +108,26 @@ impl LatencyModel {
         self.table.partition_point(|ns| *ns <= available_ns) - 1
     }
 
-    /// The smallest size that takes, an inference, hardly longer than the best one: larger ones only make their first
-    /// requests wait for their last. 1 where batching does not pay, as for convolutions on a CPU.
+    /// The smallest size whose time an inference is hardly longer than the best: larger batches only make their first
+    /// requests wait for their last. 1 if batching does not pay, as for convolutions on a CPU.
     pub(crate) fn useful(&self) -> usize {
         self.useful
     }
 
-    /// The size that takes the least an inference.
+    /// The size that takes the least time an inference.
     pub(crate) fn best(&self) -> usize {
         self.best
     }
 
-    /// Whether nothing of late tells how long this size takes: it was never served, or long ago. A model that was measured, or
-    /// served once, while something else kept the machine busy is thought to be slower than it is.
+    /// Whether the estimate of this size is old: it was never served, or long ago. A size that was measured, or served
+    /// once, while the machine was busy seems slower than it is.
     pub(crate) fn is_stale(&self, size: usize) -> bool {
         let cell = self.cells.get(cell_of(size.max(1)));
         cell.and_then(Option::as_ref)
             .is_none_or(|cell| cell.measured || self.executions - cell.at >= STALE)
     }
 
-    /// An execution took so long.
+    /// Learns from a served execution.
     pub(crate) fn learn(&mut self, size: usize, took: Duration) {
         self.executions += 1;
         if self.note(size, nanos(took), false) {
@@ -134,14 +135,14 @@ impl LatencyModel {
         }
     }
 
-    /// An execution outside of serving took so long.
+    /// Learns from an execution outside of serving.
     pub(crate) fn measured(&mut self, size: usize, took: Duration) {
         if self.note(size, nanos(took), true) {
             self.rebuild();
         }
     }
 
-    /// Remembers an execution; whether the size's estimate changed.
+    /// Remembers an execution; returns whether the size's estimate changed.
     fn note(&mut self, size: usize, ns: u64, measured: bool) -> bool {
         if size == 0 || size >= self.table.len() {
             return false;

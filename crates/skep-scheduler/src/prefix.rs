@@ -1,7 +1,7 @@
 //! The requests at the head of the queue that could run as one batch.
 //!
-//! Scanned once and kept: while a batch waits for more requests, each that arrives behind it costs one step, not a new
-//! scan. Whatever changes the part that was scanned makes it start again.
+//! They are scanned once and remembered: while a batch waits for more requests, each arrival behind it costs one step,
+//! not a new scan. A change within the scanned part restarts the scan.
 
 use skep_types::Time;
 
@@ -18,22 +18,22 @@ pub(crate) struct CandidateBatch {
     pub(crate) size: usize,
     /// When the oldest request up to this one was enqueued.
     pub(crate) oldest: Time,
-    /// The earliest end of a wait up to this one; none for those that have no end.
+    /// The earliest end of a wait up to this one; `None` if no wait ends.
     pub(crate) expires: Option<Time>,
-    /// Whether there is one up to this one that has overstayed.
+    /// Whether any request up to this one has overstayed.
     pub(crate) overstayed: bool,
 }
 
 /// Why no further request can join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PrefixEnd {
-    /// The next one is too large for what is left.
+    /// The next one does not fit.
     Full,
-    /// The next one has tensors of other shapes.
+    /// The next one's tensors have other shapes.
     Shape,
 }
 
-/// What was scanned.
+/// The scanned requests.
 #[derive(Debug, Default)]
 pub(crate) struct Prefix {
     steps: Vec<CandidateBatch>,
@@ -49,9 +49,9 @@ impl Prefix {
         self.cut = None;
     }
 
-    /// A request was put into, or is about to leave, this place.
+    /// A request entered, or is about to leave, this position.
     pub(crate) fn touch(&mut self, position: QueuePosition) {
-        // What is behind the scanned part changes nothing, unless the scan ended because of it.
+        // A change behind the scanned part has no effect, unless the scan stopped there.
         let behind = self
             .steps
             .last()
@@ -61,7 +61,7 @@ impl Prefix {
         }
     }
 
-    /// Scans on from where it stopped, in order, never skipping.
+    /// Continues the scan where it stopped, in order, without skipping a request.
     ///
     /// `preferred` are the sizes that leave at once. The *cut* is behind the largest batch that has one of them, or,
     /// when none was met, before the request that goes past the largest.
@@ -109,7 +109,7 @@ impl Prefix {
             if preferred.contains(&size) || (preferred.is_empty() && size == max_batch_size) {
                 self.cut = Some(self.steps.len());
             }
-            // Nothing has less than one inference: what is full stays so.
+            // No request has less than one inference, so a full batch stays full.
             if size >= max_batch_size {
                 self.stop = Some(PrefixEnd::Full);
             }
@@ -130,7 +130,7 @@ impl Prefix {
     }
 }
 
-/// The earlier of two moments that may be never.
+/// The earlier of two moments; `None` means never.
 fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
     a.into_iter().chain(b).min()
 }

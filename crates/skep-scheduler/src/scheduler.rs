@@ -20,17 +20,17 @@ pub struct Scheduler<P> {
     waiting: WaitQueue<P>,
     prefix: Prefix,
     instances: Instances,
-    /// What keeps the objective, where the policy has one.
+    /// The engine that keeps the objective, if the policy has one.
     engine: Option<Box<ObjectiveEngine>>,
     slot: SlotState,
-    /// When the policy wants to look again.
+    /// When the policy wants to decide again.
     wake: Option<Time>,
     draining: bool,
     hurried: bool,
     /// Emptied batches, for the next ones.
     spare: Vec<Vec<Request<P>>>,
     last_batch: Option<(usize, BatchEnd)>,
-    /// How many waits ended with an error, and behind all others.
+    /// How many overdue requests were rejected, and how many were put behind all others.
     rejected: u64,
     delayed: u64,
 }
@@ -74,12 +74,12 @@ impl<P: Payload> Scheduler<P> {
         }
     }
 
-    /// Applies one input and appends what follows from it. Moments never go back.
+    /// Applies one input and appends the outputs. `now` never decreases.
     pub fn handle(&mut self, now: Time, input: Input<P>, outputs: &mut Outputs<P>) {
         self.handle_all(now, [input], outputs);
     }
 
-    /// Applies inputs of one moment, and only then decides what follows from them.
+    /// Applies all inputs of one moment, then decides.
     pub fn handle_all(
         &mut self,
         now: Time,
@@ -92,7 +92,7 @@ impl<P: Payload> Scheduler<P> {
         self.decide(now, outputs);
     }
 
-    /// Appends what follows from the mere passing of time: nothing before [`Scheduler::next_timeout`].
+    /// Appends the outputs that are due since time has passed: none before [`Scheduler::next_timeout`].
     pub fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs<P>) {
         self.decide(now, outputs);
     }
@@ -107,7 +107,7 @@ impl<P: Payload> Scheduler<P> {
         self.wake.into_iter().chain(expiry).min()
     }
 
-    /// Takes the list of a batch back when its requests have been taken out, so that the next batch needs no memory.
+    /// Takes back the list of a batch, so that the next batch needs no allocation.
     pub fn recycle(&mut self, mut requests: Vec<Request<P>>) {
         requests.clear();
         if self.spare.len() < MAX_SPARE {
@@ -127,13 +127,13 @@ impl<P: Payload> Scheduler<P> {
         self.waiting.inferences()
     }
 
-    /// Whether an instance executes a batch; `None` for one that is not (or no longer) there.
+    /// Whether an instance executes a batch; `None` for an unknown or removed one.
     #[must_use]
     pub fn is_busy(&self, instance: InstanceId) -> Option<bool> {
         self.instances.is_busy(instance)
     }
 
-    /// What the policy is doing. Allocates, and is not meant for each request.
+    /// The policy's present state. Allocates; do not call it for each request.
     #[must_use]
     pub fn policy_snapshot(&self, now: Time) -> PolicySnapshot {
         let engine = self.engine.as_deref();
@@ -246,7 +246,7 @@ impl<P: Payload> Scheduler<P> {
         u32::try_from(index).expect("levels are few")
     }
 
-    /// Takes a request out and answers it with an error.
+    /// Removes a request and rejects it.
     fn reject(&mut self, position: QueuePosition, reason: RejectReason, outputs: &mut Outputs<P>) {
         let request = self.take(position);
         outputs.push(Output::Reject { request, reason });
@@ -263,7 +263,7 @@ impl<P: Payload> Scheduler<P> {
         self.reject_unservable(outputs);
     }
 
-    /// Ends the waits that are over.
+    /// Ends the waits whose time is over.
     fn expire(&mut self, now: Time, outputs: &mut Outputs<P>) {
         if let Some(engine) = &self.engine {
             let action = engine.objective().miss_action;
@@ -350,7 +350,7 @@ impl<P: Payload> Scheduler<P> {
         }
     }
 
-    /// What the policy makes of what waits.
+    /// The policy's decision about the waiting requests.
     fn verdict(&mut self, now: Time) -> Verdict {
         match &self.options.policy {
             Policy::OneByOne => Verdict::Send {
@@ -400,7 +400,7 @@ impl<P: Payload> Scheduler<P> {
         });
     }
 
-    /// Gives up the first requests, all of which have deadlines.
+    /// Gives up the first requests; all have deadlines.
     fn drop_first(&mut self, requests: usize, outputs: &mut Outputs<P>) {
         let action = self
             .engine
@@ -414,7 +414,7 @@ impl<P: Payload> Scheduler<P> {
         }
     }
 
-    /// A draining scheduler whose last instance is gone can serve nothing any more: what waits is answered now.
+    /// Rejects all waiting requests when a draining scheduler has lost its last instance.
     fn reject_unservable(&mut self, outputs: &mut Outputs<P>) {
         if self.draining && self.instances.is_empty() {
             while let Some(position) = self.waiting.first() {
@@ -424,7 +424,7 @@ impl<P: Payload> Scheduler<P> {
     }
 }
 
-/// How long a request may wait: its queue's time, or its own where that counts and is shorter.
+/// How long a request may wait: its queue's time-out, or its own if that counts and is shorter.
 fn wait_of(policy: &QueuePolicy, own: Option<Duration>) -> Option<Duration> {
     let default = policy.timeout?;
     match own {

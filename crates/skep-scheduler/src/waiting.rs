@@ -7,8 +7,8 @@
 //! by_id:   id -> slot                                    for cancellation
 //! ```
 //!
-//! A *lane* is a priority level, and within each level those that have overstayed and wait behind the others (Triton's
-//! delayed queue). Every operation takes the time of some bisections, however many wait.
+//! A *lane* is a priority level; a second lane of each level holds the requests that have overstayed and wait behind
+//! the others (Triton's delayed queue). Every operation takes a few bisections, however many requests wait.
 
 use std::{
     collections::HashMap,
@@ -19,17 +19,17 @@ use skep_types::Time;
 
 use crate::{Request, RequestId, sorted::Sorted};
 
-/// A waiting request's place. Places of lower value are served first.
+/// A waiting request's position. Lower positions are served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueuePosition {
     lane: QueueLane,
-    /// Among those of a lane, the earlier; equal where the order is that of arrival.
+    /// Orders the requests of a lane; equal if they are served in the order of arrival.
     urgency: Time,
     id: RequestId,
     slot: u32,
 }
 
-/// Where a request queues: by priority level, the overstayed of a level behind its others.
+/// The lane in which a request queues: its priority level, with overstayed requests behind the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct QueueLane {
     /// Index of the level; 0 is served first.
@@ -37,7 +37,7 @@ pub(crate) struct QueueLane {
     pub(crate) overstayed: bool,
 }
 
-/// A request that waits, and what the scheduler knows of it.
+/// A waiting request, with what the scheduler knows of it.
 #[derive(Debug)]
 pub(crate) struct WaitingRequest<P> {
     pub(crate) request: Request<P>,
@@ -100,7 +100,7 @@ impl<P> WaitQueue<P> {
         self.inferences
     }
 
-    /// Takes a request in; ids must be new, and where urgencies are equal they decide.
+    /// Adds a request. Its id must be new; ids decide between equal urgencies.
     pub(crate) fn insert(
         &mut self,
         request: Request<P>,
@@ -137,22 +137,22 @@ impl<P> WaitQueue<P> {
         position
     }
 
-    /// The place that is served first.
+    /// The position that is served first.
     pub(crate) fn first(&self) -> Option<QueuePosition> {
         self.order.first()
     }
 
-    /// The place that is served after this one.
+    /// The position that is served after this one.
     pub(crate) fn after(&self, position: QueuePosition) -> Option<QueuePosition> {
         self.order.after(position)
     }
 
-    /// All that wait, in the order in which they are served.
+    /// All waiting requests, in the order of service.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &WaitingRequest<P>> {
         self.order.iter().map(|position| self.get(position))
     }
 
-    /// The waiter whose wait ends first.
+    /// The request whose wait ends first.
     pub(crate) fn most_urgent(&self) -> Option<&WaitingRequest<P>> {
         let (_, _, slot) = self.expiry.first()?;
         self.slots[slot as usize].as_ref()
@@ -170,7 +170,7 @@ impl<P> WaitQueue<P> {
         waiter.map(|waiter| waiter.position)
     }
 
-    /// Takes a request out.
+    /// Removes a request.
     pub(crate) fn take(&mut self, position: QueuePosition) -> WaitingRequest<P> {
         let waiter = self.slots[position.slot as usize]
             .take()
@@ -191,7 +191,7 @@ impl<P> WaitQueue<P> {
         self.expiry.first().map(|(moment, ..)| moment)
     }
 
-    /// A request whose wait is over, the one that is so for longest.
+    /// The request whose wait has been over for longest, if there is one.
     pub(crate) fn expired(&self, now: Time) -> Option<QueuePosition> {
         let (moment, _, slot) = self.expiry.first()?;
         let waiter = self.slots[slot as usize].as_ref()?;
@@ -199,7 +199,7 @@ impl<P> WaitQueue<P> {
     }
 }
 
-/// Leaves ids, which are consecutive numbers, next to each other: those that come and go together share cache lines.
+/// Keeps consecutive ids next to each other: requests that come and go together share cache lines.
 #[derive(Debug, Default)]
 pub(crate) struct IdHasher(u64);
 

@@ -33,8 +33,8 @@ impl Cli {
     }
 }
 
-/// The same command, whose flags take `-1` as their value, and lists `-1,2`: what is wrong with it is said of the number then,
-/// not of a flag that nobody gave.
+/// The same command, whose flags take `-1` as their value, and lists `-1,2`: what is wrong with it is said of the
+/// number then, not of a flag that nobody gave.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let command = command.mut_args(|arg| {
         let takes_values = arg.get_action().takes_values() && !arg.is_positional();
@@ -49,8 +49,8 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_negative_numbers)
 }
 
-/// What is wrong with a command line. Numbers are explained: the library's words for them are those of a program. The advice
-/// to put `--` before what looks like a flag is left out: for a misspelt flag or a negative number it is wrong.
+/// What is wrong with a command line. Numbers are explained: the library's words for them are those of a program. The
+/// advice to put `--` before what looks like a flag is left out: for a misspelt flag or a negative number it is wrong.
 pub(crate) fn explain(error: &clap::Error) -> String {
     let text = error.to_string();
     let paragraphs = text

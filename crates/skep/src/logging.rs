@@ -106,8 +106,8 @@ impl Logs {
         }
     }
 
-    /// Opens the log file again by its name, for those who have moved it away; whether there is one. A file that cannot be
-    /// opened leaves the log where it was.
+    /// Opens the log file again by its name, for those who have moved it away; whether there is one. A file that cannot
+    /// be opened leaves the log where it was.
     pub(crate) fn reopen(&self) -> anyhow::Result<bool> {
         let path = self.options().file.clone();
         let (Some(path), Some(file)) = (path, &self.file) else {

@@ -1,5 +1,5 @@
-//! What a process gives up where memory is short: what is kept only in case it is wanted again, and, where next to nothing
-//! is left, a run that goes on and on.
+//! What a process gives up where memory is short: what is kept only in case it is wanted again, and, where next to
+//! nothing is left, a run that goes on and on.
 
 use std::{
     io::{self, Write},

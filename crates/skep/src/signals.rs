@@ -1,5 +1,5 @@
-//! The signals that a server hears: those that ask it to stop, the one that asks it to read its files again, and those that
-//! it only says something about, since the system would end it without an answer to its requests.
+//! The signals that a server hears: those that ask it to stop, the one that asks it to read its files again, and those
+//! that it only says something about, since the system would end it without an answer to its requests.
 
 use std::{
     future::poll_fn,
@@ -62,8 +62,9 @@ impl Signals {
     }
 }
 
-/// Keeps the signals that do not ask for a stop from ending the process, before there is anybody to hear them. Call it first in
-/// a command that goes on: handlers stay for the life of the process, and what comes before [`Signals::new`] is lost.
+/// Keeps the signals that do not ask for a stop from ending the process, before there is anybody to hear them. Call it
+/// first in a command that goes on: handlers stay for the life of the process, and what comes before [`Signals::new`]
+/// is lost.
 pub(crate) fn survive() -> io::Result<()> {
     let reactor = tokio::runtime::Builder::new_current_thread()
         .enable_io()

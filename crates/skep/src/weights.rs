@@ -27,7 +27,8 @@ enum LoadOrderFlag {
 /// When the form of a model that has none is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum BakeMode {
-    /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a time
+    /// Behind the model, which is loaded as it is and answers meanwhile: in a process of the lowest priority, one at a
+    /// time
     Background,
     /// By the load, which the model's first request waits for
     Foreground,
@@ -55,8 +56,8 @@ pub(crate) struct StoreArgs {
     /// When to bake a model (Skep's own)
     #[arg(long, value_name = "WHEN", default_value = "background")]
     weight_bake: BakeMode,
-    /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this process's
-    /// own (Skep's own)
+    /// The directory of the sockets of the node's tensor store (`skep store serve`), instead of a store of this
+    /// process's own (Skep's own)
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Bytes of weights above which the server's own store drops unused ones at once (Skep's own)
@@ -65,8 +66,8 @@ pub(crate) struct StoreArgs {
     /// How long the server's own store keeps unused weights, in seconds (Skep's own)
     #[arg(long, value_name = "SECONDS", conflicts_with = "store")]
     store_keep_alive_secs: Option<u64>,
-    /// For how long what was made of a model is kept when that is unloaded, in case it is loaded again: a session, a few MiB
-    /// beside the weights (Skep's own)
+    /// For how long what was made of a model is kept when that is unloaded, in case it is loaded again: a session, a
+    /// few MiB beside the weights (Skep's own)
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     session_keep_alive_secs: u64,
     /// The order in which weights enter the store (Skep's own)
@@ -75,8 +76,8 @@ pub(crate) struct StoreArgs {
 }
 
 impl CacheArgs {
-    /// The cache; `None` where it is off, or where the default one cannot be used: the models are served all the same, and
-    /// what is lost is speed and memory.
+    /// The cache; `None` where it is off, or where the default one cannot be used: the models are served all the same,
+    /// and what is lost is speed and memory.
     ///
     /// # Errors
     /// When the directory that was asked for cannot be used.

@@ -1,4 +1,5 @@
-//! Figures of the source tree: `cargo xtask figures [FOLDER] [--names]`. They describe a design; none is a goal by itself.
+//! Figures of the source tree: `cargo xtask figures [FOLDER] [--names]`. They describe a design; none is a goal by
+//! itself.
 //!
 //! Counted are the files of `crates/*/src` and `xtask/src`, without generated ones, files of tests, and items under
 //! `#[cfg(test)]`.

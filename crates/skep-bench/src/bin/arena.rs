@@ -1,15 +1,15 @@
 //! What intermediate tensors take, and what that costs: `cargo xtask bench arena`.
 //!
 //! A run's tensors by five means: Skep's planned arena; ONNX Runtime's default, its arena with its memory pattern; its
-//! arena alone; its memory pattern alone; `malloc` a tensor. Peak bytes are counted at the allocator where that is Skep's,
-//! and read off the library's own log (by `regions.py`, whose rows are merged here) where it is the library's
-//! arena; for all of them the growth of the process while it runs is measured as well, each in a process of its own (the
-//! kernel's high-water mark of resident pages, reset after loading). Latency: all five in one process, in turn, run
-//! by run. Printed: a JSON object for each model, batch size, number of instances and means.
+//! arena alone; its memory pattern alone; `malloc` a tensor. Peak bytes are counted at the allocator where that is
+//! Skep's, and read off the library's own log (by `regions.py`, whose rows are merged here) where it is the library's
+//! arena; for all of them the growth of the process while it runs is measured as well, each in a process of its own
+//! (the kernel's high-water mark of resident pages, reset after loading). Latency: all five in one process, in turn,
+//! run by run. Printed: a JSON object for each model, batch size, number of instances and means.
 //!
-//! Beside the recorded plan, which is what the arena replays, stand the *graph* plans: over the tensors that the file names,
-//! each in memory of its own; the same with what operators could do in place; and as ONNX Runtime is predicted to
-//! rewrite the graph.
+//! Beside the recorded plan, which is what the arena replays, stand the *graph* plans: over the tensors that the file
+//! names, each in memory of its own; the same with what operators could do in place; and as ONNX Runtime is predicted
+//! to rewrite the graph.
 
 use std::{
     collections::BTreeMap, fs, path::Path, process::Command, sync::Barrier, thread, time::Instant,

@@ -1,17 +1,17 @@
 //! What dynamic batching brings: `cargo xtask bench batching`.
 //!
-//! Closed loops of requests of batch 2 over gRPC. On a CPU batching hardly pays for convolution nets, so a mock stands in
-//! for an accelerator, on a device of its own: an execution takes 1.87 ms and 0.087 ms an inference, figures that were
-//! published for a text recogniser on one; two instances, whose executions overlap, take 1.39 times that. A small MLP on
-//! ONNX Runtime, where batching pays on a CPU as well, has its own rows.
+//! Closed loops of requests of batch 2 over gRPC. On a CPU batching hardly pays for convolution nets, so a mock stands
+//! in for an accelerator, on a device of its own: an execution takes 1.87 ms and 0.087 ms an inference, figures that
+//! were published for a text recogniser on one; two instances, whose executions overlap, take 1.39 times that. A small
+//! MLP on ONNX Runtime, where batching pays on a CPU as well, has its own rows.
 //!
 //! What the device allows: without a delay batches alternate, so that `c` clients of one instance get
 //! `2c / (2 * 1.87 + 0.087 * 2c)` inferences a millisecond up to `c = 8`, and the largest batch's rate from there. With
-//! a delay, the simulator says what the same scheduler makes of it. Its clients then come back after as long as a request
-//! takes, with as many others, to a mock that takes no time: from an answer to the next request the device is idle,
-//! which is neither the scheduler's doing nor left out. Settings alternate round by round; figures are
-//! medians of rounds. How much longer than asked for the mock's executions took on the mean, by the model's statistics, is
-//! in the table: that is not the server's. Printed: a JSON object a row.
+//! a delay, the simulator says what the same scheduler makes of it. Its clients then come back after as long as a
+//! request takes, with as many others, to a mock that takes no time: from an answer to the next request the device is
+//! idle, which is neither the scheduler's doing nor left out. Settings alternate round by round; figures are medians of
+//! rounds. How much longer than asked for the mock's executions took on the mean, by the model's statistics, is in the
+//! table: that is not the server's. Printed: a JSON object a row.
 
 use std::{path::PathBuf, time::Duration};
 

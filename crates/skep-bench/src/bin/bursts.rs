@@ -1,15 +1,15 @@
 //! What batching policies make of bursts: `cargo xtask bench bursts [--trace FILE] [--rounds N] [--seconds N]`.
 //!
 //! An open loop over gRPC sends requests at recorded moments, at some loads; the same moments go through the simulator.
-//! Two models: a mock that stands for an accelerator of its own (1.87 ms an execution and 0.087 ms an inference), and an
-//! MLP on ONNX Runtime, whose weights do not fit a core's cache, so that batching pays. What the
-//! MLP's executions take is measured first, one request at a time: load 1 is what full batches carry by that. The
-//! simulator's table is what its executions took in the round itself, by size.
+//! Two models: a mock that stands for an accelerator of its own (1.87 ms an execution and 0.087 ms an inference), and
+//! an MLP on ONNX Runtime, whose weights do not fit a core's cache, so that batching pays. What the MLP's executions
+//! take is measured first, one request at a time: load 1 is what full batches carry by that. The simulator's table is
+//! what its executions took in the round itself, by size.
 //!
 //! A request counts as good if its answer is there within the objective, seen from its moment at the client: what the
-//! sender is late counts against the server. Every policy is a model of its own on one server. In each round all policies
-//! get the same requests; the next round has others, unless they are from a file. Printed: a JSON object for each model,
-//! load and policy, medians of the rounds.
+//! sender is late counts against the server. Every policy is a model of its own on one server. In each round all
+//! policies get the same requests; the next round has others, unless they are from a file. Printed: a JSON object for
+//! each model, load and policy, medians of the rounds.
 
 use std::{
     collections::BTreeMap,

@@ -1,9 +1,9 @@
 //! How near memory is estimated before anything runs: `cargo xtask bench estimate`.
 //!
-//! For each model, batch size and number of instances: the estimate, made from the file alone; then a server that serves
-//! this model and nothing else, after each instance has answered requests of that batch size, as the kernel counts its
-//! memory. Binary and library are copies of the benchmark's own, so that no other process shares their pages and PSS is
-//! what the server costs by itself. Printed: a JSON object for each.
+//! For each model, batch size and number of instances: the estimate, made from the file alone; then a server that
+//! serves this model and nothing else, after each instance has answered requests of that batch size, as the kernel
+//! counts its memory. Binary and library are copies of the benchmark's own, so that no other process shares their pages
+//! and PSS is what the server costs by itself. Printed: a JSON object for each.
 
 use std::{
     fs,

@@ -2,8 +2,8 @@
 //!
 //! Loads and unloads a model of 100 MB (`resnet50`, generated) over HTTP, again and again, and samples the server's
 //! memory after each unload is complete. Flat means that nothing is lost a cycle; the first cycles are left out, since
-//! they open libraries and fill caches that stay. Memory goes back to the system some seconds after an unload, so what lasts
-//! is sampled at rest: once after the first cycles, and at the end. Printed: a JSON object for each backend.
+//! they open libraries and fill caches that stay. Memory goes back to the system some seconds after an unload, so what
+//! lasts is sampled at rest: once after the first cycles, and at the end. Printed: a JSON object for each backend.
 
 use std::{
     fs,

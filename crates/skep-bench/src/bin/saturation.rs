@@ -185,7 +185,8 @@ fn write_config(subject: &ServedModel, setting: ThreadSetting) -> Result<()> {
     )?)
 }
 
-/// Runs the model without any server, for its rate a second and its CPU time a run in microseconds: `concurrent` threads over one session.
+/// Runs the model without any server, for its rate a second and its CPU time a run in microseconds: `concurrent`
+/// threads over one session.
 fn bare(
     runtime: &OnnxRuntime,
     subject: &ServedModel,

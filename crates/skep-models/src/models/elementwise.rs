@@ -41,8 +41,8 @@ pub(super) fn add_sub(datatype: DataType, width: usize, batch: Dim) -> GraphBuil
 /// that of the datatype itself.
 ///
 /// FP32 holds any sum of two FP16 or BF16 numbers closely enough that rounding it once more changes nothing (24 bits of
-/// mantissa against 2 * 11 + 2). Small integers wrap when cast back, as their own addition would; so does UINT64 through
-/// INT64, in two's complement.
+/// mantissa against 2 * 11 + 2). Small integers wrap when cast back, as their own addition would; so does UINT64
+/// through INT64, in two's complement.
 fn computed_as(datatype: DataType) -> DataType {
     match datatype {
         DataType::Int32 | DataType::Int64 | DataType::Fp32 | DataType::Fp64 => datatype,

@@ -16,7 +16,7 @@ const HORIZON: usize = 128;
 /// Instances that are played through; of more, the first to be free.
 const MAX_INSTANCES: usize = 16;
 
-/// Where the playing happens; kept for its memory.
+/// Buffers of the look ahead, kept for their memory.
 #[derive(Debug, Default)]
 pub(crate) struct LookAhead {
     /// Deadline in nanoseconds and inferences of the waiting requests, most urgent first.
@@ -79,7 +79,7 @@ impl LookAhead {
         best.0
     }
 
-    /// How many are answered in time if each instance, when it is free, takes the most urgent and as many as fit.
+    /// How many requests are answered in time if each free instance takes the most urgent ones, as many as fit.
     fn play(
         requests: &[(u64, usize)],
         free: &[u64],

@@ -1,8 +1,8 @@
-//! What is decided where deadlines count: who leaves now, who is given up, how long to wait.
+//! Decisions by deadline: which requests leave now, which are given up, how long to wait.
 //!
-//! The most urgent come first, and a batch is the largest with which the most urgent one is in time. When its deadline
-//! keeps others out, it is looked ahead (`ahead.rs`) whether it is worth that, within its level. In all else *manners*
-//! differ.
+//! The most urgent requests come first, and a batch is the largest with which the most urgent one is in time. When its
+//! deadline keeps others out, a look ahead (`ahead.rs`) decides within its level whether it is worth that. In all else
+//! *manners* differ.
 
 use skep_types::Time;
 
@@ -12,13 +12,13 @@ use crate::{
     policy::{Verdict, ahead::LookAhead},
 };
 
-/// How much faster than they arrive requests should be served: what a rate is uncertain by.
+/// How much faster than they arrive requests should be served: the uncertainty of a rate.
 const AHEAD_OF_LOAD: f64 = 1.1;
 
-/// How often the time of [`Patience::Brief`] fits into the objective.
+/// The objective divided by the time of [`Patience::Brief`].
 const BRIEF: u64 = 10;
 
-/// What counts as just as good: a smaller batch is worth as much.
+/// What counts as equally good: a smaller batch is worth this much.
 const NEARLY: f64 = 0.995;
 
 /// The waiting requests, most urgent first.
@@ -29,10 +29,10 @@ pub(crate) trait UrgentQueue {
     /// The inferences of the first `requests`.
     fn size(&self, requests: usize) -> usize;
 
-    /// The earliest deadline of the first `requests`, in nanoseconds; none where none has one.
+    /// The earliest deadline of the first `requests`, in nanoseconds; `None` if none has a deadline.
     fn deadline(&self, requests: usize) -> Option<u64>;
 
-    /// Whether one that arrives could join all of [`UrgentQueue::joined`], and these may be held back for it.
+    /// Whether a request that arrives could join all of [`UrgentQueue::joined`], and these may be held back for it.
     fn may_grow(&self) -> bool;
 
     /// Why these are not more.
@@ -45,16 +45,16 @@ pub(crate) trait UrgentQueue {
     fn urgent(&self) -> impl Iterator<Item = (u64, usize)>;
 }
 
-/// For how many a batch waits, as long as no deadline is near.
+/// How many requests a batch waits for, as long as no deadline is near.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// For none.
+    /// None.
     None,
-    /// For the smallest size with which the instances keep up with the arrivals.
+    /// The smallest size with which the instances keep up with the arrivals.
     Enough,
-    /// For as many as pay.
+    /// As many as pay.
     Full,
-    /// Likewise, but for a tenth of the objective only: until those have come that belong together.
+    /// As many as pay, but only for a tenth of the objective: until a burst has arrived.
     Brief,
 }
 
@@ -64,12 +64,12 @@ pub(crate) struct Manner {
     pub(crate) patience: Patience,
     /// Whether a batch is no larger than pays.
     pub(crate) thrifty: bool,
-    /// Whether what keeps a batch below the size that the load needs is given up: the backlog that a look ahead sees
-    /// ends, the arrivals do not.
+    /// Whether to give up requests that keep a batch below the size that the load needs: the backlog that a look ahead
+    /// sees ends, the arrivals do not.
     pub(crate) strict: bool,
 }
 
-/// What stays the same for a model.
+/// Settings of a model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ObjectiveTerms {
     pub(crate) max_batch_size: usize,
@@ -79,25 +79,25 @@ pub(crate) struct ObjectiveTerms {
     pub(crate) margin: u64,
 }
 
-/// What a decision is made of, besides the line.
+/// What a decision depends on, besides the queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DecisionContext<'a> {
     /// In nanoseconds.
     pub(crate) now: u64,
     pub(crate) terms: ObjectiveTerms,
     pub(crate) latency: &'a LatencyModel,
-    /// How many there are.
+    /// The number of instances.
     pub(crate) instances: usize,
     /// Inferences that arrive a nanosecond.
     pub(crate) per_ns: f64,
-    /// Whether the batch may be larger by one than seems to pay. Executions of such sizes that were slow once, at loading
-    /// or when the device was busy with something else, would otherwise be the last ones, and nothing would correct
-    /// what was learned of them.
+    /// Whether the batch may be larger by one than seems to pay. Executions of such sizes that were slow once, at
+    /// loading or when the device was busy with something else, would otherwise be the last ones, and nothing would
+    /// correct what was learned of them.
     pub(crate) probes: bool,
 }
 
 impl DecisionContext<'_> {
-    /// What a free instance does. `free` are the moments at which the others are free, none before now.
+    /// Decides for a free instance. `free` are the moments at which the other instances are free, not before now.
     pub(crate) fn decide(
         &self,
         manner: Manner,
@@ -124,7 +124,7 @@ impl DecisionContext<'_> {
         };
         let requests = fits(0);
         if requests == 0 {
-            // The most urgent one is within its margin: it is tried at once.
+            // The most urgent one is within its margin: try it at once.
             let requests = fits(self.terms.margin).max(1);
             return Verdict::Send {
                 requests,
@@ -134,7 +134,7 @@ impl DecisionContext<'_> {
         if requests < paying {
             let next = requests + 1;
             if self.probes && self.latency.is_stale(line.size(next)) {
-                // Nothing but an old estimate keeps the next one out, and nothing else would correct it.
+                // Only an old estimate keeps the next one out, and only an execution corrects it.
                 return Verdict::Send {
                     requests: next,
                     end: end(next, BatchEnd::Deadline),
@@ -164,7 +164,7 @@ impl DecisionContext<'_> {
             && line.may_grow()
             && let Some(deadline) = line.deadline(requests)
         {
-            // Until then one more could still join; whoever waits is woken a little late.
+            // Until then one more could still join. Timers fire a little late.
             let mut until = deadline
                 .saturating_sub(self.latency.of(size + 1))
                 .saturating_sub(self.terms.margin);
@@ -197,7 +197,7 @@ impl DecisionContext<'_> {
         }
     }
 
-    /// The size up to which is waited for more.
+    /// The size up to which a batch waits for more.
     pub(crate) fn target(&self, manner: Manner) -> usize {
         match manner.patience {
             Patience::None => 1,

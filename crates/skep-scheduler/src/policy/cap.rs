@@ -38,13 +38,13 @@ impl Aimd {
     }
 }
 
-/// Executions that the regression is over.
+/// The number of executions in the regression.
 const WINDOW: usize = 256;
 
 /// Executions from one regression to the next, after the first ones: one costs tens of microseconds.
 const EVERY: usize = 16;
 
-/// The quantile that has to keep the objective.
+/// The quantile that must keep the objective.
 const QUANTILE: f64 = 0.99;
 
 /// A cap from a linear quantile regression of latency over batch size.
@@ -94,7 +94,8 @@ impl Quantile {
         }
     }
 
-    /// The largest size that keeps the objective; one more than was seen at most, so that it is tried before it counts.
+    /// The largest size that keeps the objective, at most one more than was seen, so that a size is tried before larger
+    /// ones.
     fn regress(&mut self, objective: Duration) -> usize {
         let objective = objective.as_nanos() as f64;
         let largest = self.window.iter().map(|seen| seen.0).fold(0.0, f64::max);
@@ -108,7 +109,7 @@ impl Quantile {
             .iter()
             .map(|seen| seen.0)
             .fold(f64::INFINITY, f64::min);
-        // A single size says nothing of the slope: half of its time is taken to be there whatever the size.
+        // A single size does not tell the slope: half of its time is assumed not to depend on the size.
         let (mut low, mut high) = if smallest < largest {
             (0.0, steepest)
         } else {
@@ -137,7 +138,7 @@ impl Quantile {
         fits
     }
 
-    /// The pinball loss of the best line with this slope, and where that begins.
+    /// The pinball loss of the best line with this slope, and the line's value at size 0.
     fn loss(&mut self, slope: f64) -> (f64, f64) {
         self.residuals.clear();
         self.residuals

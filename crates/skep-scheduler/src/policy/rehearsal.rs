@@ -1,11 +1,11 @@
-//! Rehearsals: the requests that arrive, served in thought in each manner side by side, to find the one that answers the
-//! most in time.
+//! Rehearsals: the requests that arrive, served in thought in each manner side by side, to find the one that answers
+//! the most in time.
 //!
 //! Which manner is best depends on what comes next: of a burst that has just begun, a batch that leaves at once makes
 //! the rest late; in a stream that is too fast for good, who does not give up some in time loses more; with one
-//! instance it is better not to wait where with four it is. No rate tells these apart. So each manner has a *stage* of its
-//! own, with as many instances as there are and the latencies that were learned, and gets the requests that really arrive;
-//! what it would have made of the last ones is its score.
+//! instance it is better not to wait where with four it is. No rate tells these apart. So each manner has a *stage* of
+//! its own, with as many instances as there are and the latencies that were learned, and gets the requests that really
+//! arrive; what it would have made of the last ones is its score.
 //!
 //! ```text
 //! past:     [ 1 1 0 1 . . . . . . ]       the last arrivals; who answered which in time

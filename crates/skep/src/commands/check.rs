@@ -36,8 +36,8 @@ pub(crate) struct CheckArgs {
     /// Check this model only; may be given several times
     #[arg(long, value_name = "NAME")]
     model: Vec<String>,
-    /// Load each version and run its warm-up; without it the weights are not touched, except where ONNX Runtime must read the
-    /// model to tell its inputs and outputs: `.ort` files, and outputs that the file does not declare
+    /// Load each version and run its warm-up; without it the weights are not touched, except where ONNX Runtime must
+    /// read the model to tell its inputs and outputs: `.ort` files, and outputs that the file does not declare
     #[arg(long)]
     load: bool,
     /// How to print each model's completed configuration

@@ -1,5 +1,5 @@
-//! `skep sandbox`: a worker process, which a server starts for an instance of a model with `isolation` `process`; and what
-//! flags say of them.
+//! `skep sandbox`: a worker process, which a server starts for an instance of a model with `isolation` `process`; and
+//! what flags say of them.
 
 use std::{io, path::Path, process::ExitCode, time::Duration};
 
@@ -10,16 +10,16 @@ use tracing::level_filters::LevelFilter;
 
 use crate::backends;
 
-/// What a worker process may take to load a model, unless its user says otherwise: many times what the largest models take
-/// to be baked.
+/// What a worker process may take to load a model, unless its user says otherwise: many times what the largest models
+/// take to be baked.
 pub(crate) const DEFAULT_LOAD_LIMIT: Duration = Duration::from_secs(600);
 
 /// Worker processes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Worker processes")]
 pub(crate) struct SandboxArgs {
-    /// How long a worker process may take to load a model, and another one to bake it; what takes longer is ended. 0: as long
-    /// as it likes (Skep's own)
+    /// How long a worker process may take to load a model, and another one to bake it; what takes longer is ended. 0:
+    /// as long as it likes (Skep's own)
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_LOAD_LIMIT.as_secs())]
     sandbox_load_timeout_secs: u64,
 }

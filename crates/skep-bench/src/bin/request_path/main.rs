@@ -6,9 +6,9 @@
 //!
 //! Measured in turns, round by round: the model on ONNX Runtime without a scheduler, the same with
 //! `dynamic_batching {}`, the same request answered by the mock backend without any execution, and the cheapest route
-//! of all (liveness). HTTP by `wrk -t1 -c16`, gRPC by `h2load -t1` over 16 connections and over one with 16 streams, and
-//! once more by a client as people have them, the closed loop of this crate: it takes so much of the machine that the
-//! server sleeps and wakes between requests. With `--triton` a real Triton runs beside: one Python model, with and
+//! of all (liveness). HTTP by `wrk -t1 -c16`, gRPC by `h2load -t1` over 16 connections and over one with 16 streams,
+//! and once more by a client as people have them, the closed loop of this crate: it takes so much of the machine that
+//! the server sleeps and wakes between requests. With `--triton` a real Triton runs beside: one Python model, with and
 //! without response cache. Printed: a JSON object a row.
 
 mod load;

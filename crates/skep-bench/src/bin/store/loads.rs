@@ -8,8 +8,8 @@
 //! | `cached` | the weights, on disk, found whole by an earlier load |
 //! | `first` | nothing: this load fills the cache |
 //!
-//! All take turns, round by round, and nothing is run. A `first` load is the first of a server that has just started, so
-//! it also opens what a library opens once.
+//! All take turns, round by round, and nothing is run. A `first` load is the first of a server that has just started,
+//! so it also opens what a library opens once.
 
 use std::time::Instant;
 

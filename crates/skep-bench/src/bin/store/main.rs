@@ -10,10 +10,10 @@
 //! | `latency` | requests to instances that share weights with requests to instances that have their own |
 //! | `answers` | outputs, to the bit, of all ways of holding weights |
 //!
-//! Without weights shared means `--weight-cache off`. Each server is the only one that has its binary, its library and its
-//! files open: they are copies of the benchmark's own, so that PSS is what the server costs by itself. Memory is that of
-//! the server and all of its processes (`skep_perf::tree_memory`), after every instance has run twice. Printed: a
-//! JSON object a row.
+//! Without weights shared means `--weight-cache off`. Each server is the only one that has its binary, its library and
+//! its files open: they are copies of the benchmark's own, so that PSS is what the server costs by itself. Memory is
+//! that of the server and all of its processes (`skep_perf::tree_memory`), after every instance has run twice. Printed:
+//! a JSON object a row.
 
 mod answers;
 mod bare;

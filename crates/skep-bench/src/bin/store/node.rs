@@ -193,8 +193,8 @@ impl<'a> BenchNode<'a> {
         )?)
     }
 
-    /// What a server over the repository holds once it is ready, by rounds of a server each. A server that shares weights
-    /// finds them in the cache, as any but the very first does.
+    /// What a server over the repository holds once it is ready, by rounds of a server each. A server that shares
+    /// weights finds them in the cache, as any but the very first does.
     pub(crate) fn held(&self, weights: WeightSetup<'_>, rounds: usize) -> Result<Vec<HeldMemory>> {
         if matches!(weights, WeightSetup::Shared(_)) && self.has_no_weights()? {
             drop(self.serve(weights, &[])?);
@@ -207,8 +207,8 @@ impl<'a> BenchNode<'a> {
         (0..rounds).map(held).collect()
     }
 
-    /// Waits until a server that is ready, and has run its models, runs them on nothing but the store. Each look is a walk
-    /// through the process's pages.
+    /// Waits until a server that is ready, and has run its models, runs them on nothing but the store. Each look is a
+    /// walk through the process's pages.
     fn wait_for_store(&self, server: &ServerProcess) -> Result<()> {
         let cache = self.cache().display().to_string();
         let of_cache = |pid| -> Result<f64> {

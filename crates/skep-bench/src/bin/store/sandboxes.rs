@@ -1,16 +1,16 @@
 //! Instances that are processes of their own: what they hold with one copy of each weight, and with their own.
 //!
-//! Three figures for as many instances that share nothing. *Bare* are as many processes that load the model with ONNX Runtime
-//! by themselves, as a program does that never asks the heap to give back what loading freed. *Apart* is measured: one server without shared weights whose
-//! instances are processes; they still share the server, the binary and the library. *I x one* is what as many servers
-//! of one instance would take. Where the machine has no room for the first it is extrapolated, by what each
-//! further instance took so far, and said to be.
+//! Three figures for as many instances that share nothing. *Bare* are as many processes that load the model with ONNX
+//! Runtime by themselves, as a program does that never asks the heap to give back what loading freed. *Apart* is
+//! measured: one server without shared weights whose instances are processes; they still share the server, the binary
+//! and the library. *I x one* is what as many servers of one instance would take. Where the machine has no room for the
+//! first it is extrapolated, by what each further instance took so far, and said to be.
 //!
-//! The formula is `1 - (T + I O) / (I (T + O))`: `T` bytes of tensors that are kept, `O` bytes that an instance's process
-//! has beside them (the mean over processes), both measured at the same number of instances. It knows no server, so it is
-//! compared with the saving without the server's own process on either side. It stands twice: with the kept tensors alone as
-//! `T`, against *apart*; and with everything that the processes share (their library's code as well), against *I x one*, in
-//! which nothing is shared.
+//! The formula is `1 - (T + I O) / (I (T + O))`: `T` bytes of tensors that are kept, `O` bytes that an instance's
+//! process has beside them (the mean over processes), both measured at the same number of instances. It knows no
+//! server, so it is compared with the saving without the server's own process on either side. It stands twice: with the
+//! kept tensors alone as `T`, against *apart*; and with everything that the processes share (their library's code as
+//! well), against *I x one*, in which nothing is shared.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;

@@ -1,8 +1,8 @@
 //! Ten variants of a model as ten models of one server, against ten that share nothing.
 //!
-//! The bound is arithmetic: `1 - distinct bytes / all bytes` of the variants' tensors (`skep_models::Sharing`). Measured
-//! memory has the server and each model's own besides, so *saved* stays below it; *saved of models* leaves out what the
-//! same server holds with a model of no size.
+//! The bound is arithmetic: `1 - distinct bytes / all bytes` of the variants' tensors (`skep_models::Sharing`).
+//! Measured memory has the server and each model's own besides, so *saved* stays below it; *saved of models* leaves out
+//! what the same server holds with a model of no size.
 
 use anyhow::Result;
 use serde_json::json;

@@ -24,8 +24,8 @@ pub(crate) struct InferArgs {
     /// PNG pictures, dark on light, for a model of one FP32 input of [batch,1,N,N]; see examples/README.md for the rule
     #[arg(value_name = "PICTURE")]
     pictures: Vec<PathBuf>,
-    /// An input's data: JSON as in `x=[[1,2],[3,4]]`, a text for a string, or a file as in `x=@image.npy`: NumPy's (.npy),
-    /// JSON (.json), or raw little-endian elements; may be given several times
+    /// An input's data: JSON as in `x=[[1,2],[3,4]]`, a text for a string, or a file as in `x=@image.npy`: NumPy's
+    /// (.npy), JSON (.json), or raw little-endian elements; may be given several times
     #[arg(long, value_name = "NAME=DATA", value_parser = input::given, conflicts_with = "pictures")]
     input: Vec<String>,
     /// An input's shape, as in `x=1,3,224,224`, where data and model leave it open; may be given several times
@@ -115,8 +115,8 @@ async fn ask_pictures(
     })
 }
 
-/// What is sent: the data that is given, and zeros for the rest if they are asked for. Whether an input that is left out
-/// may be, the server knows.
+/// What is sent: the data that is given, and zeros for the rest if they are asked for. Whether an input that is left
+/// out may be, the server knows.
 fn inputs(args: &InferArgs, metadata: &ModelMetadata) -> anyhow::Result<Vec<(String, Tensor)>> {
     let given = by_name("--input", &args.input, metadata, input::data)?;
     let shapes = by_name("--shape", &args.shape, metadata, input::shape)?;
@@ -179,8 +179,8 @@ fn explain(args: &InferArgs, metadata: &ModelMetadata, error: Error) -> anyhow::
     anyhow::anyhow!("{error}{hint}")
 }
 
-/// The dimensions of an input with variable ones as `--zeros` makes them, and for `--shape`, with `?` for those to choose.
-/// Where the first alone of several is variable, it counts as the batch, of which 1 is right.
+/// The dimensions of an input with variable ones as `--zeros` makes them, and for `--shape`, with `?` for those to
+/// choose. Where the first alone of several is variable, it counts as the batch, of which 1 is right.
 fn made_one(input: &TensorMetadata) -> Option<(String, String)> {
     let dims = input.shape.as_slice();
     let skip = usize::from(dims.len() > 1);

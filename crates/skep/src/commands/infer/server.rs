@@ -19,7 +19,8 @@ pub(super) struct ServerArgs {
     /// lists; may be given several times
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
-    /// The authority that signed the server's certificate, or that certificate itself, PEM; the system's roots by default
+    /// The authority that signed the server's certificate, or that certificate itself, PEM; the system's roots by
+    /// default
     #[arg(long, value_name = "PATH")]
     ca: Option<PathBuf>,
     /// Do not verify the server's certificate

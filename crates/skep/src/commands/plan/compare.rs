@@ -45,7 +45,8 @@ pub(super) struct Took {
 }
 
 impl Comparison {
-    /// Runs the strategies, each for as long as `budget` at most: `auto` alone on all cores, the others beside each other.
+    /// Runs the strategies, each for as long as `budget` at most: `auto` alone on all cores, the others beside each
+    /// other.
     ///
     /// # Errors
     /// A plan is invalid, which is nobody's fault but Skep's.

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::origin;
 
-/// An object for the first records, with what is said of a model, Skep's version and the command. Further ones are its member `plans`.
+/// An object for the first records, with what is said of a model, Skep's version and the command. Further ones are its
+/// member `plans`.
 pub(super) fn write(
     out: &mut impl Write,
     studies: &[Comparison],

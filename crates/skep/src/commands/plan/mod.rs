@@ -24,8 +24,9 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// An ONNX model, or usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's *-buffer-assignment.txt (with its
-    /// *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz). Or a directory with one ONNX model
+    /// An ONNX model, or usage records: a table as MiniMalloc or TensorFlow Lite's tools have it (CSV), XLA's
+    /// *-buffer-assignment.txt (with its *-live-range.txt beside it) or *.hlo.pb; each also compressed (gz). Or a
+    /// directory with one ONNX model
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// A strategy to compare; may be given several times; all of them by default

@@ -18,8 +18,8 @@ pub(super) fn overview(studies: &[Comparison]) -> String {
     blocks.join("\n")
 }
 
-/// A line on what one way of running a model needs beside another: the smallest plan of each. Where a plan leaves tensors out,
-/// nothing is compared.
+/// A line on what one way of running a model needs beside another: the smallest plan of each. Where a plan leaves
+/// tensors out, nothing is compared.
 pub(super) fn savings(studies: &[Comparison], report: &EstimateReport) -> String {
     let sizes: Vec<(&str, u64)> = studies
         .iter()

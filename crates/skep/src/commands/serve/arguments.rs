@@ -53,8 +53,8 @@ pub(crate) struct ServeArgs {
         value_name = "PATH"
     )]
     model_repository: Vec<PathBuf>,
-    /// Which models to load: all at the start (none), all and later changes (poll), or the named ones and those that clients
-    /// ask for (explicit)
+    /// Which models to load: all at the start (none), all and later changes (poll), or the named ones and those that
+    /// clients ask for (explicit)
     #[arg(long, value_name = "MODE", default_value = "none")]
     model_control_mode: ControlMode,
     /// A model to load at the start in mode explicit; `*` alone for all; may be given several times

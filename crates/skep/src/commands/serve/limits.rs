@@ -34,12 +34,12 @@ pub(super) struct LimitArgs {
     /// The largest JSON part of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
     http_max_input_size: usize,
-    /// Open connections over HTTP and gRPC, idle ones are closed to make room; 20000 by default, or as many as the limit
-    /// on open files leaves (Skep's own)
+    /// Open connections over HTTP and gRPC, idle ones are closed to make room; 20000 by default, or as many as the
+    /// limit on open files leaves (Skep's own)
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroUsize>,
-    /// Memory of all requests: what comes in, what it becomes, what its run needs, and its answer until that is written; in
-    /// bytes, half of the machine's or the cgroup's memory by default (Skep's own)
+    /// Memory of all requests: what comes in, what it becomes, what its run needs, and its answer until that is
+    /// written; in bytes, half of the machine's or the cgroup's memory by default (Skep's own)
     #[arg(long, value_name = "BYTES")]
     max_request_memory: Option<NonZeroUsize>,
     /// Requests that wait for an instance, over all models; the next one is refused (Skep's own)
@@ -48,12 +48,12 @@ pub(super) struct LimitArgs {
     /// How many loads, unloads and looks at the index may wait for those that run; the next one is refused (Skep's own)
     #[arg(long, value_name = "N", default_value = "256")]
     max_waiting_loads: NonZeroUsize,
-    /// Threads that compute at once, over all models; an execution waits until there are enough for it. 0 for no bound; by
-    /// default the cores that the process may use (Skep's own)
+    /// Threads that compute at once, over all models; an execution waits until there are enough for it. 0 for no bound;
+    /// by default the cores that the process may use (Skep's own)
     #[arg(long, value_name = "N")]
     cpu_slots: Option<u32>,
-    /// How long an execution keeps its slots at least while shorter ones of other models wait, in milliseconds; one that
-    /// takes longer shares its cores with them (Skep's own)
+    /// How long an execution keeps its slots at least while shorter ones of other models wait, in milliseconds; one
+    /// that takes longer shares its cores with them (Skep's own)
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_TURN_MS)]
     cpu_turn_ms: u64,
     /// How long a TLS handshake and a request's head may take, in milliseconds (Skep's own)
@@ -68,8 +68,8 @@ pub(super) struct LimitArgs {
     /// How long a connection without requests stays open, in milliseconds (Skep's own)
     #[arg(long, value_name = "MS", default_value = "3600000")]
     idle_timeout_ms: NonZeroU64,
-    /// How long the server waits for an answer to begin after an HTTP/1.1 client stopped sending, in milliseconds. A client
-    /// that closed looks the same. 0 cancels the request at once (Skep's own)
+    /// How long the server waits for an answer to begin after an HTTP/1.1 client stopped sending, in milliseconds. A
+    /// client that closed looks the same. 0 cancels the request at once (Skep's own)
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     half_close_timeout_ms: u64,
     /// Fields of a request's head; a request with more is refused (Skep's own)

@@ -80,7 +80,8 @@ impl MetricsArgs {
     }
 }
 
-/// Triton's `<quantile>:<error>,...`. The error bounds a quantile's rank; ranks here are exact, so any error is kept to.
+/// Triton's `<quantile>:<error>,...`. The error bounds a quantile's rank; ranks here are exact, so any error is kept
+/// to.
 fn parse_quantiles(text: &str) -> anyhow::Result<Vec<f64>> {
     let share = |text: &str| {
         text.parse()

@@ -73,8 +73,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let runtime = Runtime::new(runtime_options, backends);
     let cores = thread::available_parallelism()?.get();
     let reactor = tokio::runtime::Builder::new_multi_thread()
-        // Half of the cores: models compute on all of them, and each further reactor thread takes turns with one. On two
-        // cores under MobileNetV2 one thread instead of two saved 3 % of the server's CPU time.
+        // Half of the cores: models compute on all of them, and each further reactor thread takes turns with one. On
+        // two cores under MobileNetV2 one thread instead of two saved 3 % of the server's CPU time.
         .worker_threads((cores / 2).max(1))
         .enable_all()
         .thread_name("reactor")

@@ -23,12 +23,12 @@ pub(super) struct RestrictArgs {
     /// shared-memory, model-config, model-repository, statistics, trace, logging; may be given several times
     #[arg(long, value_name = "SETTING")]
     http_restricted_api: Vec<String>,
-    /// gRPC calls that ask for a header, of the same groups; `triton-grpc-protocol-` comes before the header's name; may
-    /// be given several times
+    /// gRPC calls that ask for a header, of the same groups; `triton-grpc-protocol-` comes before the header's name;
+    /// may be given several times
     #[arg(long, value_name = "SETTING")]
     grpc_restricted_protocol: Vec<String>,
-    /// A file of such settings, one a line, for both protocols. Process lists do not show its values, as they do a flag's.
-    /// SIGHUP reads changed values (Skep's own)
+    /// A file of such settings, one a line, for both protocols. Process lists do not show its values, as they do a
+    /// flag's. SIGHUP reads changed values (Skep's own)
     #[arg(long, value_name = "PATH")]
     restricted_api_file: Option<PathBuf>,
 }

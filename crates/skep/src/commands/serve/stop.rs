@@ -6,9 +6,9 @@
 //! time over      -> the watch ends the process
 //! ```
 //!
-//! Neither of the two threads does anything that can wait for others. A backend may be stuck in a load or a run, all threads
-//! of the reactor may be blocked in writing a log that nobody reads, exit handlers of a library may wait for its threads:
-//! the process ends. What it says last is written by a third thread, which the watch gives [`LAST_WORDS`].
+//! Neither of the two threads does anything that can wait for others. A backend may be stuck in a load or a run, all
+//! threads of the reactor may be blocked in writing a log that nobody reads, exit handlers of a library may wait for
+//! its threads: the process ends. What it says last is written by a third thread, which the watch gives [`LAST_WORDS`].
 
 use std::{
     io,
@@ -69,8 +69,8 @@ impl StopWatch {
     }
 }
 
-/// Listens to signals from now on, and watches the stop that the first one of those that ask for it begins: its name comes
-/// through the channel.
+/// Listens to signals from now on, and watches the stop that the first one of those that ask for it begins: its name
+/// comes through the channel.
 pub(super) fn watch(
     runtime: &Arc<Runtime>,
     exit_timeout: Duration,

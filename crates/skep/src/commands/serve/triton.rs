@@ -1,7 +1,7 @@
 //! Triton's flags for what Skep does not do: caches, traces, limits by resources, endpoints of clouds, TensorFlow.
 //!
-//! A flag that only leaves something out (a trace, a cache) starts the server and is named. One that opens what clients then
-//! call, and that would not be there, is refused: the server would start, and each of these calls would fail.
+//! A flag that only leaves something out (a trace, a cache) starts the server and is named. One that opens what clients
+//! then call, and that would not be there, is refused: the server would start, and each of these calls would fail.
 
 use anyhow::bail;
 use clap::Args;

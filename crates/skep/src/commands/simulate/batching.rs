@@ -30,8 +30,9 @@ const MAX_BATCH_SIZE: u32 = 64;
 #[derive(Debug, Args)]
 #[command(after_help = format!("Policies: {}", flags::policy_names()))]
 pub(crate) struct BatchingArgs {
-    /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured `batch,ms`
-    /// lines, whose comments may give instances, max_batch_size and slo_ms; may be given several times [default: affine:1.87,0.087]
+    /// What a batch of b takes: affine:BASE,PER_INFERENCE or flat:PER_INFERENCE, in milliseconds, or a file of measured
+    /// `batch,ms` lines, whose comments may give instances, max_batch_size and slo_ms; may be given several times
+    /// [default: affine:1.87,0.087]
     #[arg(long, value_name = "TABLE", allow_hyphen_values = true)]
     table: Vec<TableFlag>,
     #[command(flatten)]

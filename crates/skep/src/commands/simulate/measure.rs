@@ -1,4 +1,5 @@
-//! A latency table out of a model: loaded as the server loads it, asked over the server's own path, one batch at a time.
+//! A latency table out of a model: loaded as the server loads it, asked over the server's own path, one batch at a
+//! time.
 
 use std::{
     num::NonZeroUsize,
@@ -33,8 +34,8 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct MeasureArgs {
-    /// Measure the table on a model: its directory in a repository, or an ONNX file. Its instances, its largest batch and its
-    /// `slo_latency_ms` then hold unless flags say otherwise
+    /// Measure the table on a model: its directory in a repository, or an ONNX file. Its instances, its largest batch
+    /// and its `slo_latency_ms` then hold unless flags say otherwise
     #[arg(long, value_name = "MODEL")]
     from_model: Option<PathBuf>,
     /// Write the measured table into a file that --table reads
@@ -346,8 +347,8 @@ async fn point(
     })
 }
 
-/// One request, which is one execution since nothing else waits. The nanoseconds that the server's statistics charge the
-/// execution: inputs gathered, model run, outputs split. A batcher's delay is no part of it.
+/// One request, which is one execution since nothing else waits. The nanoseconds that the server's statistics charge
+/// the execution: inputs gathered, model run, outputs split. A batcher's delay is no part of it.
 async fn execute(version: &LoadedVersion, request: &InferRequest) -> anyhow::Result<u64> {
     let before = version.statistics();
     version.infer(request.clone()).await?;

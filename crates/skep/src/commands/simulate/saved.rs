@@ -1,4 +1,5 @@
-//! What a saved table says beside its latencies: comments as in `# instances: 2`, which hold unless flags say otherwise.
+//! What a saved table says beside its latencies: comments as in `# instances: 2`, which hold unless flags say
+//! otherwise.
 
 use std::fmt::Write;
 

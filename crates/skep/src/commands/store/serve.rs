@@ -23,8 +23,8 @@ pub(super) struct ServeArgs {
     /// A tenant with a store of its own, beside the general one; may be given several times
     #[arg(long, value_name = "NAME", value_parser = tenant)]
     tenant: Vec<Tenant>,
-    /// Bytes of a tenant's store above which tensors that nobody uses go at once, the least recently used first; 4 GiB by
-    /// default, at most half of the memory there is
+    /// Bytes of a tenant's store above which tensors that nobody uses go at once, the least recently used first; 4 GiB
+    /// by default, at most half of the memory there is
     #[arg(long, value_name = "BYTES")]
     budget: Option<u64>,
     /// How long a tensor that nobody uses is kept within the budget, in seconds; 600 by default
@@ -36,8 +36,8 @@ pub(super) struct ServeArgs {
     /// Connections to a tenant's store; 1024 by default
     #[arg(long, value_name = "N")]
     max_connections: Option<u64>,
-    /// How long after the start nobody fills what is not there, in seconds, because whoever held it when the last daemon died
-    /// is about to hand it back; 2 by default
+    /// How long after the start nobody fills what is not there, in seconds, because whoever held it when the last
+    /// daemon died is about to hand it back; 2 by default
     #[arg(long, value_name = "SECONDS")]
     adoption_window: Option<u64>,
 }

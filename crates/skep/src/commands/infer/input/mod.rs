@@ -47,7 +47,8 @@ pub(super) fn given_shape(text: &str) -> Result<String, String> {
     shape(dims).map(|_| text.to_owned())
 }
 
-/// Takes `name=rest` apart. Names may hold the sign themselves: the longest input's name with the sign behind it counts.
+/// Takes `name=rest` apart. Names may hold the sign themselves: the longest input's name with the sign behind it
+/// counts.
 pub(super) fn named<'a>(text: &'a str, inputs: &'a [TensorMetadata]) -> Option<(&'a str, &'a str)> {
     let fitting = inputs.iter().filter_map(|input| {
         let rest = text.strip_prefix(&input.name)?.strip_prefix('=')?;

@@ -15,8 +15,8 @@ use crate::units::human;
 /// What the plan is called.
 pub(super) const NAME: &str = "recorded";
 
-/// The usage records of one run of `model`, the file at `path`, with inputs of zeros; or why there are none. `needed` bytes
-/// are what the model and the run are estimated to take.
+/// The usage records of one run of `model`, the file at `path`, with inputs of zeros; or why there are none. `needed`
+/// bytes are what the model and the run are estimated to take.
 pub(super) fn records(
     path: &Path,
     model: &OnnxModel,

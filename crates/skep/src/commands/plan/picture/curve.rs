@@ -2,8 +2,8 @@
 
 use skep_planner::Problem;
 
-/// Bytes that are live in each section under a plan. Of a pair at one offset, one in place of the other, the larger counts
-/// while both are live.
+/// Bytes that are live in each section under a plan. Of a pair at one offset, one in place of the other, the larger
+/// counts while both are live.
 pub(super) fn loads(problem: &Problem, offsets: &[u64]) -> Vec<u64> {
     let spans = problem.timeline().spans();
     let buffers = problem.buffers();

@@ -11,8 +11,8 @@ pub(super) use svg::svg;
 
 use super::compare::StrategyRow;
 
-/// Fills of buffers, in turn: hues that are told apart beside each other, light enough for dark words and strong enough for
-/// either background. The page has the same.
+/// Fills of buffers, in turn: hues that are told apart beside each other, light enough for dark words and strong enough
+/// for either background. The page has the same.
 const FILLS: [&str; 10] = [
     "#6b9bd1", "#f2a14e", "#6fbf63", "#ef7577", "#c496b8", "#e6c84a", "#76c2bd", "#b8927c",
     "#f29ac0", "#9aa5b1",

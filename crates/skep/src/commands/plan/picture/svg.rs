@@ -25,8 +25,8 @@ const TOP: f64 = 62.0;
 const BOTTOM: f64 = 54.0;
 const PANEL: f64 = TOP + HEIGHT + BOTTOM;
 
-/// With more buffers than this most are smaller than a pixel: rectangles are drawn on whole pixels, at least one wide and
-/// high, and one for all that would be the same.
+/// With more buffers than this most are smaller than a pixel: rectangles are drawn on whole pixels, at least one wide
+/// and high, and one for all that would be the same.
 const DENSE: usize = 3000;
 
 /// A rectangle with less room than this has no words in it.

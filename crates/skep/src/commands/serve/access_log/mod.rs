@@ -1,12 +1,12 @@
 //! `--access-log`: a line for each request, written by a thread of its own.
 //!
 //! ```text
-//! text  2026-11-29T10:15:30.123456Z 10.0.0.7:51442 HTTP/1.1 POST /v2/models/digits/infer 200 total_us=812 model=digits version=1 queue_us=35 compute_us=640 batch_size=4 reason=max_batch_size
+//! text  2026-11-29T10:15:30.123456Z 10.0.0.7:51442 HTTP/1.1 POST /v2/models/digits/infer 200 total_us=812 model=digits ...
 //! json  {"time":"2026-11-29T10:15:30.123456Z","client":"10.0.0.7:51442","protocol":"HTTP/1.1",...}
 //! ```
 //!
-//! Requests never wait for the file: a line that finds [`WAITING_LINES`] others waiting is left out, and the log says how many
-//! were.
+//! Requests never wait for the file: a line that finds [`WAITING_LINES`] others waiting is left out, and the log says
+//! how many were.
 
 mod line;
 
@@ -31,8 +31,8 @@ use skep_server::{AccessLog, AccessRecord};
 /// Lines that wait for the file at most: some hundred milliseconds of the busiest server.
 const WAITING_LINES: usize = 16 << 10;
 
-/// How long the thread lets lines gather behind the first one. Woken for each line, it cost requests more CPU time than the lines
-/// themselves.
+/// How long the thread lets lines gather behind the first one. Woken for each line, it cost requests more CPU time than
+/// the lines themselves.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Lines that are written before the file is looked after again: flushed, opened again if that was asked for.

@@ -106,8 +106,8 @@ fn subtitle(study: &Study, width: f64) -> Vec<String> {
     wrapped(&format!("{axes}; thin: all requests{bars}"), width, 6.2)
 }
 
-/// A text in lines that fit the picture, whose letters are about so wide: broken after spaces, and within words that are
-/// longer than a line.
+/// A text in lines that fit the picture, whose letters are about so wide: broken after spaces, and within words that
+/// are longer than a line.
 fn wrapped(text: &str, width: f64, letter: f64) -> Vec<String> {
     // There is room for ten at least. The cast saturates.
     #[allow(clippy::cast_sign_loss)]

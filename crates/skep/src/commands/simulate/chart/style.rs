@@ -13,8 +13,8 @@ const OTHERS: [LineStyle; 4] = [
     ("#7f2704", 1.6, "2 2"),
 ];
 
-/// Colours after Okabe and Ito, which people with any vision tell apart; Skep's own stands out. `other` counts the policies
-/// before it that have no line of their own.
+/// Colours after Okabe and Ito, which people with any vision tell apart; Skep's own stands out. `other` counts the
+/// policies before it that have no line of their own.
 fn style(contender: &Contender, other: usize) -> LineStyle {
     match contender.name() {
         "none" => ("#999999", 1.6, ""),
