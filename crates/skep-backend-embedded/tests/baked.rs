@@ -16,11 +16,12 @@ use skep_backend::{
 };
 use skep_backend_embedded::Embedded;
 use skep_cache::Cache;
+use skep_models::{Kind, Options, Variant};
 use skep_proto::onnx::ModelProto;
 use skep_store::Tenant;
 use skep_testkit::{
-    Kind, Options, Variant, forge,
-    node::{Node, answers, run},
+    forge,
+    node::{TestNode as Node, answers, run},
 };
 use skep_types::{DataType, DeviceId};
 use skep_weights::{Baked, WeightSource, baking::FormPlan};

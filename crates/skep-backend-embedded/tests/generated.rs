@@ -10,8 +10,8 @@ use skep_backend::{
 };
 use skep_backend_embedded::Embedded;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_models::{Inputs, Kind, Options, generate, inputs};
 use skep_tensor::Tensor;
-use skep_testkit::{Inputs, Kind, Options, generate, inputs};
 use skep_types::DeviceId;
 
 /// What the embedded engine promises.

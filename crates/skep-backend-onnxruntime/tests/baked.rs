@@ -23,12 +23,13 @@ use skep_backend::{
 };
 use skep_backend_onnxruntime::OnnxRuntime;
 use skep_cache::{Begun, Cache, Found};
+use skep_models::{Kind, Options};
 use skep_proto::onnx::ModelProto;
 use skep_store::{Daemon, Digest, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
 use skep_testkit::{
-    Kind, Options, forge,
-    node::{Node, answers, run},
+    forge,
+    node::{TestNode as Node, answers, run},
 };
 use skep_types::{DataType, DeviceId};
 use skep_weights::{Baked, BakingPolicy, WeightSource, baking::FormPlan};
@@ -194,7 +195,7 @@ fn variants_and_tenants() {
     let alone = node.stat().bytes_stored;
 
     let variant = Options {
-        variant: Some(skep_testkit::Variant::named(&kind, "head", 3).expect("a variant")),
+        variant: Some(skep_models::Variant::named(&kind, "head", 3).expect("a variant")),
         ..Options::default()
     };
     let path = node.model(&kind, &variant);

@@ -137,11 +137,11 @@ fn planned(usage: &GraphUsage) -> u64 {
 #[cfg(test)]
 mod tests {
     use prost::Message;
+    use skep_models::{Options, generate};
     use skep_proto::onnx::{
         AttributeProto, ModelProto, NodeProto, ValueInfoProto, tensor_proto::DataLocation,
     };
     use skep_shapes::{GivenShapes, infer_shapes};
-    use skep_testkit::{Options, generate};
 
     use super::*;
 

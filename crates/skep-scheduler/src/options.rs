@@ -1,25 +1,26 @@
-//! What a scheduler is made with. Whoever makes one has validated it.
+//! Options of a scheduler. The caller has validated them.
 
 use std::time::Duration;
 
 use skep_types::{ObjectivePolicy, QueuePolicy, TimeoutAction};
 
-/// What a scheduler is made with.
+/// Options of a scheduler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SchedulerOptions {
     /// How many requests may wait in all, at least 1.
     pub max_waiting: usize,
-    /// How many inferences may run as one, at least 1. A request that has more by itself still runs, alone.
+    /// The most inferences of a batch, at least 1. A single request with more still runs, alone.
     pub max_batch_size: usize,
     /// How batches are formed.
     pub policy: Policy,
-    /// Priority levels, the one that is served first first; at least one.
+    /// Priority levels in the order of service; at least one.
     pub levels: Vec<QueuePolicy>,
-    /// Index of the level of requests that name none, or one that is not there.
+    /// Index of the level of requests that name no level, or one that does not exist.
     pub default_level: usize,
-    /// Whether an execution needs a compute slot, which is asked for with [`Output::WantSlot`](crate::Output::WantSlot).
+    /// Whether an execution needs a compute slot, which the scheduler asks for with
+    /// [`Output::WantSlot`](crate::Output::WantSlot).
     pub slots: bool,
-    /// Nothing is executed before as many requests wait for the first time; for tests.
+    /// Executes nothing before this many requests wait for the first time; for tests.
     pub hold_until: usize,
 }
 
@@ -50,18 +51,18 @@ pub enum Policy {
     Objective(Objective),
 }
 
-/// A latency objective, and how it is kept.
+/// A latency objective, and how to keep it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Objective {
     /// How long after its arrival a request should be answered. A request's own time-out, and its level's, shorten it.
     pub latency: Duration,
     /// How batches are formed.
     pub policy: ObjectivePolicy,
-    /// What happens to a request that cannot be answered in time any more.
+    /// What happens to a request that can no longer be answered in time.
     pub miss_action: TimeoutAction,
-    /// What passes besides the execution between a request's arrival and its answer: deadlines are earlier by this.
+    /// Time between a request's arrival and its answer beside queue and execution: deadlines are earlier by this.
     pub margin: Duration,
-    /// Batch sizes with the latency of their executions, measured before; may be empty.
+    /// Batch sizes with measured latencies; may be empty.
     pub profile: Vec<(usize, Duration)>,
 }
 
@@ -71,7 +72,7 @@ pub struct Objective {
 /// `model_config.proto`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TritonPolicy {
-    /// Sizes that leave at once, ascending, each at least 1 and at most the maximum; none means the maximum.
+    /// Sizes at which a batch leaves at once, ascending, from 1 to the maximum; empty means the maximum.
     pub preferred_batch_sizes: Vec<usize>,
     /// How long the oldest request of a batch waits for others.
     pub max_queue_delay: Duration,

@@ -1,6 +1,10 @@
 //! Records of generated networks beside what ONNX Runtime 1.31.1 was seen to allocate, and small graphs, one a rule.
 
 use proptest::prelude::*;
+use skep_models::{
+    Dim, GraphBuilder, GraphValue as Value, NodeAttribute as Attribute, Options,
+    WeightFill as Fill, generate,
+};
 use skep_onnx::OnnxModel;
 use skep_planner::{Budget, auto, validate_offsets};
 use skep_proto::onnx::{
@@ -8,7 +12,6 @@ use skep_proto::onnx::{
     attribute_proto::AttributeType, tensor_shape_proto::dimension::Value as Dimension, type_proto,
 };
 use skep_shapes::{GivenShapes, infer_shapes};
-use skep_testkit::{Attribute, Dim, Fill, GraphBuilder, Options, Value, generate};
 use skep_types::DataType;
 
 use super::{

@@ -12,7 +12,7 @@ use std::{
 };
 
 use skep_host::lock;
-use skep_scheduler::{DeviceShare, Grants, MIN_TURN, TenantId};
+use skep_scheduler::{DeviceShare, Grants, MIN_TURN, ModelShareId};
 use skep_types::{DeviceId, Time};
 
 use crate::{
@@ -147,7 +147,7 @@ impl fmt::Debug for Device {
 /// A model's place at a device; given up with it.
 pub(crate) struct DeviceSeat {
     device: Arc<Device>,
-    id: TenantId,
+    id: ModelShareId,
     weight: f64,
     threads: u32,
 }
@@ -309,6 +309,6 @@ impl SlotHolder for SlotWaiter {
     }
 }
 
-fn index(id: TenantId) -> usize {
+fn index(id: ModelShareId) -> usize {
     usize::try_from(id.0).unwrap_or(usize::MAX)
 }
