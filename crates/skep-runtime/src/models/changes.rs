@@ -1,51 +1,36 @@
-//! Load, load again, unload: what a request, the start and a poll do to the models of a runtime.
+//! Load, reload, unload: what requests, the start and a poll do to the models of a runtime.
 //!
-//! Loading again replaces only what changed. A version whose files are the same, and whose configuration differs in
-//! nothing but instances and version policy, goes on with its weights and its statistics; instances are added and taken
-//! away. What cannot be loaded leaves what serves as it is.
+//! A reload replaces only what changed. A version keeps its weights and its statistics if its files are the same and its
+//! configuration differs only in instances and version policy; instances are then added and removed. If a reload fails, the
+//! version that serves stays.
 //!
 //! Source of the texts: Triton, model repository extension and `ModelRepositoryManager`.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::Instant,
 };
 
 use skep_config::ModelConfig;
-use skep_types::{ModelName, ModelVersion};
+use skep_host::lock;
+use skep_types::ModelVersion;
 
 use crate::{
     ErrorKind, LoadOverrides, LoadedVersion, Runtime, RuntimeError,
     loading::{Draft, LoadPlan},
     models::{
-        Route, Routes,
         records::{ModelRecord, VersionState},
+        routes::{Routes, VersionMap},
     },
     repository::{ModelId, locate::ConfigText, not_polled, source::ModelSource},
     serving::origin::OnGone,
 };
 
-/// The versions of one model that take requests.
-type VersionMap = BTreeMap<ModelVersion, Arc<LoadedVersion>>;
-
-/// How the log calls the state of what was to be replaced, and was not.
-const STILL_SERVES: &str = "READY as before, since it could not be loaded again";
+/// The state, in the log, of a version whose reload failed.
+const STILL_SERVES: &str = "still READY, since the reload failed";
 
 impl Runtime {
-    /// The models of a name; one that is nowhere is left to fail under its name alone.
-    pub(crate) fn ids(&self, name: &ModelName) -> Vec<ModelId> {
-        let mut ids = self.options.repository.named(name);
-        if ids.is_empty() {
-            ids.push(ModelId {
-                namespace: None,
-                name: name.clone(),
-            });
-        }
-        ids
-    }
-
-    pub(crate) fn unload_now(&self, id: &ModelId) {
+    pub(super) fn unload_now(&self, id: &ModelId) {
         let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
             return;
         };
@@ -57,21 +42,21 @@ impl Runtime {
         });
         tracing::info!("unloading model `{id}`");
         self.retire(id);
-        self.say_readiness(None);
+        self.log_readiness(None);
     }
 
-    pub(crate) fn load_now(
+    pub(super) fn load_now(
         self: &Arc<Self>,
         id: &ModelId,
         overrides: &LoadOverrides,
     ) -> Result<(), RuntimeError> {
         let outcome = self.try_load(id, overrides);
-        self.start_is_done_with(id);
+        lock(&self.start_phase).is_done_with(id);
         if outcome.is_err() && !self.is_stopping() {
-            // A name that nothing is known of has no record: clients cannot make figures up.
+            // An unknown name has no record, so that clients cannot invent metrics.
             self.with_record(id, |record| record.failed_loads += 1);
         }
-        self.say_readiness(outcome.is_err().then_some(id));
+        self.log_readiness(outcome.is_err().then_some(id));
         outcome
     }
 
@@ -97,12 +82,12 @@ impl Runtime {
         outcome
     }
 
-    /// Whether the repository has the model. One that is wanted and not there is remembered.
+    /// Checks that the repository has the model. A wanted model that is missing is recorded.
     fn find(&self, id: &ModelId) -> Result<(), RuntimeError> {
         let repository = &self.options.repository;
         let at_start = !self.started.load(Ordering::Acquire);
         let found = repository.directory(id).map(drop).map_err(|error| {
-            // Clients of later loads search for Triton's text, and for nothing else.
+            // Clients of later loads rely on Triton's text alone.
             let hint = at_start.then(|| repository.absent_hint(&id.name));
             error.with_hint(hint.flatten())
         });
@@ -111,7 +96,7 @@ impl Runtime {
                 "model `{id}`: {}: {error}",
                 VersionState::Unavailable.name()
             );
-            // Named for the start and missing, or claimed by several directories.
+            // Missing although the start names it, or claimed by several directories.
             if at_start || repository.models().contains_key(id) {
                 let mut records = self.records();
                 let record = records.entry(id.clone()).or_default();
@@ -120,7 +105,7 @@ impl Runtime {
         })
     }
 
-    /// What a load is made from.
+    /// The files and configuration that a load reads.
     fn source(&self, id: &ModelId, overrides: &LoadOverrides) -> Result<ModelSource, RuntimeError> {
         let config = overrides.config.as_deref();
         let made = if overrides.files.is_empty() {
@@ -141,7 +126,7 @@ impl Runtime {
         made.map_err(|why| self.failed_before(id, not_polled(id.name.as_str(), &why)))
     }
 
-    /// Remembers why a load failed before any version was reached.
+    /// Records why a load failed before any version was tried.
     fn failed_before(&self, id: &ModelId, error: RuntimeError) -> RuntimeError {
         let serves = !self.serving(id).is_empty();
         let state = if serves {
@@ -179,7 +164,7 @@ impl Runtime {
         })?;
         self.with_record(id, |record| record.failure = None);
         let versions = draft.versions.clone();
-        // Before the memory is taken: the system may end the process for it, and the log then says at which model.
+        // Before the memory is taken: if the system then kills the process, the log names the model.
         let bytes = source.versions_bytes(&versions);
         tracing::info!("loading model `{id}`, {}", mebibytes(bytes));
         let outcome = draft.plan(options, &self.backends).map(|plan| {
@@ -198,7 +183,7 @@ impl Runtime {
         self.commit(id, source, outcomes)
     }
 
-    /// One version: kept with other instances if that is all that changed, loaded otherwise.
+    /// Loads a version, or keeps it and changes its instances if nothing else changed.
     fn load_version(
         self: &Arc<Self>,
         id: &ModelId,
@@ -219,7 +204,7 @@ impl Runtime {
         Ok((Some(generation), Arc::new(ready)))
     }
 
-    /// Puts what was loaded in the place of what serves now; a version that failed goes on as it was.
+    /// Replaces the versions that serve with the loaded ones. A version whose load failed keeps serving.
     fn commit(
         &self,
         id: &ModelId,
@@ -231,7 +216,7 @@ impl Runtime {
         let (mut failures, mut any) = (String::new(), false);
         let mut records = self.records();
         if self.is_stopping() {
-            // What was loaded ends with its last holder, here; not under the lock, which its end takes.
+            // The loaded versions are dropped here, after the lock, which their end takes.
             drop(records);
             let text = "Server is stopping, the model is not loaded";
             tracing::error!("model `{id}`: {text}");
@@ -263,7 +248,7 @@ impl Runtime {
                 }
             }
         }
-        // Nothing new was loaded: what serves goes on, versions that the policy no longer wants included.
+        // If nothing new was loaded, everything keeps serving, even versions that the policy no longer wants.
         let previous = any.then(|| {
             record.source = Some(source);
             self.replace(record, id, next)
@@ -277,8 +262,8 @@ impl Runtime {
         Err(RuntimeError::invalid(text))
     }
 
-    /// Takes all versions of a model out of the routing table; they finish what they hold.
-    pub(crate) fn retire(&self, id: &ModelId) {
+    /// Takes all versions of a model out of the routing table. They finish their requests.
+    pub(super) fn retire(&self, id: &ModelId) {
         let mut records = self.records();
         let previous = records
             .get_mut(id)
@@ -287,7 +272,7 @@ impl Runtime {
         drop(previous);
     }
 
-    /// Puts `next` into the routing table. What was there comes back, to be let go without the lock.
+    /// Puts `next` into the routing table. The old table comes back, to be dropped without the lock.
     fn replace(&self, record: &mut ModelRecord, id: &ModelId, next: VersionMap) -> Arc<Routes> {
         for (version, loaded) in self.serving(id) {
             let next = next.get(&version);
@@ -295,38 +280,14 @@ impl Runtime {
                 record.unloading(version);
             }
             if next.is_none_or(|next| !Arc::ptr_eq(&next.responder, &loaded.responder)) {
-                // Nothing more comes that would be worth waiting for.
+                // No further requests come that would be worth waiting for.
                 loaded.responder.hurry();
             }
         }
-        // Only under the lock of the records, so no other change can come between.
-        let mut routes = Routes::clone(&self.routes.load());
-        let of_name = routes.entry(id.name.clone()).or_default();
-        of_name.retain(|route| route.namespace != id.namespace);
-        if next.is_empty() {
-            if of_name.is_empty() {
-                routes.remove(&id.name);
-            }
-        } else {
-            of_name.push(Route {
-                namespace: id.namespace.clone(),
-                versions: next,
-            });
-        }
-        self.routes.swap(Arc::new(routes))
+        self.routes.replace(id, next)
     }
 
-    /// The versions of a model that take requests now.
-    pub(crate) fn serving(&self, id: &ModelId) -> VersionMap {
-        let routes = self.routes.load();
-        let of_name = routes.get(&id.name).map_or(&[][..], Vec::as_slice);
-        let route = of_name.iter().find(|route| route.namespace == id.namespace);
-        route
-            .map(|route| route.versions.clone())
-            .unwrap_or_default()
-    }
-
-    /// What happens when a version's last instance and its weights are gone.
+    /// The callback for the moment when a version's last instance and its weights are gone.
     fn on_gone(self: &Arc<Self>, id: &ModelId, version: ModelVersion, generation: u64) -> OnGone {
         let (runtime, id): (Weak<Self>, ModelId) = (Arc::downgrade(self), id.clone());
         Box::new(move || {
@@ -335,27 +296,19 @@ impl Runtime {
             };
             runtime.with_record(&id, |record| {
                 if record.gone(version, generation) {
-                    // Under the lock: whoever waits for it sees it after this line, a stop that is logged next as well.
+                    // Under the lock, so that waiters, and the log of a stop, come after this line.
                     tracing::info!("unloaded model `{id}` version {version}");
                 }
             });
             runtime.gone.notify_all();
         })
     }
-
-    /// How many versions still run after they were taken out of the routing table.
-    pub(crate) fn unloading(records: &BTreeMap<ModelId, ModelRecord>) -> usize {
-        let versions = records.values().flat_map(|record| record.versions.values());
-        versions
-            .filter(|status| status.state == VersionState::Unloading)
-            .count()
-    }
 }
 
-/// A version that was loaded, and the number of its load; no number for one that was kept.
+/// A loaded version and the number of its load; `None` for a version that was kept.
 type VersionOutcome = Result<(Option<u64>, Arc<LoadedVersion>), RuntimeError>;
 
-/// A size for the log.
+/// A size of files, for the log.
 fn mebibytes(bytes: u64) -> String {
     const MIB: u64 = 1 << 20;
     match bytes / MIB {

@@ -1,60 +1,37 @@
-//! Control mode poll: the repository is looked at again and again, and what changed is loaded or unloaded.
+//! Control mode poll: the repository is scanned at an interval, and models that changed are loaded or unloaded.
 //!
-//! What cannot be read for a while is kept as it was, with a warning when that begins; see [`RepositoryScan`].
-//! A load that fails is not tried again until the model's files change. The thread ends when a stop begins; a load that
-//! it is in the middle of then comes to nothing.
+//! Models that cannot be read for a while stay loaded, with a warning when that begins; see [`RepositoryScan`]. A load that
+//! fails is not tried again until the model's files change. The thread ends when a stop begins; the load that it then waits
+//! for is abandoned.
 
-use skep_host::lock;
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     thread,
     time::Duration,
 };
 
 use crate::{
-    Control, LoadOverrides, Repository, Runtime, RuntimeError,
-    repository::snapshot::{RepositoryScan, UnreadModels, changes},
+    Control, LoadOverrides, Runtime, RuntimeError,
+    models::stop_signal::StopSignal,
+    repository::{
+        model_files::UnreadPaths,
+        scan::{RepositoryScan, changes},
+    },
 };
 
-/// Wakes the poller for a stop.
-#[derive(Debug, Default)]
-pub(crate) struct StopSignal {
-    stopped: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl StopSignal {
-    pub(crate) fn set(&self) {
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for `time`, or less if a stop begins; whether one has begun.
-    fn wait(&self, time: Duration) -> bool {
-        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stopped, _) = self
-            .changed
-            .wait_timeout_while(stopped, time, |stopped| !*stopped)
-            .unwrap_or_else(PoisonError::into_inner);
-        *stopped
-    }
-}
-
-/// Starts the thread that polls; `known` is what the models were loaded from at the start.
-pub(crate) fn start(
+/// Starts the polling thread. `known` is the scan that the start loaded from.
+pub(super) fn start(
     runtime: &Arc<Runtime>,
     interval: Duration,
     known: RepositoryScan,
 ) -> Result<(), RuntimeError> {
-    let stop = Arc::clone(&runtime.stop);
+    let stop = Arc::clone(&runtime.stop_signal);
     let runtime = Arc::downgrade(runtime);
     thread::Builder::new()
         .name("poll".to_owned())
         .spawn(move || poll(&runtime, &stop, interval, known))
         .map(drop)
-        .map_err(|e| RuntimeError::internal(format!("cannot start the thread that polls: {e}")))
+        .map_err(|e| RuntimeError::internal(format!("cannot start the polling thread: {e}")))
 }
 
 fn poll(runtime: &Weak<Runtime>, stop: &StopSignal, interval: Duration, mut known: RepositoryScan) {
@@ -64,55 +41,37 @@ fn poll(runtime: &Weak<Runtime>, stop: &StopSignal, interval: Duration, mut know
         };
         let repository = &runtime.options.repository;
         let found = known.again(repository);
-        say_what_changed(&known.unread, &found.unread);
+        log_unread(&known.unread, &found.unread);
         runtime.poll_failures.count(repository, &found.unread);
         let changes = changes(&known.files, &found.files);
         if !changes.unload.is_empty() && found.files.is_empty() {
-            tracing::warn!("the repository has no models any more: all of them are unloaded");
+            tracing::warn!("the repository has no models any more: all models are unloaded");
         }
         runtime.unload_all(changes.unload);
-        // Each failure is logged and noted where it happens.
+        // Each failure is logged and recorded where it happens.
         drop(runtime.load_all(changes.load, &LoadOverrides::default()));
         known = found;
     }
 }
 
-/// Warns of what cannot be read from now on, and says what can be read again.
-fn say_what_changed(before: &UnreadModels, now: &UnreadModels) {
+/// Logs the paths that have become unreadable, and those that can be read again.
+fn log_unread(before: &UnreadPaths, now: &UnreadPaths) {
     for (path, why) in now.iter().filter(|(path, _)| !before.contains_key(*path)) {
         tracing::warn!(
-            "cannot read `{}`, its models stay as they are until it can be read: {why}",
+            "cannot read `{}`, its models stay loaded until it can be read again: {why}",
             path.display()
         );
     }
-    // What lies in something that cannot be read now is not readable for being unmentioned.
-    let is_within = |path: &Path| now.keys().any(|unread| path.starts_with(unread));
-    for path in before.keys().filter(|path| !is_within(path)) {
-        tracing::info!("`{}` can be read again", path.display());
-    }
-}
-
-/// How many polls could not read each repository, or something in it.
-#[derive(Debug, Default)]
-pub(crate) struct PollFailures(Mutex<BTreeMap<PathBuf, u64>>);
-
-impl PollFailures {
-    fn count(&self, repository: &Repository, unread: &UnreadModels) {
-        let mut failures = lock(&self.0);
-        for root in repository.roots() {
-            if unread.keys().any(|path| path.starts_with(root)) {
-                *failures.entry(root.clone()).or_default() += 1;
-            }
+    for path in before.keys() {
+        // A path within an unreadable directory is not listed, and still unreadable.
+        if !now.keys().any(|unread| path.starts_with(unread)) {
+            tracing::info!("`{}` can be read again", path.display());
         }
-    }
-
-    fn of(&self, root: &Path) -> u64 {
-        lock(&self.0).get(root).copied().unwrap_or_default()
     }
 }
 
 impl Runtime {
-    /// How many polls could not read each repository, or something in it; nothing where nobody polls.
+    /// How many polls could not read each repository, or an entry in it. Empty unless the control mode is poll.
     #[must_use]
     pub fn poll_failures(&self) -> Vec<(String, u64)> {
         if !matches!(self.options.control, Control::Poll(_)) {

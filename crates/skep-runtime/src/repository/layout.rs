@@ -1,4 +1,4 @@
-//! Directories that were passed as a repository but are not one: empty, one level too deep, one too high.
+//! Directories that were given as a repository but are not one: empty, one level too deep, or one level too high.
 
 use std::{
     fs,
@@ -7,24 +7,23 @@ use std::{
 
 use skep_types::ModelVersion;
 
-use crate::{
+use crate::repository::{
     Repository,
-    repository::{CONFIG_FILE, is_model, subdirectories},
+    entries::{CONFIG_FILE, is_model, subdirectories},
 };
 
-/// What looks odd about a repository as a whole.
+/// Something odd about a repository as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutFinding {
-    /// What was found. Further lines say how to mend it.
+    /// What was found. Further lines say how to correct it.
     pub text: String,
-    /// Whether the directory is something else than a repository. Otherwise it may be right: it has no models yet, or a
-    /// file too many.
+    /// Whether the directory is not a repository. Otherwise it may be correct: it has no models yet, or a stray file.
     pub is_wrong: bool,
 }
 
 impl Repository {
-    /// What looks odd about the repositories as a whole, with the way out: no models, a model file where none is looked
-    /// for, a level too deep or too high. Nothing of it keeps models from being served.
+    /// What looks odd about the repositories as a whole, and how to correct it: no models, a model file in the wrong place,
+    /// a level too deep or too high. Models are served nevertheless.
     #[must_use]
     pub fn layout(&self) -> Vec<LayoutFinding> {
         self.roots().iter().filter_map(|root| look(root)).collect()
@@ -66,23 +65,23 @@ fn look(root: &Path) -> Option<LayoutFinding> {
     Some(LayoutFinding { text, is_wrong })
 }
 
-/// The directory above the model of which `root` is a version by its name.
+/// If `root` is named like a version: the directory that holds the version's model.
 fn version_of(root: &Path) -> Option<PathBuf> {
     let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     ModelVersion::parse(&file_name(&absolute)?).ok()?;
     Some(absolute.parent()?.parent()?.to_owned())
 }
 
-/// A version's directory was given.
+/// The text for a version's directory.
 fn a_version(root: &Path, file: &str, above: &Path) -> String {
     format!(
-        "`{}` is a version of a model, since it has `{file}`, and no repository\n  try: {}",
+        "`{}` is a version of a model, since it has `{file}`, not a repository\n  try: {}",
         root.display(),
         above.display()
     )
 }
 
-/// A model's file lies where directories of models are expected.
+/// The text for a model's file among the directories of models.
 fn beside_models(root: &Path, file: &str) -> String {
     let shown = root.display();
     let name = file.strip_suffix(".onnx").unwrap_or(file);
@@ -92,7 +91,7 @@ fn beside_models(root: &Path, file: &str) -> String {
     )
 }
 
-/// A model's directory was given.
+/// The text for a model's directory.
 fn a_model(root: &Path) -> String {
     let shown = root.display();
     let absolute = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -103,7 +102,7 @@ fn a_model(root: &Path) -> String {
         "versions with model files".to_owned()
     };
     format!(
-        "`{shown}` is a model's directory, since it has {why}, and no repository\n  try: {}",
+        "`{shown}` is a model's directory, since it has {why}, not a repository\n  try: {}",
         above.display()
     )
 }
@@ -120,7 +119,7 @@ fn onnx_file(directory: &Path) -> Option<String> {
     names.filter(|name| name.ends_with(".onnx")).min()
 }
 
-/// Whether a directory has a version: one that is named by a number and has a model's file, or a directory of that name.
+/// Whether a directory has a version: a directory named by a number that has a model's file, or a directory so named.
 fn has_version(directory: &Path) -> bool {
     let names = subdirectories(directory).unwrap_or_default();
     names.iter().any(|name| {
@@ -141,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// What is found in a directory with these files, from the directory `root` in it on.
+    /// The finding for the directory `root` below a directory with these files.
     fn found(files: &[&str], root: &str) -> Option<(String, bool)> {
         let top = TempDir::new().expect("directory");
         let path = top.path().canonicalize().expect("path");
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn repositories_are_told_from_what_is_none() {
+    fn directories_that_are_not_repositories_are_found() {
         for (files, root, expected) in [
             (&["r/m/1/model.onnx"][..], "r", None),
             (&["r/m/config.pbtxt"], "r", None),
@@ -169,13 +168,13 @@ mod tests {
                 "r",
                 Some("`TOP/r/net.onnx` is not served"),
             ),
-            // A repository may be named by a number too.
+            // A repository may be named by a number.
             (
                 &["2024/a/1/model.onnx", "2024/stray.onnx"],
                 "2024",
                 Some("`TOP/2024/stray.onnx` is not served"),
             ),
-            // Models may have numbers for names, and lie beside directories that are not models.
+            // A model may be named by a number, and a repository may have other directories.
             (&["r/1/1/model.onnx", "r/docs/a.txt"], "r", None),
             (&["r/docs/a.txt"], "r", None),
             (
@@ -197,19 +196,19 @@ mod tests {
                 &["r/m/1/model.onnx"],
                 "r/m",
                 Some(
-                    "`TOP/r/m` is a model's directory, since it has versions with model files, and no repository\n  try: TOP/r",
+                    "`TOP/r/m` is a model's directory, since it has versions with model files, not a repository\n  try: TOP/r",
                 ),
             ),
             (
                 &["r/m/config.pbtxt"],
                 "r/m",
-                Some("since it has `config.pbtxt`, and no repository\n  try: TOP/r"),
+                Some("since it has `config.pbtxt`, not a repository\n  try: TOP/r"),
             ),
             (
                 &["r/m/1/model.onnx"],
                 "r/m/1",
                 Some(
-                    "`TOP/r/m/1` is a version of a model, since it has `model.onnx`, and no repository\n  try: TOP/r",
+                    "`TOP/r/m/1` is a version of a model, since it has `model.onnx`, not a repository\n  try: TOP/r",
                 ),
             ),
             (

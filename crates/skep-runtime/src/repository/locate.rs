@@ -1,4 +1,4 @@
-//! Where in a configuration file an error or a warning belongs.
+//! The place in a configuration file that an error or a warning is about.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ pub(crate) struct ConfigText {
 }
 
 impl ConfigText {
-    /// Reads the file that a load of `source` reads. What a client gave as its configuration has no file.
+    /// Reads the file that a load of `source` reads. A configuration that a client gave has no file.
     pub(crate) fn of(source: &ModelSource, choice: ConfigChoice<'_>) -> Self {
         let path = source.config_path(choice);
         let text = if source.has_clients_config() {
@@ -34,7 +34,7 @@ impl ConfigText {
         FieldPlaces::read(&self.text, &self.file)
     }
 
-    /// The error with its place, if it has one.
+    /// Adds the error's place, if it has one.
     pub(crate) fn locate(&self, error: RuntimeError, config: Option<&ModelConfig>) -> RuntimeError {
         let places = self.places();
         let place = place(&error, Some(&places), config);
@@ -48,18 +48,18 @@ pub(crate) fn notice(places: &FieldPlaces<'_>, notice: &Notice) -> String {
     place.map_or_else(|| notice.to_string(), |place| format!("{place}: {notice}"))
 }
 
-/// Where an error is: its own place, or that of the field that it is about.
+/// An error's place: its own, or that of the field that it is about.
 pub(crate) fn place(
     error: &RuntimeError,
     places: Option<&FieldPlaces<'_>>,
     config: Option<&ModelConfig>,
 ) -> Option<Position> {
     let fault = error.config_error()?;
-    let found = || places?.find(&field(fault, config));
-    fault.position().cloned().or_else(found)
+    let position = fault.position().cloned();
+    position.or_else(|| places?.find(&field(fault, config)))
 }
 
-/// The path of the field that a fault is about; a tensor's is found by its name.
+/// The path of the field that a fault is about. A tensor is found by its name.
 pub(crate) fn field(fault: &ConfigError, config: Option<&ModelConfig>) -> String {
     if let ConfigError::Parameter { key, .. } = fault {
         return format!("parameters.{key}");
@@ -68,10 +68,16 @@ pub(crate) fn field(fault: &ConfigError, config: Option<&ModelConfig>) -> String
     let (ConfigError::Signature { .. }, Some(config)) = (fault, config) else {
         return name.to_owned();
     };
-    let index_in = |tensors: &[TensorConfig]| tensors.iter().position(|tensor| tensor.name == name);
-    match (index_in(config.inputs()), index_in(config.outputs())) {
+    match (
+        index_of(name, config.inputs()),
+        index_of(name, config.outputs()),
+    ) {
         (Some(index), _) => format!("input[{index}]"),
         (None, Some(index)) => format!("output[{index}]"),
         (None, None) => String::new(),
     }
+}
+
+fn index_of(name: &str, tensors: &[TensorConfig]) -> Option<usize> {
+    tensors.iter().position(|tensor| tensor.name == name)
 }

@@ -1,8 +1,8 @@
 //! Where a model is loaded from: a directory of the repository, perhaps under another configuration, or files that a
 //! client sent.
 //!
-//! Files of a client lie in a directory of their own under the system's temporary directory. It is there as long as
-//! anything was loaded from it, and nothing that a client names may lie outside of it.
+//! A client's files are kept in their own directory under the system's temporary directory, as long as anything is loaded
+//! from them. No path that a client gives may lead outside of that directory.
 //!
 //! Source: Triton, model repository extension, load parameters `config` and `file:<path>`.
 
@@ -23,32 +23,36 @@ use tempfile::TempDir;
 
 use crate::{
     RuntimeError,
-    repository::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY, snapshot::ModelFiles},
+    repository::{
+        entries::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY},
+        model_files::ModelFiles,
+    },
 };
 
 /// How errors call the configuration of a load request.
 const CONFIG_PARAMETER: &str = "parameter `config`";
 
-/// What a load request puts in the place of what the repository holds; nothing by default.
+/// What a load request uses instead of the repository's files; nothing by default.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOverrides {
     /// The model's configuration as JSON, instead of `config.pbtxt`.
     pub config: Option<String>,
-    /// The model's files, by their path in the model's directory (`1/model.onnx`), instead of all that lie there. They
-    /// need a `config` beside them.
+    /// The model's files, by their path in the model's directory (`1/model.onnx`), instead of all files there. They require
+    /// a `config`.
     pub files: Vec<(String, Bytes)>,
-    /// What they hold of the node's memory, until the load is over. `None` where nobody counts.
+    /// Their share of the node's memory, held until the load is over. `None` if memory is not counted.
     pub charge: Option<Arc<Charge>>,
 }
 
-/// A configuration of ten thousand instance groups is smaller. What it becomes takes some fifty times as much.
+/// A configuration with ten thousand instance groups is smaller. Parsed, it takes some fifty times as much.
 const MAX_CONFIG_BYTES: u64 = 2 << 20;
 
-/// How many bytes of overrides are compared at most: a tenth of a millisecond.
+/// Larger overrides are not compared: a comparison takes a tenth of a millisecond at most.
 const COMPARED_BYTES: usize = 1 << 20;
 
 impl LoadOverrides {
-    /// Whether a load with these is one with the others. Large ones never are: who compares them holds a lock.
+    /// Whether a load with these is the same as one with `other`. Large overrides count as different, since the comparison
+    /// runs under a lock.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let files = self
             .files
@@ -63,25 +67,25 @@ impl LoadOverrides {
 /// Which configuration file of a model is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConfigChoice<'a> {
-    /// The `configs/<name>.pbtxt` that is taken instead of `config.pbtxt`, if the model has it.
+    /// Selects `configs/<name>.pbtxt` instead of `config.pbtxt`, if the model has it.
     pub(crate) name: Option<&'a str>,
-    /// Whether a model without a configuration gets an empty one, which is completed from its file.
+    /// Whether a model without a configuration gets an empty one, to be completed from its file.
     pub(crate) may_be_missing: bool,
 }
 
-/// A model's directory, and what the configuration is read from.
+/// A model's directory, and where its configuration comes from.
 #[derive(Debug)]
 pub(crate) struct ModelSource {
     directory: PathBuf,
     files: ModelFiles,
     /// The configuration that a client gave.
     config: Option<inference::ModelConfig>,
-    /// Kept for its end: the directory is removed with it.
+    /// Removes the directory when it is dropped.
     temporary: Option<TempDir>,
 }
 
 impl ModelSource {
-    /// The model as the repository holds it.
+    /// The model in the repository.
     ///
     /// # Errors
     /// A text that says which directory cannot be read.
@@ -95,7 +99,7 @@ impl ModelSource {
         })
     }
 
-    /// The model as the repository holds it, under a configuration in JSON.
+    /// The model in the repository, with a configuration in JSON.
     pub(crate) fn with_config(directory: PathBuf, json: &str) -> Result<Self, String> {
         let mut source = Self::repository(directory)?;
         source.config = Some(parse(json)?);
@@ -109,12 +113,11 @@ impl ModelSource {
         for (path, _) in files {
             check_path(path)?;
         }
-        let error = |e: io::Error| format!("cannot keep the model's files: {e}");
         let temporary = tempfile::Builder::new()
             .prefix("skep-model-")
             .permissions(Permissions::from_mode(0o700))
             .tempdir()
-            .map_err(error)?;
+            .map_err(|error| format!("cannot store the model's files: {error}"))?;
         for (path, data) in files {
             let place = temporary.path().join(path);
             let parent = place.parent().unwrap_or(temporary.path());
@@ -134,35 +137,29 @@ impl ModelSource {
         &self.directory
     }
 
-    /// What the files in the directories of these versions come to: not what lies deeper, nor what cannot be looked at.
+    /// The size of the files in the directories of these versions. Nested directories and unreadable files do not count.
     pub(crate) fn versions_bytes(&self, versions: &BTreeSet<ModelVersion>) -> u64 {
-        let of_version = |version: &ModelVersion| {
-            let directory = fs::read_dir(self.directory.join(version.to_string()));
-            let files = directory.into_iter().flatten().filter_map(Result::ok);
-            let found = files.filter_map(|file| fs::metadata(file.path()).ok());
-            found
-                .filter(|found| found.is_file())
-                .map(|found| found.len())
-                .sum::<u64>()
-        };
-        versions.iter().map(of_version).sum()
+        let directories = versions
+            .iter()
+            .map(|version| self.directory.join(version.to_string()));
+        directories.map(|directory| files_bytes(&directory)).sum()
     }
 
-    /// Takes the configuration of the last load if it was a client's and nothing in the repository changed since.
+    /// Takes over the configuration of the last load if a client gave it and the repository has not changed since.
     pub(crate) fn keep_config_of(&mut self, last: &Self) {
         if last.directory == self.directory && last.files == self.files {
             self.config.clone_from(&last.config);
         }
     }
 
-    /// Whether a version loaded from `other` has the same files here, those that all versions share included.
+    /// Whether a version loaded from `other` has the same files here, including those that all versions share.
     pub(crate) fn same_version(&self, other: &Self, version: ModelVersion) -> bool {
         self.directory == other.directory
             && self.files.same_others(&other.files)
             && self.files.same_version(&other.files, version)
     }
 
-    /// The configuration as written; an empty one when there is none and completion is allowed.
+    /// The configuration as written; an empty one if the file is missing and may be.
     pub(crate) fn read_config(
         &self,
         name: &ModelName,
@@ -180,7 +177,7 @@ impl ModelSource {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(RuntimeError::invalid(format!(
-                    "model '{name}' has no configuration: expected `{}`, since completing configurations is switched off",
+                    "model '{name}' has no configuration: expected `{}`, since the completion of configurations is disabled",
                     path.display()
                 )))
             }
@@ -191,7 +188,7 @@ impl ModelSource {
         }
     }
 
-    /// The file of the configuration: the one chosen by name if the model has it.
+    /// The configuration's file: the one selected by name, if the model has it.
     pub(crate) fn config_path(&self, choice: ConfigChoice<'_>) -> PathBuf {
         choice
             .name
@@ -204,22 +201,32 @@ impl ModelSource {
             .unwrap_or_else(|| self.directory.join(CONFIG_FILE))
     }
 
-    /// Whether the configuration is a client's, which is in no file.
+    /// Whether a client gave the configuration, which then has no file.
     pub(crate) const fn has_clients_config(&self) -> bool {
         self.config.is_some()
     }
 
-    /// Whether the files are a client's.
+    /// Whether a client sent the files.
     pub(crate) const fn is_temporary(&self) -> bool {
         self.temporary.is_some()
     }
 
-    /// Removes a client's files although something may still be loaded from them: the process is about to end.
+    /// Removes a client's files although a model may still be loaded from them: the process is about to end.
     pub(crate) fn remove_temporary(&self) {
         if let Some(temporary) = &self.temporary {
             drop(fs::remove_dir_all(temporary.path()));
         }
     }
+}
+
+/// The size of the files in a directory.
+fn files_bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let found = entries.filter_map(|entry| fs::metadata(entry.path()).ok());
+    found
+        .filter(|found| found.is_file())
+        .map(|found| found.len())
+        .sum()
 }
 
 fn read(directory: &Path) -> Result<ModelFiles, String> {
@@ -236,18 +243,20 @@ fn parse(json: &str) -> Result<inference::ModelConfig, String> {
     skep_config::parse_json(json, CONFIG_PARAMETER).map_err(|error| error.to_string())
 }
 
-/// A path of a client must lead to a file inside of the model's directory, by plain names.
+/// A client's path must lead to a file inside the model's directory, by plain names.
 fn check_path(path: &str) -> Result<(), String> {
-    let plain = |name: &str| {
-        !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '\\' || c.is_control())
-    };
-    if path.split('/').all(plain) {
+    if path.split('/').all(is_plain) {
         return Ok(());
     }
     Err(format!(
-        "parameter `file:{}` names no file inside of the model's directory, expected a path such as `file:1/model.onnx`",
+        "parameter `file:{}` does not name a file inside the model's directory, expected a path such as `file:1/model.onnx`",
         path.escape_debug()
     ))
+}
+
+/// Whether a part of a path is a plain name.
+fn is_plain(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(|c: char| c == '\\' || c.is_control())
 }
 
 #[cfg(test)]
@@ -263,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn sent_files_lie_in_a_directory_that_goes_with_them() {
+    fn sent_files_are_removed_with_their_source() {
         let source = sent(&["1/model.onnx", "labels.txt", "1/deep/er"]).expect("taken");
         let directory = source.directory().to_owned();
         for path in ["1/model.onnx", "labels.txt", "1/deep/er"] {
@@ -274,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_are_no_plain_files_inside_are_refused() {
+    fn paths_that_lead_outside_or_are_not_plain_are_refused() {
         for path in [
             "",
             "/",
@@ -293,11 +302,11 @@ mod tests {
         ] {
             let error = sent(&["1/model.onnx", path]).map(|_| ()).expect_err(path);
             assert!(
-                error.contains("names no file inside of the model's directory"),
+                error.contains("does not name a file inside the model's directory"),
                 "{path}: {error}"
             );
         }
-        // A file where another needs a directory.
+        // A file where another file needs a directory.
         let error = sent(&["1", "1/model.onnx"]).map(|_| ()).expect_err("clash");
         assert!(
             error.contains("cannot write `file:1/model.onnx`"),

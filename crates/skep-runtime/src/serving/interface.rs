@@ -19,8 +19,8 @@ pub(crate) struct InterfaceTensor {
     pub(crate) name: Arc<str>,
     /// What an optional input is in a request that leaves it out; `None` for what is required.
     pub(crate) absent: Option<OmittedInput>,
-    /// Of an output: whether the log says that the model gives it another shape than the configuration says.
-    pub(crate) other_shape_said: AtomicBool,
+    /// Of an output: whether the log says that its shape contradicts the configuration.
+    pub(crate) warned_of_shape: AtomicBool,
 }
 
 /// What the model gets for an input that a request leaves out.
@@ -74,7 +74,7 @@ impl Interface {
                 position,
                 name: tensor.name.as_str().into(),
                 absent: absent(tensor),
-                other_shape_said: AtomicBool::new(false),
+                warned_of_shape: AtomicBool::new(false),
             })
         };
         Self {

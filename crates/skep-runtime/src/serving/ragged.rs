@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::{
     RuntimeError,
-    serving::{job::Job, validate::Prepared},
+    serving::job::{Job, PreparedRequest},
 };
 
 /// What a model that is not fed and read plainly is fed with, and how it is read.
@@ -112,7 +112,7 @@ impl Ragged {
     }
 }
 
-fn shape_of(prepared: &Prepared, input: usize) -> &Shape {
+fn shape_of(prepared: &PreparedRequest, input: usize) -> &Shape {
     prepared.inputs[input].shape()
 }
 

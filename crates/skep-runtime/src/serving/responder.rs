@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::{
     RuntimeError,
     serving::{
-        driver::Handover,
+        driver::requests::Handover,
         job::{InferOutcome, Job},
     },
     statistics::recorder::Statistics,

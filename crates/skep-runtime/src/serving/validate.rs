@@ -2,45 +2,27 @@
 //!
 //! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`; its clients' users search for them.
 
-use std::sync::Arc;
-
 use skep_config::TensorConfig;
-use skep_tensor::{Charge, Tensor};
+use skep_tensor::Tensor;
 use skep_types::{Dims, Shape};
 use smallvec::SmallVec;
 
 use crate::{
     InferRequest, RuntimeError,
-    serving::interface::{Interface, InterfaceTensor, OmittedInput},
+    serving::{
+        interface::{Interface, InterfaceTensor, OmittedInput},
+        job::PreparedRequest,
+    },
 };
 
 /// What Triton adds when a shape is refused that needs a batch dimension.
 const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size.";
 
-/// A request that a batch can be made of.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    /// In the order of the loaded model's inputs, without those that are computed of a batch; shaped as the model sees
-    /// them, but for ragged ones, which it gets flat.
-    pub(crate) inputs: SmallVec<[Tensor; 4]>,
-    /// The ragged ones, by the same order: requests of a batch may differ in their shapes.
-    pub(crate) ragged: SmallVec<[u16; 4]>,
-    /// The optional inputs that the request left out, by the same order, ascending. Only requests that left out the same
-    /// may share a batch: for these the model gets its default once, whatever the batch.
-    pub(crate) omitted: SmallVec<[u16; 4]>,
-    /// Indices into the interface's outputs, in the order that the client wants.
-    pub(crate) outputs: SmallVec<[usize; 4]>,
-    /// The inferences it counts for.
-    pub(crate) batch_size: usize,
-    /// What the request holds of the node's memory, kept as long as its tensors are.
-    pub(crate) charge: Option<Arc<Charge>>,
-}
-
 /// Checks a request and brings its tensors into the model's order and shape.
 pub(crate) fn prepare(
     request: &InferRequest,
     interface: &Interface,
-) -> Result<Prepared, RuntimeError> {
+) -> Result<PreparedRequest, RuntimeError> {
     let check = RequestCheck { request, interface };
     let mut inputs: SmallVec<[Option<Tensor>; 4]> = SmallVec::new();
     inputs.resize(interface.inputs.len(), None);
@@ -73,7 +55,7 @@ pub(crate) fn prepare(
     }
     // As many inputs as the model has, or the others were filled in; all known, none twice: so none is missing.
     let inputs = inputs.into_iter().flatten().collect();
-    Ok(Prepared {
+    Ok(PreparedRequest {
         inputs,
         ragged,
         omitted,

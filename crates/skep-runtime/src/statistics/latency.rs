@@ -1,14 +1,14 @@
 //! How latencies are distributed: quantiles over the last minute, and counts by bucket since the start.
 //!
-//! Both are written by an instance under the lock that it holds anyway. A [`Window`] is what Triton's summaries need: it
-//! counts by buckets of a constant relative width, so that recording is two shifts and an addition, and instances can be
-//! added up. Triton's own keeps sorted samples, which costs its users a third of the throughput (server#8561).
+//! An instance writes both under the lock that it holds anyway. A [`LatencyWindow`] serves Triton's summaries. It counts in
+//! buckets of a constant relative width, so that recording is two shifts and an addition, and instances can be summed.
+//! Triton itself keeps sorted samples, which costs its users a third of the throughput (server#8561).
 
 use std::{sync::Arc, time::Duration};
 
 use skep_types::Time;
 
-/// What is measured of each request.
+/// A part of a request's way that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// From arrival to the answer.
@@ -40,24 +40,24 @@ impl Phase {
 const SUB_BUCKETS: u64 = 1 << SUB_BITS;
 const SUB_BITS: u32 = 6;
 
-/// The longest duration that is told apart, in microseconds; 19 hours.
+/// Longer durations count as this one; 19 hours.
 const MAX_US: u64 = (1 << 36) - 1;
 
-/// Parts of a window, and how long each one lasts: Triton's figures, 60 s in 5 parts. The window that quantiles are over
-/// is therefore 48 to 60 s long.
+/// Parts of a window, and the length of each: Triton's figures, 60 s in 5 parts. Quantiles therefore cover the last 48 to
+/// 60 s.
 const SLOTS: usize = 5;
 const SLOT: Duration = Duration::from_secs(12);
 
-/// Durations of one phase by size. As long as the longest one needs, at most 8 KiB.
+/// Durations of one phase, counted in buckets up to the longest; at most 8 KiB.
 #[derive(Debug, Clone, Default)]
-struct Sketch {
+struct LatencySketch {
     counts: Vec<u32>,
     count: u64,
     min_us: u64,
     max_us: u64,
 }
 
-impl Sketch {
+impl LatencySketch {
     fn record(&mut self, us: u64, times: u32) {
         let us = us.min(MAX_US);
         let index = bucket(us);
@@ -98,7 +98,7 @@ impl Sketch {
         self.count += other.count;
     }
 
-    /// The smallest value that at least the share `quantile` of all does not exceed.
+    /// The smallest value that at least the share `quantile` of all values does not exceed.
     fn quantile_us(&self, quantile: f64) -> Option<f64> {
         let rank = (quantile * self.count as f64).ceil().max(1.0);
         let mut seen = 0.0;
@@ -113,7 +113,7 @@ impl Sketch {
     }
 }
 
-/// The bucket of a duration: itself below [`SUB_BUCKETS`], then that many buckets to each doubling.
+/// The bucket of a duration: the duration itself below [`SUB_BUCKETS`], then that many buckets for each doubling.
 fn bucket(us: u64) -> usize {
     let index = match us.checked_ilog2() {
         Some(log) if log >= SUB_BITS => {
@@ -135,45 +135,47 @@ fn middle_us(index: usize) -> f64 {
 
 /// Durations of the last minute, by phase.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Window {
+pub(crate) struct LatencyWindow {
     slots: [WindowSlot; SLOTS],
 }
 
 #[derive(Debug, Clone, Default)]
 struct WindowSlot {
-    /// Which stretch of time the slot is about, counted in [`SLOT`]s.
+    /// The stretch of time that the slot covers, counted in [`SLOT`]s.
     turn: u64,
-    phases: [Sketch; Phase::COUNT],
+    phases: [LatencySketch; Phase::COUNT],
 }
 
-impl Window {
-    /// The part of the window that `now` falls into, emptied if it is about an earlier time.
+impl LatencyWindow {
+    /// The part of the window that `now` falls into, emptied if it covers an earlier time.
     pub(crate) fn slot(&mut self, now: Time) -> WindowSlotWriter<'_> {
         let turn = turn(now);
         let index = usize::try_from(turn % SLOTS as u64).unwrap_or_default();
         let slot = &mut self.slots[index];
         if slot.turn != turn {
             slot.turn = turn;
-            slot.phases.iter_mut().for_each(Sketch::clear);
+            slot.phases.iter_mut().for_each(LatencySketch::clear);
         }
         WindowSlotWriter(slot)
     }
 
     /// Adds the last minute's durations of a phase.
-    fn add_to(&self, sum: &mut Sketch, phase: Phase, now: Time) {
+    fn add_to(&self, sum: &mut LatencySketch, phase: Phase, now: Time) {
         let now = turn(now);
-        let recent = |slot: &&WindowSlot| now.saturating_sub(slot.turn) < SLOTS as u64;
-        for slot in self.slots.iter().filter(recent) {
+        for slot in &self.slots {
+            if now.saturating_sub(slot.turn) >= SLOTS as u64 {
+                continue;
+            }
             sum.merge(&slot.phases[phase as usize]);
         }
     }
 }
 
-/// The part of a window that is written now.
+/// The part of a window that is being written.
 pub(crate) struct WindowSlotWriter<'a>(&'a mut WindowSlot);
 
 impl WindowSlotWriter<'_> {
-    /// Records a duration that `times` requests had.
+    /// Records a duration for `times` requests.
     pub(crate) fn record(&mut self, phase: Phase, ns: u64, times: u64) {
         let times = u32::try_from(times).unwrap_or(u32::MAX);
         self.0.phases[phase as usize].record(ns / 1_000, times);
@@ -184,21 +186,21 @@ fn turn(now: Time) -> u64 {
     now.as_nanos() / (SLOT.as_secs() * 1_000_000_000)
 }
 
-/// Latencies of the last minute, of all instances of a version.
+/// Latencies of the last minute, over all instances of a version.
 #[derive(Debug, Clone, Default)]
 pub struct Latencies {
-    phases: [Sketch; Phase::COUNT],
+    phases: [LatencySketch; Phase::COUNT],
 }
 
 impl Latencies {
-    /// The smallest duration, in microseconds, that at least the share `quantile` of the requests of the last minute did
-    /// not exceed, to 1/128 of itself; `None` without requests.
+    /// The smallest duration, in microseconds, that at least the share `quantile` of the last minute's requests did not
+    /// exceed, to 1/128 of itself; `None` without requests.
     #[must_use]
     pub fn quantile_us(&self, phase: Phase, quantile: f64) -> Option<f64> {
         self.phases[phase as usize].quantile_us(quantile)
     }
 
-    pub(crate) fn add(&mut self, window: &Window, now: Time) {
+    pub(crate) fn add(&mut self, window: &LatencyWindow, now: Time) {
         for phase in Phase::ALL {
             window.add_to(&mut self.phases[phase as usize], phase, now);
         }
@@ -207,13 +209,13 @@ impl Latencies {
 
 /// Counts of durations by upper bound, since the start.
 #[derive(Debug, Clone)]
-pub(crate) struct Buckets {
+pub(crate) struct LatencyBuckets {
     bounds_ns: Arc<[u64]>,
     /// One more than there are bounds.
     counts: Vec<u64>,
 }
 
-impl Buckets {
+impl LatencyBuckets {
     pub(crate) fn new(bounds_ns: &Arc<[u64]>) -> Self {
         Self {
             bounds_ns: Arc::clone(bounds_ns),
@@ -239,14 +241,18 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn latencies(window: &Window, seconds: u64) -> Latencies {
+    fn latencies(window: &LatencyWindow, seconds: u64) -> Latencies {
         let mut latencies = Latencies::default();
         latencies.add(window, at(seconds));
         latencies
     }
 
+    fn median(window: &LatencyWindow, seconds: u64) -> Option<f64> {
+        latencies(window, seconds).quantile_us(Phase::Request, 0.5)
+    }
+
     #[test]
-    fn buckets_are_as_wide_as_they_say() {
+    fn buckets_have_the_stated_width() {
         let mut previous = 0;
         for us in (0..100_000).chain((20..=36).map(|bits| (1 << bits) - 1)) {
             let index = bucket(us);
@@ -259,8 +265,8 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_of_the_right_rank() {
-        let mut window = Window::default();
+    fn quantiles_have_the_right_rank() {
+        let mut window = LatencyWindow::default();
         for us in 1..=1000 {
             window.slot(at(100)).record(Phase::Queue, us * 1_000, 1);
         }
@@ -277,30 +283,28 @@ mod tests {
 
     #[test]
     fn a_single_duration_is_exact() {
-        let mut window = Window::default();
+        let mut window = LatencyWindow::default();
         window.slot(at(7)).record(Phase::Request, 40_036_999, 3);
         let got = latencies(&window, 7);
         assert_eq!(got.quantile_us(Phase::Request, 0.999), Some(40_036.0));
     }
 
     #[test]
-    fn a_minute_later_it_is_forgotten() {
-        let mut window = Window::default();
+    fn durations_are_forgotten_after_a_minute() {
+        let mut window = LatencyWindow::default();
         window.slot(at(0)).record(Phase::Request, 5_000, 1);
         window.slot(at(30)).record(Phase::Request, 9_000, 1);
-        let median =
-            |window: &Window, seconds| latencies(window, seconds).quantile_us(Phase::Request, 0.5);
         assert_eq!(median(&window, 59), Some(5.0));
         assert_eq!(median(&window, 60), Some(9.0));
         assert_eq!(median(&window, 90), None);
-        // The slot of the first one is used again.
+        // The slot of the first duration is used again.
         window.slot(at(60)).record(Phase::Request, 1_000, 1);
         assert_eq!(median(&window, 61), Some(1.0));
     }
 
     #[test]
     fn a_bound_belongs_to_its_bucket() {
-        let mut buckets = Buckets::new(&[10, 20].into());
+        let mut buckets = LatencyBuckets::new(&[10, 20].into());
         for (ns, times) in [(0, 1), (10, 1), (11, 2), (20, 1), (21, 5)] {
             buckets.record(ns, times);
         }

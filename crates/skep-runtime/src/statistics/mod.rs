@@ -18,7 +18,7 @@ use skep_scheduler::BatchEnd;
 
 use crate::clock::nanoseconds;
 
-/// How often something happened and how long it took altogether.
+/// How often something happened, and how long it took in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DurationStatistic {
     /// Occurrences.
@@ -28,7 +28,7 @@ pub struct DurationStatistic {
 }
 
 impl DurationStatistic {
-    /// Counts `count` more occurrences that took `ns` nanoseconds altogether.
+    /// Counts `count` more occurrences that took `ns` nanoseconds in total.
     pub(crate) fn add(&mut self, count: u64, ns: u64) {
         self.count += count;
         self.ns = self.ns.saturating_add(ns);
@@ -75,7 +75,7 @@ impl FailureReason {
     /// All reasons, in the order in which they are reported.
     pub const ALL: [Self; 4] = [Self::Rejected, Self::Canceled, Self::Backend, Self::Other];
 
-    /// The place in [`Self::ALL`].
+    /// The index in [`Self::ALL`].
     pub(crate) const fn index(self) -> usize {
         self as usize
     }
@@ -92,7 +92,7 @@ impl FailureReason {
     }
 }
 
-/// How many batches had their size for which reason.
+/// How many batches were closed for which reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BatchEnds([u64; BatchEnd::ALL.len()]);
 
@@ -107,13 +107,13 @@ impl BatchEnds {
         }
     }
 
-    /// Every reason's name, and how many batches it ended.
+    /// Every reason's name, and how many batches it closed.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         BatchEnd::ALL.map(BatchEnd::name).into_iter().zip(self.0)
     }
 }
 
-/// How a latency objective was kept.
+/// How well a latency objective was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SloStatistics {
     /// How long an answer may take, from the request's arrival in the runtime.
@@ -122,19 +122,19 @@ pub struct SloStatistics {
     pub in_time: u64,
     /// Requests that were answered later.
     pub late: u64,
-    /// Requests that got an error instead, because they had waited too long or could not be answered in time any more.
+    /// Requests that got an error because they had waited too long or could no longer be answered in time.
     pub given_up: u64,
 }
 
 impl SloStatistics {
-    /// The objective as the protocol has it.
+    /// The objective in nanoseconds, as the protocol reports it.
     #[must_use]
     pub fn objective_ns(&self) -> u64 {
         nanoseconds(self.objective)
     }
 }
 
-/// The figures at one moment.
+/// The figures of a version at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StatisticsSnapshot {
     /// When the last inference was executed, in milliseconds since the Unix epoch; 0 for never.
@@ -157,27 +157,27 @@ pub struct StatisticsSnapshot {
     pub compute_output: DurationStatistic,
     /// By batch size.
     pub batches: BTreeMap<usize, BatchStatistics>,
-    /// Executions, failed ones included, by the reason why their batch was not larger.
+    /// Executions, including failed ones, by the reason that closed their batch.
     pub batch_ends: BatchEnds,
     /// Failures by reason, in the order of [`FailureReason::ALL`].
     pub failures: [u64; 4],
-    /// What each instance did, in the order in which they were made.
+    /// What each instance did, in the order of their creation.
     pub instances: Vec<InstanceStatistics>,
-    /// Latencies by duration, of those phases that are counted so.
+    /// Latency histograms, of the phases that have one.
     pub histograms: Vec<HistogramStatistics>,
-    /// How the latency objective was kept; `None` where the model has none. Requests that failed for other reasons are not
-    /// among them.
+    /// How well the latency objective was met; `None` if the model has no objective. Requests that failed for other reasons do
+    /// not count.
     pub slo: Option<SloStatistics>,
 }
 
-/// How many requests took how long in one phase; together they are `success.count` requests.
+/// How many requests took how long in one phase: `success.count` requests in total.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistogramStatistics {
-    /// What took so long.
+    /// The phase.
     pub phase: Phase,
     /// Upper bounds in nanoseconds, ascending; each belongs to its bucket.
     pub bounds_ns: Arc<[u64]>,
-    /// Requests by bucket, not cumulated; the last count is of those above every bound.
+    /// Requests by bucket, not cumulated; the last count is for those above every bound.
     pub counts: Vec<u64>,
 }
 
@@ -202,11 +202,11 @@ impl HistogramStatistics {
 pub struct InstanceStatistics {
     /// Triton's name for it, `<model>_<group>_<index>`.
     pub name: Arc<str>,
-    /// Nanoseconds in which it held a batch, the one it holds now included.
+    /// Nanoseconds in which it held a batch, including the present one.
     pub busy_ns: u64,
-    /// What the intermediate tensors of its last run took; `None` before one, and where the backend cannot see it.
+    /// The memory of its last run's intermediate tensors; `None` before a run, or if the backend cannot tell.
     pub memory: Option<RunMemory>,
-    /// How often its executable copy was made again, after a panic or the end of its process.
+    /// How often its executable copy was recreated, after a panic or the end of its process.
     pub restarts: u64,
 }
 
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_know_their_place() {
+    fn reasons_have_the_index_of_their_place() {
         for (index, reason) in FailureReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
         }

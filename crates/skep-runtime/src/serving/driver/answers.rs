@@ -1,4 +1,4 @@
-//! Answers on their way out: counted where they are failures, in order where the model wants that.
+//! Answers on their way out: failures are counted, and the order is kept if the model wants that.
 
 use std::sync::Mutex;
 
@@ -14,16 +14,16 @@ use crate::{
 /// Triton's words for a queue that holds as many requests as it may.
 pub(super) const QUEUE_FULL: &str = "Exceeds maximum queue size";
 
-/// The way out of a model.
-pub(super) struct Answers {
+/// The way out of a model version.
+pub(super) struct AnswerSink {
     pub(super) statistics: Statistics,
-    /// For models whose answers leave in the order of their requests.
+    /// Set if answers leave in the order of their requests.
     order: Option<Mutex<Ordering<(InferReply, InferOutcome)>>>,
-    /// How many answers the order may hold back.
+    /// How many answers may be held back to keep the order.
     max_held: usize,
 }
 
-impl Answers {
+impl AnswerSink {
     pub(super) fn new(statistics: Statistics, in_order: bool, max_held: usize) -> Self {
         Self {
             statistics,
@@ -35,27 +35,25 @@ impl Answers {
     /// Answers a request that was taken in.
     pub(super) fn answer(&self, waiter: InferWaiter, outcome: InferOutcome) {
         let InferWaiter { id, reply, .. } = waiter;
-        // A client that went away meanwhile is nobody's loss.
-        let send = |(reply, outcome): (InferReply, InferOutcome)| drop(reply.send(outcome));
         match &self.order {
             None => send((reply, outcome)),
-            // Sent under the lock: the next one must not overtake.
+            // Sent under the lock, so that the next answer cannot overtake.
             Some(order) => lock(order).finish(id, Some((reply, outcome)), send),
         }
     }
 
-    /// Refuses a request at once, whatever the order of answers: it was not taken in.
+    /// Refuses a request at once, outside of the order of answers, since it was not taken in.
     pub(super) fn refuse(&self, mut job: Box<Job>, text: String) {
         let waiter = job.take_waiter();
         self.count(FailureReason::Rejected, &waiter);
         let InferWaiter { id, reply, .. } = waiter;
         if let Some(order) = &self.order {
-            lock(order).finish(id, None, |(reply, outcome)| drop(reply.send(outcome)));
+            lock(order).finish(id, None, send);
         }
         drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
     }
 
-    /// Ends a request that was taken in and is not executed; `why_not` says why no instance can run, where that is so.
+    /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none can.
     pub(super) fn reject(&self, mut job: Box<Job>, reason: RejectReason, why_not: Option<&str>) {
         let waiter = job.take_waiter();
         let label = match reason {
@@ -88,7 +86,7 @@ impl Answers {
         self.answer(waiter, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
     }
 
-    /// Whether as many answers wait for those before them as requests may wait: those are a queue as well.
+    /// Whether the order holds back as many answers as requests may wait: these are a queue as well.
     pub(super) fn are_too_many(&self) -> bool {
         let order = self.order.as_ref();
         order.is_some_and(|order| lock(order).held() >= self.max_held)
@@ -98,4 +96,9 @@ impl Answers {
         let total = clock::now().since(waiter.arrived);
         self.statistics.failed(label, total);
     }
+}
+
+/// Sends an answer. The client may have gone.
+fn send((reply, outcome): (InferReply, InferOutcome)) {
+    drop(reply.send(outcome));
 }

@@ -1,41 +1,30 @@
-//! Inputs become outputs under the lock; outputs are carried out without it.
+//! Decisions: inputs become outputs under the lock, and outputs are carried out without it.
 
 use std::{
     sync::{MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use skep_scheduler::{Input, InstanceId, Output, Outputs, Scheduler};
+use skep_scheduler::{Input, InstanceId, Output, Outputs, RejectReason};
 use skep_types::Time;
 
-use super::{Driver, JobBatch};
+use super::{Driver, JobBatch, state::DriverState};
 use crate::{
-    clock,
+    RuntimeError, clock,
     serving::{
         device::{PendingGrants, SlotHolder, SlotNews},
         job::Job,
     },
-    timer::{Alarm, Appointment},
+    timer::Alarm,
 };
 
-pub(super) struct State {
-    pub(super) scheduler: Scheduler<Box<Job>>,
-    /// Instances that were taken away and whose threads have not ended. A handful.
-    pub(super) retired: Vec<InstanceId>,
-    pub(super) next_request: u64,
-    /// Where the scheduler may want to be called.
-    pub(super) appointment: Option<Appointment>,
-    /// The latest moment that the scheduler was told: moments are taken before the lock, and it must not see time go back.
-    pub(super) now: Time,
-}
-
 impl Driver {
-    /// Applies one input under the lock, then carries out the outputs without it. `released` is how long the execution
-    /// took that is over with this input; a batch for `own` is given back.
+    /// Applies one input under the lock, then carries out the outputs without it. `released` is the duration of the
+    /// execution that ends with this input. A batch for the instance `own` is returned instead of sent.
     pub(super) fn apply(
         &self,
         now: Time,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, DriverState>,
         input: Input<Box<Job>>,
         released: Option<Duration>,
         own: Option<InstanceId>,
@@ -45,10 +34,10 @@ impl Driver {
         self.conclude(state, outputs, released, own)
     }
 
-    /// What follows from a decision: slots are settled under the lock, the outputs carried out without it.
+    /// Completes a decision: settles slots under the lock, and carries out the outputs without it.
     pub(super) fn conclude(
         &self,
-        mut state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, DriverState>,
         mut outputs: Outputs<Box<Job>>,
         released: Option<Duration>,
         own: Option<InstanceId>,
@@ -60,11 +49,11 @@ impl Driver {
         kept
     }
 
-    /// Takes what concerns slots out of the outputs and settles it with the device, until nothing more follows for this
-    /// model. What follows for others is given back, to be delivered when the lock is not held any more.
+    /// Takes the outputs about slots and settles them with the device, until nothing more follows for this model. Grants to
+    /// other models are returned, to be delivered once the lock is released.
     pub(super) fn settle(
         &self,
-        state: &mut State,
+        state: &mut DriverState,
         outputs: &mut Outputs<Box<Job>>,
         released: Option<Duration>,
     ) -> PendingGrants {
@@ -91,7 +80,7 @@ impl Driver {
             if news.is_none() {
                 return pending;
             }
-            // Only now: what is taken from there is told.
+            // Taken only when there is something to tell the device: taking clears it.
             news.threads = self.parallelism.news();
             if !seat.tell(state.now, news, &mut pending) {
                 return pending;
@@ -101,13 +90,13 @@ impl Driver {
         }
     }
 
-    /// An execution is over of which the scheduler knows nothing any more.
-    pub(super) fn give_back_slot(&self, mut state: MutexGuard<'_, State>, took: Duration) {
+    /// Gives back the slot of an execution that the scheduler does not know any more.
+    pub(super) fn give_back_slot(&self, mut state: MutexGuard<'_, DriverState>, took: Duration) {
         state.now = state.now.max(clock::now());
         self.conclude(state, Outputs::new(), Some(took), None);
     }
 
-    /// A batch for `own` is given back.
+    /// Carries out outputs, without the lock. A batch for the instance `own` is returned instead of sent.
     fn carry_out(&self, outputs: Outputs<Box<Job>>, own: Option<InstanceId>) -> Option<JobBatch> {
         let mut kept = None;
         for output in outputs {
@@ -121,11 +110,11 @@ impl Driver {
         kept
     }
 
-    /// Applies one input; whether more wait on the node than may.
+    /// Applies one input. Returns whether more requests wait on the node than may.
     pub(super) fn decide(
         &self,
         now: Time,
-        state: &mut State,
+        state: &mut DriverState,
         input: Input<Box<Job>>,
         outputs: &mut Outputs<Box<Job>>,
     ) -> bool {
@@ -134,21 +123,39 @@ impl Driver {
         self.note(state)
     }
 
-    /// Notes how many wait, and when the scheduler wants to be called; whether more wait on the node than may.
-    fn note(&self, state: &mut State) -> bool {
+    /// Notes how many requests wait, and when the scheduler wants to be called. Returns whether more wait on the node than may.
+    fn note(&self, state: &mut DriverState) -> bool {
         if let Some(appointment) = &mut state.appointment
             && let Some(moment) = state.scheduler.next_timeout()
         {
             appointment.no_later_than(moment);
         }
         let after = state.scheduler.waiting();
-        // Changed nowhere but here, under the lock.
+        // Changed only here, under the lock.
         let before = self.waiting.load(Ordering::Relaxed);
         self.waiting.store(after, Ordering::Relaxed);
         self.limit.count(before, after)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    /// Sends a batch to an instance.
+    pub(super) fn send(&self, instance: InstanceId, batch: JobBatch) {
+        let Err(refused) = self.mailboxes.send(instance, batch) else {
+            return;
+        };
+        // Reached only if an instance ended without reporting it.
+        for mut request in refused.requests {
+            let error = RuntimeError::internal("the instance ended before it took the request");
+            self.answer(request.payload.take_waiter(), Err(error));
+        }
+        self.give_back_slot(self.lock(), Duration::ZERO);
+    }
+
+    /// Answers a request that will not be executed.
+    pub(super) fn reject(&self, job: Box<Job>, reason: RejectReason) {
+        self.answers.reject(job, reason, self.why_not().as_deref());
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, DriverState> {
         // `handle` does not panic on any input; a poisoned lock still holds a whole state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

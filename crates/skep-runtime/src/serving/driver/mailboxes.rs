@@ -1,7 +1,7 @@
-//! How the instances of a model are reached.
+//! The mailboxes of a model's instances.
 //!
-//! A mailbox holds one batch: an instance has at most one at a time, so that sending never blocks. They are apart from the
-//! scheduler's state, so that waking an instance's thread is outside of the critical section.
+//! A mailbox holds one batch, which never blocks the sender, since an instance has at most one batch at a time. Mailboxes
+//! are not part of the scheduler's state, so that an instance's thread is woken outside of the critical section.
 
 use std::sync::{
     PoisonError, RwLock, RwLockWriteGuard,
@@ -13,11 +13,11 @@ use skep_scheduler::InstanceId;
 
 use super::JobBatch;
 
-/// The mailboxes by instance number.
+/// The mailboxes, by instance number.
 #[derive(Default)]
 pub(super) struct Mailboxes {
     boxes: RwLock<Vec<Mailbox>>,
-    /// Instances that take batches or are being made again.
+    /// Instances that take batches or are being recreated.
     possible: AtomicUsize,
 }
 
@@ -29,12 +29,12 @@ enum Mailbox {
         /// It gets no batches.
         passive: bool,
     },
-    /// The instance ends; its number is taken until its thread has.
+    /// The instance is ending. Its number stays taken until its thread has ended.
     Closed,
 }
 
 impl Mailboxes {
-    /// Opens one; the number of its instance.
+    /// Opens a mailbox. Returns its instance's number.
     pub(super) fn open(&self, sender: SyncSender<JobBatch>, passive: bool) -> InstanceId {
         let mut boxes = self.write();
         let vacant = boxes
@@ -51,7 +51,7 @@ impl Mailboxes {
         InstanceId(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// Closes an instance's mailbox; whether it was the last one that could take batches.
+    /// Closes an instance's mailbox. Returns whether it was the last one that could take batches.
     pub(super) fn close(&self, instance: InstanceId) -> bool {
         let mut boxes = self.write();
         let Some(mailbox) = boxes.get_mut(index(instance)) else {
@@ -62,7 +62,7 @@ impl Mailboxes {
             && self.possible.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Whether the instance is to go on.
+    /// Whether the instance is still wanted.
     pub(super) fn is_open(&self, instance: InstanceId) -> bool {
         let boxes = self.boxes.read().unwrap_or_else(PoisonError::into_inner);
         matches!(boxes.get(index(instance)), Some(Mailbox::Open { .. }))
@@ -72,15 +72,15 @@ impl Mailboxes {
         self.write().fill_with(|| Mailbox::Closed);
     }
 
-    /// The number is free again.
+    /// Frees an instance's number.
     pub(super) fn vacate(&self, instance: InstanceId) {
         if let Some(mailbox) = self.write().get_mut(index(instance)) {
             *mailbox = Mailbox::Vacant;
         }
     }
 
-    /// Gives a batch to an instance; gives it back where that has ended. The mailbox of an instance that was free is
-    /// empty: this neither blocks nor allocates.
+    /// Sends a batch to an idle instance, whose mailbox is empty: this neither blocks nor allocates. The batch comes back if
+    /// the instance has ended.
     pub(super) fn send(&self, instance: InstanceId, batch: JobBatch) -> Result<(), JobBatch> {
         let boxes = self.boxes.read().unwrap_or_else(PoisonError::into_inner);
         match boxes.get(index(instance)) {

@@ -1,7 +1,7 @@
-//! How many cores a model's executions really keep busy: what they are charged at their device.
+//! How many cores a model's executions keep busy: the slots that the device charges for them.
 //!
-//! A configuration says how many threads an execution may use. On a machine of many cores those of a small model mostly
-//! wait for each other, and slots charged for them would stay empty.
+//! A configuration says how many threads an execution may use. On a machine with many cores, the threads of a small model
+//! mostly wait for each other, and slots charged for them would stay empty.
 
 use std::{
     sync::{
@@ -13,23 +13,23 @@ use std::{
 
 use skep_host::lock;
 
-/// Executions before anything is said: the first ones allocate, and start threads.
+/// Executions before the device is told anything: the first ones allocate, and start threads.
 const FIRST: u32 = 4;
 
-/// The share of a new measurement in the average; the inverse of so many executions.
+/// A new measurement counts for the inverse of this in the average.
 const MEMORY: f64 = 8.0;
 
-/// A core that is used for less than this is not charged.
+/// A core that is busy for a smaller share than this is not charged.
 const SPARE: f64 = 0.25;
 
-/// Executions that are shorter say nothing: clocks of CPU time are coarse beside them.
+/// Shorter executions are not measured: clocks of CPU time are too coarse for them.
 const SHORTEST: Duration = Duration::from_micros(20);
 
 /// The cores that a model's executions keep busy.
 #[derive(Debug, Default)]
 pub(crate) struct Parallelism {
     average: Mutex<Average>,
-    /// What the device has not been told yet; 0 for nothing.
+    /// Slots that the device has not been told yet; 0 for no news.
     news: AtomicU32,
 }
 
@@ -37,12 +37,12 @@ pub(crate) struct Parallelism {
 struct Average {
     measured: u32,
     cores: f64,
-    /// What it was last said to be.
+    /// The slots that were last noted as news.
     said: u32,
 }
 
 impl Parallelism {
-    /// An execution took so much CPU time over all its threads, in so long.
+    /// An execution took `cpu` of CPU time over all its threads, within `duration`.
     pub(crate) fn measured(&self, cpu: Duration, duration: Duration) {
         if duration < SHORTEST {
             return;
@@ -62,9 +62,9 @@ impl Parallelism {
         }
     }
 
-    /// The slots that further executions are to be charged, where that has changed.
+    /// The slots to charge for further executions, if they have changed. Clears the news.
     pub(crate) fn news(&self) -> Option<u32> {
-        // Looked at before each change of slots: mostly there is none.
+        // Read at each change of slots; mostly there is no news.
         if self.news.load(Ordering::Relaxed) == 0 {
             return None;
         }
@@ -72,9 +72,9 @@ impl Parallelism {
     }
 }
 
-/// Whole slots for so many cores.
+/// Whole slots for this many cores.
 fn charge(cores: f64) -> u32 {
-    // A saturating cast; no machine has more cores.
+    // A saturating cast: no machine has more cores.
     #[expect(clippy::cast_sign_loss, reason = "at least 1")]
     let slots = (cores - SPARE).ceil().max(1.0) as u32;
     slots
@@ -86,21 +86,27 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// The news after `times` executions of a millisecond on this many cores.
+    fn measure(parallelism: &Parallelism, cores: f64, times: u32) -> Option<u32> {
+        for _ in 0..times {
+            parallelism.measured(MS.mul_f64(cores), MS);
+        }
+        parallelism.news()
+    }
+
     #[test]
-    fn what_executions_use_is_said_when_it_changes() {
+    fn a_change_of_busy_cores_is_told_once() {
         let parallelism = Parallelism::default();
-        let measure = |cores: f64, times: u32| {
-            for _ in 0..times {
-                parallelism.measured(MS.mul_f64(cores), MS);
-            }
-            parallelism.news()
-        };
-        assert_eq!(measure(1.1, 3), None, "too few");
-        assert_eq!(measure(1.1, 1), Some(1));
-        assert_eq!(measure(1.2, 50), None, "no change");
-        assert_eq!(measure(3.0, 50), Some(3));
+        assert_eq!(measure(&parallelism, 1.1, 3), None, "too few");
+        assert_eq!(measure(&parallelism, 1.1, 1), Some(1));
+        assert_eq!(measure(&parallelism, 1.2, 50), None, "no change");
+        assert_eq!(measure(&parallelism, 3.0, 50), Some(3));
         assert_eq!(parallelism.news(), None, "said once");
-        assert_eq!(measure(0.0, 100), Some(1), "an execution takes a slot");
+        assert_eq!(
+            measure(&parallelism, 0.0, 100),
+            Some(1),
+            "an execution takes a slot"
+        );
         parallelism.measured(MS, Duration::ZERO);
         assert_eq!(parallelism.news(), None, "too short to tell");
     }

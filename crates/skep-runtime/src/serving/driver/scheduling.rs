@@ -1,4 +1,4 @@
-//! From a model's configuration to what its scheduler is made with.
+//! From a model's configuration to the options of its scheduler.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, QueuePolicy, SchedulerOptions, TimeoutAction, TritonPolicy,
 };
 
-/// What passes between a request's arrival and its answer besides its wait and its execution: two threads wake up, two
-/// hand it over. Some 20 us where a processor is free, a time slice or two where none is.
+/// The time between a request's arrival and its answer besides its wait and its execution: two threads wake up, and two
+/// hand it over. Some 20 us if a processor is free, a time slice or two otherwise.
 const MARGIN: Duration = Duration::from_millis(5);
 
-/// The largest share of an objective that is set aside for that.
+/// The margin is at most this fraction of the objective: one 20th.
 const MARGIN_SHARE: u32 = 20;
 
-/// What a driver is made with.
+/// How a driver schedules.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Scheduling {
     pub(crate) options: SchedulerOptions,
@@ -34,14 +34,8 @@ impl Scheduling {
                 needs_timer: false,
             };
         };
-        let level = |policy: &skep_config::QueuePolicy| QueuePolicy {
-            max_queue_size: policy.max_queue_size,
-            timeout: policy.default_timeout,
-            allow_timeout_override: policy.allow_timeout_override,
-            timeout_action: action(policy.timeout_action),
-        };
         let policy = match &batching.objective {
-            Some(wanted) => Policy::Objective(objective(wanted)),
+            Some(configured) => Policy::Objective(objective(configured)),
             None => Policy::Triton(TritonPolicy {
                 preferred_batch_sizes: batching.preferred_batch_sizes.clone(),
                 max_queue_delay: batching.max_queue_delay,
@@ -49,10 +43,10 @@ impl Scheduling {
         };
         Self {
             options: SchedulerOptions {
-                // Without a batch dimension nothing can be joined.
+                // Without a batch dimension, requests cannot be joined.
                 max_batch_size: config.max_batch_size().max(1),
                 policy,
-                levels: batching.levels.iter().map(level).collect(),
+                levels: batching.levels.iter().map(queue_policy).collect(),
                 default_level: batching.default_level,
                 hold_until,
                 ..one_by_one
@@ -65,6 +59,15 @@ impl Scheduling {
     }
 }
 
+fn queue_policy(policy: &skep_config::QueuePolicy) -> QueuePolicy {
+    QueuePolicy {
+        max_queue_size: policy.max_queue_size,
+        timeout: policy.default_timeout,
+        allow_timeout_override: policy.allow_timeout_override,
+        timeout_action: action(policy.timeout_action),
+    }
+}
+
 const fn action(action: skep_config::TimeoutAction) -> TimeoutAction {
     match action {
         skep_config::TimeoutAction::Reject => TimeoutAction::Reject,
@@ -72,24 +75,24 @@ const fn action(action: skep_config::TimeoutAction) -> TimeoutAction {
     }
 }
 
-/// How much of an objective is set aside for the way to the instance and back.
+/// The part of an objective that is set aside for the way to the instance and back.
 pub(crate) fn margin(objective: Duration) -> Duration {
     MARGIN.min(objective / MARGIN_SHARE)
 }
 
-fn objective(wanted: &skep_config::Objective) -> Objective {
-    use skep_config::ObjectivePolicy as Wanted;
+fn objective(configured: &skep_config::Objective) -> Objective {
+    use skep_config::ObjectivePolicy as Configured;
     Objective {
-        latency: wanted.latency,
-        policy: match wanted.policy {
-            Wanted::Aimd => ObjectivePolicy::Aimd,
-            Wanted::Quantile => ObjectivePolicy::Quantile,
-            Wanted::Edf => ObjectivePolicy::Edf,
-            Wanted::Deferred => ObjectivePolicy::Deferred,
-            Wanted::Auto => ObjectivePolicy::Auto,
+        latency: configured.latency,
+        policy: match configured.policy {
+            Configured::Aimd => ObjectivePolicy::Aimd,
+            Configured::Quantile => ObjectivePolicy::Quantile,
+            Configured::Edf => ObjectivePolicy::Edf,
+            Configured::Deferred => ObjectivePolicy::Deferred,
+            Configured::Auto => ObjectivePolicy::Auto,
         },
-        miss_action: action(wanted.miss_action),
-        margin: margin(wanted.latency),
+        miss_action: action(configured.miss_action),
+        margin: margin(configured.latency),
         profile: Vec::new(),
     }
 }

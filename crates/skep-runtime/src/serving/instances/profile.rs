@@ -12,7 +12,7 @@ use skep_types::Shape;
 
 use crate::{
     InferRequest, RuntimeError,
-    serving::{instances::thread::InstanceThread, validate},
+    serving::{instances::runner::InstanceRunner, validate},
 };
 
 /// How long measuring may keep a load waiting, but for the execution that is under way.
@@ -22,20 +22,20 @@ const BUDGET: Duration = Duration::from_secs(1);
 const EXECUTIONS: usize = 4;
 
 /// Measures what executions take and tells the driver; whether the instance came through it well.
-pub(crate) fn measure(worker: &InstanceThread, instance: &mut dyn Instance) -> bool {
-    let max = worker.interface.max_batch_size.max(1);
+pub(super) fn measure(runner: &InstanceRunner, instance: &mut dyn Instance) -> bool {
+    let max = runner.interface.max_batch_size.max(1);
     let end = Instant::now() + BUDGET;
     for size in skep_scheduler::profile_sizes(max) {
-        let Some(request) = request(worker, size).filter(|_| Instant::now() < end) else {
+        let Some(request) = request(runner, size).filter(|_| Instant::now() < end) else {
             return true;
         };
-        match least(worker, instance, &request, end) {
-            Ok(Some(took)) => worker.driver.measured(size, took),
+        match least(runner, instance, &request, end) {
+            Ok(Some(took)) => runner.driver.measured(size, took),
             Ok(None) => {}
             Err(error) => {
                 tracing::info!(
                     "model `{}`: no profile of its executions: {error}",
-                    worker.interface.model
+                    runner.interface.model
                 );
                 return false;
             }
@@ -47,36 +47,36 @@ pub(crate) fn measure(worker: &InstanceThread, instance: &mut dyn Instance) -> b
 /// The least that an execution takes; none where time is over after the first. What is measured while the machine is
 /// busy with something else, other loads perhaps, is too much, and what seems slow is executed rarely.
 fn least(
-    worker: &InstanceThread,
+    runner: &InstanceRunner,
     instance: &mut dyn Instance,
     request: &InferRequest,
     end: Instant,
 ) -> Result<Option<Duration>, RuntimeError> {
-    run(worker, instance, request)?;
+    run(runner, instance, request)?;
     let mut least: Option<Duration> = None;
     for _ in 1..EXECUTIONS {
         if Instant::now() >= end {
             break;
         }
-        let took = run(worker, instance, request)?;
+        let took = run(runner, instance, request)?;
         least = Some(least.map_or(took, |least| least.min(took)));
     }
     Ok(least)
 }
 
 fn run(
-    worker: &InstanceThread,
+    runner: &InstanceRunner,
     instance: &mut dyn Instance,
     request: &InferRequest,
 ) -> Result<Duration, RuntimeError> {
-    let prepared = validate::prepare(request, &worker.interface)?;
-    worker.try_out(instance, prepared)
+    let prepared = validate::prepare(request, &runner.interface)?;
+    runner.try_out(instance, prepared)
 }
 
 /// A request of zeros with this batch size; none where a dimension is variable.
-fn request(worker: &InstanceThread, size: usize) -> Option<InferRequest> {
+fn request(runner: &InstanceRunner, size: usize) -> Option<InferRequest> {
     let mut request = InferRequest::default();
-    for port in &worker.interface.inputs {
+    for port in &runner.interface.inputs {
         let mut dims = port.config.dims.to_shape()?.dims().to_vec();
         if port.config.batched {
             dims.insert(0, size);

@@ -12,14 +12,14 @@ use skep_types::{DataType, Shape};
 
 use crate::{
     InferRequest, RuntimeError,
-    serving::{instances::thread::InstanceThread, interface::Interface, validate},
+    serving::{instances::runner::InstanceRunner, interface::Interface, validate},
 };
 
 /// The directory of a model's warm-up data.
 const DATA_DIRECTORY: &str = "warmup";
 
 /// A warm-up request, built once for all instances.
-pub(crate) struct WarmupRun {
+pub(crate) struct WarmupRequest {
     name: String,
     count: u32,
     request: InferRequest,
@@ -33,9 +33,9 @@ pub(crate) fn prepare(
     config: &ModelConfig,
     interface: &Interface,
     directory: &Path,
-) -> Result<Vec<WarmupRun>, RuntimeError> {
+) -> Result<Vec<WarmupRequest>, RuntimeError> {
     let run = |warmup: &Warmup| {
-        let build = || -> Result<WarmupRun, RuntimeError> {
+        let build = || -> Result<WarmupRequest, RuntimeError> {
             let mut request = InferRequest {
                 id: format!("warmup:{}", warmup.name),
                 ..Default::default()
@@ -47,7 +47,7 @@ pub(crate) fn prepare(
                 ));
             }
             validate::prepare(&request, interface)?;
-            Ok(WarmupRun {
+            Ok(WarmupRequest {
                 name: warmup.name.clone(),
                 count: warmup.count,
                 request,
@@ -59,15 +59,15 @@ pub(crate) fn prepare(
 }
 
 /// Runs them all on one instance.
-pub(crate) fn run(
-    worker: &InstanceThread,
+pub(super) fn run(
+    runner: &InstanceRunner,
     instance: &mut dyn Instance,
-    warmups: &[WarmupRun],
+    warmups: &[WarmupRequest],
 ) -> Result<(), RuntimeError> {
     for warmup in warmups {
         for _ in 0..warmup.count {
-            let prepared = validate::prepare(&warmup.request, &worker.interface)?;
-            worker
+            let prepared = validate::prepare(&warmup.request, &runner.interface)?;
+            runner
                 .warm_up(instance, prepared)
                 .map_err(|error| failed(&warmup.name, &error))?;
         }

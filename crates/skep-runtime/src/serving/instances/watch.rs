@@ -25,11 +25,10 @@ use skep_backend::Interrupt;
 use skep_host::lock;
 use skep_scheduler::BatchEnd;
 use skep_types::Time;
-use smallvec::SmallVec;
 
 use crate::{
     ErrorKind, RuntimeError, clock,
-    serving::job::InferWaiter,
+    serving::job::Waiters,
     timer::{Alarm, Appointment, Timer},
 };
 
@@ -41,9 +40,6 @@ const LONG: Duration = Duration::from_secs(1);
 
 /// The watches of the process: memory is the process's, whichever model takes it.
 static WATCHES: Mutex<Vec<Weak<Watch>>> = Mutex::new(Vec::new());
-
-/// Those who wait for the answers of a batch.
-pub(crate) type Waiters = SmallVec<[InferWaiter; 4]>;
 
 /// Who is told of an execution that takes too long.
 pub(crate) trait OverdueListener: Send + Sync {
