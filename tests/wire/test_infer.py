@@ -208,8 +208,8 @@ def test_what_cannot_be_sent_is_told(url, tmp_path):
         (["--zeros", "--shape", "z=1"], "--shape: model `m` has no input `z`"),
         (["--input", "x=[1,"], "input `x`: is not JSON: "),
         (["--input", "x=[1,two]"], "input `x`: is not JSON: "),
-        (["--input", 'x=["a"]'], 'input `x`: "a" is no FP32'),
-        (["--input", "x=[1e99]"], "input `x`: 1e99 is no FP32"),
+        (["--input", 'x=["a"]'], 'input `x`: "a" is not a valid FP32'),
+        (["--input", "x=[1e99]"], "input `x`: 1e99 is not a valid FP32"),
         (["--input", "x=@/nonexistent.npy"], "input `x`: cannot read `/nonexistent.npy`: No such file or directory"),
         (["--input", f"x=@{tmp_path}"], "Is a directory"),
         (

@@ -74,7 +74,7 @@ def test_a_file_of_another_kind_is_named(repository):
 def test_a_model_to_load_that_is_not_there(repository):
     repository.onnx("digits", plus(1))
     repository.onnx("letters", plus(1))
-    for name, hint in (("digit", "did you mean `digits`?"), ("zebra", "models there: `digits`, `letters`")):
+    for name, hint in (("digit", "did you mean `digits`?"), ("zebra", "available models: `digits`, `letters`")):
         code, log = serve_and_fail(repository, "--model-control-mode=explicit", f"--load-model={name}")
         assert code == 1
         assert f"failed to load '{name}', failed to poll from model repository" in log

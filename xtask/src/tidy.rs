@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::codegen;
 
 /// Crates from the bottom up: (layer, name). A crate may depend on those above it in this list.
-const ORDER: [(u8, &str); 28] = [
+const ORDER: [(u8, &str); 29] = [
     (0, "skep-types"),
     (0, "skep-proto"),
     (0, "skep-onnx"),
@@ -23,6 +23,7 @@ const ORDER: [(u8, &str); 28] = [
     (2, "skep-alloc"),
     (2, "skep-store"),
     (2, "skep-cache"),
+    (3, "skep-weights"),
     (3, "skep-backend"),
     (3, "skep-backend-onnxruntime"),
     (3, "skep-backend-embedded"),

@@ -22,7 +22,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use skep_client::{BatchStatistics, Client, InferRequest, ModelStatistics};
+use skep_client::{BatchSizeStatistics, Client, InferRequest, ModelStatistics};
 use skep_perf::{Fate, OpenLoop, Sent, Server, median, open_loop};
 use skep_scheduler::{
     Objective, ObjectivePolicy, Policy, SchedulerOptions, TimeoutAction, TritonPolicy,
@@ -244,7 +244,7 @@ fn busy_ns(statistics: &ModelStatistics) -> u64 {
 }
 
 /// Executions of a size, and their nanoseconds.
-fn executions_of(batch: &BatchStatistics) -> (u64, u64) {
+fn executions_of(batch: &BatchSizeStatistics) -> (u64, u64) {
     let phases = [
         batch.compute_input,
         batch.compute_infer,

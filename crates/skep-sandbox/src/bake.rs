@@ -17,11 +17,12 @@ use std::{
 };
 
 use rustix::process::{Signal, pidfd_send_signal};
-use skep_backend::{
-    Backend, BackendError, ErrorKind, LoadRequest, Weights,
-    baking::{Needed, Plan},
-};
+use skep_backend::{Backend, BackendError, ErrorKind, LoadRequest};
 use skep_cache::{Begun, Claim, Found};
+use skep_weights::{
+    WeightSource,
+    baking::{FormPlan, NeededForm},
+};
 
 use crate::{
     message::Bake,
@@ -157,7 +158,7 @@ fn first(
     request: &LoadRequest<'_>,
     limit: Option<Duration>,
 ) -> Result<Option<Found>, BackendError> {
-    let (Some(weights), Plan::Needed(needed)) = (request.weights, backend.plan_form(request)?)
+    let (Some(weights), FormPlan::Needed(needed)) = (request.weights, backend.plan_form(request)?)
     else {
         return Ok(None);
     };
@@ -179,8 +180,8 @@ fn first(
 
 /// The right to make a form; `None` where another one made it meanwhile, for which this waits as long as baking may take.
 fn claim(
-    weights: &Weights,
-    needed: &Needed,
+    weights: &WeightSource,
+    needed: &NeededForm,
     limit: Option<Duration>,
 ) -> Result<Option<Claim>, BackendError> {
     let began = Instant::now();
@@ -200,7 +201,7 @@ fn claim(
 
 /// Removes what is damaged of a form that a worker could not use.
 pub(crate) fn remove_damage(backend: &dyn Backend, request: &LoadRequest<'_>) {
-    if let Ok(Plan::Known(form)) = backend.plan_form(request)
+    if let Ok(FormPlan::Known(form)) = backend.plan_form(request)
         && let Err(error) = form.verify()
     {
         let path = request.file.path().display();

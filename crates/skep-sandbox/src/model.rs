@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
-use skep_backend::{BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory};
+use skep_backend::{
+    BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_cpu,
+};
 use skep_tensor::TensorView;
-use skep_types::{ModelSignature, Shape};
+use skep_types::{DeviceId, ModelSignature, Shape};
 
 use crate::{
     conversation::{Conversation, Failure},
@@ -82,7 +84,9 @@ impl Model for SandboxedModel {
         self.loaded.echoes_parameters
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        // Worker processes are started for the CPU.
+        check_cpu("sandbox", device)?;
         let worker = self.worker()?;
         let stop = Arc::new(Stop::default());
         stop.over(&worker)?;

@@ -18,13 +18,13 @@ use std::{
 
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, FileInterface, LoadRequest, Model, ModelFile,
-    Weights, is_library_setting,
+    Backend, BackendError, ErrorKind, FileInterface, LoadRequest, Model, ModelFile,
 };
 use skep_cache::{Found, Key, Role};
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
 use skep_types::ModelSignature;
+use skep_weights::{BakingPolicy, WeightSource};
 
 use crate::{
     bake::{self, Cancel},
@@ -49,7 +49,7 @@ const OWN_HEAP: [(&str, &str); 2] = [
 ];
 
 /// Loads a model in a first worker process, with the backend that `backend` is here. The model's instances are that
-/// process and further ones. Where loads bake ([`Baking::First`]), what is to be baked first is baked in a process of its
+/// process and further ones. Where loads bake ([`BakingPolicy::First`]), what is to be baked first is baked in a process of its
 /// own, which may write files; workers read the result, that model's form alone, and take its weights from the tensor store,
 /// by a connection that is good for nothing else. Each process has `limit` for its loading or baking, where there is one, and
 /// is ended after that. What a worker says of the model must be `signature`, where there is one: what the model's file says.
@@ -68,7 +68,7 @@ pub fn load(
     starter.signature = signature.cloned();
     let bakes = request
         .weights
-        .is_some_and(|weights| weights.baking == Baking::First);
+        .is_some_and(|weights| weights.baking == BakingPolicy::First);
     if bakes {
         bake::if_possible(backend, request, limit);
     }
@@ -122,7 +122,7 @@ pub(crate) struct Starter {
     /// Held open: a worker that starts later loads the same file, whatever then has its name.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
-    weights: Option<Weights>,
+    weights: Option<WeightSource>,
     /// What the model's form is found by: this process works it out, not one that runs the model.
     key: Option<Key>,
     /// What the model's file says of it; `None` without a file.
@@ -195,7 +195,7 @@ impl Starter {
             file,
             environment: env::vars_os()
                 .filter(|(name, _)| {
-                    VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
+                    VARIABLES.iter().any(|known| name == known) || backend.is_library_setting(name)
                 })
                 .collect(),
             weights: None,

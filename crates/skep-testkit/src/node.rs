@@ -7,10 +7,12 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use skep_backend::{Baking, Model, OutputSlot, Weights};
+use skep_backend::{Model, OutputSlot};
 use skep_cache::Cache;
 use skep_store::{LoadOrder, Stat, Store, StoreOptions, Tenant};
 use skep_tensor::Tensor;
+use skep_types::DeviceId;
+use skep_weights::{BakingPolicy, WeightSource};
 use tempfile::TempDir;
 
 use crate::{Inputs, Kind, Options, files, generate, inputs};
@@ -24,7 +26,7 @@ pub struct Node {
     /// The directory.
     pub root: TempDir,
     /// Where backends keep weights.
-    pub weights: Weights,
+    pub weights: WeightSource,
 }
 
 impl Node {
@@ -34,13 +36,13 @@ impl Node {
     pub fn new() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         Self {
-            weights: Weights {
+            weights: WeightSource {
                 cache: open(&root),
                 store: Store::in_process(StoreOptions::default()),
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
                 runs_from_cache: false,
-                baking: Baking::First,
+                baking: BakingPolicy::First,
                 keep_unloaded: Duration::ZERO,
             },
             root,
@@ -93,7 +95,9 @@ fn open(root: &TempDir) -> Cache {
 /// What a model answers on a new instance: all its outputs, for each of these lists of inputs.
 #[must_use]
 pub fn run(model: &Arc<dyn Model>, given: &[Vec<Tensor>]) -> Vec<Tensor> {
-    let mut instance = Arc::clone(model).instance().expect("an instance");
+    let mut instance = Arc::clone(model)
+        .instance(DeviceId::default())
+        .expect("an instance");
     let outputs = model.signature().outputs.len();
     let mut answers = Vec::new();
     for tensors in given {

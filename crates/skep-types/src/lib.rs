@@ -4,6 +4,7 @@
 //! again. The words are those of `docs/glossary.md`.
 
 mod datatype;
+mod device;
 mod name;
 mod policy;
 mod shape;
@@ -11,6 +12,7 @@ mod signature;
 mod time;
 
 pub use datatype::{DataType, UnknownDataType};
+pub use device::{DeviceId, MemoryKind};
 pub use name::{InvalidModelName, InvalidModelVersion, ModelName, ModelVersion};
 pub use policy::{ObjectivePolicy, QueuePolicy, TimeoutAction};
 pub use shape::{Dims, InvalidDims, Shape, ShapeError};

@@ -5,9 +5,9 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, thread
 use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
-use skep_backend::Weights;
 use skep_runtime::{BakeOutcome, Bakeable, Baked, LoadOptions, MetricsOptions};
 use skep_types::ModelVersion;
+use skep_weights::WeightSource;
 
 use crate::{
     axis, backends,
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &BakeArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// How models are loaded to be baked.
-fn options(gpu_as_cpu: bool, weights: Option<Weights>) -> LoadOptions {
+fn options(gpu_as_cpu: bool, weights: Option<WeightSource>) -> LoadOptions {
     LoadOptions {
         auto_complete: true,
         backend_settings: Vec::new(),
@@ -160,7 +160,7 @@ fn print(row: &BakeOutcome, widths: Widths) -> Result<(), OutputError> {
             Some(Colour::Green),
             format!("{:>8}", human(*bytes)),
         ),
-        Ok(Baked::AsItIs(why)) => ("as is ", None, why.clone()),
+        Ok(Baked::WithoutForm(why)) => ("as is ", None, why.clone()),
         Err(error) => (
             "failed",
             Some(Colour::Red),
@@ -190,7 +190,7 @@ fn to_json(row: &BakeOutcome) -> Value {
     let (state, bytes, reason) = match outcome {
         Ok(Baked::Made { bytes }) => ("baked", Some(*bytes), None),
         Ok(Baked::Known { bytes }) => ("known", Some(*bytes), None),
-        Ok(Baked::AsItIs(why)) => ("as_is", None, Some(why.clone())),
+        Ok(Baked::WithoutForm(why)) => ("as_is", None, Some(why.clone())),
         Err(error) => (
             "failed",
             None,

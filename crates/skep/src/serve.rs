@@ -429,7 +429,7 @@ impl ServeArgs {
 
     fn server_options(
         &self,
-        metrics_options: skep_server::MetricsOptions,
+        metrics_options: skep_server::MetricsPortOptions,
         logs: Arc<dyn LogControl>,
         access: Option<Arc<AccessLogFile>>,
         restricted: &Restricted,
@@ -445,7 +445,7 @@ impl ServeArgs {
             id: self.id.clone(),
             max_json_bytes: self.limits.max_json_bytes(),
             exit_timeout: stop::servers_share(self.exit_timeout()),
-            forms: self.forms.forms(),
+            inference: self.forms.forms(),
             limits: self.limits.limits(),
             grpc_connections: self.limits.grpc_connections(),
             access: access.map(|access| access as Arc<dyn AccessLog>),

@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use skep_backend::{Baking, Weights};
 use skep_cache::{Cache, DEFAULT_BUDGET_BYTES};
 use skep_store::{LoadOrder, Store, StoreOptions, Tenant};
+use skep_weights::{BakingPolicy, WeightSource};
 
 /// The word that switches the cache off.
 const OFF: &str = "off";
@@ -114,7 +114,7 @@ impl StoreArgs {
     ///
     /// # Errors
     /// When the node's store cannot be reached.
-    pub(crate) fn weights(&self, cache: Option<Cache>) -> anyhow::Result<Option<Weights>> {
+    pub(crate) fn weights(&self, cache: Option<Cache>) -> anyhow::Result<Option<WeightSource>> {
         let Some(cache) = cache else {
             let given = [
                 ("--store", self.store.is_some()),
@@ -131,12 +131,12 @@ impl StoreArgs {
             }
             return Ok(None);
         };
-        Ok(Some(Weights {
+        Ok(Some(WeightSource {
             runs_from_cache: true,
             baking: match self.weight_bake {
-                Bake::Background => Baking::Behind,
-                Bake::Foreground => Baking::First,
-                Bake::Off => Baking::Never,
+                Bake::Background => BakingPolicy::Behind,
+                Bake::Foreground => BakingPolicy::First,
+                Bake::Off => BakingPolicy::Never,
             },
             keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
             cache,
@@ -165,14 +165,14 @@ impl StoreArgs {
 }
 
 /// A cache with a store of this process's own.
-pub(crate) fn in_process(cache: Cache) -> Weights {
-    Weights {
+pub(crate) fn in_process(cache: Cache) -> WeightSource {
+    WeightSource {
         cache,
         store: Store::in_process(StoreOptions::default()),
         tenant: Tenant::default(),
         order: LoadOrder::Fixed,
         runs_from_cache: false,
-        baking: Baking::First,
+        baking: BakingPolicy::First,
         keep_unloaded: Duration::ZERO,
     }
 }

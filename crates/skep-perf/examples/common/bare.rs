@@ -10,7 +10,7 @@ use skep_config::{Completion, ConfigContext, ModelConfig};
 use skep_onnx::OnnxModel;
 use skep_tensor::{Tensor, TensorView};
 use skep_testkit::{InputTensor, Inputs, Kind};
-use skep_types::{ModelName, Shape};
+use skep_types::{DeviceId, ModelName, Shape};
 
 /// A loaded model, and what to feed it.
 pub(crate) struct Bare {
@@ -48,6 +48,7 @@ impl Bare {
             config: &config,
             threads: NonZeroUsize::MIN,
             weights: None,
+            device: DeviceId::default(),
             request_memory: None,
         })?;
         let shapes: Vec<&Shape> = inputs.iter().map(Tensor::shape).collect();
@@ -61,7 +62,7 @@ impl Bare {
 
     /// An executable copy.
     pub(crate) fn instance(&self) -> Result<Box<dyn Instance>> {
-        Ok(Arc::clone(&self.model).instance()?)
+        Ok(Arc::clone(&self.model).instance(DeviceId::default())?)
     }
 
     /// Runs the model once, into prepared memory where shapes are known.

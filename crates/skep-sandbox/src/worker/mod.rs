@@ -26,15 +26,16 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, FileInterface, Instance, LoadRequest, Model,
-    ModelFile, Weights, panic_text,
+    Backend, BackendError, ErrorKind, FileInterface, Instance, LoadRequest, Model, ModelFile,
+    panic_text,
 };
 use skep_cache::{Cache, Key, Making};
 use skep_config::{ConfigContext, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
-use skep_types::ModelName;
+use skep_types::{DeviceId, ModelName};
+use skep_weights::{BakingPolicy, WeightSource};
 
 use crate::{
     channel::Channel,
@@ -149,7 +150,7 @@ fn prepare(
 ) -> Result<Prepared, BackendError> {
     with_request(load, descriptors, open, |backend, request| {
         let model = backend.load(request)?;
-        let instance = Arc::clone(&model).instance()?;
+        let instance = Arc::clone(&model).instance(DeviceId::default())?;
         let weights = request.weights;
         let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
         if let Some(bytes) = request.config.run_limits().memory_bytes {
@@ -239,6 +240,7 @@ fn with_request<T>(
         config: &config,
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
         weights: weights.as_ref(),
+        device: DeviceId::default(),
         request_memory: None,
     };
     then(&*backend, &request)
@@ -250,7 +252,7 @@ fn weights_of(
     load: &Load,
     kept: &Kept,
     connection: Option<OwnedFd>,
-) -> Result<Option<Weights>, BackendError> {
+) -> Result<Option<WeightSource>, BackendError> {
     let failed =
         |error: &dyn std::error::Error| BackendError::new(ErrorKind::Internal, error.to_string());
     let directory = Path::new(OsStr::from_bytes(&kept.directory));
@@ -268,7 +270,7 @@ fn weights_of(
     };
     let missing = || failed(&wrong("the form's key is missing"));
     let form = kept.form.as_ref().ok_or_else(missing)?;
-    Ok(Some(Weights {
+    Ok(Some(WeightSource {
         cache: Cache::reader(directory, Key::from_bytes(form.key)),
         tenant: store.tenant().cloned().unwrap_or_default(),
         store,
@@ -278,7 +280,7 @@ fn weights_of(
         },
         // Once the model is loaded no file can be opened any more.
         runs_from_cache: false,
-        baking: Baking::Never,
+        baking: BakingPolicy::Never,
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
     }))

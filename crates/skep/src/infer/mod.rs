@@ -10,7 +10,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use skep_client::{Client, Error, InferRequest, Meaning, ModelMetadata, TensorMetadata};
+use skep_client::{Client, Error, InferRequest, ModelMetadata, StatusMeaning, TensorMetadata};
 use skep_tensor::Tensor;
 use skep_types::{DataType, ModelVersion};
 
@@ -155,7 +155,10 @@ fn explain(args: &InferArgs, metadata: &ModelMetadata, error: Error) -> anyhow::
         return error.into();
     };
     // Other statuses are about the server or the caller.
-    let is_about_request = matches!(code.meaning(), Meaning::InvalidArgument | Meaning::Internal);
+    let is_about_request = matches!(
+        code.meaning(),
+        StatusMeaning::InvalidArgument | StatusMeaning::Internal
+    );
     let is_given = |name: &String| {
         let mut texts = args.input.iter().chain(&args.shape);
         texts.any(|text| {

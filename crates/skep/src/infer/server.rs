@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use skep_client::{Client, ClientOptions, Error, Tls};
+use skep_client::{Client, ClientOptions, ClientTls, Error};
 
 /// Servers take fewer bytes of headers.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -49,7 +49,7 @@ impl ServerArgs {
     }
 
     /// How the connection is encrypted, where flags say so.
-    fn tls(&self) -> anyhow::Result<Option<Tls>> {
+    fn tls(&self) -> anyhow::Result<Option<ClientTls>> {
         let flags = [
             ("--ca", self.ca.is_some()),
             ("--insecure", self.insecure),
@@ -65,9 +65,9 @@ impl ServerArgs {
             Some(_) => {}
         }
         let tls = match &self.ca {
-            Some(path) => Tls::of_roots(path).context("--ca")?,
-            None if self.insecure => Tls::of_anybody(),
-            None => Tls::of_system()?,
+            Some(path) => ClientTls::of_roots(path).context("--ca")?,
+            None if self.insecure => ClientTls::of_anybody(),
+            None => ClientTls::of_system()?,
         };
         let (Some(certificate), Some(key)) = (&self.cert, &self.key) else {
             return Ok(Some(tls));

@@ -1,7 +1,7 @@
 //! Flags of the forms of requests and answers.
 
 use clap::{Args, ValueEnum};
-use skep_server::{Forms, HeaderPattern};
+use skep_server::{HeaderPattern, InferenceOptions};
 
 /// Triton's levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,8 +29,8 @@ pub(super) struct FormArgs {
 }
 
 impl FormArgs {
-    pub(super) fn forms(&self) -> Forms {
-        Forms {
+    pub(super) fn forms(&self) -> InferenceOptions {
+        InferenceOptions {
             http_headers: self.http_header_forward_pattern.clone(),
             grpc_headers: self.grpc_header_forward_pattern.clone(),
             grpc_compression: self.grpc_infer_response_compression_level != CompressionLevel::None,

@@ -10,6 +10,7 @@ use clap::Args;
 use skep_runtime::Device;
 use skep_server::{GrpcConnections, Limits};
 use skep_tensor::MemoryBudget;
+use skep_types::DeviceId;
 
 use crate::{cli::boolean, descriptors};
 
@@ -149,7 +150,7 @@ impl LimitArgs {
         let cores = u32::try_from(cores.get()).unwrap_or(u32::MAX);
         let slots = self.cpu_slots.unwrap_or(cores);
         let turn = Duration::from_millis(self.cpu_turn_ms);
-        (slots > 0).then(|| Device::with_min_turn(slots, turn))
+        (slots > 0).then(|| Device::with_min_turn(DeviceId::default(), slots, turn))
     }
 
     pub(super) const fn max_waiting_loads(&self) -> usize {

@@ -30,7 +30,7 @@ pub(super) struct MetricsArgs {
 #[derive(Debug)]
 pub(super) struct MetricsSettings {
     pub(super) recorded: skep_runtime::MetricsOptions,
-    pub(super) shown: skep_server::MetricsOptions,
+    pub(super) shown: skep_server::MetricsPortOptions,
 }
 
 impl MetricsArgs {
@@ -70,7 +70,7 @@ impl MetricsArgs {
                 quantiles: served && summaries,
                 histograms: served && histograms,
             },
-            shown: skep_server::MetricsOptions {
+            shown: skep_server::MetricsPortOptions {
                 counters,
                 quantiles,
                 cpu: self.allow_cpu_metrics,

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use skep_server::{Endpoint, Tls, TlsError, TlsFile, TlsFiles};
+use skep_server::{Endpoint, ServerTls, TlsError, TlsFile, TlsFiles};
 
 use crate::cli::boolean;
 
@@ -108,7 +108,7 @@ impl PortArgs {
                 address: resolve(&self.http_address).context("--http-address")?,
                 port: self.http_port,
                 reuse: self.reuse_http_port,
-                tls: tls.read(Tls::http)?,
+                tls: tls.read(ServerTls::http)?,
             })
         })
     }
@@ -129,7 +129,7 @@ impl PortArgs {
                 address: resolve(&self.grpc_address).context("--grpc-address")?,
                 port: self.grpc_port,
                 reuse: self.reuse_grpc_port,
-                tls: tls.read(Tls::grpc)?,
+                tls: tls.read(ServerTls::grpc)?,
             })
         })
     }
@@ -186,8 +186,8 @@ struct TlsFlags<'a> {
 impl TlsFlags<'_> {
     fn read(
         &self,
-        read: impl FnOnce(&TlsFiles) -> Result<Tls, TlsError>,
-    ) -> anyhow::Result<Option<Tls>> {
+        read: impl FnOnce(&TlsFiles) -> Result<ServerTls, TlsError>,
+    ) -> anyhow::Result<Option<ServerTls>> {
         let port = self.port;
         // As Triton takes it: asking for clients' certificates asks for encryption.
         let on = self.on || self.mutual;

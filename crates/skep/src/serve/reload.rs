@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, thread};
 
-use skep_server::{ServerOptions, Tls};
+use skep_server::{ServerOptions, ServerTls};
 
 use super::restrict::RestrictionFile;
 use crate::{access_log::AccessLogFile, logging::Logs};
@@ -12,7 +12,7 @@ use crate::{access_log::AccessLogFile, logging::Logs};
 pub(super) struct Reload {
     logs: Arc<Logs>,
     access: Option<Arc<AccessLogFile>>,
-    certificates: Vec<Tls>,
+    certificates: Vec<ServerTls>,
     restrictions: Option<RestrictionFile>,
 }
 

@@ -17,7 +17,7 @@ use skep_runtime::{
     RuntimeOptions,
 };
 use skep_tensor::Tensor;
-use skep_types::Shape;
+use skep_types::{DeviceId, Shape};
 
 use super::{place::Place, saved::Saved};
 use crate::{
@@ -179,7 +179,10 @@ impl MeasureArgs {
                 metrics: MetricsOptions::default(),
                 waiting_limit: Arc::default(),
                 hold_until: 0,
-                cpu: Some(Device::new(u32::try_from(cores.get()).unwrap_or(u32::MAX))),
+                cpu: Some(Device::new(
+                    DeviceId::default(),
+                    u32::try_from(cores.get()).unwrap_or(u32::MAX),
+                )),
                 // A measurement leaves nothing behind.
                 weights: None,
                 request_memory: None,
