@@ -244,7 +244,7 @@ def test_many_buffers_and_little_time(tmp_path):
     document = json.loads(plan(file, "--json", "--budget", "0.001", "--svg", tmp_path / "many.svg"))
     assert document["buffers"] == 100_000
     assert document["strategies"][0]["name"] == "auto"
-    assert any(row["reason"].endswith("was ended before it had a plan") for row in document["without_a_plan"])
+    assert any(row["reason"].endswith("was stopped before it had a plan") for row in document["without_a_plan"])
     # Rectangles that fall together on the same pixels are one.
     assert (tmp_path / "many.svg").stat().st_size < 20_000_000
 

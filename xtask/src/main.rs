@@ -85,7 +85,7 @@ fn operators(root: &Path) -> Result<()> {
     command.args([
         "run",
         "--package",
-        "skep-onnx",
+        "skep-shapes",
         "--example",
         "node_shapes",
         "--",

@@ -28,6 +28,7 @@ use skep_backend::{
 use skep_cache::{Claim, Found, Key, Making};
 use skep_config::{GraphOptimization, ModelConfig};
 use skep_onnx::{OnnxError, OnnxModel};
+use skep_shapes::computed_outputs;
 use skep_types::{DimensionNames, ModelSignature, TensorSpec};
 use skep_weights::{
     Baked,
@@ -95,7 +96,7 @@ impl Backend for Embedded {
         let path = file.path();
         let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
         let onnx = file.onnx().map_err(invalid)?;
-        let computed = onnx.computed_outputs();
+        let computed = computed_outputs(&onnx);
         let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
         Ok(FileInterface {
             signature: onnx.signature_with([], &told).map_err(invalid)?,
@@ -191,7 +192,7 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
 /// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
 /// not tell otherwise.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
-    for spec in onnx.computed_outputs() {
+    for spec in computed_outputs(onnx) {
         config.check_reported_output(&spec)?;
     }
     let signature = onnx.signature_with([], &|name| config.undeclared_output(name));

@@ -26,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message as _;
-use skep_alloc::{LoadUse, LoadedBlock, load};
+use skep_alloc::{LoadMode, LoadedBlock, load};
 use skep_backend::{BackendError, LoadRequest, ModelFile};
 use skep_cache::{Making, Role};
 use skep_config::{ExecutionOptions, GraphOptimization, MemoryPlanner};
@@ -215,7 +215,7 @@ impl Subject<'_> {
         let make = || Session::from_file(self.backend.runtime, &scratch.join(GRAPH), &options);
         let directory = scratch.join("packed");
         fs::create_dir(&directory)?;
-        let (session, loaded) = load(LoadUse::Files(&directory), make)?;
+        let (session, loaded) = load(LoadMode::Files(&directory), make)?;
         if !loaded.went_as_expected() {
             let why = loaded
                 .failure()
@@ -363,8 +363,9 @@ impl Subject<'_> {
             let options = options::session_options(self.backend.runtime, &setting)?;
             let directory = scratch.join("plain");
             fs::create_dir(&directory)?;
-            let (session, loaded) =
-                load(LoadUse::Files(&directory), || self.session(source, options))?;
+            let (session, loaded) = load(LoadMode::Files(&directory), || {
+                self.session(source, options)
+            })?;
             // They are mapped as long as the session needs them.
             fs::remove_dir_all(&directory)?;
             if let Some(error) = loaded.failure() {

@@ -22,7 +22,7 @@ use std::{
 };
 
 use ort_sys::GraphOptimizationLevel;
-use skep_alloc::{LoadUse, Loaded, LoadedBlock, load};
+use skep_alloc::{LoadMode, LoadedBlock, LoadedBlocks, load};
 use skep_cache::{Form, Mapped, Part, Role};
 use skep_config::MemoryPlanner;
 use skep_store::{Lease, Place, Wanted};
@@ -122,7 +122,7 @@ pub(crate) fn session(
 struct SessionWeights {
     weights: Weak<Weights>,
     /// What the library packed, if `blocks` refers to it.
-    loaded: Option<Loaded>,
+    loaded: Option<LoadedBlocks>,
     /// The block of the load that each packed weight is mapped over.
     blocks: Vec<Option<usize>>,
 }
@@ -226,7 +226,7 @@ pub(crate) fn packed_session(
     places: &[Place<'_>],
     make: impl Fn() -> Result<Session, ApiError>,
     check: impl FnOnce() -> Result<(), FormFailure>,
-) -> Result<(Session, Option<Loaded>), FormFailure> {
+) -> Result<(Session, Option<LoadedBlocks>), FormFailure> {
     let memory = |error: io::Error| FormFailure::Unusable(format!("mapping weights: {error}"));
     let kept = || blocks.iter().enumerate().filter(|(_, block)| block.kept);
     let sizes = kept().map(|(_, block)| block.size);
@@ -236,7 +236,7 @@ pub(crate) fn packed_session(
     }
     // What lies on scratch pages is never run. Weights that differ nowhere but in what the next one overwrites are taken for
     // one by the library there: they are packed once more, on pages of their own.
-    for how in [LoadUse::Replay(blocks), LoadUse::Record] {
+    for how in [LoadMode::Replay(blocks), LoadMode::Record] {
         let (made, loaded) = load(how, &make).map_err(memory)?;
         let mut session = made?;
         if loaded.went_as_expected() && loaded.sequence() == blocks {

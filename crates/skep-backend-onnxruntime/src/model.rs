@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use skep_alloc::{Arena, Recording, Use};
+use skep_alloc::{Arena, Recording, RunMode};
 use skep_backend::{
     BackendError, ErrorKind, Instance, Interrupt, LoadRequest, Model, OutputSlot, RunMemory,
     check_cpu, check_run,
@@ -189,7 +189,7 @@ impl OrtModel {
         let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
         let options = self.run_options().map_err(error::run)?;
         let charge = &mut self.bound.begin(0);
-        let (ran, outcome) = Arena::new().run(Use::Record, charge, || {
+        let (ran, outcome) = Arena::new().run(RunMode::Record, charge, || {
             let runs = &mut Runs::default();
             self.run(runs, &options, &values, &views, &mut slots, true)
         });

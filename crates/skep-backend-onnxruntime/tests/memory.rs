@@ -249,7 +249,7 @@ fn a_run_is_recorded_without_serving() {
         backend.record(&file, &[Shape::new(shape).expect("a shape")])
     };
     let recording = record(&[4, 32]).expect("a recording");
-    let mut sizes: Vec<u64> = recording.usages().iter().map(|usage| usage.size).collect();
+    let mut sizes: Vec<u64> = recording.blocks().iter().map(|block| block.size).collect();
     sizes.sort_unstable();
     // The output is not among them: it is written into memory that was prepared for it.
     assert_eq!(sizes, [48, 64, 80].map(|columns| 4 * 4 * columns));

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use skep_config::looks_batched;
-use skep_onnx::{OnnxModel, is_ort, why_names_do_not_batch};
+use skep_onnx::{OnnxModel, is_ort};
+use skep_shapes::{computed_outputs, why_names_do_not_batch, why_not_batched};
 use skep_tensor::Tensor;
 use skep_types::{ModelSignature, Shape, TensorSpec};
 
@@ -55,7 +56,7 @@ impl OnnxReader<'_> {
         }
         let is_served = |name: &str| serves(tensors, name) && signature.output(name).is_some();
         let not_batched = match ask {
-            Some(_) if looks_batched(&signature) => onnx.why_not_batched(&is_served),
+            Some(_) if looks_batched(&signature) => why_not_batched(&onnx, &is_served),
             _ => None,
         };
         Ok(Inspection {
@@ -133,7 +134,7 @@ fn signature(
     };
     let computed = match asked.outputs.is_empty() {
         true => Vec::new(),
-        false => onnx.computed_outputs(),
+        false => computed_outputs(onnx),
     };
     let told = |name: &str| {
         configured(name).or_else(|| {

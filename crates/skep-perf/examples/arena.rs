@@ -24,10 +24,11 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use skep_backend::RunMemory;
 use skep_backend_onnxruntime::{OnnxRuntime, Search};
-use skep_onnx::{OnnxModel, infer::Given};
+use skep_estimate::{CpuTraits, RewriteLevel, graph_usage};
+use skep_onnx::OnnxModel;
 use skep_perf::median;
 use skep_planner::{Budget, auto};
-use skep_records::onnx::{self, Variant};
+use skep_shapes::{GivenShapes, infer_shapes};
 use skep_testkit::{Inputs, Kind, Options};
 
 /// Kinds, and of how many runs at batch 1 latency is taken; of fewer where several run at once, or larger ones.
@@ -329,25 +330,25 @@ fn timed(run: impl FnOnce() -> Result<()>) -> Result<(f64, f64)> {
 fn graph_plans(file: &Path, kind: &Kind, batch: usize) -> Result<Vec<(&'static str, u64)>> {
     let model = OnnxModel::decode(fs::read(file)?.into())?;
     let inputs = skep_testkit::inputs(kind, wanted(batch)).into_iter();
-    let given = Given {
+    let given = GivenShapes {
         inputs: inputs
             .map(|input| (input.name, input.shape.dims().to_vec()))
             .collect(),
-        ..Given::default()
+        ..GivenShapes::default()
     };
-    let inferred = model.infer(&given)?;
-    let machine = onnx::Machine {
+    let inferred = infer_shapes(&model, &given)?;
+    let machine = CpuTraits {
         channel_block: skep_backend_onnxruntime::channel_block(),
         cores: 1,
     };
     [
-        ("graph_mib", Variant::Graph),
-        ("in_place_mib", Variant::InPlace),
-        ("fused_mib", Variant::Fused),
+        ("graph_mib", RewriteLevel::AsWritten),
+        ("in_place_mib", RewriteLevel::InPlace),
+        ("fused_mib", RewriteLevel::Fused),
     ]
     .into_iter()
     .map(|(field, variant)| {
-        let usage = onnx::usage(&model, &inferred, variant, machine)?;
+        let usage = graph_usage(&model, &inferred, variant, machine)?;
         let answer = auto(usage.records.problem(), &Budget::nodes(PLANNING_NODES));
         Ok((field, answer.plan.size))
     })

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use skep_client::{Client, InferRequest};
 use skep_perf::{ClosedLoop, Server, closed_loop, cpu_time, median};
 use skep_scheduler::{Policy, SchedulerOptions, TritonPolicy};
-use skep_sim::{Clients, LatencyTable, Load, Model, Setup, simulate};
+use skep_sim::{Clients, LatencyTable, Setup, SimulatedModel, Workload, simulate};
 use skep_tensor::Tensor;
 use skep_testkit::{Kind, Options};
 
@@ -111,10 +111,10 @@ impl Row {
 
     /// What the simulator gives: inferences a second.
     fn simulated(&self, clients: usize, turnaround: Duration) -> Result<f64> {
-        let model = Model {
+        let model = SimulatedModel {
             request_size: REQUEST_BATCH,
             stretch: OVERLAP,
-            ..Model::new(
+            ..SimulatedModel::new(
                 LatencyTable::affine(BASE_MS, PER_INFERENCE_MS, MAX_BATCH)?,
                 self.instances,
             )
@@ -137,7 +137,7 @@ impl Row {
                 warm_up: 1_000,
                 seed: 1,
             },
-            Load::Closed(Clients {
+            Workload::Closed(Clients {
                 count: clients,
                 together: waits,
                 requests: 20_000,

@@ -29,8 +29,8 @@ use skep_scheduler::{
     profile_sizes,
 };
 use skep_sim::{
-    Arrivals, Contender, LatencyTable, Load, Model, Outcome, Random, Recording, Setup, Stream,
-    simulate,
+    Arrivals, Contender, LatencyTable, RandomPurpose, RandomStream, RecordedArrivals, Setup,
+    SimulatedModel, TraceOutcome, Workload, simulate,
 };
 use skep_tensor::Tensor;
 use skep_testkit::{Kind, Options};
@@ -140,7 +140,7 @@ impl Settings {
                 "--trace" => {
                     let text = std::fs::read_to_string(&value)
                         .with_context(|| format!("cannot read `{value}`"))?;
-                    settings.arrivals = Arrivals::Recorded(Recording::parse(&text)?);
+                    settings.arrivals = Arrivals::Recorded(RecordedArrivals::parse(&text)?);
                 }
                 "--rounds" => settings.rounds = value.parse()?,
                 "--seconds" => settings.seconds = value.parse()?,
@@ -258,7 +258,10 @@ fn executions_of(batch: &BatchSizeStatistics) -> (u64, u64) {
 
 /// Measures all policies at one load, and prints what came of it.
 async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: f64) -> Result<()> {
-    let rate = load * Model::new(subject.table.clone(), 1).capacity().rate;
+    let rate = load
+        * SimulatedModel::new(subject.table.clone(), 1)
+            .capacity()
+            .rate;
     let count = (rate * settings.seconds).round();
     ensure!(
         (100.0..1e6).contains(&count),
@@ -268,7 +271,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
     let count = count as usize;
     let mut rounds: Vec<Vec<Value>> = CONTENDERS.map(|_| Vec::new()).to_vec();
     for seed in 0..settings.rounds {
-        let mut random = Random::new(seed, Stream::Arrivals);
+        let mut random = RandomStream::new(seed, RandomPurpose::Arrivals);
         let arrivals = settings.arrivals.generate(rate, count, &mut random);
         let mut runs = Vec::new();
         for contender in &CONTENDERS {
@@ -280,7 +283,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
         } else {
             executed(&runs)?
         };
-        let model = Model::new(table, 1);
+        let model = SimulatedModel::new(table, 1);
         for ((contender, run), rounds) in CONTENDERS.iter().zip(&runs).zip(&mut rounds) {
             let simulated = simulate(
                 Setup {
@@ -290,7 +293,7 @@ async fn measure(server: &Server, settings: &Settings, subject: &Subject, load: 
                     warm_up: warm_up(count),
                     seed,
                 },
-                Load::Open(&arrivals),
+                Workload::Open(&arrivals),
             );
             rounds.push(figures(run, &simulated));
         }
@@ -433,7 +436,7 @@ const FIELDS: [&str; 15] = [
     "sender_p99_ms",
 ];
 
-fn figures(run: &Run, simulated: &Outcome) -> Value {
+fn figures(run: &Run, simulated: &TraceOutcome) -> Value {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     let count = |wanted: fn(Fate, Duration) -> bool| {
         let sent = run.sent.iter();

@@ -15,12 +15,10 @@ use bytes::Bytes;
 use serde_json::json;
 use skep_backend_onnxruntime::{OnnxRuntime, Search, channel_block};
 use skep_client::{Client, InferRequest};
-use skep_onnx::{OnnxModel, infer::Given};
+use skep_estimate::{CpuTraits, MemoryClasses, MemoryEstimate};
+use skep_onnx::OnnxModel;
 use skep_perf::{Memory, Server, median, memory};
-use skep_records::{
-    estimate::{Classes, Estimate},
-    onnx::Machine,
-};
+use skep_shapes::{GivenShapes, infer_shapes};
 use skep_tensor::Tensor;
 use skep_testkit::{Inputs, Kind, Options};
 
@@ -136,21 +134,21 @@ impl Case {
         }))
     }
 
-    fn estimate(&self, file: &Path) -> Result<Classes> {
+    fn estimate(&self, file: &Path) -> Result<MemoryClasses> {
         let model = OnnxModel::decode(Bytes::from(fs::read(file)?))?;
-        let given = Given {
+        let given = GivenShapes {
             inputs: self
                 .inputs()?
                 .iter()
                 .map(|(name, tensor)| (name.clone(), tensor.shape().dims().to_vec()))
                 .collect(),
-            ..Given::default()
+            ..GivenShapes::default()
         };
-        let machine = Machine {
+        let machine = CpuTraits {
             channel_block: channel_block(),
             cores: std::thread::available_parallelism()?.get(),
         };
-        let estimate = Estimate::new(&model, &model.infer(&given)?, machine)?;
+        let estimate = MemoryEstimate::new(&model, &infer_shapes(&model, &given)?, machine)?;
         Ok(estimate.with_instances(self.instances as u64))
     }
 

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use skep_onnx::{
-    OnnxModel,
-    infer::{Given, Inferred},
-};
+use skep_onnx::OnnxModel;
 use skep_proto::onnx::{GraphProto, ModelProto};
+use skep_shapes::{GivenShapes, InferredShapes, infer_shapes};
 use skep_testkit::{Kind, Options, generate};
 
 /// The graph without its weights' values: inference must not need those of any but small constants.
@@ -28,10 +26,10 @@ fn decoded(proto: &ModelProto) -> OnnxModel {
     OnnxModel::decode(proto.encode_to_vec().into()).expect("decodes")
 }
 
-fn given(kind: &Kind, batch: usize) -> Given {
-    let mut given = Given {
+fn given(kind: &Kind, batch: usize) -> GivenShapes {
+    let mut given = GivenShapes {
         batch: Some(batch),
-        ..Given::default()
+        ..GivenShapes::default()
     };
     if matches!(kind, Kind::Bert(_)) {
         given.dims = BTreeMap::from([("sequence".to_owned(), 17)]);
@@ -40,7 +38,7 @@ fn given(kind: &Kind, batch: usize) -> Given {
 }
 
 /// How many tensors the nodes give, and their bytes in all.
-fn totals(graph: &GraphProto, inferred: &Inferred) -> (usize, usize) {
+fn totals(graph: &GraphProto, inferred: &InferredShapes) -> (usize, usize) {
     let outputs = graph.node.iter().flat_map(|node| &node.output);
     let bytes: Vec<usize> = outputs.map(|name| inferred.tensors[name].bytes()).collect();
     (bytes.len(), bytes.iter().sum())
@@ -61,7 +59,7 @@ fn generated_models_have_the_shapes_of_a_run() {
     for (name, count, bytes) in expected {
         let kind: Kind = name.parse().expect("a kind");
         let model = model(&kind);
-        let inferred = model.infer(&given(&kind, 4)).expect(name);
+        let inferred = infer_shapes(&model, &given(&kind, 4)).expect(name);
         assert_eq!(totals(model.graph(), &inferred), (count, bytes), "{name}");
         let file_order: Vec<usize> = (0..model.graph().node.len()).collect();
         assert_eq!(inferred.order, file_order, "{name}");
@@ -77,7 +75,7 @@ fn every_kind_is_inferred_as_its_signature_says() {
         let model = model(kind);
         let signature = model.signature().expect("servable");
         for batch in [1, 3] {
-            let inferred = model.infer(&given(kind, batch)).expect("inferred");
+            let inferred = infer_shapes(&model, &given(kind, batch)).expect("inferred");
             for spec in signature.outputs.iter().chain(&signature.inputs) {
                 let tensor = &inferred.tensors[&spec.name];
                 let dims = spec.dims.as_ref().expect("declared");

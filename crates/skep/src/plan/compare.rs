@@ -8,9 +8,9 @@ use std::{
 use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use skep_planner::{
-    Answer, Budget, InTurn, Plan, Proof, Strategy, Unavailable, auto_with, validate,
+    BoundedPlan, Budget, InTurn, Plan, Proof, Strategy, Unavailable, UsageRecords, auto_with,
+    validate,
 };
-use skep_records::Records;
 
 use crate::cores::{AllCores, on_all_cores};
 
@@ -20,7 +20,7 @@ pub(super) const AUTO: &str = "auto";
 /// Plans of some records, and what is known about all plans of them.
 pub(super) struct Study {
     pub(super) title: String,
-    pub(super) records: Records,
+    pub(super) records: UsageRecords,
     /// Bytes that no plan can do without.
     pub(super) lower_bound: u64,
     pub(super) proof: Proof,
@@ -51,7 +51,7 @@ impl Study {
     /// A plan is invalid, which is nobody's fault but Skep's.
     pub(super) fn new(
         title: String,
-        records: Records,
+        records: UsageRecords,
         strategies: &[&'static Strategy],
         budget: Duration,
     ) -> anyhow::Result<Self> {
@@ -65,7 +65,7 @@ impl Study {
             }
         }
         let own = strategies.iter().find(|strategy| strategy.name == AUTO);
-        let bounds: Answer = match own {
+        let bounds: BoundedPlan = match own {
             Some(strategy) => {
                 let (answer, time) = timed(budget, ClockId::ProcessCPUTime, |budget| {
                     auto_with(problem, budget, &AllCores::new())
@@ -112,7 +112,7 @@ impl Study {
             })?;
         }
         rows.sort_by_key(|row| (row.plan.size(), Reverse(row.strategy.name == AUTO)));
-        let Answer {
+        let BoundedPlan {
             lower_bound, proof, ..
         } = bounds;
         Ok(Self {

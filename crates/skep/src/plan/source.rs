@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use skep_backend::ModelFile;
-use skep_records::{Format, Records, csv, unpack, xla};
+use skep_planner::UsageRecords;
+use skep_records::{Format, csv, unpack, xla};
 
 use super::onnx::{self, OnnxArgs, Report};
 
@@ -23,7 +24,7 @@ const LIVE_RANGE: &str = "live-range.txt";
 /// What is to be planned.
 pub(super) struct Source {
     /// Each with a title; the first is the one that matters most.
-    pub(super) records: Vec<(String, Records)>,
+    pub(super) records: Vec<(String, UsageRecords)>,
     /// What had no effect, or is not counted.
     pub(super) notices: Vec<String>,
     /// What else is said of an ONNX model.
@@ -161,7 +162,7 @@ fn of_onnx(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result<Source>
 }
 
 /// Titles with the file's name before them.
-fn under(file: &str, records: Vec<(String, Records)>) -> Vec<(String, Records)> {
+fn under(file: &str, records: Vec<(String, UsageRecords)>) -> Vec<(String, UsageRecords)> {
     let records = records.into_iter();
     records
         .map(|(title, records)| (format!("{file}, {title}"), records))

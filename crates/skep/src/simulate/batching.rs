@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, process::ExitCode, time::Duration
 
 use anyhow::{Context, bail};
 use clap::Args;
-use skep_sim::{Arrivals, Contender, Figures, Jitter, Model, Point};
+use skep_sim::{Arrivals, Contender, Jitter, OperatingPoint, PolicyFigures, SimulatedModel};
 
 use super::{
     chart,
@@ -122,11 +122,11 @@ pub(super) struct Rate {
 #[derive(Debug)]
 pub(super) struct Panel {
     pub(super) table: String,
-    pub(super) model: Model,
+    pub(super) model: SimulatedModel,
     pub(super) objective: Duration,
     pub(super) arrival: String,
     /// What each load gave; they ascend.
-    pub(super) loads: Vec<(Rate, Vec<Figures>)>,
+    pub(super) loads: Vec<(Rate, Vec<PolicyFigures>)>,
 }
 
 /// What is compared, and on what.
@@ -291,7 +291,7 @@ fn panels(
     let mut points = Vec::new();
     let rates: Vec<Vec<Rate>> = panels.iter().map(|panel| rates(args, panel)).collect();
     for ((panel, arrivals), rates) in panels.iter().zip(patterns).zip(&rates) {
-        points.extend(rates.iter().map(|rate| Point {
+        points.extend(rates.iter().map(|rate| OperatingPoint {
             model: &panel.model,
             objective: panel.objective,
             arrivals,
@@ -387,7 +387,7 @@ fn empty_panels<'a>(
         let slos = objectives(args, saved, measured)?;
         let latencies = table.load(max as usize)?;
         for instances in instances {
-            let model = Model {
+            let model = SimulatedModel {
                 table: latencies.clone(),
                 instances,
                 request_size: args.request_batch_size as usize,

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use skep_sim::{Contender, Figures};
+use skep_sim::{Contender, PolicyFigures};
 
 use super::{
     batching::{Panel, Study},
@@ -65,9 +65,9 @@ fn style(contender: &Contender, other: usize) -> Style {
 }
 
 /// The lines of all policies, in their order.
-fn styles(figures: &[Figures]) -> Vec<Style> {
+fn styles(figures: &[PolicyFigures]) -> Vec<Style> {
     let mut others = 0;
-    let mut next = |figures: &Figures| {
+    let mut next = |figures: &PolicyFigures| {
         let known = Contender::ALL.contains(&figures.contender);
         let style = style(&figures.contender, others);
         others += usize::from(!known);

@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use skep_sim::{Arrivals, Contender, Jitter, LatencyTable, Recording, UnknownContender};
+use skep_sim::{Arrivals, Contender, Jitter, LatencyTable, RecordedArrivals, UnknownContender};
 
 use super::saved::Saved;
 
@@ -228,7 +228,7 @@ impl Pattern {
         let recording = match &self.kind {
             PatternKind::Known(arrivals) => return Ok(arrivals.clone()),
             PatternKind::Rates { path, step } => {
-                Recording::rates(&read(path).with_context(flag)?, *step)
+                RecordedArrivals::rates(&read(path).with_context(flag)?, *step)
             }
             PatternKind::Recorded => {
                 let unknown = || {
@@ -240,7 +240,7 @@ impl Pattern {
                         )
                     }
                 };
-                Recording::parse(&read(name).with_context(unknown)?)
+                RecordedArrivals::parse(&read(name).with_context(unknown)?)
             }
         };
         Ok(Arrivals::Recorded(recording.with_context(flag)?))

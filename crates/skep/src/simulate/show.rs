@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::{Value, json};
-use skep_sim::{Contender, Figures, Jitter, Spread};
+use skep_sim::{Contender, Jitter, PolicyFigures, Spread};
 
 use super::batching::{Panel, Rate, Study};
 use crate::{
@@ -108,12 +108,12 @@ pub(super) fn overview(study: &Study, colours: Colours) -> String {
 }
 
 /// The percentages of a line, the best of those that a policy can reach coloured.
-fn percents(figures: &[Figures]) -> Vec<Cell> {
-    let text = |figures: &Figures| format!("{:.1}", 100.0 * figures.in_time.median);
+fn percents(figures: &[PolicyFigures]) -> Vec<Cell> {
+    let text = |figures: &PolicyFigures| format!("{:.1}", 100.0 * figures.in_time.median);
     let policies = figures.iter().filter(|f| f.contender != Contender::Bound);
     let best = policies.max_by(|a, b| a.in_time.median.total_cmp(&b.in_time.median));
     let best = best.filter(|best| best.in_time.median > 0.0).map(text);
-    let cell = |figures: &Figures| {
+    let cell = |figures: &PolicyFigures| {
         let text = text(figures);
         let is_best = figures.contender != Contender::Bound && best.as_ref() == Some(&text);
         Cell {
@@ -202,7 +202,12 @@ fn footer(study: &Study) -> String {
 }
 
 /// The members of a row, in their order.
-fn row(study: &Study, panel: &Panel, rate: Rate, figures: &Figures) -> Vec<(&'static str, Value)> {
+fn row(
+    study: &Study,
+    panel: &Panel,
+    rate: Rate,
+    figures: &PolicyFigures,
+) -> Vec<(&'static str, Value)> {
     let median = |spread: Option<Spread>| json!(spread.map(|spread| spread.median));
     vec![
         ("policy", json!(figures.contender.name())),
@@ -251,7 +256,7 @@ fn jitter(jitter: Jitter) -> Value {
 }
 
 /// Shares by the names that the server's metrics have.
-fn ends(figures: &Figures) -> Value {
+fn ends(figures: &PolicyFigures) -> Value {
     let shares = figures.ends.iter();
     Value::Object(
         shares
@@ -308,7 +313,7 @@ fn quoted(text: String) -> String {
     }
 }
 
-fn offered(figures: &[Figures]) -> f64 {
+fn offered(figures: &[PolicyFigures]) -> f64 {
     figures
         .first()
         .map_or(0.0, |figures| figures.offered.median)

@@ -4,7 +4,8 @@ use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
 use skep_backend_onnxruntime::Search;
-use skep_onnx::{OnnxModel, infer::Given};
+use skep_onnx::OnnxModel;
+use skep_shapes::GivenShapes;
 
 use crate::backends;
 
@@ -85,7 +86,7 @@ impl OnnxArgs {
     }
 
     /// What is fixed before inference, at this batch size.
-    pub(super) fn given(&self, model: &OnnxModel, batch: Option<usize>) -> Given {
+    pub(super) fn given(&self, model: &OnnxModel, batch: Option<usize>) -> GivenShapes {
         let shapes = |stated: &[Stated]| {
             let stated = stated.iter().map(|(name, dims)| {
                 let dims = dims.iter().map(|dim| dim.or(batch).unwrap_or(1));
@@ -105,7 +106,7 @@ impl OnnxArgs {
                 dims.is_none_or(|dims| dims.as_slice().first() == Some(&-1))
             })
         });
-        Given {
+        GivenShapes {
             batch: batch.filter(|_| !(is_placed && self.has_open_batch())),
             dims: self.dim.iter().cloned().collect(),
             inputs: shapes(&self.input),

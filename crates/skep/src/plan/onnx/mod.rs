@@ -9,15 +9,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use skep_backend_onnxruntime::channel_block;
-use skep_onnx::{
-    OnnxModel,
-    infer::{InferError, Inferred},
-};
-use skep_records::{
-    Records,
-    estimate::Estimate,
-    onnx::{Machine, Variant, usage},
-};
+use skep_estimate::{CpuTraits, MemoryEstimate, RewriteLevel, graph_usage};
+use skep_onnx::OnnxModel;
+use skep_planner::UsageRecords;
+use skep_shapes::{InferError, InferredShapes, infer_shapes};
 
 use crate::backends;
 
@@ -29,8 +24,8 @@ const BATCHES: [usize; 4] = [1, 2, 4, 8];
 
 /// What is to be planned, and what goes beside it.
 pub(super) struct OnnxSource {
-    /// Each variant by its name.
-    pub(super) records: Vec<(String, Records)>,
+    /// Each level of rewriting by its name.
+    pub(super) records: Vec<(String, UsageRecords)>,
     pub(super) report: Report,
     pub(super) notices: Vec<String>,
 }
@@ -43,7 +38,7 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
         backends::start_named(search)?;
     }
     let model = OnnxModel::decode(bytes).with_context(named)?;
-    let machine = Machine {
+    let cpu = CpuTraits {
         channel_block: channel_block(),
         cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
@@ -62,11 +57,11 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
     };
     let otherwise = first.declared_otherwise.iter();
     let mut notices: Vec<String> = otherwise.map(|why| format!("{}: {why}", named())).collect();
-    for variant in Variant::ALL {
-        let usage = usage(&model, first, variant, machine).with_context(named)?;
+    for level in RewriteLevel::ALL {
+        let usage = graph_usage(&model, first, level, cpu).with_context(named)?;
         report.input_bytes = usage.input_bytes;
         report.output_bytes = usage.output_bytes;
-        if let ([node, others @ ..], Variant::Graph) = (&usage.left_out[..], variant) {
+        if let ([node, others @ ..], RewriteLevel::AsWritten) = (&usage.left_out[..], level) {
             let more = match others.len() {
                 0 => String::new(),
                 count => format!(" and {count} other nodes"),
@@ -77,10 +72,10 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
             ));
         }
         report.left_out = usage.left_out;
-        records.push((variant.name().to_owned(), usage.records));
+        records.push((level.name().to_owned(), usage.records));
     }
     for (batch, inferred) in &shaped {
-        let estimate = Estimate::new(&model, inferred, machine).with_context(named)?;
+        let estimate = MemoryEstimate::new(&model, inferred, cpu).with_context(named)?;
         report.rows.push((*batch, estimate));
     }
     let first_estimate = report.rows.first().map(|(_, estimate)| estimate);
@@ -102,8 +97,8 @@ pub(super) fn read(path: &Path, bytes: Bytes, args: &OnnxArgs) -> anyhow::Result
 fn shapes(
     model: &OnnxModel,
     args: &OnnxArgs,
-) -> Result<Vec<(Option<usize>, Inferred)>, InferError> {
-    let infer = |batch: Option<usize>| model.infer(&args.given(model, batch));
+) -> Result<Vec<(Option<usize>, InferredShapes)>, InferError> {
+    let infer = |batch: Option<usize>| infer_shapes(model, &args.given(model, batch));
     let each = |batches: &[usize]| {
         let batches = batches.iter();
         batches

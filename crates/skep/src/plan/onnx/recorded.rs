@@ -5,9 +5,9 @@ use std::path::Path;
 use skep_alloc::Recording;
 use skep_backend::ModelFile;
 use skep_backend_onnxruntime::{OnnxRuntime, Search, buffer};
-use skep_onnx::{OnnxModel, infer::Inferred};
-use skep_planner::Buffer;
-use skep_records::Records;
+use skep_onnx::OnnxModel;
+use skep_planner::{Buffer, UsageRecords};
+use skep_shapes::InferredShapes;
 use skep_types::Shape;
 
 use crate::units::human;
@@ -20,10 +20,10 @@ pub(super) const NAME: &str = "recorded";
 pub(super) fn records(
     path: &Path,
     model: &OnnxModel,
-    inferred: &Inferred,
+    inferred: &InferredShapes,
     needed: u64,
     search: &Search,
-) -> Result<Records, String> {
+) -> Result<UsageRecords, String> {
     let available = skep_host::memory().available;
     if needed > available {
         return Err(format!(
@@ -51,12 +51,12 @@ pub(super) fn records(
     let recording = runtime
         .record(&file, &shapes)
         .map_err(|error| error.to_string())?;
-    Records::new(buffers(&recording)).map_err(|error| error.to_string())
+    UsageRecords::new(buffers(&recording)).map_err(|error| error.to_string())
 }
 
 /// What the server's arena is planned by, block by block.
 fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
-    let usages = recording.usages().into_iter().enumerate();
+    let usages = recording.blocks().into_iter().enumerate();
     usages
         .filter_map(|(number, usage)| Some((format!("allocation {number}"), buffer(&usage)?)))
         .collect()
@@ -64,18 +64,18 @@ fn buffers(recording: &Recording) -> Vec<(String, Buffer)> {
 
 #[cfg(test)]
 mod tests {
-    use skep_alloc::Event;
+    use skep_alloc::BlockEvent;
 
     use super::*;
 
     #[test]
     fn what_a_run_frees_is_a_buffer() {
         let events = vec![
-            Event::Malloc(100),
-            Event::Malloc(50),
-            Event::Free(0),
-            Event::Malloc(7),
-            Event::Free(2),
+            BlockEvent::Malloc(100),
+            BlockEvent::Malloc(50),
+            BlockEvent::Free(0),
+            BlockEvent::Malloc(7),
+            BlockEvent::Free(2),
         ];
         let recording = Recording::new(events).expect("a recording");
         let expected = [("allocation 0", 100, 0, 2), ("allocation 2", 7, 3, 4)];

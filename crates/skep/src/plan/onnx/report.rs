@@ -1,7 +1,7 @@
 //! The memory estimate as text and as JSON.
 
 use serde_json::{Value, json};
-use skep_records::estimate::Estimate;
+use skep_estimate::MemoryEstimate;
 
 use super::recorded;
 use crate::units::human;
@@ -17,7 +17,7 @@ pub(crate) struct Report {
     /// Nodes whose inner tensors are not counted.
     pub(super) left_out: Vec<String>,
     /// An estimate for each batch size.
-    pub(super) rows: Vec<(Option<usize>, Estimate)>,
+    pub(super) rows: Vec<(Option<usize>, MemoryEstimate)>,
 }
 
 impl Report {
