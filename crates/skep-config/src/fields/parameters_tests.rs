@@ -70,7 +70,7 @@ fn without_keys_everything_has_its_default() {
 }
 
 #[test]
-fn every_honoured_key_reaches_its_option() {
+fn every_key_of_onnx_runtime_reaches_its_option() {
     let (parameters, notices) = read(
         "onnxruntime",
         &[
@@ -113,7 +113,10 @@ fn every_honoured_key_reaches_its_option() {
         notices,
         ["`parameters.memory.enable_memory_arena_shrinkage`: no effect on GPUs: GPUs are not used"]
     );
+}
 
+#[test]
+fn every_key_of_the_mock_backend_reaches_its_option() {
     let (parameters, notices) = read(
         "mock",
         &[

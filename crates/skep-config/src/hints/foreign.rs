@@ -20,8 +20,8 @@ const FOREIGN: &[ForeignBackend] = &[
     ForeignBackend {
         names: &["python"],
         what: "Python code",
-        instead: "export the network that `model.py` runs to ONNX; its pre- and postprocessing belongs in the client or \
-                  in the graph",
+        instead: "export the network that `model.py` runs to ONNX; move its pre- and postprocessing into the client or \
+                  the graph",
         files: &["model.py"],
     },
     ForeignBackend {
