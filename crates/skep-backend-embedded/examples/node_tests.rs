@@ -28,7 +28,7 @@ use skep_backend::{
     conformance::{self, Tolerance},
 };
 use skep_backend_embedded::Embedded;
-use skep_backend_onnxruntime::{OnnxRuntime, Search};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime};
 use skep_tensor::{Tensor, TensorView};
 use skep_types::DeviceId;
 
@@ -80,7 +80,7 @@ fn main() -> Result<()> {
         (Some("--markdown"), Some(file)) => Some(PathBuf::from(file)),
         _ => bail!("expected `--markdown FILE` behind the directory"),
     };
-    let (onnxruntime, _) = OnnxRuntime::start(&Search::from_environment())?;
+    let (onnxruntime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
     let backends: [&dyn Backend; 2] = [&onnxruntime, &Embedded];
     // A panic is an outcome here; its message is in the table.
     std::panic::set_hook(Box::new(|_| ()));

@@ -41,8 +41,8 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
     }
     let mut graphs = Vec::new();
     model.visit(&mut |graph| graphs.push(graph));
-    let uses = Uses::of(&graphs);
-    let declared = Declared::of(&graphs);
+    let uses = TensorUses::of(&graphs);
+    let declared = DeclaredTensors::of(&graphs);
     for graph in &graphs {
         values(graph)?;
         for tensor in &graph.initializer {
@@ -63,14 +63,14 @@ pub(crate) fn audit(model: &OnnxModel) -> Result<(), String> {
 
 /// What files declare of tensors, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Declared<'a> {
+pub(crate) struct DeclaredTensors<'a> {
     /// Numbers of dimensions.
     pub(crate) ranks: BTreeMap<&'a str, usize>,
     /// Element types.
     pub(crate) types: BTreeMap<&'a str, i32>,
 }
 
-impl<'a> Declared<'a> {
+impl<'a> DeclaredTensors<'a> {
     fn of(graphs: &[&'a GraphProto]) -> Self {
         let mut declared = Self::default();
         for graph in graphs {
@@ -114,7 +114,7 @@ fn values(graph: &GraphProto) -> Result<(), String> {
     })
 }
 
-fn node(node: &NodeProto, uses: &Uses<'_>) -> Result<(), String> {
+fn node(node: &NodeProto, uses: &TensorUses<'_>) -> Result<(), String> {
     let operator = node.op_type();
     if !matches!(node.domain(), "" | "ai.onnx") {
         return Err(format!(
@@ -150,7 +150,7 @@ fn node(node: &NodeProto, uses: &Uses<'_>) -> Result<(), String> {
 }
 
 /// An initializer or the tensor of a `Constant`.
-fn constant(tensor: &TensorProto, name: &str, uses: &Uses<'_>) -> Result<(), String> {
+fn constant(tensor: &TensorProto, name: &str, uses: &TensorUses<'_>) -> Result<(), String> {
     let place = || format!("tensor `{name}`");
     element_type(tensor.data_type(), place)?;
     if uses.only_as_slice_bound(name) {
@@ -211,7 +211,7 @@ fn attribute_out_of_range(attribute: &AttributeProto) -> Option<i64> {
 }
 
 /// Which operators read a tensor.
-struct Uses<'a> {
+struct TensorUses<'a> {
     readers: BTreeMap<&'a str, Vec<(&'a NodeProto, usize)>>,
     outputs: BTreeSet<&'a str>,
 }
@@ -219,7 +219,7 @@ struct Uses<'a> {
 /// Steps between a constant and a `Slice` that are followed; exporters write one or two.
 const MAX_STEPS: usize = 8;
 
-impl<'a> Uses<'a> {
+impl<'a> TensorUses<'a> {
     fn of(graphs: &[&'a GraphProto]) -> Self {
         let mut readers: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for node in graphs.iter().flat_map(|g| &g.node) {

@@ -24,20 +24,20 @@ use skep_onnx::OnnxModel;
 use skep_store::Description;
 use skep_weights::{
     WeightSource,
-    baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm},
+    baking::{self, BakeCost, Bakes, FormFailure, FormGraph, NoForm},
     check_graph,
 };
 
 use crate::{
     normalize,
-    weights::{self, LoadedModel},
+    weights::{self, EngineModel},
 };
 
 /// Changes when what a form holds or means does, so also with what is [normalised](normalize).
 const FORM: &[u8] = b"embedded 1";
 
 /// A model that was decoded and, to be baked, audited.
-pub(crate) struct Subject<'a> {
+pub(crate) struct EmbeddedModelFile<'a> {
     pub(crate) path: &'a Path,
     /// What it consists of.
     pub(crate) files: Vec<PathBuf>,
@@ -47,7 +47,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) forgotten: Vec<String>,
 }
 
-impl Subject<'_> {
+impl EmbeddedModelFile<'_> {
     /// The message as the engine takes it, with all its tensors.
     fn normalised(&self) -> skep_proto::onnx::ModelProto {
         // Tensors are slices of the mapped files: they are not copied.
@@ -57,20 +57,20 @@ impl Subject<'_> {
     }
 
     /// Loads the model as it is.
-    pub(crate) fn load(&self, optimize: bool) -> Result<LoadedModel, rten::LoadError> {
+    pub(crate) fn load(&self, optimize: bool) -> Result<EngineModel, rten::LoadError> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, weights::MIN_BYTES);
         let slices = cuts.into_iter().map(|cut| (cut.alias, cut.bytes));
-        LoadedModel::load(proto.encode_to_vec(), slices, optimize)
+        EngineModel::load(proto.encode_to_vec(), slices, optimize)
     }
 
     /// Loads the model by its baked form, which is made if it is not there. `None` where it is to be loaded as it is.
-    pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<LoadedModel> {
+    pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<EngineModel> {
         baking::load(self, weights, |form| open(form, weights, optimize))
     }
 }
 
-impl Bakes for Subject<'_> {
+impl Bakes for EmbeddedModelFile<'_> {
     fn path(&self) -> &Path {
         self.path
     }
@@ -95,7 +95,7 @@ impl Bakes for Subject<'_> {
         }
     }
 
-    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm> {
+    fn make(&self, making: &mut Making) -> Result<FormGraph, NoForm> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, baking::MIN_WEIGHT_BYTES);
         let graph = proto.encode_to_vec();
@@ -103,7 +103,7 @@ impl Bakes for Subject<'_> {
         let slices = cuts
             .iter()
             .map(|cut| (cut.alias.clone(), cut.bytes.clone()));
-        LoadedModel::load(graph.clone(), slices, false)
+        EngineModel::load(graph.clone(), slices, false)
             .map_err(|error| NoForm::Never(error.to_string()))?;
         for cut in cuts {
             let dims = cut.dims.iter().map(|&dim| u64::try_from(dim));
@@ -118,7 +118,7 @@ impl Bakes for Subject<'_> {
             };
             making.add(Role::Weight, &cut.alias, description, &cut.bytes)?;
         }
-        Ok(FormRest {
+        Ok(FormGraph {
             graph,
             notes: BTreeMap::new(),
         })
@@ -126,7 +126,7 @@ impl Bakes for Subject<'_> {
 }
 
 /// Loads a model by its form.
-fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<LoadedModel, FormFailure> {
+fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<EngineModel, FormFailure> {
     // The engine asks for each by the file that its data is said to be in.
     let own = |_: &str, location: &str| Some(location.to_owned());
     check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
@@ -135,6 +135,6 @@ fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<LoadedMod
     // Each slice keeps the lease.
     let slices = parts.iter().enumerate();
     let slices = slices.map(|(index, part)| (part.name.clone(), lease.bytes(index)));
-    LoadedModel::load(form.graph().to_vec(), slices, optimize)
+    EngineModel::load(form.graph().to_vec(), slices, optimize)
         .map_err(|error| FormFailure::Unusable(error.to_string()))
 }

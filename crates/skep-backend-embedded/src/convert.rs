@@ -32,7 +32,7 @@ pub(crate) fn in_place_size(element_type: i32) -> Option<usize> {
 
 /// Memory that inputs which cannot be used as they lie are converted into, kept from run to run.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub(crate) struct InputScratch {
     integers: Vec<i32>,
     floats: Vec<f32>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Scratch {
 pub(crate) fn input<'a>(
     name: &str,
     view: TensorView<'a>,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut InputScratch,
 ) -> Result<ValueOrView<'a>, BackendError> {
     let data = view.data();
     let dims = view.shape().dims();
@@ -126,7 +126,7 @@ pub(crate) fn output(name: &str, datatype: DataType, value: Value) -> Result<Ten
         (DataType::Uint8, Value::UInt8Tensor(t)) => Bytes::from(t.into_data()),
         (DataType::Int64, Value::Int32Tensor(t)) => {
             let wide: Vec<i64> = t.into_data().into_iter().map(i64::from).collect();
-            Bytes::from_owner(Elements(wide))
+            Bytes::from_owner(ElementBytes(wide))
         }
         (DataType::Bool, Value::Int32Tensor(t)) => {
             Bytes::from_iter(t.into_data().into_iter().map(|i| u8::from(i != 0)))
@@ -143,12 +143,12 @@ pub(crate) fn output(name: &str, datatype: DataType, value: Value) -> Result<Ten
 
 /// A tensor's elements as bytes, without a copy where they are contiguous.
 fn share<T: bytemuck::Pod + Send + Sync>(tensor: EngineTensor<T>) -> Bytes {
-    Bytes::from_owner(Elements(tensor.into_data()))
+    Bytes::from_owner(ElementBytes(tensor.into_data()))
 }
 
-struct Elements<T>(Vec<T>);
+struct ElementBytes<T>(Vec<T>);
 
-impl<T: bytemuck::Pod> AsRef<[u8]> for Elements<T> {
+impl<T: bytemuck::Pod> AsRef<[u8]> for ElementBytes<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn integers_beyond_32_bits_are_refused_by_index_and_value() {
-        let mut scratch = Scratch::default();
+        let mut scratch = InputScratch::default();
         let fits = int64(&[2], &[i64::from(i32::MIN), i64::from(i32::MAX)]);
         assert!(input("x", fits.view(), &mut scratch).is_ok());
         let beyond = int64(&[2], &[0, 1 << 31]);
@@ -193,7 +193,7 @@ mod tests {
             );
             let view = TensorView::new(DataType::Fp32, &shape, &source.data()[skip..skip + 8])
                 .expect("a view");
-            let mut scratch = Scratch::default();
+            let mut scratch = InputScratch::default();
             let value = input("x", view, &mut scratch)
                 .map(|v| v.to_owned())
                 .expect("converts");

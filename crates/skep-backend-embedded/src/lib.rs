@@ -35,7 +35,7 @@ use skep_weights::{
     baking::{self, FormPlan},
 };
 
-use crate::{bake::Subject, model::EmbeddedModel, sizes::Sizes, weights::LoadedModel};
+use crate::{bake::EmbeddedModelFile, model::EmbeddedModel, sizes::RunSizes, weights::EngineModel};
 
 /// The backend's name in configurations.
 pub const NAME: &str = "embedded";
@@ -81,7 +81,7 @@ impl Backend for Embedded {
         };
         let (inputs, outputs) = nodes(&loaded, &subject.onnx, &signature).map_err(invalid)?;
         Ok(Arc::new(EmbeddedModel {
-            sizes: Sizes::of(&subject.onnx),
+            sizes: RunSizes::of(&subject.onnx),
             bound: request.run_bound(),
             threads: threads(request),
             is_baked,
@@ -159,7 +159,7 @@ impl Backend for Embedded {
 }
 
 /// The model as its file has it, less the defaults of inputs that are fed.
-fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
+fn decoded<'a>(request: &LoadRequest<'a>) -> Result<EmbeddedModelFile<'a>, BackendError> {
     let path = request.file.path();
     let onnx = request
         .file
@@ -170,7 +170,7 @@ fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
     let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
     forgotten.retain(|input| onnx.forget_default(input));
     forgotten.sort();
-    Ok(Subject {
+    Ok(EmbeddedModelFile {
         path,
         files: baking::files(path, &onnx),
         onnx,
@@ -179,7 +179,9 @@ fn decoded<'a>(request: &LoadRequest<'a>) -> Result<Subject<'a>, BackendError> {
 }
 
 /// A model that the engine computes rightly, and its signature.
-fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature), BackendError> {
+fn audited<'a>(
+    request: &LoadRequest<'a>,
+) -> Result<(EmbeddedModelFile<'a>, ModelSignature), BackendError> {
     let path = request.file.path();
     let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
     let mut subject = decoded(request)?;
@@ -226,7 +228,7 @@ fn threads(request: &LoadRequest<'_>) -> usize {
 
 /// The engine's names for inputs and outputs.
 fn nodes(
-    loaded: &LoadedModel,
+    loaded: &EngineModel,
     onnx: &OnnxModel,
     signature: &ModelSignature,
 ) -> Result<(Vec<NodeId>, Vec<NodeId>), String> {

@@ -10,21 +10,21 @@ use skep_types::{DeviceId, ModelSignature, Shape};
 use smallvec::SmallVec;
 
 use crate::{
-    convert::{self, Scratch},
-    sizes::Sizes,
-    weights::LoadedModel,
+    convert::{self, InputScratch},
+    sizes::RunSizes,
+    weights::EngineModel,
 };
 
 /// One model of the engine, which all instances share.
 pub(crate) struct EmbeddedModel {
-    pub(crate) loaded: LoadedModel,
+    pub(crate) loaded: EngineModel,
     pub(crate) signature: ModelSignature,
     pub(crate) inputs: Vec<NodeId>,
     pub(crate) outputs: Vec<NodeId>,
     /// Threads of a run.
     pub(crate) threads: usize,
     /// What runs allocate, as far as that is known before them.
-    pub(crate) sizes: Sizes,
+    pub(crate) sizes: RunSizes,
     /// What they may take.
     pub(crate) bound: RunBound,
     /// Whether its weights are those of its baked form.
@@ -52,7 +52,11 @@ impl Model for EmbeddedModel {
     fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         check_cpu(crate::NAME, device)?;
         let pool = Arc::new(ThreadPool::with_num_threads(self.threads));
-        let scratch = self.inputs.iter().map(|_| Scratch::default()).collect();
+        let scratch = self
+            .inputs
+            .iter()
+            .map(|_| InputScratch::default())
+            .collect();
         Ok(Box::new(EmbeddedInstance {
             options: RunOptions::default().with_thread_pool(Some(Arc::clone(&pool))),
             wanted: Vec::new(),
@@ -70,7 +74,7 @@ struct EmbeddedInstance {
     model: Arc<EmbeddedModel>,
     options: RunOptions,
     wanted: Vec<NodeId>,
-    scratch: Vec<Scratch>,
+    scratch: Vec<InputScratch>,
     /// The engine's threads; `None` where there is one, whose time is a run's.
     pool: Option<Arc<ThreadPool>>,
     runs: u32,

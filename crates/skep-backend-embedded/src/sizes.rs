@@ -43,18 +43,18 @@ const SIZED_BY_VALUES: [(&str, &[usize]); 12] = [
 const MAX_KNOWN: usize = 64;
 
 /// Shapes of a run's inputs, each with its rank before it.
-type Key = SmallVec<[usize; 16]>;
+type ShapeKey = SmallVec<[usize; 16]>;
 
 /// What runs of a model allocate.
-pub(crate) struct Sizes {
+pub(crate) struct RunSizes {
     /// Without the values of its weights.
     onnx: OnnxModel,
     /// Whether sizes follow from shapes. A model whose sizes do not runs in a process of its own.
     are_bounded: bool,
-    known: Mutex<HashMap<Key, Result<u64, BackendError>>>,
+    known: Mutex<HashMap<ShapeKey, Result<u64, BackendError>>>,
 }
 
-impl Sizes {
+impl RunSizes {
     pub(crate) fn of(onnx: &OnnxModel) -> Self {
         let onnx = bare(onnx);
         Self {
@@ -78,7 +78,7 @@ impl Sizes {
         if !self.are_bounded {
             return Ok(0);
         }
-        let mut key = Key::new();
+        let mut key = ShapeKey::new();
         for shape in shapes {
             key.push(shape.rank());
             key.extend_from_slice(shape.dims());
@@ -343,7 +343,7 @@ mod tests {
                 .node("Relu", &["b"], &["y"], &[]),
         );
         assert_eq!(unbounded(&onnx), None);
-        let sizes = Sizes::of(&onnx);
+        let sizes = RunSizes::of(&onnx);
         let signature = onnx.signature().expect("a signature");
         let shape = |n: usize| Shape::new(&[n, 4]).expect("a shape");
         // Two of the three are in use at once.
@@ -369,7 +369,7 @@ mod tests {
         let signature = onnx.signature().expect("a signature");
         let shape = |rows: usize| Shape::new(&[rows, 4]).expect("a shape");
         let (x, b) = (shape(3), shape(1));
-        assert_eq!(Sizes::of(&onnx).peak(&signature, &[&x, &b]), Ok(48));
+        assert_eq!(RunSizes::of(&onnx).peak(&signature, &[&x, &b]), Ok(48));
     }
 
     #[test]
@@ -383,7 +383,7 @@ mod tests {
                 .node("Expand", &["one", "s"], &["y"], &[]),
         );
         assert_eq!(unbounded(&onnx), None);
-        let sizes = Sizes::of(&onnx);
+        let sizes = RunSizes::of(&onnx);
         let signature = onnx.signature().expect("a signature");
         let (x, one) = (
             Shape::new(&[1000, 1000]).expect("a shape"),
@@ -426,7 +426,7 @@ mod tests {
                 .node("NonZero", &["m"], &["y"], &[]),
         );
         assert!(unbounded(&onnx).is_some(), "how many are not zero");
-        let sizes = Sizes::of(&onnx);
+        let sizes = RunSizes::of(&onnx);
         let signature = onnx.signature().expect("a signature");
         let shape = Shape::new(&[3, 1]).expect("a shape");
         assert_eq!(

@@ -33,13 +33,13 @@ use skep_types::DataType;
 pub(crate) const MIN_BYTES: usize = 1024;
 
 /// An engine's model together with the memory that its weights lie in.
-pub(crate) struct LoadedModel {
+pub(crate) struct EngineModel {
     // Declared before the memory: fields are dropped in this order.
     model: rten::Model,
     _weights: Vec<Bytes>,
 }
 
-impl LoadedModel {
+impl EngineModel {
     /// Loads a message whose large tensors are those of `weights`, by alias; their memory is kept, and used where it lies
     /// if it is aligned for its elements.
     ///
@@ -75,7 +75,7 @@ impl LoadedModel {
 }
 
 /// A large tensor, taken out of a message.
-pub(crate) struct Cut {
+pub(crate) struct CutTensor {
     /// The name under which the engine asks for it.
     pub(crate) alias: String,
     pub(crate) datatype: DataType,
@@ -86,7 +86,7 @@ pub(crate) struct Cut {
 
 /// Takes the tensors of at least so many bytes out of a message whose external tensors were
 /// [resolved](resolve_external), and leaves references to them.
-pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<Cut> {
+pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<CutTensor> {
     let mut cuts = Vec::new();
     if let Some(graph) = &mut proto.graph {
         for_each_initializer(graph, &mut |tensor| {
@@ -122,7 +122,7 @@ pub(crate) fn forget_large(proto: &mut ModelProto) {
     .unwrap_or_else(|never| match never {});
 }
 
-fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<Cut> {
+fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<CutTensor> {
     let alignment = crate::convert::in_place_size(tensor.data_type())?;
     let datatype = skep_onnx::datatype(tensor.data_type())?;
     let data = tensor.raw_data.take_if(|data| data.len() >= min_bytes)?;
@@ -142,7 +142,7 @@ fn cut_one(tensor: &mut TensorProto, min_bytes: usize, index: usize) -> Option<C
         aligned.copy_from_slice(&data);
         aligned.freeze()
     };
-    Some(Cut {
+    Some(CutTensor {
         alias,
         datatype,
         dims: tensor.dims.clone(),

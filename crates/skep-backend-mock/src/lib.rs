@@ -120,20 +120,20 @@ struct MockModel {
 }
 
 /// Counts an execution as one that runs, for as long as it lives.
-struct Running<'a> {
+struct RunningExecution<'a> {
     running: &'a AtomicU32,
     /// How many others ran when it began.
     others: u32,
 }
 
-impl<'a> Running<'a> {
+impl<'a> RunningExecution<'a> {
     fn new(running: &'a AtomicU32) -> Self {
         let others = running.fetch_add(1, Ordering::Relaxed);
         Self { running, others }
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningExecution<'_> {
     fn drop(&mut self) {
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
@@ -252,7 +252,7 @@ impl Instance for MockInstance {
         let number = model.executions.fetch_add(1, Ordering::Relaxed) + 1;
         let due = |every: u64| every != 0 && number.is_multiple_of(every);
         let latency = script.latency + script.latency_per_item.saturating_mul(model.items(inputs));
-        let running = Running::new(&model.running);
+        let running = RunningExecution::new(&model.running);
         let longer = running.others.saturating_mul(script.overlap_percent);
         timer::wait_until(start + latency + latency.saturating_mul(longer) / 100);
         drop(running);

@@ -34,14 +34,14 @@ use skep_onnx::{ExternalData, OnnxModel, is_external};
 use skep_proto::onnx::{GraphProto, ModelProto, TensorProto, tensor_proto::DataLocation};
 use skep_store::{Description, FileRange, Wanted};
 use skep_types::DataType;
-use skep_weights::baking::{self, BakeCost, Bakes, FormFailure, FormRest, NoForm};
+use skep_weights::baking::{self, BakeCost, Bakes, FormFailure, FormGraph, NoForm};
 
 use crate::{
     OnnxRuntime, baked,
-    ffi::{self, ApiError, Session, SessionOptions, Weight},
+    ffi::{self, ApiError, NamedWeight, Session, SessionOptions},
     machine, options,
     sessions::SharedSession,
-    trial::{self, Expected, Trial},
+    trial::{self, ExpectedOutputs, TrialResult},
 };
 
 /// Changes when what a form holds or means does.
@@ -61,23 +61,23 @@ const KEPT: [&str; 5] = ["MatMul", "Gemm", "Gather", "FusedMatMul", "FusedGemm"]
 const PACKING: [&str; 4] = ["MatMul", "Gemm", "FusedMatMul", "FusedGemm"];
 
 /// What is to be loaded.
-pub(crate) struct Subject<'a> {
+pub(crate) struct OrtModelFile<'a> {
     pub(crate) backend: OnnxRuntime,
     pub(crate) path: &'a Path,
     /// The file's bytes, of which the model's large tensors are slices.
     pub(crate) bytes: &'a Bytes,
     pub(crate) onnx: &'a OnnxModel,
-    pub(crate) setting: options::Setting<'a>,
+    pub(crate) setting: options::SessionSettings<'a>,
 }
 
-impl<'a> Subject<'a> {
+impl<'a> OrtModelFile<'a> {
     pub(crate) fn of(backend: OnnxRuntime, request: &LoadRequest<'a>, onnx: &'a OnnxModel) -> Self {
         Self {
             backend,
             path: request.file.path(),
             bytes: request.file.bytes(),
             onnx,
-            setting: options::Setting {
+            setting: options::SessionSettings {
                 execution: request.config.execution(),
                 threads: request.threads,
             },
@@ -89,13 +89,13 @@ impl<'a> Subject<'a> {
 impl From<ApiError> for NoForm {
     fn from(error: ApiError) -> Self {
         match error.code {
-            ffi::Code::RUNTIME_EXCEPTION => Self::Now(error.message),
+            ffi::ApiErrorCode::RUNTIME_EXCEPTION => Self::Now(error.message),
             _ => Self::Never(error.message),
         }
     }
 }
 
-impl Bakes for Subject<'_> {
+impl Bakes for OrtModelFile<'_> {
     fn path(&self) -> &Path {
         self.path
     }
@@ -129,23 +129,23 @@ impl Bakes for Subject<'_> {
         cost(self.onnx, &self.files())
     }
 
-    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm> {
-        let source = Outside::of(self);
+    fn make(&self, making: &mut Making) -> Result<FormGraph, NoForm> {
+        let source = ExternalModel::of(self);
         let mut baked = self.rewrite(&source, &making.scratch())?;
         let (sequence, packed) = self.pack(&mut baked, making)?;
         let blocks = baked::write_blocks(&sequence);
         let replayed = || self.replayed(&baked, making, (&sequence, &packed));
         self.same_answers(&source, &making.scratch(), replayed)?;
-        Ok(FormRest {
+        Ok(FormGraph {
             graph: baked.graph,
             notes: BTreeMap::from([(baked::BLOCKS.to_owned(), blocks)]),
         })
     }
 }
 
-impl Subject<'_> {
+impl OrtModelFile<'_> {
     /// Lets the library rewrite the graph, and nothing else: it packs nothing.
-    fn rewrite(&self, source: &Outside, scratch: &Path) -> Result<Baked, NoForm> {
+    fn rewrite(&self, source: &ExternalModel, scratch: &Path) -> Result<RewrittenModel, NoForm> {
         let graph_path = scratch.join("model.onnx");
         let mut options = options::session_options(self.backend.runtime, &self.setting)?;
         // It warns that what it writes is made for this machine, which the key says.
@@ -182,7 +182,7 @@ impl Subject<'_> {
         let initializers = Initializers::take(&mut model, &weights_path)?;
         let graph = model.encode_to_vec();
         fs::write(scratch.join(GRAPH), &graph)?;
-        Ok(Baked {
+        Ok(RewrittenModel {
             sources: initializers.sources(model.graph.as_ref()),
             graph,
             initializers,
@@ -191,7 +191,11 @@ impl Subject<'_> {
 
     /// A session of the model, whose weights the library reads where they lie. Where it does not take them so, it reads the
     /// file by itself.
-    fn session(&self, source: &Outside, mut options: SessionOptions) -> Result<Session, ApiError> {
+    fn session(
+        &self,
+        source: &ExternalModel,
+        mut options: SessionOptions,
+    ) -> Result<Session, ApiError> {
         let runtime = self.backend.runtime;
         options.external_data_in(&source.directory)?;
         let made = Session::from_bytes(runtime, &source.message, &options);
@@ -206,7 +210,7 @@ impl Subject<'_> {
     /// Lets the library pack, into files, and adds these and the weights to the form. What it took, and the packed tensors.
     fn pack(
         &self,
-        baked: &mut Baked,
+        baked: &mut RewrittenModel,
         making: &mut Making,
     ) -> Result<(Vec<LoadedBlock>, Vec<Wanted>), NoForm> {
         let scratch = making.scratch();
@@ -301,12 +305,12 @@ impl Subject<'_> {
         initializers: &Initializers,
     ) -> Result<SessionOptions, NoForm> {
         let runtime = self.backend.runtime;
-        let setting = options::Setting {
+        let setting = options::SessionSettings {
             execution,
             ..self.setting
         };
         let mut options = baked::session_options(runtime, &setting)?;
-        let weights = ffi::Weights::new(runtime, initializers.weights(), None)?;
+        let weights = ffi::WeightTensors::new(runtime, initializers.weights(), None)?;
         options.weights(Arc::new(weights))?;
         Ok(options)
     }
@@ -314,7 +318,7 @@ impl Subject<'_> {
     /// The session as later loads make it: packed weights read-only, out of files.
     fn replayed(
         &self,
-        baked: &Baked,
+        baked: &RewrittenModel,
         making: &Making,
         (blocks, packed): (&[LoadedBlock], &[Wanted]),
     ) -> Result<Session, NoForm> {
@@ -344,7 +348,7 @@ impl Subject<'_> {
     /// the other, so that there is one at a time in memory, and what the first one packs lies in files.
     fn same_answers(
         &self,
-        source: &Outside,
+        source: &ExternalModel,
         scratch: &Path,
         baked: impl FnOnce() -> Result<Session, NoForm>,
     ) -> Result<(), NoForm> {
@@ -356,7 +360,7 @@ impl Subject<'_> {
         };
         let plain = || {
             let execution = self.any_planner();
-            let setting = options::Setting {
+            let setting = options::SessionSettings {
                 execution: &execution,
                 ..self.setting
             };
@@ -373,47 +377,47 @@ impl Subject<'_> {
             }
             model(session?)
         };
-        let limit = Trial::limit();
+        let limit = TrialResult::limit();
         let expected = trial::expected(plain()?, limit);
         let path = self.path.display();
         let trial = match expected {
-            Expected::Nothing => Trial::NotCompared,
-            Expected::TooSlow => Trial::TooSlow,
-            Expected::Answers(answers) => trial::compare(&answers, model(baked()?)?, limit),
+            ExpectedOutputs::Nothing => TrialResult::NotCompared,
+            ExpectedOutputs::TooSlow => TrialResult::TooSlow,
+            ExpectedOutputs::Answers(answers) => trial::compare(&answers, model(baked()?)?, limit),
         };
         match trial {
-            Trial::Same => Ok(()),
-            Trial::NotCompared => {
+            TrialResult::Same => Ok(()),
+            TrialResult::NotCompared => {
                 tracing::info!(
                     "the baked form of `{path}` was not compared with it: it takes none of the inputs tried"
                 );
                 Ok(())
             }
-            Trial::TooSlow => {
+            TrialResult::TooSlow => {
                 let seconds = limit.as_secs_f64();
                 tracing::info!(
                     "the baked form of `{path}` was not compared with it: a run takes more than {seconds:.1} s of the processor"
                 );
                 Ok(())
             }
-            Trial::Different => Err(NoForm::Never(
+            TrialResult::Different => Err(NoForm::Never(
                 "the outputs of its baked form differ from the model's".to_owned(),
             )),
-            Trial::Failed(why) => Err(NoForm::Now(why)),
+            TrialResult::Failed(why) => Err(NoForm::Now(why)),
         }
     }
 }
 
 /// The model's message without its large tensors, which the library reads out of the files that they lie in: of a message
 /// that holds them it makes copies, up to three of each.
-struct Outside {
+struct ExternalModel {
     message: Vec<u8>,
     /// Of these files.
     directory: PathBuf,
 }
 
-impl Outside {
-    fn of(subject: &Subject<'_>) -> Self {
+impl ExternalModel {
+    fn of(subject: &OrtModelFile<'_>) -> Self {
         let mut proto = subject.onnx.proto().clone();
         // The library follows no links to such files; where the model's own is all that there is, this does.
         let path = match subject.onnx.external_files().is_empty() {
@@ -509,7 +513,7 @@ fn has_defaults(graph: &GraphProto) -> bool {
 }
 
 /// A rewritten model.
-struct Baked {
+struct RewrittenModel {
     graph: Vec<u8>,
     initializers: Initializers,
     /// Of the initializers: whether they are only read to be packed, if they are.
@@ -573,8 +577,8 @@ impl Initializers {
         taken.collect::<Result<_, _>>().map(Self)
     }
 
-    fn weights(&self) -> impl Iterator<Item = Weight<'_>> {
-        self.0.iter().map(|initializer| Weight {
+    fn weights(&self) -> impl Iterator<Item = NamedWeight<'_>> {
+        self.0.iter().map(|initializer| NamedWeight {
             name: &initializer.name,
             datatype: initializer.datatype,
             dims: &initializer.dims,

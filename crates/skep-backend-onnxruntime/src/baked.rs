@@ -36,7 +36,7 @@ use skep_weights::{
 
 use crate::{
     bake,
-    ffi::{self, ApiError, Runtime, Session, SessionOptions, Weight, Weights},
+    ffi::{self, ApiError, NamedWeight, OrtRuntime, Session, SessionOptions, WeightTensors},
     options,
 };
 
@@ -52,11 +52,11 @@ impl From<ApiError> for FormFailure {
 /// Makes a session of a form of the model at `path`; with what of its weights is to be brought to the store, where they lie in
 /// the cache's files as yet.
 pub(crate) fn session(
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     path: &Path,
     form: &Form,
     source: &WeightSource,
-    setting: &options::Setting<'_>,
+    setting: &options::SessionSettings<'_>,
 ) -> Result<(Session, Option<WeightMove>), FormFailure> {
     let own = |name: &str, location: &str| (location == bake::GRAPH).then(|| name.to_owned());
     check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
@@ -120,7 +120,7 @@ pub(crate) fn session(
 
 /// The weights of a session, as far as they can move to the store.
 struct SessionWeights {
-    weights: Weak<Weights>,
+    weights: Weak<WeightTensors>,
     /// What the library packed, if `blocks` refers to it.
     loaded: Option<LoadedBlocks>,
     /// The block of the load that each packed weight is mapped over.
@@ -146,7 +146,7 @@ impl MoveTarget for SessionWeights {
     }
 }
 
-impl WeightsInUse for Weights {
+impl WeightsInUse for WeightTensors {
     fn keep(&self, lease: Lease) {
         Self::keep(self, lease);
     }
@@ -168,8 +168,8 @@ fn check_sources(form: &Form) -> Result<(), FormFailure> {
 
 /// The options of a session over a graph that was rewritten already.
 pub(crate) fn session_options(
-    runtime: &'static Runtime,
-    setting: &options::Setting<'_>,
+    runtime: &'static OrtRuntime,
+    setting: &options::SessionSettings<'_>,
 ) -> Result<SessionOptions, ApiError> {
     let mut options = options::session_options(runtime, setting)?;
     options.optimization(GraphOptimizationLevel::ORT_DISABLE_ALL)?;
@@ -179,11 +179,11 @@ pub(crate) fn session_options(
 /// The weights that the graph wants: those of the parts that runs want, and those that are only packed, out of the cache's
 /// files.
 fn weights(
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     form: &Form,
     parts: &[&FormTensor],
     tensors: &FormTensors,
-) -> Result<(Weights, Vec<Mapped>), FormFailure> {
+) -> Result<(WeightTensors, Vec<Mapped>), FormFailure> {
     let mut sources = Vec::new();
     let mut weights = Vec::new();
     for (index, part) in parts.iter().enumerate() {
@@ -202,13 +202,13 @@ fn weights(
     let weights = weights
         .into_iter()
         .zip(&dims)
-        .map(|((part, bytes), dims)| Weight {
+        .map(|((part, bytes), dims)| NamedWeight {
             name: &part.name,
             datatype: part.tensor.description.datatype,
             dims,
             bytes,
         });
-    let weights = Weights::new(runtime, weights, tensors.lease().cloned())?;
+    let weights = WeightTensors::new(runtime, weights, tensors.lease().cloned())?;
     Ok((weights, sources))
 }
 

@@ -5,13 +5,13 @@ use std::fmt;
 use skep_backend::{BackendError, ErrorKind};
 use skep_tensor::RunRefused;
 
-use crate::ffi::{ApiError, Code};
+use crate::ffi::{ApiError, ApiErrorCode};
 
 /// A model that would not load. The library's text names nodes and operators, so it is passed on.
 pub(crate) fn load(path: &std::path::Path, error: ApiError) -> BackendError {
     // Everything but a missing implementation is a fault of the file: the options are our own.
     let kind = match error.code {
-        Code::NOT_IMPLEMENTED => ErrorKind::Unsupported,
+        ApiErrorCode::NOT_IMPLEMENTED => ErrorKind::Unsupported,
         _ => ErrorKind::InvalidModel,
     };
     let message = error.message;
@@ -24,8 +24,8 @@ pub(crate) fn load(path: &std::path::Path, error: ApiError) -> BackendError {
 /// A run that failed.
 pub(crate) fn run(error: ApiError) -> BackendError {
     let kind = match error.code {
-        Code::INVALID_ARGUMENT => ErrorKind::InvalidArgument,
-        Code::NO_MEMORY => return BackendError::new(ErrorKind::Exhausted, error.message),
+        ApiErrorCode::INVALID_ARGUMENT => ErrorKind::InvalidArgument,
+        ApiErrorCode::NO_MEMORY => return BackendError::new(ErrorKind::Exhausted, error.message),
         _ if lacks_memory(&error.message) => ErrorKind::Exhausted,
         _ => ErrorKind::Internal,
     };
@@ -40,7 +40,7 @@ fn lacks_memory(message: &str) -> bool {
 /// A run that was not given what it asked for.
 pub(crate) fn refused(refused: RunRefused) -> ApiError {
     ApiError {
-        code: Code::NO_MEMORY,
+        code: ApiErrorCode::NO_MEMORY,
         message: refused.to_string(),
     }
 }
@@ -48,14 +48,15 @@ pub(crate) fn refused(refused: RunRefused) -> ApiError {
 /// Whether a run may have failed because prepared memory has another shape than the output.
 pub(crate) fn may_be_output_shape(error: &ApiError) -> bool {
     // Any text, since it differs among versions: a run that fails by the request's fault is only run twice.
-    error.code == Code::INVALID_ARGUMENT
-        || error.code != Code::NO_MEMORY && error.message.to_ascii_lowercase().contains("shape")
+    error.code == ApiErrorCode::INVALID_ARGUMENT
+        || error.code != ApiErrorCode::NO_MEMORY
+            && error.message.to_ascii_lowercase().contains("shape")
 }
 
 /// The library gave something that does not fit together.
 pub(crate) fn inconsistent(error: impl fmt::Display) -> ApiError {
     ApiError {
-        code: Code::FAIL,
+        code: ApiErrorCode::FAIL,
         message: error.to_string(),
     }
 }

@@ -35,7 +35,7 @@ const IN_SITE_PACKAGES: &str = "onnxruntime/capi";
 /// Why a place is looked at, in the order of looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Origin {
+pub enum LibraryOrigin {
     /// A flag names it; nothing else is then looked at.
     Flag,
     /// [`LIBRARY_VARIABLE`] names it; nothing else is then looked at.
@@ -50,7 +50,7 @@ pub enum Origin {
     System,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for LibraryOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Flag => "--onnxruntime-library",
@@ -65,7 +65,7 @@ impl fmt::Display for Origin {
 
 /// Where to look: what the process's surroundings say, as values, so that tests can say something else.
 #[derive(Debug, Clone, Default)]
-pub struct Search {
+pub struct LibrarySearch {
     /// What a flag names: a file, or a directory that holds one.
     pub flag: Option<PathBuf>,
     /// What [`LIBRARY_VARIABLE`] names.
@@ -87,7 +87,7 @@ pub struct Search {
 /// A library file to try, or a place without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    pub(crate) origin: Origin,
+    pub(crate) origin: LibraryOrigin,
     /// The file to open; where there is none, the directory that was looked at.
     pub(crate) path: PathBuf,
     /// Whether there is a file to open.
@@ -101,7 +101,7 @@ impl Candidate {
     }
 }
 
-impl Search {
+impl LibrarySearch {
     /// Everything that this process's surroundings say.
     #[must_use]
     pub fn from_environment() -> Self {
@@ -139,8 +139,8 @@ impl Search {
     /// All places in the order of looking. A place that was named explicitly is the only one.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         for (origin, named) in [
-            (Origin::Flag, &self.flag),
-            (Origin::Variable, &self.variable),
+            (LibraryOrigin::Flag, &self.flag),
+            (LibraryOrigin::Variable, &self.variable),
         ] {
             if let Some(named) = named {
                 return named_place(origin, named);
@@ -156,12 +156,12 @@ impl Search {
                 }
             }
         };
-        look(Origin::Executable, self.beside_executable());
-        look(Origin::Target, self.under_target());
-        look(Origin::Python, self.python_packages());
+        look(LibraryOrigin::Executable, self.beside_executable());
+        look(LibraryOrigin::Target, self.under_target());
+        look(LibraryOrigin::Python, self.python_packages());
         if self.system {
             look(
-                Origin::System,
+                LibraryOrigin::System,
                 SYSTEM_DIRECTORIES
                     .iter()
                     .map(PathBuf::from)
@@ -169,7 +169,7 @@ impl Search {
                     .collect(),
             );
             found.push(Candidate {
-                origin: Origin::System,
+                origin: LibraryOrigin::System,
                 path: unversioned_name(),
                 exists: true,
             });
@@ -229,7 +229,7 @@ fn site_packages(root: &Path) -> Vec<PathBuf> {
 }
 
 /// What a flag or variable names: a file, or a directory that must hold one.
-fn named_place(origin: Origin, named: &Path) -> Vec<Candidate> {
+fn named_place(origin: LibraryOrigin, named: &Path) -> Vec<Candidate> {
     if named.is_dir() {
         return in_directory(origin, named);
     }
@@ -243,7 +243,7 @@ fn named_place(origin: Origin, named: &Path) -> Vec<Candidate> {
 }
 
 /// The newest library in a directory, or the directory itself as a place without one.
-fn in_directory(origin: Origin, directory: &Path) -> Vec<Candidate> {
+fn in_directory(origin: LibraryOrigin, directory: &Path) -> Vec<Candidate> {
     let mut files = entries(directory, is_library_name);
     // `libonnxruntime.so` is a link to a version, usually the newest: it comes last, behind the versions themselves.
     files.sort_by_key(|file| Reverse(version(file)));
@@ -304,7 +304,7 @@ mod tests {
         path
     }
 
-    fn paths(search: &Search) -> Vec<(Origin, PathBuf)> {
+    fn paths(search: &LibrarySearch) -> Vec<(LibraryOrigin, PathBuf)> {
         let candidates = search.candidates().into_iter();
         candidates
             .filter(|c| c.exists)
@@ -320,11 +320,11 @@ mod tests {
         touch(root.path(), "libonnxruntime_providers_shared.so");
         touch(root.path(), "libonnxruntime.so.1.9.0.bak");
         let newest = touch(root.path(), "libonnxruntime.so.1.31.1");
-        let search = Search {
+        let search = LibrarySearch {
             flag: Some(root.path().to_owned()),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
-        assert_eq!(paths(&search), [(Origin::Flag, newest)]);
+        assert_eq!(paths(&search), [(LibraryOrigin::Flag, newest)]);
     }
 
     #[test]
@@ -337,13 +337,13 @@ mod tests {
         let python = touch(root.path(), &format!("python/{packages}"));
         touch(root.path(), "python/bin/python3");
         let user = touch(root.path(), &format!("home/.local/{packages}"));
-        let search = Search {
+        let search = LibrarySearch {
             executable: Some(root.path().join("bin/skep")),
             working_directory: Some(root.path().join("work")),
             python_roots: vec![root.path().join("venv")],
             path: vec![root.path().join("nowhere"), root.path().join("python/bin")],
             home: Some(root.path().join("home")),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         let found = paths(&search);
         let mine: Vec<_> = found
@@ -353,11 +353,11 @@ mod tests {
         assert_eq!(
             mine,
             [
-                (Origin::Executable, beside),
-                (Origin::Target, target),
-                (Origin::Python, venv),
-                (Origin::Python, python),
-                (Origin::Python, user),
+                (LibraryOrigin::Executable, beside),
+                (LibraryOrigin::Target, target),
+                (LibraryOrigin::Python, venv),
+                (LibraryOrigin::Python, python),
+                (LibraryOrigin::Python, user),
             ]
         );
     }
@@ -366,14 +366,14 @@ mod tests {
     fn what_is_named_is_the_only_place() {
         let root = tempfile::tempdir().expect("a directory");
         let beside = touch(root.path(), "libonnxruntime.so.1.20.1");
-        let search = Search {
+        let search = LibrarySearch {
             executable: Some(root.path().join("skep")),
             variable: Some(root.path().join("missing.so")),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         assert_eq!(paths(&search), []);
         assert_eq!(search.candidates().len(), 1, "but it is reported");
         let search = search.with_flag(Some(beside.clone()));
-        assert_eq!(paths(&search), [(Origin::Flag, beside)]);
+        assert_eq!(paths(&search), [(LibraryOrigin::Flag, beside)]);
     }
 }

@@ -1,7 +1,7 @@
 //! The ONNX Runtime backend.
 //!
-//! The library is no part of the build: [`OnnxRuntime::start`] looks for it ([`Search`] says where), opens it and makes
-//! the process's one environment; [`Report`] says what was found where. A library that is missing, too old or something
+//! The library is no part of the build: [`OnnxRuntime::start`] looks for it ([`LibrarySearch`] says where), opens it and makes
+//! the process's one environment; [`SearchReport`] says what was found where. A library that is missing, too old or something
 //! else is an error with a remedy, never a panic. The library's log goes to `tracing`, target `onnxruntime`.
 //!
 //! ```text
@@ -36,9 +36,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-pub use find::{LIBRARY_VARIABLE, Origin, Search};
+pub use find::{LIBRARY_VARIABLE, LibraryOrigin, LibrarySearch};
 pub use machine::channel_block;
-pub use open::{FindError, Finding, Report, SearchedPlace};
+pub use open::{FindError, SearchFinding, SearchReport, SearchedPlace};
 pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
@@ -59,12 +59,12 @@ use skep_weights::{
 pub use telemetry::switch_off_telemetry;
 
 use crate::{
-    bake::Subject,
-    ffi::{ApiError, Runtime, Session, SessionOptions},
+    bake::OrtModelFile,
+    ffi::{ApiError, OrtRuntime, Session, SessionOptions},
     model::OrtModel,
-    options::Setting,
+    options::SessionSettings,
     planning::Plans,
-    sessions::{Current, Identity, SharedSession},
+    sessions::{CurrentSession, SessionIdentity, SharedSession},
 };
 
 /// The backend's name in configurations.
@@ -73,7 +73,7 @@ pub const NAME: &str = "onnxruntime";
 /// ONNX Runtime, started.
 #[derive(Debug, Clone, Copy)]
 pub struct OnnxRuntime {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
 }
 
 impl OnnxRuntime {
@@ -82,7 +82,7 @@ impl OnnxRuntime {
     ///
     /// # Errors
     /// [`FindError`], which says what was found where and what to install.
-    pub fn start(search: &Search) -> Result<(Self, Report), FindError> {
+    pub fn start(search: &LibrarySearch) -> Result<(Self, SearchReport), FindError> {
         let (runtime, report) = open::start(search)?;
         Ok((Self { runtime }, report))
     }
@@ -154,7 +154,7 @@ impl Backend for OnnxRuntime {
             ..
         } = *request;
         check_cpu(NAME, device)?;
-        let setting = Setting {
+        let setting = SessionSettings {
             execution: config.execution(),
             threads,
         };
@@ -169,7 +169,7 @@ impl Backend for OnnxRuntime {
             graph_optimization: GraphOptimization::Disable,
             ..ExecutionOptions::default()
         };
-        let setting = Setting {
+        let setting = SessionSettings {
             execution: &execution,
             threads: NonZeroUsize::MIN,
         };
@@ -190,14 +190,14 @@ impl Backend for OnnxRuntime {
             return Ok(FormPlan::WithoutForm(OWN_FORMAT.to_owned()));
         }
         let onnx = decode(request.file)?;
-        let planned = baking::plan(&Subject::of(*self, request, &onnx), weights);
+        let planned = baking::plan(&OrtModelFile::of(*self, request, &onnx), weights);
         planned.map_err(|why| invalid(request.file.path(), &why))
     }
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
         let onnx = decode(request.file)?;
         Ok(baking::make_form(
-            &Subject::of(*self, request, &onnx),
+            &OrtModelFile::of(*self, request, &onnx),
             making,
         )?)
     }
@@ -207,13 +207,13 @@ impl Backend for OnnxRuntime {
             return Ok(Found::Nothing);
         };
         let onnx = decode(request.file)?;
-        let published = baking::publish(&Subject::of(*self, request, &onnx), claim, weights);
+        let published = baking::publish(&OrtModelFile::of(*self, request, &onnx), claim, weights);
         published.map_err(|why| BackendError::new(ErrorKind::Unavailable, why))
     }
 
     fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let (weights, onnx) = request.weights.zip(decode(request.file).ok())?;
-        baking::form_key(&Subject::of(*self, request, &onnx), weights)
+        baking::form_key(&OrtModelFile::of(*self, request, &onnx), weights)
     }
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
@@ -224,7 +224,7 @@ impl Backend for OnnxRuntime {
             return Ok(Baked::WithoutForm(OWN_FORMAT.to_owned()));
         }
         let onnx = decode(request.file)?;
-        let subject = Subject::of(*self, request, &onnx);
+        let subject = OrtModelFile::of(*self, request, &onnx);
         Ok(baking::bake(&subject, weights)?)
     }
 }
@@ -236,7 +236,7 @@ impl OnnxRuntime {
     /// # Errors
     /// Those of loading the model and of a run with such inputs.
     pub fn record(&self, file: &ModelFile, inputs: &[Shape]) -> Result<Recording, BackendError> {
-        let setting = Setting {
+        let setting = SessionSettings {
             execution: &ExecutionOptions::default(),
             threads: NonZeroUsize::MIN,
         };
@@ -250,7 +250,7 @@ impl OnnxRuntime {
         &self,
         file: &ModelFile,
         config: Option<&ModelConfig>,
-        setting: Setting<'_>,
+        setting: SessionSettings<'_>,
         weights: Option<&WeightSource>,
     ) -> Result<OrtModel, BackendError> {
         let path = file.path();
@@ -258,7 +258,7 @@ impl OnnxRuntime {
             return self.open_own_format(file, setting);
         }
         let onnx = decode(file)?;
-        let subject = Subject {
+        let subject = OrtModelFile {
             backend: *self,
             path,
             bytes: file.bytes(),
@@ -295,7 +295,7 @@ impl OnnxRuntime {
     fn open_own_format(
         &self,
         file: &ModelFile,
-        setting: Setting<'_>,
+        setting: SessionSettings<'_>,
     ) -> Result<OrtModel, BackendError> {
         let failed = |error| error::load(file.path(), error);
         let options = options::session_options(self.runtime, &setting).map_err(failed)?;
@@ -317,12 +317,12 @@ impl OnnxRuntime {
     /// as it is.
     fn open_baked(
         &self,
-        subject: &Subject<'_>,
+        subject: &OrtModelFile<'_>,
         weights: &WeightSource,
     ) -> Option<(SharedSession, Option<WeightMove>)> {
-        let Subject { path, setting, .. } = *subject;
+        let OrtModelFile { path, setting, .. } = *subject;
         baking::load(subject, weights, |form| {
-            let identity = Identity::new(*form.key(), weights, &setting);
+            let identity = SessionIdentity::new(*form.key(), weights, &setting);
             let mut left = None;
             let make = || {
                 let (session, moved) = baked::session(self.runtime, path, form, weights, &setting)?;
@@ -343,7 +343,7 @@ impl OnnxRuntime {
             return Ok(None);
         };
         let onnx = decode(request.file)?;
-        Ok(self.open_baked(&Subject::of(*self, request, &onnx), weights))
+        Ok(self.open_baked(&OrtModelFile::of(*self, request, &onnx), weights))
     }
 
     /// A session with what the file says of the model, and the session where that does not declare an output. Inputs that
@@ -351,11 +351,11 @@ impl OnnxRuntime {
     /// configuration does not name are not served.
     fn model(
         &self,
-        subject: &Subject<'_>,
+        subject: &OrtModelFile<'_>,
         config: Option<&ModelConfig>,
         session: SharedSession,
     ) -> Result<OrtModel, BackendError> {
-        let Subject { path, onnx, .. } = *subject;
+        let OrtModelFile { path, onnx, .. } = *subject;
         let is_told = onnx.undeclared_outputs().next().is_none();
         let told = match is_told {
             true => ModelSignature::default(),
@@ -395,9 +395,9 @@ impl OnnxRuntime {
         path: &Path,
         signature: ModelSignature,
         session: SharedSession,
-        setting: &Setting<'_>,
+        setting: &SessionSettings<'_>,
     ) -> Result<OrtModel, BackendError> {
-        let Setting { execution, threads } = *setting;
+        let SessionSettings { execution, threads } = *setting;
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
             let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
             let names: Result<_, _> = specs.iter().map(name).collect();
@@ -406,7 +406,7 @@ impl OnnxRuntime {
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         Ok(OrtModel {
             backend: *self,
-            session: Current::new(session),
+            session: CurrentSession::new(session),
             is_baked: AtomicBool::new(false),
             shrinks_arena: options::shrinks_arena(execution),
             signature,

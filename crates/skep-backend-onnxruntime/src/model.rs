@@ -23,10 +23,10 @@ use smallvec::SmallVec;
 
 use crate::{
     OnnxRuntime, error,
-    ffi::{ApiError, List, RunOptions, Runtime, Session, Value},
+    ffi::{ApiError, OrtRuntime, OrtTensor, RunOptions, Session, TensorList},
     options,
     planning::{Plans, Runs, ShapeClass},
-    sessions::{Current, SharedSession},
+    sessions::{CurrentSession, SharedSession},
 };
 
 /// One session, which all instances share: it may run on any number of threads at once.
@@ -34,7 +34,7 @@ use crate::{
 pub(crate) struct OrtModel {
     /// What it was made with, for when it goes over to its baked form.
     pub(crate) backend: OnnxRuntime,
-    pub(crate) session: Current,
+    pub(crate) session: CurrentSession,
     /// Whether that is the baked form's.
     pub(crate) is_baked: AtomicBool,
     /// Whether the library's arena gives unused memory back after every run.
@@ -87,7 +87,7 @@ impl Model for OrtModel {
     fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         check_cpu(crate::NAME, device)?;
         Ok(Box::new(OrtInstance {
-            stop: Arc::new(Stop {
+            stop: Arc::new(RunInterrupt {
                 options: self.run_options().map_err(error::run)?,
                 is_set: AtomicBool::new(false),
             }),
@@ -99,12 +99,12 @@ impl Model for OrtModel {
 
 /// Ends an instance's run behind the operator that it is at.
 #[derive(Debug)]
-struct Stop {
+struct RunInterrupt {
     options: RunOptions,
     is_set: AtomicBool,
 }
 
-impl Interrupt for Stop {
+impl Interrupt for RunInterrupt {
     fn begin(&self) {
         if self.is_set.load(Ordering::Acquire)
             && self.is_set.swap(false, Ordering::AcqRel)
@@ -127,7 +127,7 @@ impl Interrupt for Stop {
 struct OrtInstance {
     model: Arc<OrtModel>,
     runs: Runs,
-    stop: Arc<Stop>,
+    stop: Arc<RunInterrupt>,
 }
 
 impl Instance for OrtInstance {
@@ -141,7 +141,8 @@ impl Instance for OrtInstance {
         let runtime = model.backend.runtime;
         let _strings = model.bound.admit(string_bytes(inputs))?;
         let values = inputs.iter().map(|view| input(runtime, *view));
-        let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let values: TensorList<OrtTensor<'_>> =
+            values.collect::<Result<_, _>>().map_err(error::run)?;
         model.run_any(&mut self.runs, &self.stop.options, &values, inputs, outputs)
     }
 
@@ -186,7 +187,8 @@ impl OrtModel {
             .collect::<Result<_, _>>()?;
         check_run(&self.signature, &views, &slots)?;
         let values = views.iter().map(|view| input(self.backend.runtime, *view));
-        let values: List<Value<'_>> = values.collect::<Result<_, _>>().map_err(error::run)?;
+        let values: TensorList<OrtTensor<'_>> =
+            values.collect::<Result<_, _>>().map_err(error::run)?;
         let options = self.run_options().map_err(error::run)?;
         let charge = &mut self.bound.begin(0);
         let (ran, outcome) = Arena::new().run(RunMode::Record, charge, || {
@@ -205,7 +207,7 @@ impl OrtModel {
         &self,
         runs: &mut Runs,
         options: &RunOptions,
-        values: &[Value<'_>],
+        values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<(), BackendError> {
@@ -229,7 +231,7 @@ impl OrtModel {
         &self,
         runs: &mut Runs,
         options: &RunOptions,
-        values: &[Value<'_>],
+        values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<Option<ApiError>, BackendError> {
@@ -246,7 +248,7 @@ impl OrtModel {
         &self,
         runs: &mut Runs,
         options: &RunOptions,
-        values: &[Value<'_>],
+        values: &[OrtTensor<'_>],
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
         in_place: bool,
@@ -254,7 +256,7 @@ impl OrtModel {
         // Values belong to the session that made them, whatever the model goes over to meanwhile.
         let session = self.session.get();
         let runtime = session.session().runtime();
-        let wanted: List<usize> = outputs.iter().map(OutputSlot::index).collect();
+        let wanted: TensorList<usize> = outputs.iter().map(OutputSlot::index).collect();
         let class = self
             .plans
             .as_ref()
@@ -264,11 +266,11 @@ impl OrtModel {
             let prepared = outputs.iter_mut().map(|slot| match slot.prepared_mut() {
                 Some((datatype, shape, memory)) if in_place => {
                     held = held.saturating_add(memory.len() as u64);
-                    Value::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
+                    OrtTensor::over_mut(runtime, datatype, shape.dims(), memory).map(Some)
                 }
                 _ => Ok(None),
             });
-            let prepared: List<Option<Value<'_>>> = prepared.collect::<Result<_, _>>()?;
+            let prepared: TensorList<Option<OrtTensor<'_>>> = prepared.collect::<Result<_, _>>()?;
             let run = || {
                 session.session().run(
                     options,
@@ -304,7 +306,7 @@ impl OrtModel {
 /// An output in the library's memory as a tensor, without a copy but for strings.
 fn tensor(
     session: &SharedSession,
-    value: Value<'static>,
+    value: OrtTensor<'static>,
     inputs: &[TensorView<'_>],
 ) -> Result<Tensor, ApiError> {
     let (datatype, dims) = value.datatype_and_dims()?;
@@ -319,7 +321,7 @@ fn tensor(
 
 fn share(
     session: &SharedSession,
-    value: Value<'static>,
+    value: OrtTensor<'static>,
     datatype: DataType,
     dims: &SmallVec<[usize; 6]>,
     inputs: &[TensorView<'_>],
@@ -346,7 +348,7 @@ fn share(
 struct SharedOutput {
     datatype: DataType,
     dims: SmallVec<[usize; 6]>,
-    value: Value<'static>,
+    value: OrtTensor<'static>,
     /// The memory comes from the session's arena, or is an initializer of it. Declared last: dropped last.
     _session: Arc<Session>,
 }
@@ -377,10 +379,13 @@ fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
 }
 
 /// An input's value: over the caller's memory, but for strings, which the library must own.
-fn input<'a>(runtime: &'static Runtime, view: TensorView<'a>) -> Result<Value<'a>, ApiError> {
+fn input<'a>(
+    runtime: &'static OrtRuntime,
+    view: TensorView<'a>,
+) -> Result<OrtTensor<'a>, ApiError> {
     let dims = view.shape().dims();
     match view.datatype() {
-        DataType::Bytes => Value::strings(runtime, dims, view.strings()),
-        datatype => Value::over(runtime, datatype, dims, view.data()),
+        DataType::Bytes => OrtTensor::strings(runtime, dims, view.strings()),
+        datatype => OrtTensor::over(runtime, datatype, dims, view.data()),
     }
 }

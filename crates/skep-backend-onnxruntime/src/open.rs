@@ -7,15 +7,15 @@ use std::{
 };
 
 use crate::{
-    Origin, Search,
-    ffi::{Library, Runtime},
+    LibraryOrigin, LibrarySearch,
+    ffi::{Library, OrtRuntime},
     find::Candidate,
 };
 
 /// What was found at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Finding {
+pub enum SearchFinding {
     /// No such file.
     Nothing,
     /// A directory without a library.
@@ -37,14 +37,14 @@ pub enum Finding {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchedPlace {
     /// Why it was looked at.
-    pub origin: Origin,
+    pub origin: LibraryOrigin,
     /// The file, or the directory without one.
     pub path: PathBuf,
     /// What was found.
-    pub finding: Finding,
+    pub finding: SearchFinding,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for SearchFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("not there"),
@@ -66,12 +66,12 @@ impl fmt::Display for SearchedPlace {
 
 /// Every place that was looked at, in the order of looking.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct SearchReport {
     /// The places.
     pub places: Vec<SearchedPlace>,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for SearchReport {
     /// One line a place.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, place) in self.places.iter().enumerate() {
@@ -92,7 +92,7 @@ pub enum FindError {
     #[error("{}", missing(.report))]
     Missing {
         /// What was found where.
-        report: Report,
+        report: SearchReport,
     },
     /// The library was opened but would not start.
     #[error("ONNX Runtime {version} at `{}` does not start: {message}", path.display())]
@@ -117,7 +117,7 @@ pub enum FindError {
 impl FindError {
     /// What was found where, if the search got that far.
     #[must_use]
-    pub const fn report(&self) -> Option<&Report> {
+    pub const fn report(&self) -> Option<&SearchReport> {
         match self {
             Self::Missing { report } => Some(report),
             Self::Start { .. } | Self::InUse { .. } => None,
@@ -125,8 +125,9 @@ impl FindError {
     }
 }
 
-fn missing(report: &Report) -> String {
-    let named = |p: &&SearchedPlace| matches!(p.origin, Origin::Flag | Origin::Variable);
+fn missing(report: &SearchReport) -> String {
+    let named =
+        |p: &&SearchedPlace| matches!(p.origin, LibraryOrigin::Flag | LibraryOrigin::Variable);
     let mut text = match report.places.iter().find(named) {
         Some(place) => format!("ONNX Runtime cannot be used: {place}"),
         None => String::from("ONNX Runtime's library was not found"),
@@ -134,7 +135,7 @@ fn missing(report: &Report) -> String {
     for place in report.places.iter().filter(|p| !named(p)) {
         // Names that the dynamic loader does not know are no news.
         let loader = place.path.parent() == Some("".as_ref());
-        if let Finding::Unusable(_) = &place.finding
+        if let SearchFinding::Unusable(_) = &place.finding
             && !loader
         {
             text.push_str(&format!("\n{place}"));
@@ -150,10 +151,12 @@ fn missing(report: &Report) -> String {
 }
 
 /// The process's runtime, once it is started.
-static STARTED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+static STARTED: Mutex<Option<&'static OrtRuntime>> = Mutex::new(None);
 
 /// Finds the library, opens it and starts it; later calls give the started one, if it is the one they would find.
-pub(crate) fn start(search: &Search) -> Result<(&'static Runtime, Report), FindError> {
+pub(crate) fn start(
+    search: &LibrarySearch,
+) -> Result<(&'static OrtRuntime, SearchReport), FindError> {
     // A panic while starting leaves `None`, which is true.
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
     let (library, report) = open_first(search.candidates());
@@ -169,7 +172,7 @@ pub(crate) fn start(search: &Search) -> Result<(&'static Runtime, Report), FindE
         return Err(FindError::InUse { used, wanted });
     }
     let (path, version) = (library.path().to_owned(), library.version().to_owned());
-    let runtime = Runtime::start(library).map_err(|e| FindError::Start {
+    let runtime = OrtRuntime::start(library).map_err(|e| FindError::Start {
         path,
         version,
         message: e.message,
@@ -179,21 +182,21 @@ pub(crate) fn start(search: &Search) -> Result<(&'static Runtime, Report), FindE
 }
 
 /// Opens the first candidate that can be used.
-fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
+fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, SearchReport) {
     let mut used = None;
-    let mut report = Report::default();
+    let mut report = SearchReport::default();
     for candidate in candidates {
         let finding = match (candidate.exists, &used) {
-            (false, _) if candidate.path.is_dir() => Finding::Empty,
-            (false, _) => Finding::Nothing,
+            (false, _) if candidate.path.is_dir() => SearchFinding::Empty,
+            (false, _) => SearchFinding::Nothing,
             (true, Some(_)) => after_use(&candidate),
             (true, None) => match Library::open(&candidate.path) {
                 Ok(library) => {
                     let version = library.version().to_owned();
                     used = Some(library);
-                    Finding::Used { version }
+                    SearchFinding::Used { version }
                 }
-                Err(error) => Finding::Unusable(error.to_string()),
+                Err(error) => SearchFinding::Unusable(error.to_string()),
             },
         };
         report.places.push(SearchedPlace {
@@ -206,10 +209,10 @@ fn open_first(candidates: Vec<Candidate>) -> (Option<Library>, Report) {
 }
 
 /// What is said of a candidate that comes behind the one in use. The loader would give that one again under another name.
-fn after_use(candidate: &Candidate) -> Finding {
+fn after_use(candidate: &Candidate) -> SearchFinding {
     match candidate.is_loaders() {
-        true => Finding::NotAsked,
-        false => Finding::NotTried,
+        true => SearchFinding::NotAsked,
+        false => SearchFinding::NotTried,
     }
 }
 
@@ -223,9 +226,9 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let file = root.path().join("libonnxruntime.so.1.0.0");
         fs::write(&file, content).expect("a file");
-        let search = Search {
+        let search = LibrarySearch {
             flag: Some(file.clone()),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         let error = start(&search).map(|_| ()).expect_err("no library");
         error
@@ -248,9 +251,9 @@ mod tests {
     #[test]
     fn another_library_is_told_apart() {
         // The C library is on every system and has no `OrtGetApiBase`.
-        let search = Search {
+        let search = LibrarySearch {
             flag: Some("libc.so.6".into()),
-            ..Search::default()
+            ..LibrarySearch::default()
         };
         let error = start(&search)
             .map(|_| ())
@@ -263,18 +266,20 @@ mod tests {
     fn names_for_the_loader_are_not_said_to_be_there() {
         let finding = |path: &str| {
             after_use(&Candidate {
-                origin: Origin::System,
+                origin: LibraryOrigin::System,
                 path: path.into(),
                 exists: true,
             })
         };
         let findings = ["libonnxruntime.so", "/lib/libonnxruntime.so.1"].map(finding);
-        assert_eq!(findings, [Finding::NotAsked, Finding::NotTried]);
+        assert_eq!(findings, [SearchFinding::NotAsked, SearchFinding::NotTried]);
     }
 
     #[test]
     fn nothing_anywhere_lists_no_places_but_the_remedy() {
-        let error = start(&Search::default()).map(|_| ()).expect_err("nothing");
+        let error = start(&LibrarySearch::default())
+            .map(|_| ())
+            .expect_err("nothing");
         assert!(
             error.to_string().contains("was not found\ninstall it with"),
             "{error}"

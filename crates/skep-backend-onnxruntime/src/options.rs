@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, thread};
 use ort_sys::GraphOptimizationLevel;
 use skep_config::{ExecutionMode, ExecutionOptions, GraphOptimization, MemoryPlanner};
 
-use crate::ffi::{ApiError, RunOptions, Runtime, SessionOptions};
+use crate::ffi::{ApiError, OrtRuntime, RunOptions, SessionOptions};
 
 /// How many threads a run keeps busy at most.
 pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) -> NonZeroUsize {
@@ -26,7 +26,7 @@ pub(crate) fn busy_threads(execution: &ExecutionOptions, threads: NonZeroUsize) 
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Setting<'a> {
+pub(crate) struct SessionSettings<'a> {
     /// The configuration's options.
     pub(crate) execution: &'a ExecutionOptions,
     /// Threads that a run may use where they do not say.
@@ -35,8 +35,8 @@ pub(crate) struct Setting<'a> {
 
 /// What a configuration asks of the session.
 pub(crate) fn session_options(
-    runtime: &'static Runtime,
-    setting: &Setting<'_>,
+    runtime: &'static OrtRuntime,
+    setting: &SessionSettings<'_>,
 ) -> Result<SessionOptions, ApiError> {
     let execution = setting.execution;
     let threads = u32::try_from(setting.threads.get()).unwrap_or(u32::MAX);
@@ -74,7 +74,7 @@ pub(crate) const fn shrinks_arena(execution: &ExecutionOptions) -> bool {
 
 /// Options of an instance's runs.
 pub(crate) fn run_options(
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     shrinks_arena: bool,
 ) -> Result<RunOptions, ApiError> {
     let mut options = RunOptions::new(runtime)?;

@@ -18,11 +18,11 @@ use skep_config::ExecutionOptions;
 use skep_store::{Store, Tenant};
 use skep_weights::WeightSource;
 
-use crate::{ffi::Session, options::Setting};
+use crate::{ffi::Session, options::SessionSettings};
 
 /// What sessions have in common that are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Identity {
+pub(crate) struct SessionIdentity {
     form: FormKey,
     /// Tenants share nothing.
     store: Store,
@@ -31,8 +31,8 @@ pub(crate) struct Identity {
     threads: NonZeroUsize,
 }
 
-impl Identity {
-    pub(crate) fn new(form: FormKey, shared: &WeightSource, setting: &Setting<'_>) -> Self {
+impl SessionIdentity {
+    pub(crate) fn new(form: FormKey, shared: &WeightSource, setting: &SessionSettings<'_>) -> Self {
         Self {
             form,
             store: shared.store.clone(),
@@ -43,7 +43,7 @@ impl Identity {
     }
 }
 
-impl PartialEq for Identity {
+impl PartialEq for SessionIdentity {
     fn eq(&self, other: &Self) -> bool {
         self.form == other.form
             && self.store.is_same(&other.store)
@@ -55,9 +55,9 @@ impl PartialEq for Identity {
 
 /// The session that a model uses, until it goes over to another one.
 #[derive(Debug)]
-pub(crate) struct Current(ArcSwap<SharedSession>);
+pub(crate) struct CurrentSession(ArcSwap<SharedSession>);
 
-impl Current {
+impl CurrentSession {
     pub(crate) fn new(session: SharedSession) -> Self {
         Self(ArcSwap::from_pointee(session))
     }
@@ -78,7 +78,7 @@ impl Current {
 pub(crate) struct SharedSession {
     session: Arc<Session>,
     /// What it is kept as when the model is gone, and for how long; `None` of one that is this model's alone.
-    kept_as: Option<(Identity, Duration)>,
+    kept_as: Option<(SessionIdentity, Duration)>,
 }
 
 impl SharedSession {
@@ -92,7 +92,7 @@ impl SharedSession {
 
     /// The session of this identity that is there, or one that `make` makes.
     pub(crate) fn of<E>(
-        identity: Identity,
+        identity: SessionIdentity,
         keep: Duration,
         make: impl FnOnce() -> Result<Session, E>,
     ) -> Result<Self, E> {
@@ -129,11 +129,11 @@ impl Drop for SharedSession {
     }
 }
 
-static SESSIONS: Mutex<Known<Identity, Session>> = Mutex::new(Known::new());
+static SESSIONS: Mutex<SessionTable<SessionIdentity, Session>> = Mutex::new(SessionTable::new());
 /// Signalled when a session is kept.
 static KEPT: Condvar = Condvar::new();
 
-fn sessions() -> MutexGuard<'static, Known<Identity, Session>> {
+fn sessions() -> MutexGuard<'static, SessionTable<SessionIdentity, Session>> {
     // Nothing panics while it holds this lock.
     SESSIONS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -189,20 +189,20 @@ fn let_go() {
 
 /// What is there, by identity.
 #[derive(Debug)]
-struct Known<K, T> {
-    entries: Vec<Entry<K, T>>,
+struct SessionTable<K, T> {
+    entries: Vec<SessionEntry<K, T>>,
     is_watched: bool,
 }
 
 #[derive(Debug)]
-struct Entry<K, T> {
+struct SessionEntry<K, T> {
     identity: K,
     there: Weak<T>,
     /// Until when; for ever at none, since a moment that cannot be represented never comes.
     kept: Option<(Arc<T>, Option<Instant>)>,
 }
 
-impl<K: PartialEq, T> Known<K, T> {
+impl<K: PartialEq, T> SessionTable<K, T> {
     const fn new() -> Self {
         Self {
             entries: Vec::new(),
@@ -219,7 +219,7 @@ impl<K: PartialEq, T> Known<K, T> {
     fn add(&mut self, identity: K, session: &Arc<T>) {
         self.entries
             .retain(|entry| entry.there.strong_count() > 0 && entry.identity != identity);
-        self.entries.push(Entry {
+        self.entries.push(SessionEntry {
             identity,
             there: Arc::downgrade(session),
             kept: None,
@@ -228,7 +228,7 @@ impl<K: PartialEq, T> Known<K, T> {
 
     /// Keeps a session until then; one that another has taken the place of is not kept.
     fn keep(&mut self, identity: &K, session: &Arc<T>, until: Option<Instant>) {
-        let same = |entry: &&mut Entry<K, T>| {
+        let same = |entry: &&mut SessionEntry<K, T>| {
             entry.identity == *identity && entry.there.as_ptr() == Arc::as_ptr(session)
         };
         if let Some(entry) = self.entries.iter_mut().find(same) {
@@ -261,7 +261,7 @@ mod tests {
     fn sessions_are_found_while_they_are_used_or_kept() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut known = Known::<&str, u32>::new();
+        let mut known = SessionTable::<&str, u32>::new();
         let (one, two) = (Arc::new(1), Arc::new(2));
         known.add("a", &one);
         known.add("b", &two);
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_latest_of_an_identity_is_the_one() {
-        let mut known = Known::<&str, u32>::new();
+        let mut known = SessionTable::<&str, u32>::new();
         let (old, new) = (Arc::new(1), Arc::new(2));
         known.add("a", &old);
         known.add("a", &new);

@@ -23,7 +23,7 @@ const MAX_ELEMENTS: usize = 1 << 24;
 
 /// What became of a comparison.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Trial {
+pub(crate) enum TrialResult {
     /// All answers are the same, to the bit.
     Same,
     /// The model took none of the inputs: they are made up.
@@ -36,7 +36,7 @@ pub(crate) enum Trial {
     Failed(String),
 }
 
-impl Trial {
+impl TrialResult {
     /// How much time of the processor the runs of one of the two may take together: as much as baking took until now, and a
     /// second. So a small model that is slow to run is not much slower to bake.
     pub(crate) fn limit() -> Duration {
@@ -51,7 +51,7 @@ const LEAST: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What a model answers to inputs.
-pub(crate) enum Expected {
+pub(crate) enum ExpectedOutputs {
     /// Inputs, and what it answers to them; at least one.
     Answers(Vec<(Vec<Tensor>, Answers)>),
     /// It takes none of them.
@@ -64,7 +64,7 @@ pub(crate) enum Expected {
 type Answers = Vec<Option<Tensor>>;
 
 /// Runs the model as it is.
-pub(crate) fn expected(model: OrtModel, limit: Duration) -> Expected {
+pub(crate) fn expected(model: OrtModel, limit: Duration) -> ExpectedOutputs {
     let specs = model.signature.inputs.clone();
     let outcome = bounded(model, limit, |model| {
         let mut answers = Vec::new();
@@ -79,9 +79,9 @@ pub(crate) fn expected(model: OrtModel, limit: Duration) -> Expected {
     });
     match outcome {
         // What was answered in time counts.
-        Ok((answers, _)) if !answers.is_empty() => Expected::Answers(answers),
-        Ok((_, true)) => Expected::TooSlow,
-        Ok((_, false)) | Err(_) => Expected::Nothing,
+        Ok((answers, _)) if !answers.is_empty() => ExpectedOutputs::Answers(answers),
+        Ok((_, true)) => ExpectedOutputs::TooSlow,
+        Ok((_, false)) | Err(_) => ExpectedOutputs::Nothing,
     }
 }
 
@@ -91,30 +91,33 @@ pub(crate) fn compare(
     expected: &[(Vec<Tensor>, Answers)],
     other: OrtModel,
     limit: Duration,
-) -> Trial {
+) -> TrialResult {
     let outcome = bounded(other, 4 * limit, |other| {
         for (inputs, expected) in expected {
             match run(other, inputs) {
                 Ok(got) if got == *expected => {}
-                Ok(_) => return Trial::Different,
+                Ok(_) => return TrialResult::Different,
                 Err(error) => {
-                    return Trial::Failed(format!("the baked form does not run: {error}"));
+                    return TrialResult::Failed(format!("the baked form does not run: {error}"));
                 }
             }
         }
-        Trial::Same
+        TrialResult::Same
     });
-    outcome.map_or_else(|error| Trial::Failed(error.to_string()), |(trial, _)| trial)
+    outcome.map_or_else(
+        |error| TrialResult::Failed(error.to_string()),
+        |(trial, _)| trial,
+    )
 }
 
 /// Runs of a model which are ended when the process has spent so much time of the processor on them; whether they were.
 fn bounded<T>(
     model: OrtModel,
     limit: Duration,
-    runs: impl FnOnce(&mut Trying) -> T,
+    runs: impl FnOnce(&mut TrialInstance) -> T,
 ) -> Result<(T, bool), BackendError> {
     let outputs = model.signature.outputs.len();
-    let mut instance = Trying {
+    let mut instance = TrialInstance {
         instance: Arc::new(model).instance(DeviceId::default())?,
         outputs,
     };
@@ -181,7 +184,7 @@ fn input(spec: &TensorSpec, open: usize) -> Option<Tensor> {
 }
 
 /// All outputs of a run.
-fn run(trying: &mut Trying, inputs: &[Tensor]) -> Result<Answers, BackendError> {
+fn run(trying: &mut TrialInstance, inputs: &[Tensor]) -> Result<Answers, BackendError> {
     let views: Vec<TensorView<'_>> = inputs.iter().map(Tensor::view).collect();
     let mut slots: Vec<OutputSlot> = (0..trying.outputs).map(OutputSlot::new).collect();
     trying.instance.execute(&views, &mut slots)?;
@@ -189,7 +192,7 @@ fn run(trying: &mut Trying, inputs: &[Tensor]) -> Result<Answers, BackendError> 
 }
 
 /// An instance that is tried out.
-struct Trying {
+struct TrialInstance {
     instance: Box<dyn Instance>,
     outputs: usize,
 }

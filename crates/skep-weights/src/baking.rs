@@ -2,11 +2,11 @@
 //! go on without it when anything goes wrong.
 //!
 //! ```text
-//! load --> form known?  no --> loaded as it is; with [`BakingPolicy::First`] Bakes::make first, kept in the cache
+//! load --> form known?  no --> loaded as it is; with [`BakingPolicy::BeforeLoad`] Bakes::make first, kept in the cache
 //!               |
 //!               v
 //!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
-//!               damaged --> removed; made again, once, with [`BakingPolicy::First`]
+//!               damaged --> removed; made again, once, with [`BakingPolicy::BeforeLoad`]
 //!               anything else that fails --> a warning, and the model is loaded as it is
 //!
 //! plan --> is a form missing, and what does it take?      for whoever bakes behind a model that runs:
@@ -61,7 +61,7 @@ pub trait Bakes {
     ///
     /// # Errors
     /// Why there is none.
-    fn make(&self, making: &mut Making) -> Result<FormRest, NoForm>;
+    fn make(&self, making: &mut Making) -> Result<FormGraph, NoForm>;
 }
 
 /// What baking a model takes at most.
@@ -97,7 +97,7 @@ pub struct NeededForm {
 
 /// What a form has beside its tensors.
 #[derive(Debug)]
-pub struct FormRest {
+pub struct FormGraph {
     /// The graph, in the runtime's own format.
     pub graph: Vec<u8>,
     /// What the backend wants to know again.
@@ -193,8 +193,8 @@ enum ReadEffort {
 impl ReadEffort {
     const fn of(weights: &WeightSource) -> Self {
         match weights.baking {
-            BakingPolicy::First => Self::Always,
-            BakingPolicy::Behind | BakingPolicy::Never => Self::IfWorthwhile,
+            BakingPolicy::BeforeLoad => Self::Always,
+            BakingPolicy::Background | BakingPolicy::Never => Self::IfWorthwhile,
         }
     }
 }
@@ -221,7 +221,7 @@ pub fn load<T>(
         };
         match open(&form) {
             Ok(loaded) => return Some(loaded),
-            Err(FormFailure::Damaged(why)) if weights.baking == BakingPolicy::First => {
+            Err(FormFailure::Damaged(why)) if weights.baking == BakingPolicy::BeforeLoad => {
                 tracing::warn!("the baked form of `{path}` is made again: {why}");
             }
             Err(FormFailure::Damaged(why) | FormFailure::Unusable(why)) => {
@@ -292,7 +292,7 @@ pub fn bake(subject: &impl Bakes, weights: &WeightSource) -> Result<Baked, BakeE
 /// Why it could not be made this time.
 pub fn make_form(subject: &impl Bakes, mut making: Making) -> Result<(), BakeError> {
     match subject.make(&mut making) {
-        Ok(FormRest { graph, notes }) => making.finish(&graph, notes),
+        Ok(FormGraph { graph, notes }) => making.finish(&graph, notes),
         Err(NoForm::Never(why)) => making.unusable(&why),
         Err(NoForm::Now(why)) => return Err(BakeError(why)),
     }
@@ -354,7 +354,7 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
 fn form(subject: &impl Bakes, weights: &WeightSource) -> Result<FormChoice, String> {
     let (key, content) = match find(subject, weights, ReadEffort::of(weights))? {
         FormKnowledge::Decided(answer) => return Ok(answer),
-        FormKnowledge::Nothing(key, content) if weights.baking == BakingPolicy::First => {
+        FormKnowledge::Nothing(key, content) if weights.baking == BakingPolicy::BeforeLoad => {
             (key, content)
         }
         FormKnowledge::Nothing(..) | FormKnowledge::Unread => {

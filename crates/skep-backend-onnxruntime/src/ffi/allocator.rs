@@ -17,7 +17,7 @@ use super::{ApiError, check};
 
 /// The table, and behind it what the functions need; the library passes a pointer to the table.
 #[repr(C)]
-struct Allocator {
+struct RunAllocator {
     table: OrtAllocator,
     memory: NonNull<OrtMemoryInfo>,
     /// The library's own, which throws where it has no memory.
@@ -28,8 +28,8 @@ struct Allocator {
 const IMPOSSIBLE_BYTES: usize = 1 << 62;
 
 /// A function of the table that may throw: the table's types do not say so.
-type Alloc = unsafe extern "C-unwind" fn(*mut OrtAllocator, usize) -> *mut c_void;
-type Reserve = unsafe extern "C-unwind" fn(*const OrtAllocator, usize) -> *mut c_void;
+type AllocFunction = unsafe extern "C-unwind" fn(*mut OrtAllocator, usize) -> *mut c_void;
+type ReserveFunction = unsafe extern "C-unwind" fn(*const OrtAllocator, usize) -> *mut c_void;
 
 /// Makes the process's allocator known to the environment, for sessions that ask for the environment's.
 ///
@@ -49,18 +49,18 @@ pub(super) unsafe fn register(
     // expects of its own allocators; on the machines that the library exists for, its convention is C's.
     unsafe {
         table.Alloc = Some(std::mem::transmute::<
-            Alloc,
+            AllocFunction,
             unsafe extern "system" fn(*mut OrtAllocator, usize) -> *mut c_void,
         >(malloc));
         table.Reserve = Some(std::mem::transmute::<
-            Reserve,
+            ReserveFunction,
             unsafe extern "system" fn(*const OrtAllocator, usize) -> *mut c_void,
         >(reserve));
     }
     table.Free = Some(free);
     table.Info = Some(info);
     // Once a process, and used until it ends.
-    let allocator = Box::leak(Box::new(Allocator { table, memory, own }));
+    let allocator = Box::leak(Box::new(RunAllocator { table, memory, own }));
     // SAFETY: the environment is live; the allocator lives for ever, begins with the table, and its functions may be
     // called from any thread.
     let status = unsafe { (api.RegisterAllocator)(environment, &raw mut allocator.table) };
@@ -86,11 +86,11 @@ unsafe extern "C-unwind" fn reserve(this: *const OrtAllocator, size: usize) -> *
 /// callers here, has to be dropped.
 ///
 /// # Safety
-/// `this` is the pointer to the table of an [`Allocator`].
+/// `this` is the pointer to the table of an [`RunAllocator`].
 #[cold]
 unsafe fn fail(this: *mut OrtAllocator) -> *mut c_void {
-    // SAFETY: the table is the first field of an `Allocator`, which lives for ever, and so does the library's own.
-    let own = unsafe { (*this.cast::<Allocator>()).own.as_ptr() };
+    // SAFETY: the table is the first field of an `RunAllocator`, which lives for ever, and so does the library's own.
+    let own = unsafe { (*this.cast::<RunAllocator>()).own.as_ptr() };
     // SAFETY: as above.
     let Some(alloc) = (unsafe { (*own).Alloc }) else {
         return ptr::null_mut();
@@ -99,7 +99,7 @@ unsafe fn fail(this: *mut OrtAllocator) -> *mut c_void {
     unsafe {
         let alloc = std::mem::transmute::<
             unsafe extern "system" fn(*mut OrtAllocator, usize) -> *mut c_void,
-            Alloc,
+            AllocFunction,
         >(alloc);
         alloc(own, IMPOSSIBLE_BYTES)
     }
@@ -114,6 +114,6 @@ unsafe extern "system" fn info(this: *const OrtAllocator) -> *const OrtMemoryInf
     if this.is_null() {
         return ptr::null();
     }
-    // SAFETY: the library passes the pointer that it was given: that of an `Allocator`, whose first field the table is.
-    unsafe { (*this.cast::<Allocator>()).memory.as_ptr().cast_const() }
+    // SAFETY: the library passes the pointer that it was given: that of an `RunAllocator`, whose first field the table is.
+    unsafe { (*this.cast::<RunAllocator>()).memory.as_ptr().cast_const() }
 }

@@ -19,7 +19,7 @@ use crate::telemetry;
 
 /// The opened library with its environment.
 #[derive(Debug)]
-pub(crate) struct Runtime {
+pub(crate) struct OrtRuntime {
     library: Library,
     pub(super) environment: NonNull<OrtEnv>,
     pub(super) memory: NonNull<OrtMemoryInfo>,
@@ -29,11 +29,11 @@ pub(crate) struct Runtime {
 
 // SAFETY: the environment, the memory description and the default allocator are safe to use from any thread (the C
 // API says so of the first and the last; the second is never changed).
-unsafe impl Send for Runtime {}
+unsafe impl Send for OrtRuntime {}
 // SAFETY: as above.
-unsafe impl Sync for Runtime {}
+unsafe impl Sync for OrtRuntime {}
 
-impl Runtime {
+impl OrtRuntime {
     /// Makes the environment. Call it once a process; the result lives until the process ends.
     pub(crate) fn start(library: Library) -> Result<&'static Self, ApiError> {
         let api = library.api;

@@ -16,21 +16,22 @@ use ort_sys::{
 use smallvec::SmallVec;
 
 use super::{
-    ApiError, Code, PoolThreads, Runtime, Started, Value, Weights, check, threads, value::filled,
+    ApiError, ApiErrorCode, OrtRuntime, OrtTensor, PoolThreads, StartedRun, WeightTensors, check,
+    threads, value::filled,
 };
 
 /// Tensors up to this number travel to the library in lists on the stack.
 const INLINE_TENSORS: usize = 8;
 /// A list of a run's tensors.
-pub(crate) type List<T> = SmallVec<[T; INLINE_TENSORS]>;
+pub(crate) type TensorList<T> = SmallVec<[T; INLINE_TENSORS]>;
 
 /// How a session is made.
 #[derive(Debug)]
 pub(crate) struct SessionOptions {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtSessionOptions>,
     /// What sessions made with these options use in place.
-    weights: Option<Arc<Weights>>,
+    weights: Option<Arc<WeightTensors>>,
     /// Their threads besides the callers', where they have some.
     pool: Option<Arc<PoolThreads>>,
 }
@@ -44,7 +45,7 @@ impl Drop for SessionOptions {
 
 impl SessionOptions {
     /// The library's defaults.
-    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
+    pub(crate) fn new(runtime: &'static OrtRuntime) -> Result<Self, ApiError> {
         let mut raw: *mut OrtSessionOptions = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.
         let status = unsafe { (runtime.api().CreateSessionOptions)(&raw mut raw) };
@@ -164,7 +165,7 @@ impl SessionOptions {
     }
 
     /// These weights take the place of the graph's of the same names, where they lie. At most once.
-    pub(crate) fn weights(&mut self, weights: Arc<Weights>) -> Result<(), ApiError> {
+    pub(crate) fn weights(&mut self, weights: Arc<WeightTensors>) -> Result<(), ApiError> {
         let api = self.runtime.api();
         for (name, value) in weights.values() {
             // SAFETY: the options are live; the name is copied; the value lives as long as the options and each session
@@ -188,7 +189,7 @@ impl SessionOptions {
 /// A path as the C API takes it.
 fn path_text(path: &Path) -> Result<CString, ApiError> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| ApiError {
-        code: Code::INVALID_ARGUMENT,
+        code: ApiErrorCode::INVALID_ARGUMENT,
         message: format!("the path `{}` holds a zero byte", path.display()),
     })
 }
@@ -196,10 +197,10 @@ fn path_text(path: &Path) -> Result<CString, ApiError> {
 /// A model in the library. Runs on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct Session {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     pub(super) raw: NonNull<OrtSession>,
     /// Used in place; let go after the session was released.
-    weights: Option<Arc<Weights>>,
+    weights: Option<Arc<WeightTensors>>,
     /// Its threads; let go after it was released.
     pool: Option<Arc<PoolThreads>>,
 }
@@ -219,7 +220,7 @@ impl Drop for Session {
 impl Session {
     /// Loads the model at `path`, and files with external data beside it.
     pub(crate) fn from_file(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         path: &Path,
         options: &SessionOptions,
     ) -> Result<Self, ApiError> {
@@ -246,7 +247,7 @@ impl Session {
     /// Loads the model of this message; its external data lies in the directory that the options name
     /// ([`SessionOptions::external_data_in`]).
     pub(crate) fn from_bytes(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         message: &[u8],
         options: &SessionOptions,
     ) -> Result<Self, ApiError> {
@@ -272,21 +273,24 @@ impl Session {
 
     /// Whether its weights are what they should be, as far as is known.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.weights.as_deref().is_some_and(Weights::are_wrong)
+        !self
+            .weights
+            .as_deref()
+            .is_some_and(WeightTensors::are_wrong)
     }
 
     /// The library with its environment.
-    pub(crate) const fn runtime(&self) -> &'static Runtime {
+    pub(crate) const fn runtime(&self) -> &'static OrtRuntime {
         self.runtime
     }
 
     /// A run is about to begin on the calling thread.
-    pub(crate) fn begin(&self) -> Option<Started> {
+    pub(crate) fn begin(&self) -> Option<StartedRun> {
         self.pool.as_ref().map(|pool| pool.begin())
     }
 
     /// It is over; the CPU time that it took, where that was measured.
-    pub(crate) fn end(&self, started: Option<Started>) -> Option<Duration> {
+    pub(crate) fn end(&self, started: Option<StartedRun>) -> Option<Duration> {
         self.pool.as_ref()?.end(started?)
     }
 
@@ -299,25 +303,25 @@ impl Session {
         &self,
         options: &RunOptions,
         input_names: impl Iterator<Item = &'n CStr>,
-        inputs: &[Value<'_>],
+        inputs: &[OrtTensor<'_>],
         output_names: impl Iterator<Item = &'n CStr>,
-        prepared: &[Option<Value<'_>>],
-    ) -> Result<List<Option<Value<'static>>>, ApiError> {
+        prepared: &[Option<OrtTensor<'_>>],
+    ) -> Result<TensorList<Option<OrtTensor<'static>>>, ApiError> {
         if !self.is_sound() {
             return Err(ApiError {
-                code: Code::FAIL,
+                code: ApiErrorCode::FAIL,
                 message: "the weights in the cache that the model was loaded from are damaged\n  load the model again: it \
                           is baked again"
                     .to_owned(),
             });
         }
-        let input_names: List<*const c_char> = input_names.map(CStr::as_ptr).collect();
-        let output_names: List<*const c_char> = output_names.map(CStr::as_ptr).collect();
+        let input_names: TensorList<*const c_char> = input_names.map(CStr::as_ptr).collect();
+        let output_names: TensorList<*const c_char> = output_names.map(CStr::as_ptr).collect();
         assert_eq!(input_names.len(), inputs.len());
         assert_eq!(output_names.len(), prepared.len());
-        let inputs: List<*const OrtValue> =
+        let inputs: TensorList<*const OrtValue> =
             inputs.iter().map(|v| v.raw.as_ptr().cast_const()).collect();
-        let mut outputs: List<*mut OrtValue> = prepared
+        let mut outputs: TensorList<*mut OrtValue> = prepared
             .iter()
             .map(|v| v.as_ref().map_or(ptr::null_mut(), |v| v.raw.as_ptr()))
             .collect();
@@ -339,9 +343,9 @@ impl Session {
         // Taken even after a failure, so that nothing leaks.
         let made = prepared.iter().zip(outputs).map(|(prepared, raw)| {
             let raw = NonNull::new(raw).filter(|_| prepared.is_none());
-            raw.map(|raw| Value::owned(self.runtime, raw))
+            raw.map(|raw| OrtTensor::owned(self.runtime, raw))
         });
-        let made: List<_> = made.collect();
+        let made: TensorList<_> = made.collect();
         result.map(|()| made)
     }
 }
@@ -349,7 +353,7 @@ impl Session {
 /// How a run is made.
 #[derive(Debug)]
 pub(crate) struct RunOptions {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtRunOptions>,
 }
 
@@ -367,7 +371,7 @@ impl Drop for RunOptions {
 
 impl RunOptions {
     /// The library's defaults.
-    pub(crate) fn new(runtime: &'static Runtime) -> Result<Self, ApiError> {
+    pub(crate) fn new(runtime: &'static OrtRuntime) -> Result<Self, ApiError> {
         let api = runtime.api();
         let mut raw: *mut OrtRunOptions = ptr::null_mut();
         // SAFETY: the out parameter is valid for writing.

@@ -32,7 +32,7 @@ pub(crate) struct PoolThreads {
 }
 
 /// A run that may be measured.
-pub(crate) struct Started {
+pub(crate) struct StartedRun {
     number: u32,
     /// Of all threads when it began; `None` where it is not measured.
     cpu: Option<Duration>,
@@ -45,18 +45,18 @@ impl PoolThreads {
     }
 
     /// A run begins on the calling thread.
-    pub(super) fn begin(&self) -> Started {
+    pub(super) fn begin(&self) -> StartedRun {
         let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let is_due = number < FIRST_RUNS || number.is_multiple_of(EVERY_RUNS);
-        Started {
+        StartedRun {
             number,
             cpu: (others == 0 && is_due).then(|| self.cpu_time()),
         }
     }
 
     /// It is over; the CPU time that it took, where it was measured and alone.
-    pub(super) fn end(&self, started: Started) -> Option<Duration> {
+    pub(super) fn end(&self, started: StartedRun) -> Option<Duration> {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let before = started.cpu?;
         let was_alone = self.begun.load(Ordering::Relaxed) == started.number.wrapping_add(1);
@@ -89,12 +89,12 @@ fn read(clock: libc::clockid_t) -> Duration {
 }
 
 /// What the library hands a thread: its to use on that thread.
-struct Work(OrtThreadWorkerFn, *mut c_void, *const PoolThreads);
+struct ThreadWork(OrtThreadWorkerFn, *mut c_void, *const PoolThreads);
 
 // SAFETY: the library means the function and its parameter for another thread; the pool is behind a lock.
-unsafe impl Send for Work {}
+unsafe impl Send for ThreadWork {}
 
-impl Work {
+impl ThreadWork {
     fn run(self) {
         let Self(worker, parameter, pool) = self;
         let mut clock = 0;
@@ -118,7 +118,7 @@ pub(super) unsafe extern "C" fn create(
     worker: OrtThreadWorkerFn,
     parameter: *mut c_void,
 ) -> OrtCustomThreadHandle {
-    let work = Work(worker, parameter, pool.cast_const().cast());
+    let work = ThreadWork(worker, parameter, pool.cast_const().cast());
     let builder = thread::Builder::new().name("ort-pool".to_owned());
     match builder.stack_size(STACK_BYTES).spawn(move || work.run()) {
         Ok(handle) => Box::into_raw(Box::new(handle))

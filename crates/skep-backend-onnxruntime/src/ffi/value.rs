@@ -12,34 +12,34 @@ use skep_tensor::StringElements;
 use skep_types::DataType;
 use smallvec::SmallVec;
 
-use super::{ApiError, Code, Runtime, check};
+use super::{ApiError, ApiErrorCode, OrtRuntime, check};
 
 /// Dimensions as the C API takes them.
 type WireDims = SmallVec<[i64; 6]>;
 
 /// A tensor of the library. `'a` is the lifetime of the memory it lies over, `'static` where the library owns it.
 #[derive(Debug)]
-pub(crate) struct Value<'a> {
-    runtime: &'static Runtime,
+pub(crate) struct OrtTensor<'a> {
+    runtime: &'static OrtRuntime,
     pub(super) raw: NonNull<OrtValue>,
     memory: PhantomData<&'a mut [u8]>,
 }
 
 // SAFETY: a value is not bound to a thread; moving it moves the right to use and release it.
-unsafe impl Send for Value<'_> {}
+unsafe impl Send for OrtTensor<'_> {}
 // SAFETY: through a shared reference a value is only read.
-unsafe impl Sync for Value<'_> {}
+unsafe impl Sync for OrtTensor<'_> {}
 
-impl Drop for Value<'_> {
+impl Drop for OrtTensor<'_> {
     fn drop(&mut self) {
         // SAFETY: the value is ours and is not used again.
         unsafe { (self.runtime.api().ReleaseValue)(self.raw.as_ptr()) }
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> OrtTensor<'a> {
     /// Takes a value that the library made.
-    pub(super) fn owned(runtime: &'static Runtime, raw: NonNull<OrtValue>) -> Self {
+    pub(super) fn owned(runtime: &'static OrtRuntime, raw: NonNull<OrtValue>) -> Self {
         Self {
             runtime,
             raw,
@@ -51,7 +51,7 @@ impl<'a> Value<'a> {
     ///
     /// `data` holds exactly the bytes of `datatype` and `dims`, as every `TensorView` does.
     pub(crate) fn over(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         datatype: DataType,
         dims: &[usize],
         data: &'a [u8],
@@ -70,7 +70,7 @@ impl<'a> Value<'a> {
 
     /// A tensor of fixed-size elements over `data`, which a run writes.
     pub(crate) fn over_mut(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         datatype: DataType,
         dims: &[usize],
         data: &'a mut [u8],
@@ -82,7 +82,7 @@ impl<'a> Value<'a> {
     /// # Safety
     /// The memory stays valid for `'a`, for reading and, where a run writes the value, for writing.
     unsafe fn wrap(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         datatype: DataType,
         dims: &[usize],
         data: *mut u8,
@@ -171,12 +171,12 @@ impl<'a> Value<'a> {
     }
 }
 
-impl Value<'static> {
+impl OrtTensor<'static> {
     /// A tensor of strings, copied from the protocol's encoding.
     ///
     /// `strings` has exactly as many elements as `dims` demand, as every `TensorView` does.
     pub(crate) fn strings(
-        runtime: &'static Runtime,
+        runtime: &'static OrtRuntime,
         dims: &[usize],
         strings: StringElements<'_>,
     ) -> Result<Self, ApiError> {
@@ -217,7 +217,7 @@ impl Value<'static> {
     }
 }
 
-impl Value<'_> {
+impl OrtTensor<'_> {
     /// The elements of a tensor of strings in the protocol's encoding.
     pub(crate) fn encoded_strings(&self, elements: usize) -> Result<Vec<u8>, ApiError> {
         if elements == 0 {
@@ -254,7 +254,7 @@ impl Value<'_> {
 
 /// A tensor's description, released when dropped.
 struct ShapeInfo {
-    runtime: &'static Runtime,
+    runtime: &'static OrtRuntime,
     raw: NonNull<OrtTensorTypeAndShapeInfo>,
 }
 
@@ -281,7 +281,7 @@ fn wire_dims(dims: &[usize]) -> WireDims {
 fn zeroed<T: Default + Clone>(length: usize) -> Result<Vec<T>, ApiError> {
     let mut list = Vec::new();
     list.try_reserve_exact(length).map_err(|_| ApiError {
-        code: Code::NO_MEMORY,
+        code: ApiErrorCode::NO_MEMORY,
         message: format!("there is no memory for {length} strings or bytes of strings"),
     })?;
     list.resize(length, T::default());
@@ -291,7 +291,7 @@ fn zeroed<T: Default + Clone>(length: usize) -> Result<Vec<T>, ApiError> {
 /// An error that the library did not report itself.
 fn unexpected(message: &str) -> ApiError {
     ApiError {
-        code: Code::FAIL,
+        code: ApiErrorCode::FAIL,
         message: message.to_owned(),
     }
 }

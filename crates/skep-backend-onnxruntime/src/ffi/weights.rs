@@ -13,10 +13,10 @@ use bytes::Bytes;
 use skep_store::Lease;
 use skep_types::DataType;
 
-use super::{ApiError, Code, Runtime, Value};
+use super::{ApiError, ApiErrorCode, OrtRuntime, OrtTensor};
 
 /// A weight by its name in the graph.
-pub(crate) struct Weight<'a> {
+pub(crate) struct NamedWeight<'a> {
     pub(crate) name: &'a str,
     pub(crate) datatype: DataType,
     pub(crate) dims: &'a [usize],
@@ -26,9 +26,9 @@ pub(crate) struct Weight<'a> {
 
 /// Weights as values of the library, and the memory that they lie in.
 #[derive(Debug)]
-pub(crate) struct Weights {
+pub(crate) struct WeightTensors {
     // Declared before the memory: fields are dropped in this order.
-    values: Vec<(CString, Value<'static>)>,
+    values: Vec<(CString, OrtTensor<'static>)>,
     _bytes: Vec<Bytes>,
     /// The right to those of them that are the store's, and to what the session maps besides.
     _lease: Option<Lease>,
@@ -38,17 +38,17 @@ pub(crate) struct Weights {
     are_wrong: AtomicBool,
 }
 
-impl Weights {
+impl WeightTensors {
     /// Makes the values. `lease` is kept as long as they are used.
     pub(crate) fn new<'a>(
-        runtime: &'static Runtime,
-        weights: impl Iterator<Item = Weight<'a>>,
+        runtime: &'static OrtRuntime,
+        weights: impl Iterator<Item = NamedWeight<'a>>,
         lease: Option<Lease>,
     ) -> Result<Self, ApiError> {
         let (mut values, mut kept) = (Vec::new(), Vec::new());
         for weight in weights {
             let name = CString::new(weight.name).map_err(|_| ApiError {
-                code: Code::INVALID_ARGUMENT,
+                code: ApiErrorCode::INVALID_ARGUMENT,
                 message: "a weight's name holds a zero byte".to_owned(),
             })?;
             let bytes = &weight.bytes;
@@ -56,7 +56,7 @@ impl Weights {
             // user, is dropped before that (see the fields).
             let bytes: &'static [u8] =
                 unsafe { slice::from_raw_parts(bytes.as_ptr(), bytes.len()) };
-            let value = Value::over(runtime, weight.datatype, weight.dims, bytes)?;
+            let value = OrtTensor::over(runtime, weight.datatype, weight.dims, bytes)?;
             values.push((name, value));
             kept.push(weight.bytes);
         }
@@ -84,7 +84,7 @@ impl Weights {
     }
 
     /// The values by name.
-    pub(super) fn values(&self) -> &[(CString, Value<'static>)] {
+    pub(super) fn values(&self) -> &[(CString, OrtTensor<'static>)] {
         &self.values
     }
 }

@@ -12,16 +12,16 @@ use skep_backend::{
     Backend, BackendError, LoadRequest, Model, ModelFile,
     conformance::{Graph, config},
 };
-use skep_backend_onnxruntime::{FindError, OnnxRuntime, Search};
+use skep_backend_onnxruntime::{FindError, LibrarySearch, OnnxRuntime};
 use skep_types::DeviceId;
 use tempfile::TempDir;
 
 /// The library that `ORT_DYLIB_PATH` names or `cargo xtask setup` installed, or a visible line.
 pub(crate) fn library() -> Option<OnnxRuntime> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let search = Search {
+    let search = LibrarySearch {
         working_directory: Some(root),
-        ..Search::from_environment()
+        ..LibrarySearch::from_environment()
     };
     match OnnxRuntime::start(&search) {
         Ok((backend, _)) => Some(backend),

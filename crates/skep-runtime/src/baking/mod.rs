@@ -90,7 +90,7 @@ struct WaitingOrder {
 }
 
 #[derive(Default)]
-struct State {
+struct BakeryState {
     waiting: Vec<WaitingOrder>,
     has_thread: bool,
     /// What is at work, until it has tidied up.
@@ -99,12 +99,12 @@ struct State {
 
 #[derive(Default)]
 struct Bakery {
-    state: Mutex<State>,
+    state: Mutex<BakeryState>,
     changed: Condvar,
 }
 
 static BAKERY: Bakery = Bakery {
-    state: Mutex::new(State {
+    state: Mutex::new(BakeryState {
         waiting: Vec::new(),
         has_thread: false,
         at_work: None,
@@ -124,7 +124,7 @@ enum BakeAttempt {
 /// Has a model baked behind its runs, if its weights say so and it does not run on its form already.
 pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
     let is_left = order.model.upgrade().is_some_and(|model| !model.is_baked());
-    if order.weights.baking != BakingPolicy::Behind || !is_left {
+    if order.weights.baking != BakingPolicy::Background || !is_left {
         return None;
     }
     let mut state = BAKERY.lock();
@@ -179,7 +179,7 @@ pub(crate) fn stop(deadline: Instant) {
 }
 
 impl Bakery {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BakeryState> {
         // Each change leaves a whole state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,9 +25,9 @@ pub struct ModelCheck {
     /// The versions that would be served, ascending.
     pub versions: Vec<ModelVersion>,
     /// What fails its load.
-    pub errors: Vec<Finding>,
+    pub errors: Vec<CheckFinding>,
     /// Settings without effect, and what looks odd.
-    pub warnings: Vec<Finding>,
+    pub warnings: Vec<CheckFinding>,
     /// The configuration, completed and normalised, if it is valid.
     pub config: Option<inference::ModelConfig>,
     /// How long an answer may take, if the configuration says so.
@@ -36,7 +36,7 @@ pub struct ModelCheck {
 
 /// One thing about a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub struct CheckFinding {
     /// The version that it is about; `None` for the model as a whole.
     pub version: Option<ModelVersion>,
     /// Where in a configuration file it is.
@@ -177,7 +177,7 @@ impl ModelChecker<'_> {
     fn missing_backend(&mut self, error: &RuntimeError, places: &FieldPositions<'_>) {
         let mut fields = ["backend", "platform"].into_iter();
         let found = fields.find_map(|field| Some((field, places.find(field)?)));
-        self.found.errors.push(Finding {
+        self.found.errors.push(CheckFinding {
             version: None,
             field: found
                 .as_ref()
@@ -189,7 +189,7 @@ impl ModelChecker<'_> {
 
     fn notices(&mut self, plan: &LoadPlan, places: &FieldPositions<'_>) {
         for notice in plan.notices() {
-            self.found.warnings.push(Finding {
+            self.found.warnings.push(CheckFinding {
                 version: None,
                 place: places.find(&notice.field),
                 field: notice.field.clone(),
@@ -226,7 +226,7 @@ impl ModelChecker<'_> {
     ) {
         if let Some(text) = loaded.objective_warning() {
             let field = "parameters.slo_latency_ms".to_owned();
-            self.found.warnings.push(Finding {
+            self.found.warnings.push(CheckFinding {
                 version: Some(version),
                 place: places.find(&field),
                 field,
@@ -251,7 +251,7 @@ impl ModelChecker<'_> {
         let text = prefix
             .and_then(|prefix| text.strip_prefix(&prefix).map(str::to_owned))
             .unwrap_or(text);
-        self.found.errors.push(Finding {
+        self.found.errors.push(CheckFinding {
             version,
             place,
             field,

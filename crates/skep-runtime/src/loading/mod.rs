@@ -20,7 +20,7 @@ mod request;
 
 pub use backends::{BackendEntry, Backends};
 pub use bake_ahead::{BakeOutcome, Bakeable, bake, bakeable};
-pub use check::{Finding, ModelCheck, check};
+pub use check::{CheckFinding, ModelCheck, check};
 pub(crate) use draft::Draft;
 pub use options::LoadOptions;
 pub(crate) use plan::LoadPlan;

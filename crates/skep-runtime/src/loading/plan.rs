@@ -25,7 +25,7 @@ use crate::{
         instances::{ExecutionLimits, InstancePool, warmup},
         interface::Interface,
         labels,
-        origin::{Life, OnGone, Origin},
+        origin::{OnGone, VersionLife, VersionOrigin},
         responder::Responder,
     },
     statistics::{RecorderOptions, recorder::Statistics},
@@ -142,8 +142,8 @@ impl LoadPlan {
             terms(&config, &*model, options),
         )?;
         let labels = labels::read(config.outputs(), self.source.directory())?;
-        let life = Life::new(on_gone);
-        let origin = Origin::new(Arc::clone(&self.source), namespace, Arc::clone(&life));
+        let life = VersionLife::new(on_gone);
+        let origin = VersionOrigin::new(Arc::clone(&self.source), namespace, Arc::clone(&life));
         let limits = ExecutionLimits {
             memory: RunBound {
                 limit_bytes: config.run_limits().memory_bytes,

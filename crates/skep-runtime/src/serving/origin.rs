@@ -13,15 +13,15 @@ use crate::{baking::PendingBake, repository::source::ModelSource};
 pub(crate) type OnGone = Box<dyn FnOnce() + Send + Sync>;
 
 /// Runs its callback when the last holder drops it. Instances hold it besides their version: an instance may outlive that.
-pub(crate) struct Life(Option<OnGone>);
+pub(crate) struct VersionLife(Option<OnGone>);
 
-impl Life {
+impl VersionLife {
     pub(crate) fn new(on_gone: OnGone) -> Arc<Self> {
         Arc::new(Self(Some(on_gone)))
     }
 }
 
-impl Drop for Life {
+impl Drop for VersionLife {
     fn drop(&mut self) {
         if let Some(on_gone) = self.0.take() {
             give_back_freed_memory();
@@ -31,7 +31,7 @@ impl Drop for Life {
 }
 
 /// What a version was loaded from. Versions that follow from one another without a reload share it.
-pub(crate) struct Origin {
+pub(crate) struct VersionOrigin {
     /// Files that a client sent are removed with this.
     pub(crate) source: Arc<ModelSource>,
     /// The repository's path where names need not be unique.
@@ -39,14 +39,14 @@ pub(crate) struct Origin {
     /// The model's baking in the background, which ends with it.
     baking: OnceLock<PendingBake>,
     /// Last: a version is gone when all else is.
-    _life: Arc<Life>,
+    _life: Arc<VersionLife>,
 }
 
-impl Origin {
+impl VersionOrigin {
     pub(crate) fn new(
         source: Arc<ModelSource>,
         namespace: Option<Arc<str>>,
-        life: Arc<Life>,
+        life: Arc<VersionLife>,
     ) -> Arc<Self> {
         Arc::new(Self {
             source,
@@ -64,9 +64,9 @@ impl Origin {
     }
 }
 
-impl fmt::Debug for Origin {
+impl fmt::Debug for VersionOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Origin")
+        f.debug_struct("VersionOrigin")
             .field("source", &self.source.directory())
             .finish_non_exhaustive()
     }

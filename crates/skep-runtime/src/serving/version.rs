@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use crate::{
     InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot, clock,
     serving::{
-        driver::scheduling, interface::Interface, job::Job, origin::Origin, responder::Responder,
-        validate,
+        driver::scheduling, interface::Interface, job::Job, origin::VersionOrigin,
+        responder::Responder, validate,
     },
 };
 
@@ -28,7 +28,7 @@ pub struct LoadedVersion {
     pub(crate) load_duration: Duration,
     /// What answers requests. Dropped before the origin.
     pub(crate) responder: Arc<dyn Responder>,
-    pub(crate) origin: Arc<Origin>,
+    pub(crate) origin: Arc<VersionOrigin>,
 }
 
 impl LoadedVersion {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use skep_alloc::Recording;
 use skep_backend::ModelFile;
-use skep_backend_onnxruntime::{OnnxRuntime, Search, buffer};
+use skep_backend_onnxruntime::{LibrarySearch, OnnxRuntime, buffer};
 use skep_onnx::OnnxModel;
 use skep_planner::{Buffer, UsageRecords};
 use skep_shapes::InferredShapes;
@@ -22,7 +22,7 @@ pub(super) fn records(
     model: &OnnxModel,
     inferred: &InferredShapes,
     needed: u64,
-    search: &Search,
+    search: &LibrarySearch,
 ) -> Result<UsageRecords, String> {
     let available = skep_host::memory().available;
     if needed > available {
