@@ -1,18 +1,32 @@
 //! The ONNX Runtime backend.
 //!
-//! The library is no part of the build: [`OnnxRuntime::start`] looks for it ([`LibrarySearch`] says where), opens it and makes
-//! the process's one environment; [`SearchReport`] says what was found where. A library that is missing, too old or something
-//! else is an error with a remedy, never a panic. The library's log goes to `tracing`, target `onnxruntime`.
+//! The library is not part of the build: [`OnnxRuntime::start`] looks for it in the places of a [`LibrarySearch`], opens it
+//! and creates the process's one environment; a [`SearchReport`] says what was found where. A library that is missing, too
+//! old or something else is an error with a remedy, never a panic. The library's log goes to `tracing`, target
+//! `onnxruntime`.
 //!
 //! ```text
-//! Search -> candidates -> Library -> Runtime (one a process, never closed)
-//!                                      |
-//!                        OnnxRuntime --+-- load -> OrtModel (one session) -- instance -> OrtInstance, many at once
+//! LibrarySearch -> candidates -> Library -> OrtRuntime (one per process, never closed)
+//!                                             |
+//!                               OnnxRuntime --+-- load -> OrtModel (one session) -- instance -> OrtInstance, many at once
+//!
+//! find.rs, open.rs  where the library may be; opening the one that is used
+//! ffi/              the C API: the only `unsafe` code of the crate
+//! options.rs        a configuration's execution options as session options
+//! model.rs          a loaded model, its instances, a run
+//! planning.rs       the memory of runs: recorded, planned, replayed
+//! sessions.rs       sessions that models share, kept for a while after an unload
+//! bake.rs           makes the baked form of a model
+//! trial.rs          compares the baked form's outputs with the model's
+//! baked.rs          a session from a baked form
+//! machine.rs        the properties of the machine that baked forms depend on
+//! telemetry.rs      switches the library's telemetry off
+//! error.rs          the library's failures as backend errors
 //! ```
 //!
-//! A run copies nothing but strings: inputs are bound where the caller has them, outputs are written into prepared
-//! memory where their shapes follow from the file's declarations, and are shared out of the library's memory where they
-//! do not. Declarations can lie; the first run that shows it falls back, and the model is remembered as one that does.
+//! A run copies strings only. Inputs are bound in the caller's memory. Outputs are written into prepared memory if their
+//! shapes follow from the file's declarations; otherwise they are shared from the library's memory. Declarations can be
+//! wrong: the first run that shows this runs again without prepared memory, and the model's later runs do without it.
 
 mod bake;
 mod baked;
@@ -77,7 +91,7 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Finds the library and starts it. A process uses one library: a second call gives the same, or fails if it would
+    /// Finds the library and starts it. A process uses one library: a second call returns the same one, or fails if it would
     /// find another.
     ///
     /// # Errors
@@ -114,7 +128,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn library(&self) -> Option<&Path> {
-        // A bare name was found by the dynamic loader, which finds it again.
+        // The dynamic loader found a bare name, and finds it again in another process.
         Some(self.path()).filter(|path| path.components().nth(1).is_some())
     }
 
@@ -133,8 +147,8 @@ impl Backend for OnnxRuntime {
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
         let untold_output = |output: &str| {
             format!(
-                "the model's file declares no type of output `{output}`, and backend `{NAME}` tells none that the protocol can \
-                 carry: expected its `data_type` and `dims` in the configuration"
+                "the model's file does not declare the type of output `{output}`, and backend `{NAME}` cannot infer one that the \
+                 protocol supports: expected its `data_type` and `dims` in the configuration"
             )
         };
         let reader = OnnxReader {
@@ -174,7 +188,7 @@ impl Backend for OnnxRuntime {
             threads: NonZeroUsize::MIN,
         };
         let mut options = options::session_options(self.runtime, &setting).map_err(failed)?;
-        // Nothing runs: weights need not be packed.
+        // The session never runs, so weights need not be packed.
         options
             .entry(c"session.disable_prepacking", c"1")
             .map_err(failed)?;
@@ -230,11 +244,11 @@ impl Backend for OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// What one run on one thread with inputs of these shapes, all zero, allocates for its intermediate tensors: what a
-    /// planned arena is planned by. `inputs` in the order of the model's signature.
+    /// Records what one run on one thread allocates for its intermediate tensors, with inputs of these shapes that are all
+    /// zero. `inputs` follows the order of the model's signature.
     ///
     /// # Errors
-    /// Those of loading the model and of a run with such inputs.
+    /// Errors of loading the model and of a run with such inputs.
     pub fn record(&self, file: &ModelFile, inputs: &[Shape]) -> Result<Recording, BackendError> {
         let setting = SessionSettings {
             execution: &ExecutionOptions::default(),
@@ -245,7 +259,8 @@ impl OnnxRuntime {
         model.record(inputs)
     }
 
-    /// Loads a model for this configuration, or for whatever its file says alone; of its baked form where weights are shared.
+    /// Loads a model for this configuration, or without one from what its file declares. With `weights`, loads it from its
+    /// baked form if it can.
     fn open(
         &self,
         file: &ModelFile,
@@ -283,7 +298,7 @@ impl OnnxRuntime {
         Ok(model)
     }
 
-    /// A session of a model as its file is.
+    /// A session of a model's own file.
     fn plain(&self, file: &ModelFile, mut options: SessionOptions) -> Result<Session, ApiError> {
         if is_ort(file.bytes()) {
             options.own_format()?;
@@ -291,7 +306,7 @@ impl OnnxRuntime {
         Session::from_file(self.runtime, file.path(), &options)
     }
 
-    /// Loads a model in the library's own format, which alone can read it.
+    /// Loads a model in the library's own format, which only the library can read.
     fn open_own_format(
         &self,
         file: &ModelFile,
@@ -302,7 +317,7 @@ impl OnnxRuntime {
         let session = self.plain(file, options).map_err(failed)?;
         let mut signature = session.signature().map_err(failed)?;
         for output in &mut signature.outputs {
-            // Perhaps of unknown rank.
+            // This may be an output of unknown rank.
             output.dims.take_if(|dims| dims.rank() == 0);
         }
         self.with_signature(
@@ -313,8 +328,8 @@ impl OnnxRuntime {
         )
     }
 
-    /// The session of a model's baked form, and what of its weights is to be brought to the store; `None` where it is loaded
-    /// as it is.
+    /// The session of a model's baked form, and the weights to move to the store; `None` if the model has to be loaded from
+    /// its own file.
     fn open_baked(
         &self,
         subject: &OrtModelFile<'_>,
@@ -334,7 +349,7 @@ impl OnnxRuntime {
         })
     }
 
-    /// The same for a model that was loaded with this request.
+    /// The same for the model of a load request.
     fn baked_session(
         &self,
         request: &LoadRequest<'_>,
@@ -346,9 +361,9 @@ impl OnnxRuntime {
         Ok(self.open_baked(&OrtModelFile::of(*self, request, &onnx), weights))
     }
 
-    /// A session with what the file says of the model, and the session where that does not declare an output. Inputs that
-    /// have a default are fed if the configuration names them, and left to the library otherwise. Undeclared outputs that the
-    /// configuration does not name are not served.
+    /// A model with the signature of its file; the session describes outputs that the file does not declare. Requests supply
+    /// inputs that have a default only if the configuration names them; otherwise the library uses the default. Undeclared
+    /// outputs that the configuration does not name are not served.
     fn model(
         &self,
         subject: &OrtModelFile<'_>,
@@ -365,13 +380,13 @@ impl OnnxRuntime {
             }
         };
         if let Some(config) = config {
-            undeclared(onnx, config, &told).map_err(|why| invalid(path, &why))?;
+            check_undeclared(onnx, config, &told).map_err(|why| invalid(path, &why))?;
         }
         let known = |name: &str| {
             let spec = told.output(name)?;
             match config {
                 None => Some(spec.clone()),
-                // Its dims are the configuration's to say.
+                // The configuration alone determines its dims.
                 Some(config) => config.output(name).map(|_| TensorSpec {
                     dims: None,
                     ..spec.clone()
@@ -389,7 +404,7 @@ impl OnnxRuntime {
         Ok(model)
     }
 
-    /// A model of these inputs and outputs.
+    /// A model with these inputs and outputs.
     fn with_signature(
         &self,
         path: &Path,
@@ -401,7 +416,7 @@ impl OnnxRuntime {
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
             let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
             let names: Result<_, _> = specs.iter().map(name).collect();
-            names.map_err(|_| invalid(path, "a tensor's name holds a zero byte"))
+            names.map_err(|_| invalid(path, "a tensor's name contains a zero byte"))
         };
         let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
         Ok(OrtModel {
@@ -421,11 +436,15 @@ impl OnnxRuntime {
     }
 }
 
-/// Why models in the library's own format have no other one.
+/// Why models in the library's own format have no baked form.
 const OWN_FORMAT: &str = "it is in ONNX Runtime's own format";
 
-/// Holds what the configuration says of outputs that the file does not declare against what the session says.
-fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> Result<(), String> {
+/// Checks the configuration's outputs that the file does not declare against the session's.
+fn check_undeclared(
+    onnx: &OnnxModel,
+    config: &ModelConfig,
+    told: &ModelSignature,
+) -> Result<(), String> {
     for name in onnx.undeclared_outputs() {
         let Some(output) = config.output(name) else {
             continue;
@@ -434,7 +453,7 @@ fn undeclared(onnx: &OnnxModel, config: &ModelConfig, told: &ModelSignature) -> 
             Some(spec) => config.check_reported_output(spec)?,
             None => {
                 return Err(format!(
-                    "output `{name}` is not a tensor that the protocol can carry, the configuration says {}",
+                    "output `{name}` is not a tensor with a datatype of the protocol, the configuration says {}",
                     output.datatype.config_name()
                 ));
             }
@@ -448,14 +467,14 @@ fn decode(file: &ModelFile) -> Result<Arc<OnnxModel>, BackendError> {
         .map_err(|error| invalid(file.path(), &error.to_string()))
 }
 
-/// A file that is no model.
+/// The error for a file that is not a model.
 fn invalid(path: &Path, reason: &str) -> BackendError {
     let message = format!("cannot load `{}`: {reason}", path.display());
     BackendError::new(ErrorKind::InvalidModel, message)
 }
 
-/// Whether no output is an input, an initializer or a constant as it is: such an output would not be written into
-/// prepared memory.
+/// Whether a node computes every output. The library would not write an output that is an input, an initializer or a
+/// constant into prepared memory.
 fn every_output_is_computed(onnx: &OnnxModel) -> bool {
     let graph = onnx.graph();
     let nodes = graph

@@ -6,7 +6,7 @@ use std::{
     mem::MaybeUninit,
     ptr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
@@ -40,8 +40,7 @@ pub(crate) struct StartedRun {
 
 impl PoolThreads {
     fn clocks(&self) -> MutexGuard<'_, Vec<libc::clockid_t>> {
-        // Each change leaves a whole list.
-        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+        skep_host::lock(&self.clocks)
     }
 
     /// A run begins on the calling thread.
