@@ -353,7 +353,7 @@ def test_check_says_what_is_left_out(repository):
     assert outcome.returncode == 0
     assert outcome.stdout == """\
 ok      classifier  version 1
-  warning: the protocol carries tensors alone and this output is left out: output `probabilities` is a sequence of maps
+  warning: the protocol supports tensors only, so this output is left out: output `probabilities` is a sequence of maps
     convert the model with `zipmap=False` to get this output as a tensor (skl2onnx: `to_onnx(model, x, options={'zipmap': False})`)
 1 model, 0 failed
 """
@@ -373,8 +373,8 @@ def test_what_has_no_output_to_serve_or_names_one_is_refused(repository):
     code, log = serve_and_fail(repository, "--exit-on-error=true")
     assert code == 1
     assert "the protocol can carry none of its outputs: output `probabilities` is a sequence of maps" in log
-    assert "the protocol carries tensors alone, output `probabilities` is a sequence of maps" in log
-    assert log.count("the protocol carries tensors alone, output `probabilities`") >= 2
+    assert "the protocol supports tensors only, but output `probabilities` is a sequence of maps" in log
+    assert log.count("the protocol supports tensors only, but output `probabilities`") >= 2
     assert "zipmap=False" in log
 
 

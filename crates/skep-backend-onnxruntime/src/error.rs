@@ -7,9 +7,9 @@ use skep_tensor::RunRefused;
 
 use crate::ffi::{ApiError, ApiErrorCode};
 
-/// A model that would not load. The library's text names nodes and operators, so it is passed on.
+/// The error for a model that does not load. It contains the library's text, which names nodes and operators.
 pub(crate) fn load(path: &std::path::Path, error: ApiError) -> BackendError {
-    // Everything but a missing implementation is a fault of the file: the options are our own.
+    // Everything but a missing implementation is the file's fault: the options are correct.
     let kind = match error.code {
         ApiErrorCode::NOT_IMPLEMENTED => ErrorKind::Unsupported,
         _ => ErrorKind::InvalidModel,
@@ -21,7 +21,7 @@ pub(crate) fn load(path: &std::path::Path, error: ApiError) -> BackendError {
     )
 }
 
-/// A run that failed.
+/// The error for a run that failed.
 pub(crate) fn run(error: ApiError) -> BackendError {
     let kind = match error.code {
         ApiErrorCode::INVALID_ARGUMENT => ErrorKind::InvalidArgument,
@@ -32,12 +32,12 @@ pub(crate) fn run(error: ApiError) -> BackendError {
     BackendError::new(kind, format!("ONNX Runtime: {}", error.message))
 }
 
-/// Whether the library says that it has no memory of its own, or that C++ has none.
+/// Whether the text reports a lack of memory, from the library's allocator or from C++.
 fn lacks_memory(message: &str) -> bool {
     message.contains("bad_alloc") || message.contains("Failed to allocate memory")
 }
 
-/// A run that was not given what it asked for.
+/// The error for a run whose memory was refused.
 pub(crate) fn refused(refused: RunRefused) -> ApiError {
     ApiError {
         code: ApiErrorCode::NO_MEMORY,
@@ -47,13 +47,13 @@ pub(crate) fn refused(refused: RunRefused) -> ApiError {
 
 /// Whether a run may have failed because prepared memory has another shape than the output.
 pub(crate) fn may_be_output_shape(error: &ApiError) -> bool {
-    // Any text, since it differs among versions: a run that fails by the request's fault is only run twice.
+    // The text differs among versions, so the check is loose: a run that fails for another reason only runs twice.
     error.code == ApiErrorCode::INVALID_ARGUMENT
         || error.code != ApiErrorCode::NO_MEMORY
             && error.message.to_ascii_lowercase().contains("shape")
 }
 
-/// The library gave something that does not fit together.
+/// The error for an inconsistent result of the library.
 pub(crate) fn inconsistent(error: impl fmt::Display) -> ApiError {
     ApiError {
         code: ApiErrorCode::FAIL,

@@ -32,24 +32,24 @@ use crate::{
 /// One session, which all instances share: it may run on any number of threads at once.
 #[derive(Debug)]
 pub(crate) struct OrtModel {
-    /// What it was made with, for when it goes over to its baked form.
+    /// The backend that loaded it, for when it switches to its baked form.
     pub(crate) backend: OnnxRuntime,
     pub(crate) session: CurrentSession,
-    /// Whether that is the baked form's.
+    /// Whether `session` is the baked form's.
     pub(crate) is_baked: AtomicBool,
-    /// Whether the library's arena gives unused memory back after every run.
+    /// Whether the library's arena releases unused memory after every run.
     pub(crate) shrinks_arena: bool,
     pub(crate) signature: ModelSignature,
     pub(crate) input_names: Vec<CString>,
     pub(crate) output_names: Vec<CString>,
     pub(crate) shapes: Option<ShapeRules>,
-    /// Where intermediate tensors lie; `None` leaves it to the library.
+    /// Plans for intermediate tensors; `None` leaves their memory to the library.
     pub(crate) plans: Option<Plans>,
-    /// That a run keeps busy.
+    /// Threads that a run keeps busy.
     pub(crate) threads: NonZeroUsize,
-    /// What a run may take.
+    /// The bound on a run's memory.
     pub(crate) bound: RunBound,
-    /// Set when an output came out in another shape than the file declares.
+    /// Set when an output had another shape than the file declares.
     pub(crate) shapes_lie: AtomicBool,
 }
 
@@ -79,7 +79,7 @@ impl Model for OrtModel {
         };
         self.session.replace(session);
         self.is_baked.store(true, Ordering::Relaxed);
-        // The old session's memory is free by now, unless runs are in flight: there is room for the weights' copies.
+        // The old session's memory is free by now, unless runs are in flight, so there is room for copies of the weights.
         left.into_iter().for_each(skep_weights::moves::bring);
         Ok(true)
     }
@@ -97,7 +97,7 @@ impl Model for OrtModel {
     }
 }
 
-/// Ends an instance's run behind the operator that it is at.
+/// Ends an instance's run after its current operator.
 #[derive(Debug)]
 struct RunInterrupt {
     options: RunOptions,
@@ -110,19 +110,22 @@ impl Interrupt for RunInterrupt {
             && self.is_set.swap(false, Ordering::AcqRel)
             && let Err(error) = self.options.resume()
         {
-            tracing::warn!("runs that were told to end go on ending: {}", error.message);
+            tracing::warn!(
+                "interrupted runs cannot be resumed, later runs fail: {}",
+                error.message
+            );
         }
     }
 
     fn interrupt(&self) {
         self.is_set.store(true, Ordering::Release);
         if let Err(error) = self.options.terminate() {
-            tracing::warn!("a run cannot be told to end: {}", error.message);
+            tracing::warn!("a run cannot be interrupted: {}", error.message);
         }
     }
 }
 
-/// An executable copy: the memory of its runs, unless that is the session's arena. A run's lists are on the stack.
+/// An executable copy: it owns the memory of its runs, unless the session's arena does. A run's lists are on the stack.
 #[derive(Debug)]
 struct OrtInstance {
     model: Arc<OrtModel>,
@@ -164,10 +167,10 @@ impl OrtModel {
         options::run_options(self.backend.runtime, self.shrinks_arena)
     }
 
-    /// Runs once with inputs of these shapes, all zero, and writes down what it allocates. Without plans of its own.
+    /// Runs once with inputs of these shapes that are all zero, and records the allocations. The model has no plans.
     pub(crate) fn record(&self, inputs: &[Shape]) -> Result<Recording, BackendError> {
         let zero = |(spec, shape): (&TensorSpec, &Shape)| {
-            // Of strings each takes its length, which is none, in four bytes.
+            // An empty string takes the four bytes of its length.
             let size = spec.datatype.element_size().unwrap_or(4);
             let data = AlignedBuffer::zeroed(shape.element_count() * size).freeze();
             Tensor::new(spec.datatype, shape.clone(), data)
@@ -197,12 +200,12 @@ impl OrtModel {
         });
         ran.map_err(error::run)?;
         outcome.recording.ok_or_else(|| {
-            let message = "the run allocates too often to be written down";
+            let message = "the run makes too many allocations to be recorded";
             BackendError::new(ErrorKind::Unsupported, message)
         })
     }
 
-    /// Runs into prepared memory where slots have some, and elsewhere where that has the wrong shape.
+    /// Runs into the slots' prepared memory; if an output's shape does not fit, runs again into the library's memory.
     fn run_any(
         &self,
         runs: &mut Runs,
@@ -214,19 +217,18 @@ impl OrtModel {
         let Some(first) = self.run_prepared(runs, options, values, inputs, outputs)? else {
             return Ok(());
         };
-        // Perhaps the file lies about shapes: if the run succeeds in memory of the library's own, it does.
+        // The file's shapes may be wrong. They are if the run succeeds in the library's memory.
         self.run(runs, options, values, inputs, outputs, false)
             .map_err(error::run)?;
         if !self.shapes_lie.swap(true, Ordering::Relaxed) {
             let reason = first.message;
-            // The runtime warns where the configuration is wrong too: it knows the model's name and the output's.
-            tracing::debug!(%reason, "an output has not the shape that the model declares; declared shapes are not used from now on");
+            // The runtime, which knows the names of model and output, warns if the configuration is wrong too.
+            tracing::debug!(%reason, "an output does not have the shape that the model declares; later runs do not use declared shapes");
         }
         Ok(())
     }
 
-    /// Runs into prepared memory where slots have some. `Ok(Some(_))` is a failure that prepared memory of a wrong
-    /// shape may be the reason for.
+    /// Runs into the slots' prepared memory. `Ok(Some(_))` is a failure that a wrong shape of prepared memory may explain.
     fn run_prepared(
         &self,
         runs: &mut Runs,
@@ -243,7 +245,7 @@ impl OrtModel {
         }
     }
 
-    /// Runs once and fills the slots, into prepared memory where there is some and `in_place` allows.
+    /// Runs once and fills the slots; with `in_place`, in their prepared memory.
     fn run(
         &self,
         runs: &mut Runs,
@@ -253,7 +255,7 @@ impl OrtModel {
         outputs: &mut [OutputSlot],
         in_place: bool,
     ) -> Result<(), ApiError> {
-        // Values belong to the session that made them, whatever the model goes over to meanwhile.
+        // Outputs belong to the session that made them, even if the model switches to another one meanwhile.
         let session = self.session.get();
         let runtime = session.session().runtime();
         let wanted: TensorList<usize> = outputs.iter().map(OutputSlot::index).collect();
@@ -303,7 +305,7 @@ impl OrtModel {
     }
 }
 
-/// An output in the library's memory as a tensor, without a copy but for strings.
+/// An output in the library's memory as a tensor. Only strings are copied.
 fn tensor(
     session: &SharedSession,
     value: OrtTensor<'static>,
@@ -327,7 +329,7 @@ fn share(
     inputs: &[TensorView<'_>],
 ) -> Result<Bytes, ApiError> {
     let bytes = value.bytes(datatype, dims)?;
-    // An output that the graph connects to an input directly is that input's memory, which ends with the run.
+    // If the graph connects an output directly to an input, it lies in the input's memory, which ends with the run.
     let range = bytes.as_ptr_range();
     let borrowed = inputs.iter().any(|view| {
         let input = view.data().as_ptr_range();
@@ -344,12 +346,12 @@ fn share(
     }))
 }
 
-/// An output in the library's memory, shared by whoever holds a part of it.
+/// An output in the library's memory, shared by all holders of its bytes.
 struct SharedOutput {
     datatype: DataType,
     dims: SmallVec<[usize; 6]>,
     value: OrtTensor<'static>,
-    /// The memory comes from the session's arena, or is an initializer of it. Declared last: dropped last.
+    /// The memory comes from the session's arena, or is one of its initializers. Declared last, so dropped last.
     _session: Arc<Session>,
 }
 
@@ -362,10 +364,10 @@ impl AsRef<[u8]> for SharedOutput {
     }
 }
 
-/// What the library takes for an element of a tensor of strings, beside its bytes.
+/// The memory that the library takes for an element of a tensor of strings, besides its bytes.
 const STRING_BYTES: u64 = 32;
 
-/// What the library's copies of inputs of strings take.
+/// The memory of the library's copies of string inputs.
 fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
     let strings = inputs
         .iter()
@@ -378,7 +380,7 @@ fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
     })
 }
 
-/// An input's value: over the caller's memory, but for strings, which the library must own.
+/// An input as the library takes it: a tensor over the caller's memory, or a copy of strings, which the library must own.
 fn input<'a>(
     runtime: &'static OrtRuntime,
     view: TensorView<'a>,

@@ -79,7 +79,7 @@ impl OnnxReader<'_> {
             return Vec::new();
         }
         let not_tensors = onnx.left_out().into_iter().map(|left| {
-            format!("the protocol carries tensors alone and this output is left out: {left}")
+            format!("the protocol supports tensors only, so this output is left out: {left}")
         });
         let untold = onnx.undeclared_outputs();
         let untold = untold.filter(|name| signature.output(name).is_none());
@@ -162,7 +162,7 @@ fn refuse_left_out(
     let left_out = onnx.left_out();
     match left_out.iter().find(|left| names(tensors, &left.name)) {
         Some(left) => {
-            let text = format!("the protocol carries tensors alone, {left}");
+            let text = format!("the protocol supports tensors only, but {left}");
             Err(in_file(file, &text))
         }
         None => Ok(()),
