@@ -1,14 +1,14 @@
-//! A thin safe layer over ONNX Runtime's C API: the only place of this crate with `unsafe`.
+//! A thin safe layer over ONNX Runtime's C API: the only `unsafe` code of this crate.
 //!
 //! [`OrtRuntime`] is the opened library with its one environment; it is never closed, so everything made of it holds a
-//! `&'static OrtRuntime` and cannot outlive it. [`Session`] and [`OrtTensor`] release what they own when dropped; a value over
-//! borrowed memory carries that memory's lifetime. Every status is turned into an [`ApiError`] at once.
+//! `&'static OrtRuntime` and cannot outlive it. [`Session`] and [`OrtTensor`] release what they own when dropped; a tensor
+//! over borrowed memory carries that memory's lifetime. Every status becomes an [`ApiError`] at once.
 //!
 //! Enumerations that the library *returns* are read as plain integers: a later version may know more of them than the
 //! declarations, and a Rust enum must never hold a value outside of its list.
 #![allow(
     unsafe_code,
-    reason = "this module is the crate's FFI (invariant 5): everything outside of it is safe"
+    reason = "this module is the crate's FFI (invariant 5): everything outside it is safe"
 )]
 
 mod allocator;
@@ -41,9 +41,9 @@ pub(crate) struct ApiErrorCode(i32);
 impl ApiErrorCode {
     pub(crate) const FAIL: Self = Self(OrtErrorCode::ORT_FAIL as i32);
     pub(crate) const INVALID_ARGUMENT: Self = Self(OrtErrorCode::ORT_INVALID_ARGUMENT as i32);
-    /// Of an exception that is not the library's own, such as a lack of memory.
+    /// An exception that is not the library's own, such as a lack of memory.
     pub(crate) const RUNTIME_EXCEPTION: Self = Self(OrtErrorCode::ORT_RUNTIME_EXCEPTION as i32);
-    /// Our own: no memory was given to the run.
+    /// Skep's own code: the run's memory was refused.
     pub(crate) const NO_MEMORY: Self = Self(-1);
     pub(crate) const NOT_IMPLEMENTED: Self = Self(OrtErrorCode::ORT_NOT_IMPLEMENTED as i32);
 }

@@ -1,4 +1,4 @@
-//! What a session says of its model's inputs and outputs.
+//! A session's description of its model's inputs and outputs.
 
 use std::{
     ffi::{c_char, c_void},
@@ -17,7 +17,7 @@ use super::{ApiError, OrtRuntime, Session, check, text, value::filled};
 /// The kind of a value that is a tensor, as the number that the library returns.
 const TENSOR: i32 = ONNXType::ONNX_TYPE_TENSOR as i32;
 
-/// The calls for one side of a model.
+/// The calls for a model's inputs, or for its outputs.
 struct SignatureCalls {
     count: unsafe extern "system" fn(*const OrtSession, *mut usize) -> OrtStatusPtr,
     name: unsafe extern "system" fn(
@@ -31,19 +31,19 @@ struct SignatureCalls {
 }
 
 impl Session {
-    /// The inputs that a run needs and the outputs, those that are tensors of datatypes that the protocol can carry. A tensor
-    /// of which the library does not know the rank looks like a scalar.
+    /// The inputs that a run needs and the outputs, as far as they are tensors of the protocol's datatypes. A tensor whose rank
+    /// the library does not know looks like a scalar.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the library.
     pub(crate) fn signature(&self) -> Result<ModelSignature, ApiError> {
         Ok(self.interface()?.signature)
     }
 
-    /// The same with the names of dimensions, which an open one need not have.
+    /// The signature with the names of dimensions; an open dimension need not have one.
     ///
     /// # Errors
-    /// Those of the library.
+    /// Errors of the library.
     pub(crate) fn interface(&self) -> Result<FileInterface, ApiError> {
         let api = self.runtime().api();
         let inputs = SignatureCalls {
@@ -112,7 +112,7 @@ impl Session {
         let Some(datatype) = skep_onnx::datatype(element) else {
             return Ok(None);
         };
-        // The library says -1 of a dimension that it has a name for. A real size of zero could carry nothing.
+        // The library reports -1 for a named dimension. A tensor with a real size of zero would always be empty.
         let open = |dim: &i64| if *dim > 0 { *dim } else { -1 };
         let dims: Vec<i64> = dims.iter().map(open).collect();
         let spec = TensorSpec {
@@ -142,15 +142,15 @@ impl Session {
     }
 }
 
-/// What a session says of a tensor.
+/// A tensor's type in a session's description.
 struct TensorType {
     element: i32,
     dims: Vec<i64>,
-    /// Those of its dimensions.
+    /// The names of its dimensions.
     names: Vec<String>,
 }
 
-/// A value's description, released when dropped.
+/// A value's description; dropping it releases it.
 struct TypeInfo {
     runtime: &'static OrtRuntime,
     raw: NonNull<OrtTypeInfo>,

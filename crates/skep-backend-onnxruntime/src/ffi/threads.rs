@@ -1,5 +1,5 @@
-//! The threads of a session's pool. They are made here, so that it can be told what a run really computes: a model that
-//! may use eight threads often keeps one busy.
+//! The threads of a session's pool. Skep creates them, so that it can measure a run's CPU time: a model that may use eight
+//! threads often keeps one busy.
 
 use std::{
     ffi::c_void,
@@ -15,17 +15,17 @@ use std::{
 
 use ort_sys::{OrtCustomHandleType, OrtCustomThreadHandle, OrtThreadWorkerFn};
 
-/// As large as the threads that the library makes by itself have.
+/// The stack size of the threads that the library creates itself.
 const STACK_BYTES: usize = 8 << 20;
 
-/// The first runs of a session are measured, and then one in so many: it takes a system call a thread.
+/// The first runs of a session are measured, then one in [`EVERY_RUNS`]: a measurement takes a system call per thread.
 const FIRST_RUNS: u32 = 16;
 const EVERY_RUNS: u32 = 32;
 
-/// The threads of a session, and the runs that they work for.
+/// The threads of a session's pool, and counts of its runs.
 #[derive(Debug, Default)]
 pub(crate) struct PoolThreads {
-    /// The clock of each thread's CPU time. They end with the session.
+    /// The clock of each thread's CPU time. The threads end with the session.
     clocks: Mutex<Vec<libc::clockid_t>>,
     in_flight: AtomicU32,
     begun: AtomicU32,
@@ -34,7 +34,7 @@ pub(crate) struct PoolThreads {
 /// A run that may be measured.
 pub(crate) struct StartedRun {
     number: u32,
-    /// Of all threads when it began; `None` where it is not measured.
+    /// The CPU time of all threads when the run began; `None` if it is not measured.
     cpu: Option<Duration>,
 }
 
@@ -43,7 +43,7 @@ impl PoolThreads {
         skep_host::lock(&self.clocks)
     }
 
-    /// A run begins on the calling thread.
+    /// Notes that a run begins on the calling thread.
     pub(super) fn begin(&self) -> StartedRun {
         let others = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
@@ -54,7 +54,7 @@ impl PoolThreads {
         }
     }
 
-    /// It is over; the CPU time that it took, where it was measured and alone.
+    /// Notes that the run is over. Returns its CPU time if it was measured and no other run overlapped.
     pub(super) fn end(&self, started: StartedRun) -> Option<Duration> {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let before = started.cpu?;
@@ -62,7 +62,7 @@ impl PoolThreads {
         was_alone.then(|| self.cpu_time().saturating_sub(before))
     }
 
-    /// Of the pool's threads and the calling one, since they began.
+    /// The CPU time of the pool's threads and the calling one, since they began.
     fn cpu_time(&self) -> Duration {
         let own = read(libc::CLOCK_THREAD_CPUTIME_ID);
         self.clocks()
@@ -73,7 +73,7 @@ impl PoolThreads {
     }
 }
 
-/// What a clock shows; nothing for one of a thread that has ended.
+/// Reads a clock; zero for the clock of a thread that has ended.
 fn read(clock: libc::clockid_t) -> Duration {
     let mut time = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the pointer is valid for writing.
@@ -87,10 +87,10 @@ fn read(clock: libc::clockid_t) -> Duration {
     Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
 }
 
-/// What the library hands a thread: its to use on that thread.
+/// The library's function for a thread of its pool, with its parameter.
 struct ThreadWork(OrtThreadWorkerFn, *mut c_void, *const PoolThreads);
 
-// SAFETY: the library means the function and its parameter for another thread; the pool is behind a lock.
+// SAFETY: the library intends the function and its parameter for another thread; a lock protects the pool.
 unsafe impl Send for ThreadWork {}
 
 impl ThreadWork {
@@ -108,7 +108,7 @@ impl ThreadWork {
     }
 }
 
-/// Makes a thread of a session.
+/// Creates a thread of a session.
 ///
 /// # Safety
 /// `pool` points at a [`PoolThreads`] that lives until [`join`] was called with what this returns.
@@ -123,7 +123,7 @@ pub(super) unsafe extern "C" fn create(
         Ok(handle) => Box::into_raw(Box::new(handle))
             .cast::<OrtCustomHandleType>()
             .cast_const(),
-        // The library fails then.
+        // The library then fails to make the session.
         Err(_) => ptr::null(),
     }
 }
@@ -138,6 +138,6 @@ pub(super) unsafe extern "C" fn join(handle: OrtCustomThreadHandle) {
     }
     // SAFETY: promised by the caller.
     let handle = unsafe { Box::from_raw(handle.cast_mut().cast::<JoinHandle<()>>()) };
-    // One that has panicked has ended, too.
+    // A thread that panicked has ended, too.
     drop(handle.join());
 }

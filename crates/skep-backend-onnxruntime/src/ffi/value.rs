@@ -1,4 +1,4 @@
-//! Tensors of the library: over memory of ours, or in memory of its own.
+//! Tensors of the library, over Skep's memory or in its own.
 
 use std::{
     ffi::{c_char, c_void},
@@ -17,7 +17,7 @@ use super::{ApiError, ApiErrorCode, OrtRuntime, check};
 /// Dimensions as the C API takes them.
 type WireDims = SmallVec<[i64; 6]>;
 
-/// A tensor of the library. `'a` is the lifetime of the memory it lies over, `'static` where the library owns it.
+/// A tensor of the library. `'a` is the lifetime of its memory, `'static` if the library owns that.
 #[derive(Debug)]
 pub(crate) struct OrtTensor<'a> {
     runtime: &'static OrtRuntime,
@@ -27,7 +27,7 @@ pub(crate) struct OrtTensor<'a> {
 
 // SAFETY: a value is not bound to a thread; moving it moves the right to use and release it.
 unsafe impl Send for OrtTensor<'_> {}
-// SAFETY: through a shared reference a value is only read.
+// SAFETY: a shared reference only allows reading the value.
 unsafe impl Sync for OrtTensor<'_> {}
 
 impl Drop for OrtTensor<'_> {
@@ -38,7 +38,7 @@ impl Drop for OrtTensor<'_> {
 }
 
 impl<'a> OrtTensor<'a> {
-    /// Takes a value that the library made.
+    /// Takes ownership of a value that the library made.
     pub(super) fn owned(runtime: &'static OrtRuntime, raw: NonNull<OrtValue>) -> Self {
         Self {
             runtime,
@@ -75,7 +75,7 @@ impl<'a> OrtTensor<'a> {
         dims: &[usize],
         data: &'a mut [u8],
     ) -> Result<Self, ApiError> {
-        // SAFETY: the exclusive borrow `'a` keeps the memory alive and everybody else away.
+        // SAFETY: the exclusive borrow `'a` keeps the memory alive and prevents other accesses.
         unsafe { Self::wrap(runtime, datatype, dims, data.as_mut_ptr(), data.len()) }
     }
 
@@ -107,7 +107,7 @@ impl<'a> OrtTensor<'a> {
         Ok(Self::owned(runtime, filled(raw)))
     }
 
-    /// The address and length of the tensor's bytes, strings excepted.
+    /// The tensor's bytes; not for strings.
     pub(crate) fn bytes(&self, datatype: DataType, dims: &[usize]) -> Result<&[u8], ApiError> {
         let elements: usize = dims.iter().product();
         let length = elements * datatype.element_size().unwrap_or(0);
@@ -161,7 +161,7 @@ impl<'a> OrtTensor<'a> {
         })?;
         let datatype = skep_onnx::datatype(element_type).ok_or_else(|| {
             unexpected(&format!(
-                "the output has element type {element_type}, which the protocol cannot carry"
+                "the output has element type {element_type}, which the protocol does not support"
             ))
         })?;
         let dims: Option<SmallVec<[usize; 6]>> =
@@ -270,19 +270,19 @@ pub(super) fn filled<T>(pointer: *mut T) -> NonNull<T> {
     NonNull::new(pointer).expect("a successful call fills its out parameter")
 }
 
-/// Dimensions as the C API takes them; a shape's fit (its element count fits `isize`).
+/// Dimensions as the C API takes them. Those of a shape fit, because its element count fits `isize`.
 fn wire_dims(dims: &[usize]) -> WireDims {
     dims.iter()
         .map(|&d| i64::try_from(d).unwrap_or(i64::MAX))
         .collect()
 }
 
-/// A list as long as a model's output demands.
+/// A list of zeros, whose length a model's output determines.
 fn zeroed<T: Default + Clone>(length: usize) -> Result<Vec<T>, ApiError> {
     let mut list = Vec::new();
     list.try_reserve_exact(length).map_err(|_| ApiError {
         code: ApiErrorCode::NO_MEMORY,
-        message: format!("there is no memory for {length} strings or bytes of strings"),
+        message: format!("no memory for {length} strings or bytes of strings"),
     })?;
     list.resize(length, T::default());
     Ok(list)
