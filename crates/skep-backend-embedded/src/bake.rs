@@ -1,16 +1,16 @@
-//! The baked form of a model, and loading by it.
+//! The baked form of a model, and loading from it.
 //!
 //! ```text
 //! model's files --> normalised message --- without its large tensors --> graph   \
-//!                                      \-- each large tensor, as it is --> weight  > form, in the cache
+//!                                      \-- each large tensor, unchanged --> weight > form, in the cache
 //!
 //! form --- graph -------------------------------------> engine
 //!      --- weights --> tensor store (memory) -- in place -->
 //! ```
 //!
-//! The engine optimises the graph at every load: what it computes of weights then (normalisations folded into
-//! convolutions, constants that are transposed) is its own private memory, and depends on nothing but the form. So a form
-//! serves every level of optimisation, and a model that is loaded by it answers as one that is loaded as it is.
+//! The engine optimises the graph at every load. The weights that it derives then (normalisations folded into convolutions,
+//! transposed constants) are its private memory, and depend only on the form. So one form serves every optimisation level,
+//! and a model loaded from it computes the same outputs as one loaded from its own file.
 
 use std::{
     collections::BTreeMap,
@@ -33,22 +33,22 @@ use crate::{
     weights::{self, EngineModel},
 };
 
-/// Changes when what a form holds or means does, so also with what is [normalised](normalize).
+/// The version of forms; it changes whenever their content or meaning changes, also with [`normalize`].
 const FORM: &[u8] = b"embedded 1";
 
-/// A model that was decoded and, to be baked, audited.
+/// A decoded model file, which can be loaded or baked. It is audited before either.
 pub(crate) struct EmbeddedModelFile<'a> {
     pub(crate) path: &'a Path,
-    /// What it consists of.
+    /// All files of the model.
     pub(crate) files: Vec<PathBuf>,
-    /// Its external tensors are resolved where it is baked.
+    /// The decoded model. External tensors are resolved before it is loaded or baked.
     pub(crate) onnx: OnnxModel,
-    /// Inputs whose defaults were forgotten, in order.
+    /// Inputs whose defaults were removed, sorted.
     pub(crate) forgotten: Vec<String>,
 }
 
 impl EmbeddedModelFile<'_> {
-    /// The message as the engine takes it, with all its tensors.
+    /// The model's message, normalised for the engine, with all its tensors.
     fn normalised(&self) -> skep_proto::onnx::ModelProto {
         // Tensors are slices of the mapped files: they are not copied.
         let mut proto = self.onnx.proto().clone();
@@ -56,7 +56,7 @@ impl EmbeddedModelFile<'_> {
         proto
     }
 
-    /// Loads the model as it is.
+    /// Loads the model from its own files.
     pub(crate) fn load(&self, optimize: bool) -> Result<EngineModel, rten::LoadError> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, weights::MIN_BYTES);
@@ -64,7 +64,7 @@ impl EmbeddedModelFile<'_> {
         EngineModel::load(proto.encode_to_vec(), slices, optimize)
     }
 
-    /// Loads the model by its baked form, which is made if it is not there. `None` where it is to be loaded as it is.
+    /// Loads the model from its baked form; `None` if it has to be loaded from its own files.
     pub(crate) fn load_baked(&self, weights: &WeightSource, optimize: bool) -> Option<EngineModel> {
         baking::load(self, weights, |form| open(form, weights, optimize))
     }
@@ -88,8 +88,7 @@ impl Bakes for EmbeddedModelFile<'_> {
         let sizes = self.files.iter().filter_map(|file| fs::metadata(file).ok());
         let bytes: u64 = sizes.map(|metadata| metadata.len()).sum();
         BakeCost {
-            // Weights are used where they lie in the files unless they are not aligned there, and the engine copies some
-            // of what it is given.
+            // Weights are used in the files if they are aligned there, but the engine copies some of them.
             memory_bytes: baking::BASE_BYTES + bytes,
             disk_bytes: bytes,
         }
@@ -99,7 +98,7 @@ impl Bakes for EmbeddedModelFile<'_> {
         let mut proto = self.normalised();
         let cuts = weights::cut_out(&mut proto, baking::MIN_WEIGHT_BYTES);
         let graph = proto.encode_to_vec();
-        // What the engine does not take is not worth keeping; whether it optimises makes no difference to that.
+        // A form that the engine cannot load is not worth keeping. Optimisation makes no difference to that.
         let slices = cuts
             .iter()
             .map(|cut| (cut.alias.clone(), cut.bytes.clone()));
@@ -109,7 +108,9 @@ impl Bakes for EmbeddedModelFile<'_> {
             let dims = cut.dims.iter().map(|&dim| u64::try_from(dim));
             let dims = dims.collect::<Result<_, _>>().map_err(|_| {
                 let dims = &cut.dims;
-                NoForm::Never(format!("a tensor declares the dimensions {dims:?}"))
+                NoForm::Never(format!(
+                    "a tensor declares the negative dimensions {dims:?}"
+                ))
             })?;
             let description = Description {
                 datatype: cut.datatype,
@@ -125,9 +126,9 @@ impl Bakes for EmbeddedModelFile<'_> {
     }
 }
 
-/// Loads a model by its form.
+/// Loads a model from its form.
 fn open(form: &Form, weights: &WeightSource, optimize: bool) -> Result<EngineModel, FormFailure> {
-    // The engine asks for each by the file that its data is said to be in.
+    // The engine requests each tensor by the file that the graph names for its data.
     let own = |_: &str, location: &str| Some(location.to_owned());
     check_graph(form, own).map_err(|why| FormFailure::damaged(form, &why))?;
     let parts: Vec<&FormTensor> = form.parts().iter().collect();

@@ -1,13 +1,23 @@
 //! The embedded backend: ONNX models in pure Rust, with nothing installed.
 //!
-//! The engine is rten. It is fast on the large networks and sparing with memory (one copy of the weights, in the tensor
-//! store, or in the mapped file where that is possible), but it knows fewer datatypes and operators than ONNX, and takes some of what it does not
-//! know for something else. This backend never approximates: what would be computed wrongly is refused, at load where the
-//! file shows it (`audit`, `refusals`), per request where the values do.
+//! The engine is rten. It is fast on large networks and needs little memory: it keeps one copy of the weights, in the tensor
+//! store or in the mapped file if possible. But it knows fewer datatypes and operators than ONNX, and misinterprets some of
+//! those that it does not know. This backend never approximates. It refuses whatever the engine would compute incorrectly: at
+//! load if the file shows it (`audit`, `refusals`), per request if the values do.
 //!
-//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. INT64 inputs beyond 32 bits are refused by
-//! request; constants beyond 32 bits are refused at load, unless they only bound slices. One thing cannot be seen: INT64
-//! arithmetic whose intermediate results leave 32 bits wraps around. And `Relu` and `Clip` do not pass NaN on.
+//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. Requests with larger INT64 inputs are refused;
+//! models with larger constants are refused at load, unless the constants only bound slices. Two deviations cannot be
+//! detected: INT64 arithmetic whose intermediate results exceed 32 bits wraps around, and `Relu` and `Clip` do not propagate
+//! NaN.
+//!
+//! ```text
+//! audit.rs, refusals.rs  what is refused at load
+//! normalize.rs           rewrites what the engine does not know into what it knows
+//! weights.rs             weights in place
+//! bake.rs                the baked form, and loading from it
+//! sizes.rs               what a run allocates, known before it begins
+//! model.rs, convert.rs   a loaded model, its instances; the protocol's tensors as the engine's
+//! ```
 
 mod audit;
 mod bake;
@@ -66,7 +76,7 @@ impl Backend for Embedded {
         let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
         check_cpu(NAME, request.device)?;
         let (subject, signature) = audited(request)?;
-        // The engine knows all or nothing.
+        // The engine has two levels: everything or nothing.
         let level = request.config.execution().graph_optimization;
         let optimize = level != GraphOptimization::Disable;
         let baked = request.weights;
@@ -158,7 +168,7 @@ impl Backend for Embedded {
     }
 }
 
-/// The model as its file has it, less the defaults of inputs that are fed.
+/// The decoded file, without the defaults of inputs that requests supply.
 fn decoded<'a>(request: &LoadRequest<'a>) -> Result<EmbeddedModelFile<'a>, BackendError> {
     let path = request.file.path();
     let onnx = request
@@ -166,7 +176,7 @@ fn decoded<'a>(request: &LoadRequest<'a>) -> Result<EmbeddedModelFile<'a>, Backe
         .onnx()
         .map_err(|error| failure(ErrorKind::InvalidModel, path, &error.to_string()))?;
     let mut onnx = OnnxModel::clone(&onnx);
-    // The engine takes defaults for constants: an input that the configuration names must have none.
+    // The engine treats defaults as constants, so an input that the configuration names must not have one.
     let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
     forgotten.retain(|input| onnx.forget_default(input));
     forgotten.sort();
@@ -178,7 +188,7 @@ fn decoded<'a>(request: &LoadRequest<'a>) -> Result<EmbeddedModelFile<'a>, Backe
     })
 }
 
-/// A model that the engine computes rightly, and its signature.
+/// A model that passed the audit, and its signature.
 fn audited<'a>(
     request: &LoadRequest<'a>,
 ) -> Result<(EmbeddedModelFile<'a>, ModelSignature), BackendError> {
@@ -191,8 +201,8 @@ fn audited<'a>(
     Ok((subject, signature))
 }
 
-/// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
-/// not tell otherwise.
+/// The signature. The configuration describes outputs that the file does not declare, and must agree with the graph as far
+/// as their types follow from it.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
     for spec in computed_outputs(onnx) {
         config.check_reported_output(&spec)?;
@@ -201,7 +211,7 @@ fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, St
     signature.map_err(|error| error.to_string())
 }
 
-/// A model for another backend.
+/// The error for a model that only another backend can serve.
 fn unsupported(path: &Path, reason: &str) -> BackendError {
     let reason = format!("{reason}\n{}", audit::HINT);
     failure(ErrorKind::Unsupported, path, &reason)
@@ -217,7 +227,7 @@ fn failure(kind: ErrorKind, path: &Path, reason: &str) -> BackendError {
     )
 }
 
-/// Threads of a run: what the configuration says, where 0 means all.
+/// Threads of a run: the configured number; 0 means all.
 fn threads(request: &LoadRequest<'_>) -> usize {
     match request.config.execution().intra_op_threads {
         None => request.threads.get(),
@@ -236,7 +246,7 @@ fn nodes(
     let find = |spec: &TensorSpec| {
         engine
             .find_node(&spec.name)
-            .ok_or_else(|| format!("tensor `{}` is not computed by any node", spec.name))
+            .ok_or_else(|| format!("no node computes tensor `{}`", spec.name))
     };
     let (ids, outputs) = (engine.output_ids(), &onnx.graph().output);
     if ids.len() != outputs.len() {
@@ -246,7 +256,7 @@ fn nodes(
             outputs.len()
         ));
     }
-    // Those that are left out have no place in the signature.
+    // The signature does not contain omitted outputs.
     let output = |spec: &TensorSpec| {
         let index = outputs.iter().position(|value| value.name() == spec.name);
         index.map(|index| ids[index])

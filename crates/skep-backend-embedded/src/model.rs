@@ -23,11 +23,11 @@ pub(crate) struct EmbeddedModel {
     pub(crate) outputs: Vec<NodeId>,
     /// Threads of a run.
     pub(crate) threads: usize,
-    /// What runs allocate, as far as that is known before them.
+    /// What runs allocate, as far as it is known before a run.
     pub(crate) sizes: RunSizes,
-    /// What they may take.
+    /// The bound on a run's memory.
     pub(crate) bound: RunBound,
-    /// Whether its weights are those of its baked form.
+    /// Whether it runs on its baked form.
     pub(crate) is_baked: bool,
 }
 
@@ -36,7 +36,7 @@ impl Model for EmbeddedModel {
         &self.signature
     }
 
-    /// The engine does not write into memory of others.
+    /// The engine does not write into the caller's memory.
     fn output_shapes(&self, _inputs: &[&Shape]) -> Option<Vec<Shape>> {
         None
     }
@@ -75,14 +75,14 @@ struct EmbeddedInstance {
     options: RunOptions,
     wanted: Vec<NodeId>,
     scratch: Vec<InputScratch>,
-    /// The engine's threads; `None` where there is one, whose time is a run's.
+    /// The engine's threads, for measurements; `None` for a single thread.
     pool: Option<Arc<ThreadPool>>,
     runs: u32,
-    /// CPU time of the last run, where it was measured.
+    /// CPU time of the last run, if it was measured.
     cpu_time: Option<Duration>,
 }
 
-/// The first runs of an instance are measured, and then one in so many: it wakes every thread.
+/// The first runs of an instance are measured, then one in [`EVERY_RUNS`]: a measurement wakes every thread.
 const FIRST_RUNS: u32 = 8;
 const EVERY_RUNS: u32 = 64;
 
@@ -104,7 +104,7 @@ impl Instance for EmbeddedInstance {
         let model = &*self.model;
         check_run(&model.signature, inputs, outputs)?;
         let shapes: SmallVec<[&Shape; 8]> = inputs.iter().map(TensorView::shape).collect();
-        // The engine does not come back from a lack of memory.
+        // The engine ends the process if it runs out of memory.
         let peak = model.sizes.peak(&model.signature, &shapes)?;
         let _charge = model.bound.admit(peak)?;
         let specs = model.signature.inputs.iter().zip(&model.inputs);

@@ -1,9 +1,9 @@
 //! Operators that the engine is known to compute wrongly.
 //!
 //! The table comes from ONNX's own node tests (`examples/node_tests.rs`) and from comparisons with ONNX Runtime over older
-//! opsets, attributes and edge values: whatever gave wrong values there, instead of an error, is refused. Each row says what
-//! is refused and why. Known and let through: `Relu` and `Clip` give 0 or a bound for NaN, and a `Cast` of a number that its
-//! target cannot hold, which ONNX leaves undefined, saturates.
+//! opsets, attributes and edge values. It refuses everything that gave wrong values there instead of an error. Each row says
+//! what is refused and why. Two known deviations are accepted: `Relu` and `Clip` give 0 or a bound for NaN, and a `Cast` of a
+//! number that its target cannot represent saturates, which ONNX leaves undefined.
 
 use skep_proto::onnx::{AttributeProto, NodeProto, tensor_proto::DataType as Onnx};
 
@@ -16,7 +16,7 @@ struct OperatorRefusal {
     why: &'static str,
 }
 
-/// A node and what is known around it.
+/// A node, the operator set, and the declarations of tensors.
 struct NodeContext<'a> {
     node: &'a NodeProto,
     opset: i64,
@@ -113,7 +113,7 @@ const REFUSALS: &[OperatorRefusal] = &[
     OperatorRefusal {
         operator: "Resize",
         when: |c| c.text_is("nearest_mode", "round_prefer_ceil"),
-        why: "its engine rounds otherwise where `nearest_mode` is `round_prefer_ceil`",
+        why: "its engine rounds differently where `nearest_mode` is `round_prefer_ceil`",
     },
 ];
 
@@ -122,7 +122,7 @@ const SAME_LOWER: &str =
     "its engine puts the odd row of padding at the end where `auto_pad` is `SAME_LOWER`";
 const QUANTIZATION: &str = "its engine multiplies by the reciprocal of the scale, which is one step off where a quotient ends in one half";
 const FLATTENING: &str =
-    "before opset 13 it normalises over all axes from `axis` on, its engine over that axis alone";
+    "before opset 13 it normalises over all axes from `axis` on, its engine over that axis only";
 
 fn has_sequence_lengths(context: &NodeContext<'_>) -> bool {
     context
@@ -132,7 +132,7 @@ fn has_sequence_lengths(context: &NodeContext<'_>) -> bool {
         .is_some_and(|name| !name.is_empty())
 }
 
-/// Whether the tensor whose datatype is taken is BOOL, or of a datatype that the file does not declare.
+/// Whether the tensor that gives the datatype is BOOL, or its datatype is not declared.
 fn may_cast_to_bool(context: &NodeContext<'_>) -> bool {
     let like = context.node.input.get(1).map_or("", String::as_str);
     let datatype = context.declared.types.get(like);
@@ -147,7 +147,8 @@ fn always(_: &NodeContext<'_>) -> bool {
     true
 }
 
-/// Before opset 13, from `axis` (default 1) on all axes were one; only for the last axis that makes no difference.
+/// Before opset 13, the operator treated all axes from `axis` (default 1) on as one. Only for the last axis that makes no
+/// difference.
 fn flattens(context: &NodeContext<'_>) -> bool {
     if context.opset >= 13 {
         return false;
@@ -164,10 +165,10 @@ fn flattens(context: &NodeContext<'_>) -> bool {
     }
 }
 
-/// Refuses a node that a row of the table is about.
+/// Refuses a node that a row of the table matches.
 ///
 /// # Errors
-/// A text naming the operator, the node and the reason.
+/// A text that names the operator, the node and the reason.
 pub(crate) fn check(
     node: &NodeProto,
     opset: i64,
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cast_like_a_boolean_or_the_unknown_is_refused() {
+    fn a_cast_like_to_bool_or_an_unknown_datatype_is_refused() {
         let like = |datatype: Option<Onnx>| {
             let mut cast = node("CastLike", Vec::new());
             cast.input.push("like".to_owned());

@@ -110,7 +110,7 @@ fn an_echo_without_its_input_is_refused() {
     let error = load(mismatch).map(|_| ()).expect_err("mismatch");
     assert_eq!(
         error.to_string(),
-        "`mock.output` is `echo`, but output `y` of datatype FP32 stands opposite to INT32"
+        "`mock.output` is `echo`, but output `y` of datatype FP32 cannot echo an input of datatype INT32"
     );
 }
 
