@@ -421,7 +421,7 @@ def test_models_whose_first_dimension_is_no_batch_are_not_batched(repository):
     repository.config("boxes", "max_batch_size: 8")
     outcome = run("check", repository, "--config=pbtxt", "--model=boxes")
     assert "max_batch_size: 8" in outcome.stdout
-    assert "warning: REPO/boxes/config.pbtxt:1:1: max_batch_size is 8, and the first dimension may be no batch" in (
+    assert "warning: REPO/boxes/config.pbtxt:1:1: max_batch_size is 8, but the first dimension may not be a batch dimension" in (
         outcome.stdout.replace(str(repository), "REPO")
     )
 

@@ -1,4 +1,4 @@
-//! What a version was loaded from, and what ends with it.
+//! The source of a loaded version, and what ends with the version.
 
 use std::{
     fmt,
@@ -9,10 +9,11 @@ use skep_heap::give_back_freed_memory;
 
 use crate::{baking::PendingBake, repository::source::ModelSource};
 
-/// Called when the last trace of a version (its instances, its weights) is gone.
+/// Called when the last part of a version (its instances, its weights) is dropped.
 pub(crate) type OnGone = Box<dyn FnOnce() + Send + Sync>;
 
-/// Runs its callback when the last holder drops it. Instances hold it besides their version: an instance may outlive that.
+/// Runs its callback when the last holder drops it. Instances hold it as well as their version, because an instance may
+/// outlive the version.
 pub(crate) struct VersionLife(Option<OnGone>);
 
 impl VersionLife {
@@ -30,15 +31,15 @@ impl Drop for VersionLife {
     }
 }
 
-/// What a version was loaded from. Versions that follow from one another without a reload share it.
+/// What a version was loaded from. A version that is updated without a reload passes it on.
 pub(crate) struct VersionOrigin {
-    /// Files that a client sent are removed with this.
+    /// Dropping it removes files that a client sent.
     pub(crate) source: Arc<ModelSource>,
-    /// The repository's path where names need not be unique.
+    /// The repository's path, if model names need not be unique.
     pub(crate) namespace: Option<Arc<str>>,
-    /// The model's baking in the background, which ends with it.
+    /// The baking of the model in the background, which dropping this cancels.
     baking: OnceLock<PendingBake>,
-    /// Last: a version is gone when all else is.
+    /// Declared last: a version is gone when everything else is.
     _life: Arc<VersionLife>,
 }
 
@@ -56,7 +57,7 @@ impl VersionOrigin {
         })
     }
 
-    /// Keeps an order to bake the version, which is cancelled when this is dropped. At most once.
+    /// Keeps an order to bake the version, which dropping this cancels. Call it at most once.
     pub(crate) fn keep(&self, order: Option<PendingBake>) {
         if let Some(order) = order {
             let _ = self.baking.set(order);
