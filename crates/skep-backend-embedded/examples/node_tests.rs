@@ -1,4 +1,4 @@
-//! ONNX's own node tests on both backends: a line a test, and the table of operators for the documentation.
+//! Runs ONNX's own node tests on both backends: prints a line per test, and writes the table of operators for the documentation.
 //!
 //! ```text
 //! cargo run -p skep-backend-embedded --example node_tests -- DIRECTORY [--markdown FILE] > tests.tsv
@@ -6,7 +6,7 @@
 //!
 //! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. A test *passes*, gives *wrong* values, is *refused*
 //! when the model is loaded, or ends in an *error* when it runs. Tests of inference whose inputs and outputs are FP32,
-//! INT32, INT64, INT8, UINT8 or BOOL make the table; training, random numbers, and other datatypes are left out.
+//! INT32, INT64, INT8, UINT8 or BOOL make the table; tests of training, random numbers and other datatypes are omitted.
 
 #[path = "node_tests/case.rs"]
 mod case;
@@ -78,11 +78,11 @@ fn main() -> Result<()> {
     let markdown = match (arguments.next().as_deref(), arguments.next()) {
         (None, _) => None,
         (Some("--markdown"), Some(file)) => Some(PathBuf::from(file)),
-        _ => bail!("expected `--markdown FILE` behind the directory"),
+        _ => bail!("expected `--markdown FILE` after the directory"),
     };
     let (onnxruntime, _) = OnnxRuntime::start(&LibrarySearch::from_environment())?;
     let backends: [&dyn Backend; 2] = [&onnxruntime, &Embedded];
-    // A panic is an outcome here; its message is in the table.
+    // A panic is a result here; its message is in the table.
     std::panic::set_hook(Box::new(|_| ()));
     let mut table = Table::new();
     let mut wrong = Vec::new();
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
         let mut reference = None;
         for (backend, (passed, all)) in backends.iter().zip(row) {
             let outcome = run(*backend, &test);
-            // Where both differ from the test in the same way, it is the test that ONNX Runtime reads otherwise.
+            // If both differ from the test in the same way, ONNX Runtime interprets the test differently.
             let reference = reference.get_or_insert_with(|| outcome.clone());
             if outcome.word() == "wrong"
                 && backend.name() == Embedded.name()

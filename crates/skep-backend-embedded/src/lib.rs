@@ -28,7 +28,7 @@ mod refusals;
 mod sizes;
 mod weights;
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
+use std::{fmt, num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use rten::{LoadErrorKind, NodeId};
 use skep_backend::{
@@ -37,7 +37,7 @@ use skep_backend::{
 };
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::{GraphOptimization, ModelConfig};
-use skep_onnx::{OnnxError, OnnxModel};
+use skep_onnx::OnnxModel;
 use skep_shapes::computed_outputs;
 use skep_types::{DimensionNames, ModelSignature, TensorSpec};
 use skep_weights::{
@@ -73,7 +73,6 @@ impl Backend for Embedded {
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
         let path = request.file.path();
-        let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
         check_cpu(NAME, request.device)?;
         let (subject, signature) = audited(request)?;
         // The engine has two levels: everything or nothing.
@@ -86,10 +85,11 @@ impl Backend for Embedded {
             Some(loaded) => loaded,
             None => subject.load(optimize).map_err(|error| match error.kind() {
                 LoadErrorKind::OperatorInvalid => unsupported(path, &error.to_string()),
-                _ => invalid(error.to_string()),
+                _ => invalid(path, &error),
             })?,
         };
-        let (inputs, outputs) = nodes(&loaded, &subject.onnx, &signature).map_err(invalid)?;
+        let (inputs, outputs) =
+            nodes(&loaded, &subject.onnx, &signature).map_err(|error| invalid(path, &error))?;
         Ok(Arc::new(EmbeddedModel {
             sizes: RunSizes::of(&subject.onnx),
             bound: request.run_bound(),
@@ -104,12 +104,13 @@ impl Backend for Embedded {
 
     fn ask(&self, file: &ModelFile) -> Result<FileInterface, BackendError> {
         let path = file.path();
-        let invalid = |error: OnnxError| failure(ErrorKind::InvalidModel, path, &error.to_string());
-        let onnx = file.onnx().map_err(invalid)?;
+        let onnx = file.onnx().map_err(|error| invalid(path, &error))?;
         let computed = computed_outputs(&onnx);
         let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
         Ok(FileInterface {
-            signature: onnx.signature_with([], &told).map_err(invalid)?,
+            signature: onnx
+                .signature_with([], &told)
+                .map_err(|error| invalid(path, &error))?,
             dimension_names: DimensionNames::new(),
         })
     }
@@ -138,7 +139,7 @@ impl Backend for Embedded {
         };
         let planned = baking::plan(&decoded(request)?, weights);
         let path = request.file.path();
-        planned.map_err(|why| failure(ErrorKind::InvalidModel, path, &why))
+        planned.map_err(|why| invalid(path, &why))
     }
 
     fn make_form(&self, request: &LoadRequest<'_>, making: Making) -> Result<(), BackendError> {
@@ -171,10 +172,7 @@ impl Backend for Embedded {
 /// The decoded file, without the defaults of inputs that requests supply.
 fn decoded<'a>(request: &LoadRequest<'a>) -> Result<EmbeddedModelFile<'a>, BackendError> {
     let path = request.file.path();
-    let onnx = request
-        .file
-        .onnx()
-        .map_err(|error| failure(ErrorKind::InvalidModel, path, &error.to_string()))?;
+    let onnx = request.file.onnx().map_err(|error| invalid(path, &error))?;
     let mut onnx = OnnxModel::clone(&onnx);
     // The engine treats defaults as constants, so an input that the configuration names must not have one.
     let mut forgotten: Vec<String> = request.config.fed_inputs().map(str::to_owned).collect();
@@ -193,10 +191,11 @@ fn audited<'a>(
     request: &LoadRequest<'a>,
 ) -> Result<(EmbeddedModelFile<'a>, ModelSignature), BackendError> {
     let path = request.file.path();
-    let invalid = |reason: String| failure(ErrorKind::InvalidModel, path, &reason);
     let mut subject = decoded(request)?;
-    let signature = declared(&subject.onnx, request.config).map_err(invalid)?;
-    weights::resolve_external(subject.onnx.proto_mut(), path).map_err(invalid)?;
+    let signature =
+        declared(&subject.onnx, request.config).map_err(|error| invalid(path, &error))?;
+    weights::resolve_external(subject.onnx.proto_mut(), path)
+        .map_err(|error| invalid(path, &error))?;
     audit::audit(&subject.onnx).map_err(|reason| unsupported(path, &reason))?;
     Ok((subject, signature))
 }
@@ -209,6 +208,11 @@ fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, St
     }
     let signature = onnx.signature_with([], &|name| config.undeclared_output(name));
     signature.map_err(|error| error.to_string())
+}
+
+/// The error for a broken file.
+fn invalid(path: &Path, reason: &dyn fmt::Display) -> BackendError {
+    failure(ErrorKind::InvalidModel, path, &reason.to_string())
 }
 
 /// The error for a model that only another backend can serve.

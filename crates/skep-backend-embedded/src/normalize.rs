@@ -56,9 +56,9 @@ fn spatial_defaults(node: &mut NodeProto, ranks: &BTreeMap<String, usize>) {
     if convolution {
         add(node, "dilations", vec![1; axes]);
         // Explicit pads exclude automatic ones, unless `auto_pad` means no padding.
-        let explicit = |a: &AttributeProto| matches!(a.s(), b"" | b"NOTSET" | b"VALID");
-        node.attribute
-            .retain(|a| a.name() != "auto_pad" || !explicit(a));
+        node.attribute.retain(|attribute| {
+            attribute.name() != "auto_pad" || !matches!(attribute.s(), b"" | b"NOTSET" | b"VALID")
+        });
         if !has(node, "auto_pad") {
             add(node, "pads", vec![0; 2 * axes]);
         }
@@ -81,14 +81,21 @@ fn cast_to_bool(node: NodeProto) -> Vec<NodeProto> {
     }
     // No exporter writes such a name; a clash would be a load error.
     let between = format!("{output}\u{1}not");
-    let not = |input: &str, output: &str| NodeProto {
-        name: Some(format!("{} as Not", node.name())),
+    vec![
+        negation(&node, input, &between),
+        negation(&node, &between, output),
+    ]
+}
+
+/// A `Not` that replaces half of a cast.
+fn negation(cast: &NodeProto, input: &str, output: &str) -> NodeProto {
+    NodeProto {
+        name: Some(format!("{} as Not", cast.name())),
         op_type: Some("Not".to_owned()),
         input: vec![input.to_owned()],
         output: vec![output.to_owned()],
         ..NodeProto::default()
-    };
-    vec![not(input, &between), not(&between, output)]
+    }
 }
 
 /// The number of spatial axes, from the kernel's shape or the weights' rank.

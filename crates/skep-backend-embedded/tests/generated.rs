@@ -32,7 +32,7 @@ fn reference() -> Option<OnnxRuntime> {
     match OnnxRuntime::start(&search) {
         Ok((backend, _)) => Some(backend),
         Err(error) => {
-            // Past the test harness, which hides what passing tests print.
+            // Bypasses the test harness, which hides the output of passing tests.
             let _ = writeln!(std::io::stderr(), "NOT COMPARED, no ONNX Runtime: {error}");
             None
         }

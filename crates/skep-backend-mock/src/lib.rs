@@ -78,19 +78,23 @@ impl Backend for Mock {
 
 /// The configuration's inputs and outputs, followed by the inputs that are computed from a batch.
 fn signature(config: &ModelConfig) -> ModelSignature {
-    let spec = |tensor: &TensorConfig| TensorSpec {
-        name: tensor.name.clone(),
-        datatype: tensor.datatype,
-        dims: Some(tensor.full_dims()),
-    };
     let computed = config.batch_inputs().iter().map(|input| TensorSpec {
         name: input.name.clone(),
         datatype: input.datatype,
         dims: Some(input.kind.dims()),
     });
+    let inputs = config.inputs().iter().map(tensor_spec);
     ModelSignature {
-        inputs: config.inputs().iter().map(spec).chain(computed).collect(),
-        outputs: config.outputs().iter().map(spec).collect(),
+        inputs: inputs.chain(computed).collect(),
+        outputs: config.outputs().iter().map(tensor_spec).collect(),
+    }
+}
+
+fn tensor_spec(tensor: &TensorConfig) -> TensorSpec {
+    TensorSpec {
+        name: tensor.name.clone(),
+        datatype: tensor.datatype,
+        dims: Some(tensor.full_dims()),
     }
 }
 
@@ -238,6 +242,11 @@ impl MockModel {
     }
 }
 
+/// Whether something that happens at every `every`-th execution happens at this one; 0 means never.
+const fn is_due(number: u64, every: u64) -> bool {
+    every != 0 && number.is_multiple_of(every)
+}
+
 struct MockInstance {
     model: Arc<MockModel>,
 }
@@ -253,17 +262,16 @@ impl Instance for MockInstance {
         check_run(&model.signature, inputs, outputs)?;
         let script = &model.script;
         let number = model.executions.fetch_add(1, Ordering::Relaxed) + 1;
-        let due = |every: u64| every != 0 && number.is_multiple_of(every);
         let latency = script.latency + script.latency_per_item.saturating_mul(model.items(inputs));
         let running = RunningExecution::new(&model.running);
         let longer = running.others.saturating_mul(script.overlap_percent);
         timer::wait_until(start + latency + latency.saturating_mul(longer) / 100);
         drop(running);
         assert!(
-            !due(script.panic_every),
+            !is_due(number, script.panic_every),
             "execution {number} panics, as `mock.panic_every` says"
         );
-        if due(script.fail_every) {
+        if is_due(number, script.fail_every) {
             let message = format!("execution {number} fails, as `mock.fail_every` says");
             return Err(BackendError::new(ErrorKind::Internal, message));
         }

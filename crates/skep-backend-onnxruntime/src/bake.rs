@@ -535,6 +535,15 @@ struct Initializer {
     bytes: Bytes,
 }
 
+impl Initializer {
+    /// Whether the library packs it, provided that an operator does.
+    fn is_packable(&self) -> bool {
+        self.datatype == DataType::Fp32
+            && self.dims.len() == 2
+            && self.bytes.len() >= skep_alloc::LOADED_BYTES
+    }
+}
+
 /// The large weights of the rewritten graph, in its order.
 struct Initializers(Vec<Initializer>);
 
@@ -604,15 +613,10 @@ impl Initializers {
                 *only &= is_packing && position == 1;
             }
         }
-        let is_matrix = |initializer: &Initializer| {
-            initializer.datatype == DataType::Fp32
-                && initializer.dims.len() == 2
-                && initializer.bytes.len() >= skep_alloc::LOADED_BYTES
-        };
         let only = |initializer: &Initializer| packs.get(&*initializer.name) == Some(&true);
         let sources = self.0.iter();
         sources
-            .map(|initializer| is_matrix(initializer) && only(initializer))
+            .map(|initializer| initializer.is_packable() && only(initializer))
             .collect()
     }
 }

@@ -413,12 +413,8 @@ impl OnnxRuntime {
         setting: &SessionSettings<'_>,
     ) -> Result<OrtModel, BackendError> {
         let SessionSettings { execution, threads } = *setting;
-        let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, BackendError> {
-            let name = |spec: &TensorSpec| CString::new(spec.name.as_str());
-            let names: Result<_, _> = specs.iter().map(name).collect();
-            names.map_err(|_| invalid(path, "a tensor's name contains a zero byte"))
-        };
-        let (input_names, output_names) = (names(&signature.inputs)?, names(&signature.outputs)?);
+        let input_names = tensor_names(path, &signature.inputs)?;
+        let output_names = tensor_names(path, &signature.outputs)?;
         Ok(OrtModel {
             backend: *self,
             session: CurrentSession::new(session),
@@ -465,6 +461,13 @@ fn check_undeclared(
 fn decode(file: &ModelFile) -> Result<Arc<OnnxModel>, BackendError> {
     file.onnx()
         .map_err(|error| invalid(file.path(), &error.to_string()))
+}
+
+/// The names of tensors as the library takes them.
+fn tensor_names(path: &Path, specs: &[TensorSpec]) -> Result<Vec<CString>, BackendError> {
+    let names = specs.iter().map(|spec| CString::new(spec.name.as_str()));
+    let names: Result<_, _> = names.collect();
+    names.map_err(|_| invalid(path, "a tensor's name contains a zero byte"))
 }
 
 /// The error for a file that is not a model.

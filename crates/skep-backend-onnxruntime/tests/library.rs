@@ -16,7 +16,7 @@ fn the_library_starts_once_and_the_report_names_it() {
     let (backend, report) = match OnnxRuntime::start(&search) {
         Ok(started) => started,
         Err(error) => {
-            // Past the test harness, which hides what passing tests print.
+            // Bypasses the test harness, which hides the output of passing tests.
             let _ = writeln!(std::io::stderr(), "SKIPPED, no ONNX Runtime: {error}");
             return;
         }

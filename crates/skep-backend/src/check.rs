@@ -28,7 +28,6 @@ pub fn check_run(
     inputs: &[TensorView<'_>],
     outputs: &[OutputSlot],
 ) -> Result<(), BackendError> {
-    let invalid = |message: String| Err(BackendError::new(ErrorKind::InvalidArgument, message));
     if inputs.len() != signature.inputs.len() {
         return invalid(format!(
             "got {} inputs, expected {}",
@@ -86,4 +85,8 @@ pub fn check_run(
         )),
         None => Ok(()),
     }
+}
+
+fn invalid(message: String) -> Result<(), BackendError> {
+    Err(BackendError::new(ErrorKind::InvalidArgument, message))
 }

@@ -19,7 +19,7 @@ use std::{num::NonZeroUsize, sync::Arc, thread};
 pub use graph::{Attribute, Graph, initializer};
 use skep_config::{Completion, ConfigContext, ModelConfig};
 use skep_tensor::{AlignedBuffer, Tensor, TensorView};
-use skep_types::{DataType, DeviceId, MemoryKind, ModelName, Shape};
+use skep_types::{DataType, DeviceId, MemoryKind, ModelName, Shape, TensorSpec};
 
 use crate::{
     Backend, BackendError, ErrorKind, Instance, LoadRequest, Model, ModelFile, OutputSlot,
@@ -40,6 +40,12 @@ impl Tolerance {
         relative: 0.0,
         absolute: 0.0,
     };
+
+    fn accepts(self, got: f64, expected: f64) -> bool {
+        got == expected
+            || (got.is_nan() && expected.is_nan())
+            || (got - expected).abs() <= self.absolute + self.relative * expected.abs()
+    }
 }
 
 /// One run: inputs in the signature's order and the expected outputs.
@@ -116,9 +122,6 @@ impl Case<'_> {
 
     fn signature(&self, model: &dyn Model) {
         let signature = model.signature();
-        let names = |specs: &[skep_types::TensorSpec]| -> Vec<String> {
-            specs.iter().map(|s| s.name.clone()).collect()
-        };
         assert_eq!(names(&signature.inputs), self.input_names, "inputs");
         assert_eq!(names(&signature.outputs), self.output_names, "outputs");
         let served = self.backend.capabilities().datatypes;
@@ -349,6 +352,10 @@ const fn other_datatype(datatype: DataType) -> DataType {
     }
 }
 
+fn names(specs: &[TensorSpec]) -> Vec<&str> {
+    specs.iter().map(|spec| spec.name.as_str()).collect()
+}
+
 /// Compares an output with the expected one.
 ///
 /// # Panics
@@ -375,12 +382,8 @@ pub fn difference(got: &Tensor, expected: &Tensor, tolerance: Tolerance) -> Opti
         return (got.data() != expected.data())
             .then(|| "the bytes differ from the expected ones".to_owned());
     };
-    let near = |a: f64, b: f64| {
-        a == b
-            || (a.is_nan() && b.is_nan())
-            || (a - b).abs() <= tolerance.absolute + tolerance.relative * b.abs()
-    };
-    let index = left.iter().zip(&right).position(|(&a, &b)| !near(a, b))?;
+    let mut pairs = left.iter().zip(&right);
+    let index = pairs.position(|(&got, &expected)| !tolerance.accepts(got, expected))?;
     Some(format!(
         "got {} at index {index}, expected {}",
         left[index], right[index]

@@ -113,8 +113,8 @@ impl Session {
             return Ok(None);
         };
         // The library reports -1 for a named dimension. A tensor with a real size of zero would always be empty.
-        let open = |dim: &i64| if *dim > 0 { *dim } else { -1 };
-        let dims: Vec<i64> = dims.iter().map(open).collect();
+        let dims = dims.into_iter().map(|dim| if dim > 0 { dim } else { -1 });
+        let dims: Vec<i64> = dims.collect();
         let spec = TensorSpec {
             name: self.tensor_name(side, index)?,
             datatype,

@@ -32,7 +32,7 @@ pub(crate) fn library() -> Option<OnnxRuntime> {
     }
 }
 
-/// Writes past the test harness, which hides what passing tests print.
+/// Bypasses the test harness, which hides the output of passing tests.
 fn skip(why: &FindError) {
     let _ = writeln!(io::stderr(), "SKIPPED, no ONNX Runtime: {why}");
 }
@@ -42,7 +42,7 @@ pub(crate) struct Saved {
     pub(crate) path: PathBuf,
 }
 
-/// Writes a model into a directory of its own.
+/// Writes a model into a new directory.
 pub(crate) fn save(graph: Graph) -> Saved {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.onnx");

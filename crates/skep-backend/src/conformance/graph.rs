@@ -107,19 +107,10 @@ impl Graph {
 }
 
 fn value(name: &str, datatype: DataType, dims: &[&str]) -> ValueInfoProto {
-    use tensor_shape_proto::dimension::Value;
-    let dimension = |dim: &&str| tensor_shape_proto::Dimension {
-        value: match (dim.parse(), *dim) {
-            (Ok(size), _) => Some(Value::DimValue(size)),
-            (_, "?") => None,
-            (_, name) => Some(Value::DimParam(name.to_owned())),
-        },
-        denotation: None,
-    };
     let tensor = type_proto::Tensor {
         elem_type: Some(element_type(datatype)),
         shape: Some(TensorShapeProto {
-            dim: dims.iter().map(dimension).collect(),
+            dim: dims.iter().map(|dim| dimension(dim)).collect(),
         }),
     };
     ValueInfoProto {
@@ -129,6 +120,19 @@ fn value(name: &str, datatype: DataType, dims: &[&str]) -> ValueInfoProto {
             value: Some(type_proto::Value::TensorType(tensor)),
         }),
         ..ValueInfoProto::default()
+    }
+}
+
+fn dimension(dim: &str) -> tensor_shape_proto::Dimension {
+    use tensor_shape_proto::dimension::Value;
+    let value = match (dim.parse(), dim) {
+        (Ok(size), _) => Some(Value::DimValue(size)),
+        (_, "?") => None,
+        (_, name) => Some(Value::DimParam(name.to_owned())),
+    };
+    tensor_shape_proto::Dimension {
+        value,
+        denotation: None,
     }
 }
 

@@ -158,17 +158,16 @@ impl ModelChecker<'_> {
             return;
         };
         // The model's own backend may be able to read what the stand-in cannot, so only the configuration's errors count.
-        let of_config = |error: &RuntimeError| error.config_error().is_some();
         match draft.plan_on(stand_in, self.options) {
             Ok(plan) => {
                 self.notices(&plan, places);
                 for version in self.found.versions.clone() {
-                    if let Some(error) = plan.check(version).err().filter(of_config) {
+                    if let Some(error) = plan.check(version).err().filter(is_config_error) {
                         self.error(Some(version), &error, Some(places), Some(plan.config()));
                     }
                 }
             }
-            Err(error) if of_config(&error) => self.error(None, &error, Some(places), None),
+            Err(error) if is_config_error(&error) => self.error(None, &error, Some(places), None),
             Err(_) => {}
         }
     }
@@ -258,4 +257,8 @@ impl ModelChecker<'_> {
             text,
         });
     }
+}
+
+fn is_config_error(error: &RuntimeError) -> bool {
+    error.config_error().is_some()
 }
