@@ -106,17 +106,17 @@ impl Backend for Embedded {
         let path = file.path();
         let onnx = file.onnx().map_err(|error| invalid(path, &error))?;
         let computed = computed_outputs(&onnx);
-        let told = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
+        let reported = |name: &str| computed.iter().find(|spec| spec.name == name).cloned();
         Ok(FileInterface {
             signature: onnx
-                .signature_with([], &told)
+                .signature_with([], &reported)
                 .map_err(|error| invalid(path, &error))?,
             dimension_names: DimensionNames::new(),
         })
     }
 
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let untold_output = |output: &str| {
+        let unknown_output_text = |output: &str| {
             format!(
                 "backend `{NAME}` cannot infer the type of output `{output}`: declare it in the configuration, or use backend \
                  `onnxruntime`"
@@ -124,7 +124,7 @@ impl Backend for Embedded {
         };
         let reader = OnnxReader {
             reads_ort: false,
-            untold_output: &untold_output,
+            unknown_output_text: &unknown_output_text,
         };
         reader.inspect(request)
     }
@@ -135,7 +135,7 @@ impl Backend for Embedded {
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("the weight cache is off".to_owned()));
         };
         let planned = baking::plan(&decoded(request)?, weights);
         let path = request.file.path();
@@ -162,7 +162,7 @@ impl Backend for Embedded {
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("the weight cache is off".to_owned()));
         };
         let (subject, _) = audited(request)?;
         Ok(baking::bake(&subject, weights)?)

@@ -99,7 +99,7 @@ impl RunSizes {
         let inferred = infer_shapes(&self.onnx, &given);
         let peak = inferred.map(|inferred| peak(self.onnx.graph(), &inferred));
         let peak = peak.map_err(|error| {
-            if only_a_run_tells(&error) {
+            if only_a_run_determines(&error) {
                 let text = format!(
                     "the memory of this run cannot be determined beforehand, and the embedded engine ends its process if there is too little: {error}\n  \
                      set the parameter `isolation` to `process` to run the model in a worker process"
@@ -118,7 +118,7 @@ impl RunSizes {
 }
 
 /// Whether sizes are unknown because values or a rule are missing, not because shapes do not fit.
-const fn only_a_run_tells(error: &InferError) -> bool {
+const fn only_a_run_determines(error: &InferError) -> bool {
     matches!(
         error,
         InferError::Undetermined { .. }
@@ -275,8 +275,8 @@ fn infer_examples(onnx: &OnnxModel) -> Option<Result<InferredShapes, InferError>
     EXAMPLES
         .iter()
         .find_map(|size| match infer_shapes(onnx, &examples(onnx, *size)?) {
-            Err(error) if !only_a_run_tells(&error) => None,
-            told => Some(told),
+            Err(error) if !only_a_run_determines(&error) => None,
+            reported => Some(reported),
         })
 }
 

@@ -98,7 +98,7 @@ fn baked_models_answer_as_plain_ones_and_share_their_weights() {
         assert_eq!(node.stat().bytes_stored, stored, "{name}: nothing twice");
         assert_eq!(node.stat().bytes_leased, 2 * stored, "{name}: held");
         drop((first, second));
-        assert_eq!(node.stat().bytes_leased, 0, "{name}: let go");
+        assert_eq!(node.stat().bytes_leased, 0, "{name}: released");
 
         node.restart();
         let third = load(&path, pbtxt, Some(&node.weights));

@@ -145,7 +145,7 @@ impl Backend for OnnxRuntime {
     }
 
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let untold_output = |output: &str| {
+        let unknown_output_text = |output: &str| {
             format!(
                 "the model's file does not declare the type of output `{output}`, and backend `{NAME}` cannot infer one that the \
                  protocol supports: expected its `data_type` and `dims` in the configuration"
@@ -153,7 +153,7 @@ impl Backend for OnnxRuntime {
         };
         let reader = OnnxReader {
             reads_ort: true,
-            untold_output: &untold_output,
+            unknown_output_text: &unknown_output_text,
         };
         reader.inspect(request)
     }
@@ -198,7 +198,7 @@ impl Backend for OnnxRuntime {
 
     fn plan_form(&self, request: &LoadRequest<'_>) -> Result<FormPlan, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(FormPlan::WithoutForm("there is no cache".to_owned()));
+            return Ok(FormPlan::WithoutForm("the weight cache is off".to_owned()));
         };
         if is_ort(request.file.bytes()) {
             return Ok(FormPlan::WithoutForm(OWN_FORMAT.to_owned()));
@@ -232,7 +232,7 @@ impl Backend for OnnxRuntime {
 
     fn bake(&self, request: &LoadRequest<'_>) -> Result<Baked, BackendError> {
         let Some(weights) = request.weights else {
-            return Ok(Baked::WithoutForm("there is no cache".to_owned()));
+            return Ok(Baked::WithoutForm("the weight cache is off".to_owned()));
         };
         if is_ort(request.file.bytes()) {
             return Ok(Baked::WithoutForm(OWN_FORMAT.to_owned()));
@@ -371,19 +371,19 @@ impl OnnxRuntime {
         session: SharedSession,
     ) -> Result<OrtModel, BackendError> {
         let OrtModelFile { path, onnx, .. } = *subject;
-        let is_told = onnx.undeclared_outputs().next().is_none();
-        let told = match is_told {
+        let is_declared = onnx.undeclared_outputs().next().is_none();
+        let reported = match is_declared {
             true => ModelSignature::default(),
             false => {
-                let told = session.session().signature();
-                told.map_err(|error| error::load(path, error))?
+                let reported = session.session().signature();
+                reported.map_err(|error| error::load(path, error))?
             }
         };
         if let Some(config) = config {
-            check_undeclared(onnx, config, &told).map_err(|why| invalid(path, &why))?;
+            check_undeclared(onnx, config, &reported).map_err(|why| invalid(path, &why))?;
         }
         let known = |name: &str| {
-            let spec = told.output(name)?;
+            let spec = reported.output(name)?;
             match config {
                 None => Some(spec.clone()),
                 // The configuration alone determines its dims.
@@ -439,13 +439,13 @@ const OWN_FORMAT: &str = "it is in ONNX Runtime's own format";
 fn check_undeclared(
     onnx: &OnnxModel,
     config: &ModelConfig,
-    told: &ModelSignature,
+    reported: &ModelSignature,
 ) -> Result<(), String> {
     for name in onnx.undeclared_outputs() {
         let Some(output) = config.output(name) else {
             continue;
         };
-        match told.output(name) {
+        match reported.output(name) {
             Some(spec) => config.check_reported_output(spec)?,
             None => {
                 return Err(format!(

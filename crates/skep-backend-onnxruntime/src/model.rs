@@ -73,7 +73,7 @@ impl Model for OrtModel {
         self.is_baked.load(Ordering::Relaxed)
     }
 
-    fn change_over(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
+    fn switch_to_form(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
         let Some((session, left)) = self.backend.baked_session(request)? else {
             return Ok(false);
         };

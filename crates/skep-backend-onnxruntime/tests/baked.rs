@@ -126,8 +126,8 @@ fn a_running_model_switches_to_its_form() {
                 "the load makes nothing"
             );
             assert!(
-                !model.change_over(request).expect("no form"),
-                "there is none"
+                !model.switch_to_form(request).expect("no form"),
+                "no form exists yet"
             );
 
             let FormPlan::Needed(needed) = backend.plan_form(request).expect("planned") else {
@@ -135,7 +135,7 @@ fn a_running_model_switches_to_its_form() {
             };
             let begun = node.weights.cache.begin(&needed.key, needed.content);
             let Ok(Begun::Claimed(claim)) = begun else {
-                unreachable!("nobody else bakes it")
+                unreachable!("no other process bakes it")
             };
             backend.make_form(request, claim.making()).expect("made");
             let published = backend.publish_form(request, claim).expect("whole");
@@ -151,7 +151,7 @@ fn a_running_model_switches_to_its_form() {
                         assert!(answers(&model, &kind) == plain);
                     }
                 });
-                assert!(model.change_over(request).expect("its form is there"));
+                assert!(model.switch_to_form(request).expect("its form is there"));
                 asking.join().expect("the same answers");
             });
             assert!(model.is_baked());

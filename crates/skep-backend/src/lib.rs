@@ -132,7 +132,7 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or that does not match the configuration.
     fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
-        let untold_output = |output: &str| {
+        let unknown_output_text = |output: &str| {
             format!(
                 "the model's file does not declare the type of output `{output}`, and backend `{}` cannot infer one that the protocol \
                  supports: expected its `data_type` and `dims` in the configuration",
@@ -141,7 +141,7 @@ pub trait Backend: Send + Sync {
         };
         let reader = OnnxReader {
             reads_ort: false,
-            untold_output: &untold_output,
+            unknown_output_text: &unknown_output_text,
         };
         reader.inspect(request)
     }
@@ -247,7 +247,7 @@ pub trait Model: Send + Sync {
     ///
     /// # Errors
     /// Why it could not switch; the model runs unchanged.
-    fn change_over(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
+    fn switch_to_form(&self, request: &LoadRequest<'_>) -> Result<bool, BackendError> {
         let _ = request;
         Ok(false)
     }

@@ -21,7 +21,7 @@ pub struct OnnxReader<'a> {
     /// Whether the backend also reads ONNX Runtime's own format (`.ort`), whose inputs and outputs only a load reveals.
     pub reads_ort: bool,
     /// The error text for an output, given its name, whose type neither the file nor the backend's library determines.
-    pub untold_output: &'a dyn Fn(&str) -> String,
+    pub unknown_output_text: &'a dyn Fn(&str) -> String,
 }
 
 impl OnnxReader<'_> {
@@ -45,7 +45,7 @@ impl OnnxReader<'_> {
             let unknown =
                 unknown.find(|name| names(tensors, name) && signature.output(name).is_none());
             if let Some(name) = unknown {
-                return Err(in_file(file, &(self.untold_output)(name)));
+                return Err(in_file(file, &(self.unknown_output_text)(name)));
             }
         }
         let left_out = self.left_out(tensors, &onnx, &signature);
@@ -81,16 +81,16 @@ impl OnnxReader<'_> {
         let not_tensors = onnx.left_out().into_iter().map(|left| {
             format!("the protocol supports tensors only, so this output is left out: {left}")
         });
-        let untold = onnx.undeclared_outputs();
-        let untold = untold.filter(|name| signature.output(name).is_none());
-        let untold = untold.map(|name| {
+        let unknown = onnx.undeclared_outputs();
+        let unknown = unknown.filter(|name| signature.output(name).is_none());
+        let unknown = unknown.map(|name| {
             format!(
                 "output `{name}` is left out: {}\nwrite `output [ {{ name: \"{name}\" data_type: .. dims: [ .. ] }} ]` and \
                  the other outputs with it",
-                (self.untold_output)(name)
+                (self.unknown_output_text)(name)
             )
         });
-        not_tensors.chain(untold).collect()
+        not_tensors.chain(unknown).collect()
     }
 }
 
@@ -99,12 +99,13 @@ fn inspect_own_format(request: &InspectRequest<'_>) -> Result<Inspection, Backen
     let Some(ask) = request.ask else {
         return Ok(Inspection::default());
     };
-    let told = ask()?;
+    let reported = ask()?;
     let is_served = |name: &str| serves(request.tensors, name);
-    let not_batched = looks_batched(&told.signature)
-        .then(|| why_names_do_not_batch(&told.signature, &told.dimension_names, &is_served));
+    let not_batched = looks_batched(&reported.signature).then(|| {
+        why_names_do_not_batch(&reported.signature, &reported.dimension_names, &is_served)
+    });
     Ok(Inspection {
-        signature: Some(told.signature),
+        signature: Some(reported.signature),
         not_batched: not_batched.flatten(),
         ..Inspection::default()
     })
@@ -136,7 +137,7 @@ fn signature(
         true => Vec::new(),
         false => computed_outputs(onnx),
     };
-    let told = |name: &str| {
+    let reported = |name: &str| {
         configured(name).or_else(|| {
             let mut spec = asked.output(name)?.clone();
             // The library reports an output of unknown rank as a scalar.
@@ -149,7 +150,7 @@ fn signature(
         })
     };
     let inputs = tensors.inputs.iter().map(String::as_str);
-    onnx.signature_with(inputs, &told)
+    onnx.signature_with(inputs, &reported)
         .map_err(|error| in_file(file, &error.to_string()))
 }
 

@@ -386,7 +386,7 @@ fn find(
     effort: ReadEffort,
 ) -> Result<FormKnowledge, String> {
     if let Some(key) = weights.cache.only() {
-        // A process that may read one form only was told its key.
+        // A process that may read only one form got its key.
         let choice = FormChoice::of(weights.cache.look_up(key))
             .unwrap_or_else(|| FormChoice::WithoutForm("its form is damaged or gone".to_owned()));
         return Ok(FormKnowledge::Decided(choice));

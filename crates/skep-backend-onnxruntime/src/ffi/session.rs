@@ -199,9 +199,9 @@ fn path_text(path: &Path) -> Result<CString, ApiError> {
 pub(crate) struct Session {
     runtime: &'static OrtRuntime,
     pub(super) raw: NonNull<OrtSession>,
-    /// Used in place; let go after the session was released.
+    /// Used in place; dropped after the session is released.
     weights: Option<Arc<WeightTensors>>,
-    /// Its threads; let go after it was released.
+    /// Its threads; dropped after the session is released.
     pool: Option<Arc<PoolThreads>>,
 }
 

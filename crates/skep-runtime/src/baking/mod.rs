@@ -265,7 +265,7 @@ impl OpenOrder {
         let planned = at_lowest_priority(|| self.order.backend.plan_form(&self.request()));
         let needed = match planned {
             Some(Ok(FormPlan::Needed(needed))) => needed,
-            Some(Ok(FormPlan::Known(_))) => return self.change_over(),
+            Some(Ok(FormPlan::Known(_))) => return self.switch_to_form(),
             Some(Ok(FormPlan::WithoutForm(why))) => {
                 tracing::debug!("`{path}` is not baked: {why}");
                 return BakeAttempt::Over;
@@ -278,7 +278,7 @@ impl OpenOrder {
         };
         match self.begin(&needed) {
             Ok(Some((_turn, claim))) => self.bake(claim, needed.cost),
-            Ok(None) => self.change_over(),
+            Ok(None) => self.switch_to_form(),
             Err(attempt) => attempt,
         }
     }
@@ -370,12 +370,12 @@ impl OpenOrder {
             }
             Some(Ok(Found::Nothing)) | None => return BakeAttempt::Over,
         }
-        self.change_over()
+        self.switch_to_form()
     }
 
     /// Switches the model to its form. Runs at normal priority, because a session's threads inherit the priority of the thread
     /// that makes it.
-    fn change_over(&self) -> BakeAttempt {
+    fn switch_to_form(&self) -> BakeAttempt {
         let path = self.path().display();
         let Some(model) = self.order.model.upgrade() else {
             return BakeAttempt::Over;
@@ -384,7 +384,7 @@ impl OpenOrder {
             return BakeAttempt::Over;
         }
         let began = Instant::now();
-        match model.change_over(&self.request()) {
+        match model.switch_to_form(&self.request()) {
             Ok(true) => tracing::info!(
                 "`{path}` runs on its baked form, after {} ms",
                 began.elapsed().as_millis()
