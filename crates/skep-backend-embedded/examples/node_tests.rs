@@ -1,12 +1,14 @@
-//! Runs ONNX's own node tests on both backends: prints a line per test, and writes the table of operators for the documentation.
+//! Runs ONNX's own node tests on both backends: prints a line per test, and writes the table of operators for the
+//! documentation.
 //!
 //! ```text
 //! cargo run -p skep-backend-embedded --example node_tests -- DIRECTORY [--markdown FILE] > tests.tsv
 //! ```
 //!
-//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. A test *passes*, gives *wrong* values, is *refused*
-//! when the model is loaded, or ends in an *error* when it runs. Tests of inference whose inputs and outputs are FP32,
-//! INT32, INT64, INT8, UINT8 or BOOL make the table; tests of training, random numbers and other datatypes are omitted.
+//! DIRECTORY is `onnx/backend/test/data/node` of PyPI's `onnx` package. A test *passes*, gives *wrong* values, is
+//! *refused* when the model is loaded, or ends in an *error* when it runs. Tests of inference whose inputs and
+//! outputs are FP32, INT32, INT64, INT8, UINT8 or BOOL make the table; tests of training, random numbers and other
+//! datatypes are omitted.
 
 #[path = "node_tests/case.rs"]
 mod case;

@@ -1,8 +1,8 @@
 //! Refuses models at load that the engine would accept but compute incorrectly.
 //!
-//! The engine has four element types: it reads FP64 and FP16 as FP32, INT64 as INT32 (saturating), and ignores types that it
-//! does not know. So the audit checks datatypes everywhere in the file. It cannot detect that INT64 arithmetic wraps around
-//! if intermediate results exceed 32 bits.
+//! The engine has four element types: it reads FP64 and FP16 as FP32, INT64 as INT32 (saturating), and ignores types
+//! that it does not know. So the audit checks datatypes everywhere in the file. It cannot detect that INT64
+//! arithmetic wraps around if intermediate results exceed 32 bits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,8 @@ use crate::refusals;
 pub(crate) const HINT: &str =
     "the onnxruntime backend serves such models: `pip install onnxruntime`";
 
-/// The operator set of ONNX 1.17, whose node tests determined the refusals. A newer set may change an operator's meaning.
+/// The operator set of ONNX 1.17, whose node tests determined the refusals. A newer set may change an operator's
+/// meaning.
 const NEWEST_OPSET: i64 = 22;
 
 /// Audits a model whose external tensors were resolved.
@@ -239,8 +240,8 @@ impl<'a> TensorUses<'a> {
         Self { readers, outputs }
     }
 
-    /// Whether a tensor only says where slices begin or end. There a value beyond 32 bits means the end of the axis, and so
-    /// does the engine's saturated value.
+    /// Whether a tensor only says where slices begin or end. There a value beyond 32 bits means the end of the axis,
+    /// and so does the engine's saturated value.
     fn only_as_slice_bound(&self, tensor: &str) -> bool {
         self.bound_within(tensor, MAX_STEPS)
     }

@@ -8,9 +8,9 @@
 //!      --- weights --> tensor store (memory) -- in place -->
 //! ```
 //!
-//! The engine optimises the graph at every load. The weights that it derives then (normalisations folded into convolutions,
-//! transposed constants) are its private memory, and depend only on the form. So one form serves every optimisation level,
-//! and a model loaded from it computes the same outputs as one loaded from its own file.
+//! The engine optimises the graph at every load. The weights that it derives then (normalisations folded into
+//! convolutions, transposed constants) are its private memory, and depend only on the form. So one form serves every
+//! optimisation level, and a model loaded from it computes the same outputs as one loaded from its own file.
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! Converts between the protocol's tensors and the engine's.
 //!
-//! The engine knows four element types. `INT64` and `BOOL` become its 32-bit integers: each input value must fit, and output
-//! values are widened again.
+//! The engine knows four element types. `INT64` and `BOOL` become its 32-bit integers: each input value must fit, and
+//! output values are widened again.
 
 use bytes::Bytes;
 use rten::{Value, ValueOrView, ValueView};

@@ -1,14 +1,14 @@
 //! The embedded backend: ONNX models in pure Rust, with nothing installed.
 //!
-//! The engine is rten. It is fast on large networks and needs little memory: it keeps one copy of the weights, in the tensor
-//! store or in the mapped file if possible. But it knows fewer datatypes and operators than ONNX, and misinterprets some of
-//! those that it does not know. This backend never approximates. It refuses whatever the engine would compute incorrectly: at
-//! load if the file shows it (`audit`, `refusals`), per request if the values do.
+//! The engine is rten. It is fast on large networks and needs little memory: it keeps one copy of the weights, in the
+//! tensor store or in the mapped file if possible. But it knows fewer datatypes and operators than ONNX, and
+//! misinterprets some of those that it does not know. This backend never approximates. It refuses whatever the engine
+//! would compute incorrectly: at load if the file shows it (`audit`, `refusals`), per request if the values do.
 //!
-//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. Requests with larger INT64 inputs are refused;
-//! models with larger constants are refused at load, unless the constants only bound slices. Two deviations cannot be
-//! detected: INT64 arithmetic whose intermediate results exceed 32 bits wraps around, and `Relu` and `Clip` do not propagate
-//! NaN.
+//! Served datatypes: FP32, INT32, INT8, UINT8, BOOL, and INT64 within 32 bits. Requests with larger INT64 inputs are
+//! refused; models with larger constants are refused at load, unless the constants only bound slices. Two deviations
+//! cannot be detected: INT64 arithmetic whose intermediate results exceed 32 bits wraps around, and `Relu` and `Clip`
+//! do not propagate NaN.
 //!
 //! ```text
 //! audit.rs, refusals.rs  what is refused at load
@@ -200,8 +200,8 @@ fn audited<'a>(
     Ok((subject, signature))
 }
 
-/// The signature. The configuration describes outputs that the file does not declare, and must agree with the graph as far
-/// as their types follow from it.
+/// The signature. The configuration describes outputs that the file does not declare, and must agree with the graph
+/// as far as their types follow from it.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
     for spec in computed_outputs(onnx) {
         config.check_reported_output(&spec)?;

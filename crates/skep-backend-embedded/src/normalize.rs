@@ -1,8 +1,8 @@
 //! Rewrites parts of a model that the engine does not know into equivalent ones that it knows.
 //!
-//! ONNX models may omit `strides`, `dilations` and `pads`, which are then 1, 1 and 0 along every spatial axis. The engine
-//! supports that for some operators only, and the others fail when they run. It also has no BOOL, so casts to BOOL are
-//! spelled out.
+//! ONNX models may omit `strides`, `dilations` and `pads`, which are then 1, 1 and 0 along every spatial axis. The
+//! engine supports that for some operators only, and the others fail when they run. It also has no BOOL, so casts to
+//! BOOL are spelled out.
 
 use std::{collections::BTreeMap, mem};
 

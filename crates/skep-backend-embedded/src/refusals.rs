@@ -1,9 +1,9 @@
 //! Operators that the engine is known to compute wrongly.
 //!
-//! The table comes from ONNX's own node tests (`examples/node_tests.rs`) and from comparisons with ONNX Runtime over older
-//! opsets, attributes and edge values. It refuses everything that gave wrong values there instead of an error. Each row says
-//! what is refused and why. Two known deviations are accepted: `Relu` and `Clip` give 0 or a bound for NaN, and a `Cast` of a
-//! number that its target cannot represent saturates, which ONNX leaves undefined.
+//! The table comes from ONNX's own node tests (`examples/node_tests.rs`) and from comparisons with ONNX Runtime over
+//! older opsets, attributes and edge values. It refuses everything that gave wrong values there instead of an error.
+//! Each row says what is refused and why. Two known deviations are accepted: `Relu` and `Clip` give 0 or a bound for
+//! NaN, and a `Cast` of a number that its target cannot represent saturates, which ONNX leaves undefined.
 
 use skep_proto::onnx::{AttributeProto, NodeProto, tensor_proto::DataType as Onnx};
 
@@ -147,8 +147,8 @@ fn always(_: &NodeContext<'_>) -> bool {
     true
 }
 
-/// Before opset 13, the operator treated all axes from `axis` (default 1) on as one. Only for the last axis that makes no
-/// difference.
+/// Before opset 13, the operator treated all axes from `axis` (default 1) on as one. Only for the last axis that
+/// makes no difference.
 fn flattens(context: &NodeContext<'_>) -> bool {
     if context.opset >= 13 {
         return false;

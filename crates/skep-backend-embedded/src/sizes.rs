@@ -1,9 +1,9 @@
 //! Computes what a run allocates before it begins.
 //!
-//! The engine ends the process if it has no memory for a tensor, so a run that needs too much must be refused beforehand.
-//! For most models this works: the sizes of all tensors follow from the shapes of the inputs. If the size of a tensor depends
-//! on *values* that only a run computes, or a node contains a graph, the sizes are unknown, and the model must run in a
-//! worker process ([`unbounded`]).
+//! The engine ends the process if it has no memory for a tensor, so a run that needs too much must be refused
+//! beforehand. For most models this works: the sizes of all tensors follow from the shapes of the inputs. If the size
+//! of a tensor depends on *values* that only a run computes, or a node contains a graph, the sizes are unknown, and
+//! the model must run in a worker process ([`unbounded`]).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -22,8 +22,8 @@ use smallvec::SmallVec;
 
 use crate::weights;
 
-/// Operators whose output sizes depend on the values of these inputs. The shapes of the inputs bound the outputs of all other
-/// operators, for example by the positions of all elements.
+/// Operators whose output sizes depend on the values of these inputs. The shapes of the inputs bound the outputs of
+/// all other operators, for example by the positions of all elements.
 const SIZED_BY_VALUES: [(&str, &[usize]); 12] = [
     ("CenterCropPad", &[1]),
     ("Col2Im", &[1]),
@@ -68,12 +68,12 @@ impl RunSizes {
         skep_host::lock(&self.known)
     }
 
-    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, without its inputs; 0 for a
-    /// model whose sizes only a run determines.
+    /// The most bytes that a run with inputs of these shapes has in use at once for its tensors, without its inputs;
+    /// 0 for a model whose sizes only a run determines.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot process, [`ErrorKind::Exhausted`] if it turns out that
-    /// only a run determines the sizes.
+    /// [`ErrorKind::InvalidArgument`] for shapes that the graph cannot process, [`ErrorKind::Exhausted`] if it turns
+    /// out that only a run determines the sizes.
     pub(crate) fn peak(
         &self,
         signature: &ModelSignature,
@@ -201,8 +201,8 @@ fn bare(onnx: &OnnxModel) -> OnnxModel {
     onnx
 }
 
-/// Why the memory of a run cannot be determined beforehand: the text names the node that makes a tensor whose size only a run
-/// determines. `None` if it can.
+/// Why the memory of a run cannot be determined beforehand: the text names the node that makes a tensor whose size
+/// only a run determines. `None` if it can.
 pub(crate) fn unbounded(onnx: &OnnxModel) -> Option<String> {
     unbounded_bare(&bare(onnx))
 }

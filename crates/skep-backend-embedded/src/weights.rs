@@ -1,9 +1,9 @@
 //! Weights in place.
 //!
-//! The engine copies weights inside the model's file, and uses external data in place. So all large initializers become
-//! external data: they are cut out of the message and passed as slices. For baked models ([`bake`](crate::bake)) these are
-//! slices of the tensor store; otherwise of the mapped file if the slice is aligned for its elements, else of an aligned
-//! copy.
+//! The engine copies weights inside the model's file, and uses external data in place. So all large initializers
+//! become external data: they are cut out of the message and passed as slices. For baked models
+//! ([`bake`](crate::bake)) these are slices of the tensor store; otherwise of the mapped file if the slice is aligned
+//! for its elements, else of an aligned copy.
 //!
 //! ```text
 //! model.onnx (mapped)  [ graph | raw_data of w0 | ... | raw_data of w1 ]      message without them -> engine
@@ -40,11 +40,11 @@ pub(crate) struct EngineModel {
 }
 
 impl EngineModel {
-    /// Loads a message whose large tensors are in `weights`, by alias. Their memory is kept, and used in place if it is aligned
-    /// for its elements.
+    /// Loads a message whose large tensors are in `weights`, by alias. Their memory is kept, and used in place if it
+    /// is aligned for its elements.
     ///
-    /// `optimize` lets the engine rewrite the graph. If it folds a normalisation into a convolution, the folded weights are
-    /// new private memory that replaces the given weights.
+    /// `optimize` lets the engine rewrite the graph. If it folds a normalisation into a convolution, the folded
+    /// weights are new private memory that replaces the given weights.
     pub(crate) fn load(
         message: Vec<u8>,
         weights: impl IntoIterator<Item = (String, Bytes)>,
@@ -84,8 +84,8 @@ pub(crate) struct CutTensor {
     pub(crate) bytes: Bytes,
 }
 
-/// Cuts the tensors of at least `min_bytes` bytes out of a message whose external tensors were [resolved](resolve_external),
-/// and leaves references to them.
+/// Cuts the tensors of at least `min_bytes` bytes out of a message whose external tensors were
+/// [resolved](resolve_external), and leaves references to them.
 pub(crate) fn cut_out(proto: &mut ModelProto, min_bytes: usize) -> Vec<CutTensor> {
     let mut cuts = Vec::new();
     if let Some(graph) = &mut proto.graph {

@@ -1,5 +1,5 @@
-//! Models loaded from their baked forms compute the same outputs to the bit as models loaded from their own files, whatever
-//! happens to cache and store.
+//! Models loaded from their baked forms compute the same outputs to the bit as models loaded from their own files,
+//! whatever happens to cache and store.
 #![allow(clippy::expect_used, reason = "tests state what they expect")]
 
 use std::{

@@ -1,8 +1,8 @@
 //! The mock backend: scripted latency, output and failure, for tests of the server and for simulation.
 //!
 //! A model needs no file: its configuration declares inputs and outputs, and its `parameters` are the script
-//! (`mock.latency_us` and so on, listed in docs/model-parameters.md). All instances of a model share one count of executions.
-//! A scripted panic is deliberate: it tests that the server isolates it.
+//! (`mock.latency_us` and so on, listed in docs/model-parameters.md). All instances of a model share one count of
+//! executions. A scripted panic is deliberate: it tests that the server isolates it.
 //!
 //! `fill.rs` has the content of outputs, `timer.rs` waits until a point in time.
 
@@ -173,8 +173,8 @@ impl Model for MockModel {
 }
 
 impl MockModel {
-    /// An output's shape: the echoed input's, or the configured dims. A variable dim comes from the input at the same position,
-    /// the batch size from the first input; otherwise it is 1.
+    /// An output's shape: the echoed input's, or the configured dims. A variable dim comes from the input at the same
+    /// position, the batch size from the first input; otherwise it is 1.
     fn shape(&self, index: usize, inputs: &[&Shape]) -> Option<Shape> {
         let opposite = inputs.get(index);
         if self.script.output == MockOutput::Echo {

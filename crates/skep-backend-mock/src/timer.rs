@@ -16,8 +16,8 @@ thread_local! {
     static EXACT: bool = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).is_ok();
 }
 
-/// Returns at `deadline`, never before. It is late by about a microsecond if a processor is free, by a time slice if all are
-/// busy. Costs at most [`SPIN`] of CPU time.
+/// Returns at `deadline`, never before. It is late by about a microsecond if a processor is free, by a time slice if
+/// all are busy. Costs at most [`SPIN`] of CPU time.
 pub(crate) fn wait_until(deadline: Instant) {
     // If the slack cannot be set, waits are that much longer.
     let _is_exact = EXACT.with(|exact| *exact);

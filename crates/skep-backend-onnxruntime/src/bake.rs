@@ -7,12 +7,13 @@
 //! graph + weights + packed --- run -----> outputs  / equal to the bit
 //! ```
 //!
-//! The library rewrites the graph as it does at every load (fusions, constants, image layouts) and writes the result with its
-//! weights. It then loads that graph without rewriting, and Skep keeps the weights that it packs. Then the model and the form
-//! run on the same inputs, one after the other. A form whose outputs differ in a single bit is never used.
+//! The library rewrites the graph as it does at every load (fusions, constants, image layouts) and writes the result
+//! with its weights. It then loads that graph without rewriting, and Skep keeps the weights that it packs. Then the
+//! model and the form run on the same inputs, one after the other. A form whose outputs differ in a single bit is
+//! never used.
 //!
-//! Weights stay in files: the library gets them as ranges of files and packs them into files. Besides, baking takes memory
-//! for one tensor on its way to the disk and for the weights that the library rewrites ([`cost`]).
+//! Weights stay in files: the library gets them as ranges of files and packs them into files. Besides, baking takes
+//! memory for one tensor on its way to the disk and for the weights that the library rewrites ([`cost`]).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -50,8 +51,8 @@ const FORM: &[u8] = b"onnxruntime 2";
 /// The file that the library writes weights into.
 const WEIGHTS: &std::ffi::CStr = c"weights";
 
-/// The name of a form's graph in its directory. Its weights refer to this file, because the library requires that the file
-/// exists, although it gets every such weight in memory.
+/// The name of a form's graph in its directory. Its weights refer to this file, because the library requires that the
+/// file exists, although it gets every such weight in memory.
 pub(crate) const GRAPH: &str = "graph";
 
 /// Operators whose large inputs the library does not rewrite: it packs them, or reads them in place.
@@ -207,8 +208,8 @@ impl OrtModelFile<'_> {
         })
     }
 
-    /// Lets the library pack weights into files, and adds these and the graph's weights to the form. Returns the sequence of
-    /// blocks that the library allocated, and the packed tensors.
+    /// Lets the library pack weights into files, and adds these and the graph's weights to the form. Returns the
+    /// sequence of blocks that the library allocated, and the packed tensors.
     fn pack(
         &self,
         baked: &mut RewrittenModel,
@@ -345,8 +346,8 @@ impl OrtModelFile<'_> {
             })
     }
 
-    /// Runs the model and then its form on the same inputs, and compares the outputs to the bit. The two run one after the
-    /// other, so that only one is in memory, and the model's packed weights are in files.
+    /// Runs the model and then its form on the same inputs, and compares the outputs to the bit. The two run one
+    /// after the other, so that only one is in memory, and the model's packed weights are in files.
     fn check_outputs(
         &self,
         source: &ExternalModel,
@@ -413,8 +414,8 @@ impl OrtModelFile<'_> {
     }
 }
 
-/// The model's message without its large tensors, which the library reads from their files. If a message contains tensors,
-/// the library makes up to three copies of each.
+/// The model's message without its large tensors, which the library reads from their files. If a message contains
+/// tensors, the library makes up to three copies of each.
 struct ExternalModel {
     message: Vec<u8>,
     /// The directory of these files.
@@ -424,7 +425,8 @@ struct ExternalModel {
 impl ExternalModel {
     fn of(subject: &OrtModelFile<'_>) -> Self {
         let mut proto = subject.onnx.proto().clone();
-        // The library does not follow links to such files. If the model consists of one file, its link is resolved here.
+        // The library does not follow links to such files. If the model consists of one file, its link is resolved
+        // here.
         let path = match subject.onnx.external_files().is_empty() {
             true => fs::canonicalize(subject.path).ok(),
             false => None,
@@ -465,9 +467,9 @@ impl ExternalModel {
     }
 }
 
-/// The cost of baking. The library holds each tensor that it rewrites twice at a time, and one of the others on its way to
-/// the disk. Measured: 2.1 times the weights of convolutions, into which it folds normalisations before it lays them out in
-/// blocks of channels.
+/// The cost of baking. The library holds each tensor that it rewrites twice at a time, and one of the others on its
+/// way to the disk. Measured: 2.1 times the weights of convolutions, into which it folds normalisations before it
+/// lays them out in blocks of channels.
 fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
     let graph = onnx.graph();
     let rewritten: HashSet<&str> = graph
@@ -500,7 +502,8 @@ fn cost(onnx: &OnnxModel, files: &[PathBuf]) -> BakeCost {
         memory_bytes: parts
             .into_iter()
             .fold(baking::BASE_BYTES, u64::saturating_add),
-        // The weights as tensors, the packed weights, and first the rewritten weights, later those that the model itself packs.
+        // The weights as tensors, the packed weights, and first the rewritten weights, later those that the model
+        // itself packs.
         disk_bytes: on_disk.saturating_mul(3),
     }
 }

@@ -10,10 +10,10 @@
 //!
 //! Tensors that the store does not have yet may be used from the cache's files at first: see [`skep_weights::moves`].
 //!
-//! The library packs weights at every load and hashes the result to find equal ones; no option avoids this. So it packs
-//! onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and those are replaced before the
-//! first run. Without packed weights BERT-base would load faster still, but run 1.26 times slower, and its outputs would
-//! not be the same to the bit.
+//! The library packs weights at every load and hashes the result to find equal ones; no option avoids this. So it
+//! packs onto scratch pages that stay in the processor's cache (see [`skep_alloc::load`]), and those are replaced
+//! before the first run. Without packed weights BERT-base would load faster still, but run 1.26 times slower, and its
+//! outputs would not be the same to the bit.
 
 use std::{
     io,
@@ -49,8 +49,8 @@ impl From<ApiError> for FormFailure {
     }
 }
 
-/// Makes a session of a form of the model at `path`. Returns the weights that are still in the cache's files, to be moved to
-/// the store.
+/// Makes a session of a form of the model at `path`. Returns the weights that are still in the cache's files, to be
+/// moved to the store.
 pub(crate) fn session(
     runtime: &'static OrtRuntime,
     path: &Path,
@@ -176,8 +176,8 @@ pub(crate) fn session_options(
     Ok(options)
 }
 
-/// The weights of the graph: those that runs use, from `tensors`, and those that are read only for packing, from the cache's
-/// files.
+/// The weights of the graph: those that runs use, from `tensors`, and those that are read only for packing, from the
+/// cache's files.
 fn weights(
     runtime: &'static OrtRuntime,
     form: &Form,
@@ -219,9 +219,9 @@ fn dims(tensor: &Wanted) -> Vec<usize> {
         .collect()
 }
 
-/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks, and returns it with the
-/// blocks of its load. If the library does not pack as it did when the form was made, calls `check` to verify the tensors to
-/// pack, and the session uses the weights that the library packs.
+/// Makes a session whose packed weights are those at `places`, in the order of the kept blocks, and returns it with
+/// the blocks of its load. If the library does not pack as it did when the form was made, calls `check` to verify the
+/// tensors to pack, and the session uses the weights that the library packs.
 pub(crate) fn packed_session(
     blocks: &[LoadedBlock],
     places: &[FileRange<'_>],
@@ -234,8 +234,8 @@ pub(crate) fn packed_session(
         let why = "its packed weights do not match its sequence of blocks";
         return Err(FormFailure::Unusable(why.to_owned()));
     }
-    // Scratch pages are never used in a run. On them the library may take weights for equal that differ only where the next
-    // weight overwrites them; then it packs once more, on separate pages.
+    // Scratch pages are never used in a run. On them the library may take weights for equal that differ only where
+    // the next weight overwrites them; then it packs once more, on separate pages.
     for how in [LoadMode::Replay(blocks), LoadMode::Record] {
         let (made, loaded) = load(how, &make).map_err(mapping_failure)?;
         let mut session = made?;

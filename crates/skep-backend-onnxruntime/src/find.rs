@@ -1,8 +1,8 @@
 //! Where ONNX Runtime's library may be.
 //!
 //! The library comes with the Python package `onnxruntime` as `capi/libonnxruntime.so.<version>`, without an
-//! unversioned name, so directories are searched for any version and the newest is taken. Python itself never runs: a start
-//! must not wait for an interpreter, and the location of `python3` determines its directories.
+//! unversioned name, so directories are searched for any version and the newest is taken. Python itself never runs: a
+//! start must not wait for an interpreter, and the location of `python3` determines its directories.
 
 use std::{
     cmp::Reverse,

@@ -1,9 +1,9 @@
 //! The ONNX Runtime backend.
 //!
-//! The library is not part of the build: [`OnnxRuntime::start`] looks for it in the places of a [`LibrarySearch`], opens it
-//! and creates the process's one environment; a [`SearchReport`] says what was found where. A library that is missing, too
-//! old or something else is an error with a remedy, never a panic. The library's log goes to `tracing`, target
-//! `onnxruntime`.
+//! The library is not part of the build: [`OnnxRuntime::start`] looks for it in the places of a [`LibrarySearch`],
+//! opens it and creates the process's one environment; a [`SearchReport`] says what was found where. A library that
+//! is missing, too old or something else is an error with a remedy, never a panic. The library's log goes to
+//! `tracing`, target `onnxruntime`.
 //!
 //! ```text
 //! LibrarySearch -> candidates -> Library -> OrtRuntime (one per process, never closed)
@@ -24,9 +24,10 @@
 //! error.rs          the library's failures as backend errors
 //! ```
 //!
-//! A run copies strings only. Inputs are bound in the caller's memory. Outputs are written into prepared memory if their
-//! shapes follow from the file's declarations; otherwise they are shared from the library's memory. Declarations can be
-//! wrong: the first run that shows this runs again without prepared memory, and the model's later runs do without it.
+//! A run copies strings only. Inputs are bound in the caller's memory. Outputs are written into prepared memory if
+//! their shapes follow from the file's declarations; otherwise they are shared from the library's memory.
+//! Declarations can be wrong: the first run that shows this runs again without prepared memory, and the model's later
+//! runs do without it.
 
 mod bake;
 mod baked;
@@ -91,8 +92,8 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Finds the library and starts it. A process uses one library: a second call returns the same one, or fails if it would
-    /// find another.
+    /// Finds the library and starts it. A process uses one library: a second call returns the same one, or fails if
+    /// it would find another.
     ///
     /// # Errors
     /// [`FindError`], which says what was found where and what to install.
@@ -244,8 +245,8 @@ impl Backend for OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Records what one run on one thread allocates for its intermediate tensors, with inputs of these shapes that are all
-    /// zero. `inputs` follows the order of the model's signature.
+    /// Records what one run on one thread allocates for its intermediate tensors, with inputs of these shapes that
+    /// are all zero. `inputs` follows the order of the model's signature.
     ///
     /// # Errors
     /// Errors of loading the model and of a run with such inputs.
@@ -259,8 +260,8 @@ impl OnnxRuntime {
         model.record(inputs)
     }
 
-    /// Loads a model for this configuration, or without one from what its file declares. With `weights`, loads it from its
-    /// baked form if it can.
+    /// Loads a model for this configuration, or without one from what its file declares. With `weights`, loads it
+    /// from its baked form if it can.
     fn open(
         &self,
         file: &ModelFile,
@@ -328,8 +329,8 @@ impl OnnxRuntime {
         )
     }
 
-    /// The session of a model's baked form, and the weights to move to the store; `None` if the model has to be loaded from
-    /// its own file.
+    /// The session of a model's baked form, and the weights to move to the store; `None` if the model has to be
+    /// loaded from its own file.
     fn open_baked(
         &self,
         subject: &OrtModelFile<'_>,
@@ -361,9 +362,9 @@ impl OnnxRuntime {
         Ok(self.open_baked(&OrtModelFile::of(*self, request, &onnx), weights))
     }
 
-    /// A model with the signature of its file; the session describes outputs that the file does not declare. Requests supply
-    /// inputs that have a default only if the configuration names them; otherwise the library uses the default. Undeclared
-    /// outputs that the configuration does not name are not served.
+    /// A model with the signature of its file; the session describes outputs that the file does not declare. Requests
+    /// supply inputs that have a default only if the configuration names them; otherwise the library uses the
+    /// default. Undeclared outputs that the configuration does not name are not served.
     fn model(
         &self,
         subject: &OrtModelFile<'_>,

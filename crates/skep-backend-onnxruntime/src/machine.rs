@@ -8,8 +8,8 @@ use std::{
     sync::LazyLock,
 };
 
-/// The channel block that the library uses on this machine: 16 with AVX-512, 8 with AVX, 1 without a blocked image layout
-/// (`MlasNchwcGetBlockSize`).
+/// The channel block that the library uses on this machine: 16 with AVX-512, 8 with AVX, 1 without a blocked image
+/// layout (`MlasNchwcGetBlockSize`).
 #[must_use]
 pub fn channel_block() -> usize {
     #[cfg(target_arch = "x86_64")]
@@ -24,8 +24,9 @@ pub fn channel_block() -> usize {
     1
 }
 
-/// The instruction sets of this machine, which the library chooses kernels, layouts and packed forms by, as one word: what
-/// the kernel says of the processor's features, all of them, since any may be one that a version of the library looks at.
+/// The instruction sets of this machine, which the library chooses kernels, layouts and packed forms by, as one word:
+/// what the kernel says of the processor's features, all of them, since any may be one that a version of the library
+/// looks at.
 pub(crate) fn instruction_sets() -> &'static str {
     /// Read once: the file has a part for each processor, which takes milliseconds where there are many.
     static SETS: LazyLock<String> = LazyLock::new(|| {

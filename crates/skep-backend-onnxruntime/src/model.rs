@@ -79,7 +79,8 @@ impl Model for OrtModel {
         };
         self.session.replace(session);
         self.is_baked.store(true, Ordering::Relaxed);
-        // The old session's memory is free by now, unless runs are in flight, so there is room for copies of the weights.
+        // The old session's memory is free by now, unless runs are in flight, so there is room for copies of the
+        // weights.
         left.into_iter().for_each(skep_weights::moves::bring);
         Ok(true)
     }
@@ -228,7 +229,8 @@ impl OrtModel {
         Ok(())
     }
 
-    /// Runs into the slots' prepared memory. `Ok(Some(_))` is a failure that a wrong shape of prepared memory may explain.
+    /// Runs into the slots' prepared memory. `Ok(Some(_))` is a failure that a wrong shape of prepared memory may
+    /// explain.
     fn run_prepared(
         &self,
         runs: &mut Runs,
@@ -380,7 +382,8 @@ fn string_bytes(inputs: &[TensorView<'_>]) -> u64 {
     })
 }
 
-/// An input as the library takes it: a tensor over the caller's memory, or a copy of strings, which the library must own.
+/// An input as the library takes it: a tensor over the caller's memory, or a copy of strings, which the library must
+/// own.
 fn input<'a>(
     runtime: &'static OrtRuntime,
     view: TensorView<'a>,

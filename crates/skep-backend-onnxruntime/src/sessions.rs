@@ -1,9 +1,9 @@
-//! Sessions that several models may share: one for each baked form and its settings. A session lives as long as a model uses
-//! it, and a while longer.
+//! Sessions that several models may share: one for each baked form and its settings. A session lives as long as a
+//! model uses it, and a while longer.
 //!
-//! The library takes a tenth of a second or more to make a session of a large transformer, even from baked weights, because
-//! it plans, packs and hashes. So a model that is unloaded and soon loaded again, for example scaled to zero and back, reuses
-//! its session.
+//! The library takes a tenth of a second or more to make a session of a large transformer, even from baked weights,
+//! because it plans, packs and hashes. So a model that is unloaded and soon loaded again, for example scaled to zero
+//! and back, reuses its session.
 
 use std::{
     num::NonZeroUsize,

@@ -109,7 +109,8 @@ pub(crate) fn compare(
     )
 }
 
-/// Performs runs of a model, and ends them once the process has spent `limit` of CPU time on them. Returns whether it did.
+/// Performs runs of a model, and ends them once the process has spent `limit` of CPU time on them. Returns whether it
+/// did.
 fn bounded<T>(
     model: OrtModel,
     limit: Duration,

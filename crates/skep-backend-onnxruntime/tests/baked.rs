@@ -1,5 +1,5 @@
-//! Models loaded from their baked forms compute the same outputs to the bit as models loaded from their own files, whatever
-//! happens to cache and store. Without the library every test says that it is skipped, and passes.
+//! Models loaded from their baked forms compute the same outputs to the bit as models loaded from their own files,
+//! whatever happens to cache and store. Without the library every test says that it is skipped, and passes.
 #![allow(clippy::expect_used, reason = "tests state what they expect")]
 
 #[allow(dead_code, reason = "the other tests use the rest")]

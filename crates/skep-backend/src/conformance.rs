@@ -305,8 +305,9 @@ impl Case<'_> {
     }
 }
 
-/// Runs that need more memory than they may take: each is an error, and the instance still works afterwards. Works with
-/// the models of [`sized_by_value`], and others with one INT64 input of one element and one output of that many elements.
+/// Runs that need more memory than they may take: each is an error, and the instance still works afterwards. Works
+/// with the models of [`sized_by_value`], and others with one INT64 input of one element and one output of that many
+/// elements.
 pub fn too_much_memory(model: &Arc<dyn Model>) {
     let mut instance = Arc::clone(model)
         .instance(DeviceId::default())
@@ -406,8 +407,8 @@ fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     }
 }
 
-/// The configuration of a model called `test`, from the text of a `config.pbtxt`. A text without tensors gets one input and
-/// one output, which backends that read a file ignore.
+/// The configuration of a model called `test`, from the text of a `config.pbtxt`. A text without tensors gets one
+/// input and one output, which backends that read a file ignore.
 ///
 /// # Panics
 /// If the text is not a valid configuration.

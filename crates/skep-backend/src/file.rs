@@ -1,8 +1,8 @@
 //! A model's file: mapped, or copied if it is small.
 //!
-//! If a mapped file is truncated and a process then reads a lost page, the system ends the process (SIGBUS), here the whole
-//! server. A large file is worth that risk, because its weights are used in place and shared by all processes. A small file
-//! is not.
+//! If a mapped file is truncated and a process then reads a lost page, the system ends the process (SIGBUS), here the
+//! whole server. A large file is worth that risk, because its weights are used in place and shared by all processes.
+//! A small file is not.
 #![allow(
     unsafe_code,
     reason = "mapping a file is an unsafe promise about that file (invariant 5)"
@@ -24,8 +24,8 @@ use skep_weights::baking;
 
 use crate::{BackendError, ErrorKind};
 
-/// Files up to this many bytes are copied. Models of this size are not [baked](skep_weights::baking), so their files would
-/// stay mapped for as long as they are served, and the copy costs less than the pages of a loaded library.
+/// Files up to this many bytes are copied. Models of this size are not [baked](skep_weights::baking), so their files
+/// would stay mapped for as long as they are served, and the copy costs less than the pages of a loaded library.
 pub const COPIED_BYTES: u64 = baking::MIN_MODEL_BYTES;
 
 /// A model's file: its path, and its bytes, which live as long as any slice of them.
@@ -40,8 +40,8 @@ pub struct ModelFile {
 impl ModelFile {
     /// Maps the file at `path`, or copies it ([`COPIED_BYTES`]). The backend opens files with external data beside it.
     ///
-    /// A mapped file must not be overwritten in place while the model is loaded, as with any server that maps its models.
-    /// Replace it by renaming instead.
+    /// A mapped file must not be overwritten in place while the model is loaded, as with any server that maps its
+    /// models. Replace it by renaming instead.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidModel`] if the file cannot be opened or read.

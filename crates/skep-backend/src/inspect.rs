@@ -34,8 +34,9 @@ pub struct InspectRequest<'a> {
     pub file: &'a ModelFile,
     /// The configuration's inputs and outputs.
     pub tensors: &'a ConfiguredTensors,
-    /// Calls [`Backend::ask`](crate::Backend::ask) to complete an incomplete configuration, in a worker process if the model
-    /// is configured to run in one. `None` for a complete configuration, which declares what the file does not.
+    /// Calls [`Backend::ask`](crate::Backend::ask) to complete an incomplete configuration, in a worker process if
+    /// the model is configured to run in one. `None` for a complete configuration, which declares what the file does
+    /// not.
     pub ask: Option<&'a dyn Fn() -> Result<FileInterface, BackendError>>,
 }
 

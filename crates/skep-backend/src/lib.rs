@@ -9,13 +9,13 @@
 //! ```
 //!
 //! *Weights* belong to the [`Model`] and are read-only; many instances run on one copy at once. They come from a
-//! [`ModelFile`], whose bytes are a mapping that the caller owns: a backend with [`Capabilities::weights_in_place`] uses
-//! them there. *Memory of a run* belongs to the [`Instance`], which executes one run at a time. *Inputs* are views of
-//! memory that the caller filled. *Outputs* go into [`OutputSlot`]s, in memory of the caller if their shapes are known
-//! before the run ([`Model::output_shapes`]).
+//! [`ModelFile`], whose bytes are a mapping that the caller owns: a backend with [`Capabilities::weights_in_place`]
+//! uses them there. *Memory of a run* belongs to the [`Instance`], which executes one run at a time. *Inputs* are
+//! views of memory that the caller filled. *Outputs* go into [`OutputSlot`]s, in memory of the caller if their shapes
+//! are known before the run ([`Model::output_shapes`]).
 //!
-//! A backend may panic: the caller catches the panic, answers the batch with an error and replaces the instance. A backend
-//! must not block on anything but its own computation.
+//! A backend may panic: the caller catches the panic, answers the batch with an error and replaces the instance. A
+//! backend must not block on anything but its own computation.
 //!
 //! ```text
 //! lib.rs          the traits and their requests
@@ -115,8 +115,8 @@ pub trait Backend: Send + Sync {
         false
     }
 
-    /// The names that a model's file may have if its configuration names none; earlier names take precedence. Empty for a
-    /// backend that reads no file (`mock`), whose models get inputs and outputs from the configuration.
+    /// The names that a model's file may have if its configuration names none; earlier names take precedence. Empty
+    /// for a backend that reads no file (`mock`), whose models get inputs and outputs from the configuration.
     fn model_files(&self) -> &'static [&'static str] {
         &ONNX_FILES
     }
@@ -126,8 +126,8 @@ pub trait Backend: Send + Sync {
         !self.model_files().is_empty()
     }
 
-    /// Reports what a model's file declares. The runtime completes configurations from it and checks them against it before
-    /// it loads the model.
+    /// Reports what a model's file declares. The runtime completes configurations from it and checks them against it
+    /// before it loads the model.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or that does not match the configuration.
@@ -149,12 +149,12 @@ pub trait Backend: Send + Sync {
     /// Loads the weights once.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidModel`] for a broken file, [`ErrorKind::Unsupported`] for a model that this backend would not
-    /// compute correctly.
+    /// [`ErrorKind::InvalidModel`] for a broken file, [`ErrorKind::Unsupported`] for a model that this backend would
+    /// not compute correctly.
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError>;
 
-    /// Asks the library for the inputs and outputs of a model whose file does not declare all of them, or has a format that
-    /// only the library reads. There is no configuration yet. Loads the model for a moment.
+    /// Asks the library for the inputs and outputs of a model whose file does not declare all of them, or has a
+    /// format that only the library reads. There is no configuration yet. Loads the model for a moment.
     ///
     /// # Errors
     /// As [`Backend::load`]; [`ErrorKind::Unsupported`] if the library does not report them.
@@ -167,8 +167,8 @@ pub trait Backend: Send + Sync {
         Err(BackendError::new(ErrorKind::Unsupported, text))
     }
 
-    /// Why a run of the model could end its process, if that cannot be ruled out. The caller then runs each instance in a
-    /// worker process, whatever the configuration says.
+    /// Why a run of the model could end its process, if that cannot be ruled out. The caller then runs each instance
+    /// in a worker process, whatever the configuration says.
     fn needs_process(&self, request: &LoadRequest<'_>) -> Option<String> {
         let _ = request;
         None
@@ -185,8 +185,8 @@ pub trait Backend: Send + Sync {
         Ok(FormPlan::WithoutForm(why))
     }
 
-    /// Makes that form in a separate directory, in this process, or notes there why the model cannot have one. Does not use
-    /// the request's weights.
+    /// Makes that form in a separate directory, in this process, or notes there why the model cannot have one. Does
+    /// not use the request's weights.
     ///
     /// # Errors
     /// Why it could not be made this time.
@@ -206,8 +206,8 @@ pub trait Backend: Send + Sync {
         Err(BackendError::new(ErrorKind::Unsupported, text))
     }
 
-    /// The key of the form for a load with the same request, whether or not the form is in the cache; `None` if there is
-    /// certainly no form.
+    /// The key of the form for a load with the same request, whether or not the form is in the cache; `None` if there
+    /// is certainly no form.
     fn form_key(&self, request: &LoadRequest<'_>) -> Option<FormKey> {
         let _ = request;
         None
@@ -229,12 +229,12 @@ pub trait Model: Send + Sync {
     /// The loaded model's inputs and outputs; a run's slices follow this order.
     fn signature(&self) -> &ModelSignature;
 
-    /// The shapes of all outputs for inputs of these shapes; `None` if they are not known before the run, or if the backend
-    /// does not write into prepared memory.
+    /// The shapes of all outputs for inputs of these shapes; `None` if they are not known before the run, or if the
+    /// backend does not write into prepared memory.
     fn output_shapes(&self, inputs: &[&Shape]) -> Option<Vec<Shape>>;
 
-    /// How many CPU threads of this machine a run keeps busy; the caller starts no more runs than there are cores. `None` if
-    /// runs take place elsewhere.
+    /// How many CPU threads of this machine a run keeps busy; the caller starts no more runs than there are cores.
+    /// `None` if runs take place elsewhere.
     fn cpu_threads(&self) -> Option<NonZeroUsize>;
 
     /// Whether it runs on its baked form, so that there is nothing left to bake.
@@ -242,8 +242,8 @@ pub trait Model: Send + Sync {
         false
     }
 
-    /// Switches to the model's baked form without a pause; runs in flight finish on the old weights. `request` is the one
-    /// that the model was loaded with. Returns `false` if only the next load can use the form.
+    /// Switches to the model's baked form without a pause; runs in flight finish on the old weights. `request` is the
+    /// one that the model was loaded with. Returns `false` if only the next load can use the form.
     ///
     /// # Errors
     /// Why it could not switch; the model runs unchanged.
@@ -260,14 +260,15 @@ pub trait Model: Send + Sync {
     /// Makes one executable copy, which runs on `device`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a device that the model was not loaded for, [`ErrorKind::Internal`] if resources run
-    /// out.
+    /// [`ErrorKind::Unsupported`] for a device that the model was not loaded for, [`ErrorKind::Internal`] if
+    /// resources run out.
     fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError>;
 }
 
 /// Ends an instance's run from another thread.
 pub trait Interrupt: Send + Sync {
-    /// Announces a run: earlier interrupts do not apply to it. Never called at the same time as [`Interrupt::interrupt`].
+    /// Announces a run: earlier interrupts do not apply to it. Never called at the same time as
+    /// [`Interrupt::interrupt`].
     fn begin(&self);
 
     /// Makes the current run end soon, with an error. Does not wait.
@@ -279,19 +280,20 @@ pub trait Instance: Send {
     /// Runs the model.
     ///
     /// `inputs`: one view for each input of the signature, in its order, of the signature's datatype and a shape that
-    /// its dims accept. `outputs`: the wanted outputs; the run fills each slot, in prepared memory if the slot has some.
+    /// its dims accept. `outputs`: the wanted outputs; the run fills each slot, in prepared memory if the slot has
+    /// some.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for values that this model cannot take, [`ErrorKind::Exhausted`] for a run that needs
-    /// more memory than it may take or than there is, [`ErrorKind::Internal`] for a failed run.
+    /// [`ErrorKind::InvalidArgument`] for values that this model cannot take, [`ErrorKind::Exhausted`] for a run that
+    /// needs more memory than it may take or than there is, [`ErrorKind::Internal`] for a failed run.
     fn execute(
         &mut self,
         inputs: &[TensorView<'_>],
         outputs: &mut [OutputSlot],
     ) -> Result<(), BackendError>;
 
-    /// Whether it cannot run again, because the process that it ran in has ended; the caller then replaces it. Asked before
-    /// each run and after a failed one.
+    /// Whether it cannot run again, because the process that it ran in has ended; the caller then replaces it. Asked
+    /// before each run and after a failed one.
     fn is_lost(&self) -> bool {
         false
     }
@@ -301,8 +303,8 @@ pub trait Instance: Send {
         None
     }
 
-    /// CPU time of the last run over all its threads; `None` if it was not measured. Callers divide it by the run's time to
-    /// learn how many cores the model's runs keep busy.
+    /// CPU time of the last run over all its threads; `None` if it was not measured. Callers divide it by the run's
+    /// time to learn how many cores the model's runs keep busy.
     fn cpu_time(&self) -> Option<Duration> {
         None
     }

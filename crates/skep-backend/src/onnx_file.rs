@@ -28,8 +28,8 @@ impl OnnxReader<'_> {
     /// Inspects an ONNX file.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or that does not match the configuration; errors of
-    /// [`InspectRequest::ask`] pass through.
+    /// [`ErrorKind::InvalidArgument`] for a file that is not a model, or that does not match the configuration;
+    /// errors of [`InspectRequest::ask`] pass through.
     pub fn inspect(&self, request: &InspectRequest<'_>) -> Result<Inspection, BackendError> {
         let InspectRequest { file, tensors, ask } = *request;
         if self.reads_ort && is_ort(file.bytes()) {

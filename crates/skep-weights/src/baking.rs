@@ -202,8 +202,9 @@ impl ReadEffort {
     }
 }
 
-/// Loads a model from its form. Makes the form if it is missing and `weights.baking` is [`BakingPolicy::BeforeLoad`]. Returns
-/// `None` if the model has to be loaded from its own files, and logs why. Calls `open` again if the form was damaged.
+/// Loads a model from its form. Makes the form if it is missing and `weights.baking` is [`BakingPolicy::BeforeLoad`].
+/// Returns `None` if the model has to be loaded from its own files, and logs why. Calls `open` again if the form was
+/// damaged.
 pub fn load<T>(
     model: &impl Bakes,
     weights: &WeightSource,

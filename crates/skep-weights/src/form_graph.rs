@@ -1,8 +1,8 @@
 //! Checks a form's graph against the form's tensors before a library reads it.
 //!
-//! A graph may refer to tensors in other files, and a library follows such references with the rights of its process: in the
-//! server, to every file that the server can read. So a form's graph, whatever process made it, may refer to the form's own
-//! tensors only, which the library gets in memory.
+//! A graph may refer to tensors in other files, and a library follows such references with the rights of its process:
+//! in the server, to every file that the server can read. So a form's graph, whatever process made it, may refer to
+//! the form's own tensors only, which the library gets in memory.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use skep_onnx::{ExternalData, OnnxModel};
 use skep_proto::onnx::TensorProto;
 
 /// Checks that a form's graph can be read and refers to the form's own weights only, each with its datatype and dims.
-/// `part_of` maps a tensor's name and the file that the graph names for its data to the name of a part; `None` if no part
-/// matches.
+/// `part_of` maps a tensor's name and the file that the graph names for its data to the name of a part; `None` if no
+/// part matches.
 ///
 /// # Errors
 /// A text that names the first tensor that does not match.

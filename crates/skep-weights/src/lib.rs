@@ -32,8 +32,8 @@ pub struct WeightSource {
     pub tenant: Tenant,
     /// The order in which loads bring missing weights to the store.
     pub order: LoadOrder,
-    /// Whether a model may run on the cache's files until its weights are in the store. Otherwise a load brings them to the
-    /// store first, as it always does for a backend that cannot exchange weights while a model runs.
+    /// Whether a model may run on the cache's files until its weights are in the store. Otherwise a load brings them
+    /// to the store first, as it always does for a backend that cannot exchange weights while a model runs.
     pub runs_from_cache: bool,
     /// When a model without a form gets one.
     pub baking: BakingPolicy,

@@ -1,9 +1,10 @@
 //! Weights that move to the store while their model already runs.
 //!
-//! If no process on the node has a model's weights in memory, the model serves from the cache's files as soon as these are
-//! mapped: the load copies nothing and does not repeat earlier checks. But a process with write access can change the
-//! files, and the store does not count their pages. So the weights then move to the store, whose sealed pages are mapped
-//! over those of the files, address by address. Both hold the same bytes, so runs in flight do not notice.
+//! If no process on the node has a model's weights in memory, the model serves from the cache's files as soon as
+//! these are mapped: the load copies nothing and does not repeat earlier checks. But a process with write access can
+//! change the files, and the store does not count their pages. So the weights then move to the store, whose sealed
+//! pages are mapped over those of the files, address by address. Both hold the same bytes, so runs in flight do not
+//! notice.
 //!
 //! ```text
 //! load:    address A -> pages of the file (shared with every process that maps it)   runs begin
@@ -11,8 +12,8 @@
 //!          address A -> pages of the segment                                          the file is no longer needed
 //! ```
 //!
-//! If the store finds that the bytes do not match their digest, the file is damaged in a way that its size and times do not
-//! show (a disk error, say). The model then answers with errors until it is loaded again.
+//! If the store finds that the bytes do not match their digest, the file is damaged in a way that its size and times
+//! do not show (a disk error, say). The model then answers with errors until it is loaded again.
 
 use std::{
     io,

@@ -118,8 +118,8 @@ impl FormTensors {
     }
 }
 
-/// Turns a failed mapping into the failure of its form. Removes the form if the tensor is damaged: the load that makes it
-/// again replaces the damaged tensor.
+/// Turns a failed mapping into the failure of its form. Removes the form if the tensor is damaged: the load that
+/// makes it again replaces the damaged tensor.
 #[must_use]
 pub fn unmapped(form: &Form, error: &CacheError) -> FormFailure {
     if !error.is_damage() {

@@ -1,9 +1,9 @@
 //! The allocator for sessions whose run memory Skep plans: [`skep_alloc`] in the library's table of functions.
 //!
-//! The library does not check a custom allocator's result: it writes through a null pointer, too. Only its own allocator
-//! fails with an exception, which ends the run with an error. So if there is no memory, or a run may not take more, this
-//! allocator asks the library's own for more than any machine has. The exception that this throws passes through the frames
-//! here, which own nothing.
+//! The library does not check a custom allocator's result: it writes through a null pointer, too. Only its own
+//! allocator fails with an exception, which ends the run with an error. So if there is no memory, or a run may not
+//! take more, this allocator asks the library's own for more than any machine has. The exception that this throws
+//! passes through the frames here, which own nothing.
 
 use std::{
     ffi::c_void,
@@ -44,8 +44,8 @@ pub(super) unsafe fn register(
     // SAFETY: an empty table is a valid value of it.
     let mut table = unsafe { OrtAllocator::default() };
     table.version = ORT_API_VERSION;
-    // SAFETY: the types differ only in what they say about exceptions, which the library, their only caller, expects of its
-    // own allocators; on the machines that the library supports, its calling convention is C's.
+    // SAFETY: the types differ only in what they say about exceptions, which the library, their only caller, expects
+    // of its own allocators; on the machines that the library supports, its calling convention is C's.
     unsafe {
         table.Alloc = Some(std::mem::transmute::<
             AllocFunction,
@@ -113,6 +113,7 @@ unsafe extern "system" fn info(this: *const OrtAllocator) -> *const OrtMemoryInf
     if this.is_null() {
         return ptr::null();
     }
-    // SAFETY: the library passes the pointer that it was given: that of a `RunAllocator`, whose first field the table is.
+    // SAFETY: the library passes the pointer that it was given: that of a `RunAllocator`, whose first field the table
+    // is.
     unsafe { (*this.cast::<RunAllocator>()).memory.as_ptr().cast_const() }
 }

@@ -73,7 +73,8 @@ impl OrtRuntime {
         let made = "a successful call fills its out parameter";
         let memory = NonNull::new(memory).expect(made);
         let allocator = NonNull::new(allocator).expect(made);
-        // SAFETY: the environment was just made; the memory's description and the library's allocator are never released.
+        // SAFETY: the environment was just made; the memory's description and the library's allocator are never
+        // released.
         unsafe { allocator::register(api, environment, memory, allocator) }?;
         Ok(Box::leak(Box::new(Self {
             library,
@@ -119,8 +120,8 @@ type LogFunction = unsafe extern "system" fn(
     *const c_char,
 );
 
-/// The beginning of a line that the library logs in each run with an output of another shape than the file declares. The
-/// backend's caller logs that once, with the model's name.
+/// The beginning of a line that the library logs in each run with an output of another shape than the file declares.
+/// The backend's caller logs that once, with the model's name.
 const OTHER_SHAPE: &str = "Expected shape from model of ";
 
 /// Passes a line of the library's log to `tracing`; never unwinds into the library.

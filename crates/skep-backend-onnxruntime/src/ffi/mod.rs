@@ -1,8 +1,8 @@
 //! A thin safe layer over ONNX Runtime's C API: the only `unsafe` code of this crate.
 //!
-//! [`OrtRuntime`] is the opened library with its one environment; it is never closed, so everything made of it holds a
-//! `&'static OrtRuntime` and cannot outlive it. [`Session`] and [`OrtTensor`] release what they own when dropped; a tensor
-//! over borrowed memory carries that memory's lifetime. Every status becomes an [`ApiError`] at once.
+//! [`OrtRuntime`] is the opened library with its one environment; it is never closed, so everything made of it holds
+//! a `&'static OrtRuntime` and cannot outlive it. [`Session`] and [`OrtTensor`] release what they own when dropped; a
+//! tensor over borrowed memory carries that memory's lifetime. Every status becomes an [`ApiError`] at once.
 //!
 //! Enumerations that the library *returns* are read as plain integers: a later version may know more of them than the
 //! declarations, and a Rust enum must never hold a value outside of its list.

@@ -79,8 +79,8 @@ impl SessionOptions {
         }
         let pool = Arc::new(PoolThreads::default());
         let shared = Arc::as_ptr(&pool).cast_mut().cast::<c_void>();
-        // SAFETY: the options are live. They and the sessions made with them keep the pool, and a session ends its threads
-        // before it drops the pool; here and below.
+        // SAFETY: the options are live. They and the sessions made with them keep the pool, and a session ends its
+        // threads before it drops the pool; here and below.
         self.set(|raw| unsafe {
             (api.SessionOptionsSetCustomCreateThreadFn)(raw, Some(threads::create))
         })?;
@@ -252,7 +252,8 @@ impl Session {
         options: &SessionOptions,
     ) -> Result<Self, ApiError> {
         let mut raw: *mut OrtSession = ptr::null_mut();
-        // SAFETY: environment and options are live; the message has that many bytes, and the library keeps none of them.
+        // SAFETY: environment and options are live; the message has that many bytes, and the library keeps none of
+        // them.
         let status = unsafe {
             (runtime.api().CreateSessionFromArray)(
                 runtime.environment.as_ptr(),

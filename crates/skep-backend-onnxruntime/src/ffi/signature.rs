@@ -31,8 +31,8 @@ struct SignatureCalls {
 }
 
 impl Session {
-    /// The inputs that a run needs and the outputs, as far as they are tensors of the protocol's datatypes. A tensor whose rank
-    /// the library does not know looks like a scalar.
+    /// The inputs that a run needs and the outputs, as far as they are tensors of the protocol's datatypes. A tensor
+    /// whose rank the library does not know looks like a scalar.
     ///
     /// # Errors
     /// Errors of the library.

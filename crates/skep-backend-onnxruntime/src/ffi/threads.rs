@@ -1,5 +1,5 @@
-//! The threads of a session's pool. Skep creates them, so that it can measure a run's CPU time: a model that may use eight
-//! threads often keeps one busy.
+//! The threads of a session's pool. Skep creates them, so that it can measure a run's CPU time: a model that may use
+//! eight threads often keeps one busy.
 
 use std::{
     ffi::c_void,

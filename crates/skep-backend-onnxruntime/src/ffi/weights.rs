@@ -52,8 +52,8 @@ impl WeightTensors {
                 message: "a weight's name contains a zero byte".to_owned(),
             })?;
             let bytes = &weight.bytes;
-            // SAFETY: the memory of a `Bytes` neither moves nor changes while a clone of it lives; the tensor, its only user,
-            // is dropped before that (see the fields).
+            // SAFETY: the memory of a `Bytes` neither moves nor changes while a clone of it lives; the tensor, its
+            // only user, is dropped before that (see the fields).
             let bytes: &'static [u8] =
                 unsafe { slice::from_raw_parts(bytes.as_ptr(), bytes.len()) };
             let value = OrtTensor::over(runtime, weight.datatype, weight.dims, bytes)?;

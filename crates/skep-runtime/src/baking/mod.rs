@@ -43,13 +43,13 @@ const ANOTHERS_TURN: Duration = Duration::from_secs(1);
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// CPU time for baking: at least this, and one second more for every [`BYTES_A_SECOND`] bytes. This is about ten times what
-/// slow models were measured to take.
+/// CPU time for baking: at least this, and one second more for every [`BYTES_A_SECOND`] bytes. This is about ten
+/// times what slow models were measured to take.
 const LEAST_TIME: Duration = Duration::from_secs(120);
 const BYTES_A_SECOND: u64 = 4 << 20;
 
-/// The most wall time, as a multiple of the CPU time, since the node has other work. A baking process that hangs keeps the
-/// node's turn for this long.
+/// The most wall time, as a multiple of the CPU time, since the node has other work. A baking process that hangs
+/// keeps the node's turn for this long.
 const LONGEST_OF_CPU: u32 = 20;
 
 /// The lowest priority of a thread.
@@ -373,8 +373,8 @@ impl OpenOrder {
         self.switch_to_form()
     }
 
-    /// Switches the model to its form. Runs at normal priority, because a session's threads inherit the priority of the thread
-    /// that makes it.
+    /// Switches the model to its form. Runs at normal priority, because a session's threads inherit the priority of
+    /// the thread that makes it.
     fn switch_to_form(&self) -> BakeAttempt {
         let path = self.path().display();
         let Some(model) = self.order.model.upgrade() else {
@@ -434,8 +434,8 @@ fn check(cost: BakeCost, directory: &Path) -> Result<(), BakeAttempt> {
     Ok(())
 }
 
-/// Runs `act` on a new thread of the lowest priority, because a lowered priority cannot be raised again. `None` if no thread
-/// can be started, or if `act` panics, as a backend may.
+/// Runs `act` on a new thread of the lowest priority, because a lowered priority cannot be raised again. `None` if no
+/// thread can be started, or if `act` panics, as a backend may.
 fn at_lowest_priority<T: Send>(act: impl FnOnce() -> T + Send) -> Option<T> {
     thread::scope(|scope| {
         let lowered = || {

@@ -42,8 +42,8 @@ pub struct Bakeable {
     pub versions: BTreeSet<ModelVersion>,
 }
 
-/// What to bake at `path`: the directories of a repository's models, in order; otherwise the path itself. If that is neither a
-/// model nor a file, `bake` reports it.
+/// What to bake at `path`: the directories of a repository's models, in order; otherwise the path itself. If that is
+/// neither a model nor a file, `bake` reports it.
 #[must_use]
 pub fn bakeable(path: &Path) -> Vec<Bakeable> {
     let paths = if !path.is_dir() || repository::is_model(path) {

@@ -47,8 +47,9 @@ pub struct CheckFinding {
     pub text: String,
 }
 
-/// Checks the models of a repository, or those with these names. With `load`, each version is loaded, warmed up and dropped.
-/// Without it, the weights are not read, except by a backend that must load a model to know its inputs and outputs.
+/// Checks the models of a repository, or those with these names. With `load`, each version is loaded, warmed up and
+/// dropped. Without it, the weights are not read, except by a backend that must load a model to know its inputs and
+/// outputs.
 #[must_use]
 pub fn check(
     repository: &Repository,
@@ -157,7 +158,8 @@ impl ModelChecker<'_> {
         let Some(stand_in) = self.backends.any() else {
             return;
         };
-        // The model's own backend may be able to read what the stand-in cannot, so only the configuration's errors count.
+        // The model's own backend may be able to read what the stand-in cannot, so only the configuration's errors
+        // count.
         match draft.plan_on(stand_in, self.options) {
             Ok(plan) => {
                 self.notices(&plan, places);

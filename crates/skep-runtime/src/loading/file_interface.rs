@@ -1,8 +1,8 @@
 //! Inspects a model's file to complete a configuration: its inputs and outputs, and notices about them.
 //!
-//! The backend inspects the file. Most files declare everything. If a file does not declare the type of an output, or has a
-//! format that only the backend's library reads, the backend asks the library, in a worker process if the model is configured
-//! to run in one.
+//! The backend inspects the file. Most files declare everything. If a file does not declare the type of an output, or
+//! has a format that only the backend's library reads, the backend asks the library, in a worker process if the model
+//! is configured to run in one.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -8,7 +8,8 @@ use std::{
 
 use crate::RuntimeError;
 
-/// The name of a version's model file if the configuration names none and the file does not have the first `usual` name.
+/// The name of a version's model file if the configuration names none and the file does not have the first `usual`
+/// name.
 pub(crate) fn lone_default(
     version_directory: &Path,
     usual: &[&'static str],
@@ -21,8 +22,8 @@ pub(crate) fn lone_default(
     others.find(|name| version_directory.join(name).exists())
 }
 
-/// Finds a version's model file. If `filename` is a directory, the file is in it under a `usual` name. Versions of a model may
-/// use different usual names.
+/// Finds a version's model file. If `filename` is a directory, the file is in it under a `usual` name. Versions of a
+/// model may use different usual names.
 ///
 /// # Errors
 /// A text that says what the directory contains instead, with a hint.

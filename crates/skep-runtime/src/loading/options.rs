@@ -35,7 +35,8 @@ pub struct LoadOptions {
     pub hold_until: usize,
     /// The CPU whose cores the models share; `None` if each starts whenever it can.
     pub cpu: Option<Arc<Device>>,
-    /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share nothing.
+    /// Where weights are kept and shared, in the general store unless a model names its tenant; `None` if loads share
+    /// nothing.
     pub weights: Option<WeightSource>,
     /// The node's memory for requests, to which runs are charged; `None` if it is not counted.
     pub request_memory: Option<Arc<MemoryBudget>>,

@@ -55,7 +55,8 @@ pub(crate) struct LoadPlan {
 }
 
 impl LoadPlan {
-    /// Whether `loaded` can stay: its files are the same, and its configuration differs in instances and version policy only.
+    /// Whether `loaded` can stay: its files are the same, and its configuration differs in instances and version
+    /// policy only.
     pub(crate) fn keeps(&self, loaded: &LoadedVersion) -> bool {
         loaded.is_healthy()
             && loaded.backend == self.backend.name()
