@@ -21,20 +21,20 @@ pub enum RunMode<'a> {
     Replay(&'a Arc<RunPlan>),
 }
 
-/// What a run did.
+/// The report of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunReport {
     /// The most bytes that were in use at once, in the arena and on the heap.
     pub peak: u64,
-    /// The sequence, of a run with [`RunMode::Record`] that did not allocate beyond measure.
+    /// The sequence of a run with [`RunMode::Record`]; `None` if it had too many blocks.
     pub recording: Option<Recording>,
-    /// The number of the first allocation that did not go as planned, of a run with [`RunMode::Replay`].
+    /// Of a run with [`RunMode::Replay`]: the number of the first allocation that deviated from the plan.
     pub deviation: Option<usize>,
-    /// How many blocks came from the heap for that.
+    /// How many blocks came from the heap because of that.
     pub unplanned: u64,
     /// Blocks of the arena are still in use: their memory stays theirs.
     pub outlived: bool,
-    /// The first block that the run might not take; it got a null pointer.
+    /// The first block that the run was refused; it got a null pointer.
     pub refused: Option<Refused>,
 }
 
@@ -114,7 +114,7 @@ impl Arena {
         (result, report)
     }
 
-    /// The region with a run by `plan` begun in it.
+    /// The region, with a run by `plan` started in it.
     fn prepare(&mut self, plan: &Arc<RunPlan>) -> Option<Arc<Region>> {
         // It may be too small, and a run that ended by a panic may have left blocks in use.
         let fits = |region: &Arc<Region>| region.restart(plan);
@@ -277,7 +277,7 @@ mod tests {
                     // SAFETY: live, and not used again.
                     unsafe { free(*block) };
                 }
-                // What is freed counts no more.
+                // Freed blocks no longer count.
                 let block = malloc(1 << 19);
                 assert!(!block.is_null());
                 // SAFETY: as above.

@@ -1,13 +1,13 @@
 //! Recorded arrivals.
 //!
-//! What a file is shows in its heading:
+//! The heading shows the kind of file:
 //!
 //! | heading | meaning |
 //! |---|---|
-//! | `app,func,end_timestamp,duration` | a request a line, which arrived its duration before its end (Azure Functions trace of 2021) |
-//! | `HashOwner,HashApp,HashFunction,Trigger,1,2,...` | a function a line, its requests in each minute (Azure Functions trace of 2019) |
-//! | with a column of [`COLUMNS`] | a request a line, whose moment is in that column (Azure LLM inference trace) |
-//! | none | a request a line, whose moment is in the first column |
+//! | `app,func,end_timestamp,duration` | one request per line, which arrived its duration before its end (Azure Functions trace of 2021) |
+//! | `HashOwner,HashApp,HashFunction,Trigger,1,2,...` | one function per line, its requests in each minute (Azure Functions trace of 2019) |
+//! | with a column of [`COLUMNS`] | one request per line, whose moment is in that column (Azure LLM inference trace) |
+//! | none | one request per line, whose moment is in the first column |
 //!
 //! A moment is a number, of any unit, since it is brought to a rate; or a date and time, `2023-11-16 18:17:03.9799600`.
 //! Without a heading they have to ascend, since a list of rates or gaps looks like them. Rates have a form of their
@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::RandomStream;
 
-/// Recorded arrivals: how they lie, not how fast they follow each other.
+/// The pattern of recorded arrivals; the rate is scaled to the load of a simulation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordedArrivals(ArrivalPattern);
 
@@ -55,7 +55,7 @@ pub enum InvalidArrivals {
         /// The line before.
         before: String,
     },
-    /// Nothing that could be brought to a rate.
+    /// Too few moments for a rate.
     #[error("expected requests at two moments at least")]
     TooFew,
 }
@@ -78,7 +78,7 @@ impl RecordedArrivals {
     ///
     /// # Errors
     ///
-    /// If a line has another form than the heading says, or there are less than two moments.
+    /// If a line has another form than the heading says, or there are fewer than two moments.
     pub fn parse(text: &str) -> Result<Self, InvalidArrivals> {
         let text = text.trim_start_matches('\u{feff}');
         let heading = text.lines().next().unwrap_or_default().trim();
@@ -129,12 +129,12 @@ impl RecordedArrivals {
         }
     }
 
-    /// Reads rates, one a line in requests a second, each of which holds for `step` seconds. A heading of letters is
-    /// left out.
+    /// Reads rates, one per line in requests per second, each of which holds for `step` seconds. A heading of letters
+    /// is left out.
     ///
     /// # Errors
     ///
-    /// If a line is not a number from 0, gives more than 1e9 requests, or all together are less than two requests.
+    /// If a line is not a number from 0, gives more than 1e9 requests, or gives fewer than two requests in all.
     pub fn rates(text: &str, step_seconds: f64) -> Result<Self, InvalidArrivals> {
         const EXPECTED: &str = "requests a second from 0, at most 1e9 in a step";
         let mut counts: Vec<u64> = Vec::new();
@@ -220,7 +220,7 @@ impl RecordedArrivals {
                 let later = start_with_span(recorded, counted, count - begin) - counted;
                 let start = (start + later) % length;
                 let span = recorded[recorded.len() - 1];
-                // Between the last and the first of the next time lies what lies between two on average.
+                // The gap between the last and the first of the next round is the mean gap.
                 let round = span * recorded.len() as f64 / (recorded.len() - 1) as f64;
                 let rounds = (0..).map(|index| f64::from(index) * round);
                 let all = rounds.flat_map(|from| recorded.iter().map(move |at| from + at));
