@@ -96,8 +96,8 @@ impl OperatingPoint<'_> {
     ///
     /// # Panics
     ///
-    /// Without a seed; for a static setting that does not [fit](StaticSetting::fits) the model; where a policy does not keep
-    /// its contract.
+    /// Without a seed; for a static setting that does not [fit](StaticSetting::fits) the model; where a policy breaks its
+    /// contract.
     #[must_use]
     pub fn compare(&self, contenders: &[Contender]) -> Vec<PolicyFigures> {
         let traces: Vec<Vec<Time>> = self.seeds.iter().map(|seed| self.trace(*seed)).collect();
