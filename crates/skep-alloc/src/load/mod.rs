@@ -432,5 +432,4 @@ impl LoadedBlocks {
 }
 
 #[cfg(test)]
-#[path = "load_tests.rs"]
 mod tests;
