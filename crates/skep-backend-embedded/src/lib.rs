@@ -177,7 +177,7 @@ fn audited<'a>(request: &LoadRequest<'a>) -> Result<(Subject<'a>, ModelSignature
 /// The signature, in which outputs that the file does not declare are what the configuration says, as far as the graph does
 /// not tell otherwise.
 fn declared(onnx: &OnnxModel, config: &ModelConfig) -> Result<ModelSignature, String> {
-    for spec in computed_outputs(&onnx) {
+    for spec in computed_outputs(onnx) {
         config.check_told_output(&spec)?;
     }
     let signature = onnx.signature_with([], &|name| config.told_output(name));

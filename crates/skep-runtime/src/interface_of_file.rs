@@ -106,7 +106,7 @@ impl Asked<'_> {
             true => self.ask(file, config)?.signature,
             false => ModelSignature::default(),
         };
-        let computed = computed_outputs(&onnx);
+        let computed = computed_outputs(onnx);
         let told = |name: &str| {
             configured(config, name).or_else(|| {
                 let mut spec = asked.output(name)?.clone();
