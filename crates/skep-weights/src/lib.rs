@@ -45,9 +45,9 @@ pub struct WeightSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BakingPolicy {
     /// The load makes it before it goes on.
-    First,
+    BeforeLoad,
     /// The model is loaded from its own files and serves while its form is made in the background.
-    Behind,
+    Background,
     /// Loads make none; they use the forms that are there.
     #[default]
     Never,

@@ -66,7 +66,7 @@ impl Origin {
 
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Origin")
+        f.debug_struct("VersionOrigin")
             .field("source", &self.source.directory())
             .finish_non_exhaustive()
     }
