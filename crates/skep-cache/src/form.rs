@@ -194,7 +194,7 @@ impl Form {
     }
 
     /// Maps tensors' files as [`Form::map`] does, but skips the digest of a file that any process has verified and
-    /// whose size and times have not changed since: see [`SeenTensors`].
+    /// whose size and times have not changed since: see `seen.rs`.
     ///
     /// # Errors
     /// If a file is missing or damaged.

@@ -70,7 +70,7 @@ impl FileStamp {
 pub(crate) fn content(directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
     match look(directory, path)? {
         RememberedFile::Known(content) => Ok(content),
-        RememberedFile::Unread(unknown) => unknown.read(directory, path),
+        RememberedFile::UnreadFile(unknown) => unknown.read(directory, path),
     }
 }
 
@@ -79,20 +79,20 @@ pub(crate) enum RememberedFile {
     /// Its content, from an earlier call.
     Known(FileContent),
     /// It has to be read.
-    Unread(Unread),
+    UnreadFile(UnreadFile),
 }
 
 impl RememberedFile {
     pub(crate) const fn bytes(&self) -> u64 {
         match self {
             Self::Known(content) => content.bytes,
-            Self::Unread(unknown) => unknown.stamp.bytes,
+            Self::UnreadFile(unknown) => unknown.stamp.bytes,
         }
     }
 }
 
 /// A file without a remembered digest for its current state.
-pub(crate) struct Unread {
+pub(crate) struct UnreadFile {
     file: File,
     stamp: FileStamp,
     memo: PathBuf,
@@ -106,18 +106,16 @@ pub(crate) fn look(directory: &Path, path: &Path) -> Result<RememberedFile, Cach
     let absolute = path.canonicalize().map_err(fail)?;
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
     let memo = directory.join(name);
-    let remembered = || {
-        let (known, digest) = read(&memo)?;
-        (known == stamp.text()).then_some(digest)
-    };
-    if let Some(digest) = remembered() {
+    if let Some((known, digest)) = read(&memo)
+        && known == stamp.text()
+    {
         let bytes = stamp.bytes;
         return Ok(RememberedFile::Known(FileContent { digest, bytes }));
     }
-    Ok(RememberedFile::Unread(Unread { file, stamp, memo }))
+    Ok(RememberedFile::UnreadFile(UnreadFile { file, stamp, memo }))
 }
 
-impl Unread {
+impl UnreadFile {
     /// Reads the file.
     fn read(self, directory: &Path, path: &Path) -> Result<FileContent, CacheError> {
         let Self { file, stamp, memo } = self;

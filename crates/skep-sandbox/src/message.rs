@@ -150,7 +150,7 @@ pub(crate) enum ToWorker {
 
 /// What the server knows of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LoadedModel {
+pub(crate) struct WorkerModel {
     pub(crate) signature: ModelSignature,
     pub(crate) cpu_threads: Option<u32>,
     pub(crate) echoes_parameters: bool,
@@ -163,7 +163,7 @@ pub(crate) struct LoadedModel {
 /// A message of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FromWorker {
-    Loaded(LoadedModel),
+    Loaded(WorkerModel),
     /// The inputs and outputs, as the runtime reports them.
     Told(FileInterface),
     /// The directory holds the form, or the reason why there cannot be one.
@@ -329,7 +329,7 @@ impl FromWorker {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut reader = MessageReader::new(bytes);
         let answer = match reader.u8()? {
-            1 => Self::Loaded(LoadedModel {
+            1 => Self::Loaded(WorkerModel {
                 signature: read_signature(&mut reader)?,
                 cpu_threads: reader.option(MessageReader::u32)?,
                 echoes_parameters: reader.bool()?,

@@ -6,8 +6,8 @@ use skep_ipc::MessageWriter;
 use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use super::{
-    BakeTask, FormFiles, FromWorker, KINDS, LoadTask, LoadedModel, MAX_TEXT_BYTES, SharedTensor,
-    ToWorker, WeightSources,
+    BakeTask, FormFiles, FromWorker, KINDS, LoadTask, MAX_TEXT_BYTES, SharedTensor, ToWorker,
+    WeightSources, WorkerModel,
 };
 
 fn place(dims: &[usize]) -> SharedTensor {
@@ -87,7 +87,7 @@ fn answers() -> Vec<FromWorker> {
             },
             dimension_names: [("x".to_owned(), vec!["n".to_owned(), String::new()])].into(),
         }),
-        FromWorker::Loaded(LoadedModel {
+        FromWorker::Loaded(WorkerModel {
             signature: ModelSignature {
                 inputs: vec![spec(None), spec(Some(&[-1, 4]))],
                 outputs: vec![spec(Some(&[]))],

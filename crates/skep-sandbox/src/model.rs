@@ -13,7 +13,7 @@ use skep_types::{ModelSignature, Shape};
 
 use crate::{
     conversation::RunFailure,
-    message::LoadedModel,
+    message::WorkerModel,
     process::Killer,
     starter::{Starter, Worker},
 };
@@ -21,13 +21,13 @@ use crate::{
 /// A model that each of its worker processes has loaded.
 pub(crate) struct SandboxedModel {
     starter: Starter,
-    loaded: LoadedModel,
+    loaded: WorkerModel,
     /// The process that reported the signature, until an instance takes it.
     first: Mutex<Option<Worker>>,
 }
 
 impl SandboxedModel {
-    pub(crate) fn new(starter: Starter, worker: Worker, loaded: LoadedModel) -> Self {
+    pub(crate) fn new(starter: Starter, worker: Worker, loaded: WorkerModel) -> Self {
         Self {
             starter,
             loaded,

@@ -30,7 +30,7 @@ use crate::{
     cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
-    message::{BakeTask, FormFiles, FromWorker, LoadTask, LoadedModel, ToWorker, WeightSources},
+    message::{BakeTask, FormFiles, FromWorker, LoadTask, ToWorker, WeightSources, WorkerModel},
     process::Process,
     signature,
 };
@@ -164,8 +164,8 @@ impl Starter {
     /// Starts a worker process and waits until it has loaded the model.
     ///
     /// # Errors
-    /// As [`load`].
-    pub(crate) fn start(&self) -> Result<(Worker, LoadedModel), BackendError> {
+    /// As [`load`](crate::load()).
+    pub(crate) fn start(&self) -> Result<(Worker, WorkerModel), BackendError> {
         let (worker, mut loaded) = self.start_once()?;
         // The next load repairs the form.
         loaded.found_damage = false;
@@ -201,7 +201,7 @@ impl Starter {
         }
     }
 
-    pub(crate) fn start_once(&self) -> Result<(Worker, LoadedModel), BackendError> {
+    pub(crate) fn start_once(&self) -> Result<(Worker, WorkerModel), BackendError> {
         let mut load = self.load.clone();
         let store = match (self.shared(), &mut load.weights) {
             (Some((form, stream)), Some(kept)) => {
@@ -231,7 +231,7 @@ impl Starter {
     }
 
     /// Compares the signature that a worker reports with the model's file.
-    fn check(&self, loaded: &LoadedModel) -> Result<(), BackendError> {
+    fn check(&self, loaded: &WorkerModel) -> Result<(), BackendError> {
         let Some(expected) = &self.signature else {
             return Ok(());
         };
@@ -407,7 +407,7 @@ mod tests {
             limit: None,
             bound: RunBound::default(),
         };
-        let loaded = LoadedModel {
+        let loaded = WorkerModel {
             signature: signature(DataType::Int64),
             cpu_threads: None,
             is_baked: false,
