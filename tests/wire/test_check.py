@@ -52,8 +52,8 @@ def test_an_empty_repository(repository):
 @pytest.mark.parametrize(
     ("place", "what"),
     [
-        ("m/1", "`REPO/m/1` is a version of a model, since it has `model.onnx`, and no repository\n  try: REPO\n"),
-        ("m", "`REPO/m` is a model's directory, since it has versions with model files, and no repository\n  try: REPO\n"),
+        ("m/1", "`REPO/m/1` is a version of a model, since it has `model.onnx`, not a repository\n  try: REPO\n"),
+        ("m", "`REPO/m` is a model's directory, since it has versions with model files, not a repository\n  try: REPO\n"),
         ("..", "its directory `REPO/../models` has: it looks like the repository\n  try: REPO/../models\n"),
     ],
 )
@@ -203,7 +203,7 @@ def test_one_model_by_name(repository):
     assert (code, output) == (
         1,
         "failed  nosuch\n  error: failed to load 'nosuch', failed to poll from model repository\n"
-        "    `REPO` has no directory `nosuch`; models there: `a`, `b`\n1 model, 1 failed\n",
+        "    `REPO` has no directory `nosuch`; available models: `a`, `b`\n1 model, 1 failed\n",
     )
 
 

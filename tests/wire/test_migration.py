@@ -47,8 +47,8 @@ def refusals(repository, *flags):
         ('backend: "dali"', 1, "backend `dali`", "prepare the data in the client"),
         ('backend: "mine"', 1, "backend `mine`", 'write `backend: "onnxruntime"`'),
         ('backend: "onnxruntim"', 1, "backend `onnxruntim`", "did you mean `onnxruntime`?"),
-        ('\nplatform: "ensemble"', 2, '`platform: "ensemble"` of model `m` is not supported yet', "a model of its own"),
-        ("sequence_batching {}", 1, "`sequence_batching` of model `m` is not supported yet", "keeps nothing between requests"),
+        ('\nplatform: "ensemble"', 2, '`platform: "ensemble"` of model `m` is not supported yet', "its own model"),
+        ("sequence_batching {}", 1, "`sequence_batching` of model `m` is not supported yet", "keeps no state between requests"),
         ("instance_group {\n  kind: KIND_GPU\n}", 2, "has kind KIND_GPU but no GPUs are available", "`--gpu-as-cpu`"),
         ("instance_group {\n\n gpus: 0 }", 3, "specifies one or more GPUs", "`--gpu-as-cpu`"),
         ('parameters { key: "a" }\nparameters { key: "max_queue_size" value { string_value: "0" } }', 2, "`max_queue_size`", ""),
@@ -74,7 +74,7 @@ def test_a_file_of_another_kind_is_named(repository):
 def test_a_model_to_load_that_is_not_there(repository):
     repository.onnx("digits", plus(1))
     repository.onnx("letters", plus(1))
-    for name, hint in (("digit", "did you mean `digits`?"), ("zebra", "models there: `digits`, `letters`")):
+    for name, hint in (("digit", "did you mean `digits`?"), ("zebra", "available models: `digits`, `letters`")):
         code, log = serve_and_fail(repository, "--model-control-mode=explicit", f"--load-model={name}")
         assert code == 1
         assert f"failed to load '{name}', failed to poll from model repository" in log

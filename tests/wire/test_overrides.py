@@ -187,7 +187,7 @@ def test_r11_files_need_a_config(explicit):
 def test_r11_nothing_leaves_the_models_directory(explicit, temporary, path):
     answer = load(explicit, config=CONFIG, **{"file:1/model.onnx": encoded(plus(2)), f"file:{path}": ""})
     assert answer.status == 500
-    assert "names no file inside of the model's directory" in answer.error
+    assert "does not name a file inside the model's directory" in answer.error
     assert kept(temporary) == []
     assert not Path("/etc/x").exists()
     assert not (temporary / "x").exists()

@@ -226,7 +226,7 @@ def test_an_empty_repository_is_empty(repository):
     with polling(repository) as server:
         assert value(server) == 1
         shutil.rmtree(repository.path / "m")
-        server.wait_for("the repository has no models any more: all of them are unloaded")
+        server.wait_for("the repository has no models any more: all models are unloaded")
         server.wait_for("unloaded model `m` version 1")
 
 
@@ -235,7 +235,7 @@ def test_a_model_that_is_mended_makes_the_server_ready_and_the_log_says_so(repos
     with polling(repository, "--exit-on-error=false") as server:
         assert "ready for requests" not in server.log
         put(repository, plus(2))
-        server.wait_for("ready for requests: every model that was asked for is loaded")
+        server.wait_for("ready for requests: every requested model is loaded")
         assert get(server, "/v2/health/ready").status == 200
 
 
@@ -352,7 +352,7 @@ def test_the_log_and_the_metrics_say_each_change_of_readiness_once(repository):
         shutil.rmtree(repository.path / "y")
         (directory / "new").write_text("max_batch_size: 0")
         (directory / "new").rename(directory / "config.pbtxt")
-        server.wait_for("ready for requests: every model that was asked for is loaded")
+        server.wait_for("ready for requests: every requested model is loaded")
         assert get(server, "/v2/health/ready").status == 200
         # A failed load of a model that serves on.
         put(repository, b"no model")

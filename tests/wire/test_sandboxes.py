@@ -269,7 +269,7 @@ def test_a_model_without_a_living_instance_is_not_ready_until_it_comes_back(repo
         answer = infer(server, "m", ZEROS)
         assert answer.status == 500
         assert "is no longer the file that the model was loaded from" in answer.error
-        server.wait_for("cannot be made again yet")
+        server.wait_for("cannot be recreated yet")
         assert get(server, "/v2/models/m/ready").status != 200
         (repository.path / "aside").rename(file)
         server.wait_until(lambda: get(server, "/v2/models/m/ready").status == 200)
@@ -287,7 +287,7 @@ def test_an_unload_does_not_wait_for_an_instance_that_stays_away(repository):
         (repository.path / "m/1/model.onnx").unlink()
         kill_idle(server, "m")
         assert infer(server, "m", ZEROS).status == 500
-        server.wait_until(lambda: server.log.count("cannot be made again yet") > 3)
+        server.wait_until(lambda: server.log.count("cannot be recreated yet") > 3)
         assert post(server, "/v2/repository/models/m/unload").status == 200
         server.wait_for("unloaded model `m` version 1")
         assert workers(server) == []

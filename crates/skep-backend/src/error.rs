@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use skep_tensor::{RunRefused, TensorError};
+use skep_weights::baking::BakeError;
 
 /// What kind of failure it was; the edge turns it into a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,12 @@ impl BackendError {
 impl From<RunRefused> for BackendError {
     fn from(refused: RunRefused) -> Self {
         Self::new(ErrorKind::Exhausted, refused.to_string())
+    }
+}
+
+impl From<BakeError> for BackendError {
+    fn from(error: BakeError) -> Self {
+        Self::new(ErrorKind::Unavailable, error.to_string())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The one clock of the process.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 use skep_types::Time;
 
@@ -13,6 +15,11 @@ pub(crate) fn now() -> Time {
     Time::from_nanos(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
 }
 
+/// A duration in nanoseconds; the longest that fit where it has more.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,7 +30,7 @@ mod tests {
         while instant.elapsed().as_micros() < 100 {}
         let (elapsed, passed) = (instant.elapsed(), now().since(before));
         // The outer readings enclose the inner ones.
-        assert!(passed >= std::time::Duration::from_micros(100));
+        assert!(passed >= Duration::from_micros(100));
         assert!(elapsed <= now().since(before));
     }
 }

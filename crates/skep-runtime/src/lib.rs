@@ -12,69 +12,31 @@
 //! requests that already hold it finish, and the last one to let go ends its instances. So nothing that was accepted
 //! is lost, and a version's memory is given back when its last request is answered.
 
-mod back_off;
-mod backends;
-mod bake;
-mod bakery;
-mod check;
+mod baking;
 mod clock;
-mod device;
-mod driver;
 mod error;
-mod instance;
-mod interface_of_file;
-mod job;
-mod labels;
-mod latency;
-mod layout;
-mod loader;
 mod loading;
-mod management;
-mod model_file;
-mod parallelism;
-mod places;
-mod poll;
-mod profile;
-mod ragged;
-mod recorder;
-mod recording;
-mod records;
-mod registry;
+mod models;
 mod repository;
-mod request;
-mod running;
-mod scheduling;
-mod snapshot;
-mod source;
+mod serving;
 mod statistics;
 mod timer;
-mod validate;
-mod version;
-mod waiting_limit;
-mod warmup;
-mod watch;
 
-pub use backends::{BackendEntry, Backends};
-pub use bake::{BakeOutcome, Bakeable, bake, bakeable};
-pub use check::{Finding, ModelCheck, check};
-pub use device::Device;
 pub use error::{ErrorKind, RuntimeError};
-pub use labels::Labels;
-pub use latency::{Latencies, Phase};
-pub use layout::LayoutFinding;
-pub use loader::LoadOptions;
-pub use recording::MetricsOptions;
-pub use records::{IndexEntry, VersionState};
-pub use registry::{Control, Runtime, RuntimeOptions, StartReport};
-pub use repository::{Repository, is_model};
-pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
-pub use skep_backend::{Baked, RunMemory};
+pub use loading::{
+    BackendEntry, Backends, BakeOutcome, Bakeable, Finding, LoadOptions, ModelCheck, bake,
+    bakeable, check,
+};
+pub use models::{Control, IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
+pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
+pub use serving::{
+    DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, Labels, LoadedVersion, NamedTensor,
+    Parameter, Timing, WaitingLimit, end_longest_run,
+};
+pub use skep_backend::RunMemory;
 pub use skep_scheduler::PolicySnapshot;
-pub use source::LoadOverrides;
+pub use skep_weights::Baked;
 pub use statistics::{
     BatchEnds, BatchStatistics, DurationStatistic, FailureReason, HistogramStatistics,
-    InstanceStatistics, SloStatistics, StatisticsSnapshot,
+    InstanceStatistics, Latencies, MetricsOptions, Phase, SloStatistics, StatisticsSnapshot,
 };
-pub use version::LoadedVersion;
-pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};
-pub use watch::end_longest_run;

@@ -9,7 +9,7 @@ use skep_runtime::{
     LoadedVersion, MetricsOptions, Repository, Runtime, RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::Tensor;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, DeviceId, Shape};
 use tempfile::TempDir;
 
 /// A model of one INT32 vector in, the same out, on the mock backend.
@@ -54,7 +54,7 @@ fn runtime(root: &Path, explicit: bool) -> Arc<Runtime> {
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(1000)),
             hold_until: 0,
-            cpu: Some(Device::new(1)),
+            cpu: Some(Device::new(DeviceId::default(), 1)),
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -19,7 +19,7 @@ use skep_runtime::{
     RuntimeOptions, VersionState, WaitingLimit,
 };
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, Dims, ModelSignature, Shape, TensorSpec};
 use tempfile::TempDir;
 
 /// An execution with this input takes until the gate is opened.
@@ -106,8 +106,8 @@ impl Backend for Gated {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
@@ -140,7 +140,7 @@ impl Model for GatedModel {
         Some(NonZeroUsize::MIN)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, _: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(GatedInstance(self)))
     }
 }
@@ -217,7 +217,7 @@ impl Node {
                 retries: 0,
                 waiting_limit: Arc::new(WaitingLimit::new(10_000)),
                 hold_until: 0,
-                cpu: Some(Device::new(1)),
+                cpu: Some(Device::new(DeviceId::default(), 1)),
                 weights: None,
                 request_memory: None,
                 sandbox_load_limit: None,

@@ -18,7 +18,7 @@ use skep_runtime::{
     MetricsOptions, Repository, Runtime, RuntimeOptions, WaitingLimit,
 };
 use skep_tensor::{Tensor, TensorView};
-use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
+use skep_types::{DataType, DeviceId, Dims, ModelSignature, Shape, TensorSpec};
 use tempfile::TempDir;
 
 /// A backend that counts the threads that compute. An input of [`DEADLY`] makes it panic.
@@ -55,8 +55,8 @@ impl Backend for Gauge {
         }
     }
 
-    fn needs_file(&self) -> bool {
-        false
+    fn model_files(&self) -> &'static [&'static str] {
+        &[]
     }
 
     fn load(&self, request: &LoadRequest<'_>) -> Result<Arc<dyn Model>, BackendError> {
@@ -91,7 +91,7 @@ impl Model for GaugeModel {
         NonZeroUsize::new(self.threads)
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, _: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(GaugeInstance(self)))
     }
 }
@@ -164,7 +164,11 @@ fn runtime(root: &Path, slots: u32, models: &[(&str, u32)]) -> (Arc<Runtime>, Ar
             retries: 0,
             waiting_limit: Arc::new(WaitingLimit::new(10_000)),
             hold_until: 0,
-            cpu: Some(Device::with_min_turn(slots, Duration::MAX)),
+            cpu: Some(Device::with_min_turn(
+                DeviceId::default(),
+                slots,
+                Duration::MAX,
+            )),
             weights: None,
             request_memory: None,
             sandbox_load_limit: None,

@@ -15,11 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skep_backend::{
-    Backend, BackendError, ErrorKind, LoadRequest, Weights,
-    baking::{Needed, Plan},
-};
+use skep_backend::{Backend, BackendError, ErrorKind, LoadRequest};
 use skep_cache::{Begun, Claim, Found};
+use skep_weights::{
+    WeightSource,
+    baking::{FormPlan, NeededForm},
+};
 
 use crate::{
     cancel::Cancel,
@@ -103,7 +104,7 @@ fn first(
     request: &LoadRequest<'_>,
     limit: Option<Duration>,
 ) -> Result<Option<Found>, BackendError> {
-    let (Some(weights), Plan::Needed(needed)) = (request.weights, backend.plan_form(request)?)
+    let (Some(weights), FormPlan::Needed(needed)) = (request.weights, backend.plan_form(request)?)
     else {
         return Ok(None);
     };
@@ -125,8 +126,8 @@ fn first(
 
 /// Claims the right to make a form. Waits for another process that makes it, up to `limit`; `None` if that one made it.
 fn claim(
-    weights: &Weights,
-    needed: &Needed,
+    weights: &WeightSource,
+    needed: &NeededForm,
     limit: Option<Duration>,
 ) -> Result<Option<Claim>, BackendError> {
     let began = Instant::now();
@@ -146,7 +147,7 @@ fn claim(
 
 /// Removes the damaged parts of a form that a worker could not use.
 pub(crate) fn remove_damage(backend: &dyn Backend, request: &LoadRequest<'_>) {
-    if let Ok(Plan::Known(form)) = backend.plan_form(request)
+    if let Ok(FormPlan::Known(form)) = backend.plan_form(request)
         && let Err(error) = form.verify()
     {
         let path = request.file.path().display();

@@ -7,7 +7,7 @@ use skep_types::{DataType, Dims, ModelSignature, Shape, TensorSpec};
 
 use super::{
     BakeTask, FormFiles, FromWorker, KINDS, LoadTask, MAX_TEXT_BYTES, SharedTensor, ToWorker,
-    WeightSources, WorkerModel,
+    WeightLocations, WorkerModel,
 };
 
 fn place(dims: &[usize]) -> SharedTensor {
@@ -25,7 +25,7 @@ fn requests() -> Vec<ToWorker> {
         library: Some(b"/lib/\xff.so".to_vec()),
         model: "m".to_owned(),
         path: Vec::new(),
-        weights: Some(WeightSources {
+        weights: Some(WeightLocations {
             directory: b"/somewhere".to_vec(),
             form: Some(FormFiles {
                 key: [7; 32],

@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
-use skep_backend::{BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory};
+use skep_backend::{
+    BackendError, ErrorKind, Instance, Interrupt, Model, OutputSlot, RunMemory, check_cpu,
+};
 use skep_host::lock;
 use skep_tensor::TensorView;
-use skep_types::{ModelSignature, Shape};
+use skep_types::{DeviceId, ModelSignature, Shape};
 
 use crate::{
     conversation::RunFailure,
@@ -79,7 +81,9 @@ impl Model for SandboxedModel {
         self.loaded.echoes_parameters
     }
 
-    fn instance(self: Arc<Self>) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(self: Arc<Self>, device: DeviceId) -> Result<Box<dyn Instance>, BackendError> {
+        // Worker processes are started for the CPU.
+        check_cpu("sandbox", device)?;
         let worker = self.worker()?;
         let stop = Arc::new(RunInterrupt::default());
         stop.over(&worker)?;

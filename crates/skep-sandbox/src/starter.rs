@@ -16,21 +16,19 @@ use std::{
 };
 
 use prost::Message;
-use skep_backend::{
-    Backend, BackendError, ErrorKind, FileInterface, LoadRequest, ModelFile, Weights,
-    is_library_setting,
-};
+use skep_backend::{Backend, BackendError, ErrorKind, FileInterface, LoadRequest, ModelFile};
 use skep_cache::{FormKey, Found, Role};
 use skep_ipc::FrameError;
 use skep_store::{Digest, LoadOrder};
 use skep_tensor::RunBound;
 use skep_types::ModelSignature;
+use skep_weights::WeightSource;
 
 use crate::{
     cancel::Cancel,
     channel::Channel,
     conversation::Conversation,
-    message::{BakeTask, FormFiles, FromWorker, LoadTask, ToWorker, WeightSources, WorkerModel},
+    message::{BakeTask, FormFiles, FromWorker, LoadTask, ToWorker, WeightLocations, WorkerModel},
     process::Process,
     signature,
 };
@@ -59,7 +57,7 @@ pub(crate) struct Starter {
     /// Held open, so that a worker that starts later loads the same file, even if another one has its name by then.
     file: Option<File>,
     environment: Vec<(OsString, OsString)>,
-    weights: Option<Weights>,
+    weights: Option<WeightSource>,
     /// The key of the model's form. The server computes it; a process that runs the model is not trusted to.
     pub(crate) key: Option<FormKey>,
     /// The signature that the model's file declares; `None` without a file.
@@ -84,7 +82,7 @@ impl Starter {
         let execution = config.execution();
         let mut starter = Self::of_file(backend, config.name().as_str(), request.file, limit)?;
         starter.load = LoadTask {
-            weights: request.weights.map(|weights| WeightSources {
+            weights: request.weights.map(|weights| WeightLocations {
                 directory: weights.cache.directory().as_os_str().as_bytes().to_vec(),
                 form: None,
                 budget_bytes: weights.cache.budget_bytes(),
@@ -132,7 +130,7 @@ impl Starter {
             file,
             environment: env::vars_os()
                 .filter(|(name, _)| {
-                    VARIABLES.iter().any(|known| name == known) || is_library_setting(name)
+                    VARIABLES.iter().any(|known| name == known) || backend.is_library_setting(name)
                 })
                 .collect(),
             weights: None,

@@ -1,7 +1,7 @@
 //! A tensor: datatype, shape, bytes.
 
 use bytes::Bytes;
-use skep_types::{DataType, Shape};
+use skep_types::{DataType, MemoryKind, Shape};
 
 use crate::StringElements;
 
@@ -11,6 +11,7 @@ pub struct Tensor {
     datatype: DataType,
     shape: Shape,
     data: Bytes,
+    memory: MemoryKind,
 }
 
 /// Why bytes are not a tensor.
@@ -70,7 +71,7 @@ pub enum TensorError {
 }
 
 impl Tensor {
-    /// Checks `data` against datatype and shape, and takes it without a copy.
+    /// Checks `data`, in host memory, against datatype and shape, and takes it without a copy.
     ///
     /// # Errors
     /// [`TensorError::ByteSize`] or, for `BYTES`, [`TensorError::Elements`].
@@ -80,6 +81,7 @@ impl Tensor {
             datatype,
             shape,
             data,
+            memory: MemoryKind::Host,
         })
     }
 
@@ -95,7 +97,20 @@ impl Tensor {
             datatype,
             shape,
             data: data.into(),
+            memory: MemoryKind::Host,
         }
+    }
+
+    /// The same tensor, whose bytes lie in `memory`. The host must not read or write those of a device.
+    #[must_use]
+    pub fn in_memory(self, memory: MemoryKind) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// The memory that its bytes lie in.
+    #[must_use]
+    pub const fn memory_kind(&self) -> MemoryKind {
+        self.memory
     }
 
     /// The datatype of the elements.
@@ -134,6 +149,7 @@ impl Tensor {
             datatype: self.datatype,
             shape: &self.shape,
             data: &self.data,
+            memory: self.memory,
         }
     }
 }
@@ -144,10 +160,11 @@ pub struct TensorView<'a> {
     datatype: DataType,
     shape: &'a Shape,
     data: &'a [u8],
+    memory: MemoryKind,
 }
 
 impl<'a> TensorView<'a> {
-    /// Checks `data` against datatype and shape, and borrows it.
+    /// Checks `data`, in host memory, against datatype and shape, and borrows it.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -157,6 +174,7 @@ impl<'a> TensorView<'a> {
             datatype,
             shape,
             data,
+            memory: MemoryKind::Host,
         })
     }
 
@@ -199,6 +217,12 @@ impl<'a> TensorView<'a> {
     #[must_use]
     pub const fn shape(&self) -> &'a Shape {
         self.shape
+    }
+
+    /// The memory that its bytes lie in.
+    #[must_use]
+    pub const fn memory_kind(&self) -> MemoryKind {
+        self.memory
     }
 
     /// The elements, as in [`Tensor::data`].

@@ -5,7 +5,7 @@ use skep_proto::inference::{
     self, model_config::SchedulingChoice, model_warmup::input::InputDataType,
 };
 
-use super::{FieldPlaces, parse_pbtxt, parser::Parser};
+use super::{FieldPositions, parse_pbtxt, parser::Parser};
 use crate::error::ConfigError;
 
 fn parse(text: &str) -> inference::ModelConfig {
@@ -269,7 +269,7 @@ fn nesting_is_bounded() {
     assert!(parse(16).is_ok());
     let error = parse(100_000).expect_err("too deep");
     assert!(
-        error.ends_with("expected messages nested less deeply, got `{`"),
+        error.ends_with("expected at most 32 nested messages, got `{`"),
         "{}",
         &error[error.len() - 80..]
     );
@@ -317,7 +317,7 @@ proptest! {
 #[test]
 fn fields_are_found_by_path() {
     let text = "name: 'm'\ninput [\n  { name: 'a' dims: [ 1,\n 2 ] },\n  { name: 'b' }\n]\ninput { name: 'c' }\nparameters [ { key: 'b.c' } ]";
-    let places = FieldPlaces::read(text.as_bytes(), "c");
+    let places = FieldPositions::read(text.as_bytes(), "c");
     for (path, expected) in [
         ("name", Some("c:1:1")),
         ("input[0]", Some("c:3:3")),
@@ -338,7 +338,7 @@ fn fields_are_found_by_path() {
             "{path}"
         );
     }
-    assert_eq!(FieldPlaces::read(b"input {", "c").find("input"), None);
+    assert_eq!(FieldPositions::read(b"input {", "c").find("input"), None);
 }
 
 #[test]

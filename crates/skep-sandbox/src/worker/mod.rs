@@ -27,19 +27,22 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use skep_backend::{
-    Backend, BackendError, Baking, ErrorKind, FileInterface, Instance, LoadRequest, Model,
-    ModelFile, Weights, panic_text,
+    Backend, BackendError, ErrorKind, FileInterface, Instance, LoadRequest, Model, ModelFile,
+    panic_text,
 };
 use skep_cache::{Cache, FormKey, Making};
-use skep_config::{Context, ModelConfig};
+use skep_config::{ConfigContext, ModelConfig};
 use skep_proto::inference;
 use skep_store::{LoadOrder, Store};
 use skep_tensor::{TensorView, map_shared};
-use skep_types::ModelName;
+use skep_types::{DeviceId, ModelName};
+use skep_weights::{BakingPolicy, WeightSource};
 
 use crate::{
     channel::Channel,
-    message::{BakeTask, FromWorker, LoadTask, SharedTensor, ToWorker, WeightSources, WorkerModel},
+    message::{
+        BakeTask, FromWorker, LoadTask, SharedTensor, ToWorker, WeightLocations, WorkerModel,
+    },
 };
 use outputs::OutputMemory;
 
@@ -151,7 +154,7 @@ fn prepare(
 ) -> Result<PreparedModel, BackendError> {
     with_request(load, descriptors, open, |backend, request| {
         let model = backend.load(request)?;
-        let instance = Arc::clone(&model).instance()?;
+        let instance = Arc::clone(&model).instance(DeviceId::default())?;
         let weights = request.weights;
         let found_damage = weights.is_some_and(|weights| weights.cache.found_damage());
         if let Some(bytes) = request.config.run_limits().memory_bytes {
@@ -229,7 +232,7 @@ fn with_request<T>(
     let weights = weights.transpose()?.flatten();
     let backend = open(opening(load))?;
     let name = ModelName::new(&load.model).map_err(|e| invalid(e.to_string()))?;
-    let mut context = Context::new(&name);
+    let mut context = ConfigContext::new(&name);
     context.intra_op_threads = load.intra_op_threads;
     context.inter_op_threads = load.inter_op_threads;
     let proto =
@@ -241,6 +244,7 @@ fn with_request<T>(
         config: &config,
         threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
         weights: weights.as_ref(),
+        device: DeviceId::default(),
         request_memory: None,
     };
     then(&*backend, &request)
@@ -249,9 +253,9 @@ fn with_request<T>(
 /// The cache and the store to use; `None` if the store is gone by now, which does not keep the model from being loaded.
 fn weights_of(
     load: &LoadTask,
-    kept: &WeightSources,
+    kept: &WeightLocations,
     connection: Option<OwnedFd>,
-) -> Result<Option<Weights>, BackendError> {
+) -> Result<Option<WeightSource>, BackendError> {
     let directory = Path::new(OsStr::from_bytes(&kept.directory));
     let Some(connection) = connection else {
         return Err(internal(&wrong(
@@ -272,7 +276,7 @@ fn weights_of(
     let Some(form) = &kept.form else {
         return Err(internal(&wrong("the form's key is missing")));
     };
-    Ok(Some(Weights {
+    Ok(Some(WeightSource {
         cache: Cache::reader(directory, FormKey::from_bytes(form.key)),
         tenant: store.tenant().cloned().unwrap_or_default(),
         store,
@@ -282,7 +286,7 @@ fn weights_of(
         },
         // Files cannot be opened once the model is loaded.
         runs_from_cache: false,
-        baking: Baking::Never,
+        baking: BakingPolicy::Never,
         // The process ends with the model.
         keep_unloaded: Duration::ZERO,
     }))

@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    message::{BakeTask, FormFiles, WeightSources},
+    message::{BakeTask, FormFiles, WeightLocations},
     worker::landlock::{restrict, version},
 };
 
@@ -92,7 +92,7 @@ impl Fixture {
             library: Some(bytes("lib.so")),
             model: "m".to_owned(),
             path: bytes("m/1/model.onnx"),
-            weights: (!bakes).then(|| WeightSources {
+            weights: (!bakes).then(|| WeightLocations {
                 directory: bytes("cache"),
                 form: (!bakes).then(|| FormFiles {
                     key: [0; 32],

@@ -1,0 +1,26 @@
+//! From a model in the repository to versions that are ready for requests.
+//!
+//! ```text
+//! Source -> Draft      configuration read, versions chosen
+//!        -> LoadPlan   configuration completed from the model's file and validated, backend chosen
+//!        -> LoadedVersion, one for each version: file opened, weights loaded, instances started and warmed up
+//! ```
+//!
+//! `skep check` ([`check`]) and `skep bake` ([`bake`]) take the same way and stop earlier.
+
+mod backends;
+mod bake_ahead;
+mod check;
+mod draft;
+mod file_interface;
+mod model_file;
+mod options;
+mod plan;
+mod request;
+
+pub use backends::{BackendEntry, Backends};
+pub use bake_ahead::{BakeOutcome, Bakeable, bake, bakeable};
+pub use check::{Finding, ModelCheck, check};
+pub(crate) use draft::Draft;
+pub use options::LoadOptions;
+pub(crate) use plan::LoadPlan;

@@ -1,0 +1,322 @@
+//! From a plan to versions that are ready for requests: the second half of a load.
+
+use std::{sync::Arc, time::Instant};
+
+use skep_backend::{Backend, InspectRequest, Inspection, Model, ModelFile};
+use skep_config::{Isolation, ModelConfig, Notice};
+use skep_heap::give_back_freed_memory;
+use skep_proto::inference;
+use skep_tensor::RunBound;
+use skep_types::{ModelSignature, ModelVersion};
+use skep_weights::Baked;
+
+use crate::{
+    LoadedVersion, RuntimeError,
+    baking::{self, BakeOrder, PendingBake},
+    loading::{
+        LoadOptions,
+        file_interface::{InspectedFile, finished},
+        model_file::find,
+        request::{request, weights},
+    },
+    repository::source::ModelSource,
+    serving::{
+        driver::{DeviceTerms, Driver, scheduling::Scheduling},
+        instances::{ExecutionLimits, InstancePool, warmup},
+        interface::Interface,
+        labels,
+        origin::{Life, OnGone, Origin},
+        responder::Responder,
+    },
+    statistics::{RecorderOptions, recorder::Statistics},
+};
+
+/// One version's outcome.
+pub(crate) type VersionResult = Result<LoadedVersion, RuntimeError>;
+
+/// A version's file, and what follows from it.
+struct OpenedVersion {
+    file: ModelFile,
+    /// The configuration, checked against the file.
+    config: Arc<ModelConfig>,
+    /// Kept until the load is over, which uses what was decoded.
+    inspection: Inspection,
+}
+
+/// A model, read and completed, before its versions are loaded.
+pub(crate) struct LoadPlan {
+    pub(super) source: Arc<ModelSource>,
+    pub(super) config: Arc<ModelConfig>,
+    pub(super) backend: Arc<dyn Backend>,
+    /// What completion found odd about the model's file.
+    pub(super) notices: Vec<Notice>,
+    /// The file that completion inspected, if it had to.
+    pub(super) inspected: Option<InspectedFile>,
+}
+
+impl LoadPlan {
+    /// Whether `loaded` need not be loaded again: its files are the same, and its configuration differs in nothing but
+    /// instances and version policy.
+    pub(crate) fn keeps(&self, loaded: &LoadedVersion) -> bool {
+        let essence = |config: &ModelConfig| inference::ModelConfig {
+            instance_group: Vec::new(),
+            version_policy: None,
+            ..config.proto().clone()
+        };
+        loaded.is_healthy()
+            && loaded.backend == self.backend.name()
+            && self
+                .source
+                .same_version(&loaded.origin.source, loaded.version())
+            && essence(&self.config) == essence(&loaded.config)
+    }
+
+    /// The version under the new configuration: instances are added and taken away, the weights stay.
+    pub(crate) fn update(
+        &self,
+        loaded: &Arc<LoadedVersion>,
+    ) -> Result<Arc<LoadedVersion>, RuntimeError> {
+        if self.config.proto() == loaded.config.proto() {
+            return Ok(Arc::clone(loaded));
+        }
+        let config = loaded.config.with_instances_of(&self.config);
+        loaded
+            .responder
+            .reconfigure(&config, self.source.directory())?;
+        Ok(Arc::new(loaded.with_config(Arc::new(config))))
+    }
+
+    /// Loads one version: weights once, then its instances, each warmed up.
+    pub(crate) fn load(
+        &self,
+        version: ModelVersion,
+        options: &LoadOptions,
+        namespace: Option<Arc<str>>,
+        on_gone: impl Fn() -> OnGone,
+    ) -> VersionResult {
+        let mut retries = options.retries;
+        loop {
+            match self.load_once(version, options, namespace.clone(), on_gone()) {
+                Err(error) if retries > 0 => {
+                    retries -= 1;
+                    let model = self.config.name();
+                    tracing::warn!("model `{model}` version {version} is tried again: {error}");
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn load_once(
+        &self,
+        version: ModelVersion,
+        options: &LoadOptions,
+        namespace: Option<Arc<str>>,
+        on_gone: OnGone,
+    ) -> VersionResult {
+        let began = Instant::now();
+        let OpenedVersion {
+            file,
+            config,
+            inspection,
+        } = self.open_version(version)?;
+        let signature = inspection.signature.as_ref();
+        let model = self.load_weights(&file, &config, signature, options)?;
+        give_back_freed_memory();
+        let config = match signature {
+            // The file alone did not tell.
+            None if self.backend.needs_file() => {
+                Arc::new(ModelConfig::clone(&config).with_signature(model.signature())?)
+            }
+            _ => config,
+        };
+        let interface = Arc::new(Interface {
+            echo_parameters: model.echoes_parameters(),
+            ..Interface::new(&config, version, model.signature(), &inspection.defaults)
+        });
+        let statistics = Statistics::new(RecorderOptions::new(options.metrics, &config));
+        let driver = Driver::new(
+            Scheduling::new(&config, options.hold_until),
+            statistics,
+            Arc::clone(&options.waiting_limit),
+            terms(&config, &*model, options),
+        )?;
+        let labels = labels::read(config.outputs(), self.source.directory())?;
+        let life = Life::new(on_gone);
+        let origin = Origin::new(Arc::clone(&self.source), namespace, Arc::clone(&life));
+        let limits = ExecutionLimits {
+            memory: RunBound {
+                limit_bytes: config.run_limits().memory_bytes,
+                budget: options.request_memory.clone(),
+            },
+            time: config.run_limits().time,
+        };
+        let pool = InstancePool::new(
+            driver,
+            Arc::clone(&interface),
+            model,
+            options.device(),
+            limits,
+            life,
+        );
+        pool.reconfigure(&config, self.source.directory())?;
+        origin.keep(self.bake_behind(&pool, file, &config, options)?);
+        Ok(LoadedVersion {
+            interface,
+            config,
+            labels,
+            backend: self.backend.name(),
+            load_duration: began.elapsed(),
+            responder: Arc::new(pool),
+            origin,
+        })
+    }
+
+    /// Orders the baking of a version that is ready, if the node bakes in the background.
+    fn bake_behind(
+        &self,
+        pool: &InstancePool,
+        file: ModelFile,
+        config: &Arc<ModelConfig>,
+        options: &LoadOptions,
+    ) -> Result<Option<PendingBake>, RuntimeError> {
+        let Some(weights) = weights(config, options)? else {
+            return Ok(None);
+        };
+        let order = BakeOrder {
+            backend: Arc::clone(&self.backend),
+            threads: request(&file, config, options, None).threads,
+            device: options.device(),
+            file,
+            config: Arc::clone(config),
+            weights,
+            model: Arc::downgrade(&pool.model),
+        };
+        Ok(baking::order(order))
+    }
+
+    /// Opens the version's file and checks the configuration against it.
+    fn open_version(&self, version: ModelVersion) -> Result<OpenedVersion, RuntimeError> {
+        if !self.backend.needs_file() {
+            return Ok(OpenedVersion {
+                file: ModelFile::none(),
+                config: Arc::clone(&self.config),
+                inspection: Inspection::default(),
+            });
+        }
+        let directory = self.source.directory().join(version.to_string());
+        let usual = self.backend.model_files();
+        let path = find(&directory, self.config.model_filename(), usual)?;
+        let known = self.inspected.as_ref().map(|inspected| &inspected.file);
+        let file = match known.filter(|file| file.path() == path) {
+            Some(file) => file.clone(),
+            None => ModelFile::open(&path)?,
+        };
+        let inspection = self.backend.inspect(&InspectRequest {
+            file: &file,
+            tensors: &finished(&self.config),
+            ask: None,
+        })?;
+        let config = match &inspection.signature {
+            Some(signature) => {
+                let config = ModelConfig::clone(&self.config).with_signature(signature)?;
+                Arc::new(config)
+            }
+            None => Arc::clone(&self.config),
+        };
+        let has_default = |name: &str| inspection.defaults.iter().any(|(known, _)| known == name);
+        config.check_optional(has_default)?;
+        Ok(OpenedVersion {
+            file,
+            config,
+            inspection,
+        })
+    }
+
+    /// Makes what a load of the version would keep for later ones.
+    pub(crate) fn bake(
+        &self,
+        version: ModelVersion,
+        options: &LoadOptions,
+    ) -> Result<Baked, RuntimeError> {
+        let OpenedVersion { file, config, .. } = self.open_version(version)?;
+        let weights = weights(&config, options)?;
+        let request = request(&file, &config, options, weights.as_ref());
+        self.backend.bake(&request).map_err(Into::into)
+    }
+
+    /// Everything about a version that can be told without its weights: its file, labels, warm-up data.
+    pub(crate) fn check(&self, version: ModelVersion) -> Result<(), RuntimeError> {
+        let opened = self.open_version(version)?;
+        let config = &opened.config;
+        labels::read(config.outputs(), self.source.directory())?;
+        let Some(signature) = &opened.inspection.signature else {
+            return Ok(());
+        };
+        let interface = Interface::new(config, version, signature, &opened.inspection.defaults);
+        warmup::prepare(config, &interface, self.source.directory()).map(drop)
+    }
+
+    pub(crate) fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What has no effect or looks odd, in the configuration or in the model's file.
+    pub(crate) fn notices(&self) -> impl Iterator<Item = &Notice> {
+        self.config.notices().iter().chain(&self.notices)
+    }
+
+    fn load_weights(
+        &self,
+        file: &ModelFile,
+        config: &ModelConfig,
+        signature: Option<&ModelSignature>,
+        options: &LoadOptions,
+    ) -> Result<Arc<dyn Model>, RuntimeError> {
+        let weights = weights(config, options)?;
+        let request = request(file, config, options, weights.as_ref());
+        let isolated = || {
+            let limit = options.sandbox_load_limit;
+            skep_sandbox::load(&*self.backend, &request, signature, limit)
+        };
+        let load = || match config.isolation() {
+            Isolation::Process => isolated(),
+            Isolation::Thread => match self.backend.needs_process(&request) {
+                None => self.backend.load(&request),
+                Some(why) => {
+                    let model = config.name();
+                    tracing::info!("model `{model}` runs in worker processes: {why}");
+                    isolated()
+                }
+            },
+        };
+        // A broken file must not take the server down with it.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(load))
+            .unwrap_or_else(|_| {
+                let text = format!(
+                    "backend `{}` panicked while loading the model",
+                    self.backend.name()
+                );
+                Err(skep_backend::BackendError::new(
+                    skep_backend::ErrorKind::Internal,
+                    text,
+                ))
+            })
+            .map_err(Into::into)
+    }
+}
+
+/// Where a model's executions take place, if they need slots there.
+fn terms(config: &ModelConfig, model: &dyn Model, options: &LoadOptions) -> Option<DeviceTerms> {
+    let (device, threads) = (options.cpu.as_ref()?, model.cpu_threads()?);
+    let groups = config.instance_groups().iter();
+    let priority = groups
+        .filter(|group| !group.passive)
+        .map(|group| group.priority)
+        .min();
+    Some(DeviceTerms {
+        device: Arc::clone(device),
+        weight: 1.0 / f64::from(priority.unwrap_or(1)),
+        threads: u32::try_from(threads.get()).unwrap_or(u32::MAX),
+    })
+}

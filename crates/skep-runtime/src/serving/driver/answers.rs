@@ -1,0 +1,104 @@
+//! Answers on their way out: failures are counted, and the order is kept if the model wants that.
+
+use std::sync::Mutex;
+
+use skep_host::lock;
+use skep_scheduler::{Ordering, RejectReason};
+
+use crate::{
+    ErrorKind, FailureReason, RuntimeError, clock,
+    serving::job::{InferOutcome, InferReply, InferWaiter, Job},
+    statistics::recorder::Statistics,
+};
+
+/// Triton's words for a queue that holds as many requests as it may.
+pub(super) const QUEUE_FULL: &str = "Exceeds maximum queue size";
+
+/// The way out of a model version.
+pub(super) struct AnswerSink {
+    pub(super) statistics: Statistics,
+    /// Set if answers leave in the order of their requests.
+    order: Option<Mutex<Ordering<(InferReply, InferOutcome)>>>,
+    /// How many answers may be held back to keep the order.
+    max_held: usize,
+}
+
+impl AnswerSink {
+    pub(super) fn new(statistics: Statistics, in_order: bool, max_held: usize) -> Self {
+        Self {
+            statistics,
+            order: in_order.then(Mutex::default),
+            max_held,
+        }
+    }
+
+    /// Answers a request that was taken in.
+    pub(super) fn answer(&self, waiter: InferWaiter, outcome: InferOutcome) {
+        let InferWaiter { id, reply, .. } = waiter;
+        match &self.order {
+            None => send((reply, outcome)),
+            // Sent under the lock, so that the next answer cannot overtake.
+            Some(order) => lock(order).finish(id, Some((reply, outcome)), send),
+        }
+    }
+
+    /// Refuses a request at once, outside of the order of answers, since it was not taken in.
+    pub(super) fn refuse(&self, mut job: Box<Job>, text: String) {
+        let waiter = job.take_waiter();
+        self.count(FailureReason::Rejected, &waiter);
+        let InferWaiter { id, reply, .. } = waiter;
+        if let Some(order) = &self.order {
+            lock(order).finish(id, None, send);
+        }
+        drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
+    }
+
+    /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none can.
+    pub(super) fn reject(&self, mut job: Box<Job>, reason: RejectReason, why_not: Option<&str>) {
+        let waiter = job.take_waiter();
+        let label = match reason {
+            RejectReason::QueueFull
+            | RejectReason::TimedOut
+            | RejectReason::TooLate
+            | RejectReason::Draining
+            | RejectReason::NoInstance => FailureReason::Rejected,
+            RejectReason::Cancelled => FailureReason::Canceled,
+        };
+        self.count(label, &waiter);
+        if matches!(reason, RejectReason::TimedOut | RejectReason::TooLate) {
+            self.statistics.gave_up();
+        }
+        let text = match reason {
+            RejectReason::QueueFull => QUEUE_FULL,
+            RejectReason::TimedOut => "Request timeout expired",
+            RejectReason::TooLate => {
+                "the request can no longer be answered within its latency objective"
+            }
+            RejectReason::Draining | RejectReason::NoInstance if why_not.is_some() => {
+                why_not.unwrap_or_default()
+            }
+            RejectReason::NoInstance => "no instance of the model can run",
+            RejectReason::Draining => {
+                "Server is stopping, scheduler for model has stopped accepting new inference requests"
+            }
+            RejectReason::Cancelled => "the request was cancelled",
+        };
+        self.answer(waiter, Err(RuntimeError::new(ErrorKind::Unavailable, text)));
+    }
+
+    /// Whether the order holds back as many answers as requests may wait: these are a queue as well.
+    pub(super) fn are_too_many(&self) -> bool {
+        let order = self.order.as_ref();
+        order.is_some_and(|order| lock(order).held() >= self.max_held)
+    }
+
+    fn count(&self, label: FailureReason, waiter: &InferWaiter) {
+        let total = clock::now().since(waiter.arrived);
+        self.statistics.failed(label, total);
+    }
+}
+
+/// Sends an answer. The client may have gone.
+fn send((reply, outcome): (InferReply, InferOutcome)) {
+    drop(reply.send(outcome));
+}

@@ -1,0 +1,195 @@
+//! What instances report: connected, ready, finished, gone, overdue; and their removal.
+//!
+//! An instance that is removed ([`Driver::retire`]) leaves the scheduler at once, and its mailbox when it is idle: a batch
+//! that is already on its way still reaches it and is answered.
+
+use std::{
+    sync::{atomic::Ordering, mpsc::SyncSender},
+    time::Duration,
+};
+
+use skep_scheduler::{Input, InstanceId, Outputs, Request};
+use skep_types::Time;
+
+use super::{Driver, JobBatch};
+use crate::{
+    FailureReason, RuntimeError, clock,
+    serving::{
+        device::{DeviceSeat, OccupiedSlots},
+        job::{Job, Waiters},
+    },
+};
+
+impl Driver {
+    /// Connects an instance's mailbox and assigns its number. Batches come once the instance reports that it is ready, and
+    /// never to a passive one.
+    pub(crate) fn connect(&self, mailbox: SyncSender<JobBatch>, passive: bool) -> InstanceId {
+        self.mailboxes.open(mailbox, passive)
+    }
+
+    /// Waits for the slots of an execution outside of serving; `None` if executions need no slots.
+    pub(crate) fn occupy(&self) -> Option<OccupiedSlots> {
+        self.seat.as_ref().map(DeviceSeat::occupy)
+    }
+
+    /// Whether the caller should measure what executions take. True once at most.
+    pub(crate) fn wants_profile(&self) -> bool {
+        self.wants_profile.swap(false, Ordering::Relaxed)
+    }
+
+    /// An execution of this batch size, outside of serving, took `duration`.
+    pub(crate) fn measured(&self, batch_size: usize, duration: Duration) {
+        let input = Input::Measured {
+            batch_size,
+            duration,
+        };
+        self.apply(clock::now(), self.lock(), input, None, None);
+    }
+
+    /// An execution took `cpu` of CPU time within `duration`.
+    pub(crate) fn used(&self, cpu: Duration, duration: Duration) {
+        if self.seat.is_some() {
+            self.parallelism.measured(cpu, duration);
+        }
+    }
+
+    /// An instance is ready for its first batch.
+    pub(crate) fn ready(&self, instance: InstanceId) -> Option<JobBatch> {
+        let state = self.lock();
+        if state.retired.contains(&instance) {
+            drop(state);
+            self.mailboxes.close(instance);
+            return None;
+        }
+        self.alive_instances.fetch_add(1, Ordering::Relaxed);
+        let input = Input::InstanceReady(instance);
+        self.apply(clock::now(), state, input, None, Some(instance))
+    }
+
+    /// An instance that began at `taken` finished at `now`. Returns its next batch, if any waits. `spent` is the emptied list
+    /// of the finished batch, to be used again.
+    pub(crate) fn finished(
+        &self,
+        instance: InstanceId,
+        taken: Time,
+        now: Time,
+        spent: Vec<Request<Box<Job>>>,
+    ) -> Option<JobBatch> {
+        let mut state = self.lock();
+        let duration = now.since(taken);
+        if state.retired.contains(&instance) {
+            self.give_back_slot(state, duration);
+            self.leave(instance);
+            return None;
+        }
+        state.scheduler.recycle(spent);
+        let duration_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.last_run_ns.store(duration_ns, Ordering::Relaxed);
+        let input = Input::Finished { instance, duration };
+        self.apply(now, state, input, Some(duration), Some(instance))
+    }
+
+    /// An instance that began at `taken` died. Returns whether to recreate it, which is false if it was removed meanwhile.
+    /// Requests that wait keep waiting for the other instances or for the replacement.
+    pub(crate) fn gone(&self, instance: InstanceId, taken: Time) -> bool {
+        let now = clock::now();
+        let duration = now.since(taken);
+        let state = self.lock();
+        if state.retired.contains(&instance) {
+            self.give_back_slot(state, duration);
+            self.leave(instance);
+            return false;
+        }
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        let input = Input::InstanceGone(instance);
+        self.apply(now, state, input, Some(duration), None);
+        self.mailboxes.is_open(instance)
+    }
+
+    /// An execution that began at `taken` takes longer than it may, and its batch has been answered. The instance gets no
+    /// batch until [`Driver::back`], and other models get its slots. If no other instance can run, waiting requests are
+    /// answered.
+    pub(crate) fn overdue(&self, instance: InstanceId, taken: Time) {
+        let now = clock::now();
+        let duration = now.since(taken);
+        let mut state = self.lock();
+        self.overdue.fetch_add(1, Ordering::Relaxed);
+        if state.retired.contains(&instance) {
+            self.give_back_slot(state, duration);
+            self.leave(instance);
+            return;
+        }
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        let mut outputs = Outputs::new();
+        let gone = Input::InstanceGone(instance);
+        self.decide(now, &mut state, gone, &mut outputs);
+        if self.why_not().is_some() {
+            self.decide(now, &mut state, Input::RejectWaiting, &mut outputs);
+        }
+        self.conclude(state, outputs, Some(duration), None);
+    }
+
+    /// An overdue execution has ended. Returns whether the instance is still wanted.
+    pub(crate) fn back(&self, instance: InstanceId) -> bool {
+        self.overdue.fetch_sub(1, Ordering::Relaxed);
+        self.mailboxes.is_open(instance)
+    }
+
+    /// Answers the waiters of a failed execution, which ended at `ended`.
+    pub(crate) fn fail(&self, waiters: Waiters, error: &RuntimeError, ended: Time) {
+        for waiter in waiters {
+            let total = ended.since(waiter.arrived);
+            self.statistics().failed(FailureReason::Backend, total);
+            self.answer(waiter, Err(error.clone()));
+        }
+    }
+
+    /// Removes an instance: it gets no further batch, and ends when it has answered its present one.
+    pub(crate) fn retire(&self, instance: InstanceId) {
+        let mut state = self.lock();
+        state.retired.push(instance);
+        let known = state.scheduler.is_busy(instance);
+        self.apply(
+            clock::now(),
+            state,
+            Input::InstanceGone(instance),
+            None,
+            None,
+        );
+        match known {
+            // Its batch may still be on its way. It leaves when it has finished.
+            Some(true) => {}
+            Some(false) => self.leave(instance),
+            // Passive, or being recreated.
+            None => {
+                self.mailboxes.close(instance);
+            }
+        }
+    }
+
+    /// A dead instance cannot be recreated. After the last one, waiting requests are answered and new ones refused.
+    pub(crate) fn give_up(&self, instance: InstanceId) {
+        if self.mailboxes.close(instance) {
+            self.broken.store(true, Ordering::Relaxed);
+            self.drain();
+        }
+    }
+
+    /// An instance could not be started.
+    pub(crate) fn abandon(&self, instance: InstanceId) {
+        self.mailboxes.close(instance);
+        self.vacate(instance);
+    }
+
+    /// The thread of an instance has ended: its number is free.
+    pub(crate) fn vacate(&self, instance: InstanceId) {
+        self.lock().retired.retain(|retired| *retired != instance);
+        self.mailboxes.vacate(instance);
+    }
+
+    /// A ready instance takes no batches any more.
+    fn leave(&self, instance: InstanceId) {
+        self.alive_instances.fetch_sub(1, Ordering::Relaxed);
+        self.mailboxes.close(instance);
+    }
+}

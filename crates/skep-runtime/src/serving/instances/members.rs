@@ -1,0 +1,99 @@
+//! Which instances of a version there are, and which a configuration asks for.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard},
+};
+
+use skep_config::InstanceGroup;
+use skep_host::lock;
+use skep_scheduler::InstanceId;
+
+/// A running instance.
+#[derive(Debug, Clone)]
+pub(super) struct InstanceHandle {
+    /// Triton's name for it, `<group>_<index>`.
+    pub(super) name: String,
+    pub(super) id: InstanceId,
+    pub(super) passive: bool,
+}
+
+/// What a configuration asks for: an instance's name, and whether it is passive.
+pub(super) type WantedInstance = (String, bool);
+
+/// The instances whose threads have not ended.
+#[derive(Default)]
+pub(super) struct InstanceList(Mutex<Vec<InstanceHandle>>);
+
+impl InstanceList {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Vec<InstanceHandle>> {
+        lock(&self.0)
+    }
+}
+
+/// The instances that a configuration asks for.
+pub(super) fn wanted_instances(groups: &[InstanceGroup]) -> Vec<WantedInstance> {
+    let mut wanted = Vec::new();
+    for group in groups {
+        let indices = 0..group.count;
+        wanted.extend(indices.map(|index| (format!("{}_{index}", group.name), group.passive)));
+    }
+    wanted
+}
+
+/// The wanted instances that are missing, and the existing ones that are not wanted. Groups may share a name.
+pub(super) fn difference(
+    members: &[InstanceHandle],
+    wanted: Vec<WantedInstance>,
+) -> (Vec<WantedInstance>, Vec<InstanceHandle>) {
+    let mut there: HashMap<WantedInstance, Vec<&InstanceHandle>> = HashMap::new();
+    for member in members {
+        let key = (member.name.clone(), member.passive);
+        there.entry(key).or_default().push(member);
+    }
+    let missing = wanted
+        .into_iter()
+        .filter(|wanted| there.get_mut(wanted).and_then(Vec::pop).is_none())
+        .collect();
+    let leaving = there.into_values().flatten().cloned().collect();
+    (missing, leaving)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(number: u32, name: &str, passive: bool) -> InstanceHandle {
+        InstanceHandle {
+            name: name.to_owned(),
+            id: InstanceId(number),
+            passive,
+        }
+    }
+
+    fn wanted(names: &[&str]) -> Vec<WantedInstance> {
+        let names = names.iter();
+        names.map(|name| ((*name).to_owned(), false)).collect()
+    }
+
+    #[test]
+    fn only_missing_instances_start_and_only_surplus_ones_leave() {
+        let there = [
+            member(0, "g_0", false),
+            member(1, "g_1", false),
+            member(2, "p_0", true),
+        ];
+        let check = |want: &[&str], missing: &[&str], leaving: &[u32]| {
+            let (got, mut left) = difference(&there, wanted(want));
+            left.sort_by_key(|member| member.id);
+            let left: Vec<u32> = left.iter().map(|member| member.id.0).collect();
+            assert_eq!((got, &left[..]), (wanted(missing), leaving), "{want:?}");
+        };
+        check(&["g_0", "g_1", "g_2"], &["g_2"], &[2]);
+        check(&["g_0"], &[], &[1, 2]);
+        // Two groups with the same name.
+        check(&["g_0", "g_0"], &["g_0"], &[1, 2]);
+        // A passive instance does not count for an active one.
+        check(&["p_0"], &["p_0"], &[0, 1, 2]);
+    }
+}

@@ -1,0 +1,230 @@
+//! The instances of a loaded version as one responder.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Weak, mpsc},
+    time::Duration,
+};
+
+use skep_backend::Model;
+use skep_config::{InstanceGroup, ModelConfig};
+use skep_scheduler::{PolicySnapshot, RequestId};
+use skep_tensor::RunBound;
+use skep_types::DeviceId;
+
+use crate::{
+    RuntimeError,
+    serving::{
+        driver::Driver,
+        instances::{
+            members::{InstanceHandle, InstanceList, WantedInstance, difference, wanted_instances},
+            runner::InstanceRunner,
+            start::{OverdueInstance, StartOutcome, StartReporter, StartingInstance},
+            thread::InstanceThread,
+            warmup::{self, WarmupRequest},
+            watch::{OverdueListener, Watch},
+        },
+        interface::Interface,
+        job::Job,
+        origin::Life,
+        responder::{Responder, Submission},
+    },
+    statistics::recorder::Statistics,
+};
+
+/// The instances of a version, and the driver that feeds them. Fields are dropped in this order.
+pub(crate) struct InstancePool {
+    driver: Arc<Driver>,
+    interface: Arc<Interface>,
+    pub(crate) model: Arc<dyn Model>,
+    device: DeviceId,
+    limits: ExecutionLimits,
+    members: Arc<InstanceList>,
+    life: Arc<Life>,
+}
+
+/// How much memory and time one execution of a version may take.
+#[derive(Debug, Clone)]
+pub(crate) struct ExecutionLimits {
+    pub(crate) memory: RunBound,
+    pub(crate) time: Duration,
+}
+
+impl InstancePool {
+    /// A pool without instances.
+    pub(crate) fn new(
+        driver: Arc<Driver>,
+        interface: Arc<Interface>,
+        model: Arc<dyn Model>,
+        device: DeviceId,
+        limits: ExecutionLimits,
+        life: Arc<Life>,
+    ) -> Self {
+        Self {
+            driver,
+            interface,
+            model,
+            device,
+            limits,
+            members: Arc::default(),
+            life,
+        }
+    }
+
+    /// Makes the instances those of `groups`: starts the missing ones, then removes the surplus ones.
+    ///
+    /// # Errors
+    /// Why an instance could not be started; the instances are then unchanged.
+    fn set_instances(
+        &self,
+        groups: &[InstanceGroup],
+        warmups: Vec<WarmupRequest>,
+    ) -> Result<(), RuntimeError> {
+        let wanted = wanted_instances(groups);
+        // Locked throughout: an instance that ends meanwhile keeps its number until the list is complete.
+        let mut members = self.members.lock();
+        let (missing, leaving) = difference(&members, wanted);
+        let started = self.start(missing, &Arc::new(warmups))?;
+        for member in &leaving {
+            self.driver.retire(member.id);
+        }
+        members.retain(|member| !leaving.iter().any(|leaving| leaving.id == member.id));
+        members.extend(started);
+        Ok(())
+    }
+
+    /// Starts a thread for each instance, and waits until each has warmed up or failed.
+    fn start(
+        &self,
+        wanted: Vec<WantedInstance>,
+        warmups: &Arc<Vec<WarmupRequest>>,
+    ) -> Result<Vec<InstanceHandle>, RuntimeError> {
+        let total = wanted.len();
+        let (report, reports) = mpsc::sync_channel(total);
+        let mut failure = None;
+        for wanted in wanted {
+            if let Err(error) = self.spawn(wanted, warmups, report.clone()) {
+                failure = Some(error);
+            }
+        }
+        drop(report);
+        let mut started = Vec::new();
+        for outcome in reports {
+            match outcome {
+                Ok(member) => started.push(member),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if started.len() == total {
+            return Ok(started);
+        }
+        let failure = failure.unwrap_or_else(|| {
+            let text = format!("{} of {total} instances started", started.len());
+            RuntimeError::internal(text)
+        });
+        for member in &started {
+            self.driver.retire(member.id);
+        }
+        Err(failure)
+    }
+
+    fn spawn(
+        &self,
+        (name, passive): WantedInstance,
+        warmups: &Arc<Vec<WarmupRequest>>,
+        report: mpsc::SyncSender<StartOutcome>,
+    ) -> Result<(), RuntimeError> {
+        let (sender, mailbox) = mpsc::sync_channel(1);
+        let id = self.driver.connect(sender, passive);
+        let recorder = self.driver.statistics().recorder(&name);
+        let overdue = Arc::new(OverdueInstance {
+            id,
+            name: name.clone(),
+            driver: Arc::clone(&self.driver),
+            recorder: Arc::clone(&recorder),
+            report: StartReporter::new(report),
+        });
+        let listener: Weak<dyn OverdueListener> =
+            Arc::downgrade(&(Arc::clone(&overdue) as Arc<dyn OverdueListener>));
+        let watch =
+            Watch::new(self.limits.time, listener).inspect_err(|_| self.driver.abandon(id))?;
+        let runner = InstanceRunner {
+            name,
+            model: Arc::clone(&self.model),
+            device: self.device,
+            interface: Arc::clone(&self.interface),
+            driver: Arc::clone(&self.driver),
+            recorder,
+            bound: self.limits.memory.clone(),
+            watch,
+        };
+        let starting = StartingInstance {
+            thread: InstanceThread { id, runner },
+            passive,
+            mailbox,
+            overdue,
+            members: Arc::clone(&self.members),
+            _life: Arc::clone(&self.life),
+        };
+        starting.spawn(Arc::clone(warmups))
+    }
+}
+
+impl Responder for InstancePool {
+    fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_> {
+        let (request, handover) = self.driver.enqueue(job, priority, timeout);
+        Submission::new(self, request, Some(handover))
+    }
+
+    fn cancel(&self, request: RequestId) {
+        self.driver.cancel(request);
+    }
+
+    fn reconfigure(&self, config: &ModelConfig, directory: &Path) -> Result<(), RuntimeError> {
+        let warmups = warmup::prepare(config, &self.interface, directory)?;
+        self.set_instances(config.instance_groups(), warmups)
+    }
+
+    fn statistics(&self) -> &Statistics {
+        self.driver.statistics()
+    }
+
+    fn policy(&self) -> PolicySnapshot {
+        self.driver.policy_snapshot()
+    }
+
+    fn pending(&self) -> usize {
+        self.driver.waiting()
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.driver.is_healthy()
+    }
+
+    fn why_unhealthy(&self) -> Option<String> {
+        self.driver.why_not()
+    }
+
+    fn hurry(&self) {
+        self.driver.hurry();
+    }
+
+    fn drain(&self) {
+        self.driver.drain();
+    }
+}
+
+impl fmt::Debug for InstancePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstancePool")
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for InstancePool {
+    fn drop(&mut self) {
+        self.driver.close();
+    }
+}

@@ -1,0 +1,366 @@
+//! The deadline of executions.
+//!
+//! While an instance executes a batch, a [`Watch`] holds those who wait for its answers. Whoever takes them out answers
+//! them: the instance when it has finished, or the watch when that takes too long.
+//!
+//! ```text
+//! begin ---> end                                  the usual way
+//!   |
+//!   + max_execution_ms                            the backend is told to end the run, where it can:
+//!   |    `--> end, with an error                  a worker process is killed, ONNX Runtime stops behind an operator
+//!   |
+//!   + grace                                       the waiting are answered with an error, the driver is told that the
+//!        `--> end finds nobody waiting            instance is overdue; it is back when the run ends after all
+//! ```
+//!
+//! Not all memory of a run can be counted: a library keeps lists and texts besides its tensors. Where the machine has next
+//! to none left, [`end_longest_run`] ends the run that has gone on for the longest, before the system ends the process.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use skep_backend::Interrupt;
+use skep_host::lock;
+use skep_scheduler::BatchEnd;
+use skep_types::Time;
+
+use crate::{
+    ErrorKind, RuntimeError, clock,
+    serving::job::Waiters,
+    timer::{Alarm, Appointment, Timer},
+};
+
+/// How long a run that was told to end may take for that, at least and at most; in between as long as it was allowed.
+const GRACE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// Runs that are shorter are not ended for want of memory: ten seconds' growth is the danger, not a burst.
+const LONG: Duration = Duration::from_secs(1);
+
+/// The watches of the process: memory is the process's, whichever model takes it.
+static WATCHES: Mutex<Vec<Weak<Watch>>> = Mutex::new(Vec::new());
+
+/// Who is told of an execution that takes too long.
+pub(crate) trait OverdueListener: Send + Sync {
+    /// An execution is given up. Called with the watch's lock held, so that it cannot end meanwhile: what counts instances is
+    /// right when it does. Must not wait for anything that a full pipe or a client may hold up.
+    fn overdue(&self, run: &GivenUpRun);
+
+    /// Answers those who wait for it, without the lock.
+    fn answer(&self, run: GivenUpRun);
+}
+
+/// What may end an instance's execution.
+pub(crate) struct Watch {
+    limit: Duration,
+    state: Mutex<State>,
+    told: Weak<dyn OverdueListener>,
+}
+
+struct State {
+    run: Option<WatchedRun>,
+    interrupt: Option<Arc<dyn Interrupt>>,
+    appointment: Appointment,
+}
+
+struct WatchedRun {
+    since: Time,
+    waiters: Waiters,
+    /// Why the batch is as large as it is; `None` of an execution that serves no request.
+    batch_end: Option<BatchEnd>,
+    /// Why it was told to end, if it was.
+    told: Option<InterruptReason>,
+}
+
+/// Why an execution is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InterruptReason {
+    /// It takes longer than it may.
+    Deadline,
+    /// Memory is all but gone, after it has run for so long.
+    Memory(Duration),
+}
+
+/// An execution that has ended, and that was not given up.
+pub(crate) struct EndedRun {
+    /// Those who wait for its answers.
+    pub(crate) waiters: Waiters,
+    /// Why it was told to end, if it was.
+    pub(crate) told: Option<InterruptReason>,
+}
+
+/// An execution that is given up.
+pub(crate) struct GivenUpRun {
+    /// When it began.
+    pub(crate) since: Time,
+    /// Those who wait for its answers.
+    pub(crate) waiters: Waiters,
+    /// Why its batch is as large as it is; `None` where it serves no request.
+    pub(crate) batch_end: Option<BatchEnd>,
+    /// What they are to be told.
+    pub(crate) error: RuntimeError,
+}
+
+impl Watch {
+    /// A watch over one instance, whose executions may take `limit`.
+    ///
+    /// # Errors
+    /// When the process cannot start its timer.
+    pub(crate) fn new(
+        limit: Duration,
+        told: Weak<dyn OverdueListener>,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let timer = Timer::started()?;
+        let watch = Arc::new_cyclic(|this: &Weak<Self>| {
+            let alarm: Weak<dyn Alarm> = this.clone();
+            Self {
+                limit,
+                state: Mutex::new(State {
+                    run: None,
+                    interrupt: None,
+                    appointment: Appointment::new(timer, alarm),
+                }),
+                told,
+            }
+        });
+        let mut watches = lock(&WATCHES);
+        watches.retain(|watch| watch.strong_count() > 0);
+        watches.push(Arc::downgrade(&watch));
+        Ok(watch)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// How an execution of the instance's present copy is told to end.
+    pub(crate) fn interrupt_by(&self, interrupt: Option<Arc<dyn Interrupt>>) {
+        self.lock().interrupt = interrupt;
+    }
+
+    /// An execution begins.
+    pub(crate) fn begin(&self, since: Time, waiters: Waiters, batch_end: Option<BatchEnd>) {
+        let mut state = self.lock();
+        if let Some(interrupt) = &state.interrupt {
+            interrupt.begin();
+        }
+        state.run = Some(WatchedRun {
+            since,
+            waiters,
+            batch_end,
+            told: None,
+        });
+        // An appointment of an earlier execution comes sooner: one needless call in the time of a limit at most.
+        state.appointment.no_later_than(since + self.limit);
+    }
+
+    /// It is over; `None` where it was given up before.
+    pub(crate) fn end(&self) -> Option<EndedRun> {
+        let run = self.lock().run.take()?;
+        Some(EndedRun {
+            waiters: run.waiters,
+            told: run.told,
+        })
+    }
+
+    /// What those are told who wait for an execution that is given up.
+    pub(crate) fn error(&self, reason: InterruptReason) -> RuntimeError {
+        match reason {
+            InterruptReason::Deadline => RuntimeError::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "the execution takes longer than {} ms (`max_execution_ms`), and was given up",
+                    self.limit.as_millis()
+                ),
+            ),
+            InterruptReason::Memory(ran) => RuntimeError::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the execution was ended after {} ms: the machine or its control group had next to no memory left",
+                    ran.as_millis()
+                ),
+            ),
+        }
+    }
+
+    /// Since when it executes what can be told to end, and was not.
+    fn executes_since(&self) -> Option<Time> {
+        let state = self.lock();
+        state.interrupt.as_ref()?;
+        let run = state.run.as_ref()?;
+        run.told.is_none().then_some(run.since)
+    }
+
+    /// Tells the execution that began then to end, if it still goes on; how long it has run.
+    fn end_for_memory(&self, since: Time, now: Time) -> Option<Duration> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let run = state.run.as_mut().filter(|run| run.since == since)?;
+        let ran = now.since(since);
+        run.told = Some(InterruptReason::Memory(ran));
+        // Under the lock: the next execution cannot have begun.
+        state.interrupt.as_ref()?.interrupt();
+        Some(ran)
+    }
+}
+
+/// Ends the execution of this process that has run for the longest, if that is at least a second, and returns how long it has
+/// run; `None` if no execution has run that long. Call it when memory is all but gone.
+pub fn end_longest_run() -> Option<Duration> {
+    let watches: Vec<Arc<Watch>> = lock(&WATCHES).iter().filter_map(Weak::upgrade).collect();
+    end_longest_of(&watches, clock::now(), LONG)
+}
+
+fn end_longest_of(watches: &[Arc<Watch>], now: Time, at_least: Duration) -> Option<Duration> {
+    let running = watches
+        .iter()
+        .filter_map(|watch| Some((watch.executes_since()?, watch)));
+    let (since, watch) = running.min_by_key(|(since, _)| *since)?;
+    if now.since(since) < at_least {
+        return None;
+    }
+    watch.end_for_memory(since, now)
+}
+
+impl Alarm for Watch {
+    fn ring(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.appointment.rung();
+        let Some(run) = &mut state.run else { return };
+        let (least, most) = GRACE;
+        let grace = match &state.interrupt {
+            None => Duration::ZERO,
+            Some(_) => self.limit.clamp(least, most),
+        };
+        let now = clock::now();
+        let due = run.since + self.limit;
+        let end = due + grace;
+        if now < due {
+            state.appointment.no_later_than(due);
+            return;
+        }
+        if let Some(interrupt) = &state.interrupt
+            && run.told.is_none()
+        {
+            run.told = Some(InterruptReason::Deadline);
+            // Under the lock: the next execution cannot have begun.
+            interrupt.interrupt();
+        }
+        if now < end {
+            state.appointment.no_later_than(end);
+            return;
+        }
+        let Some(run) = state.run.take() else { return };
+        let Some(told) = self.told.upgrade() else {
+            return;
+        };
+        let run = GivenUpRun {
+            since: run.since,
+            waiters: run.waiters,
+            batch_end: run.batch_end,
+            error: self.error(InterruptReason::Deadline),
+        };
+        told.overdue(&run);
+        drop(guard);
+        told.answer(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct RecordingListener(mpsc::SyncSender<&'static str>);
+
+    impl OverdueListener for RecordingListener {
+        fn overdue(&self, run: &GivenUpRun) {
+            assert!(run.error.to_string().contains("max_execution_ms"));
+        }
+
+        fn answer(&self, _: GivenUpRun) {
+            self.0.send("overdue").expect("somebody listens");
+        }
+    }
+
+    impl Interrupt for RecordingListener {
+        fn begin(&self) {}
+
+        fn interrupt(&self) {
+            self.0.send("interrupted").expect("somebody listens");
+        }
+    }
+
+    fn watch(
+        limit: Duration,
+    ) -> (
+        Arc<Watch>,
+        Arc<RecordingListener>,
+        mpsc::Receiver<&'static str>,
+    ) {
+        let (sender, events) = mpsc::sync_channel(8);
+        let told = Arc::new(RecordingListener(sender));
+        let weak: Weak<dyn OverdueListener> =
+            Arc::downgrade(&(Arc::clone(&told) as Arc<dyn OverdueListener>));
+        (Watch::new(limit, weak).expect("a timer"), told, events)
+    }
+
+    #[test]
+    fn what_ends_in_time_is_left_alone() {
+        let (watch, _told, events) = watch(Duration::from_secs(3600));
+        watch.begin(clock::now(), Waiters::new(), None);
+        assert!(watch.end().is_some() && watch.end().is_none());
+        watch.ring();
+        assert!(events.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_takes_too_long_is_given_up() {
+        let (watch, _told, events) = watch(Duration::from_millis(1));
+        watch.begin(clock::now(), Waiters::new(), None);
+        assert_eq!(events.recv(), Ok("overdue"));
+        assert!(watch.end().is_none(), "answered");
+    }
+
+    #[test]
+    fn a_run_that_can_be_ended_is_told_so_first() {
+        let (watch, told, events) = watch(Duration::from_millis(1));
+        watch.interrupt_by(Some(told));
+        watch.begin(clock::now(), Waiters::new(), None);
+        assert_eq!(events.recv(), Ok("interrupted"));
+        assert_eq!(events.recv(), Ok("overdue"), "it goes on");
+        assert!(watch.end().is_none());
+    }
+
+    #[test]
+    fn the_longest_run_that_can_be_ended_goes_first_where_memory_is_gone() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let all: Vec<_> = (0..3).map(|_| watch(HOUR)).collect();
+        let watches: Vec<_> = all.iter().map(|(watch, ..)| Arc::clone(watch)).collect();
+        let at = |ms: u64| Time::ZERO + Duration::from_millis(ms);
+        // The first one cannot be ended.
+        for (number, (watch, told, _)) in all.iter().enumerate() {
+            if number > 0 {
+                watch.interrupt_by(Some(Arc::clone(told) as Arc<dyn Interrupt>));
+            }
+        }
+        assert_eq!(end_longest_of(&watches, at(9000), LONG), None, "none runs");
+        for (watch, since) in watches.iter().zip([0, 2000, 1000]) {
+            watch.begin(at(since), Waiters::new(), None);
+        }
+        assert_eq!(end_longest_of(&watches, at(1999), LONG), None, "too short");
+        let end = || end_longest_of(&watches, at(5000), LONG);
+        assert_eq!(end(), Some(Duration::from_secs(4)));
+        assert_eq!(all[2].2.try_recv(), Ok("interrupted"));
+        assert!(all[1].2.try_recv().is_err());
+        assert_eq!(end(), Some(Duration::from_secs(3)), "the next one");
+        assert_eq!(end(), None, "each is told once");
+        let ended = watches[2].end().expect("it was not given up");
+        let reason = ended.told.expect("it was told");
+        assert_eq!(reason, InterruptReason::Memory(Duration::from_secs(4)));
+        assert_eq!(watches[2].error(reason).kind(), ErrorKind::Exhausted);
+    }
+}

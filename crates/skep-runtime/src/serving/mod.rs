@@ -1,0 +1,27 @@
+//! A loaded version at work: from a request to its answer.
+//!
+//! ```text
+//! LoadedVersion::infer -> validate against the Interface -> Responder::submit -> await the answer
+//!   Responder, what answers: today an InstancePool (a scheduler's driver, and the instances that it feeds)
+//! ```
+
+pub(crate) mod device;
+pub(crate) mod driver;
+pub(crate) mod instances;
+pub(crate) mod interface;
+mod job;
+pub(crate) mod labels;
+pub(crate) mod origin;
+mod ragged;
+mod request;
+pub(crate) mod responder;
+mod validate;
+mod version;
+mod waiting_limit;
+
+pub use device::Device;
+pub use instances::watch::end_longest_run;
+pub use labels::Labels;
+pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
+pub use version::LoadedVersion;
+pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};

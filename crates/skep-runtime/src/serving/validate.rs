@@ -1,0 +1,326 @@
+//! A request against a model's configuration, in Triton's words.
+//!
+//! Source of the texts: Triton Inference Server, `InferenceRequest::Normalize`; its clients' users search for them.
+
+use skep_config::TensorConfig;
+use skep_tensor::Tensor;
+use skep_types::{Dims, Shape};
+use smallvec::SmallVec;
+
+use crate::{
+    InferRequest, RuntimeError,
+    serving::{
+        interface::{Interface, InterfaceTensor, OmittedInput},
+        job::PreparedRequest,
+    },
+};
+
+/// What Triton adds when a shape is refused that needs a batch dimension.
+const BATCH_NOTE: &str = "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended to each input shape. If you want to specify the full shape including the batch dim in your input dims config, try setting max_batch_size to zero. See the model configuration docs for more info on max_batch_size.";
+
+/// Checks a request and brings its tensors into the model's order and shape.
+pub(crate) fn prepare(
+    request: &InferRequest,
+    interface: &Interface,
+) -> Result<PreparedRequest, RuntimeError> {
+    let check = RequestCheck { request, interface };
+    let mut inputs: SmallVec<[Option<Tensor>; 4]> = SmallVec::new();
+    inputs.resize(interface.inputs.len(), None);
+    check.twice()?;
+    check.count()?;
+    let mut batch_size = None;
+    let mut ragged = SmallVec::new();
+    for (name, tensor) in &request.inputs {
+        let index = check.index(name)?;
+        let port = &interface.inputs[index];
+        check.datatype(&port.config, tensor)?;
+        check.batch(&port.config, tensor, &mut batch_size)?;
+        let shaped = check.shape(&port.config, tensor)?;
+        inputs[port.position] = Some(shaped);
+        if port.config.ragged {
+            ragged.push(u16::try_from(port.position).unwrap_or(u16::MAX));
+        }
+    }
+    let batch_size = batch_size.unwrap_or(1);
+    let mut omitted = SmallVec::new();
+    if request.inputs.len() < interface.inputs.len() {
+        for port in &interface.inputs {
+            let slot = &mut inputs[port.position];
+            if slot.is_none() {
+                *slot = Some(check.absent(port, batch_size)?);
+                omitted.push(u16::try_from(port.position).unwrap_or(u16::MAX));
+            }
+        }
+        omitted.sort_unstable();
+    }
+    // As many inputs as the model has, or the others were filled in; all known, none twice: so none is missing.
+    let inputs = inputs.into_iter().flatten().collect();
+    Ok(PreparedRequest {
+        inputs,
+        ragged,
+        omitted,
+        charge: request.charge.clone(),
+        outputs: check.outputs()?,
+        batch_size,
+    })
+}
+
+struct RequestCheck<'a> {
+    request: &'a InferRequest,
+    interface: &'a Interface,
+}
+
+impl RequestCheck<'_> {
+    fn error(&self, text: impl AsRef<str>) -> RuntimeError {
+        let id = if self.request.id.is_empty() {
+            "<id_unknown>"
+        } else {
+            &self.request.id
+        };
+        RuntimeError::invalid(format!("[request id: {id}] {}", text.as_ref()))
+    }
+
+    fn model(&self) -> &str {
+        self.interface.model.as_str()
+    }
+
+    /// Refuses an input that is given twice.
+    fn twice(&self) -> Result<(), RuntimeError> {
+        let inputs = &self.request.inputs;
+        // More inputs than the model has are refused anyway; without them this comparison of all with all stays small.
+        let looked_at = self.interface.inputs.len() + 1;
+        for (index, (name, _)) in inputs.iter().enumerate().take(looked_at) {
+            if inputs[..index].iter().any(|(earlier, _)| earlier == name) {
+                return Err(self.error(format!("input '{name}' already exists in request")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the number of inputs, which Triton does before it looks at their names.
+    fn count(&self) -> Result<(), RuntimeError> {
+        let (expected, got) = (self.interface.inputs.len(), self.request.inputs.len());
+        if expected == got {
+            return Ok(());
+        }
+        let required = || {
+            self.interface
+                .inputs
+                .iter()
+                .filter(|port| port.absent.is_none())
+        };
+        let is_given = |port: &&InterfaceTensor| {
+            self.request
+                .inputs
+                .iter()
+                .any(|(name, _)| **name == *port.name)
+        };
+        if got < expected && required().all(|port| is_given(&port)) {
+            return Ok(());
+        }
+        let given: Vec<&str> = self
+            .request
+            .inputs
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let missing: Vec<&str> = required()
+            .map(|port| port.config.name.as_str())
+            .filter(|name| !given.contains(name))
+            .collect();
+        let least = required().count();
+        let mut text = if least == expected {
+            format!("expected {expected} inputs")
+        } else {
+            format!("expected number of inputs between {least} and {expected}")
+        };
+        text += &format!(" but got {got} inputs for model '{}'.", self.model());
+        text += &format!(" Got input(s) {}", quoted(&given));
+        if missing.is_empty() {
+            text += ".";
+        } else {
+            text += &format!(
+                ", but missing required input(s) {}. Please provide all required input(s).",
+                quoted(&missing)
+            );
+        }
+        Err(self.error(text))
+    }
+
+    /// What the model gets for an input that the request left out.
+    fn absent(&self, port: &InterfaceTensor, batch_size: usize) -> Result<Tensor, RuntimeError> {
+        match &port.absent {
+            Some(OmittedInput::Default(value)) => Ok(value.clone()),
+            Some(OmittedInput::Zeros) => zeros(&port.config, batch_size)
+                .map_err(|error| self.error(format!("input '{}': {error}", port.name))),
+            // Refused by `count` already.
+            None => Err(self.error(format!("missing required input '{}'", port.name))),
+        }
+    }
+
+    fn index(&self, name: &str) -> Result<usize, RuntimeError> {
+        let found = self
+            .interface
+            .inputs
+            .iter()
+            .position(|port| port.config.name == name);
+        // Without the request's id, as on Triton.
+        found.ok_or_else(|| {
+            RuntimeError::invalid(format!(
+                "unexpected inference input '{name}' for model '{}'",
+                self.model()
+            ))
+        })
+    }
+
+    fn datatype(&self, config: &TensorConfig, tensor: &Tensor) -> Result<(), RuntimeError> {
+        if tensor.datatype() == config.datatype {
+            return Ok(());
+        }
+        Err(self.error(format!(
+            "inference input '{}' data-type is '{}', but model '{}' expects '{}'",
+            config.name,
+            tensor.datatype(),
+            self.model(),
+            config.datatype
+        )))
+    }
+
+    /// Checks the input's batch size against the model's bound and against the other inputs.
+    fn batch(
+        &self,
+        config: &TensorConfig,
+        tensor: &Tensor,
+        batch_size: &mut Option<usize>,
+    ) -> Result<(), RuntimeError> {
+        let max = self.interface.max_batch_size;
+        if max == 0 {
+            return Ok(());
+        }
+        let Some(&size) = tensor.shape().dims().first() else {
+            return Err(self.unexpected_shape(config, tensor));
+        };
+        if *batch_size.get_or_insert(size) != size {
+            return Err(self.error(format!(
+                "input '{}' batch size does not match other inputs for '{}'",
+                config.name,
+                self.model()
+            )));
+        }
+        if size > max {
+            return Err(self.error(format!(
+                "inference request batch-size must be <= {max} for '{}'",
+                self.model()
+            )));
+        }
+        if size == 0 {
+            return Err(self.unexpected_shape(config, tensor));
+        }
+        Ok(())
+    }
+
+    /// Checks the shape and gives the tensor the shape that the model sees.
+    fn shape(&self, config: &TensorConfig, tensor: &Tensor) -> Result<Tensor, RuntimeError> {
+        let (batch, inner) = tensor
+            .shape()
+            .dims()
+            .split_at(usize::from(config.batched).min(tensor.shape().rank()));
+        if !config.dims.accepts(inner) {
+            return Err(self.unexpected_shape(config, tensor));
+        }
+        let Some(reshape) = &config.reshape else {
+            return Ok(tensor.clone());
+        };
+        reshaped(&config.dims, reshape, batch, inner)
+            .and_then(|shape| tensor.clone().reshape(shape).ok())
+            .ok_or_else(|| self.unexpected_shape(config, tensor))
+    }
+
+    fn unexpected_shape(&self, config: &TensorConfig, tensor: &Tensor) -> RuntimeError {
+        let note = if config.batched { BATCH_NOTE } else { "" };
+        self.error(format!(
+            "unexpected shape for input '{}' for model '{}'. Expected {}, got {}. {note}",
+            config.name,
+            self.model(),
+            config.client_dims(),
+            tensor.shape()
+        ))
+    }
+
+    fn outputs(&self) -> Result<SmallVec<[usize; 4]>, RuntimeError> {
+        if self.request.outputs.is_empty() {
+            return Ok((0..self.interface.outputs.len()).collect());
+        }
+        let mut indices = SmallVec::new();
+        for name in &self.request.outputs {
+            let index = self
+                .interface
+                .outputs
+                .iter()
+                .position(|port| port.config.name == *name)
+                .ok_or_else(|| {
+                    RuntimeError::invalid(format!(
+                        "unexpected inference output '{name}' for model '{}'",
+                        self.model()
+                    ))
+                })?;
+            if !indices.contains(&index) {
+                indices.push(index);
+            }
+        }
+        Ok(indices)
+    }
+}
+
+/// Zeros for a whole request; variable dimensions are 1.
+fn zeros(config: &TensorConfig, batch_size: usize) -> Result<Tensor, String> {
+    let inner = config.model_dims().as_slice().iter();
+    let inner = inner.map(|dim| usize::try_from(*dim).unwrap_or(1));
+    let batch = config.batched.then_some(batch_size);
+    let dims: SmallVec<[usize; 6]> = batch.into_iter().chain(inner).collect();
+    let shape = Shape::new(&dims).map_err(|error| error.to_string())?;
+    Ok(Tensor::zeros(config.datatype, shape))
+}
+
+/// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values that the variable
+/// entries of `from` have in `inner`. `None` when `to` has more variable entries, or the result is too large.
+pub(crate) fn reshaped(from: &Dims, to: &Dims, batch: &[usize], inner: &[usize]) -> Option<Shape> {
+    let mut variable = from
+        .as_slice()
+        .iter()
+        .zip(inner)
+        .filter(|(dim, _)| **dim == -1)
+        .map(|(_, size)| *size);
+    let mut dims: SmallVec<[usize; 6]> = batch.into();
+    for &dim in to.as_slice() {
+        dims.push(if dim == -1 {
+            variable.next()?
+        } else {
+            usize::try_from(dim).ok()?
+        });
+    }
+    Shape::new(&dims).ok()
+}
+
+/// `['a','b']`, as Triton lists names.
+fn quoted(names: &[&str]) -> String {
+    let inner: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    format!("[{}]", inner.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_dims_keep_their_order_in_a_reshape() {
+        let dims = |d: &[i64]| Dims::new(d).expect("dims");
+        let shape = |d: &[usize]| Some(Shape::new(d).expect("shape"));
+        assert_eq!(reshaped(&dims(&[1]), &dims(&[]), &[4], &[1]), shape(&[4]));
+        assert_eq!(
+            reshaped(&dims(&[-1, 6]), &dims(&[-1, 2, 3]), &[], &[5, 6]),
+            shape(&[5, 2, 3])
+        );
+        assert_eq!(reshaped(&dims(&[2]), &dims(&[-1]), &[], &[2]), None);
+    }
+}
