@@ -66,7 +66,7 @@ use skep_store::Digest;
 
 use crate::{
     manifest::Manifest,
-    stamps::{FileStamp, RememberedFile},
+    stamps::{FileFingerprint, RememberedFile},
 };
 
 /// The version of the layout, as the name of a subdirectory.
@@ -97,7 +97,7 @@ struct CacheInner {
     /// Whether a reader found damage, which it cannot remove.
     damaged: AtomicBool,
     /// Files whose digest this process has verified.
-    verified: Mutex<HashSet<FileStamp>>,
+    verified: Mutex<HashSet<FileFingerprint>>,
     /// Tenants' parts, by tenant.
     parts: Mutex<BTreeMap<String, Cache>>,
 }
@@ -238,7 +238,7 @@ impl Cache {
         lock(&self.inner.parts)
     }
 
-    fn verified(&self) -> MutexGuard<'_, HashSet<FileStamp>> {
+    fn verified(&self) -> MutexGuard<'_, HashSet<FileFingerprint>> {
         lock(&self.inner.verified)
     }
 

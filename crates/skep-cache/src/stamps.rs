@@ -19,7 +19,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// Identifies a state of a file: device, inode, size, and the times of the last changes of content and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct FileStamp {
+pub(crate) struct FileFingerprint {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -27,7 +27,7 @@ pub(crate) struct FileStamp {
     changed: (i64, i64),
 }
 
-impl FileStamp {
+impl FileFingerprint {
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -94,7 +94,7 @@ impl RememberedFile {
 /// A file without a remembered digest for its current state.
 pub(crate) struct UnreadFile {
     file: File,
-    stamp: FileStamp,
+    stamp: FileFingerprint,
     memo: PathBuf,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct UnreadFile {
 pub(crate) fn look(directory: &Path, path: &Path) -> Result<RememberedFile, CacheError> {
     let fail = |error| CacheError::io("read", path, error);
     let file = open_file(path).map_err(fail)?;
-    let stamp = FileStamp::of(&file).map_err(fail)?;
+    let stamp = FileFingerprint::of(&file).map_err(fail)?;
     let absolute = path.canonicalize().map_err(fail)?;
     let name = blake3::hash(absolute.as_os_str().as_bytes()).to_string();
     let memo = directory.join(name);
@@ -132,7 +132,7 @@ impl UnreadFile {
                 let age = SystemTime::now().duration_since(modified);
                 age.is_ok_and(|age| age >= SETTLED)
             });
-        if is_settled && FileStamp::of(&file).is_ok_and(|after| after == stamp) {
+        if is_settled && FileFingerprint::of(&file).is_ok_and(|after| after == stamp) {
             // Without the record, the file is read again the next time.
             let _ = remember(&memo, directory, &format!("{} {digest}\n", stamp.text()));
         }
