@@ -39,12 +39,14 @@
 mod arena;
 mod heap;
 mod load;
+mod planned;
 mod pool;
 mod region;
 mod scope;
 
 pub use arena::{Arena, RunMode, RunReport};
 pub use load::{LOADED_BYTES, LoadMode, LoadedBlock, LoadedBlocks, load};
+pub use planned::{PlannedRuns, RunFailure, RunMemory, RunPlanner, RunPlans, ShapeClass};
 pub use pool::{ArenaNeed, ArenaPool};
 pub use region::reserved_bytes;
 pub use scope::{free, malloc};

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use skep_alloc::RunFailure;
 use skep_backend::{BackendError, ErrorKind};
-use skep_tensor::RunRefused;
 
 use crate::ffi::{ApiError, Code};
 
@@ -37,11 +37,14 @@ fn lacks_memory(message: &str) -> bool {
     message.contains("bad_alloc") || message.contains("Failed to allocate memory")
 }
 
-/// A run that was not given what it asked for.
-pub(crate) fn refused(refused: RunRefused) -> ApiError {
-    ApiError {
-        code: Code::NO_MEMORY,
-        message: refused.to_string(),
+/// A run that failed. If it was refused memory, the library only knows that it got none.
+pub(crate) fn of_run(failure: RunFailure<ApiError>) -> ApiError {
+    match failure {
+        RunFailure::Refused(refused) => ApiError {
+            code: Code::NO_MEMORY,
+            message: refused.to_string(),
+        },
+        RunFailure::Failed(error) => error,
     }
 }
 

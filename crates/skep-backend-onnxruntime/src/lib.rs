@@ -39,7 +39,6 @@ use std::{
 pub use find::{LIBRARY_VARIABLE, Origin, Search};
 pub use machine::channel_block;
 pub use open::{FindError, Finding, Report, SearchedPlace};
-pub use planning::buffer;
 pub use sessions::give_up_kept_sessions;
 use skep_alloc::Recording;
 use skep_backend::{
@@ -63,7 +62,6 @@ use crate::{
     ffi::{ApiError, Runtime, Session, SessionOptions},
     model::OrtModel,
     options::Setting,
-    planning::Plans,
     sessions::{Current, Identity, SharedSession},
 };
 
@@ -413,7 +411,7 @@ impl OnnxRuntime {
             input_names,
             output_names,
             shapes: None,
-            plans: Plans::new(execution.memory_planner, self.runtime.arenas()),
+            plans: planning::plans(execution.memory_planner, self.runtime.arenas()),
             threads: options::busy_threads(execution, threads),
             bound: RunBound::default(),
             shapes_lie: AtomicBool::new(false),

@@ -109,7 +109,7 @@ fn a_model_that_runs_goes_over_to_its_form() {
     for (name, external_data) in [(MLP, false), (MLP, true), ("cnn:classes=4000", false)] {
         let kind = kind(name);
         let mut node = Node::new();
-        node.weights.baking = BakingPolicy::Behind;
+        node.weights.baking = BakingPolicy::Background;
         node.weights.runs_from_cache = true;
         let options = Options {
             external_data,

@@ -24,7 +24,6 @@ pub mod conformance;
 mod error;
 mod file;
 mod inspect;
-mod memory;
 mod onnx_file;
 mod slot;
 
@@ -34,8 +33,8 @@ pub use check::{check_cpu, check_run};
 pub use error::{BackendError, ErrorKind, panic_text};
 pub use file::{COPIED_BYTES, ModelFile};
 pub use inspect::{ConfiguredOutput, ConfiguredTensors, FileInterface, InspectRequest, Inspection};
-pub use memory::RunMemory;
 pub use onnx_file::{ONNX_FILES, OnnxReader};
+pub use skep_alloc::RunMemory;
 use skep_cache::{Claim, FormKey, Found, Making};
 use skep_config::ModelConfig;
 use skep_tensor::{MemoryBudget, RunBound, TensorView};

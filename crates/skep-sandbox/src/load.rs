@@ -14,7 +14,7 @@ use crate::{bake, model::SandboxedModel, starter::Starter, worker::landlock};
 /// Loads a model in a worker process, with the same backend as `backend`. This process and later ones are the model's
 /// instances.
 ///
-/// If loads bake ([`BakingPolicy::First`]), a separate process that may write files bakes the model first. Workers read the
+/// If loads bake ([`BakingPolicy::BeforeLoad`]), a separate process that may write files bakes the model first. Workers read the
 /// result, which is the model's own form, and take its weights from the tensor store over a connection restricted to
 /// them.
 ///
@@ -35,7 +35,7 @@ pub fn load(
     starter.signature = signature.cloned();
     let bakes = request
         .weights
-        .is_some_and(|weights| weights.baking == BakingPolicy::First);
+        .is_some_and(|weights| weights.baking == BakingPolicy::BeforeLoad);
     if bakes {
         bake::if_possible(backend, request, limit);
     }

@@ -43,7 +43,7 @@ impl TestNode {
                 tenant: Tenant::default(),
                 order: LoadOrder::Random(7),
                 runs_from_cache: false,
-                baking: BakingPolicy::First,
+                baking: BakingPolicy::BeforeLoad,
                 keep_unloaded: Duration::ZERO,
             },
             root,

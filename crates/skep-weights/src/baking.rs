@@ -2,11 +2,11 @@
 //! go on without it when anything goes wrong.
 //!
 //! ```text
-//! load --> form known?  no --> loaded as it is; with [`BakingPolicy::First`] Bakes::make first, kept in the cache
+//! load --> form known?  no --> loaded as it is; with [`BakingPolicy::BeforeLoad`] Bakes::make first, kept in the cache
 //!               |
 //!               v
 //!          open(form): acquire its tensors (the store's; out of the cache where nobody has them)
-//!               damaged --> removed; made again, once, with [`BakingPolicy::First`]
+//!               damaged --> removed; made again, once, with [`BakingPolicy::BeforeLoad`]
 //!               anything else that fails --> a warning, and the model is loaded as it is
 //!
 //! plan --> is a form missing, and what does it take?      for whoever bakes behind a model that runs:
@@ -193,8 +193,8 @@ enum ReadEffort {
 impl ReadEffort {
     const fn of(weights: &WeightSource) -> Self {
         match weights.baking {
-            BakingPolicy::First => Self::Always,
-            BakingPolicy::Behind | BakingPolicy::Never => Self::IfWorthwhile,
+            BakingPolicy::BeforeLoad => Self::Always,
+            BakingPolicy::Background | BakingPolicy::Never => Self::IfWorthwhile,
         }
     }
 }
@@ -221,7 +221,7 @@ pub fn load<T>(
         };
         match open(&form) {
             Ok(loaded) => return Some(loaded),
-            Err(FormFailure::Damaged(why)) if weights.baking == BakingPolicy::First => {
+            Err(FormFailure::Damaged(why)) if weights.baking == BakingPolicy::BeforeLoad => {
                 tracing::warn!("the baked form of `{path}` is made again: {why}");
             }
             Err(FormFailure::Damaged(why) | FormFailure::Unusable(why)) => {
@@ -354,7 +354,7 @@ pub fn files(path: &Path, onnx: &OnnxModel) -> Vec<PathBuf> {
 fn form(subject: &impl Bakes, weights: &WeightSource) -> Result<FormChoice, String> {
     let (key, content) = match find(subject, weights, ReadEffort::of(weights))? {
         FormKnowledge::Decided(answer) => return Ok(answer),
-        FormKnowledge::Nothing(key, content) if weights.baking == BakingPolicy::First => {
+        FormKnowledge::Nothing(key, content) if weights.baking == BakingPolicy::BeforeLoad => {
             (key, content)
         }
         FormKnowledge::Nothing(..) | FormKnowledge::Unread => {

@@ -135,8 +135,8 @@ impl StoreArgs {
         Ok(Some(WeightSource {
             runs_from_cache: true,
             baking: match self.weight_bake {
-                BakeMode::Background => BakingPolicy::Behind,
-                BakeMode::Foreground => BakingPolicy::First,
+                BakeMode::Background => BakingPolicy::Background,
+                BakeMode::Foreground => BakingPolicy::BeforeLoad,
                 BakeMode::Off => BakingPolicy::Never,
             },
             keep_unloaded: Duration::from_secs(self.session_keep_alive_secs),
@@ -173,7 +173,7 @@ pub(crate) fn in_process(cache: Cache) -> WeightSource {
         tenant: Tenant::default(),
         order: LoadOrder::Fixed,
         runs_from_cache: false,
-        baking: BakingPolicy::First,
+        baking: BakingPolicy::BeforeLoad,
         keep_unloaded: Duration::ZERO,
     }
 }

@@ -124,7 +124,7 @@ enum BakeAttempt {
 /// Has a model baked behind its runs, if its weights say so and it does not run on its form already.
 pub(crate) fn order(order: BakeOrder) -> Option<PendingBake> {
     let is_left = order.model.upgrade().is_some_and(|model| !model.is_baked());
-    if order.weights.baking != BakingPolicy::Behind || !is_left {
+    if order.weights.baking != BakingPolicy::Background || !is_left {
         return None;
     }
     let mut state = BAKERY.lock();
