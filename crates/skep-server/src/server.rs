@@ -30,10 +30,10 @@ use crate::{
     state::ServerState,
 };
 
-/// Connections to the port of metrics: a scraper or a few, which must get through when clients fill their own ports.
+/// Connections to the metrics port: a few scrapers, which must get through even if clients fill the other ports.
 const METRICS_CONNECTIONS: usize = 128;
 
-/// What a server is made with.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// HTTP, if it is served.
@@ -42,9 +42,9 @@ pub struct ServerOptions {
     pub grpc: Option<Endpoint>,
     /// Metrics, if they are served.
     pub metrics: Option<Endpoint>,
-    /// What the metrics port shows.
+    /// Which metrics are shown.
     pub metrics_options: MetricsPortOptions,
-    /// Whoever logs.
+    /// The process's log settings.
     pub logs: Arc<dyn LogControl>,
     /// Groups of HTTP calls that ask for a header.
     pub http_restrictions: Restrictions,
@@ -58,15 +58,15 @@ pub struct ServerOptions {
     pub exit_timeout: Duration,
     /// What the operator chooses about inference calls.
     pub inference: InferenceOptions,
-    /// What clients may take.
+    /// How much time and memory clients may use.
     pub limits: Limits,
     /// gRPC's settings of connections.
     pub grpc_connections: GrpcConnections,
-    /// Who writes down what requests over HTTP and gRPC came to, if anybody does.
+    /// The access log of requests over HTTP and gRPC, if there is one.
     pub access: Option<Arc<dyn AccessLog>>,
 }
 
-/// The addresses that are really served, ports resolved.
+/// The addresses that are served, with the real port numbers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Addresses {
     /// HTTP.
@@ -80,9 +80,9 @@ pub struct Addresses {
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopOutcome {
-    /// Whether all connections were done in time.
+    /// Whether all connections closed in time.
     pub connections_closed: bool,
-    /// Model versions that still ran when time was up.
+    /// Model versions still running when the time was up.
     pub models_left: usize,
 }
 
@@ -170,8 +170,8 @@ impl Server {
         }
     }
 
-    /// Serves until `stop` is done. Then: not ready; no new connections; what is in flight finishes, idle connections
-    /// are closed at once; models are unloaded. All within the exit timeout.
+    /// Serves until `stop` is ready. Then the server is not ready, accepts no connections, lets requests in flight
+    /// finish, closes idle connections at once, and unloads the models, all within the exit timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> StopOutcome {
         let (runtime, exit_timeout) = (Arc::clone(&self.state.runtime), self.exit_timeout);
         let connections = Arc::new(Connections::new(&self.limits));
@@ -184,7 +184,7 @@ impl Server {
         // A deadline that cannot be represented means no deadline.
         let deadline = Instant::now().checked_add(exit_timeout);
         runtime.begin_stop();
-        // Listeners are closed before connections are told, so that none slips in between.
+        // Listeners close before connections are told, so that no new connection slips in.
         accepting.shutdown().await;
         connections.finish();
         let connections_closed = tokio::time::timeout(exit_timeout, connections.all_closed())
@@ -200,7 +200,7 @@ impl Server {
         }
     }
 
-    /// Begins to take connections on every open port, and what belongs to the ports.
+    /// Begins to accept connections on every open port, and starts the ports' background tasks.
     fn accept_all(self, connections: &Arc<Connections>) -> JoinSet<()> {
         let clients = Arc::new(Semaphore::new(
             self.limits.connections.min(Semaphore::MAX_PERMITS),
@@ -262,7 +262,7 @@ impl Server {
     }
 }
 
-/// Stops the models on a thread of its own, which nothing else can fill; how many versions still run then.
+/// Stops the models on a dedicated thread, which other work cannot occupy. Returns how many versions still run then.
 async fn stop_models(runtime: Arc<Runtime>, left: Duration) -> usize {
     let (outcome, stopped) = oneshot::channel();
     let stopping = Arc::clone(&runtime);
@@ -272,7 +272,7 @@ async fn stop_models(runtime: Arc<Runtime>, left: Duration) -> usize {
     });
     match (started, stopped.await) {
         (Ok(_), Ok(models_left)) => models_left,
-        // No thread, or a panic: what still runs is given up.
+        // No thread, or a panic: the versions that still run are abandoned.
         _ => runtime.loaded().len().max(1),
     }
 }

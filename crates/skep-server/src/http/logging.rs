@@ -16,7 +16,7 @@ pub(super) async fn show(State(state): State<Arc<ServerState>>) -> Response {
     encode(&state.logs.settings())
 }
 
-/// Changes all settings of the body, or none if one of them is wrong; Triton changes those before the wrong one.
+/// Changes all settings in the body, or none of them if one is wrong; Triton changes those before the wrong one.
 pub(super) async fn change(
     State(state): State<Arc<ServerState>>,
     SmallJsonBody(body): SmallJsonBody,
@@ -35,7 +35,7 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
     };
     let not = |what| ApiError::invalid(format!("attempt to access JSON {what}"));
     let mut change = LogChange::default();
-    // Null is as good as absent.
+    // Null counts as absent.
     for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
         match change.slot(name)? {
             None => {}
@@ -46,7 +46,7 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
             Some(SettingSlot::Level(slot)) => {
                 let level = value.as_u64();
                 let level = level.ok_or_else(|| not("non-unsigned-integer as unsigned-integer"))?;
-                // Beyond any level there is.
+                // Higher than any level that exists.
                 *slot = Some(u32::try_from(level).unwrap_or(u32::MAX));
             }
             Some(SettingSlot::Text(slot)) => {

@@ -22,7 +22,7 @@ use crate::{
 struct RouteTable<'a> {
     restrictions: &'a Restrictions,
     router: Router<Arc<ServerState>>,
-    /// As they were given, for those who must know all of them.
+    /// All paths, for the tests.
     paths: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl RouteTable<'_> {
     }
 }
 
-/// What answers on the port.
+/// The routes of the HTTP port.
 pub(crate) fn routes(state: &Arc<ServerState>) -> edge::PortRoutes {
     let all = edge::PortRoutes::from(router(Arc::clone(state)));
     if state.http_restrictions.restricts(CallGroup::Inference) {
@@ -79,7 +79,7 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
             post(repository::unload),
         )
         .route(
-            // As if the name were not there, unlike load and unload: so does Triton.
+            // The repository's name is ignored here, unlike by load and unload; Triton does the same.
             "/v2/repository/{repository}/index",
             post(repository::index),
         )
@@ -151,7 +151,7 @@ mod tests {
         let paths = all_routes(&restrictions).paths;
         assert!(paths.len() > 20);
         for path in paths {
-            // The page is no call of the protocol.
+            // The pages are not calls of the protocol.
             let is_page = path == "/" || path.starts_with("/docs");
             assert_eq!(CallGroup::of_route(&path).is_some(), !is_page, "{path}");
         }

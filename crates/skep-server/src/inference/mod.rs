@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! options         what the operator chooses: forwarded headers, compression
-//! request         its id in texts, its parameters, its failure, what it holds of the memory
-//! tensor          an input's tensor out of its data
+//! request         a request's id in texts, its parameters, its failure, its charge
+//! tensor          an input's tensor from its data
 //! classification  classes in place of an output
 //! ```
 

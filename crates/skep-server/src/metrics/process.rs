@@ -1,4 +1,4 @@
-//! Which program this is, and what its process takes of the machine, under the names that Prometheus' own clients use.
+//! The program's version, and the resources of its process, under the names that Prometheus' own clients use.
 
 use std::{env::consts, fs};
 
@@ -10,7 +10,7 @@ use rustix::{
 use super::text::{MetricLabels, MetricsText};
 use crate::management::metadata::{PROTOCOL_VERSION, SKEP_VERSION};
 
-/// What the kernel says of a process; what it does not say is left out.
+/// The kernel's figures of a process; missing ones are left out.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct ProcessReading {
     cpu_seconds: Option<f64>,
@@ -21,9 +21,9 @@ struct ProcessReading {
 }
 
 impl ProcessReading {
-    /// Out of `/proc/self/stat`, and `/proc/stat`, which has the time at which the machine started.
+    /// Parses `/proc/self/stat`, and `/proc/stat` for the time at which the machine started.
     fn parse(own: &str, machine: &str, ticks_per_second: u64, page_bytes: u64) -> Self {
-        // The second field is the program's name, in which anything may stand; fields are numbered from 1.
+        // The second field is the program's name, which may hold any character; fields are numbered from 1.
         let fields: Vec<&str> = own
             .rsplit_once(')')
             .map(|(_, rest)| rest.split_ascii_whitespace().collect())
@@ -49,15 +49,15 @@ impl ProcessReading {
 /// Open descriptors of this process.
 fn open_files() -> Option<u64> {
     let path = "/proc/self/fd";
-    // Linux 6.2 and later say how many there are without naming them.
+    // Linux 6.2 and later tell the number without a listing.
     match fs::metadata(path).ok()?.len() {
-        // The one that reads the directory is one of them.
+        // The descriptor that reads the directory is one of them.
         0 => Some((fs::read_dir(path).ok()?.count() as u64).saturating_sub(1)),
         count => Some(count),
     }
 }
 
-/// The metrics of this process. Reads files of the kernel's.
+/// The metrics of this process. Reads files in /proc.
 pub(super) fn render() -> String {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let reading = ProcessReading::parse(

@@ -5,8 +5,8 @@ use crate::metrics::{
     text::{MetricLabels, MetricsText},
 };
 
-/// What Triton shows for its pool of pinned memory on a machine without GPUs, where there is no such pool: the size that
-/// it would have by default, none of it used.
+/// What Triton shows for its pool of pinned memory on a machine without GPUs, which has no such pool: the default size,
+/// unused.
 const PINNED_POOL_BYTES: u64 = 256 << 20;
 
 pub(super) fn machine(text: &mut MetricsText, sample: &MetricsSample) {
