@@ -1,4 +1,4 @@
-//! The HTTP client against a stub that answers canned bytes: what is sent, what is made of answers, what of silence.
+//! The HTTP client against a stub that answers canned bytes: what it sends, and how it takes answers and silence.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What a stub answers to one request, byte for byte; an answer without its end is followed by the connection's end.
+/// The stub's answer to one request, byte for byte; after an incomplete answer the connection is closed.
 type Answer = fn(request: &Request) -> Vec<u8>;
 
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! JSON taken apart.
+//! JSON split into tokens.
 
 use std::ops::Range;
 
