@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_bases_are_as_tls_and_http_want_them() {
+    fn hosts_and_bases_have_the_form_that_tls_and_http_need() {
         for (url, host, base) in [
             ("https://h", "h", "https://h:8000"),
             ("grpcs://[::1]:9", "::1", "https://[::1]:9"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_refused() {
+    fn malformed_urls_are_refused() {
         for (url, why) in [
             ("", "not a URL"),
             ("localhost", "no scheme"),

@@ -223,7 +223,7 @@ async fn unreadable_and_contradictory_answers_are_protocol_errors() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_told_from_one_that_refuses() {
+async fn a_missing_server_differs_from_one_that_refuses() {
     let stub = Running::start(|_| Err(Status::unavailable("not ready"))).await;
     let client = stub.client().await;
     let refused = client.server_metadata().await.expect_err("refuses");

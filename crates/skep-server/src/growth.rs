@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_is_charged_and_doubles() {
+    fn growth_is_charged_and_doubles() {
         let budget = MemoryBudget::new(10_000);
         let charge = budget.charge();
         let mut bytes = Vec::new();

@@ -19,8 +19,8 @@ use tokio::{
 use crate::{
     access::AccessLog,
     edge::{
-        self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext, Protocol,
-        ServerTls,
+        self, BindError, Connections, Endpoint, GrpcConnections, Limits, ListenerContext,
+        PortRoutes, Protocol, ServerTls,
     },
     grpc, http,
     inference::InferenceOptions,
@@ -92,6 +92,31 @@ struct OpenPort {
     tls: Option<ServerTls>,
 }
 
+impl OpenPort {
+    /// Opens the port, if it is served.
+    fn open(endpoint: Option<&Endpoint>, what: &'static str) -> Result<Option<Self>, BindError> {
+        let Some(endpoint) = endpoint else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            listener: edge::listen(endpoint, what)?,
+            tls: endpoint.tls.clone(),
+        }))
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
+    /// Accepts connections on the port, and watches the files of its certificate.
+    fn accept(self, context: ListenerContext, slots: Arc<Semaphore>, tasks: &mut JoinSet<()>) {
+        if let Some(tls) = self.tls {
+            tasks.spawn(tls.keep_watching());
+        }
+        tasks.spawn(edge::accept(self.listener, context, slots));
+    }
+}
+
 /// A server whose ports are open.
 pub struct Server {
     state: Arc<ServerState>,
@@ -111,30 +136,15 @@ impl Server {
     /// # Errors
     /// [`BindError`] names the port that cannot be opened.
     pub fn bind(options: &ServerOptions, runtime: Arc<Runtime>) -> Result<Self, BindError> {
-        let open = |endpoint: &Option<Endpoint>, what| {
-            let open = |endpoint: &Endpoint| {
-                Ok(OpenPort {
-                    listener: edge::listen(endpoint, what)?,
-                    tls: endpoint.tls.clone(),
-                })
-            };
-            endpoint.as_ref().map(open).transpose()
-        };
-        let (http, grpc, metrics) = (
-            open(&options.http, "HTTP")?,
-            open(&options.grpc, "gRPC")?,
-            open(&options.metrics, "metrics")?,
-        );
+        let http = OpenPort::open(options.http.as_ref(), "HTTP")?;
+        let grpc = OpenPort::open(options.grpc.as_ref(), "gRPC")?;
+        let metrics = OpenPort::open(options.metrics.as_ref(), "metrics")?;
         let server_name = options
             .id
             .clone()
             .unwrap_or_else(|| DEFAULT_SERVER_NAME.to_owned());
-        let metrics_address = metrics
-            .as_ref()
-            .map(|opened: &OpenPort| opened.listener.local_addr());
-        let metrics_port = metrics_address
-            .and_then(Result::ok)
-            .map(|address| address.port());
+        let metrics_port = metrics.as_ref().and_then(OpenPort::address);
+        let metrics_port = metrics_port.map(|address| address.port());
         let state = Arc::new(ServerState {
             page: http::render_page(metrics_port),
             runtime,
@@ -161,12 +171,10 @@ impl Server {
     /// The addresses that are served.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
-        let address =
-            |opened: &Option<OpenPort>| opened.as_ref().and_then(|o| o.listener.local_addr().ok());
         Addresses {
-            http: address(&self.http),
-            grpc: address(&self.grpc),
-            metrics: address(&self.metrics),
+            http: self.http.as_ref().and_then(OpenPort::address),
+            grpc: self.grpc.as_ref().and_then(OpenPort::address),
+            metrics: self.metrics.as_ref().and_then(OpenPort::address),
         }
     }
 
@@ -201,64 +209,70 @@ impl Server {
     }
 
     /// Begins to accept connections on every open port, and starts the ports' background tasks.
-    fn accept_all(self, connections: &Arc<Connections>) -> JoinSet<()> {
+    fn accept_all(mut self, connections: &Arc<Connections>) -> JoinSet<()> {
         let clients = Arc::new(Semaphore::new(
             self.limits.connections.min(Semaphore::MAX_PERMITS),
         ));
-        let mut running = JoinSet::new();
-        let mut serve = |opened: OpenPort, protocol, routes, grpc, slots| {
-            if let Some(tls) = &opened.tls {
-                running.spawn(tls.clone().keep_watching());
-            }
-            let port = ListenerContext {
-                protocol,
-                routes,
-                tls: opened.tls,
-                limits: self.limits.clone(),
-                grpc,
-                message_bounds: matches!(protocol, Protocol::Grpc)
-                    .then_some(grpc::message_bounds as fn(&str) -> edge::MessageBounds),
-                connections: Arc::clone(connections),
-                access: self
-                    .access
-                    .clone()
-                    .filter(|_| protocol != Protocol::Metrics),
-            };
-            running.spawn(edge::accept(opened.listener, port, slots));
-        };
-        let plain = GrpcConnections::default;
-        if let Some(opened) = self.http {
-            let routes = http::routes(&self.state);
-            serve(
-                opened,
+        let mut tasks = JoinSet::new();
+        if let Some(port) = self.http.take() {
+            let context = self.context(
+                &port,
                 Protocol::Http,
-                routes,
-                plain(),
-                Arc::clone(&clients),
+                http::routes(&self.state),
+                connections,
             );
+            port.accept(context, Arc::clone(&clients), &mut tasks);
         }
-        if let Some(opened) = self.grpc {
+        if let Some(port) = self.grpc.take() {
             match grpc::routes(&self.state) {
                 Ok(routes) => {
-                    let settings = self.grpc_connections;
-                    serve(opened, Protocol::Grpc, routes, settings, clients);
+                    let context = self.context(&port, Protocol::Grpc, routes, connections);
+                    port.accept(context, clients, &mut tasks);
                 }
                 Err(error) => tracing::error!("gRPC is not served: {error}"),
             }
         }
-        if let Some(opened) = self.metrics {
+        if let Some(port) = self.metrics.take() {
             let metrics = Metrics::new(
                 Arc::clone(&self.state.runtime),
-                self.metrics_options,
+                self.metrics_options.clone(),
                 Arc::clone(&self.limits.request_memory),
             );
             let sampling = Arc::clone(&metrics).keep_sampling();
+            let routes = metrics::router(metrics).into();
+            let context = self.context(&port, Protocol::Metrics, routes, connections);
             let slots = Arc::new(Semaphore::new(METRICS_CONNECTIONS));
-            let router = metrics::router(metrics);
-            serve(opened, Protocol::Metrics, router.into(), plain(), slots);
-            running.spawn(sampling);
+            port.accept(context, slots, &mut tasks);
+            tasks.spawn(sampling);
         }
-        running
+        tasks
+    }
+
+    /// What the connections of a port share.
+    fn context(
+        &self,
+        port: &OpenPort,
+        protocol: Protocol,
+        routes: PortRoutes,
+        connections: &Arc<Connections>,
+    ) -> ListenerContext {
+        let is_grpc = protocol == Protocol::Grpc;
+        let access = self.access.clone();
+        ListenerContext {
+            protocol,
+            routes,
+            tls: port.tls.clone(),
+            limits: self.limits.clone(),
+            grpc: if is_grpc {
+                self.grpc_connections.clone()
+            } else {
+                GrpcConnections::default()
+            },
+            message_bounds: is_grpc
+                .then_some(grpc::message_bounds as fn(&str) -> edge::MessageBounds),
+            connections: Arc::clone(connections),
+            access: access.filter(|_| protocol != Protocol::Metrics),
+        }
     }
 }
 

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_their_datatype_are_refused() {
+    fn numbers_out_of_range_are_refused() {
         let contents = InferTensorContents {
             int_contents: vec![-1, 128],
             uint_contents: vec![255, 65_536],
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_in_another_field_are_none() {
+    fn contents_in_another_field_are_ignored() {
         let contents = InferTensorContents {
             int_contents: vec![1, 2],
             ..Default::default()

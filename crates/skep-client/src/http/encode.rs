@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_asked_for_by_their_output() {
+    fn an_outputs_parameter_asks_for_classes() {
         let mut request = request(Encoding::Typed);
         request.outputs[0].classes = NonZeroU32::new(3);
         let json: Value =
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_is_refused() {
+    fn values_without_a_json_form_are_refused() {
         let mut half = request(Encoding::Typed);
         let shape = Shape::new(&[1]).expect("shape");
         let tensor = Tensor::new(DataType::Fp16, shape, Bytes::from_static(&[0, 0]));

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_takes_the_little_that_is_left_is_not_blocked() {
+    async fn a_socket_that_takes_the_rest_is_not_blocked() {
         let (mut server, mut client, activity) = pair().await;
         let mut sent = 0;
         let chunk = [7; 64 << 10];

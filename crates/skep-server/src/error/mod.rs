@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_is_too_slow_is_told_so() {
+    fn a_slow_client_gets_a_timeout() {
         let error = ApiError::from(&BodyError::Stalled(Duration::from_secs(2)));
         assert_eq!(error.http_status(), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(

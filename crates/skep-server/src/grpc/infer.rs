@@ -242,7 +242,6 @@ fn tensor(
     model: &str,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
-    let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
     if input
         .parameters
         .keys()
@@ -250,9 +249,10 @@ fn tensor(
     {
         return Err(ApiError::unsupported("shared memory"));
     }
-    let datatype =
-        DataType::from_protocol_name(&input.datatype).map_err(|e| invalid(e.to_string()))?;
-    let shape = Shape::from_wire(&input.shape).map_err(|e| invalid(e.to_string()))?;
+    let datatype = DataType::from_protocol_name(&input.datatype)
+        .map_err(|error| inference::invalid_input(name, error))?;
+    let shape =
+        Shape::from_wire(&input.shape).map_err(|error| inference::invalid_input(name, error))?;
     let data = match (raw, input.contents.take()) {
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid(format!(
@@ -264,7 +264,7 @@ fn tensor(
             let absent = contents.is_none();
             let contents = contents.unwrap_or_default();
             let data = typed::read(&contents, datatype)
-                .map_err(|error| invalid(contents_error(&error)))?;
+                .map_err(|error| inference::invalid_input(name, contents_error(&error)))?;
             if let Some(got) = foreign_field(&contents, datatype) {
                 return Err(ApiError::invalid(format!(
                     "unexpected explicit tensor data for input tensor '{name}' for model '{model}' of type '{got}', expected datatype '{datatype}'"

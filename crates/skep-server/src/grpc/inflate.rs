@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_long_and_broken_ones_are_refused() {
+    async fn too_long_and_damaged_messages_are_refused() {
         let text = passed(&packed(&[7; 100]), 10, 99).await.expect_err("long");
         assert!(
             text.contains("exceeds the maximum allowed value of 99 bytes"),

@@ -99,19 +99,22 @@ pub(super) fn classes(parameter: &InferParameter) -> Result<u64, ApiError> {
 
 /// An answer's parameters as a message has them.
 pub(super) fn encode(parameters: Vec<(String, Parameter)>) -> BTreeMap<String, InferParameter> {
-    let encode = |value| match value {
+    parameters
+        .into_iter()
+        .map(|(key, value)| {
+            let parameter_choice = Some(choice(value));
+            (key, InferParameter { parameter_choice })
+        })
+        .collect()
+}
+
+fn choice(value: Parameter) -> ParameterChoice {
+    match value {
         Parameter::Bool(value) => ParameterChoice::BoolParam(value),
         Parameter::Int(value) => ParameterChoice::Int64Param(value),
         Parameter::Double(value) => ParameterChoice::DoubleParam(value),
         Parameter::String(value) => ParameterChoice::StringParam(value),
-    };
-    parameters
-        .into_iter()
-        .map(|(key, value)| {
-            let parameter_choice = Some(encode(value));
-            (key, InferParameter { parameter_choice })
-        })
-        .collect()
+    }
 }
 
 #[cfg(test)]
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_how_urgent_it_is() {
+    fn priority_and_timeout_are_read() {
         let of = |key, choice| {
             let request = request(key, Some(choice)).expect("valid");
             (request.priority, request.timeout)

@@ -53,15 +53,16 @@ pub(super) fn refuse_named(repository: &str) -> Result<(), ApiError> {
     }
 }
 
+fn wrong_kind(key: &str, expected: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "invalid value type for load parameter '{key}', expected {expected}."
+    ))
+}
+
 /// The overrides in a load request's parameters.
 pub(super) fn overrides(
     parameters: BTreeMap<String, ModelRepositoryParameter>,
 ) -> Result<LoadOverrides, ApiError> {
-    let wrong_kind = |key: &str, expected: &str| {
-        ApiError::invalid(format!(
-            "invalid value type for load parameter '{key}', expected {expected}."
-        ))
-    };
     let mut overrides = LoadOverrides::default();
     for (key, parameter) in parameters {
         let choice = parameter.parameter_choice;

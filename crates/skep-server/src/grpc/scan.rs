@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_found() {
+    fn malformed_messages_are_found() {
         for broken in [
             &[0x0a][..],
             &[0x0a, 5, 1],

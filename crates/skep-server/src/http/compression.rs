@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_liked_coding_is_chosen_as_on_triton() {
+    fn the_preferred_coding_is_chosen_as_on_triton() {
         for (accept, expected) in [
             ("gzip", Some(Coding::Gzip)),
             ("deflate", Some(Coding::Deflate)),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_compressed_comes_back_within_the_limit() {
+    async fn compressed_data_decompresses_within_the_limit() {
         let free = Arc::new(Charge::unbounded());
         for size in [0, 1, 100, MAX_INLINE_PLAIN_BYTES + 1, 1 << 20] {
             let plain: Vec<u8> = (0..size)

@@ -48,8 +48,10 @@ td,th{padding:.3rem .75rem .3rem 0;text-align:left;vertical-align:top;border-top
 
 /// The pages, rendered at the first request for one.
 static PAGES: LazyLock<Vec<(&'static str, String)>> = LazyLock::new(|| {
-    let page = |(name, text): &PageSource| (*name, document(name, &render(text)));
-    SOURCES.iter().map(page).collect()
+    let pages = SOURCES.iter();
+    pages
+        .map(|(name, text)| (*name, document(name, &render(text))))
+        .collect()
 });
 
 /// The page that lists the others.
@@ -119,8 +121,11 @@ fn text_of<'a>(event: &'a Event<'_>) -> Option<&'a str> {
 }
 
 fn heading(level: HeadingLevel, words: &str) -> Event<'static> {
-    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
-    let id: String = words.to_lowercase().chars().filter(kept).collect();
+    let lower = words.to_lowercase();
+    let kept = lower
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    let id: String = kept.collect();
     Event::Start(Tag::Heading {
         level,
         id: Some(CowStr::from(id.replace(' ', "-"))),
@@ -174,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heading_has_the_id_that_links_use() {
+    fn headings_have_the_ids_that_links_use() {
         let page = render("## What `auto` rehearses, now\n\n| a | b |\n|---|---|\n| 1 | 2 |\n");
         assert!(
             page.contains("<h2 id=\"what-auto-rehearses-now\">"),

@@ -316,6 +316,10 @@ fn fit(count: usize, dims: &[i64]) -> Option<Shape> {
     }
 }
 
+fn json_bytes(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
 /// An answer's members: its model, its parameters and its outputs; an output of one element is a scalar. Memory is
 /// added to `charge` before it is allocated.
 pub(super) fn encode(
@@ -324,15 +328,17 @@ pub(super) fn encode(
     charge: &Charge,
 ) -> Result<Vec<u8>, ApiError> {
     let mut members: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    let text = |value: Value| value.to_string().into_bytes();
     if !id.is_empty() {
-        members.insert("id".to_owned(), text(json!(id)));
+        members.insert("id".to_owned(), json_bytes(&json!(id)));
     }
-    members.insert("model_name".to_owned(), text(json!(answer.model.as_str())));
+    members.insert(
+        "model_name".to_owned(),
+        json_bytes(&json!(answer.model.as_str())),
+    );
     let version = answer.version.to_string();
-    members.insert("model_version".to_owned(), text(json!(version)));
+    members.insert("model_version".to_owned(), json_bytes(&json!(version)));
     for (key, value) in &answer.parameters {
-        members.insert(key.clone(), text(parameters::value(value)));
+        members.insert(key.clone(), json_bytes(&parameters::value(value)));
     }
     for output in &answer.outputs {
         let mut data = Vec::new();

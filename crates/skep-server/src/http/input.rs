@@ -79,14 +79,14 @@ pub(super) fn tensor(
     charge: &Charge,
 ) -> Result<Tensor, ApiError> {
     let name = &input.name;
-    let invalid = |what: String| ApiError::invalid(format!("input '{name}': {what}"));
     let datatype = DataType::from_protocol_name(&input.datatype).map_err(|error| {
         ApiError::invalid(format!("invalid datatype for input {name}: {error}"))
     })?;
     if input.shape.0.iter().any(|dim| *dim < 0) {
         return Err(fault::negative_shape());
     }
-    let shape = Shape::from_wire(&input.shape.0).map_err(|e| invalid(e.to_string()))?;
+    let shape =
+        Shape::from_wire(&input.shape.0).map_err(|error| inference::invalid_input(name, error))?;
     let binary_size = input_parameters(input)?;
     let bytes = match (input.data, binary_size) {
         (Some(_), Some(_)) => {

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_are_kept_as_deep_as_anybody_looks() {
+    fn containers_below_the_depth_are_empty() {
         let text = br#"{"a":{"b":{"c":1},"d":[[2],{"e":3}]},"f":"g","h":null,"i":-1.5,"j":true}"#;
         assert_eq!(
             parse(text, 2).ok(),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_counted_wherever_they_stand() {
+    fn members_are_counted_at_every_depth() {
         let of = |count: usize| {
             let members: Vec<String> = (0..count).map(|n| format!("\"{n}\":0")).collect();
             format!("{{{}}}", members.join(","))

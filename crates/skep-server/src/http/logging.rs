@@ -33,7 +33,6 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
             "the body of a log settings request must be a JSON object",
         ));
     };
-    let not = |what| ApiError::invalid(format!("attempt to access JSON {what}"));
     let mut change = LogChange::default();
     // Null counts as absent.
     for (name, value) in members.iter().filter(|(_, value)| !value.is_null()) {
@@ -41,21 +40,29 @@ pub(super) fn decode(body: &Value) -> Result<LogChange, ApiError> {
             None => {}
             Some(SettingSlot::Flag(slot)) => {
                 let flag = value.as_bool();
-                *slot = Some(flag.ok_or_else(|| not("non-boolean as boolean"))?);
+                *slot = Some(flag.ok_or_else(|| mismatch("non-boolean as boolean"))?);
             }
             Some(SettingSlot::Level(slot)) => {
                 let level = value.as_u64();
-                let level = level.ok_or_else(|| not("non-unsigned-integer as unsigned-integer"))?;
+                let level =
+                    level.ok_or_else(|| mismatch("non-unsigned-integer as unsigned-integer"))?;
                 // Higher than any level that exists.
                 *slot = Some(u32::try_from(level).unwrap_or(u32::MAX));
             }
             Some(SettingSlot::Text(slot)) => {
                 let text = value.as_str();
-                *slot = Some(text.ok_or_else(|| not("non-string as string"))?.to_owned());
+                *slot = Some(
+                    text.ok_or_else(|| mismatch("non-string as string"))?
+                        .to_owned(),
+                );
             }
         }
     }
     Ok(change)
+}
+
+fn mismatch(what: &str) -> ApiError {
+    ApiError::invalid(format!("attempt to access JSON {what}"))
 }
 
 /// Members in Triton's order.

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_stay_in_order_and_others_are_passed_over() {
+    fn known_members_keep_their_order_and_others_are_ignored() {
         let text = r#"{"binary_data":1,"a":[[{}]],"b\u0062":{"c":"d"},"classification":[1],"binary_data":null}"#;
         let members: TensorMembers = serde_json::from_str(text).expect("valid");
         let expected = [
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_does_not_come_for_ever() {
+    fn repetitions_of_a_member_are_bounded() {
         let text = |count| format!("{{{}}}", vec![r#""binary_data":true"#; count].join(","));
         assert!(serde_json::from_str::<TensorMembers>(&text(MAX_KNOWN)).is_ok());
         assert!(serde_json::from_str::<TensorMembers>(&text(MAX_KNOWN + 1)).is_err());

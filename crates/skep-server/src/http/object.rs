@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_of_members_is_no_object() {
+    fn an_array_of_members_is_refused() {
         let read = |text| {
             let pair: Result<ObjectOnly<Pair<'_>>, _> = serde_json::from_str(text);
             pair.map(|ObjectOnly(pair)| (pair.a, pair.b.map(|b| b.get().to_owned())))

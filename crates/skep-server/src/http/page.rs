@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_is_filled_in() {
+    fn every_placeholder_is_filled_in() {
         for port in [None, Some(8002)] {
             let page = render(port);
             assert!(!page.contains("{{"), "a place is left");

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_says_how_urgent_it_is() {
+    fn priority_and_timeout_are_read() {
         let of = |given| {
             let request = request(&given).expect("valid");
             (request.priority, request.timeout)

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn data_that_cannot_be_is_named_in_tritons_words() {
+    fn impossible_data_is_reported_in_tritons_words() {
         for (datatype, data, expected) in [
             (
                 "FP32",
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn each_fault_of_a_request_is_named() {
         for (json, part) in [
             ("{", "failed to parse the request JSON buffer"),
             ("[]", "failed to parse the request JSON buffer"),

@@ -105,7 +105,6 @@ pub(super) fn encode(
     wanted: &OutputEncoding,
     charge: &Charge,
 ) -> Result<EncodedResponse, ApiError> {
-    let is_binary = |output: &NamedTensor| wanted.is_binary(output);
     let mut json: Vec<u8> = Vec::with_capacity(256);
     json.push(b'{');
     if !id.is_empty() {
@@ -125,8 +124,8 @@ pub(super) fn encode(
         if index > 0 {
             json.push(b',');
         }
-        encode_output(output, is_binary(output), &mut json, charge)?;
-        if is_binary(output) {
+        encode_output(output, wanted.is_binary(output), &mut json, charge)?;
+        if wanted.is_binary(output) {
             binary_bytes += output.tensor.data().len();
         }
     }
@@ -139,7 +138,10 @@ pub(super) fn encode(
         rest: Vec::new(),
         coding: None,
     };
-    let binary = answer.outputs.iter().filter(|output| is_binary(output));
+    let binary = answer
+        .outputs
+        .iter()
+        .filter(|output| wanted.is_binary(output));
     let binary = binary.map(|output| output.tensor.data());
     if binary_bytes > MAX_COPIED_BYTES {
         encoded.rest = binary.cloned().collect();
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_are_no_text_are_not_made_one() {
+    async fn bytes_that_are_not_utf_8_are_refused() {
         let data = Bytes::from(skep_tensor::encode_strings([b"a".as_slice(), b"\xff"]));
         let (status, _, body) = encoded_data(DataType::Bytes, data.clone(), false).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);

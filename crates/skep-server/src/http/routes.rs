@@ -52,10 +52,16 @@ fn router(state: Arc<ServerState>) -> Router {
         .with_state(state)
 }
 
+/// The paths of a call on a model, without and with a version.
+fn of_model(call: &str) -> [String; 2] {
+    [
+        format!("/v2/models/{{model}}{call}"),
+        format!("/v2/models/{{model}}/versions/{{version}}{call}"),
+    ]
+}
+
 /// All routes.
 fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
-    let model = |suffix: &str| format!("/v2/models/{{model}}{suffix}");
-    let version = |suffix: &str| format!("/v2/models/{{model}}/versions/{{version}}{suffix}");
     let routes = RouteTable {
         restrictions,
         router: Router::new(),
@@ -92,50 +98,52 @@ fn all_routes(restrictions: &Restrictions) -> RouteTable<'_> {
             post(repository::named_repository),
         );
     for path in ["systemsharedmemory", "cudasharedmemory"] {
-        let path = |suffix: &str| format!("/v2/{path}{suffix}");
         router = router
-            .route(&path("/status"), get(management::shared_memory))
             .route(
-                &path("/region/{region}/status"),
+                &format!("/v2/{path}/status"),
                 get(management::shared_memory),
             )
             .route(
-                &path("/region/{region}/register"),
+                &format!("/v2/{path}/region/{{region}}/status"),
+                get(management::shared_memory),
+            )
+            .route(
+                &format!("/v2/{path}/region/{{region}}/register"),
                 post(management::shared_memory),
             )
             .route(
-                &path("/region/{region}/unregister"),
+                &format!("/v2/{path}/region/{{region}}/unregister"),
                 post(management::shared_memory),
             )
-            .route(&path("/unregister"), post(management::shared_memory));
+            .route(
+                &format!("/v2/{path}/unregister"),
+                post(management::shared_memory),
+            );
     }
-    for path in [
-        "/v2/trace/setting".to_owned(),
-        model("/trace/setting"),
-        version("/trace/setting"),
-    ] {
-        let route = get(management::tracing).post(management::tracing);
-        router = router.route(&path, route);
+    let tracing = || get(management::tracing).post(management::tracing);
+    router = router.route("/v2/trace/setting", tracing());
+    for path in of_model("/trace/setting") {
+        router = router.route(&path, tracing());
     }
-    for path in [model(""), version("")] {
+    for path in of_model("") {
         router = router.route(&path, get(management::model_metadata));
     }
-    for path in [model("/ready"), version("/ready")] {
+    for path in of_model("/ready") {
         router = router.route(&path, get(management::model_ready));
     }
-    for path in [model("/config"), version("/config")] {
+    for path in of_model("/config") {
         router = router.route(&path, get(management::model_config));
     }
-    for path in [model("/stats"), version("/stats")] {
+    for path in of_model("/stats") {
         router = router.route(&path, get(management::model_statistics));
     }
-    for path in [model("/infer"), version("/infer")] {
+    for path in of_model("/infer") {
         router = router.route(&path, post(infer::infer));
     }
-    for path in [model("/generate"), version("/generate")] {
+    for path in of_model("/generate") {
         router = router.route(&path, post(generate::generate));
     }
-    for path in [model("/generate_stream"), version("/generate_stream")] {
+    for path in of_model("/generate_stream") {
         router = router.route(&path, post(generate::generate_stream));
     }
     router

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn each_item_of_a_batch_has_its_own() {
+    fn each_item_of_a_batch_has_its_own_classes() {
         let data = vec![1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1];
         let (shape, texts) = classes(DataType::Uint8, &[2, 2, 3], data, 2, true);
         assert_eq!(shape, [2, 2]);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_classes() {
+    fn an_empty_tensor_has_no_classes() {
         for (shape, batched, expected) in [
             (&[0][..], false, &[0][..]),
             (&[0, 3], true, &[0, 0]),

@@ -1,6 +1,6 @@
 //! What both protocols do with a request: its id in texts, its parameters, its failure, its charge.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use skep_runtime::{ErrorKind, InferRequest, InferResponse, LoadedVersion, RuntimeError};
 use skep_tensor::Charge;
@@ -45,6 +45,11 @@ pub(crate) fn refuse_decoupled(loaded: &LoadedVersion, call: &str) -> Result<(),
 /// An error about an invalid request, with its id in front.
 pub(crate) fn invalid_request(id: &str, text: &str) -> ApiError {
     ApiError::invalid(format!("[request id: {}] {text}", shown(id)))
+}
+
+/// An error about an input.
+pub(crate) fn invalid_input(name: &str, what: impl fmt::Display) -> ApiError {
+    ApiError::invalid(format!("input '{name}': {what}"))
 }
 
 /// Logs a failure that is not the client's, with the request's id.

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_element_that_is_cut_off_is_shown() {
+    fn a_truncated_element_is_described() {
         for (encoded, rest, expected) in [
             (&b""[..], 0, ""),
             (b"\x01\0\0\0a", 0, ""),

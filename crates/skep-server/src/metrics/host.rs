@@ -79,15 +79,23 @@ fn machine_time(stat: &str) -> (Duration, Duration) {
         .collect();
     let total: u64 = ticks.iter().sum();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
-    let time = |ticks: u64| Duration::from_millis(ticks.saturating_mul(10));
-    (time(total - idle), time(total))
+    (of_ticks(total - idle), of_ticks(total))
+}
+
+const fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(10))
 }
 
 /// Total and used bytes from `/proc/meminfo`.
 fn machine_memory(meminfo: &str) -> (u64, u64) {
-    let bytes = |name: &str| value_of(meminfo, name).unwrap_or(0).saturating_mul(1024);
-    let total = bytes("MemTotal:");
-    (total, total.saturating_sub(bytes("MemAvailable:")))
+    let total = kibibytes(meminfo, "MemTotal:");
+    let available = kibibytes(meminfo, "MemAvailable:");
+    (total, total.saturating_sub(available))
+}
+
+/// A figure of `/proc/meminfo`, in bytes; 0 if it is missing.
+fn kibibytes(meminfo: &str, name: &str) -> u64 {
+    value_of(meminfo, name).unwrap_or(0).saturating_mul(1024)
 }
 
 /// The group's directory below the mount; empty at its root, as in a container.
@@ -137,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_it_is_the_machine() {
+    fn without_limits_the_figures_are_the_machines() {
         let unlimited = ("sys/fs/cgroup/cpu.max", "max 100000\n");
         let first = read(
             &[("proc/stat", STAT), ("proc/meminfo", MEMINFO), unlimited],
@@ -156,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_the_group_count_where_there_are_any() {
+    fn limits_of_the_control_group_take_precedence() {
         let files = |usage| {
             [
                 ("proc/stat", STAT),
@@ -182,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_beyond_the_machine_is_none() {
+    fn a_limit_above_the_machines_memory_is_ignored() {
         let reading = read(
             &[
                 ("proc/meminfo", MEMINFO),
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_zero() {
+    fn figures_that_cannot_be_read_are_zero() {
         assert_eq!(read(&[], 1), HostReading::default());
         assert_eq!(
             read(&[("proc/stat", "cpu  x y\n")], 1),

@@ -57,12 +57,15 @@ fn open_files() -> Option<u64> {
     }
 }
 
+fn bytes(bytes: Option<u64>) -> Option<f64> {
+    bytes.map(|bytes| bytes as f64)
+}
+
 /// The metrics of this process. Reads files in /proc.
 pub(super) fn render() -> String {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
     let reading = ProcessReading::parse(
-        &read("/proc/self/stat"),
-        &read("/proc/stat"),
+        &fs::read_to_string("/proc/self/stat").unwrap_or_default(),
+        &fs::read_to_string("/proc/stat").unwrap_or_default(),
         clock_ticks_per_second(),
         page_size() as u64,
     );
@@ -77,7 +80,6 @@ pub(super) fn render() -> String {
         "gauge",
     )
     .line(&labels, 1);
-    let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
     for (name, help, kind, value) in [
         (
             "process_cpu_seconds_total",
@@ -132,7 +134,7 @@ mod tests {
         "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 9 0 3000 8192000 25 1844 1 1 0";
 
     #[test]
-    fn fields_are_behind_the_name() {
+    fn fields_follow_the_name() {
         let reading = ProcessReading::parse(OWN, "cpu 1 2\nbtime 1000\nprocesses 7\n", 100, 4096);
         let expected = ProcessReading {
             cpu_seconds: Some(2.0),
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_left_out() {
+    fn missing_figures_are_left_out() {
         assert_eq!(
             ProcessReading::parse("", "", 100, 4096),
             ProcessReading::default()

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_full_when_every_core_or_every_instance_works() {
+    fn a_device_is_full_when_every_core_or_every_instance_is_busy() {
         for (busy, instances, cores, expected) in [
             (1.0, 1, 8, 1.0),
             (1.0, 2, 8, 0.5),

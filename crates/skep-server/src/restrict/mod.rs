@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_restriction_is_refused() {
+    fn malformed_restrictions_are_refused() {
         for (settings, text) in [
             (
                 &["health"][..],
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn values_change_wherever_they_are_in_use() {
+    fn new_values_apply_wherever_the_restrictions_are_in_use() {
         let from_file = http(&["health,trace:k=old"]).expect("valid");
         let all = http(&["logging:l=v"]).expect("valid");
         let all = all.and(&from_file).expect("other groups");
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_protocol_restricts_is_named() {
+    fn groups_that_one_protocol_alone_restricts_are_named() {
         let one = http(&["inference,logging:k=v"]).expect("valid");
         let other = Restrictions::grpc(&["logging:k=v".to_owned()]).expect("valid");
         assert_eq!(one.beyond(&other), ["inference"]);
@@ -269,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_in_no_log() {
+    fn debug_output_hides_the_secret() {
         let all = http(&["health:k=secret"]).expect("valid");
         assert!(!format!("{all:?}").contains("secret"));
     }
 
     #[test]
-    fn only_the_very_value_admits() {
+    fn only_the_exact_value_admits() {
         let restrictions = http(&["health:k=secret"]).expect("valid");
         let rule = &restrictions.0[&CallGroup::Health];
         let admits = |value: Option<&'static str>| {

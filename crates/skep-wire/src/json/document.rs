@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_elsewhere_are_left_alone() {
+    fn values_from_elsewhere_are_unchanged() {
         let document = Document::new(b"NaN");
         assert!(document.parse(serde_json::from_slice::<Value>).is_ok());
         let elsewhere: &RawValue = serde_json::from_str("7").expect("JSON");

@@ -42,7 +42,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(words: Vec<u64>, index in 0usize..14) {
+        fn written_data_reads_back(words: Vec<u64>, index in 0usize..14) {
             let datatype = DataType::ALL[index];
             let Some(size) = datatype.element_size() else { return Ok(()) };
             if matches!(datatype, DataType::Fp16 | DataType::Bf16) { return Ok(()) }
@@ -84,7 +84,7 @@ mod tests {
         }
 
         #[test]
-        fn json_is_parsed_as_it_is(value in r#"[\[\],"NaIinfty0-9.eE -]{0,20}"#) {
+        fn plain_json_is_parsed_unchanged(value in r#"[\[\],"NaIinfty0-9.eE -]{0,20}"#) {
             // A document returns any text that the plain parser accepts word for word.
             if let Ok(plain) = serde_json::from_str::<&RawValue>(&value) {
                 let document = Document::new(value.as_bytes());

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn each_fault_of_the_data_is_named() {
         for (text, datatype, count, expected) in [
             ("[1.5]", D::Int32, 1, "1.5 is not a valid INT32"),
             ("[1e2]", D::Int32, 1, "1e2 is not a valid INT32"),

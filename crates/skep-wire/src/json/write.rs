@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_say_is_refused() {
+    fn values_without_a_json_form_are_refused() {
         assert_eq!(
             written(D::Bf16, 1, &[0, 0]),
             Err(WireError::NoJsonForm(D::Bf16))

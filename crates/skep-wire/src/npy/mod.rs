@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tensor_is_named() {
+    fn files_that_hold_no_tensor_are_named() {
         for (descr, shape, data, why) in [
             ("<c8", "(1,)", &[0; 8][..], "dtype `<c8`"),
             ("|O", "(1,)", &[0; 8], "dtype `|O`"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_that_would_lose_its_end_is_refused() {
+    fn an_element_that_ends_with_zeros_is_refused() {
         let data = Bytes::from(encode_strings([b"a\0".as_slice()]));
         let shape = Shape::new(&[1]).expect("shape");
         let tensor = Tensor::new(DataType::Bytes, shape, data).expect("tensor");
@@ -277,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(words: Vec<u64>, index in 0usize..14, rows in 1usize..4) {
+        fn written_data_reads_back(words: Vec<u64>, index in 0usize..14, rows in 1usize..4) {
             let datatype = DataType::ALL[index];
             prop_assume!(datatype != DataType::Bf16);
             let data: Vec<u8> = match datatype.element_size() {
