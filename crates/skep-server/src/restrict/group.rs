@@ -19,7 +19,7 @@ impl CallGroup {
         ("health", Self::Health),
         ("metadata", Self::Metadata),
         ("inference", Self::Inference),
-        ("state-memory", Self::SharedMemory),
+        ("shared-memory", Self::SharedMemory),
         ("model-config", Self::ModelConfig),
         ("model-repository", Self::ModelRepository),
         ("statistics", Self::Statistics),
