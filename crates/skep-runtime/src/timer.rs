@@ -15,6 +15,7 @@ use std::{
     thread,
 };
 
+use skep_host::lock;
 use skep_types::Time;
 
 use crate::{RuntimeError, clock};
@@ -48,7 +49,7 @@ impl Timer {
     /// # Errors
     /// When there is no thread to be had.
     pub(crate) fn started() -> Result<&'static Self, RuntimeError> {
-        let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = lock(&STARTED);
         if !*started {
             thread::Builder::new()
                 .name("timer".to_owned())
@@ -94,8 +95,7 @@ impl Timer {
     }
 
     fn lock(&self) -> MutexGuard<'_, Due> {
-        // Each change leaves a whole map.
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.due)
     }
 }
 

@@ -157,7 +157,7 @@ async fn a_full_queue_refuses_at_once_and_who_goes_away_makes_room() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(
             error.to_string(),
-            "2 loads and unloads wait already, as many as may\n  `--max-waiting-loads` says how many"
+            "2 loads and unloads are waiting, the most allowed\n  `--max-waiting-loads` sets the limit"
         );
     }
     // The load of `c` went away with whoever asked for it.
@@ -187,7 +187,7 @@ async fn a_stop_answers_who_waits_and_waits_for_no_load() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert_eq!(
             error.to_string(),
-            "the server is stopping, the call is given up"
+            "the server is stopping, the call is cancelled"
         );
     }
     assert_eq!(runtime.left_at_stop(), (0, 1), "the load that never ends");

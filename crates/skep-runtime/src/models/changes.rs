@@ -7,7 +7,7 @@
 //! Source of the texts: Triton, model repository extension and `ModelRepositoryManager`.
 
 use std::{
-    sync::{Arc, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Instant,
 };
 
@@ -34,7 +34,7 @@ impl Runtime {
         let Some(turn) = self.with_record(id, |record| Arc::clone(&record.turn)) else {
             return;
         };
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&turn);
         self.with_record(id, |record| {
             record.wanted = false;
             record.failure = None;
@@ -69,7 +69,7 @@ impl Runtime {
             self.find(id)?;
         }
         let turn = Arc::clone(&self.records().entry(id.clone()).or_default().turn);
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&turn);
         self.with_record(id, |record| record.wanted = true);
         let began = Instant::now();
         let outcome = self

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
+    sync::{Arc, Condvar, Mutex, MutexGuard, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_store::{Stat, Tenant};
 use tokio::sync::Notify;
 
@@ -120,7 +121,6 @@ impl Runtime {
     }
 
     pub(super) fn records(&self) -> MutexGuard<'_, BTreeMap<ModelId, ModelRecord>> {
-        // Each change is a few assignments that cannot panic halfway.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
     }
 }

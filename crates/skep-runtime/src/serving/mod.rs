@@ -1,9 +1,13 @@
-//! A loaded version at work: from a request to its answer.
+//! A loaded version at work: from a request to its response.
 //!
 //! ```text
 //! LoadedVersion::infer -> validate against the Interface -> Responder::submit -> await the answer
-//!   Responder, what answers: today an InstancePool (a scheduler's driver, and the instances that it feeds)
+//!   Responder, one for each version:
+//!     instances/   InstancePool: a scheduler's driver (driver/), and the instances that it feeds
 //! ```
+//!
+//! Another kind of responder stands beside `instances/`: an ensemble submits requests to the responders of other versions, a
+//! response cache stands in front of one.
 
 pub(crate) mod device;
 pub(crate) mod driver;

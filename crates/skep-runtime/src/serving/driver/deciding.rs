@@ -1,10 +1,11 @@
 //! Decisions: inputs become outputs under the lock, and outputs are carried out without it.
 
 use std::{
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    sync::{MutexGuard, atomic::Ordering},
     time::Duration,
 };
 
+use skep_host::lock;
 use skep_scheduler::{Input, InstanceId, Output, Outputs, RejectReason};
 use skep_types::Time;
 
@@ -156,8 +157,8 @@ impl Driver {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, DriverState> {
-        // `handle` does not panic on any input; a poisoned lock still holds a whole state.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        // A poisoned lock still holds a whole state: `handle` panics on no input.
+        lock(&self.state)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
             start::{OverdueInstance, StartOutcome, StartReporter, StartingInstance},
             thread::InstanceThread,
             warmup::{self, WarmupRequest},
-            watch::{OverdueListener, Watch},
+            watch::{ExecutionWatch, OverdueListener},
         },
         interface::Interface,
         job::Job,
@@ -143,8 +143,8 @@ impl InstancePool {
         });
         let listener: Weak<dyn OverdueListener> =
             Arc::downgrade(&(Arc::clone(&overdue) as Arc<dyn OverdueListener>));
-        let watch =
-            Watch::new(self.limits.time, listener).inspect_err(|_| self.driver.abandon(id))?;
+        let watch = ExecutionWatch::new(self.limits.time, listener)
+            .inspect_err(|_| self.driver.abandon(id))?;
         let runner = InstanceRunner {
             name,
             model: Arc::clone(&self.model),

@@ -20,7 +20,7 @@ use crate::{
         instances::{
             inputs::batch_inputs,
             outputs::{BatchOutputs, OutputSlots, OutputSplitter, wanted_outputs},
-            watch::{EndedRun, InterruptReason, Watch},
+            watch::{EndedRun, ExecutionWatch, InterruptReason},
         },
         interface::Interface,
         job::{Job, PreparedRequest, Waiters},
@@ -39,7 +39,7 @@ pub(crate) struct InstanceRunner {
     /// How much memory an execution may take.
     pub(crate) bound: RunBound,
     /// How long it may take.
-    pub(crate) watch: Arc<Watch>,
+    pub(crate) watch: Arc<ExecutionWatch>,
 }
 
 /// A batch that was executed.
