@@ -121,7 +121,7 @@ impl LoadedVersion {
         let (_, took) = policy.latencies.iter().find(|(size, _)| *size == 1)?;
         (*took + scheduling::margin(objective) > objective).then(|| {
             format!(
-                "`slo_latency_ms` is {}, and an execution of one inference alone takes {:.3} ms: requests will be late or given up",
+                "`slo_latency_ms` is {}, and an execution of one inference takes {:.3} ms by itself: requests will be late or given up",
                 milliseconds(objective),
                 milliseconds(*took)
             )

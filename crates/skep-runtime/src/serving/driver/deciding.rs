@@ -78,7 +78,7 @@ impl Driver {
                 }
                 Output::Dispatch { .. } | Output::Reject { .. } => true,
             });
-            if news.is_none() {
+            if news.is_empty() {
                 return pending;
             }
             // Taken only when there is something to tell the device: taking clears it.
