@@ -17,7 +17,7 @@ use std::{
 use skep_host::lock;
 use skep_types::Time;
 
-use crate::{RuntimeError, clock};
+use crate::{clock, error::RuntimeError};
 
 /// Is called at the moments that it asks for.
 pub(crate) trait Alarm: Send + Sync {

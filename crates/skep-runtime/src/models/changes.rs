@@ -16,14 +16,15 @@ use skep_host::lock;
 use skep_types::ModelVersion;
 
 use crate::{
-    ErrorKind, LoadOverrides, LoadedVersion, Runtime, RuntimeError,
+    error::{ErrorKind, RuntimeError},
     loading::{Draft, LoadPlan},
     models::{
         records::{ModelRecord, VersionState},
         routes::{Routes, VersionMap},
+        runtime::Runtime,
     },
-    repository::{ModelId, locate::ConfigText, not_polled, source::ModelSource},
-    serving::origin::OnGone,
+    repository::{LoadOverrides, ModelId, locate::ConfigText, not_polled, source::ModelSource},
+    serving::{LoadedVersion, origin::OnGone},
 };
 
 /// The state, in the log, of a version whose reload failed.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use skep_types::{ModelName, ModelVersion};
 
 use crate::{
-    ErrorKind, IndexEntry, LoadedVersion, Runtime, RuntimeError,
+    error::{ErrorKind, RuntimeError},
     models::{
-        records,
+        records::{self, IndexEntry},
         routes::{RequestedVersion, VersionMap, requested_version},
+        runtime::Runtime,
     },
     repository::ModelId,
+    serving::LoadedVersion,
 };
 
 impl Runtime {

@@ -11,9 +11,13 @@ use std::{
 };
 
 use crate::{
-    Control, LoadOverrides, Runtime, RuntimeError,
-    models::stop_signal::StopSignal,
+    error::RuntimeError,
+    models::{
+        runtime::{Control, Runtime},
+        stop_signal::StopSignal,
+    },
     repository::{
+        LoadOverrides,
         model_files::UnreadPaths,
         scan::{RepositoryScan, changes},
     },

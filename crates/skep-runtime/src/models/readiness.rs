@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use skep_host::lock;
 use skep_types::ModelName;
 
-use crate::{Runtime, repository::ModelId};
+use crate::{models::runtime::Runtime, repository::ModelId};
 
 impl Runtime {
     /// Whether the node takes requests: started, not stopping, and, if strict, with every requested model ready.

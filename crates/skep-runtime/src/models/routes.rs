@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwap;
 use skep_types::{ModelName, ModelVersion};
 
-use crate::{LoadedVersion, RuntimeError, repository::ModelId};
+use crate::{error::RuntimeError, repository::ModelId, serving::LoadedVersion};
 
 /// The versions of one model that take requests, ascending.
 pub(super) type VersionMap = BTreeMap<ModelVersion, Arc<LoadedVersion>>;

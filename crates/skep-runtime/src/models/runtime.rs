@@ -11,12 +11,12 @@ use skep_store::{Stat, Tenant};
 use tokio::sync::Notify;
 
 use crate::{
-    Backends, LayoutFinding, LoadOptions, Repository,
+    loading::{Backends, LoadOptions},
     models::{
         management::Management, poll_failures::PollFailures, records::ModelRecord,
         routes::RoutingTable, start_phase::StartPhase, stop_signal::StopSignal,
     },
-    repository::{ModelId, source::ModelSource},
+    repository::{LayoutFinding, ModelId, Repository, source::ModelSource},
 };
 
 /// The options of a runtime.

@@ -6,13 +6,14 @@ use skep_host::lock;
 use skep_types::ModelName;
 
 use crate::{
-    Control, LoadOverrides, Runtime, RuntimeError,
+    error::RuntimeError,
     models::{
         management::{CallTarget, ManagementCall},
         poll,
+        runtime::{Control, Runtime},
         start_phase::StartPhase,
     },
-    repository::{ModelId, scan::RepositoryScan},
+    repository::{LoadOverrides, ModelId, scan::RepositoryScan},
 };
 
 /// The outcome of the start for each requested model.

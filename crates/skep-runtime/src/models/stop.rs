@@ -9,8 +9,11 @@ use std::{
 use skep_host::lock;
 
 use crate::{
-    Runtime, VersionState, baking,
-    models::records::ModelRecord,
+    baking,
+    models::{
+        records::{ModelRecord, VersionState},
+        runtime::Runtime,
+    },
     repository::{ModelId, source::ModelSource},
 };
 

@@ -8,8 +8,8 @@ use std::{
 use skep_types::ModelVersion;
 
 use crate::repository::{
-    Repository,
     entries::{CONFIG_FILE, is_model, subdirectories},
+    roots::Repository,
 };
 
 /// Something odd about a repository as a whole.

@@ -11,7 +11,7 @@ use skep_host::lock;
 use skep_types::ModelName;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     repository::entries::{model_names, subdirectories},
 };
 

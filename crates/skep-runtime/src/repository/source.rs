@@ -22,7 +22,7 @@ use skep_types::{ModelName, ModelVersion};
 use tempfile::TempDir;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     repository::{
         entries::{CONFIG_FILE, CUSTOM_CONFIG_DIRECTORY},
         model_files::ModelFiles,

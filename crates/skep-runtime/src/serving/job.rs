@@ -8,7 +8,7 @@ use skep_types::Time;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::{InferResponse, RuntimeError};
+use crate::{error::RuntimeError, serving::request::InferResponse};
 
 /// The outcome of a request.
 pub(crate) type InferOutcome = Result<InferResponse, RuntimeError>;

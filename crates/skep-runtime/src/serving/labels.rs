@@ -6,7 +6,7 @@ use std::path::Path;
 
 use skep_config::TensorConfig;
 
-use crate::RuntimeError;
+use crate::error::RuntimeError;
 
 /// Enough for labels of millions of classes.
 const MAX_FILE_BYTES: u64 = 256 << 20;

@@ -9,7 +9,7 @@ use skep_types::{DataType, Dims, ModelSignature, Shape};
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::job::{Job, PreparedRequest},
 };
 

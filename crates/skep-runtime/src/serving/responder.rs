@@ -7,7 +7,7 @@ use skep_scheduler::{PolicySnapshot, RequestId};
 use tokio::sync::oneshot;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::{
         driver::requests::Handover,
         job::{InferOutcome, Job},

@@ -8,10 +8,11 @@ use skep_types::{Dims, Shape};
 use smallvec::SmallVec;
 
 use crate::{
-    InferRequest, RuntimeError,
+    error::RuntimeError,
     serving::{
         interface::{Interface, InterfaceTensor, OmittedInput},
         job::PreparedRequest,
+        request::InferRequest,
     },
 };
 

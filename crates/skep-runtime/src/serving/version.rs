@@ -8,11 +8,19 @@ use skep_types::{ModelName, ModelVersion};
 use tokio::sync::oneshot;
 
 use crate::{
-    InferRequest, InferResponse, Labels, Latencies, RuntimeError, StatisticsSnapshot, clock,
+    clock,
+    error::RuntimeError,
     serving::{
-        driver::scheduling, interface::Interface, job::Job, origin::Origin, responder::Responder,
+        driver::scheduling,
+        interface::Interface,
+        job::Job,
+        labels::Labels,
+        origin::Origin,
+        request::{InferRequest, InferResponse},
+        responder::Responder,
         validate,
     },
+    statistics::{Latencies, StatisticsSnapshot},
 };
 
 /// A model version that is ready for requests.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use skep_config::{HistogramFamily, ModelConfig};
 
-use crate::Phase;
+use crate::statistics::latency::Phase;
 
 /// What is recorded about requests beyond counts and sums.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,7 +2,7 @@
 
 use skep_types::ModelName;
 
-use crate::{LoadOverrides, repository::ModelId};
+use crate::repository::{LoadOverrides, ModelId};
 
 /// What a management call does.
 #[derive(Debug, Clone)]

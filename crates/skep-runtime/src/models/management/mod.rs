@@ -22,8 +22,11 @@ use tokio::sync::oneshot;
 pub(super) use call::{CallTarget, ManagementCall};
 
 use crate::{
-    ErrorKind, IndexEntry, RuntimeError,
-    models::management::queue::{CallQueue, QueueLimits},
+    error::{ErrorKind, RuntimeError},
+    models::{
+        management::queue::{CallQueue, QueueLimits},
+        records::IndexEntry,
+    },
 };
 
 /// Clients that may wait for outcomes of management calls, including joined ones: a few hundred bytes each. The bound on

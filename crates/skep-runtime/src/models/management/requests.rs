@@ -5,9 +5,13 @@ use std::sync::Arc;
 use skep_types::ModelName;
 
 use crate::{
-    Control, ErrorKind, IndexEntry, LoadOverrides, Runtime, RuntimeError,
-    models::management::{CallOutcome, CallTarget, ManagementCall},
-    repository::{ModelId, not_polled},
+    error::{ErrorKind, RuntimeError},
+    models::{
+        management::{CallOutcome, CallTarget, ManagementCall},
+        records::IndexEntry,
+        runtime::{Control, Runtime},
+    },
+    repository::{LoadOverrides, ModelId, not_polled},
 };
 
 impl Runtime {

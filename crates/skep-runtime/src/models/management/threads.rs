@@ -9,12 +9,15 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    ErrorKind, Runtime, RuntimeError,
-    models::management::{
-        CallOutcome, CallReply,
-        call::ManagementCall,
-        queue::{CallPosition, CallRefusal, CallTicket},
-        stopping,
+    error::{ErrorKind, RuntimeError},
+    models::{
+        management::{
+            CallOutcome, CallReply,
+            call::ManagementCall,
+            queue::{CallPosition, CallRefusal, CallTicket},
+            stopping,
+        },
+        runtime::Runtime,
     },
 };
 

@@ -6,9 +6,10 @@ use skep_host::lock;
 use skep_scheduler::{Ordering, RejectReason};
 
 use crate::{
-    ErrorKind, FailureReason, RuntimeError, clock,
+    clock,
+    error::{ErrorKind, RuntimeError},
     serving::job::{InferOutcome, InferReply, InferWaiter, Job},
-    statistics::recorder::Statistics,
+    statistics::{FailureReason, recorder::Statistics},
 };
 
 /// Triton's words for a queue that holds as many requests as it may.

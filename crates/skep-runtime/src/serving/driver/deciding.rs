@@ -11,7 +11,8 @@ use skep_types::Time;
 
 use super::{Driver, JobBatch, state::DriverState};
 use crate::{
-    RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         device::{PendingGrants, SlotHolder, SlotNews},
         job::Job,

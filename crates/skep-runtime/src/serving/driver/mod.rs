@@ -38,10 +38,12 @@ use self::{
     state::DriverState,
 };
 use crate::{
-    RuntimeError, WaitingLimit, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         device::{Device, DeviceSeat, SlotHolder},
         job::{InferOutcome, InferWaiter, Job},
+        waiting_limit::WaitingLimit,
     },
     statistics::recorder::Statistics,
     timer::{Appointment, Timer},

@@ -13,11 +13,13 @@ use skep_types::Time;
 
 use super::{Driver, JobBatch};
 use crate::{
-    FailureReason, RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         device::{DeviceSeat, OccupiedSlots},
         job::{Job, Waiters},
     },
+    statistics::FailureReason,
 };
 
 impl Driver {

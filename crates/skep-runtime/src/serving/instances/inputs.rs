@@ -5,7 +5,7 @@ use skep_tensor::{Tensor, gather};
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::{
         interface::{Interface, OmittedInput},
         job::Job,

@@ -9,11 +9,12 @@ use skep_types::Shape;
 use smallvec::SmallVec;
 
 use crate::{
-    ErrorKind, NamedTensor, RuntimeError,
+    error::{ErrorKind, RuntimeError},
     serving::{
         interface::{Interface, InterfaceTensor},
         job::Job,
         ragged,
+        request::NamedTensor,
         validate::reshaped,
     },
 };

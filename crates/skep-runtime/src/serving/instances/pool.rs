@@ -13,7 +13,7 @@ use skep_scheduler::{PolicySnapshot, RequestId};
 use skep_tensor::RunBound;
 
 use crate::{
-    RuntimeError,
+    error::RuntimeError,
     serving::{
         driver::Driver,
         instances::{

@@ -11,8 +11,8 @@ use skep_tensor::Tensor;
 use skep_types::Shape;
 
 use crate::{
-    InferRequest, RuntimeError,
-    serving::{instances::runner::InstanceRunner, validate},
+    error::RuntimeError,
+    serving::{instances::runner::InstanceRunner, request::InferRequest, validate},
 };
 
 /// How long measuring may delay a load, besides the execution under way.

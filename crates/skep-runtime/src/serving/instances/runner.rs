@@ -14,7 +14,8 @@ use skep_types::{Shape, Time};
 use smallvec::SmallVec;
 
 use crate::{
-    RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         driver::Driver,
         instances::{

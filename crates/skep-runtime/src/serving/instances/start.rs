@@ -10,7 +10,8 @@ use skep_host::lock;
 use skep_scheduler::InstanceId;
 
 use crate::{
-    RuntimeError, clock,
+    clock,
+    error::RuntimeError,
     serving::{
         driver::{Driver, JobBatch},
         instances::{

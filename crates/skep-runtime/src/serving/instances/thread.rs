@@ -15,7 +15,8 @@ use skep_types::Time;
 use smallvec::SmallVec;
 
 use crate::{
-    ErrorKind, InferResponse, RuntimeError, Timing, clock,
+    clock,
+    error::{ErrorKind, RuntimeError},
     serving::{
         driver::JobBatch,
         instances::{
@@ -25,6 +26,7 @@ use crate::{
             watch::EndedRun,
         },
         job::{Job, Waiters},
+        request::{InferResponse, Timing},
     },
 };
 

@@ -11,8 +11,10 @@ use skep_tensor::{Tensor, encode_strings};
 use skep_types::{DataType, Shape};
 
 use crate::{
-    InferRequest, RuntimeError,
-    serving::{instances::runner::InstanceRunner, interface::Interface, validate},
+    error::RuntimeError,
+    serving::{
+        instances::runner::InstanceRunner, interface::Interface, request::InferRequest, validate,
+    },
 };
 
 /// The directory of a model's warm-up data.

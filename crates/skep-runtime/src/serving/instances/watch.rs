@@ -27,7 +27,8 @@ use skep_scheduler::BatchEnd;
 use skep_types::Time;
 
 use crate::{
-    ErrorKind, RuntimeError, clock,
+    clock,
+    error::{ErrorKind, RuntimeError},
     serving::job::Waiters,
     timer::{Alarm, Appointment, Timer},
 };

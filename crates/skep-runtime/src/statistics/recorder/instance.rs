@@ -13,8 +13,8 @@ use skep_types::Time;
 use crate::{
     clock::{self, nanoseconds},
     statistics::{
-        BatchEnds, BatchStatistics, DurationStatistic, InstanceStatistics, Phase,
-        latency::{LatencyBuckets, LatencyWindow},
+        BatchEnds, BatchStatistics, DurationStatistic, InstanceStatistics,
+        latency::{LatencyBuckets, LatencyWindow, Phase},
         options::RecorderOptions,
     },
 };

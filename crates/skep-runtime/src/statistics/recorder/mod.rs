@@ -19,8 +19,8 @@ pub(crate) use instance::{ExecutionTimes, Recorder};
 use crate::{
     clock::{self, nanoseconds},
     statistics::{
-        DurationStatistic, FailureReason, HistogramStatistics, Latencies, SloStatistics,
-        StatisticsSnapshot, options::RecorderOptions,
+        DurationStatistic, FailureReason, HistogramStatistics, SloStatistics, StatisticsSnapshot,
+        latency::Latencies, options::RecorderOptions,
     },
 };
 
@@ -165,7 +165,7 @@ mod tests {
     use skep_scheduler::BatchEnd;
 
     use super::*;
-    use crate::statistics::{BatchStatistics, Phase, recorder::instance::TOO_SLOW};
+    use crate::statistics::{BatchStatistics, latency::Phase, recorder::instance::TOO_SLOW};
 
     /// An execution of 1 + 10 + 2 ns, `taken` at the given instant.
     fn execution(taken: Time) -> ExecutionTimes {

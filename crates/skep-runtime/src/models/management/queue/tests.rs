@@ -3,7 +3,7 @@
 use skep_types::ModelName;
 
 use super::*;
-use crate::{LoadOverrides, models::management::call::CallTarget};
+use crate::{models::management::call::CallTarget, repository::LoadOverrides};
 
 const LIMITS: QueueLimits = QueueLimits {
     loads: 2,
