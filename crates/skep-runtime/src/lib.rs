@@ -36,8 +36,8 @@ pub use loading::{
 pub use models::{Control, IndexEntry, Runtime, RuntimeOptions, StartReport, VersionState};
 pub use repository::{LayoutFinding, LoadOverrides, Repository, is_model};
 pub use serving::{
-    DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, Labels, LoadedVersion, NamedTensor,
-    Parameter, Timing, WaitingLimit, end_longest_run,
+    ClassLabels, DEFAULT_MAX_WAITING, Device, InferRequest, InferResponse, LoadedVersion,
+    NamedTensor, Parameter, Timing, WaitingLimit, end_longest_run,
 };
 pub use skep_backend::{Baked, RunMemory};
 pub use skep_scheduler::PolicySnapshot;

@@ -150,16 +150,13 @@ impl Runtime {
         let source = Arc::new(source);
         self.remember_sent(&source);
         let options = &self.options.load;
-        let locate = |error, config: Option<&ModelConfig>| {
-            ConfigText::of(&source, options.config_choice()).locate(error, config)
-        };
         let proto = Draft::read_config(&id.name, &source, options).map_err(|error| {
-            let error = locate(error, None);
+            let error = self.locate(&source, error, None);
             let failure = not_polled(id.name.as_str(), &error.to_string());
             self.failed_before(id, failure.at_place_of(&error))
         })?;
         let draft = Draft::new(&id.name, Arc::clone(&source), proto).map_err(|error| {
-            let error = locate(error, None);
+            let error = self.locate(&source, error, None);
             let text = format!("load failed for model '{}': {error}\n", id.name);
             self.failed_before(id, RuntimeError::invalid(text).at_place_of(&error))
         })?;
@@ -168,20 +165,34 @@ impl Runtime {
         // Before the memory is taken: if the system then kills the process, the log names the model.
         let bytes = source.versions_bytes(&versions);
         tracing::info!("loading model `{id}`, {}", mebibytes(bytes));
-        let outcome = draft.plan(options, &self.backends).map(|plan| {
-            let load = |&version| {
-                let loaded = self.load_version(id, &plan, version);
-                let loaded = loaded.map_err(|error| locate(error, Some(plan.config())));
-                (version, loaded)
-            };
-            versions.iter().map(load).collect::<Vec<_>>()
-        });
-        let outcomes = outcome.unwrap_or_else(|error| {
-            let error = locate(error, None);
-            let fail = |&version| (version, Err(error.clone()));
-            versions.iter().map(fail).collect()
-        });
+        let mut outcomes = Vec::new();
+        match draft.plan(options, &self.backends) {
+            Ok(plan) => {
+                for version in versions {
+                    let loaded = self.load_version(id, &plan, version);
+                    let loaded =
+                        loaded.map_err(|error| self.locate(&source, error, Some(plan.config())));
+                    outcomes.push((version, loaded));
+                }
+            }
+            Err(error) => {
+                let error = self.locate(&source, error, None);
+                let failed = versions.into_iter();
+                outcomes.extend(failed.map(|version| (version, Err(error.clone()))));
+            }
+        }
         self.commit(id, source, outcomes)
+    }
+
+    /// Adds the place in the configuration file that an error is about.
+    fn locate(
+        &self,
+        source: &ModelSource,
+        error: RuntimeError,
+        config: Option<&ModelConfig>,
+    ) -> RuntimeError {
+        let choice = self.options.load.config_choice();
+        ConfigText::of(source, choice).locate(error, config)
     }
 
     /// Loads a version, or keeps it and changes its instances if nothing else changed.

@@ -78,14 +78,17 @@ impl Runtime {
     /// Every known model: those that were loaded or tried, and those in the repository.
     #[must_use]
     pub fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
-        let why_not = |id: &ModelId, version: ModelVersion| {
-            let found = self
-                .routes
-                .with_versions_of(id, |versions| versions.get(&version).cloned());
-            found.flatten()?.why_unhealthy()
-        };
         let repository = &self.options.repository;
+        let why_not = |id: &ModelId, version| self.why_unhealthy(id, version);
         records::index(&self.records(), repository, &why_not, ready_only)
+    }
+
+    /// Why a version that takes requests cannot run them now.
+    fn why_unhealthy(&self, id: &ModelId, version: ModelVersion) -> Option<String> {
+        let found = self
+            .routes
+            .with_versions_of(id, |versions| versions.get(&version).cloned());
+        found.flatten()?.why_unhealthy()
     }
 
     /// The models with a name; if there are none, one that will fail under its name alone.

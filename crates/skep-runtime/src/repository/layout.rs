@@ -34,12 +34,12 @@ fn look(root: &Path) -> Option<LayoutFinding> {
     let mut directories: Vec<String> = subdirectories(root).ok()?;
     directories.retain(|name| !name.starts_with('.'));
     directories.sort();
+    let has_models = directories.iter().any(|name| is_model(&root.join(name)));
     let shown = root.display();
-    let has_models = || directories.iter().any(|name| is_model(&root.join(name)));
     let (text, is_wrong) = if let Some(file) = onnx_file(root) {
-        match version_of(root).filter(|_| !has_models()) {
+        match version_of(root).filter(|_| !has_models) {
             Some(above) => (a_version(root, &file, &above), true),
-            None => (beside_models(root, &file), !has_models()),
+            None => (beside_models(root, &file), !has_models),
         }
     } else if root.join(CONFIG_FILE).is_file() || has_version(root) {
         (a_model(root), true)
@@ -49,7 +49,7 @@ fn look(root: &Path) -> Option<LayoutFinding> {
              of its versions"
         );
         (text, false)
-    } else if has_models() {
+    } else if has_models {
         return None;
     } else {
         let repository = directories
@@ -124,8 +124,8 @@ fn has_version(directory: &Path) -> bool {
     let names = subdirectories(directory).unwrap_or_default();
     names.iter().any(|name| {
         let version = directory.join(name);
-        let has_file = || onnx_file(&version).is_some() || version.join("model.onnx").is_dir();
-        ModelVersion::parse(name).is_ok() && has_file()
+        ModelVersion::parse(name).is_ok()
+            && (onnx_file(&version).is_some() || version.join("model.onnx").is_dir())
     })
 }
 

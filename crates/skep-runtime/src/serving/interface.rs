@@ -18,7 +18,7 @@ pub(crate) struct InterfaceTensor {
     /// The name, shared with every response.
     pub(crate) name: Arc<str>,
     /// The value of an optional input that a request omits; `None` if the input is required.
-    pub(crate) absent: Option<OmittedInput>,
+    pub(crate) when_omitted: Option<OmittedInput>,
     /// Of an output: whether the log says that its shape contradicts the configuration.
     pub(crate) warned_of_shape: AtomicBool,
 }
@@ -28,14 +28,14 @@ impl InterfaceTensor {
     fn new(config: &TensorConfig, names: &[&str], defaults: &[(String, Tensor)]) -> Option<Self> {
         let position = names.iter().position(|name| *name == config.name)?;
         let default = defaults.iter().find(|(name, _)| *name == config.name);
-        let absent = default.map_or(OmittedInput::Zeros, |(_, value)| {
+        let value = default.map_or(OmittedInput::Zeros, |(_, value)| {
             OmittedInput::Default(value.clone())
         });
         Some(Self {
             config: config.clone(),
             position,
             name: config.name.as_str().into(),
-            absent: config.optional.then_some(absent),
+            when_omitted: config.optional.then_some(value),
             warned_of_shape: AtomicBool::new(false),
         })
     }

@@ -13,9 +13,9 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The labels of one output's classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Labels(Vec<Box<[u8]>>);
+pub struct ClassLabels(Vec<Box<[u8]>>);
 
-impl Labels {
+impl ClassLabels {
     /// The label of the class with this index; `None` if its line is empty or missing. Mostly UTF-8, but any bytes may occur.
     #[must_use]
     pub fn get(&self, class: usize) -> Option<&[u8]> {
@@ -40,7 +40,7 @@ impl Labels {
 pub(crate) fn read(
     outputs: &[TensorConfig],
     directory: &Path,
-) -> Result<Vec<(String, Labels)>, RuntimeError> {
+) -> Result<Vec<(String, ClassLabels)>, RuntimeError> {
     let mut labels = Vec::new();
     for output in outputs {
         let Some(filename) = &output.label_filename else {
@@ -53,7 +53,7 @@ pub(crate) fn read(
                 path.display()
             ))
         })?;
-        labels.push((output.name.clone(), Labels::parse(&text)));
+        labels.push((output.name.clone(), ClassLabels::parse(&text)));
     }
     Ok(labels)
 }
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn each_line_is_a_label() {
-        let labels = Labels::parse(b"a\r\n\n b \n\xff\nlast");
+        let labels = ClassLabels::parse(b"a\r\n\n b \n\xff\nlast");
         let expected: [Option<&[u8]>; 6] = [
             Some(b"a"),
             None,

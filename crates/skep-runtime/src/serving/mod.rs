@@ -25,7 +25,7 @@ mod waiting_limit;
 
 pub use device::Device;
 pub use instances::watch::end_longest_run;
-pub use labels::Labels;
+pub use labels::ClassLabels;
 pub use request::{InferRequest, InferResponse, NamedTensor, Parameter, Timing};
 pub use version::LoadedVersion;
 pub use waiting_limit::{DEFAULT_MAX_WAITING, WaitingLimit};

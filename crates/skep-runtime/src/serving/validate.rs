@@ -48,7 +48,7 @@ pub(crate) fn prepare(
         for input in &interface.inputs {
             let slot = &mut inputs[input.position];
             if slot.is_none() {
-                *slot = Some(check.absent(input, batch_size)?);
+                *slot = Some(check.omitted(input, batch_size)?);
                 omitted.push(u16::try_from(input.position).unwrap_or(u16::MAX));
             }
         }
@@ -106,7 +106,7 @@ impl RequestCheck<'_> {
             return Ok(());
         }
         let inputs = self.interface.inputs.iter();
-        let required = inputs.filter(|input| input.absent.is_none());
+        let required = inputs.filter(|input| input.when_omitted.is_none());
         if got < expected && required.clone().all(|input| self.gives(&input.name)) {
             return Ok(());
         }
@@ -139,8 +139,8 @@ impl RequestCheck<'_> {
     }
 
     /// The value of an input that the request omits.
-    fn absent(&self, input: &InterfaceTensor, batch_size: usize) -> Result<Tensor, RuntimeError> {
-        match &input.absent {
+    fn omitted(&self, input: &InterfaceTensor, batch_size: usize) -> Result<Tensor, RuntimeError> {
+        match &input.when_omitted {
             Some(OmittedInput::Default(value)) => Ok(value.clone()),
             Some(OmittedInput::Zeros) => zeros(&input.config, batch_size)
                 .map_err(|error| self.error(format!("input '{}': {error}", input.name))),

@@ -14,7 +14,7 @@ use crate::{
         driver::scheduling,
         interface::Interface,
         job::Job,
-        labels::Labels,
+        labels::ClassLabels,
         origin::Origin,
         request::{InferRequest, InferResponse},
         responder::Responder,
@@ -31,7 +31,7 @@ pub struct LoadedVersion {
     pub(crate) interface: Arc<Interface>,
     pub(crate) config: Arc<ModelConfig>,
     /// The labels of each output that has some.
-    pub(crate) labels: Vec<(String, Labels)>,
+    pub(crate) labels: Vec<(String, ClassLabels)>,
     pub(crate) backend: &'static str,
     pub(crate) load_duration: Duration,
     /// Answers the requests. Dropped before the origin.
@@ -79,7 +79,7 @@ impl LoadedVersion {
 
     /// The labels of an output's classes, if the configuration names a file with labels.
     #[must_use]
-    pub fn labels(&self, output: &str) -> Option<&Labels> {
+    pub fn labels(&self, output: &str) -> Option<&ClassLabels> {
         let found = self.labels.iter().find(|(name, _)| name == output);
         found.map(|(_, labels)| labels)
     }
