@@ -86,7 +86,8 @@ impl RuntimeError {
         }
     }
 
-    /// The text for the server's log, which begins with the place. Clients get Triton's texts, without the server's paths.
+    /// The text for the server's log, which begins with the place. Clients get Triton's texts, without the server's
+    /// paths.
     pub(crate) fn for_log(&self) -> String {
         let text = self.message.trim_end();
         match &self.place {

@@ -1,5 +1,5 @@
-//! The models of a node: their repository, loading and unloading, instances, statistics. This crate knows neither HTTP nor
-//! gRPC.
+//! The models of a node: their repository, loading and unloading, instances, statistics. This crate knows neither HTTP
+//! nor gRPC.
 //!
 //! ```text
 //! Runtime::resolve(name, version) -> Arc<LoadedVersion>        a lock-free lookup in the routing table
@@ -8,9 +8,9 @@
 //!     instance thread: gather -> Instance::execute -> split    takes its next batch itself, without another thread
 //! ```
 //!
-//! A [`LoadedVersion`] lives as long as something holds it. A reload or an unload takes it out of the routing table, the
-//! requests that hold it finish, and the last holder to drop it ends its instances. So no accepted request is lost, and a
-//! version's memory is freed when its last request is answered.
+//! A [`LoadedVersion`] lives as long as something holds it. A reload or an unload takes it out of the routing table,
+//! the requests that hold it finish, and the last holder to drop it ends its instances. So no accepted request is lost,
+//! and a version's memory is freed when its last request is answered.
 //!
 //! ```text
 //! models      -> loading -> serving -> statistics

@@ -1,8 +1,8 @@
 //! One thread that calls schedulers at the moments they ask for: a delay is over, a request has waited too long.
 //!
-//! tokio's timers count milliseconds, queue delays are microseconds. The thread sleeps until the earliest moment that any
-//! driver asked for, and is woken only for an earlier one. Each driver is listed once, with its earliest moment; when it is
-//! called, it asks for the next one. The scheduler decides by the clock whether something has expired.
+//! tokio's timers count milliseconds, queue delays are microseconds. The thread sleeps until the earliest moment that
+//! any driver asked for, and is woken only for an earlier one. Each driver is listed once, with its earliest moment;
+//! when it is called, it asks for the next one. The scheduler decides by the clock whether something has expired.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,8 @@
 //! Load, reload, unload: what requests, the start and a poll do to the models of a runtime.
 //!
-//! A reload replaces only what changed. A version keeps its weights and its statistics if its files are the same and its
-//! configuration differs only in instances and version policy; instances are then added and removed. If a reload fails, the
-//! version that serves stays.
+//! A reload replaces only what changed. A version keeps its weights and its statistics if its files are the same and
+//! its configuration differs only in instances and version policy; instances are then added and removed. If a reload
+//! fails, the version that serves stays.
 //!
 //! Source of the texts: Triton, model repository extension and `ModelRepositoryManager`.
 

@@ -19,8 +19,8 @@ impl Runtime {
     /// Finds the version that a request goes to: the requested one, or the latest.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for a version that is not ready or
-    /// that the start has yet to load.
+    /// [`ErrorKind::NotFound`] for an unknown model or version, [`ErrorKind::Unavailable`] for a version that is not
+    /// ready or that the start has yet to load.
     pub fn resolve(
         &self,
         name: &str,

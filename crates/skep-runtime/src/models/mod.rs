@@ -6,8 +6,9 @@
 //! requests --> lookup --> routes  <----------------------------+--> routes    the versions that take requests
 //! ```
 //!
-//! [`runtime`] holds the state; the other files act on it. Residency (loading a model on its first request, unloading idle
-//! ones) belongs here too: as another source of the queue's calls, asked by [`lookup`] when a request finds no route.
+//! [`runtime`] holds the state; the other files act on it. Residency (loading a model on its first request, unloading
+//! idle ones) belongs here too: as another source of the queue's calls, asked by [`lookup`] when a request finds no
+//! route.
 
 mod changes;
 mod lookup;

@@ -102,8 +102,8 @@ impl RoutingTable {
         all
     }
 
-    /// Replaces the versions of a model. The old table comes back, to be dropped without a lock. Call it only under the lock
-    /// of the records, so that changes do not overtake each other.
+    /// Replaces the versions of a model. The old table comes back, to be dropped without a lock. Call it only under the
+    /// lock of the records, so that changes do not overtake each other.
     pub(super) fn replace(&self, id: &ModelId, versions: VersionMap) -> Arc<Routes> {
         let mut routes = Routes::clone(&self.0.load());
         let models = routes.entry(id.name.clone()).or_default();
@@ -134,8 +134,8 @@ pub(super) enum RequestedVersion {
     Number(u64),
 }
 
-/// Reads a version as C's `stol` does, and therefore Triton: white space, a sign, digits. Further characters are ignored, so
-/// that `1.0.0` is 1.
+/// Reads a version as C's `stol` does, and therefore Triton: white space, a sign, digits. Further characters are
+/// ignored, so that `1.0.0` is 1.
 pub(super) fn requested_version(text: &str) -> Result<RequestedVersion, RuntimeError> {
     let number = text.trim_start_matches(|c| matches!(c, ' ' | '\t'..='\r'));
     let digits = number.strip_prefix(['-', '+']).unwrap_or(number);

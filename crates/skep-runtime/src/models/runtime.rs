@@ -96,8 +96,8 @@ impl Runtime {
         })
     }
 
-    /// The figures of this process's tensor store, by tenant. Empty if models share no weights, or share them through the
-    /// node's store.
+    /// The figures of this process's tensor store, by tenant. Empty if models share no weights, or share them through
+    /// the node's store.
     #[must_use]
     pub fn stores(&self) -> Vec<(Tenant, Stat)> {
         let weights = self.options.load.weights.as_ref();

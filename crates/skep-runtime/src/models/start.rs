@@ -20,7 +20,8 @@ use crate::{
 pub type StartReport = Vec<(ModelName, Result<(), RuntimeError>)>;
 
 impl Runtime {
-    /// Announces that [`start`](Self::start) comes next: until the start knows its models, every name may be one of them.
+    /// Announces that [`start`](Self::start) comes next: until the start knows its models, every name may be one of
+    /// them.
     pub fn announce_start(&self) {
         *lock(&self.start_phase) = StartPhase::Announced;
     }
@@ -35,7 +36,7 @@ impl Runtime {
         let polling = match self.options.control {
             Control::Poll(interval) => Some((
                 interval,
-                RepositoryScan::default().again(&self.options.repository),
+                RepositoryScan::default().rescan(&self.options.repository),
             )),
             _ => None,
         };

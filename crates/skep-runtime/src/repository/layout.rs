@@ -22,8 +22,8 @@ pub struct LayoutFinding {
 }
 
 impl Repository {
-    /// What looks odd about the repositories as a whole, and how to correct it: no models, a model file in the wrong place,
-    /// a level too deep or too high. Models are served nevertheless.
+    /// What looks odd about the repositories as a whole, and how to correct it: no models, a model file in the wrong
+    /// place, a level too deep or too high. Models are served nevertheless.
     #[must_use]
     pub fn layout(&self) -> Vec<LayoutFinding> {
         self.roots().iter().filter_map(|root| look(root)).collect()
@@ -86,7 +86,7 @@ fn beside_models(root: &Path, file: &str) -> String {
     let shown = root.display();
     let name = file.strip_suffix(".onnx").unwrap_or(file);
     format!(
-        "`{shown}/{file}` is not served: a model's file lies in a version's directory of a model's directory\n  try: mkdir -p \
+        "`{shown}/{file}` is not served: a model's file belongs in a version's directory, inside the model's directory\n  try: mkdir -p \
          {shown}/{name}/1 && mv {shown}/{file} {shown}/{name}/1/model.onnx"
     )
 }

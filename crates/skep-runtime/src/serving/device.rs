@@ -1,8 +1,8 @@
 //! A device of the node at run time: its slots behind a lock, and the models that wait for them.
 //!
-//! A driver asks for a slot under its own lock, so that it takes a free slot at once. Other drivers are told of their slots
-//! when no lock is held: a driver's lock may be held while the device's is taken, but never the other way round, and never
-//! two drivers' locks at once.
+//! A driver asks for a slot under its own lock, so that it takes a free slot at once. Other drivers are told of their
+//! slots when no lock is held: a driver's lock may be held while the device's is taken, but never the other way round,
+//! and never two drivers' locks at once.
 
 use std::{
     collections::VecDeque,
@@ -54,8 +54,8 @@ struct DeviceState {
     holders: Vec<Weak<dyn SlotHolder>>,
     /// Set if the share may want to be called. Without a timer, it lends slots when something else happens.
     appointment: Option<Appointment>,
-    /// The latest moment that the share was told. Moments are read before the lock is taken, and the share must not see time
-    /// go back.
+    /// The latest moment that the share was told. Moments are read before the lock is taken, and the share must not see
+    /// time go back.
     now: Time,
 }
 
@@ -83,7 +83,8 @@ impl Device {
         Self::with_min_turn(slots, MIN_TURN)
     }
 
-    /// A device on which an execution keeps its slots for at least `min_turn`, however short the waiting executions are.
+    /// A device on which an execution keeps its slots for at least `min_turn`, however short the waiting executions
+    /// are.
     #[must_use]
     pub fn with_min_turn(slots: u32, min_turn: Duration) -> Arc<Self> {
         let timer = Timer::started().inspect_err(|error| tracing::warn!("{error}"));
@@ -188,7 +189,8 @@ impl DeviceSeat {
         }
     }
 
-    /// Waits until the device has slots for one more execution of this model, besides those that its scheduler asks for.
+    /// Waits until the device has slots for one more execution of this model, besides those that its scheduler asks
+    /// for.
     pub(crate) fn occupy(&self) -> OccupiedSlots {
         let waiter = Arc::new(SlotWaiter::default());
         let holder: Weak<dyn SlotHolder> =

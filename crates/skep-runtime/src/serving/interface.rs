@@ -12,8 +12,8 @@ use crate::serving::ragged::RaggedFeeds;
 #[derive(Debug)]
 pub(crate) struct InterfaceTensor {
     pub(crate) config: TensorConfig,
-    /// Of an input: its index among the inputs that requests have, in the loaded model's order. It equals the index in the
-    /// model's signature if the model has no other inputs. Of an output: its index in the signature.
+    /// Of an input: its index among the inputs that requests have, in the loaded model's order. It equals the index in
+    /// the model's signature if the model has no other inputs. Of an output: its index in the signature.
     pub(crate) position: usize,
     /// The name, shared with every response.
     pub(crate) name: Arc<str>,

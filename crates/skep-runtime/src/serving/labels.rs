@@ -16,7 +16,8 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 pub struct ClassLabels(Vec<Box<[u8]>>);
 
 impl ClassLabels {
-    /// The label of the class with this index; `None` if its line is empty or missing. Mostly UTF-8, but any bytes may occur.
+    /// The label of the class with this index; `None` if its line is empty or missing. Mostly UTF-8, but any bytes may
+    /// occur.
     #[must_use]
     pub fn get(&self, class: usize) -> Option<&[u8]> {
         self.0

@@ -6,8 +6,8 @@
 //!     instances/   InstancePool: a scheduler's driver (driver/), and the instances that it feeds
 //! ```
 //!
-//! Another kind of responder stands beside `instances/`: an ensemble submits requests to the responders of other versions, a
-//! response cache stands in front of one.
+//! Another kind of responder stands beside `instances/`: an ensemble submits requests to the responders of other
+//! versions, a response cache stands in front of one.
 
 pub(crate) mod device;
 pub(crate) mod driver;

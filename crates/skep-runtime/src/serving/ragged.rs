@@ -38,7 +38,8 @@ enum Feed {
 }
 
 impl RaggedFeeds {
-    /// `None` for a model without ragged or computed inputs. `names` are those of the requests' inputs, in the model's order.
+    /// `None` for a model without ragged or computed inputs. `names` are those of the requests' inputs, in the model's
+    /// order.
     pub(crate) fn new(
         config: &ModelConfig,
         signature: &ModelSignature,
@@ -189,8 +190,8 @@ fn computed(
     Tensor::new(datatype, shape, data.into()).map_err(internal)
 }
 
-/// Splits an output by the shapes of an input: each job's part has the output's `dims`, batch dimension included, with the
-/// variable ones taken from the job's input.
+/// Splits an output by the shapes of an input: each job's part has the output's `dims`, batch dimension included, with
+/// the variable ones taken from the job's input.
 pub(crate) fn scatter(
     output: &Tensor,
     dims: &Dims,

@@ -20,7 +20,8 @@ pub struct InferRequest {
     pub timeout: Option<Duration>,
     /// The client's parameters, without those that the protocol defines.
     pub parameters: Vec<(String, Parameter)>,
-    /// The request's share of the node's memory, to which its run and its response are added. `None` if memory is not counted.
+    /// The request's share of the node's memory, to which its run and its response are added. `None` if memory is not
+    /// counted.
     pub charge: Option<Arc<Charge>>,
 }
 

@@ -17,8 +17,8 @@ use crate::{
 
 /// Answers the requests of a loaded version.
 ///
-/// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances. An ensemble, which passes
-/// requests on to other versions, is another implementor, and so is a response cache in front of a responder.
+/// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances. An ensemble, which
+/// passes requests on to other versions, is another implementor, and so is a response cache in front of a responder.
 /// [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know only this trait.
 pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// Takes a request in. Its answer or an error goes to the job's reply channel, exactly once.

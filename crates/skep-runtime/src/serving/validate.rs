@@ -54,8 +54,8 @@ pub(crate) fn prepare(
         }
         omitted.sort_unstable();
     }
-    // No input is missing: each is known and occurs once, and there are as many as the model has, or the others were filled
-    // in.
+    // No input is missing: each is known and occurs once, and there are as many as the model has, or the others were
+    // filled in.
     let inputs = inputs.into_iter().flatten().collect();
     Ok(PreparedRequest {
         inputs,
@@ -89,7 +89,8 @@ impl RequestCheck<'_> {
     /// Refuses an input that occurs twice.
     fn twice(&self) -> Result<(), RuntimeError> {
         let inputs = &self.request.inputs;
-        // A request with more inputs than the model has is refused anyway; the bound keeps this quadratic comparison small.
+        // A request with more inputs than the model has is refused anyway; the bound keeps this quadratic comparison
+        // small.
         let looked_at = self.interface.inputs.len() + 1;
         for (index, (name, _)) in inputs.iter().enumerate().take(looked_at) {
             if inputs[..index].iter().any(|(earlier, _)| earlier == name) {
@@ -273,8 +274,8 @@ fn zeros(config: &TensorConfig, batch_size: usize) -> Result<Tensor, String> {
     Ok(Tensor::zeros(config.datatype, shape))
 }
 
-/// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values of `inner` at the variable
-/// entries of `from`. `None` if `to` has more variable entries, or the result is too large.
+/// The shape `[batch.., to..]`, where the variable entries of `to` take, in order, the values of `inner` at the
+/// variable entries of `from`. `None` if `to` has more variable entries, or the result is too large.
 pub(crate) fn reshaped(from: &Dims, to: &Dims, batch: &[usize], inner: &[usize]) -> Option<Shape> {
     let mut variable = from
         .as_slice()

@@ -120,8 +120,8 @@ impl LoadedVersion {
         self.responder.policy()
     }
 
-    /// A warning that the latency objective cannot be met, if the executions measured during the load show that a single
-    /// inference takes longer. `None` also if nothing was measured, as with variable dimensions.
+    /// A warning that the latency objective cannot be met, if the executions measured during the load show that a
+    /// single inference takes longer. `None` also if nothing was measured, as with variable dimensions.
     #[must_use]
     pub fn objective_warning(&self) -> Option<String> {
         let policy = self.policy();
@@ -151,8 +151,8 @@ impl LoadedVersion {
     /// Runs a request. Dropping the future cancels the request if it still waits.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when the request does not fit the model, [`ErrorKind::Unavailable`] when the queue is full
-    /// or the server stops, the backend's error when the run fails.
+    /// [`ErrorKind::InvalidArgument`] when the request does not fit the model, [`ErrorKind::Unavailable`] when the
+    /// queue is full or the server stops, the backend's error when the run fails.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, RuntimeError> {
         let arrived = clock::now();
         tracing::debug!(

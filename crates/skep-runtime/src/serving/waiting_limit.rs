@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Four models with full queues of the default size. With more, answers would come too late to be useful.
 pub const DEFAULT_MAX_WAITING: usize = 65_536;
 
-/// Counts the requests that wait on a node, up to a limit. Requests that find a free instance are not counted, and so touch
-/// no shared counter.
+/// Counts the requests that wait on a node, up to a limit. Requests that find a free instance are not counted, and so
+/// touch no shared counter.
 #[derive(Debug)]
 pub struct WaitingLimit {
     max: usize,

@@ -1,5 +1,5 @@
-//! Executions that take longer than they may: their requests are answered, other models are served, and an instance that
-//! comes back serves again.
+//! Executions that take longer than they may: their requests are answered, other models are served, and an instance
+//! that comes back serves again.
 
 use std::{
     fs,

@@ -1,8 +1,8 @@
 //! Loads, unloads and the index: queued, and run on their own threads.
 //!
 //! These calls read files, wait for libraries, and may take any time. They run on their own threads: `load_threads` for
-//! loads, one for unloads and one for indexes, so that they never take a place that an inference needs. [`CallQueue`] says
-//! which call is next, and bounds how many wait.
+//! loads, one for unloads and one for indexes, so that they never take a place that an inference needs. [`CallQueue`]
+//! says which call is next, and bounds how many wait.
 //!
 //! A stop answers all callers and does not wait: a load that still runs is abandoned (`Runtime::commit`).
 
@@ -29,8 +29,8 @@ use crate::{
     },
 };
 
-/// Clients that may wait for outcomes of management calls, including joined ones: a few hundred bytes each. The bound on
-/// connections is higher.
+/// Clients that may wait for outcomes of management calls, including joined ones: a few hundred bytes each. The bound
+/// on connections is higher.
 const MAX_CALLERS: usize = 16_384;
 
 /// The outcome of a call: the rows of an index, or none.

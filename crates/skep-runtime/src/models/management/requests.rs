@@ -17,12 +17,12 @@ use crate::{
 impl Runtime {
     /// Loads or reloads a model. The versions that serve now keep serving until the new ones are ready. Blocks.
     ///
-    /// An overriding configuration stays in force for loads without overrides, until the repository's files change or the
-    /// model is unloaded. Overriding files last until the next load.
+    /// An overriding configuration stays in force for loads without overrides, until the repository's files change or
+    /// the model is unloaded. Overriding files last until the next load.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the server
-    /// stops; otherwise why the load failed.
+    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the
+    /// server stops; otherwise why the load failed.
     pub fn load(
         self: &Arc<Self>,
         name: &str,
@@ -34,8 +34,8 @@ impl Runtime {
             .try_for_each(|outcome| outcome.map(drop))
     }
 
-    /// [`Self::load`] without blocking. It joins the same load if that waits already. Dropping the future cancels the load if
-    /// it has not begun.
+    /// [`Self::load`] without blocking. It joins the same load if that waits already. Dropping the future cancels the
+    /// load if it has not begun.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -59,12 +59,12 @@ impl Runtime {
         Ok(ManagementCall::Load { target, overrides })
     }
 
-    /// Unloads a model: it takes no new requests, and its memory is freed when the last one is answered. A model that is not
-    /// loaded, or does not exist, counts as unloaded. Blocks until earlier loads of the model have run.
+    /// Unloads a model: it takes no new requests, and its memory is freed when the last one is answered. A model that
+    /// is not loaded, or does not exist, counts as unloaded. Blocks until earlier loads of the model have run.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the server
-    /// stops.
+    /// [`ErrorKind::Unavailable`] unless models are controlled explicitly, when too many calls wait, and when the
+    /// server stops.
     pub fn unload(self: &Arc<Self>, name: &str) -> Result<(), RuntimeError> {
         let call = self.unload_call(name)?;
         self.manage_now(call, true)

@@ -37,13 +37,13 @@ impl Runtime {
     pub(in crate::models) fn manage_now(
         self: &Arc<Self>,
         calls: impl IntoIterator<Item = ManagementCall>,
-        is_clients: bool,
+        from_client: bool,
     ) -> Vec<CallOutcome> {
         // All are submitted before the first is waited for.
         let mut submitted = Vec::new();
         for call in calls {
             let (reply, outcome) = mpsc::sync_channel(1);
-            let position = self.submit(call, is_clients, CallReply::Thread(reply));
+            let position = self.submit(call, from_client, CallReply::Thread(reply));
             submitted.push(position.map(|_| outcome));
         }
         let outcomes = submitted.into_iter();
@@ -55,13 +55,13 @@ impl Runtime {
     fn submit(
         self: &Arc<Self>,
         call: ManagementCall,
-        is_clients: bool,
+        from_client: bool,
         reply: CallReply,
     ) -> Result<CallPosition, RuntimeError> {
         let (position, next) = {
             let mut queue = self.management.queue();
             let position = queue
-                .submit(call, is_clients, reply)
+                .submit(call, from_client, reply)
                 .map_err(|(refusal, _)| refused(refusal))?;
             (position, queue.start_next())
         };
@@ -110,7 +110,8 @@ impl Runtime {
                 let mut queue = self.management.queue();
                 let replies = queue.finish(ticket);
                 next = queue.start_next();
-                // The end of one call may let two begin: its position is free, and its model's next call may be in another lane.
+                // The end of one call may let two begin: its place is free, and its model's next call may be in another
+                // lane.
                 let others: Vec<_> = std::iter::from_fn(|| queue.start_next()).collect();
                 (replies, others)
             };

@@ -54,7 +54,8 @@ impl AnswerSink {
         drop(reply.send(Err(RuntimeError::new(ErrorKind::Unavailable, text))));
     }
 
-    /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none can.
+    /// Answers a request that was taken in and will not be executed. `why_not` says why no instance can run, if none
+    /// can.
     pub(super) fn reject(&self, mut job: Box<Job>, reason: RejectReason, why_not: Option<&str>) {
         let waiter = job.take_waiter();
         let label = match reason {

@@ -51,8 +51,8 @@ impl Driver {
         kept
     }
 
-    /// Takes the outputs about slots and settles them with the device, until nothing more follows for this model. Grants to
-    /// other models are returned, to be delivered once the lock is released.
+    /// Takes the outputs about slots and settles them with the device, until nothing more follows for this model.
+    /// Grants to other models are returned, to be delivered once the lock is released.
     pub(super) fn settle(
         &self,
         state: &mut DriverState,
@@ -125,7 +125,8 @@ impl Driver {
         self.note(state)
     }
 
-    /// Notes how many requests wait, and when the scheduler wants to be called. Returns whether more wait on the node than may.
+    /// Notes how many requests wait, and when the scheduler wants to be called. Returns whether more wait on the node
+    /// than may.
     fn note(&self, state: &mut DriverState) -> bool {
         if let Some(appointment) = &mut state.appointment
             && let Some(moment) = state.scheduler.next_timeout()

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use skep_types::Time;
 
-/// The wait before the second attempt in a row. The first is made at once, since most failures are isolated. Each further
-/// wait is twice as long.
+/// The wait before the second attempt in a row. The first is made at once, since most failures are isolated. Each
+/// further wait is twice as long.
 const FIRST: Duration = Duration::from_millis(100);
 
 /// The longest wait: after the cause is fixed, nobody wants to wait for minutes.

@@ -68,7 +68,7 @@ impl InstancePool {
         }
     }
 
-    /// Makes the instances those of `groups`: starts the missing ones, then removes the surplus ones.
+    /// Adjusts the instances to `groups`: starts the missing ones, then removes the surplus ones.
     ///
     /// # Errors
     /// Why an instance could not be started; the instances are then unchanged.

@@ -1,8 +1,8 @@
 //! How long executions take, measured before the first request, for policies that keep a latency objective.
 //!
-//! Batches of powers of two run on the first instance, with zeros. A model with variable dimensions has no shapes to run with
-//! before the first request. For such models, and for sizes that the time did not suffice for, the policy learns from the
-//! requests that it serves.
+//! Batches of powers of two run on the first instance, with zeros. A model with variable dimensions has no shapes to
+//! run with before the first request. For such models, and for sizes that the time did not suffice for, the policy
+//! learns from the requests that it serves.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ pub(super) fn measure(runner: &InstanceRunner, instance: &mut dyn Instance) -> b
     true
 }
 
-/// The shortest of several executions; `None` if the time is over after the first. A machine that is busy with other work,
-/// such as other loads, makes executions slower, and the policy rarely chooses a size that seems slow.
+/// The shortest of several executions; `None` if the time is over after the first. A machine that is busy with other
+/// work, such as other loads, makes executions slower, and the policy rarely chooses a size that seems slow.
 fn least(
     runner: &InstanceRunner,
     instance: &mut dyn Instance,

@@ -107,8 +107,8 @@ impl InstanceRunner {
         Ok(ExecutedBatch { outputs, at })
     }
 
-    /// Adds a slot for each wanted output. Where the model tells the shapes in advance, the slots are allocated, and the
-    /// charge for them is returned, to be held while the model runs.
+    /// Adds a slot for each wanted output. Where the model tells the shapes in advance, the slots are allocated, and
+    /// the charge for them is returned, to be held while the model runs.
     fn prepare(
         &self,
         inputs: &[Tensor],
@@ -161,7 +161,8 @@ impl InstanceRunner {
         Ok(executed.at.ended.since(executed.at.taken))
     }
 
-    /// Executes one request outside of serving, when the device that models share has slots for it. A panic is an error.
+    /// Executes one request outside of serving, when the device that models share has slots for it. A panic is an
+    /// error.
     fn execute_alone(
         &self,
         instance: &mut dyn Instance,
@@ -176,9 +177,12 @@ impl InstanceRunner {
         let ended = self.watch.end();
         match executed {
             Ok(executed) => match ended {
-                Some(EndedRun { told: None, .. }) => executed,
                 Some(EndedRun {
-                    told: Some(reason), ..
+                    interrupted: None, ..
+                }) => executed,
+                Some(EndedRun {
+                    interrupted: Some(reason),
+                    ..
                 }) => Err(self.watch.error(reason)),
                 None => Err(self.watch.error(InterruptReason::Deadline)),
             },

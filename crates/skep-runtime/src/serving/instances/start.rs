@@ -57,7 +57,7 @@ pub(super) struct OverdueInstance {
 impl OverdueListener for OverdueInstance {
     fn overdue(&self, run: &GivenUpRun) {
         if let Some(end) = run.batch_end {
-            self.recorder.gave_up(end, run.since, clock::now());
+            self.recorder.failed(end, run.since, clock::now());
             self.driver.overdue(self.id, run.since);
         }
     }

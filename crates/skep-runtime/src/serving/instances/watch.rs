@@ -1,7 +1,7 @@
 //! The deadline of executions.
 //!
-//! While an instance executes a batch, an [`ExecutionWatch`] holds the waiters of its requests. Either side that takes them
-//! out answers them: the instance when it has finished, or the watch when that takes too long.
+//! While an instance executes a batch, an [`ExecutionWatch`] holds the waiters of its requests. Either side that takes
+//! them out answers them: the instance when it has finished, or the watch when that takes too long.
 //!
 //! ```text
 //! begin ---> end                                  the usual course
@@ -44,8 +44,8 @@ static WATCHES: Mutex<Vec<Weak<ExecutionWatch>>> = Mutex::new(Vec::new());
 
 /// Is told of executions that take too long.
 pub(crate) trait OverdueListener: Send + Sync {
-    /// An execution is given up. Called with the watch's lock held, so that the execution cannot end before it is counted as
-    /// overdue. Must not wait for anything that a full pipe or a client can block.
+    /// An execution is given up. Called with the watch's lock held, so that the execution cannot end before it is
+    /// counted as overdue. Must not wait for anything that a full pipe or a client can block.
     fn overdue(&self, run: &GivenUpRun);
 
     /// Answers the waiters of the execution. Called without the lock.
@@ -70,8 +70,8 @@ struct WatchedRun {
     waiters: Waiters,
     /// Why the batch was closed; `None` for an execution that serves no request.
     batch_end: Option<BatchEnd>,
-    /// Why it was told to end, if it was.
-    told: Option<InterruptReason>,
+    /// Why it was interrupted, if it was.
+    interrupted: Option<InterruptReason>,
 }
 
 /// Why an execution is told to end.
@@ -87,8 +87,8 @@ pub(crate) enum InterruptReason {
 pub(crate) struct EndedRun {
     /// The waiters of its requests.
     pub(crate) waiters: Waiters,
-    /// Why it was told to end, if it was.
-    pub(crate) told: Option<InterruptReason>,
+    /// Why it was interrupted, if it was.
+    pub(crate) interrupted: Option<InterruptReason>,
 }
 
 /// An execution that is given up.
@@ -150,7 +150,7 @@ impl ExecutionWatch {
             since,
             waiters,
             batch_end,
-            told: None,
+            interrupted: None,
         });
         // An appointment of an earlier execution may come sooner: at most one needless call for each limit.
         state.appointment.no_later_than(since + self.limit);
@@ -161,7 +161,7 @@ impl ExecutionWatch {
         let run = self.lock().run.take()?;
         Some(EndedRun {
             waiters: run.waiters,
-            told: run.told,
+            interrupted: run.interrupted,
         })
     }
 
@@ -190,7 +190,7 @@ impl ExecutionWatch {
         let state = self.lock();
         state.interrupt.as_ref()?;
         let run = state.run.as_ref()?;
-        run.told.is_none().then_some(run.since)
+        run.interrupted.is_none().then_some(run.since)
     }
 
     /// Tells the execution that began at `since` to end, if it still runs. Returns how long it has run.
@@ -199,15 +199,15 @@ impl ExecutionWatch {
         let state = &mut *guard;
         let run = state.run.as_mut().filter(|run| run.since == since)?;
         let ran = now.since(since);
-        run.told = Some(InterruptReason::Memory(ran));
+        run.interrupted = Some(InterruptReason::Memory(ran));
         // Under the lock, so that the next execution cannot have begun.
         state.interrupt.as_ref()?.interrupt();
         Some(ran)
     }
 }
 
-/// Ends the longest execution of this process, if it has run for at least a second. Returns how long it has run; `None` if no
-/// execution has run that long. Call it when almost no memory is left.
+/// Ends the longest execution of this process, if it has run for at least a second. Returns how long it has run; `None`
+/// if no execution has run that long. Call it when almost no memory is left.
 pub fn end_longest_run() -> Option<Duration> {
     let watches: Vec<Arc<ExecutionWatch>> =
         lock(&WATCHES).iter().filter_map(Weak::upgrade).collect();
@@ -248,9 +248,9 @@ impl Alarm for ExecutionWatch {
             return;
         }
         if let Some(interrupt) = &state.interrupt
-            && run.told.is_none()
+            && run.interrupted.is_none()
         {
-            run.told = Some(InterruptReason::Deadline);
+            run.interrupted = Some(InterruptReason::Deadline);
             // Under the lock, so that the next execution cannot have begun.
             interrupt.interrupt();
         }
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(end(), Some(Duration::from_secs(3)), "the next one");
         assert_eq!(end(), None, "each is told once");
         let ended = watches[2].end().expect("it was not given up");
-        let reason = ended.told.expect("it was told");
+        let reason = ended.interrupted.expect("it was told");
         assert_eq!(reason, InterruptReason::Memory(Duration::from_secs(4)));
         assert_eq!(watches[2].error(reason).kind(), ErrorKind::Exhausted);
     }

@@ -139,18 +139,19 @@ impl Recorder {
     }
 
     /// Notes that the batch failed: it has no figures.
-    pub(crate) fn gave_up(&self, end: BatchEnd, taken: Time, ended: Time) {
+    pub(crate) fn failed(&self, end: BatchEnd, taken: Time, ended: Time) {
         let mut figures = lock(&self.figures);
         figures.batch_ends.count(end);
         figures.busy_ns += ns(ended, taken);
         self.running_since_ns.store(IDLE, Ordering::Relaxed);
     }
 
-    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`. `end` is `None` if
-    /// no scheduler made the batch.
+    /// Records a successful execution of `batch_size` inferences, for requests that arrived at `arrivals`. `end` is
+    /// `None` if no scheduler made the batch.
     ///
-    /// Call it before the answers are sent, so that statistics never lag behind what a client has seen. Returns whether this
-    /// execution establishes that a single inference takes longer than the objective: true once for each instance at most.
+    /// Call it before the answers are sent, so that statistics never lag behind what a client has seen. Returns whether
+    /// this execution establishes that a single inference takes longer than the objective: true once for each instance
+    /// at most.
     pub(crate) fn executed(
         &self,
         batch_size: usize,

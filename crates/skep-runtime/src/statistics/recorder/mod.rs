@@ -1,8 +1,8 @@
 //! The live figures of a model version: one recorder for each instance, summed when somebody asks.
 //!
-//! An instance records a whole batch under its own lock, which only an occasional reader contends for, from instants that
-//! it has anyway. Nothing is allocated once a batch size has been seen. On the request path this costs one lock and some
-//! additions for each batch, and two subtractions for each request.
+//! An instance records a whole batch under its own lock, which only an occasional reader contends for, from instants
+//! that it has anyway. Nothing is allocated once a batch size has been seen. On the request path this costs one lock
+//! and some additions for each batch, and two subtractions for each request.
 
 mod instance;
 
@@ -52,7 +52,8 @@ impl Statistics {
         }
     }
 
-    /// A recorder for an instance: that of an ended instance of the same name if there is one, so that recorders stay few.
+    /// A recorder for an instance: that of an ended instance of the same name if there is one, so that recorders stay
+    /// few.
     pub(crate) fn recorder(&self, name: &str) -> Arc<Recorder> {
         let mut recorders = lock(&self.recorders);
         if let Some(free) = recorders.iter().find(|recorder| recorder.reuse(name)) {
@@ -186,7 +187,7 @@ mod tests {
         let recorder = statistics.recorder("m_0");
         let end = Some(BatchEnd::QueueEmpty);
         recorder.executed(5, end, &execution(taken), [arrived, arrived].into_iter());
-        recorder.gave_up(BatchEnd::Delay, taken, taken);
+        recorder.failed(BatchEnd::Delay, taken, taken);
         statistics.failed(FailureReason::Backend, Duration::from_nanos(7));
         let figures = statistics.snapshot();
         assert_eq!(figures.inference_count, 5);
@@ -318,7 +319,7 @@ mod tests {
             }
         };
         assert!(u128::from(running) <= clock::now().since(taken).as_nanos());
-        recorder.gave_up(BatchEnd::Delay, taken, taken + Duration::from_nanos(70));
+        recorder.failed(BatchEnd::Delay, taken, taken + Duration::from_nanos(70));
         assert_eq!(busy(), 70);
     }
 

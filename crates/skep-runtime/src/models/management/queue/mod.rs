@@ -6,9 +6,9 @@
 //!              +-> refused if too many wait, or after `close`
 //! ```
 //!
-//! The calls of a model form a line and run one after the other, in order of arrival. A call joins another one only while
-//! that one *waits*: a running load may have read files that changed since, so a load that is requested meanwhile runs after
-//! it. Lines run side by side, oldest call first, as many at once as their lanes have places.
+//! The calls of a model form a line and run one after the other, in order of arrival. A call joins another one only
+//! while that one *waits*: a running load may have read files that changed since, so a load that is requested meanwhile
+//! runs after it. Lines run side by side, oldest call first, as many at once as their lanes have places.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -53,7 +53,7 @@ struct QueuedCall<R> {
     /// Taken when the call begins to run.
     call: Option<ManagementCall>,
     /// Whether the call counts towards the bounds. The node's own calls do not: its repository bounds them.
-    is_clients: bool,
+    from_client: bool,
     replies: Vec<(u64, R)>,
 }
 
@@ -96,13 +96,13 @@ impl<R> CallQueue<R> {
     pub(super) fn submit(
         &mut self,
         call: ManagementCall,
-        is_clients: bool,
+        from_client: bool,
         reply: R,
     ) -> Result<CallPosition, (CallRefusal, R)> {
         if self.is_closed {
             return Err((CallRefusal::Closed, reply));
         }
-        if is_clients && self.callers >= self.limits.callers {
+        if from_client && self.callers >= self.limits.callers {
             return Err((CallRefusal::Callers(self.callers), reply));
         }
         let line = call.line();
@@ -111,10 +111,10 @@ impl<R> CallQueue<R> {
             let waits = self.calls.get(ticket).and_then(|entry| entry.call.as_ref());
             waits.is_some_and(|waits| waits.is_same(&call))
         });
-        if same.is_none() && is_clients && self.waiting >= self.limits.waiting {
+        if same.is_none() && from_client && self.waiting >= self.limits.waiting {
             return Err((CallRefusal::Full(self.waiting), reply));
         }
-        let ticket = same.unwrap_or_else(|| self.add(line, call, is_clients));
+        let ticket = same.unwrap_or_else(|| self.add(line, call, from_client));
         let caller = self.next_caller;
         self.next_caller += 1;
         self.callers += 1;
@@ -124,7 +124,7 @@ impl<R> CallQueue<R> {
         Ok(CallPosition { ticket, caller })
     }
 
-    fn add(&mut self, line: CallLine, call: ManagementCall, is_clients: bool) -> CallTicket {
+    fn add(&mut self, line: CallLine, call: ManagementCall, from_client: bool) -> CallTicket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let lane = call.lane();
@@ -133,12 +133,12 @@ impl<R> CallQueue<R> {
             self.ready[lane as usize].insert(ticket);
         }
         tickets.push_back(ticket);
-        self.waiting += usize::from(is_clients);
+        self.waiting += usize::from(from_client);
         let entry = QueuedCall {
             line,
             lane,
             call: Some(call),
-            is_clients,
+            from_client,
             replies: Vec::new(),
         };
         self.calls.insert(ticket, entry);
@@ -156,7 +156,7 @@ impl<R> CallQueue<R> {
         let call = entry.call.take()?;
         self.ready[entry.lane as usize].remove(&ticket);
         self.running[entry.lane as usize] += 1;
-        self.waiting -= usize::from(entry.is_clients);
+        self.waiting -= usize::from(entry.from_client);
         Some((ticket, call))
     }
 
@@ -169,8 +169,8 @@ impl<R> CallQueue<R> {
         self.remove(ticket)
     }
 
-    /// Forgets a caller. A client's call that has not begun is removed with its last caller and returned, to be dropped without
-    /// a lock.
+    /// Forgets a caller. A client's call that has not begun is removed with its last caller and returned, to be dropped
+    /// without a lock.
     pub(super) fn leave(&mut self, position: CallPosition) -> Option<ManagementCall> {
         let entry = self.calls.get_mut(&position.ticket)?;
         let before = entry.replies.len();
@@ -178,7 +178,7 @@ impl<R> CallQueue<R> {
             .replies
             .retain(|(caller, _)| *caller != position.caller);
         self.callers -= before - entry.replies.len();
-        if !entry.is_clients || !entry.replies.is_empty() {
+        if !entry.from_client || !entry.replies.is_empty() {
             return None;
         }
         let call = entry.call.take()?;
@@ -188,8 +188,8 @@ impl<R> CallQueue<R> {
         Some(call)
     }
 
-    /// Takes no further calls, and drops those that wait. Returns where all outcomes go, even those of running calls: nobody
-    /// has to wait for a long load.
+    /// Takes no further calls, and drops those that wait. Returns where all outcomes go, even those of running calls:
+    /// nobody has to wait for a long load.
     pub(super) fn close(&mut self) -> Vec<R> {
         self.is_closed = true;
         self.callers = 0;
