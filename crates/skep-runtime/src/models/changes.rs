@@ -20,7 +20,7 @@ use crate::{
     loading::{Draft, LoadPlan},
     models::{
         records::{ModelRecord, VersionState},
-        routes::{Routes, VersionMap},
+        routes::{RoutesByName, VersionMap},
         runtime::Runtime,
     },
     repository::{LoadOverrides, ModelId, locate::ConfigText, not_polled, source::ModelSource},
@@ -285,7 +285,12 @@ impl Runtime {
     }
 
     /// Puts `next` into the routing table. The old table comes back, to be dropped without the lock.
-    fn replace(&self, record: &mut ModelRecord, id: &ModelId, next: VersionMap) -> Arc<Routes> {
+    fn replace(
+        &self,
+        record: &mut ModelRecord,
+        id: &ModelId,
+        next: VersionMap,
+    ) -> Arc<RoutesByName> {
         for (version, loaded) in self.serving(id) {
             let next = next.get(&version);
             if next.is_none() {

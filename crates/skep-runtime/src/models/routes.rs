@@ -14,7 +14,7 @@ use crate::{error::RuntimeError, repository::ModelId, serving::LoadedVersion};
 pub(super) type VersionMap = BTreeMap<ModelVersion, Arc<LoadedVersion>>;
 
 /// By name, the models that have it: one, unless names need not be unique.
-pub(super) type Routes = HashMap<ModelName, Vec<Route>>;
+pub(super) type RoutesByName = HashMap<ModelName, Vec<Route>>;
 
 /// A model that takes requests.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ pub(super) struct Route {
 
 /// The versions of all models that take requests.
 #[derive(Debug, Default)]
-pub(super) struct RoutingTable(ArcSwap<Routes>);
+pub(super) struct RoutingTable(ArcSwap<RoutesByName>);
 
 impl RoutingTable {
     /// The version that a request names, or the latest one; `None` if it is not there.
@@ -104,8 +104,8 @@ impl RoutingTable {
 
     /// Replaces the versions of a model. The old table comes back, to be dropped without a lock. Call it only under the
     /// lock of the records, so that changes do not overtake each other.
-    pub(super) fn replace(&self, id: &ModelId, versions: VersionMap) -> Arc<Routes> {
-        let mut routes = Routes::clone(&self.0.load());
+    pub(super) fn replace(&self, id: &ModelId, versions: VersionMap) -> Arc<RoutesByName> {
+        let mut routes = RoutesByName::clone(&self.0.load());
         let models = routes.entry(id.name.clone()).or_default();
         models.retain(|route| route.namespace != id.namespace);
         if !versions.is_empty() {
@@ -120,7 +120,7 @@ impl RoutingTable {
     }
 }
 
-fn route<'a>(routes: &'a Routes, id: &ModelId) -> Option<&'a Route> {
+fn route<'a>(routes: &'a RoutesByName, id: &ModelId) -> Option<&'a Route> {
     let mut models = routes.get(&id.name)?.iter();
     models.find(|route| route.namespace == id.namespace)
 }

@@ -6,8 +6,8 @@
 //!     instances/   InstancePool: a scheduler's driver (driver/), and the instances that it feeds
 //! ```
 //!
-//! Another kind of responder stands beside `instances/`: an ensemble submits requests to the responders of other
-//! versions, a response cache stands in front of one.
+//! Further kinds of responder belong beside `instances/`, such as an ensemble, which submits requests to other versions,
+//! or a response cache in front of another responder.
 
 pub(crate) mod device;
 pub(crate) mod driver;

@@ -17,9 +17,9 @@ use crate::{
 
 /// Answers the requests of a loaded version.
 ///
-/// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances. An ensemble, which
-/// passes requests on to other versions, is another implementor, and so is a response cache in front of a responder.
-/// [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know only this trait.
+/// An [`InstancePool`](super::instances::InstancePool) does so with a scheduler and instances.
+/// [`LoadedVersion`](crate::LoadedVersion), the runtime and the edges know only this trait, so that another kind of
+/// responder can take its place.
 pub(crate) trait Responder: fmt::Debug + Send + Sync {
     /// Takes a request in. Its answer or an error goes to the job's reply channel, exactly once.
     fn submit(&self, job: Box<Job>, priority: u64, timeout: Option<Duration>) -> Submission<'_>;

@@ -304,10 +304,16 @@ fn quoted(names: &[&str]) -> String {
 mod tests {
     use super::*;
 
+    fn dims(dims: &[i64]) -> Dims {
+        Dims::new(dims).expect("dims")
+    }
+
+    fn shape(dims: &[usize]) -> Option<Shape> {
+        Some(Shape::new(dims).expect("shape"))
+    }
+
     #[test]
     fn variable_dims_keep_their_order_in_a_reshape() {
-        let dims = |d: &[i64]| Dims::new(d).expect("dims");
-        let shape = |d: &[usize]| Some(Shape::new(d).expect("shape"));
         assert_eq!(reshaped(&dims(&[1]), &dims(&[]), &[4], &[1]), shape(&[4]));
         assert_eq!(
             reshaped(&dims(&[-1, 6]), &dims(&[-1, 2, 3]), &[], &[5, 6]),

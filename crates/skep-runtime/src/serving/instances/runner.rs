@@ -26,7 +26,7 @@ use crate::{
         interface::Interface,
         job::{Job, PreparedRequest, Waiters},
     },
-    statistics::recorder::{ExecutionTimes, Recorder},
+    statistics::recorder::{ExecutionTimes, InstanceRecorder},
 };
 
 /// Makes the executable copy of one instance, and runs batches on it.
@@ -36,7 +36,7 @@ pub(crate) struct InstanceRunner {
     pub(crate) model: Arc<dyn Model>,
     pub(crate) interface: Arc<Interface>,
     pub(crate) driver: Arc<Driver>,
-    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) recorder: Arc<InstanceRecorder>,
     /// How much memory an execution may take.
     pub(crate) bound: RunBound,
     /// How long it may take.

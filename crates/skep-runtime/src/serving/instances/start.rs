@@ -23,7 +23,7 @@ use crate::{
         },
         origin::Life,
     },
-    statistics::recorder::Recorder,
+    statistics::recorder::InstanceRecorder,
 };
 
 /// How an instance's start ends.
@@ -50,7 +50,7 @@ pub(super) struct OverdueInstance {
     pub(super) id: InstanceId,
     pub(super) name: String,
     pub(super) driver: Arc<Driver>,
-    pub(super) recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<InstanceRecorder>,
     pub(super) report: Arc<StartReporter>,
 }
 

@@ -318,6 +318,10 @@ mod tests {
         )
     }
 
+    fn at(ms: u64) -> Time {
+        Time::ZERO + Duration::from_millis(ms)
+    }
+
     #[test]
     fn an_execution_that_ends_in_time_is_left_alone() {
         let (watch, _told, events) = watch(Duration::from_secs(3600));
@@ -350,7 +354,6 @@ mod tests {
         const HOUR: Duration = Duration::from_secs(3600);
         let all: Vec<_> = (0..3).map(|_| watch(HOUR)).collect();
         let watches: Vec<_> = all.iter().map(|(watch, ..)| Arc::clone(watch)).collect();
-        let at = |ms: u64| Time::ZERO + Duration::from_millis(ms);
         // The first watch has nothing to interrupt.
         for (number, (watch, told, _)) in all.iter().enumerate() {
             if number > 0 {
@@ -370,12 +373,14 @@ mod tests {
             None,
             "too short"
         );
-        let end = || end_longest_of(&watches, at(5000), LONG_RUN);
-        assert_eq!(end(), Some(Duration::from_secs(4)));
+        let first = end_longest_of(&watches, at(5000), LONG_RUN);
+        assert_eq!(first, Some(Duration::from_secs(4)));
         assert_eq!(all[2].2.try_recv(), Ok("interrupted"));
         assert!(all[1].2.try_recv().is_err());
-        assert_eq!(end(), Some(Duration::from_secs(3)), "the next one");
-        assert_eq!(end(), None, "each is told once");
+        let second = end_longest_of(&watches, at(5000), LONG_RUN);
+        assert_eq!(second, Some(Duration::from_secs(3)), "the next one");
+        let third = end_longest_of(&watches, at(5000), LONG_RUN);
+        assert_eq!(third, None, "each is interrupted once");
         let ended = watches[2].end().expect("it was not given up");
         let reason = ended.interrupted.expect("it was told");
         assert_eq!(reason, InterruptReason::Memory(Duration::from_secs(4)));

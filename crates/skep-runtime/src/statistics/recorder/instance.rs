@@ -40,7 +40,7 @@ pub(crate) struct ExecutionTimes {
 /// In its own cache line (two, since processors fetch lines in pairs), so that instances do not slow each other down.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct Recorder {
+pub(crate) struct InstanceRecorder {
     figures: Mutex<RecorderFigures>,
     /// When the running batch was taken, on the process's clock; [`IDLE`] without one.
     running_since_ns: AtomicU64,
@@ -80,7 +80,7 @@ pub(super) struct RecorderFigures {
     too_slow: u32,
 }
 
-impl Recorder {
+impl InstanceRecorder {
     pub(super) fn new(name: &str, options: &RecorderOptions) -> Arc<Self> {
         Arc::new(Self {
             figures: Mutex::new(RecorderFigures::new(options)),
